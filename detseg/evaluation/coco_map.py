@@ -1,0 +1,240 @@
+"""Average precision and recall as COCO defines them (https://cocodataset.org/#detection-eval), by pycocotools."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from detseg.evaluation.base import EvaluatorState
+from detseg.evaluation.coco_backend import BACKENDS, Accumulated, Backend, accumulate
+from detseg.evaluation.coco_results import detections_to_coco
+from detseg.evaluation.confusion import ConfusionMatrix
+from detseg.evaluation.precision_recall import PrecisionRecallCurve
+from detseg.structures import Detections, GroundTruth, Metrics
+
+# name: (kind, IoU threshold or None for the mean over all ten, area range, detections per image and class)
+_SUMMARY: dict[str, tuple[Literal["precision", "recall"], float | None, str, int]] = {
+    "AP": ("precision", None, "all", 100),
+    "AP50": ("precision", 0.5, "all", 100),
+    "AP75": ("precision", 0.75, "all", 100),
+    "AP_small": ("precision", None, "small", 100),
+    "AP_medium": ("precision", None, "medium", 100),
+    "AP_large": ("precision", None, "large", 100),
+    "AR1": ("recall", None, "all", 1),
+    "AR10": ("recall", None, "all", 10),
+    "AR100": ("recall", None, "all", 100),
+    "AR_small": ("recall", None, "small", 100),
+    "AR_medium": ("recall", None, "medium", 100),
+    "AR_large": ("recall", None, "large", 100),
+}
+
+_STATE_COLUMNS = {"images": 5, "detections": 6, "truths": 7}
+
+
+class CocoEvaluator:
+    """COCO's twelve numbers over a data set, then ``AP/<class>`` and ``AP50/<class>``.
+
+    A number for which there is no ground truth (no small object, say) is -1, as pycocotools has it. A class without
+    ground truth has no ``AP/<class>`` at all, so that AP is the mean of those present; see
+    :meth:`classes_without_truth`.
+
+    ``category_ids``: the data set's id of each class; 1, 2, 3, ... where the format knows none.
+
+    Raises:
+        ValueError: names or ids that are not unique or differ in number, or an unknown backend.
+    """
+
+    def __init__(
+        self, class_names: Sequence[str], category_ids: Sequence[int] | None = None, backend: Backend = "pycocotools"
+    ) -> None:
+        self.class_names = tuple(class_names)
+        num_classes = len(self.class_names)
+        self.category_ids = tuple(range(1, num_classes + 1) if category_ids is None else map(int, category_ids))
+        if num_classes == 0 or len(self.category_ids) != num_classes:
+            raise ValueError(
+                f"got {num_classes} class names and {len(self.category_ids)} category ids; evaluation needs at least "
+                "one class, and one id for each"
+            )
+        _require_unique("class name", self.class_names)
+        _require_unique("category id", self.category_ids)
+        if backend not in BACKENDS:
+            raise ValueError(f"unknown backend {backend!r}; allowed are {', '.join(BACKENDS)}")
+        self.backend: Backend = backend
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all images."""
+        self._detections: dict[int, Detections] = {}
+        self._truths: dict[int, GroundTruth] = {}
+        self._accumulated: Accumulated | None = None
+
+    def update(self, image_id: int, detections: Detections, truth: GroundTruth) -> None:
+        """Add one image; both may be empty.
+
+        Raises:
+            ValueError: the image was added before, the ground truth is of another image, a label is no class position,
+                or a box or an area is negative or not finite.
+        """
+        if image_id in self._truths:
+            raise ValueError(f"image {image_id} was evaluated twice; image ids must be unique in a data set")
+        if truth.image_id != image_id:
+            raise ValueError(f"the detections of image {image_id} came with ground truth of image {truth.image_id}")
+        _require_judgeable(detections, truth, len(self.class_names))
+        self._detections[image_id] = detections
+        self._truths[image_id] = truth
+        self._accumulated = None
+
+    def compute(self) -> Metrics:
+        """The metrics over all images; AP 0 where there are no detections.
+
+        Raises:
+            ValueError: no image was added, or the backend is not installed.
+        """
+        accumulated = self._accumulate()
+        values = {name: accumulated.mean(*summary) for name, summary in _SUMMARY.items()}
+        for name, iou in (("AP", None), ("AP50", 0.5)):
+            for position in accumulated.positions_with_truth():
+                values[f"{name}/{self.class_names[position]}"] = accumulated.class_mean(position, iou)
+        return Metrics(values, primary="AP")
+
+    def classes_without_truth(self) -> tuple[str, ...]:
+        """The classes of which no object is annotated (crowd regions are none): nothing is said about them."""
+        present = set(self._accumulate().positions_with_truth())
+        return tuple(name for position, name in enumerate(self.class_names) if position not in present)
+
+    def precision_recall_curves(self, iou: float = 0.5) -> list[PrecisionRecallCurve]:
+        """The curve of each class that has ground truth, at one of COCO's ten IoU thresholds, 0.50 to 0.95.
+
+        Raises:
+            ValueError: another threshold was asked for, or no image was added.
+        """
+        accumulated = self._accumulate()
+        index = accumulated.iou_index(iou)
+        return [
+            PrecisionRecallCurve(
+                class_name=self.class_names[position],
+                iou=iou,
+                recall=accumulated.recalls,
+                precision=accumulated.precision[index, :, position, 0, -1],
+                confidences=accumulated.confidences[index, :, position, 0, -1],
+            )
+            for position in accumulated.positions_with_truth()
+        ]
+
+    def confusion_matrix(self, confidence: float = 0.25, iou: float = 0.5) -> ConfusionMatrix:
+        """The confusion matrix over all images. See :class:`ConfusionMatrix`."""
+        matrix = ConfusionMatrix(self.class_names, confidence, iou)
+        for image_id, truth in self._truths.items():
+            matrix.update(self._detections[image_id], truth)
+        return matrix
+
+    def results(self) -> list[dict[str, Any]]:
+        """All detections as COCO result records, ready for :func:`detseg.evaluation.coco_results.write_results`."""
+        return list(self._records())
+
+    def state(self) -> EvaluatorState:
+        """``images`` ``[I, 5]`` int64 (id, height, width, number of detections, number of ground truth boxes),
+        ``detections`` ``[D, 6]`` float64 (xyxy, score, label) and ``truths`` ``[G, 7]`` float64 (xywh, label, crowd,
+        area), the latter two in the order of the images."""
+        images = [
+            (image_id, truth.height, truth.width, len(self._detections[image_id]), len(truth.labels))
+            for image_id, truth in self._truths.items()
+        ]
+        detections = [
+            np.column_stack([found.boxes_xyxy, found.scores, found.labels]) for found in self._detections.values()
+        ]
+        truths = [
+            np.column_stack([truth.boxes_xywh, truth.labels, truth.crowd, truth.areas])
+            for truth in self._truths.values()
+        ]
+        return {
+            "images": np.array(images, np.int64).reshape(-1, _STATE_COLUMNS["images"]),
+            "detections": np.concatenate([np.empty((0, _STATE_COLUMNS["detections"])), *detections]),
+            "truths": np.concatenate([np.empty((0, _STATE_COLUMNS["truths"])), *truths]),
+        }
+
+    def merge(self, states: Sequence[EvaluatorState]) -> None:
+        """Replace all that was added by the union of ``states``, which include this evaluator's own.
+
+        Raises:
+            ValueError: an image is in more than one state, or the arrays are not those of :meth:`state`.
+        """
+        for state in states:
+            _require_state(state)
+        self.reset()
+        for state in states:
+            self._add_state(state)
+
+    def _add_state(self, state: EvaluatorState) -> None:
+        images = state["images"]
+        detections_by_image = _split(state["detections"], images[:, 3])
+        truths_by_image = _split(state["truths"], images[:, 4])
+        for image, found, truth in zip(images.tolist(), detections_by_image, truths_by_image, strict=True):
+            image_id, height, width = image[:3]
+            detections = Detections(
+                boxes_xyxy=found[:, :4].astype(np.float32),
+                scores=found[:, 4].astype(np.float32),
+                labels=found[:, 5].astype(np.int64),
+            )
+            ground_truth = GroundTruth(
+                image_id=image_id,
+                height=height,
+                width=width,
+                boxes_xywh=truth[:, :4],
+                labels=truth[:, 4].astype(np.int64),
+                crowd=truth[:, 5].astype(np.bool_),
+                areas=truth[:, 6],
+            )
+            self.update(image_id, detections, ground_truth)
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        for image_id, detections in self._detections.items():
+            yield from detections_to_coco(image_id, detections, self.category_ids)
+
+    def _accumulate(self) -> Accumulated:
+        if not self._truths:
+            raise ValueError("no image was evaluated: add images with update() before asking for results")
+        if self._accumulated is None:
+            self._accumulated = accumulate(self.backend, self._truths.values(), self._records(), self.category_ids)
+        return self._accumulated
+
+
+def _require_unique(what: str, values: Sequence[Hashable]) -> None:
+    repeated = [str(value) for value, count in Counter(values).items() if count > 1]
+    if repeated:
+        raise ValueError(f"every {what} must be unique, but these occur more than once: {', '.join(repeated)}")
+
+
+def _require_judgeable(detections: Detections, truth: GroundTruth, num_classes: int) -> None:
+    sizes = detections.boxes_xyxy[:, 2:] - detections.boxes_xyxy[:, :2]
+    faults = {
+        "a detection whose right or bottom lies before its left or top": (sizes < 0).any(),
+        "ground truth with a box that is not finite": not np.isfinite(truth.boxes_xywh).all(),
+        "ground truth with a box of negative size": (truth.boxes_xywh[:, 2:] < 0).any(),
+        "ground truth with an area that is negative or not finite": not (
+            np.isfinite(truth.areas) & (truth.areas >= 0)
+        ).all(),
+    }
+    for kind, labels in (("a detection", detections.labels), ("ground truth", truth.labels)):
+        faults[f"{kind} with a label outside 0 to {num_classes - 1}"] = ((labels < 0) | (labels >= num_classes)).any()
+    for fault, is_present in faults.items():
+        if is_present:
+            raise ValueError(f"image {truth.image_id} has {fault}; it cannot be judged")
+
+
+def _require_state(state: EvaluatorState) -> None:
+    for name, columns in _STATE_COLUMNS.items():
+        shape = state[name].shape if name in state else None
+        if shape is None or len(shape) != 2 or shape[1] != columns:
+            raise ValueError(f"an evaluator's state needs {name!r} of shape Nx{columns}, got {shape}")
+    for name, column in (("detections", 3), ("truths", 4)):
+        announced, held = int(state["images"][:, column].sum()), len(state[name])
+        if announced != held:
+            raise ValueError(f"an evaluator's state announces {announced} {name} but holds {held}")
+
+
+def _split(rows: Any, counts: Any) -> list[Any]:
+    return np.split(rows, np.cumsum(counts)[:-1]) if len(counts) else []

@@ -1,0 +1,112 @@
+"""Pictures of evaluation results. matplotlib is imported when a picture is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg.evaluation.confusion import ConfusionMatrix
+from detseg.evaluation.precision_recall import PrecisionRecallCurve
+from detseg.files import atomic_path
+
+_MOST_NAMED_CURVES = 10
+_MOST_CLASSES_WITH_COUNTS = 20
+_MOST_CLASSES_WITH_NAMES = 250
+_DOTS_PER_INCH = 150
+
+
+def plot_pr_curves(curves: Sequence[PrecisionRecallCurve], path: Path) -> None:
+    """Draw precision over recall to a PNG: each class and their mean.
+
+    With more than ten classes only the three best and the three worst carry a color and a name.
+
+    Raises:
+        ValueError: there is no curve, or the curves differ in their IoU threshold.
+        SaveError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    ious = {curve.iou for curve in curves}
+    if len(ious) != 1:
+        raise ValueError(f"expected curves at one IoU threshold, got {len(curves)} curves at {sorted(ious)}")
+    ranked = sorted(curves, key=lambda curve: -curve.average_precision)
+    are_all_named = len(ranked) <= _MOST_NAMED_CURVES
+    named = ranked if are_all_named else ranked[:3] + ranked[-3:]
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    if not are_all_named:
+        for curve in ranked[3:-3]:
+            axes.plot(curve.recall, curve.precision, color="0.82", linewidth=0.8)
+    for curve in named:
+        axes.plot(
+            curve.recall, curve.precision, linewidth=1.5, label=_legend_entry(curve.class_name, curve.average_precision)
+        )
+    mean = np.mean([curve.precision for curve in curves], axis=0)
+    label = _legend_entry(f"mean of {len(ranked)} classes", float(mean.mean()))
+    axes.plot(curves[0].recall, mean, color="black", linewidth=2.5, label=label)
+    axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title(f"Precision and recall at IoU {curves[0].iou:.2f}")
+    axes.grid(color="0.93")
+    title = "average precision" if are_all_named else "average precision:\nthree best, three worst"
+    axes.legend(
+        title=title, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", alignment="left"
+    )
+    _save(figure, path)
+
+
+def plot_confusion_matrix(matrix: ConfusionMatrix, path: Path) -> None:
+    """Draw a confusion matrix to a PNG: rows are the truth, columns the prediction, colors the share of the row.
+
+    Counts are written into the cells of up to 20 classes; names stand beside up to 250, positions beside more.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    num_rows = len(matrix.class_names) + 1
+    totals = matrix.counts.sum(axis=1, keepdims=True)
+    shares = np.divide(matrix.counts, totals, out=np.zeros(matrix.counts.shape), where=totals > 0)
+
+    are_counts_shown = len(matrix.class_names) <= _MOST_CLASSES_WITH_COUNTS
+    are_names_shown = len(matrix.class_names) <= _MOST_CLASSES_WITH_NAMES
+    # room for one line of small type per class
+    inches_per_row, type_size = (0.5, 10) if are_counts_shown else (0.14, 7)
+    side = max(5.0, 2.0 + inches_per_row * num_rows) if are_names_shown else 12.0
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if are_names_shown:
+        names = [*map(_as_text, matrix.class_names), "background"]
+        axes.set_xticks(range(num_rows), names, rotation=90, fontsize=type_size)
+        axes.set_yticks(range(num_rows), names, fontsize=type_size)
+        between = np.arange(0.5, num_rows - 1)
+        axes.hlines(between, -0.5, num_rows - 0.5, color="0.9", linewidth=0.5)
+        axes.vlines(between, -0.5, num_rows - 0.5, color="0.9", linewidth=0.5)
+    axes.set(xlabel="prediction", ylabel="truth")
+    axes.set_title(f"Confusion at confidence {matrix.confidence:g}, IoU {matrix.iou:g}")
+    if are_counts_shown:
+        for row, column in zip(*np.nonzero(matrix.counts), strict=True):
+            color = "white" if shares[row, column] > 0.5 else "black"
+            text = str(matrix.counts[row, column])
+            axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
+    figure.colorbar(image, ax=axes, label="share of the row", fraction=0.04, pad=0.02)
+    _save(figure, path)
+
+
+def _legend_entry(name: str, value: float) -> str:
+    return f"{value:.3f}  {_as_text(name)}"
+
+
+def _as_text(name: str) -> str:
+    # a dollar sign would start a formula
+    return name.replace("$", r"\$")
+
+
+def _save(figure: Any, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=_DOTS_PER_INCH)

@@ -1,0 +1,71 @@
+"""Evaluation results as text and as ``metrics.json``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detseg.files import write_text
+from detseg.structures import Metrics
+
+_MEANING = {
+    "AP": "IoU 0.50:0.95, all sizes, 100 detections",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "AP_small": "objects below 32x32 px",
+    "AP_medium": "32x32 to 96x96 px",
+    "AP_large": "above 96x96 px",
+    "AR1": "recall with 1 detection per image and class",
+    "AR10": "recall with 10",
+    "AR100": "recall with 100",
+    "AR_small": "recall, objects below 32x32 px",
+    "AR_medium": "recall, 32x32 to 96x96 px",
+    "AR_large": "recall, above 96x96 px",
+}
+
+
+def format_table(metrics: Metrics, classes_without_truth: Sequence[str] = ()) -> str:
+    """The metrics as a plain text table: the numbers over all classes, then one row per class with one column for each
+    ``<name>/<class>``. A dash stands for -1, "no ground truth"."""
+    overall = {name: value for name, value in metrics.items() if "/" not in name}
+    lines = [f"{name:<12}{_cell(value)}  {_MEANING.get(name, '')}".rstrip() for name, value in overall.items()]
+    columns: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        column, slash, class_name = name.partition("/")
+        if slash:
+            columns.setdefault(column, {})[class_name] = value
+    class_names = list(dict.fromkeys(class_name for column in columns.values() for class_name in column))
+    if class_names:
+        width = max(12, *(len(class_name) + 2 for class_name in class_names))
+        lines += ["", "class".ljust(width) + "".join(f"{column:>8}" for column in columns)]
+        for class_name in class_names:
+            cells = (_cell(column.get(class_name, -1.0)) for column in columns.values())
+            lines.append(class_name.ljust(width) + "".join(f"{cell:>8}" for cell in cells))
+    if classes_without_truth:
+        lines += ["", f"no ground truth: {', '.join(classes_without_truth)}"]
+    return "\n".join(lines)
+
+
+def write_metrics_json(path: Path, metrics: Metrics, extra: Mapping[str, Any] | None = None) -> None:
+    """Write the metrics to ``path`` as one flat JSON object, whole or not at all; ``extra`` (any JSON values: the data
+    set, the model, ``classes_without_truth``) follows them.
+
+    Raises:
+        ValueError: a metric is not finite, or ``extra`` repeats the name of a metric.
+        SaveError: the file cannot be written.
+    """
+    extra = extra or {}
+    repeated = [name for name in extra if name in metrics]
+    if repeated:
+        raise ValueError(f"extra entries must not have the names of metrics: {', '.join(repeated)}")
+    infinite = [f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if infinite:
+        raise ValueError(f"metrics.json holds finite numbers only, got {', '.join(infinite)}")
+    write_text(path, json.dumps({**metrics, **extra}, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _cell(value: float) -> str:
+    return f"{value:>6.4f}" if value >= 0 else f"{'-':>6}"

@@ -1,0 +1,180 @@
+"""The values that rooms hand to each other: numpy dataclasses, checked when they are made. No torch here.
+
+Conventions: images are ``[H, W, 3]`` uint8 RGB; boxes are in pixels with the origin at the top left corner of the top
+left pixel, so a box that covers the whole image is ``(0, 0, W, H)``; ``xyxy`` is (left, top, right, bottom) and ``xywh``
+is COCO's (left, top, width, height).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+ByteArray = NDArray[np.uint8]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_array(value: Any, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
+    _require(isinstance(value, np.ndarray), f"{name} must be a numpy array, got {type(value).__name__}")
+    wanted = "x".join("N" if size is None else str(size) for size in shape)
+    matches = value.ndim == len(shape) and all(s is None or s == v for s, v in zip(shape, value.shape, strict=True))
+    _require(matches, f"{name} must have shape {wanted}, got {value.shape}")
+    _require(value.dtype == dtype, f"{name} must be {np.dtype(dtype)}, got {value.dtype}")
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where an original image lies in a network input: ``x_input = x_original * scale_x + offset_x``, likewise y."""
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+    original_height: int
+    original_width: int
+
+    def __post_init__(self) -> None:
+        _require(self.scale_x > 0 and self.scale_y > 0, f"scales must be positive, got {self.scale_x}, {self.scale_y}")
+        _require(
+            self.original_height > 0 and self.original_width > 0,
+            f"the original size must be positive, got {self.original_height}x{self.original_width}",
+        )
+
+    @classmethod
+    def identity(cls, height: int, width: int) -> Placement:
+        """The placement of an image that is its own network input."""
+        return cls(1.0, 1.0, 0.0, 0.0, height, width)
+
+    def to_input(self, boxes_xyxy: NDArray[Any]) -> NDArray[Any]:
+        """Boxes ``[N, 4]`` in original pixels -> the same boxes in input pixels."""
+        scale, offset = self._factors(boxes_xyxy.dtype)
+        boxes_in_input: NDArray[Any] = boxes_xyxy * scale + offset
+        return boxes_in_input
+
+    def to_original(self, boxes_xyxy: NDArray[Any]) -> NDArray[Any]:
+        """Boxes ``[N, 4]`` in input pixels -> original pixels, clipped to the original image."""
+        scale, offset = self._factors(boxes_xyxy.dtype)
+        limit = np.array([self.original_width, self.original_height] * 2, dtype=boxes_xyxy.dtype)
+        boxes_in_original: NDArray[Any] = np.clip((boxes_xyxy - offset) / scale, 0, limit)
+        return boxes_in_original
+
+    def _factors(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        scale = np.array([self.scale_x, self.scale_y] * 2, dtype=dtype)
+        return scale, np.array([self.offset_x, self.offset_y] * 2, dtype=dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One image with what is known about it, on its way from the disk through augmentation to a batch.
+
+    ``image`` ``[H, W, 3]`` uint8 RGB; ``boxes_xyxy`` ``[N, 4]`` float32 pixels of this image; ``labels`` ``[N]`` int64
+    class positions; ``crowd`` ``[N]`` bool, regions that are neither object nor background; ``mask`` ``[H, W]`` uint8
+    class per pixel, or None; ``placement`` leads back to the original image.
+    """
+
+    image: ByteArray
+    boxes_xyxy: FloatArray
+    labels: IntArray
+    crowd: BoolArray
+    image_id: int
+    path: str
+    placement: Placement
+    mask: ByteArray | None = None
+
+    def __post_init__(self) -> None:
+        _require_array(self.image, "image", np.uint8, (None, None, 3))
+        _require_array(self.boxes_xyxy, "boxes_xyxy", np.float32, (None, 4))
+        count = len(self.boxes_xyxy)
+        _require_array(self.labels, "labels", np.int64, (count,))
+        _require_array(self.crowd, "crowd", np.bool_, (count,))
+        if self.mask is not None:
+            _require_array(self.mask, "mask", np.uint8, self.image.shape[:2])
+
+
+@dataclass(frozen=True, slots=True)
+class GroundTruth:
+    """What an annotation file says about one image, unclipped and unrounded, as evaluation needs it.
+
+    ``boxes_xywh`` ``[N, 4]`` float64; ``labels`` ``[N]`` int64 class positions; ``crowd`` ``[N]`` bool; ``areas`` ``[N]``
+    float64, the area of the segmentation in COCO, of the box elsewhere.
+    """
+
+    image_id: int
+    height: int
+    width: int
+    boxes_xywh: DoubleArray
+    labels: IntArray
+    crowd: BoolArray
+    areas: DoubleArray
+
+    def __post_init__(self) -> None:
+        _require_array(self.boxes_xywh, "boxes_xywh", np.float64, (None, 4))
+        count = len(self.boxes_xywh)
+        _require_array(self.labels, "labels", np.int64, (count,))
+        _require_array(self.crowd, "crowd", np.bool_, (count,))
+        _require_array(self.areas, "areas", np.float64, (count,))
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """The objects found in one image, best first: ``boxes_xyxy`` ``[N, 4]`` float32 in original pixels, ``scores``
+    ``[N]`` float32 in [0, 1], ``labels`` ``[N]`` int64 class positions."""
+
+    boxes_xyxy: FloatArray
+    scores: FloatArray
+    labels: IntArray
+
+    def __post_init__(self) -> None:
+        _require_array(self.boxes_xyxy, "boxes_xyxy", np.float32, (None, 4))
+        count = len(self.boxes_xyxy)
+        _require_array(self.scores, "scores", np.float32, (count,))
+        _require_array(self.labels, "labels", np.int64, (count,))
+        _require(bool(np.isfinite(self.boxes_xyxy).all()), "boxes_xyxy holds a value that is not finite")
+        _require(bool(np.isfinite(self.scores).all()), "scores holds a value that is not finite")
+
+    @classmethod
+    def empty(cls) -> Detections:
+        """No objects."""
+        return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def select(self, index: NDArray[Any]) -> Detections:
+        """The rows that ``index`` (integers or a boolean mask) names, in its order."""
+        return Detections(self.boxes_xyxy[index], self.scores[index], self.labels[index])
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics(Mapping[str, float]):
+    """Named results, flat and in order: ``AP``, ``AP50``, ..., ``AP/<class>``. ``primary`` names the one that ranks runs."""
+
+    values_by_name: dict[str, float] = field(default_factory=dict)
+    primary: str = "AP"
+
+    def __post_init__(self) -> None:
+        _require(
+            self.primary in self.values_by_name,
+            f"primary metric {self.primary!r} is not among {', '.join(self.values_by_name) or 'no metrics'}",
+        )
+
+    def __getitem__(self, name: str) -> float:
+        return self.values_by_name[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.values_by_name)
+
+    def __len__(self) -> int:
+        return len(self.values_by_name)

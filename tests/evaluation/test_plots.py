@@ -1,0 +1,82 @@
+"""Pictures are drawn for any number of classes, and hold what they should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from detseg.evaluation.confusion import ConfusionMatrix
+from detseg.evaluation.plots import plot_confusion_matrix, plot_pr_curves
+from detseg.evaluation.precision_recall import PrecisionRecallCurve
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Every figure that is saved."""
+    saved: list[Figure] = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *args: object, **kwargs: object) -> None:
+        saved.append(self)
+        save(self, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return saved
+
+
+def curves(num_classes: int) -> list[PrecisionRecallCurve]:
+    """Class ``i`` has precision ``(i + 1) / num_classes`` at every recall."""
+    recall = np.linspace(0, 1, 101)
+    return [
+        PrecisionRecallCurve(f"_class ${i}$", 0.5, recall, np.full(101, (i + 1) / num_classes), 1 - recall)
+        for i in range(num_classes)
+    ]
+
+
+@pytest.mark.parametrize(("num_classes", "num_entries"), [(1, 2), (10, 11), (11, 7), (80, 7)])
+def test_pr_curves(tmp_path: Path, figures: list[Figure], num_classes: int, num_entries: int) -> None:
+    plot_pr_curves(curves(num_classes), tmp_path / "pr.png")
+    assert matplotlib.image.imread(tmp_path / "pr.png").std() > 0.01
+    axes = figures[0].axes[0]
+    assert len(axes.lines) == num_classes + 1
+    assert axes.lines[-1].get_ydata() == pytest.approx(np.full(101, (num_classes + 1) / 2 / num_classes))
+    entries = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(entries) == num_entries
+    assert entries[0] == rf"1.000  _class \${num_classes - 1}\$"
+
+
+def test_pr_curves_of_one_threshold_only(tmp_path: Path) -> None:
+    first, second = curves(2)
+    other = PrecisionRecallCurve("b", 0.75, second.recall, second.precision, second.confidences)
+    for wrong in ([], [first, other]):
+        with pytest.raises(ValueError, match="expected curves at one IoU threshold"):
+            plot_pr_curves(wrong, tmp_path / "pr.png")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("num_classes", "num_texts"), [(1, 1), (20, 20), (21, 0), (80, 0), (300, 0)])
+def test_confusion_matrix(tmp_path: Path, figures: list[Figure], num_classes: int, num_texts: int) -> None:
+    matrix = ConfusionMatrix([f"${i}" for i in range(num_classes)])
+    matrix.counts[np.arange(num_classes), np.arange(num_classes)] = 4
+    plot_confusion_matrix(matrix, tmp_path / "confusion.png")
+    assert matplotlib.image.imread(tmp_path / "confusion.png").std() > 0.01
+    axes = figures[0].axes[0]
+    assert axes.images[0].get_array().sum() == num_classes
+    assert [text.get_text() for text in axes.texts] == ["4"] * num_texts
+    if num_classes <= 250:
+        assert [text.get_text() for text in axes.get_yticklabels()][-2:] == [rf"\${num_classes - 1}", "background"]
+
+
+def test_evaluation_imports_neither_matplotlib_nor_torch() -> None:
+    script = (
+        "import sys, detseg.evaluation.coco_map, detseg.evaluation.plots, detseg.evaluation.report\n"
+        "print([name for name in ('matplotlib', 'torch', 'pycocotools') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
