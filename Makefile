@@ -1,0 +1,56 @@
+# Every target makes .venv itself: with uv where it is installed, otherwise with venv and pip.
+
+SHELL := /bin/sh
+EXTRAS := train,timm,fast-eval,export,dev
+BIN := .venv/bin
+STAMP := .venv/.installed
+FIND_PYTHON := for p in python3 python3.11 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done
+PYTHON ?= $(shell $(FIND_PYTHON))
+
+.PHONY: help demo test test-slow lint format clean
+
+help:
+	@echo 'make demo       train a small detector on built-in data, evaluate it, draw what it finds'
+	@echo 'make test       the tests, without the slow ones'
+	@echo 'make test-slow  the slow tests only'
+	@echo 'make lint       ruff, mypy, codespell'
+	@echo 'make format     let ruff rewrite the files'
+	@echo 'make clean      remove .venv and the caches'
+	@echo 'PYTHON=python3.12 chooses the Python that .venv is made with'
+
+demo: $(STAMP)
+	$(BIN)/python tools/demo.py
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m 'not slow'
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+
+$(STAMP): pyproject.toml constraints.txt
+	@'$(or $(PYTHON),python3)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'detseg needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
+	@if command -v uv >/dev/null; then \
+		set -ex; \
+		test -x $(BIN)/python || uv venv --quiet --python '$(PYTHON)' .venv; \
+		uv pip install --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
+	else \
+		set -ex; \
+		test -x $(BIN)/pip || '$(PYTHON)' -m venv .venv; \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'; \
+	fi
+	@touch $@

@@ -1,0 +1,143 @@
+"""The files behind a configuration: YAML text to layers of plain data, and back.
+
+``detseg.config`` builds dataclasses from these layers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+COMMAND_LINE = "command line"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says which key, where it stands, and what is allowed."""
+
+    def __init__(self, message: str, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason or message
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML without duplicate keys and aliases (an alias can expand without limit; use ``base:``)."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for position, key in enumerate(keys):
+            if key in keys[:position]:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} is given twice", node.value[position][0].start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            mark = parent.start_mark if parent is not None else None
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported; use `base:`", mark)
+        return super().compose_node(parent, index)
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes what ``_Loader`` reads back as the same value."""
+
+
+# YAML 1.1 takes 1e-3 for a string because it has no dot; everyone who writes it means the number.
+_EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+for _yaml_class in (_Loader, _Dumper):
+    _yaml_class.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A value that one file, or the command line, gives to a key. ``folder`` is where its relative paths start."""
+
+    value: Any
+    source: str
+    folder: Path
+
+    def child(self, key: Any) -> Layer:
+        """What this layer says one level deeper."""
+        return dataclasses.replace(self, value=self.value[key])
+
+
+def _parse(text: str, source: str) -> Any:
+    try:
+        loader = _Loader(text)
+        loader.name = source  # what the marks in its messages say
+        return loader.get_single_data()
+    except RecursionError as error:
+        raise ConfigError(f"{source}: nested too deeply") from error
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
+    """The file ``path`` as a layer, after those of its bases; ``seen`` are the files that led here."""
+    location = path.resolve()
+    if location in seen:
+        chain = " -> ".join(str(item) for item in (*seen, location))
+        raise ConfigError(f"{seen[-1]}: base: the files name each other in a circle: {chain}")
+    try:
+        data = _parse(path.read_text(encoding="utf-8"), str(path))
+    except OSError as error:
+        named_by = f" (named as base by {seen[-1]})" if seen else ""
+        raise ConfigError(f"{path}: cannot read the configuration{named_by}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: the configuration is not UTF-8 text") from error
+    data = {} if data is None else data
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: expected a mapping (`key: value` lines), got {show(data)}")
+    base = data.pop("base", None)
+    layer = Layer(data, str(path), path.absolute().parent)
+    if base is None:
+        return [layer]
+    if not isinstance(base, str):
+        fail(layer, "base", f"expected the path of one YAML file, got {show(base)}")
+    return [*read_layers(path.parent / base, (*seen, location)), layer]
+
+
+def override_layers(overrides: Sequence[str]) -> list[Layer]:
+    """One layer for each ``key.sub=value``, the value read as YAML."""
+    values: dict[tuple[str, ...], Any] = {}
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        parts = tuple(key.strip().split("."))
+        if not equals or not all(parts):
+            raise ConfigError(f"{COMMAND_LINE}: expected key.sub=value, got {override!r}")
+        if parts in values:
+            raise ConfigError(f"{COMMAND_LINE}: {key} is given twice")
+        values[parts] = _parse(text, f"{COMMAND_LINE}: {key}")
+    # `backbone=resnet50` must come before `backbone.frozen=true`, in whatever order they were typed.
+    ordered = sorted(values, key=lambda parts: len(parts) - (parts[-1] == "name"))
+    layers = []
+    for parts in ordered:
+        value = values[parts]
+        for part in reversed(parts):
+            value = {part: value}
+        layers.append(Layer(value, COMMAND_LINE, Path.cwd()))
+    return layers
+
+
+def to_yaml(data: Mapping[str, Any]) -> str:
+    """Plain data as YAML text, from which ``read_layers`` gets the same values."""
+    return yaml.dump(data, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+
+
+def fail(layer: Layer, path: str, reason: str) -> NoReturn:
+    """Raises the error that ``layer`` gives key ``path`` something impossible."""
+    raise ConfigError(f"{layer.source}: {path}: {reason}" if path else f"{layer.source}: {reason}", reason)
+
+
+def show(value: Any) -> str:
+    """A value as error messages quote it, with its type."""
+    if value is None:
+        return "nothing (null)"
+    text = repr(value)
+    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"

@@ -1,0 +1,243 @@
+"""The import table, which ``docs/architecture.md`` shows too, the size of files, and what must start without torch."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+PACKAGE = REPOSITORY / "detseg"
+MAX_LINES = 300
+
+OPEN = frozenset({"structures", "config", "config_files", "files"})
+"""Top-level modules that every room may import, and that import only one another."""
+
+DOORS: dict[str, frozenset[str]] = {
+    "runtime": frozenset(),
+    "ops": frozenset({"runtime"}),
+    "layers": frozenset({"runtime"}),
+    "models": frozenset({"layers", "ops"}),
+    "losses": frozenset({"ops", "runtime"}),
+    "evaluation": frozenset({"ops", "runtime"}),
+    "augment": frozenset({"ops", "runtime"}),
+    "data": frozenset({"augment", "runtime"}),
+    "tasks": frozenset({"models", "losses", "evaluation", "ops", "runtime"}),
+    "engine": frozenset({"data", "augment", "tasks", "models", "losses", "evaluation", "ops", "runtime"}),
+    "inference": frozenset({"models", "tasks", "ops", "runtime"}),
+    "export": frozenset({"inference", "models", "tasks", "data", "evaluation", "ops", "runtime"}),
+}
+ALL = frozenset(DOORS) | {"cli"}
+DOORS |= {"cli": ALL, "tools": ALL}
+
+BRING_TORCH = ("torch", "torchvision", "timm", "monai", "safetensors.torch", "albumentations")
+"""Third-party imports that load torch, or take as long as it."""
+
+
+@dataclass(frozen=True)
+class Import:
+    """``at_start``: run when the module is imported, not later inside a function and not for type checkers only."""
+
+    module: str
+    line: int
+    at_start: bool
+
+
+def imports_of(source: str) -> list[Import]:
+    """Every import in ``source``, wherever it stands, and every string that is a dotted path into detseg."""
+    return list(_walk(ast.parse(source), at_start=True))
+
+
+def _walk(node: ast.AST, at_start: bool) -> Iterator[Import]:
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            yield Import(alias.name, node.lineno, at_start)
+    elif isinstance(node, ast.ImportFrom):
+        module = "." * node.level + (node.module or "")
+        for alias in node.names:
+            yield Import(f"{module}.{alias.name}" if alias.name != "*" else module, node.lineno, at_start)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        if re.fullmatch(r"detseg(\.\w+)+(:\w+)?", node.value):
+            yield Import(node.value.partition(":")[0], node.lineno, at_start=False)
+    elif isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING"):
+        for child in node.body:
+            yield from _walk(child, at_start=False)
+        for child in node.orelse:
+            yield from _walk(child, at_start)
+    else:
+        inside = at_start and not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for child in ast.iter_child_nodes(node):
+            yield from _walk(child, inside)
+
+
+def room_of(parts: tuple[str, ...]) -> str:
+    """``("detseg", "models", "detector")`` -> ``"models"``; the package itself and the verbs belong to ``"cli"``."""
+    if parts[0] == "tools":
+        return "tools"
+    name = parts[1] if len(parts) > 1 else "__init__"
+    return "cli" if name in ("__main__", "__init__") or name.startswith("cli") else name
+
+
+def closed_doors(room: str, source: str) -> list[str]:
+    """The imports in ``source``, a file of ``room``, that the table does not allow."""
+    allowed = (OPEN if room in OPEN else OPEN | {room} | DOORS[room]) | {"__version__"}
+    problems = []
+    for found in imports_of(source):
+        parts = found.module.split(".")
+        if found.module.startswith("."):
+            problems.append(f"line {found.line}: relative import {found.module}")
+        elif parts[0] == "detseg" and len(parts) > 1 and room_of(tuple(parts)) not in allowed:
+            problems.append(f"line {found.line}: {room} may not import {found.module}")
+        elif room == "runtime" and brings_torch(found.module):
+            problems.append(f"line {found.line}: runtime may never import {found.module}")
+        elif parts[0] == "albumentations" and room != "augment":
+            problems.append(f"line {found.line}: only augment may import albumentations")
+    return problems
+
+
+def brings_torch(module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in BRING_TORCH)
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+TOOLS = sorted((REPOSITORY / "tools").glob("*.py"))
+
+
+def loaded_with(module: str) -> set[str]:
+    """The modules of detseg, and the names of others, that are loaded when ``module`` is imported, by reading them."""
+    waiting, loaded = [module], set()
+    while waiting:
+        name = waiting.pop()
+        if name in loaded:
+            continue
+        loaded.add(name)
+        if not name.startswith("detseg"):
+            continue
+        waiting.extend(name.rsplit(".", count)[0] for count in range(1, name.count(".") + 1))
+        if name in MODULES:
+            waiting.extend(i.module for i in imports_of(MODULES[name].read_text(encoding="utf-8")) if i.at_start)
+    return loaded
+
+
+TORCH_FREE_ROOMS = {"runtime", "cli", *OPEN}
+TABLES = {"detseg.models", "detseg.losses", "detseg.tasks", "detseg.data"}
+TORCH_FREE = sorted(name for name in MODULES if name in TABLES or room_of(tuple(name.split("."))) in TORCH_FREE_ROOMS)
+
+
+@pytest.mark.parametrize("path", [*MODULES.values(), *TOOLS], ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_imports_keep_to_the_table(path: Path) -> None:
+    room = room_of(path.relative_to(REPOSITORY).with_suffix("").parts)
+    assert room in DOORS or room in OPEN, f"{room} is not a room: add it to DOORS and to docs/architecture.md"
+    assert closed_doors(room, path.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize("path", MODULES.values(), ids=MODULES.keys())
+def test_files_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= MAX_LINES
+
+
+@pytest.mark.parametrize("module", TORCH_FREE)
+def test_no_import_leads_to_torch(module: str) -> None:
+    assert [name for name in loaded_with(module) if brings_torch(name)] == []
+
+
+def test_what_leads_to_torch_is_found() -> None:
+    assert "torch" in loaded_with("detseg.ops.boxes")
+    assert "torch.nn" in loaded_with("detseg.models.detector"), "through other modules of detseg"
+
+
+def test_torch_is_not_loaded() -> None:
+    code = f"""
+import importlib, sys
+for name in {[name for name in TORCH_FREE if not name.endswith("__main__")]}:
+    importlib.import_module(name)
+    assert "torch" not in sys.modules, name
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+def test_the_page_shows_this_table() -> None:
+    page = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([^|]*)` \| ([^|]*) \|$", page, flags=re.MULTILINE)
+    shown: dict[str, frozenset[str]] = {}
+    for rooms, doors in rows:
+        opened = ALL if doors.strip() == "all" else frozenset(re.findall(r"`(\w+)`", doors))
+        shown |= dict.fromkeys(re.split(r"`, `", rooms), opened)
+    assert shown == DOORS
+
+
+BAD_SOURCES = [
+    # room, source, words in the report
+    ("models", "import detseg.data.coco", "models may not import detseg.data.coco"),
+    ("models", "from detseg import data", "models may not import detseg.data"),
+    ("models", "from detseg.losses.base import LossSum", "models may not import detseg.losses"),
+    ("models", "def late():\n    from detseg.engine import trainer", "line 2: models may not import detseg.engine"),
+    (
+        "models",
+        "if TYPE_CHECKING:\n    from detseg.tasks.base import Batch",
+        "line 2: models may not import detseg.tasks",
+    ),
+    ("models", "X = {'a': 'detseg.data.coco:CocoConfig'}", "models may not import detseg.data.coco"),
+    ("data", "class A:\n    import detseg.models", "data may not import detseg.models"),
+    ("data", "from detseg.cli import main", "data may not import detseg.cli"),
+    ("config", "from detseg.runtime.images import read_image", "config may not import detseg.runtime"),
+    ("runtime", "def late():\n    import torch.nn", "runtime may never import torch.nn"),
+    ("runtime", "from safetensors import torch", "runtime may never import safetensors.torch"),
+    ("ops", "from . import boxes", "relative import"),
+    ("data", "import albumentations as A", "only augment"),
+]
+
+
+@pytest.mark.parametrize(("room", "source", "words"), BAD_SOURCES)
+def test_the_checker_reports_bad_imports(room: str, source: str, words: str) -> None:
+    problems = closed_doors(room, source)
+    assert len(problems) == 1
+    assert words in problems[0]
+
+
+GOOD_SOURCES = [
+    ("models", "from detseg.ops.boxes import iou\nfrom detseg.models.detector import Detector\nimport torch"),
+    ("data", "from detseg import __version__, structures\nfrom detseg.files import write_text"),
+    ("engine", "import detseg\nfrom detseg.tasks import TASKS\nNAME = 'detseg is no path'"),
+    ("config", "from detseg.config_files import Layer"),
+    ("tools", "from detseg.cli import main"),
+    ("augment", "import albumentations"),
+]
+
+
+@pytest.mark.parametrize(("room", "source"), GOOD_SOURCES)
+def test_the_checker_passes_good_imports(room: str, source: str) -> None:
+    assert closed_doors(room, source) == []
+
+
+def test_imports_are_told_apart_by_when_they_run() -> None:
+    source = """
+import a
+try:
+    import b
+except ImportError:
+    pass
+if TYPE_CHECKING:
+    import c
+else:
+    import d
+class K:
+    import e
+def f():
+    import g
+"""
+    assert {i.module: i.at_start for i in imports_of(source)} == {
+        "a": True, "b": True, "c": False, "d": True, "e": True, "g": False,
+    }  # fmt: skip
