@@ -1,0 +1,258 @@
+"""A split of a data set in memory, and what a format must supply to make one."""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+import numpy as np
+
+from detseg.data.packed import PackedAnnotations, Segmentation
+from detseg.runtime.images import ImageError, read_image
+from detseg.structures import BoolArray, ByteArray, FloatArray, GroundTruth, IntArray, Placement, Sample
+
+MIN_BOX_SIDE = 1.0
+"""Pixels; after clipping, boxes with a shorter side have nothing to learn from and are left out of samples."""
+
+_OTHER_NAMES = {"val": ("valid", "validation")}
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be read; the message names the file and the record."""
+
+
+class Dataset:
+    """One split: images in a fixed order with their boxes, held in packed arrays (see ``PackedAnnotations``).
+
+    ``root`` is the folder that file names are relative to, ``home`` the one of the whole data set, where nothing is
+    ever written. ``class_names`` are in the order of the labels, ``category_ids`` the numbers of these classes in the
+    annotation file, 1, 2, ... where a format has none. ``num_dropped`` boxes are in the files but in no sample, because
+    they are degenerate or outside of their image. ``has_masks`` says whether samples come with a mask.
+    """
+
+    has_masks = False
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        split: str,
+        class_names: Sequence[str],
+        annotations: PackedAnnotations,
+        category_ids: Sequence[int] | None = None,
+        num_dropped_by_reader: int = 0,
+        home: Path | None = None,
+    ) -> None:
+        self.root = root
+        self.home = home or root
+        self.split = split
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids or range(1, len(self.class_names) + 1))
+        assert len(self.category_ids) == len(self.class_names)
+        self.annotations = annotations
+        sizes = np.stack([annotations.widths, annotations.heights], axis=1)
+        sizes_of_objects = np.repeat(sizes, np.diff(annotations.offsets), axis=0)
+        _, usable = _clip(annotations.boxes_xywh, sizes_of_objects)
+        self.num_dropped_by_reader = num_dropped_by_reader
+        self.num_dropped = num_dropped_by_reader + int((~usable).sum())
+
+    def __len__(self) -> int:
+        return len(self.annotations)
+
+    def image_id(self, index: int) -> int:
+        """The number of image ``index`` in the annotation file; counted from 1 where a format has none."""
+        return int(self.annotations.image_ids[index])
+
+    def path(self, index: int) -> str:
+        """The file of image ``index``."""
+        return str(self.root / self.annotations.names[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        """``(height, width)`` of image ``index`` according to the annotations, (0, 0) where nothing could tell."""
+        return int(self.annotations.heights[index]), int(self.annotations.widths[index])
+
+    def annotation_ids(self, index: int) -> IntArray:
+        """The numbers of the objects of image ``index`` in the annotation file, in the order of ``ground_truth``."""
+        return self.annotations.annotation_ids[self.annotations.rows(index)]
+
+    def difficult(self, index: int) -> BoolArray:
+        """Pascal VOC's flag of the objects of image ``index``, in the order of ``ground_truth``; else all False."""
+        return self.annotations.difficult[self.annotations.rows(index)]
+
+    def segmentations(self, index: int) -> list[Segmentation]:
+        """The outlines of the objects of image ``index``, in the order of ``ground_truth``."""
+        rows = self.annotations.rows(index)
+        return [self.annotations.segmentations[row] for row in range(rows.start, rows.stop)]
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        """What the annotation file says about image ``index``, neither clipped nor rounded."""
+        rows = self.annotations.rows(index)
+        height, width = self.size(index)
+        return GroundTruth(
+            image_id=self.image_id(index),
+            height=height,
+            width=width,
+            boxes_xywh=self.annotations.boxes_xywh[rows],
+            labels=self.annotations.labels[rows],
+            crowd=self.annotations.crowd[rows],
+            areas=self.annotations.areas[rows],
+        )
+
+    def load(self, index: int) -> Sample:
+        """Image ``index`` with its boxes: clipped to the image, without those under ``MIN_BOX_SIDE``, crowd included.
+
+        Raises:
+            ImageError: the image is missing, damaged, or not of the size that the annotations are for.
+        """
+        rows = self.annotations.rows(index)
+        image, mask = self.read(index)
+        height, width = self.size(index)
+        input_height, input_width = image.shape[:2]
+        placement = Placement(input_width / width, input_height / height, 0.0, 0.0, height, width)
+        boxes_xyxy, usable = _clip(self.annotations.boxes_xywh[rows], np.array([[width, height]]))
+        return Sample(
+            image=image,
+            boxes_xyxy=placement.to_input(boxes_xyxy[usable]),
+            labels=self.annotations.labels[rows][usable],
+            crowd=self.annotations.crowd[rows][usable],
+            image_id=self.image_id(index),
+            path=self.path(index),
+            placement=placement,
+            mask=mask,
+        )
+
+    def read(self, index: int) -> tuple[ByteArray, ByteArray | None]:
+        """The pixels of image ``index`` and its mask, if it has one, as large. Raises ImageError like ``load``."""
+        path = self.path(index)
+        image = read_image(path)
+        if image.shape[:2] != self.size(index):
+            (height, width), (stated_height, stated_width) = image.shape[:2], self.size(index)
+            raise ImageError(
+                f"{path}: {width}x{height} pixels, EXIF orientation applied, but its annotations are for "
+                f"{stated_width}x{stated_height}; correct them (`detseg check` lists all such images)"
+            )
+        return image, None
+
+    def fingerprint(self, index: int) -> str:
+        """A text that changes when the pixels of image ``index`` may have changed. Raises ImageError: it is missing."""
+        path = Path(self.path(index))
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+        return f"{path.absolute()}|{status.st_mtime_ns}|{status.st_size}"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user named: a folder, or a YAML with ``settings``, whose folder ``root`` then is."""
+
+    root: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    yaml_path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """How error messages call it."""
+        return str(self.yaml_path or self.root)
+
+    def data_root(self) -> Path:
+        """The folder itself, or what ``path:`` in the YAML names. Raises DatasetError: there is no such folder."""
+        if self.yaml_path is None:
+            return self.root
+        path = str(self.settings.get("path") or ".")
+        return find_existing(relative_candidates(path, self.root), "path", self.name)
+
+    def candidates(self, text: str) -> list[Path]:
+        """Where the path ``text`` in the YAML may point: relative to ``path:``, else to the YAML itself."""
+        return [*relative_candidates(text, self.data_root()), *relative_candidates(text, self.root)]
+
+
+class DatasetFormat(ABC):
+    """How data sets of one format are recognized and read. ``layouts`` describes for users what is looked for."""
+
+    layouts: ClassVar[tuple[str, ...]]
+
+    @abstractmethod
+    def splits(self, source: Source) -> tuple[str, ...]:
+        """The splits that ``source`` holds in this format; none if it is of another format."""
+
+    @abstractmethod
+    def open(self, source: Source, split: str) -> Dataset:
+        """The split named ``split``, one of ``splits(source)``. Raises DatasetError for files that cannot be read."""
+
+
+def match_split(wanted: str, available: Sequence[str], name: str) -> str:
+    """The split that is meant by ``wanted``: itself, or itself with a year (val2017), or val as valid or validation.
+
+    Raises DatasetError where there is none or more than one; ``name`` names the data set.
+    """
+    if wanted in available:
+        return wanted
+    others = _OTHER_NAMES.get(wanted, ())
+    matches = [one for one in available if re.fullmatch(re.escape(wanted) + r"_?\d+", one) or one in others]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise DatasetError(f"{name}: the split {wanted!r} may be {' or '.join(matches)}; name one of them")
+    raise DatasetError(f"{name}: no split {wanted!r}; there is {', '.join(available) or 'none'}")
+
+
+def find_existing(candidates: Iterable[Path], what: str, named_in: str) -> Path:
+    """The first of ``candidates`` that exists. Raises DatasetError that lists them where none does."""
+    tried = list(dict.fromkeys(candidates))
+    for candidate in tried:
+        if candidate.exists():
+            return candidate
+    raise DatasetError(f"{named_in}: {what} not found; tried {', '.join(map(str, tried))}")
+
+
+def relative_candidates(text: str, folder: Path) -> list[Path]:
+    """Where a path in a YAML or list in ``folder`` may point: relative to that folder, else to ``$DETSEG_DATA``."""
+    shared = os.environ.get("DETSEG_DATA")
+    return [Path(os.path.normpath(base / text)) for base in (folder, *([Path(shared)] if shared else []))]
+
+
+def leaves_root(name: str) -> bool:
+    """Whether the file name ``name`` from an annotation file would lead out of the folder of images."""
+    unified = name.replace("\\", "/")
+    return not name or "\0" in name or unified[0] == "/" or unified[1:2] == ":" or ".." in PurePosixPath(unified).parts
+
+
+def check_class_names(names: Any, where: str) -> tuple[str, ...]:
+    """``names`` as a tuple, if it is a non-empty list of different non-empty texts. Raises DatasetError otherwise."""
+    if not isinstance(names, (list, tuple)) or not names:
+        raise DatasetError(f"{where}: expected a list of class names, got {names!r}")
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise DatasetError(f"{where}: every class name must be text, got {name!r}; put it in quotes")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DatasetError(f"{where}: class names must differ, but there are several of {', '.join(repeated)}")
+    return tuple(names)
+
+
+def read_class_file(path: Path) -> tuple[str, ...]:
+    """The class names in a text file, one per line. Raises DatasetError for an empty or ambiguous list."""
+    return check_class_names(read_lines(path), str(path))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without space around them. Raises DatasetError: unreadable."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as text: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _clip(boxes_xywh: Any, sizes: IntArray) -> tuple[FloatArray, BoolArray]:
+    """Boxes ``[N, 4]`` clipped to images of ``sizes`` (width, height) as xyxy, and which of them are large enough."""
+    corners = np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+    clipped = np.clip(corners, 0, np.concatenate([sizes, sizes], axis=1)).astype(np.float32)
+    return clipped, (clipped[:, 2:] - clipped[:, :2] >= MIN_BOX_SIDE).all(axis=1)

@@ -1,0 +1,108 @@
+"""Opening a data set in whatever layout it is."""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detseg.data import DATASETS
+from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source, find_existing, relative_candidates
+
+MAX_YAML_BYTES = 2**24
+_YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
+_YAML_SUFFIXES = (".yaml", ".yml")
+
+
+def open_dataset(path: Path | str, split: str, format: str | None = None) -> Dataset:
+    """One split of the data set at ``path``: a YAML, a folder in a known layout, or the word ``shapes``.
+
+    ``format`` is a name of the table ``DATASETS``; without it, the layout decides. Relative paths start from the
+    current folder, else from ``$DETSEG_DATA``. Boxes that no sample can have are left out with one warning.
+
+    Raises:
+        DatasetError: nothing is there, its layout is unknown or ambiguous, it has no such split, or its files are bad.
+    """
+    source = find_source(path)
+    dataset = load_format(find_format(source, format)).open(source, split)
+    if dataset.num_dropped:
+        warnings.warn(
+            f"{source.name}: {dataset.num_dropped} of the boxes of {dataset.split} are left out: degenerate or outside "
+            f"their image; `detseg check {source.name}` lists them",
+            stacklevel=2,
+        )
+    return dataset
+
+
+def available_splits(path: Path | str, format: str | None = None) -> tuple[str, ...]:
+    """The splits of the data set at ``path``, in the order of its format. Raises DatasetError as ``open_dataset``."""
+    source = find_source(path)
+    return load_format(find_format(source, format)).splits(source)
+
+
+def find_source(path: Path | str) -> Source:
+    """What ``path`` names. A folder with a data.yaml or dataset.yaml is described by it. Raises DatasetError."""
+    if str(path) == "shapes":
+        return Source(Path("shapes"), {"format": "shapes"})
+    found = find_existing(relative_candidates(str(Path(path).expanduser()), Path.cwd()), "data set", str(path))
+    if found.is_dir():
+        described = [found / name for name in _YAML_NAMES if (found / name).is_file()]
+        return _read_yaml(described[0]) if described else Source(found)
+    if found.suffix.lower() not in _YAML_SUFFIXES:
+        raise DatasetError(f"{found}: expected a folder or a YAML, got a file with suffix {found.suffix or '(none)'}")
+    return _read_yaml(found)
+
+
+def find_format(source: Source, wanted: str | None = None) -> str:
+    """The name of the format of ``source``: ``wanted``, else what its YAML says, else the one whose layout is there.
+
+    Raises:
+        DatasetError: the format is unknown, contradicts the YAML, does not fit, or is not given although several fit.
+    """
+    stated = source.settings.get("format")
+    if wanted is not None and stated is not None and wanted != stated:
+        raise DatasetError(
+            f"{source.name}: the format is {stated!r} there, but {wanted!r} was asked for; change either"
+        )
+    chosen = wanted or stated
+    if chosen is None:
+        fitting = [name for name in DATASETS if load_format(name).splits(source)]
+        if not fitting:
+            raise DatasetError(f"{source.name}: no data set in a known layout; looked for {_layouts(list(DATASETS))}")
+        if len(fitting) > 1:
+            raise DatasetError(f"{source.name}: may be {' or '.join(fitting)}; say which with --format")
+        return fitting[0]
+    if not isinstance(chosen, str) or chosen not in DATASETS:
+        raise DatasetError(f"{source.name}: unknown format {chosen!r}; there are {', '.join(DATASETS)}")
+    if not load_format(chosen).splits(source):
+        raise DatasetError(f"{source.name}: no {chosen} data set; looked for {_layouts([chosen])}")
+    return chosen
+
+
+def load_format(name: str) -> DatasetFormat:
+    """The format called ``name`` in the table, imported when first used."""
+    module, _, attribute = DATASETS[name].partition(":")
+    made: DatasetFormat = getattr(importlib.import_module(module), attribute)()
+    return made
+
+
+def _layouts(names: list[str]) -> str:
+    return "".join(f"\n  {name}: {layout}" for name in names for layout in load_format(name).layouts)
+
+
+def _read_yaml(path: Path) -> Source:
+    try:
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise DatasetError(f"{path}: more than {MAX_YAML_BYTES:,} bytes, no description of a data set")
+        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise DatasetError(f"{path}: no valid YAML: {error}") from error
+    if not isinstance(settings, Mapping):
+        raise DatasetError(f"{path}: expected keys such as format, path, train, val and names, got {settings!r}")
+    return Source(path.absolute().parent, settings, path)
