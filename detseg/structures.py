@@ -71,6 +71,7 @@ class Placement:
         return boxes_in_original
 
     def _factors(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+        _require(dtype.kind == "f", f"boxes must be floating point to be scaled, got {dtype}")
         scale = np.array([self.scale_x, self.scale_y] * 2, dtype=dtype)
         return scale, np.array([self.offset_x, self.offset_y] * 2, dtype=dtype)
 

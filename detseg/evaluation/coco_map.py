@@ -10,7 +10,7 @@ import numpy as np
 
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.coco_backend import BACKENDS, Accumulated, Backend, accumulate
-from detseg.evaluation.coco_results import detections_to_coco
+from detseg.runtime.coco_results import detections_to_coco
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 from detseg.structures import Detections, GroundTruth, Metrics
@@ -132,7 +132,7 @@ class CocoEvaluator:
         return matrix
 
     def results(self) -> list[dict[str, Any]]:
-        """All detections as COCO result records, ready for :func:`detseg.evaluation.coco_results.write_results`."""
+        """All detections as COCO result records, ready for :func:`detseg.runtime.coco_results.write_results`."""
         return list(self._records())
 
     def state(self) -> EvaluatorState:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.evaluation.coco_results import detections_to_coco, write_results
+from detseg.runtime.coco_results import detections_to_coco, write_results
 from detseg.structures import Detections
 
 

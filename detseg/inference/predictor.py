@@ -1,0 +1,108 @@
+"""Prediction on images: files or arrays in, detections in original pixels out, one at a time and in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detseg.runtime.geometry import InputSpec, letterbox
+from detseg.runtime.images import ImageError, read_image
+from detseg.structures import ByteArray, Detections, Placement
+
+Source = Path | str | ByteArray
+
+
+class PredictionTask(Protocol):
+    """What the predictor needs of a task."""
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` uint8 RGB -> the float input of the model."""
+
+    def postprocess(self, raw: Any, placements: Sequence[Placement]) -> list[Detections]:
+        """The model's raw output -> the detections of each image, in original pixels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """``image`` ``[H, W, 3]`` uint8 RGB as it was read, ``path`` where it came from (None for an array)."""
+
+    path: Path | None
+    image: ByteArray
+    detections: Detections
+
+
+class Predictor:
+    """Runs ``model`` on images, letterboxed to ``spec`` each on its own, so that batches may mix sizes freely.
+
+    The geometry of an image, and with it its detections, does not depend on the others in its batch. The model is moved
+    to ``device`` and put into evaluation mode.
+    """
+
+    def __init__(
+        self, model: nn.Module, task: PredictionTask, spec: InputSpec, device: torch.device | str = "cpu"
+    ) -> None:
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.task = task
+        self.spec = spec
+
+    def predict(
+        self,
+        sources: Iterable[Source],
+        batch_size: int = 1,
+        on_error: Callable[[Path, ImageError], None] | None = None,
+    ) -> Iterator[Prediction]:
+        """Detections for each of ``sources``: paths, or arrays ``[H, W, 3]`` uint8 RGB, in their order.
+
+        Sources are taken as needed and at most ``batch_size`` images are held, so they may be endless. A file that
+        cannot be read goes to ``on_error`` and the next one takes its place; without ``on_error`` its error is raised.
+
+        Raises:
+            ValueError: if ``batch_size`` is below 1 or an array is no image.
+            ImageError: a file cannot be read and ``on_error`` is None.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        images = self._read(sources, on_error)
+        # A generator function would check its arguments only when the first prediction is asked for.
+        return self._predict_batches(images, batch_size)
+
+    def _predict_batches(
+        self, images: Iterator[tuple[Path | None, ByteArray]], batch_size: int
+    ) -> Iterator[Prediction]:
+        while batch := list(islice(images, batch_size)):
+            detections = self._detect([image for _, image in batch])
+            for (path, image), found in zip(batch, detections, strict=True):
+                yield Prediction(path, image, found)
+
+    @torch.inference_mode()
+    def _detect(self, images: list[ByteArray]) -> list[Detections]:
+        placed = [letterbox(image, self.spec) for image in images]
+        pixels = np.stack([image for image, _ in placed]).transpose(0, 3, 1, 2)
+        inputs = self.task.normalize(torch.from_numpy(pixels).to(self.device).contiguous())
+        return self.task.postprocess(self.model(inputs), [placement for _, placement in placed])
+
+    @staticmethod
+    def _read(
+        sources: Iterable[Source], on_error: Callable[[Path, ImageError], None] | None
+    ) -> Iterator[tuple[Path | None, ByteArray]]:
+        for source in sources:
+            if isinstance(source, np.ndarray):
+                yield None, source
+                continue
+            path = Path(source)
+            try:
+                image = read_image(path)
+            except ImageError as error:
+                if on_error is None:
+                    raise
+                on_error(path, error)
+            else:
+                yield path, image

@@ -1,0 +1,1 @@
+"""Arithmetic on boxes, anchor points and raw predictions: pure functions on tensors."""

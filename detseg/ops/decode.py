@@ -1,0 +1,88 @@
+"""From a head's raw maps to boxes in pixels and scores in [0, 1].
+
+Shapes: ``B`` images, ``A`` anchor points of all levels, ``C`` classes, ``K`` bins of a side's distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detseg.ops.anchors import anchor_points, flatten_levels, level_sizes
+from detseg.ops.boxes import cxcywh_to_xyxy
+
+HeadKind = Literal["dfl", "direct"]
+
+
+def decode(kind: HeadKind, levels: Sequence[Tensor], strides: Sequence[int], bins: int = 16) -> tuple[Tensor, Tensor]:
+    """Raw maps of a detector, fine to coarse -> boxes (xyxy, input pixels) ``[B, A, 4]`` and scores ``[B, A, C]``.
+
+    ``dfl`` maps have ``4 * bins + C`` channels: the distribution of the distances to left, top, right and bottom, then
+    the classes; score = class probability. ``direct`` maps have ``4 + 1 + C`` channels: x, y, width, height,
+    objectness, classes; score = objectness * class probability. Both results are float32 whatever the maps are, also
+    under autocast.
+
+    Raises ValueError for an unknown ``kind``, for maps with too few channels, and where the number of levels and of
+    strides differ.
+    """
+    num_box_channels = _num_box_channels(kind, bins)
+    num_channels = levels[0].shape[1]
+    if num_channels <= num_box_channels:
+        raise ValueError(
+            f"a {kind!r} head with {bins} bins needs more than {num_box_channels} channels (the rest are the classes), "
+            f"got maps with {num_channels}; check the head's kind and bins"
+        )
+    points_xy, stride = anchor_points(level_sizes(levels), strides, device=levels[0].device)
+    raw = flatten_levels(levels).float()
+    if kind == "dfl":
+        distances_ltrb = expected_bin(torch.unflatten(raw[:, : 4 * bins], 1, (4, bins)), dim=2).transpose(1, 2)
+        boxes_xyxy = boxes_from_distances(points_xy, distances_ltrb * stride[:, None])
+        return boxes_xyxy, raw[:, 4 * bins :].sigmoid().transpose(1, 2)
+    boxes_xyxy = decode_direct_boxes(raw[:, :4].transpose(1, 2), points_xy, stride)
+    return boxes_xyxy, (raw[:, 4:5].sigmoid() * raw[:, 5:].sigmoid()).transpose(1, 2)
+
+
+def expected_bin(bin_logits: Tensor, dim: int = -1) -> Tensor:
+    """The mean bin number of distributions given as logits along ``dim``, which is dropped.
+
+    Equation 3 of arXiv 2006.04388 with the bins 0, 1, 2, ...
+    """
+    shape = [1] * bin_logits.ndim
+    shape[dim] = bin_logits.shape[dim]
+    numbers = torch.arange(bin_logits.shape[dim], device=bin_logits.device, dtype=bin_logits.dtype)
+    return (bin_logits.softmax(dim) * numbers.view(shape)).sum(dim)
+
+
+def boxes_from_distances(points_xy: Tensor, distances_ltrb: Tensor) -> Tensor:
+    """Points ``[..., 2]`` and distances to left, top, right, bottom ``[..., 4]``, in one unit -> boxes (xyxy)."""
+    left_top, right_bottom = distances_ltrb.chunk(2, dim=-1)
+    return torch.cat((points_xy - left_top, points_xy + right_bottom), dim=-1)
+
+
+def distances_to_sides(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """The inverse of :func:`boxes_from_distances`: ``[..., 4]`` left, top, right, bottom; negative outside the box."""
+    left_top, right_bottom = boxes_xyxy.chunk(2, dim=-1)
+    return torch.cat((points_xy - left_top, right_bottom - points_xy), dim=-1)
+
+
+def decode_direct_boxes(raw_xywh: Tensor, points_xy: Tensor, stride: Tensor) -> Tensor:
+    """Raw x, y, width, height ``[..., A, 4]`` at points ``[A, 2]`` of strides ``[A]`` -> boxes (xyxy, pixels).
+
+    Center = (raw + cell index) * stride, size = exp(raw) * stride (arXiv 2107.08430).
+    """
+    stride = stride[..., None]
+    cell = points_xy / stride - 0.5
+    center = (raw_xywh[..., :2] + cell) * stride
+    size = raw_xywh[..., 2:].exp() * stride
+    return cxcywh_to_xyxy(torch.cat((center, size), dim=-1))
+
+
+def _num_box_channels(kind: str, bins: int) -> int:
+    if kind == "dfl":
+        return 4 * bins
+    if kind == "direct":
+        return 5
+    raise ValueError(f"head kind {kind!r} is unknown; known are 'dfl' and 'direct'")

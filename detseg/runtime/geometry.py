@@ -1,0 +1,113 @@
+"""How an image is placed in the input of a network: one letterbox for training, evaluation, prediction and export."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+import cv2
+import numpy as np
+
+from detseg.structures import ByteArray, Placement
+
+Anchor = Literal["center", "top_left"]
+ChannelOrder = Literal["rgb", "bgr"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a network expects of its input image.
+
+    ``height`` and ``width`` in pixels. ``anchor``: where the resized image lies, centered (YOLOv8) or in the top left
+    corner (YOLOX). ``pad_value`` is the gray level around it. With ``upscale`` false an image that is smaller than the
+    input keeps its size. ``mean`` and ``std`` are in gray levels (0 to 255) and in ``channel_order``; the network sees
+    ``(pixel - mean) / std``.
+    """
+
+    height: int
+    width: int
+    anchor: Anchor = "center"
+    pad_value: int = 114
+    upscale: bool = True
+    channel_order: ChannelOrder = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"the input size must be positive, got {self.height}x{self.width} (height x width)")
+        if self.anchor not in get_args(Anchor):
+            raise ValueError(f"anchor must be one of {', '.join(get_args(Anchor))}, got {self.anchor!r}")
+        if self.channel_order not in get_args(ChannelOrder):
+            allowed = ", ".join(get_args(ChannelOrder))
+            raise ValueError(f"channel_order must be one of {allowed}, got {self.channel_order!r}")
+        if not 0 <= self.pad_value <= 255:
+            raise ValueError(f"pad_value must be a gray level from 0 to 255, got {self.pad_value}")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError(f"mean and std must have three values each, got {self.mean} and {self.std}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as plain values (tuples as lists), for JSON, YAML or the header of a weights file."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            ValueError: for an unknown or missing field, or a value that is not allowed.
+        """
+        known = [field.name for field in fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise ValueError(f"input spec: unknown {', '.join(unknown)}; known are {', '.join(known)}")
+        missing = [name for name in ("height", "width") if name not in values]
+        if missing:
+            raise ValueError(f"input spec: {', '.join(missing)} missing, got {', '.join(values) or 'nothing'}")
+        triples = {name: tuple(map(float, values[name])) for name in ("mean", "std") if name in values}
+        return cls(**{**values, **triples})
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width that an image of this size gets inside the input, its aspect ratio kept."""
+        ratio = min(self.height / height, self.width / width)
+        if not self.upscale:
+            ratio = min(ratio, 1.0)
+        # YOLOX cuts off where YOLOv8 rounds: a pixel of difference moves every box, so each anchor keeps its rule.
+        fit = round if self.anchor == "center" else int
+        return max(1, fit(height * ratio)), max(1, fit(width * ratio))
+
+    def for_size(self, height: int, width: int, stride: int) -> InputSpec:
+        """The spec with the least padding for an image of this size: the resized image, up to multiples of ``stride``.
+
+        It depends on this image alone, never on the others in a batch.
+        """
+        if stride < 1:
+            raise ValueError(f"stride must be positive, got {stride}")
+        new_height, new_width = self.resized(height, width)
+        return replace(self, height=-(-new_height // stride) * stride, width=-(-new_width // stride) * stride)
+
+
+def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
+    """Resize ``image`` ``[H, W, 3]`` uint8 to fit ``spec``, keep its aspect ratio, and pad the rest.
+
+    Bilinear, channels untouched. The :class:`Placement` holds the ratios that were really applied (after rounding to
+    whole pixels), one per axis, so that boxes come back without drift. The result depends on this image alone.
+
+    Raises:
+        ValueError: if ``image`` is not ``[H, W, 3]`` uint8 with at least one pixel.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
+    height, width = image.shape[:2]
+    new_height, new_width = spec.resized(height, width)
+    if (new_height, new_width) != (height, width):
+        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    top, left = 0, 0
+    if spec.anchor == "center":
+        top, left = (spec.height - new_height) // 2, (spec.width - new_width) // 2
+    canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = image
+    return canvas, Placement(new_width / width, new_height / height, float(left), float(top), height, width)

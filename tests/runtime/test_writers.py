@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detseg.runtime.draw import draw_boxes
+from detseg.runtime.images import read_image, write_image
+from detseg.runtime.writers import CocoWriter, PictureWriter
+from detseg.structures import Detections
+
+IMAGE = np.full((40, 60, 3), 90, np.uint8)
+FOUND = Detections(
+    np.array([[1, 2, 31, 22], [0.1, 0.2, 0.3, 0.7]], np.float32), np.array([0.9, 0.3], np.float32), np.array([1, 0])
+)
+NAMES = ["cat", "dog"]
+
+
+def test_pictures_are_drawn_under_the_names_of_their_sources(tmp_path: Path) -> None:
+    with PictureWriter(tmp_path / "out", NAMES) as writer:
+        for source in ("a/x.png", "b/x.png", "b/X.PNG", "c/x.bmp", "d/x_2.png", "e/no_suffix", "f/y.dat"):
+            writer.write(tmp_path / source, IMAGE, FOUND)
+    names = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert names == ["X_3.PNG", "no_suffix.png", "x.bmp", "x.png", "x_2.png", "x_2_2.png", "y.png"]
+    expected = draw_boxes(IMAGE, FOUND.boxes_xyxy, FOUND.labels, NAMES, FOUND.scores)
+    assert (expected != IMAGE).any()
+    for name in names:
+        assert np.array_equal(read_image(tmp_path / "out" / name), expected)
+
+
+@pytest.mark.parametrize("folder", [".", "sub/..", "link"])
+def test_pictures_never_go_where_a_source_lies(tmp_path: Path, folder: str) -> None:
+    source = tmp_path / "x.png"
+    write_image(source, IMAGE)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(ValueError, match="name another output folder"):
+        PictureWriter(tmp_path / folder, NAMES, [tmp_path / "other" / "y.png", source])
+    for path in (source, tmp_path / "sub" / ".." / "link" / "x.png"):
+        with pytest.raises(ValueError, match="name another output folder"):
+            PictureWriter(tmp_path / folder, NAMES).write(path, IMAGE, FOUND)
+    assert np.array_equal(read_image(source), IMAGE)
+
+
+def test_a_source_that_is_reached_through_a_link_in_the_output_folder_survives(tmp_path: Path) -> None:
+    source, out = tmp_path / "in" / "x.png", tmp_path / "out"
+    write_image(source, IMAGE)
+    out.mkdir()
+    (out / "x.png").symlink_to(source)
+    PictureWriter(out, NAMES, [source]).write(source, IMAGE, FOUND)
+    assert np.array_equal(read_image(source), IMAGE)
+    assert not np.array_equal(read_image(out / "x.png"), IMAGE)
+
+
+def test_a_coco_file_and_its_list_of_images(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "results.json"
+    with CocoWriter(path, NAMES) as writer:
+        writer.write("a.jpg", IMAGE, FOUND)
+        writer.write("b.jpg", IMAGE, Detections.empty())
+        writer.write("c.jpg", IMAGE, FOUND.select(np.array([0])), image_id=139)
+        assert not path.exists()
+    results = json.loads(path.read_text())
+    assert [(r["image_id"], r["category_id"]) for r in results] == [(1, 2), (1, 1), (139, 2)]
+    assert json.loads((tmp_path / "new" / "results_images.json").read_text()) == [
+        {"id": 1, "file_name": "a.jpg", "height": 40, "width": 60},
+        {"id": 2, "file_name": "b.jpg", "height": 40, "width": 60},
+        {"id": 139, "file_name": "c.jpg", "height": 40, "width": 60},
+    ]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["results.json", "results_images.json"]
+
+
+def test_no_detections_make_an_empty_list(tmp_path: Path) -> None:
+    writer = CocoWriter(tmp_path / "r.json", NAMES)
+    writer.close()
+    writer.close()
+    assert json.loads((tmp_path / "r.json").read_text()) == []
+
+
+def test_an_interrupted_run_leaves_the_results_before(tmp_path: Path) -> None:
+    path = tmp_path / "r.json"
+    path.write_text("[1]")
+
+    def interrupted() -> None:
+        with CocoWriter(path, NAMES) as writer:
+            writer.write("a.jpg", IMAGE, FOUND)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert path.read_text() == "[1]"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_every_class_needs_its_category_id(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="3 category ids for 2 classes"):
+        CocoWriter(tmp_path / "r.json", NAMES, [1, 2, 3])
+    assert not list(tmp_path.iterdir())
+
+
+def test_pycocotools_reads_the_file(tmp_path: Path, detseg_data: Path) -> None:
+    coco_module = pytest.importorskip("pycocotools.coco")
+    truth = coco_module.COCO(str(detseg_data / "coco-mini" / "annotations" / "instances_val2017.json"))
+    category_ids = sorted(truth.getCatIds())
+    names = [truth.cats[category]["name"] for category in category_ids]
+    with CocoWriter(tmp_path / "r.json", names, category_ids) as writer:
+        for image_id in truth.getImgIds():
+            writer.write(truth.imgs[image_id]["file_name"], IMAGE, FOUND, image_id=image_id)
+    loaded = truth.loadRes(str(tmp_path / "r.json"))
+    assert len(loaded.anns) == 160
+    assert {annotation["category_id"] for annotation in loaded.anns.values()} == {1, 2}
