@@ -1,0 +1,175 @@
+"""``detseg check``: everything that is wrong with a data set, listed with codes; nothing is ever written into it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from detseg.data.box_checks import check_boxes
+from detseg.data.dataset import DatasetError, Source, match_split
+from detseg.data.findings import CheckReport, Finding, SplitSummary
+from detseg.data.inspection import ImageState, inspect_images
+from detseg.data.locate import WALKS, images_in, walk_split
+from detseg.data.open import find_format, find_source, load_format
+from detseg.data.records import SplitRecords, enumerate_some, summarize_splits
+
+
+def check_dataset(
+    path: Path | str,
+    format: str | None = None,
+    splits: Sequence[str] | None = None,
+    decode: bool = True,
+    num_threads: int | None = None,
+) -> CheckReport:
+    """Look at every annotation and every image of the data set at ``path`` (see ``CODES`` for what is looked for).
+
+    ``splits`` limits the check to some splits; ``decode=False`` reads only the headers of the images, which is faster
+    and misses damage behind them. What is wrong inside the data set is a finding, never an exception. Where there is no
+    finding of severity error, ``open_dataset`` opens every split.
+
+    Raises:
+        DatasetError: there is no data set at ``path``, its format is unknown or ambiguous, or it has no such split.
+    """
+    source = find_source(path)
+    format_name = find_format(source, format)
+    available = load_format(format_name).splits(source)
+    chosen = available if splits is None else tuple(match_split(name, available, source.name) for name in splits)
+    if format_name not in WALKS:
+        return _report_generated(source, format_name, chosen)
+    root = _existing_root(source)
+    records = [walk_split(source, format_name, name) for name in dict.fromkeys(chosen)]
+    images = inspect_images((image.path for split in records for image in split.images), decode, num_threads)
+    findings: list[Finding] = []
+    for split in records:
+        findings += split.findings
+        findings += _check_images(split, images)
+        for image in split.images:
+            findings += check_boxes(image, images[image.path].size, split.name)
+    if set(chosen) == set(available):
+        findings += _check_unlisted(records)
+    findings += _check_leakage(records, images, root)
+    summaries = summarize_splits(records)
+    findings += _check_missing_classes(summaries, source)
+    if not any(finding.severity == "error" for finding in findings):
+        findings += _check_readable(source, format_name, records)
+    shortened = [replace(one, file=relative_name(Path(one.file), root)) for one in findings]
+    shortened.sort(key=lambda one: (one.code, one.split or "", one.file))
+    return CheckReport(source.yaml_path or source.root, root, format_name, tuple(shortened), summaries, decode)
+
+
+def _existing_root(source: Source) -> Path:
+    try:
+        return source.data_root()
+    except DatasetError:
+        # Every split has a finding about that.
+        return source.root
+
+
+def relative_name(path: Path, root: Path) -> str:
+    """``path`` relative to ``root`` if it lies in there, else as it is."""
+    return str(path.relative_to(root)) if root in path.parents else str(path)
+
+
+def _check_images(split: SplitRecords, states: dict[Path, ImageState]) -> Iterator[Finding]:
+    num_uses = Counter(image.path for image in split.images)
+    for path, count in num_uses.items():
+        if count > 1:
+            yield Finding("D106", str(path), f"{count} entries are about this image", (), split.name)
+    for image in split.images:
+        state, file = states[image.path], str(image.path)
+        if state.digest is None:
+            yield Finding("D101", file, f"{state.problem} (annotated in {image.source.name})", (), split.name)
+        elif state.size is None:
+            yield Finding("D102", file, str(state.problem), (), split.name)
+        elif image.recorded_size is not None and image.recorded_size != state.size:
+            ids = tuple(box.annotation_id for box in image.boxes)
+            yield Finding("D103", file, _describe_mismatch(image.recorded_size, state), ids, split.name)
+        if not image.boxes:
+            yield Finding("D104", file, f"no box in {image.source.name}", (), split.name)
+
+
+def _describe_mismatch(recorded: tuple[int, int], state: ImageState) -> str:
+    assert state.size is not None
+    (height, width), (recorded_height, recorded_width) = state.size, recorded
+    message = f"the image is {width}x{height}, the annotation is for {recorded_width}x{recorded_height}"
+    if recorded == state.stored_size:
+        return (
+            f"{message}: its EXIF orientation {state.orientation} turns the image, and the annotation is for the "
+            f"pixels before that; annotate the upright image, or store the image without the orientation"
+        )
+    if recorded == state.size[::-1]:
+        return f"{message}: the sides are swapped, and no EXIF orientation of the file explains it"
+    return message
+
+
+def _check_unlisted(records: Sequence[SplitRecords]) -> Iterator[Finding]:
+    listed = {os.path.realpath(image.path) for split in records for image in split.images}
+    # A split whose file is unreadable would make all of its images look unlisted.
+    if any(finding.code == "D100" for split in records for finding in split.findings if not split.images):
+        return
+    for folder in dict.fromkeys(folder for split in records for folder in split.image_folders):
+        for path in images_in(folder):
+            if os.path.realpath(path) not in listed:
+                yield Finding("D105", str(path), f"in {folder.name}, but no split lists it")
+
+
+def _check_leakage(records: Sequence[SplitRecords], states: dict[Path, ImageState], root: Path) -> Iterator[Finding]:
+    places: dict[str, dict[str, set[Path]]] = defaultdict(lambda: defaultdict(set))
+    for split in _without_unions(records):
+        for image in split.images:
+            digest = states[image.path].digest
+            if digest is not None:
+                places[digest][split.name].add(image.path)
+    for by_split in places.values():
+        files = [(name, path) for name, paths in by_split.items() for path in sorted(paths)]
+        if len(files) == 1:
+            continue
+        listing = "; ".join(f"{name}: {relative_name(path, root)}" for name, path in files)
+        code, split_name = ("D201", None) if len(by_split) > 1 else ("D203", files[0][0])
+        yield Finding(code, str(files[0][1]), f"the same content {len(files)} times: {listing}", (), split_name)
+
+
+def _without_unions(records: Sequence[SplitRecords]) -> list[SplitRecords]:
+    """The splits, without those that only put others together, as VOC's trainval does."""
+    contents = [(split, {image.path for image in split.images}) for split in records]
+    kept = []
+    for split, paths in contents:
+        parts = [other for _, other in contents if other < paths]
+        if not parts or set().union(*parts) != paths:
+            kept.append(split)
+    return kept
+
+
+def _check_missing_classes(summaries: dict[str, SplitSummary], source: Source) -> Iterator[Finding]:
+    for name, summary in summaries.items():
+        missing = [class_name for class_name, count in summary.num_boxes_by_class.items() if not count]
+        if missing and summary.num_images:
+            message = f"{name} has no box of {len(missing)} of {len(summary.num_boxes_by_class)} classes"
+            yield Finding("D202", source.name, f"{message}: {enumerate_some(missing)}", (), name)
+
+
+def _check_readable(source: Source, format_name: str, records: Sequence[SplitRecords]) -> Iterator[Finding]:
+    """What the reader still refuses, so that a data set that passes can be opened."""
+    for split in records:
+        try:
+            load_format(format_name).open(source, split.name)
+        except DatasetError as error:
+            yield Finding("D100", source.name, f"the reader refuses it: {error}", (), split.name)
+
+
+def _report_generated(source: Source, format_name: str, splits: Sequence[str]) -> CheckReport:
+    """The report on a data set that is computed, not stored: its histogram."""
+    summaries = {}
+    for name in splits:
+        dataset = load_format(format_name).open(source, name)
+        counts = {class_name: [0, 0] for class_name in dataset.class_names}
+        for index in range(len(dataset)):
+            for label, count in Counter(dataset.ground_truth(index).labels.tolist()).items():
+                counts[dataset.class_names[label]][0] += count
+                counts[dataset.class_names[label]][1] += 1
+        boxes, images = ({key: pair[part] for key, pair in counts.items()} for part in (0, 1))
+        summaries[name] = SplitSummary(len(dataset), sum(boxes.values()), boxes, images)
+    return CheckReport(source.root, source.root, format_name, (), summaries)

@@ -1,0 +1,77 @@
+"""``detseg check --preview``: batches as training sees them, augmented, with their boxes, as pictures."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from detseg.augment.config import AugmentConfig
+from detseg.augment.pipeline import build_train_pipeline
+from detseg.data.batch_plan import TrainPlan
+from detseg.data.findings import require_outside
+from detseg.data.open import find_source, open_dataset
+from detseg.runtime.draw import draw_boxes, draw_mask, montage
+from detseg.runtime.images import write_image
+from detseg.structures import ByteArray, Sample
+
+
+def preview(
+    path: Path | str,
+    output: Path | str,
+    format: str | None = None,
+    split: str = "train",
+    *,
+    config: AugmentConfig | None = None,
+    size: tuple[int, int] = (320, 320),
+    seed: int = 0,
+    batch_size: int = 16,
+    num_batches: int = 4,
+    epoch: int = 0,
+    closing: bool = False,
+) -> list[Path]:
+    """Draw augmented batches of a split as ``output/<split>_<epoch>_<batch>.png``, one sheet per batch; returns these.
+
+    They are the first ``num_batches`` of ``epoch`` in a training with this augmentation, ``size`` (height, width),
+    seed and batch size. A data set with fewer images than ``batch_size`` gives one batch of all. ``closing`` shows the
+    last epochs, without mosaic and mixup. Masks are tinted where samples have one; the names of crowd regions say so.
+
+    Raises:
+        ValueError: ``output`` lies inside the data set, a setting is impossible, or (DatasetError, ImageError) the data
+            set or an image cannot be read.
+    """
+    config = config or AugmentConfig()
+    source = find_source(path)
+    folder = require_outside(output, source.data_root()) if source.root.exists() else Path(output).resolve()
+    if num_batches < 1:
+        raise ValueError(f"num_batches must be at least 1, got {num_batches}")
+    dataset = open_dataset(path, split, format)
+    plan = TrainPlan(
+        num_samples=len(dataset),
+        batch_size=min(batch_size, max(1, len(dataset))),
+        seed=seed,
+        size=size,
+        multi_scale=config.multi_scale,
+        closing_epoch=epoch if closing else None,
+    )
+    pipeline = build_train_pipeline(config)
+    pictures = []
+    for number, batch in enumerate(islice(plan.epoch(epoch), num_batches)):
+        samples = [
+            pipeline(dataset.load, len(dataset), index, seed, epoch, batch.size, batch.closing)
+            for index in batch.indices
+        ]
+        picture = folder / f"{dataset.split}_{epoch:03d}_{number:03d}.png"
+        columns = int(np.ceil(np.sqrt(len(samples))))
+        write_image(picture, montage([draw_sample(sample, dataset.class_names) for sample in samples], columns))
+        pictures.append(picture)
+    return pictures
+
+
+def draw_sample(sample: Sample, class_names: tuple[str, ...]) -> ByteArray:
+    """The image of ``sample`` with its mask, if it has one, and its boxes."""
+    image = sample.image if sample.mask is None else draw_mask(sample.image, sample.mask)
+    names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
+    labels = sample.labels + np.where(sample.crowd, len(class_names), 0)
+    return draw_boxes(image, sample.boxes_xyxy, labels, names)

@@ -1,0 +1,7 @@
+"""Networks: images in, raw predictions out. Decoding, losses and metrics live elsewhere."""
+
+from __future__ import annotations
+
+MODELS = {
+    "detector": "detseg.models.detector:DetectorConfig",
+}

@@ -1,0 +1,174 @@
+"""Classification networks of torchvision and timm as feature pyramids at strides 8, 16 and 32."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
+
+from detseg.models.backbones.pretrained import find_timm_weights, load_torchvision_weights
+from detseg.models.parts import Backbone
+
+STRIDES = (8, 16, 32)
+# Height and width differ, so that [B, C, H, W] and [B, H, W, C] cannot be confused.
+PROBE_HEIGHT, PROBE_WIDTH = 128, 192
+
+# Auxiliary classifiers serve classification only; these networks' own initialization is slow.
+BUILD_OPTIONS: dict[str, dict[str, bool]] = {
+    "googlenet": {"aux_logits": False, "init_weights": False},
+    "inception_v3": {"aux_logits": False, "init_weights": False},
+}
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """A torchvision network by its own name, or ``name: torchvision`` or ``timm`` with the network's name as ``arch``.
+
+    ``pretrained`` loads the library's default ImageNet weights from its local cache. Nothing is ever downloaded; where
+    the file is missing, the error says how to get it. These weights expect ImageNet's mean and standard deviation.
+    """
+
+    name: str
+    arch: str | None = None
+    pretrained: bool = False
+
+    def __post_init__(self) -> None:
+        if self.name in ("torchvision", "timm"):
+            if self.arch is None:
+                raise ValueError(f"backbone {self.name} needs arch: the name of one of its networks, such as resnet50")
+        elif self.arch is not None:
+            raise ValueError(f"backbone {self.name} takes no arch; write name: torchvision or timm to give one")
+
+    def build(self) -> Backbone:
+        """The network without its classifier.
+
+        Raises:
+            ValueError: the library does not know the network, it has no maps at strides 8, 16 and 32, or the pretrained
+                weights are not in the cache.
+            ImportError: timm is asked for and not installed.
+        """
+        if self.name == "timm":
+            assert self.arch is not None
+            return TimmPyramid(self.arch, self.pretrained)
+        return TorchvisionPyramid(self.arch or self.name, self.pretrained)
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Where a map of the pyramid is found in a network's output, and how its axes lie."""
+
+    key: str
+    channels: int
+    channels_last: bool
+
+
+class TorchvisionPyramid(Backbone):
+    """The part of a torchvision classification network that leads to its last maps at strides 8, 16 and 32."""
+
+    def __init__(self, arch: str, pretrained: bool = False) -> None:
+        super().__init__()
+        known = torchvision.models.list_models(module=torchvision.models)
+        if arch not in known:
+            raise ValueError(f"torchvision has no classification network {arch!r}; it has {', '.join(known)}")
+        model = torchvision.models.get_model(arch, weights=None, **BUILD_OPTIONS.get(arch, {}))
+        maps = _find_maps(arch, model)
+        if pretrained:
+            load_torchvision_weights(model, arch)
+        self.body = create_feature_extractor(model, [found.key for found in maps])
+        self.maps = maps
+        self.channels = tuple(found.channels for found in maps)
+        self.strides = STRIDES
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """``[B, 3, H, W]`` -> the maps at strides 8, 16 and 32."""
+        outputs: Mapping[str, Tensor] = self.body(images)
+        return [_channels_first(outputs[found.key], found) for found in self.maps]
+
+
+class TimmPyramid(Backbone):
+    """The maps at strides 8, 16 and 32 of a timm network."""
+
+    def __init__(self, arch: str, pretrained: bool = False) -> None:
+        super().__init__()
+        try:
+            timm = importlib.import_module("timm")
+        except ModuleNotFoundError as error:
+            raise ImportError(f"backbone timm, arch {arch}, needs the package timm: pip install timm") from error
+        if arch not in timm.list_models():
+            close = ", ".join(timm.list_models(f"*{arch[:4]}*")[:20]) or "see timm.list_models()"
+            raise ValueError(f"timm has no network {arch!r}; similar names: {close}")
+        weights = {"pretrained_cfg_overlay": {"file": str(find_timm_weights(timm, arch))}} if pretrained else {}
+        try:
+            with torch.no_grad():
+                probe = timm.create_model(arch, features_only=True).eval()
+                outputs = probe(torch.zeros(1, 3, PROBE_HEIGHT, PROBE_WIDTH))
+        except (AssertionError, RuntimeError) as error:
+            raise ValueError(f"timm's {arch} is no backbone for images of any size: {error}") from error
+        self.maps = _last_at_strides(arch, {str(index): output for index, output in enumerate(outputs)})
+        self.channels = tuple(found.channels for found in self.maps)
+        self.strides = STRIDES
+        indices = [int(found.key) for found in self.maps]
+        self.body: nn.Module = timm.create_model(
+            arch, pretrained=pretrained, features_only=True, out_indices=indices, **weights
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """``[B, 3, H, W]`` -> the maps at strides 8, 16 and 32."""
+        outputs = self.body(images)
+        return [_channels_first(output, found) for output, found in zip(outputs, self.maps, strict=True)]
+
+
+def _channels_first(features: Tensor, found: FeatureMap) -> Tensor:
+    return features.permute(0, 3, 1, 2) if found.channels_last else features
+
+
+def _find_maps(arch: str, model: nn.Module) -> list[FeatureMap]:
+    """The last maps of ``model`` through which everything flows, found by a trial run.
+
+    In a residual network that is the end of a stage: the first convolutions of the next stage have the same resolution,
+    but part of the information passes them by.
+    """
+    _, names = get_graph_node_names(model)
+    whole = create_feature_extractor(model, names).eval()
+    with torch.no_grad():
+        outputs = whole(torch.zeros(1, 3, PROBE_HEIGHT, PROBE_WIDTH))
+    return _last_at_strides(arch, {key: outputs[key] for key in _junctions(whole.graph)})
+
+
+def _junctions(graph: fx.Graph) -> list[str]:
+    """The outputs of ``graph`` that lie on every path from its input to its end, in order."""
+    nodes = list(graph.nodes)
+    end = nodes[-1]
+    position = {node: index for index, node in enumerate(nodes)}
+    key_of_node = {node: key for key, node in end.args[0].items()}
+    reached = {node for node in nodes if node.op == "placeholder"}
+    junctions, furthest = [], 0
+    for index, node in enumerate(nodes[:-1]):
+        if reached.isdisjoint((node, *node.all_input_nodes)):
+            continue
+        reached.add(node)
+        if furthest <= index and node in key_of_node:
+            junctions.append(key_of_node[node])
+        furthest = max(furthest, *(position[user] for user in node.users if user is not end), index)
+    return junctions
+
+
+def _last_at_strides(arch: str, outputs: Mapping[str, object]) -> list[FeatureMap]:
+    last: dict[int, FeatureMap] = {}
+    for key, output in outputs.items():
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            continue
+        for stride in STRIDES:
+            size = (PROBE_HEIGHT // stride, PROBE_WIDTH // stride)
+            if tuple(output.shape[2:]) == size:
+                last[stride] = FeatureMap(key, output.shape[1], channels_last=False)
+            elif tuple(output.shape[1:3]) == size:
+                last[stride] = FeatureMap(key, output.shape[3], channels_last=True)
+    if missing := [stride for stride in STRIDES if stride not in last]:
+        raise ValueError(f"{arch} has no feature map at stride {missing[0]}; a backbone needs strides {STRIDES}")
+    return [last[stride] for stride in STRIDES]

@@ -1,0 +1,81 @@
+"""A detector: backbone, neck and head, from images to raw predictions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from detseg.config import choice
+from detseg.layers.conv import fuse
+from detseg.models.backbones import BACKBONES
+from detseg.models.heads import HEADS
+from detseg.models.necks import NECKS
+from detseg.models.parts import Backbone, BackboneConfig, Head, HeadConfig, Neck, NeckConfig
+
+
+@dataclass(frozen=True)
+class DetectorConfig:
+    """A backbone, a neck and a head of one's choice; without a choice the C2f detector of size n."""
+
+    name: str = "detector"
+    backbone: BackboneConfig = choice(BACKBONES, default="csp_darknet")
+    neck: NeckConfig = choice(NECKS, default="pan")
+    head: HeadConfig = choice(HEADS, default="dfl")
+
+    def build(self, num_classes: int) -> Detector:
+        """The detector for ``num_classes`` classes, freshly initialized.
+
+        Raises:
+            ValueError: ``num_classes`` is not positive, or the parts do not fit each other.
+        """
+        backbone = self.backbone.build()
+        neck = self.neck.build(backbone.channels, backbone.strides)
+        head = self.head.build(neck.channels, neck.strides, num_classes)
+        return Detector(backbone, neck, head)
+
+
+class Detector(nn.Module):
+    """Images to raw predictions; what the channels of these mean depends on ``head.kind``."""
+
+    def __init__(self, backbone: Backbone, neck: Neck, head: Head) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.neck = neck
+        self.head = head
+        self.strides = neck.strides
+        self.num_classes = head.num_classes
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Raw predictions per level, fine to coarse.
+
+        Args:
+            images: ``[B, 3, H, W]`` floating point, H and W multiples of the coarsest stride.
+
+        Returns:
+            Per level ``[B, C, H / stride, W / stride]``. Head kind ``dfl``: ``4 * bins`` box logits (left, top, right,
+            bottom), then class logits. Kind ``direct``: raw x, y, w, h, then objectness and class logits.
+
+        Raises:
+            ValueError: H or W is not a multiple of the coarsest stride.
+        """
+        if not torch.compiler.is_compiling():
+            self._check_size(images)
+        levels: list[Tensor] = self.head(self.neck(self.backbone(images)))
+        return levels
+
+    def fuse(self) -> Self:
+        """Fold batch norms into convolutions, in place, for inference; returns itself.
+
+        Raises:
+            ValueError: the detector is in training mode.
+        """
+        fuse(self)
+        return self
+
+    def _check_size(self, images: Tensor) -> None:
+        height, width = images.shape[-2:]
+        if height % self.strides[-1] or width % self.strides[-1]:
+            raise ValueError(f"image height and width must be multiples of {self.strides[-1]}, got {height}x{width}")

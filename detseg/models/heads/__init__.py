@@ -1,0 +1,8 @@
+"""Networks that turn a neck's levels into raw predictions."""
+
+from __future__ import annotations
+
+HEADS = {
+    "dfl": "detseg.models.heads.dfl:DFLHeadConfig",
+    "direct": "detseg.models.heads.direct:DirectHeadConfig",
+}

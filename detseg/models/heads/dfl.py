@@ -1,0 +1,86 @@
+"""The decoupled, anchor-free head of YOLOv8: the four sides of a box as distributions (GFL, arXiv 2006.04388)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from detseg.layers.conv import Activation, ConvNormAct
+from detseg.models.parts import Head, require_positive
+
+
+@dataclass(frozen=True)
+class DFLHeadConfig:
+    """``bins`` distances, 0 to ``bins - 1`` strides, are told apart for each side of a box."""
+
+    name: str = "dfl"
+    bins: int = 16
+    activation: Activation = "silu"
+
+    def __post_init__(self) -> None:
+        if self.bins < 2:
+            raise ValueError(f"head bins must be at least 2, got {self.bins}")
+
+    def build(self, channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int) -> DFLHead:
+        """The head for a neck with these channels and strides."""
+        return DFLHead(channels, strides, num_classes, self.bins, self.activation)
+
+
+class DFLHead(Head):
+    """Per level one branch for boxes and one for classes, each of two 3x3 convolutions and a pointwise one."""
+
+    kind: ClassVar[str] = "dfl"
+
+    def __init__(
+        self,
+        channels: tuple[int, ...],
+        strides: tuple[int, ...],
+        num_classes: int,
+        bins: int = 16,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        require_positive("num_classes", num_classes)
+        self.num_classes = num_classes
+        self.bins = bins
+        box_hidden = max(16, channels[0] // 4, 4 * bins)
+        class_hidden = max(channels[0], min(num_classes, 100))
+        self.box_branches = nn.ModuleList(_branch(size, box_hidden, 4 * bins, activation) for size in channels)
+        self.class_branches = nn.ModuleList(_branch(size, class_hidden, num_classes, activation) for size in channels)
+        # The expected distance is the inner product of a distribution with these; frozen in the official files.
+        self.projection = nn.Parameter(torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1), requires_grad=False)
+        self._set_biases(strides)
+
+    def _set_biases(self, strides: tuple[int, ...]) -> None:
+        """Start near the truth: some five objects in an image of 640 x 640 pixels (the prior of arXiv 1708.02002)."""
+        for stride, box_branch, class_branch in zip(strides, self.box_branches, self.class_branches, strict=True):
+            _set_bias(box_branch, 1.0)
+            _set_bias(class_branch, math.log(5 / self.num_classes / (640 / stride) ** 2))
+
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Per level ``[B, 4 * bins + num_classes, H, W]``: bins of left, top, right, bottom, then class logits."""
+        return [
+            torch.cat((box_branch(feature), class_branch(feature)), dim=1)
+            for feature, box_branch, class_branch in zip(features, self.box_branches, self.class_branches, strict=True)
+        ]
+
+
+def _branch(in_channels: int, hidden: int, out_channels: int, activation: str) -> nn.Sequential:
+    return nn.Sequential(
+        ConvNormAct(in_channels, hidden, 3, activation=activation),
+        ConvNormAct(hidden, hidden, 3, activation=activation),
+        nn.Conv2d(hidden, out_channels, 1),
+    )
+
+
+def _set_bias(branch: nn.Module, value: float) -> None:
+    assert isinstance(branch, nn.Sequential)
+    predictor = branch[-1]
+    assert isinstance(predictor, nn.Conv2d)
+    assert predictor.bias is not None
+    nn.init.constant_(predictor.bias, value)

@@ -1,0 +1,138 @@
+"""Weights from files: our own safetensors, and the official YOLOX checkpoints under their own names."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+# The front of an official YOLOX name -> ours.
+YOLOX_MODULES = (
+    ("backbone.backbone.stem.", "backbone.stem."),
+    ("backbone.backbone.dark2.", "backbone.stages.0."),
+    ("backbone.backbone.dark3.", "backbone.stages.1."),
+    ("backbone.backbone.dark4.", "backbone.stages.2."),
+    ("backbone.backbone.dark5.", "backbone.stages.3."),
+    ("backbone.lateral_conv0.", "neck.top_down.0.reduce."),
+    ("backbone.C3_p4.", "neck.top_down.0.block."),
+    ("backbone.reduce_conv1.", "neck.top_down.1.reduce."),
+    ("backbone.C3_p3.", "neck.top_down.1.block."),
+    ("backbone.bu_conv2.", "neck.bottom_up.0.down."),
+    ("backbone.C3_n3.", "neck.bottom_up.0.block."),
+    ("backbone.bu_conv1.", "neck.bottom_up.1.down."),
+    ("backbone.C3_n4.", "neck.bottom_up.1.block."),
+    ("head.stems.", "head.stems."),
+    ("head.cls_convs.", "head.class_convs."),
+    ("head.reg_convs.", "head.box_convs."),
+    ("head.cls_preds.", "head.class_preds."),
+    ("head.reg_preds.", "head.box_preds."),
+    ("head.obj_preds.", "head.objectness_preds."),
+)
+YOLOX_PARTS = ((".m.", ".blocks."), (".dconv.", ".depthwise."), (".pconv.", ".pointwise."))
+
+NAMES_SHOWN = 10
+
+
+class WeightsError(ValueError):
+    """A file of weights cannot be read, or does not fit the model."""
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What became of the names: ``mapped`` and ``missing`` are the model's, ``unused`` the file's.
+
+    A weight whose shape differs is both missing and unused.
+    """
+
+    mapped: tuple[str, ...]
+    unused: tuple[str, ...]
+    missing: tuple[str, ...]
+
+
+def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> LoadReport:
+    """Load a file of weights into ``model``, in place, or leave it untouched when the file does not fit.
+
+    Args:
+        model: the network; the weights take its precision and device.
+        path: ``.safetensors`` in the model's own names; ``.pth`` or ``.pt`` with tensors only, a state dict or
+            ``{"model": state dict}``, in the model's own names or in those of YOLOX.
+        strict: every weight of the file and of the model must find its match. Otherwise those without one keep their
+            values and are reported: a detector for other classes starts from the rest.
+
+    Raises:
+        WeightsError: the file is missing, unreadable or holds objects other than tensors; a weight has no match or
+            another shape and ``strict`` is set; no weight matches at all.
+    """
+    path = Path(path)
+    names_and_weights = {_own_name(name): (name, weight) for name, weight in _read(path).items()}
+    own = model.state_dict()
+    problems, mapped = [], {}
+    for own_name, (name, weight) in names_and_weights.items():
+        if own_name not in own:
+            problems.append(f"unused: {name}")
+        elif own[own_name].shape != weight.shape:
+            problems.append(
+                f"shape of {name}: {list(weight.shape)} in the file, {list(own[own_name].shape)} in the model"
+            )
+        else:
+            mapped[own_name] = weight
+    problems += [f"missing: {own_name}" for own_name in own if own_name not in names_and_weights]
+    if problems and (strict or not mapped):
+        raise WeightsError(f"{path} does not fit the model ({len(mapped)} weights fit): {_listing(problems)}")
+    model.load_state_dict(mapped, strict=False)
+    return LoadReport(
+        mapped=tuple(mapped),
+        unused=tuple(name for own_name, (name, _) in names_and_weights.items() if own_name not in mapped),
+        missing=tuple(own_name for own_name in own if own_name not in mapped),
+    )
+
+
+def _listing(problems: list[str]) -> str:
+    rest = len(problems) - NAMES_SHOWN
+    return "; ".join(problems[:NAMES_SHOWN]) + (f"; and {rest} more" if rest > 0 else "")
+
+
+def _own_name(name: str) -> str:
+    for front, own_front in YOLOX_MODULES:
+        if name.startswith(front):
+            name = own_front + name.removeprefix(front)
+            for part, own_part in YOLOX_PARTS:
+                name = name.replace(part, own_part)
+            return name
+    return name
+
+
+def _read(path: Path) -> Mapping[str, Tensor]:
+    if not path.is_file():
+        raise WeightsError(f"no file of weights at {path}")
+    match path.suffix.lower():
+        case ".safetensors":
+            try:
+                return load_file(path)
+            except SafetensorError as error:
+                raise WeightsError(f"{path} is not a whole safetensors file: {error}") from error
+        case ".pth" | ".pt":
+            return _read_torch(path)
+    raise WeightsError(f"{path} must end in .safetensors, .pth or .pt")
+
+
+def _read_torch(path: Path) -> Mapping[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} cannot be read as plain tensors; other Python objects are refused, because loading them could run "
+            f"foreign code"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise WeightsError(f"{path} is not a whole torch file: {error}") from error
+    weights = content.get("model", content) if isinstance(content, dict) else content
+    if not isinstance(weights, dict) or not all(isinstance(weight, Tensor) for weight in weights.values()):
+        raise WeightsError(f'{path} must hold a state dict, or one under "model"')
+    return weights
