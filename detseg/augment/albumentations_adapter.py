@@ -1,0 +1,154 @@
+"""Albumentations pipelines from a configuration, on samples with boxes and label masks.
+
+The package takes seconds to import, so that happens only when a pipeline is asked for.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import os
+import random
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module, metadata
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from detseg.augment.config import AugmentConfig
+from detseg.augment.geometry import clip_boxes
+from detseg.structures import Placement, Sample
+
+ALBUMENTATIONS_VERSION = "2.0.8"
+_INSTALL = f"pip install albumentations=={ALBUMENTATIONS_VERSION}"
+
+
+def import_albumentations() -> ModuleType:
+    """Albumentations 2.0.8 (MIT), with its look-up of newer versions switched off.
+
+    Raises:
+        ValueError: if the package is missing, has another version, or is the AGPL-licensed albumentationsx.
+    """
+    installed = {name: _version(name) for name in ("albumentations", "albumentationsx")}
+    if installed["albumentationsx"] is not None:
+        raise ValueError(
+            f"albumentationsx {installed['albumentationsx']} is installed; it is licensed under the AGPL and takes the "
+            f"import name of albumentations. Run: pip uninstall albumentationsx, then: {_INSTALL}"
+        )
+    if installed["albumentations"] != ALBUMENTATIONS_VERSION:
+        found = installed["albumentations"] or "no albumentations"
+        raise ValueError(
+            f"an albumentations pipeline needs albumentations {ALBUMENTATIONS_VERSION}, found {found}. Run: {_INSTALL}"
+        )
+    os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+    return import_module("albumentations")
+
+
+class AlbumentationsAdapter:
+    """The pipeline that ``config.albumentations`` lists, as one function of a sample and a random generator.
+
+    Boxes go through as pixel xyxy with their labels and crowd flags; afterwards the rules of the config for boxes that
+    are nearly gone apply. Where a transform fills a label mask, it does so with ``mask_fill`` unless told otherwise.
+
+    Raises:
+        ValueError: if a transform is unknown or refuses its parameters.
+    """
+
+    def __init__(self, config: AugmentConfig) -> None:
+        library = import_albumentations()
+        self._config = config
+        transforms = [
+            _build(library, one, config, f"albumentations[{i}]") for i, one in enumerate(config.albumentations)
+        ]
+        bbox_params = library.BboxParams(
+            format="pascal_voc",
+            label_fields=["rows"],
+            min_visibility=config.min_area_ratio,
+            clip=True,
+            filter_invalid_bboxes=True,
+        )
+        with warnings.catch_warnings():
+            # Boxes may well meet a pipeline that changes colors only.
+            warnings.filterwarnings("ignore", message="Got processor for bboxes, but no transform to process it")
+            self._pipeline = library.Compose(transforms, bbox_params=bbox_params)
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Sample:
+        """The transformed sample; its size is what the pipeline made of it.
+
+        Raises:
+            ValueError: if the pipeline gives something other than an RGB image of type uint8.
+        """
+        # One generator for all transforms: with set_random_seed each would start from the same seed and draw the same
+        # numbers, so that all of those with one probability would come and go together.
+        self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))
+        targets: dict[str, Any] = {} if sample.mask is None else {"mask": sample.mask}
+        rows = np.arange(len(sample.labels))
+        result = self._pipeline(image=sample.image, bboxes=sample.boxes_xyxy, rows=rows, **targets)
+        image = result["image"]
+        if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            got = f"{image.dtype} {tuple(image.shape)}" if hasattr(image, "dtype") else type(image).__name__
+            raise ValueError(
+                f"the albumentations pipeline must give uint8 images with 3 channels, it gave {got}; leave out "
+                "Normalize, ToFloat, ToGray with one channel and ToTensorV2: normalization belongs to the input spec"
+            )
+        size: tuple[int, int] = image.shape[:2]
+        boxes, keep = clip_boxes(np.asarray(result["bboxes"], np.float64).reshape(-1, 4), size, self._config)
+        rows = np.asarray(result["rows"]).astype(np.int64)[keep]
+        return replace(
+            sample,
+            image=np.ascontiguousarray(image),
+            boxes_xyxy=boxes[keep],
+            labels=sample.labels[rows],
+            crowd=sample.crowd[rows],
+            placement=Placement.identity(*size),
+            mask=None if sample.mask is None else np.ascontiguousarray(result["mask"]),
+        )
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _build(library: ModuleType, entry: Mapping[str, Any], config: AugmentConfig, where: str) -> Any:
+    name = entry.get("name", entry.get("transform"))
+    allowed = _transforms(library)
+    if name not in allowed:
+        nearest = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.0)[0]
+        raise ValueError(f"{where}: albumentations has no transform {name!r}; the nearest name is {nearest!r}")
+    kind = allowed[name]
+    accepted = inspect.signature(kind.__init__).parameters
+    params = {str(key): value for key, value in entry.get("params", {}).items()}
+    unknown = sorted(set(params) - set(accepted) - {"p"})
+    if unknown:
+        known = ", ".join(parameter for parameter in accepted if parameter not in ("self", "transforms"))
+        raise ValueError(f"{where}: {name} has no parameter {', '.join(unknown)}; it has {known}")
+    if "fill_mask" in accepted and accepted["fill_mask"].default is not None:
+        params.setdefault("fill_mask", config.mask_fill)
+    if "transforms" in accepted:
+        inner = entry.get("transforms", [])
+        if not inner:
+            raise ValueError(f"{where}: {name} needs a list of transforms under the key `transforms`")
+        params["transforms"] = [_build(library, one, config, f"{where}.transforms[{i}]") for i, one in enumerate(inner)]
+    elif "transforms" in entry:
+        raise ValueError(f"{where}: {name} takes no list of transforms")
+    try:
+        return kind(**params)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {name} refuses its parameters {entry.get('params', {})}: {error}") from error
+
+
+def _transforms(library: ModuleType) -> dict[str, Any]:
+    bases = (library.BasicTransform, library.BaseCompose)
+    abstract = {library.Compose, library.ReplayCompose, *bases}
+    found = {name: getattr(library, name) for name in dir(library)}
+    return {
+        name: kind
+        for name, kind in found.items()
+        if isinstance(kind, type) and issubclass(kind, bases) and kind not in abstract and not inspect.isabstract(kind)
+    }

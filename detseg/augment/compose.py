@@ -1,0 +1,117 @@
+"""One picture out of one, four or two samples: letterbox, mosaic and mixup, with their boxes and label masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from detseg.augment.config import AugmentConfig
+from detseg.augment.geometry import clip_boxes, paste, quarter_turns, scaling, transform_boxes, translation
+from detseg.structures import BoolArray, DoubleArray, FloatArray, Placement, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """A sample and where it lies on a canvas whose origin is in its middle: a ``[3, 3]`` matrix."""
+
+    sample: Sample
+    to_canvas: DoubleArray
+
+
+def single_tile(sample: Sample, size: tuple[int, int], turns: int = 0) -> list[Tile]:
+    """``sample``, turned by ``turns`` quarters, as large as fits into ``size`` (height, width) and centered."""
+    to_canvas, height, width = _fitted(sample, size, turns)
+    return [Tile(sample, translation(-width / 2, -height / 2) @ to_canvas)]
+
+
+def mosaic_tiles(
+    samples: Sequence[Sample], turns: Sequence[int], size: tuple[int, int], rng: np.random.Generator
+) -> list[Tile]:
+    """Four samples that meet in a random point, at most half the size away from the middle (YOLOv4, 2004.10934).
+
+    Each is as large as fits into ``size`` (height, width), so that the canvas is twice that size; the view that is
+    drawn of it shows a part.
+    """
+    center_x, center_y = rng.uniform(-0.5, 0.5, 2) * (size[1], size[0])
+    tiles = []
+    for quadrant, (sample, count) in enumerate(zip(samples, turns, strict=True)):
+        to_canvas, height, width = _fitted(sample, size, count)
+        left = center_x - width * (quadrant % 2 == 0)
+        top = center_y - height * (quadrant < 2)
+        tiles.append(Tile(sample, translation(left, top) @ to_canvas))
+    return tiles
+
+
+def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], config: AugmentConfig) -> Sample:
+    """The picture of ``size`` (height, width) that ``view`` shows of the tiles, with the boxes and mask in it.
+
+    Each tile goes through a single warp into the picture itself: no canvas is ever made, and no pixel is interpolated
+    twice. The identity (id and path) is that of the first tile; the placement is that of the new picture.
+
+    Raises:
+        ValueError: if some of the samples have a label mask and others have none.
+    """
+    image = np.full((*size, 3), config.pad_value, np.uint8)
+    mask = np.full(size, config.mask_fill, np.uint8) if _have_masks([tile.sample for tile in tiles]) else None
+    boxes: list[FloatArray] = []
+    keeps: list[BoolArray] = []
+    for tile in tiles:
+        matrix = view @ tile.to_canvas
+        paste(image, tile.sample.image, matrix)
+        if mask is not None and tile.sample.mask is not None:
+            paste(mask, tile.sample.mask, matrix, interpolate=False)
+        clipped, keep = clip_boxes(transform_boxes(tile.sample.boxes_xyxy, matrix), size, config)
+        boxes.append(clipped)
+        keeps.append(keep)
+    kept = np.concatenate(keeps)
+    return replace(
+        tiles[0].sample,
+        image=image,
+        boxes_xyxy=np.concatenate(boxes)[kept],
+        labels=np.concatenate([tile.sample.labels for tile in tiles])[kept],
+        crowd=np.concatenate([tile.sample.crowd for tile in tiles])[kept],
+        placement=Placement.identity(*size),
+        mask=mask,
+    )
+
+
+def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
+    """A blend of two samples of one size, with the boxes of both (mixup, 1710.09412).
+
+    The share is drawn from Beta(32, 32), close to one half, so that the objects of both stay visible. Label masks
+    cannot be blended: the mask is that of the sample with the larger share.
+
+    Raises:
+        ValueError: if only one of the samples has a label mask.
+    """
+    _have_masks([first, second])
+    share = float(rng.beta(32.0, 32.0))
+    image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0).astype(np.uint8, copy=False)
+    return replace(
+        first,
+        image=image,
+        boxes_xyxy=np.concatenate([first.boxes_xyxy, second.boxes_xyxy]),
+        labels=np.concatenate([first.labels, second.labels]),
+        crowd=np.concatenate([first.crowd, second.crowd]),
+        mask=first.mask if share >= 0.5 else second.mask,
+    )
+
+
+def _fitted(sample: Sample, size: tuple[int, int], turns: int) -> tuple[DoubleArray, float, float]:
+    """The matrix that turns and scales a sample to fit ``size``, and the height and width it then has."""
+    height, width = sample.image.shape[:2]
+    turn = quarter_turns(turns, height, width)
+    if turns % 2:
+        height, width = width, height
+    ratio = min(size[0] / height, size[1] / width)
+    return scaling(ratio, ratio) @ turn, height * ratio, width * ratio
+
+
+def _have_masks(samples: Sequence[Sample]) -> bool:
+    without = [sample.path for sample in samples if sample.mask is None]
+    if without and len(without) < len(samples):
+        raise ValueError(f"{without[0]} has no label mask, but an image it is combined with has one; give all or none")
+    return not without

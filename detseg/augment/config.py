@@ -1,0 +1,119 @@
+"""The settings of augmentation, as they stand in a YAML file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_PROBABILITIES = ("mosaic", "mixup", "flip_horizontal", "flip_vertical", "rotate_90")
+_UPPER_LIMITS = {
+    "degrees": 180.0,
+    "translate": 1.0,
+    "shear": 60.0,
+    "perspective": 0.1,
+    "hsv_hue": 0.5,
+    "hsv_saturation": 1.0,
+    "hsv_value": 1.0,
+    "min_area_ratio": 1.0,
+}
+_GRAY_LEVELS = ("pad_value", "mask_fill")
+
+
+@dataclass(frozen=True)
+class AugmentConfig:
+    """How training images are changed; the same for boxes and for label masks.
+
+    Probabilities per image: ``mosaic`` (four images around a random point), ``mixup`` (a blend with a second image),
+    ``flip_horizontal``, ``flip_vertical``, ``rotate_90`` (a quarter, half or three-quarter turn). In the last
+    ``close_last_epochs`` epochs mosaic and mixup are off, so that training ends on images as they are.
+
+    Random view: a turn of up to ``degrees``; a zoom by a factor between the two values of ``scale``; a shift of up to
+    ``translate`` of the input size; ``shear`` in degrees; ``perspective``, the largest relative change of scale from
+    the middle of the image to its border (at most 0.1).
+
+    Color: ``hsv_hue`` as a fraction of the color circle, ``hsv_saturation`` and ``hsv_value`` as relative gains.
+
+    ``multi_scale``: factors (smallest, largest) between which the loader draws one input size per batch.
+
+    ``albumentations``: a list of ``{name: RandomGamma, params: {p: 0.5}}``, applied in this order after the geometry.
+
+    A box is dropped where less than ``min_area_ratio`` of it is left inside the image, where a side is under
+    ``min_box_side`` pixels, or where one side is over ``max_box_aspect`` times the other. Pixels that no image covers
+    get ``pad_value``, in a label mask ``mask_fill``.
+
+    Raises:
+        ValueError: for a value outside its range; the message names the field, the value and what is allowed.
+    """
+
+    mosaic: float = 1.0
+    mixup: float = 0.0
+    close_last_epochs: int = 10
+    degrees: float = 0.0
+    translate: float = 0.1
+    scale: tuple[float, float] = (0.5, 1.5)
+    shear: float = 0.0
+    perspective: float = 0.0
+    flip_horizontal: float = 0.5
+    flip_vertical: float = 0.0
+    rotate_90: float = 0.0
+    hsv_hue: float = 0.015
+    hsv_saturation: float = 0.7
+    hsv_value: float = 0.4
+    multi_scale: tuple[float, float] | None = None
+    albumentations: list[Any] = field(default_factory=list)
+    min_area_ratio: float = 0.1
+    min_box_side: float = 2.0
+    max_box_aspect: float = 100.0
+    pad_value: int = 114
+    mask_fill: int = 255
+
+    def __post_init__(self) -> None:
+        for name in _PROBABILITIES:
+            self._require_range(name, 0, 1, "a probability from 0 to 1")
+        for name, limit in _UPPER_LIMITS.items():
+            self._require_range(name, 0, limit, f"from 0 to {limit:g}")
+        for name in _GRAY_LEVELS:
+            self._require_range(name, 0, 255, "from 0 to 255")
+        self._require_range("close_last_epochs", 0, float("inf"), "0 or more epochs")
+        self._require_range("min_box_side", 0, float("inf"), "0 or more pixels")
+        self._require_range("max_box_aspect", 1, float("inf"), "1 or more")
+        require_factors("scale", self.scale)
+        if self.multi_scale is not None:
+            require_factors("multi_scale", self.multi_scale)
+        for position, entry in enumerate(self.albumentations):
+            _require_transform(entry, f"albumentations[{position}]")
+
+    def _require_range(self, name: str, smallest: float, largest: float, allowed: str) -> None:
+        value = getattr(self, name)
+        if not smallest <= value <= largest:
+            raise ValueError(f"{name} must be {allowed}, got {value}")
+
+
+def require_factors(name: str, factors: tuple[float, float]) -> None:
+    """Check a range of positive factors.
+
+    Raises:
+        ValueError: unless ``factors`` is (smallest, largest) with 0 < smallest <= largest.
+    """
+    if len(factors) != 2 or not 0 < factors[0] <= factors[1] < float("inf"):
+        raise ValueError(f"{name} must be two factors, 0 < smallest <= largest, such as [0.5, 1.5]; got {factors}")
+
+
+def _require_transform(entry: Any, where: str) -> None:
+    example = "{name: RandomGamma, params: {p: 0.5}}"
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{where} must be a mapping such as {example}, got {entry!r}")
+    unknown = sorted(set(map(str, entry)) - {"name", "transform", "params", "transforms"})
+    if unknown:
+        raise ValueError(f"{where}: unknown key {', '.join(unknown)}; allowed are name, params and transforms")
+    names = [entry[key] for key in ("name", "transform") if key in entry]
+    if len(names) != 1 or not isinstance(names[0], str):
+        raise ValueError(f"{where} needs exactly one name, such as {example}; got {dict(entry)}")
+    if not isinstance(entry.get("params", {}), Mapping):
+        raise ValueError(f"{where}: params must be a mapping of argument names to values, got {entry['params']!r}")
+    nested = entry.get("transforms", [])
+    if not isinstance(nested, list):
+        raise ValueError(f"{where}: transforms must be a list of transforms, got {nested!r}")
+    for position, inner in enumerate(nested):
+        _require_transform(inner, f"{where}.transforms[{position}]")

@@ -1,0 +1,175 @@
+"""Projective maps of images, label masks and boxes, each image drawn straight into the final picture.
+
+Matrices are ``[3, 3]`` float64 and act on points ``(x, y, 1)`` in pixels with the origin at the top left corner of the
+top left pixel, as boxes do; the center of that pixel is ``(0.5, 0.5)``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.augment.config import AugmentConfig
+from detseg.structures import BoolArray, ByteArray, DoubleArray, FloatArray
+
+_MAX_SHRINK = 1.5
+"""Bilinear interpolation reads two pixels per axis; a step of more than this between its samples shows as aliasing."""
+
+
+def translation(x: float, y: float) -> DoubleArray:
+    """The matrix that moves points by ``(x, y)``."""
+    return np.array([[1.0, 0.0, x], [0.0, 1.0, y], [0.0, 0.0, 1.0]])
+
+
+def scaling(x: float, y: float) -> DoubleArray:
+    """The matrix that scales about the origin; a negative factor mirrors."""
+    return np.array([[x, 0.0, 0.0], [0.0, y, 0.0], [0.0, 0.0, 1.0]])
+
+
+def quarter_turns(count: int, height: int, width: int) -> DoubleArray:
+    """The matrix that turns an image of this size by ``count`` quarters counter-clockwise, as ``numpy.rot90`` does."""
+    return {
+        0: np.eye(3),
+        1: np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, width], [0.0, 0.0, 1.0]]),
+        2: np.array([[-1.0, 0.0, width], [0.0, -1.0, height], [0.0, 0.0, 1.0]]),
+        3: np.array([[0.0, -1.0, height], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+    }[count % 4]
+
+
+def random_view(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> DoubleArray:
+    """A random map from a canvas with its origin in the middle to an output of ``size`` (height, width).
+
+    In this order: perspective, turn and zoom, shear, flips, shift to the middle of the output and a little further.
+    """
+    height, width = size
+    tilt_x, tilt_y = rng.uniform(-config.perspective, config.perspective, 2)
+    angle = math.radians(rng.uniform(-config.degrees, config.degrees))
+    zoom = rng.uniform(*config.scale)
+    shear_x, shear_y = np.tan(np.radians(rng.uniform(-config.shear, config.shear, 2)))
+    shift_x, shift_y = rng.uniform(-config.translate, config.translate, 2)
+    mirror_x, mirror_y = np.where(rng.random(2) < (config.flip_horizontal, config.flip_vertical), -1.0, 1.0)
+
+    perspective = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [2 * tilt_x / width, 2 * tilt_y / height, 1.0]])
+    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
+    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+    shear = np.array([[1.0, shear_x, 0.0], [shear_y, 1.0, 0.0], [0.0, 0.0, 1.0]])
+    shift = translation(width * (0.5 + shift_x), height * (0.5 + shift_y))
+    return np.asarray(shift @ scaling(mirror_x, mirror_y) @ shear @ turn @ perspective, dtype=np.float64)
+
+
+def project(points_xy: NDArray[Any], matrix: DoubleArray) -> DoubleArray:
+    """Points ``[..., 2]`` through ``matrix``."""
+    mapped = np.asarray(points_xy, np.float64) @ matrix[:, :2].T + matrix[:, 2]
+    return np.asarray(mapped[..., :2] / mapped[..., 2:], dtype=np.float64)
+
+
+def transform_boxes(boxes_xyxy: NDArray[Any], matrix: DoubleArray) -> DoubleArray:
+    """The upright boxes ``[N, 4]`` that enclose the four mapped corners of each box; not clipped."""
+    corners = project(np.asarray(boxes_xyxy)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]], matrix)
+    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+
+
+def clip_boxes(boxes_xyxy: NDArray[Any], size: tuple[int, int], config: AugmentConfig) -> tuple[FloatArray, BoolArray]:
+    """Clip boxes ``[N, 4]`` to an image of ``size`` (height, width) and say which of them are worth keeping.
+
+    Returns:
+        The clipped boxes ``[N, 4]`` and ``[N]`` bool, true where enough is left by the three rules in the config.
+    """
+    limit = np.array([size[1], size[0]] * 2, np.float64)
+    clipped = np.clip(boxes_xyxy, 0, limit)
+    sides = clipped[:, 2:] - clipped[:, :2]
+    full = np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1)
+    short, long = sides.min(axis=1), sides.max(axis=1)
+    # The tolerance keeps a box of exactly the smallest side after it went through floating-point matrices.
+    keep = (short > 0) & (short >= config.min_box_side - 1e-6) & (long <= config.max_box_aspect * short)
+    keep &= np.prod(sides, axis=1) >= config.min_area_ratio * full
+    return clipped.astype(np.float32), keep
+
+
+def paste(target: ByteArray, source: ByteArray, matrix: DoubleArray, interpolate: bool = True) -> None:
+    """Draw ``source`` through ``matrix`` into ``target``, both ``[H, W, 3]`` or ``[H, W]`` uint8, in place.
+
+    A pixel of ``target`` is written where its center lies in the mapped ``source``. With ``interpolate`` false each
+    gets the nearest value, as label masks need it; otherwise bilinear, after the source was shrunk as far as needed.
+    """
+    axis_aligned = _is_axis_aligned(matrix)
+    left, top, right, bottom = _covered_pixels(matrix, source.shape, target.shape, axis_aligned)
+    if left >= right or top >= bottom:
+        return
+    region = target[top:bottom, left:right]
+    matrix = translation(-left, -top) @ matrix
+    if not axis_aligned:
+        ones = np.ones(source.shape[:2], np.uint8)
+        covered = _warp(ones, matrix, region.shape, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    if interpolate:
+        source, matrix = _shrink(source, matrix, region.shape)
+    method = cv2.INTER_LINEAR if interpolate else cv2.INTER_NEAREST
+    drawn = _warp(source, matrix, region.shape, method, cv2.BORDER_REPLICATE)
+    if axis_aligned:
+        region[:] = drawn
+    else:
+        cv2.copyTo(drawn, covered, region)
+
+
+def _is_axis_aligned(matrix: DoubleArray) -> bool:
+    straight = matrix[0, 1] == matrix[1, 0] == 0
+    turned = matrix[0, 0] == matrix[1, 1] == 0
+    return bool((straight or turned) and matrix[2, 0] == matrix[2, 1] == 0)
+
+
+def _covered_pixels(
+    matrix: DoubleArray, source_shape: tuple[int, ...], target_shape: tuple[int, ...], axis_aligned: bool
+) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of the target pixels that the source reaches: exact if axis-aligned, else enclosing."""
+    first, last = transform_boxes(np.array([[0, 0, source_shape[1], source_shape[0]]]), matrix).reshape(2, 2)
+    if axis_aligned:
+        first, last = np.ceil(first - 0.5), np.ceil(last - 0.5)
+    limit = (target_shape[1], target_shape[0])
+    left, top = np.clip(np.floor(first), 0, limit).astype(int)
+    right, bottom = np.clip(np.ceil(last), 0, limit).astype(int)
+    return int(left), int(top), int(right), int(bottom)
+
+
+def _shrink(source: ByteArray, matrix: DoubleArray, region_shape: tuple[int, ...]) -> tuple[ByteArray, DoubleArray]:
+    """Average blocks of the source where the map shrinks it by more than bilinear interpolation can stand.
+
+    Only whole factors, and only the part that the region shows: OpenCV averages whole blocks five to twenty times
+    faster than fractional ones, and at most a factor of ``_MAX_SHRINK`` is left to the interpolation.
+    """
+    inverse = np.linalg.inv(matrix).astype(np.float64)
+    height, width = region_shape[:2]
+    corner = np.array([[0, 0], [1, 0], [0, 1]])
+    middle, right_of_it, below_it = project(corner + np.array([width, height]) / 2, inverse)
+    step_x, step_y = right_of_it - middle, below_it - middle
+    factor = math.ceil(math.sqrt(abs(step_x[0] * step_y[1] - step_x[1] * step_y[0])) / _MAX_SHRINK)
+    if factor <= 1:
+        return source, matrix
+    seen = transform_boxes(np.array([[0, 0, width, height]]), inverse)[0] / factor
+    blocks = -(-np.array(source.shape[1::-1]) // factor)
+    left, top = np.clip(np.floor(seen[:2]).astype(int) - 1, 0, blocks - 1)
+    right, bottom = np.clip(np.ceil(seen[2:]).astype(int) + 1, (left + 1, top + 1), blocks)
+    part = source[top * factor : bottom * factor, left * factor : right * factor]
+    missing_y = (bottom - top) * factor - part.shape[0]
+    missing_x = (right - left) * factor - part.shape[1]
+    if missing_y or missing_x:
+        part = _bytes(cv2.copyMakeBorder(part, 0, missing_y, 0, missing_x, cv2.BORDER_REPLICATE))
+    smaller = cv2.resize(part, (int(right - left), int(bottom - top)), interpolation=cv2.INTER_AREA)
+    return _bytes(smaller), matrix @ translation(left * factor, top * factor) @ scaling(factor, factor)
+
+
+def _warp(source: ByteArray, matrix: DoubleArray, shape: tuple[int, ...], method: int, border: int) -> ByteArray:
+    # OpenCV counts from the center of the first pixel.
+    matrix = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
+    size = (shape[1], shape[0])
+    if matrix[2, 0] == matrix[2, 1] == 0:
+        affine = matrix[:2] / matrix[2, 2]
+        return _bytes(cv2.warpAffine(source, affine, size, flags=method, borderMode=border))
+    return _bytes(cv2.warpPerspective(source, matrix, size, flags=method, borderMode=border))
+
+
+def _bytes(image: NDArray[Any]) -> ByteArray:
+    return image.astype(np.uint8, copy=False)

@@ -1,0 +1,110 @@
+"""From a sample as it lies on the disk to one that fits the network, for training and for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from detseg.augment.albumentations_adapter import AlbumentationsAdapter
+from detseg.augment.color import hsv_jitter
+from detseg.augment.compose import draw, mixup, mosaic_tiles, single_tile
+from detseg.augment.config import AugmentConfig
+from detseg.augment.geometry import paste, random_view, scaling, translation
+from detseg.runtime.geometry import InputSpec, letterbox
+from detseg.structures import FloatArray, Placement, Sample
+
+Load = Callable[[int], Sample]
+
+
+def build_train_pipeline(config: AugmentConfig) -> TrainPipeline:
+    """The training pipeline of ``config``; albumentations is imported only if the config names a transform of it.
+
+    Raises:
+        ValueError: if an albumentations transform is unknown, refuses its parameters, or the package is not the one
+            that this project works with.
+    """
+    adapter = AlbumentationsAdapter(config) if config.albumentations else None
+    return TrainPipeline(config, adapter)
+
+
+class TrainPipeline:
+    """Letterbox, mosaic, random view, mixup, albumentations and color jitter, in this order.
+
+    The result is a pure function of the sample's index, the seed and the epoch: all that is random comes from one
+    generator that is made from the three.
+    """
+
+    def __init__(self, config: AugmentConfig, adapter: AlbumentationsAdapter | None = None) -> None:
+        self.config = config
+        self._adapter = adapter
+
+    def __call__(
+        self,
+        load: Load,
+        num_samples: int,
+        index: int,
+        seed: int,
+        epoch: int,
+        size: tuple[int, int],
+        closing: bool = False,
+    ) -> Sample:
+        """The augmented sample number ``index``, its image exactly ``size`` (height, width).
+
+        ``load`` gives the sample of an index below ``num_samples``; mosaic and mixup load others too. ``closing`` turns
+        these two off.
+        """
+        rng = np.random.default_rng([seed, epoch, index])
+        sample = self._place(load, num_samples, index, size, closing, rng)
+        if not closing and rng.random() < self.config.mixup:
+            partner = int(rng.integers(num_samples))
+            sample = mixup(sample, self._place(load, num_samples, partner, size, closing, rng), rng)
+        if self._adapter is not None:
+            sample = self._adapter(sample, rng)
+            if sample.image.shape[:2] != size:
+                sample = draw(single_tile(sample, size), translation(size[1] / 2, size[0] / 2), size, self.config)
+        return replace(sample, image=hsv_jitter(sample.image, self.config, rng))
+
+    def _place(
+        self, load: Load, num_samples: int, index: int, size: tuple[int, int], closing: bool, rng: np.random.Generator
+    ) -> Sample:
+        config = self.config
+        if not closing and rng.random() < config.mosaic:
+            others = rng.integers(num_samples, size=3)
+            samples = [load(index), *(load(int(other)) for other in others)]
+            tiles = mosaic_tiles(samples, [self._turns(rng) for _ in samples], size, rng)
+        else:
+            tiles = single_tile(load(index), size, self._turns(rng))
+        return draw(tiles, random_view(config, size, rng), size, config)
+
+    def _turns(self, rng: np.random.Generator) -> int:
+        return int(rng.integers(1, 4)) if rng.random() < self.config.rotate_90 else 0
+
+
+class EvalPipeline:
+    """The letterbox of ``spec`` for an image with its boxes and label mask; nothing is random.
+
+    The placement of the result leads back to the image as it was. Mask pixels outside the image get ``mask_fill``.
+    """
+
+    def __init__(self, spec: InputSpec, mask_fill: int = 255) -> None:
+        self.spec = spec
+        self.mask_fill = mask_fill
+
+    def __call__(self, sample: Sample) -> Sample:
+        """``sample`` in network input pixels.
+
+        Raises:
+            ValueError: if the sample was already placed in a network input.
+        """
+        if sample.placement != Placement.identity(*sample.image.shape[:2]):
+            raise ValueError(f"{sample.path}: already placed in a network input ({sample.placement}); load it again")
+        image, placement = letterbox(sample.image, self.spec)
+        mask = None
+        if sample.mask is not None:
+            mask = np.full(image.shape[:2], self.mask_fill, np.uint8)
+            to_input = scaling(placement.scale_x, placement.scale_y)
+            paste(mask, sample.mask, translation(placement.offset_x, placement.offset_y) @ to_input, interpolate=False)
+        boxes: FloatArray = placement.to_input(sample.boxes_xyxy).astype(np.float32)
+        return replace(sample, image=image, boxes_xyxy=boxes, mask=mask, placement=placement)

@@ -1,0 +1,137 @@
+"""Which samples form which batch, at which size: pure functions of the seed, the epoch and the batch number.
+
+There is no state to save: a run that stopped after ``s`` batches of an epoch goes on with batch ``s`` of the same plan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from detseg.structures import IntArray
+
+# The fourth word of the seed keeps these draws apart from each other and from those of augmentation, which has three.
+# It must not be zero: numpy fills short seeds up with zeros.
+_ORDER_STREAM = 1
+_SIZE_STREAM = 2
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedBatch:
+    """One batch on one rank, before anything is loaded: ``indices`` of its samples and its ``size`` (height, width)."""
+
+    epoch: int
+    indices: tuple[int, ...]
+    size: tuple[int, int]
+    closing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainPlan:
+    """The batches of every epoch of a training run.
+
+    ``batch_size`` counts the images of all ranks together: rank ``r`` of ``world_size`` gets the ``r``-th part of every
+    batch, so that the ranks together see what a single process would. All ranks have equally many batches; the samples
+    of an epoch that do not fill a batch are left out, other ones in each epoch.
+
+    ``multi_scale``: factors (smallest, largest) for one random size per batch, rounded to multiples of ``stride``.
+    From epoch ``closing_epoch`` on, batches are marked as closing.
+
+    Raises:
+        ValueError: for a batch size, size, rank or seed that is not possible; the message says what is.
+    """
+
+    num_samples: int
+    batch_size: int
+    seed: int
+    size: tuple[int, int]
+    stride: int = 32
+    rank: int = 0
+    world_size: int = 1
+    multi_scale: tuple[float, float] | None = None
+    closing_epoch: int | None = None
+
+    def __post_init__(self) -> None:
+        require_rank(self.rank, self.world_size)
+        if self.batch_size < 1 or self.batch_size % self.world_size:
+            raise ValueError(
+                f"batch_size counts the images of all processes together and must be a positive multiple of their "
+                f"number, {self.world_size}; got {self.batch_size}"
+            )
+        if self.num_samples < self.batch_size:
+            raise ValueError(
+                f"the training set has {self.num_samples} images, which does not fill a single batch of "
+                f"{self.batch_size}; set batch_size to {self.num_samples} or less, or add images"
+            )
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
+        if self.stride < 1 or min(self.size) < 1 or any(side % self.stride for side in self.size):
+            raise ValueError(
+                f"height and width must be positive multiples of the stride, {self.stride}; "
+                f"got {self.size[0]}x{self.size[1]}"
+            )
+        if self.multi_scale is not None and not 0 < self.multi_scale[0] <= self.multi_scale[1]:
+            raise ValueError(f"multi_scale must be two factors, 0 < smallest <= largest; got {self.multi_scale}")
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """The number of batches on each rank."""
+        return self.num_samples // self.batch_size
+
+    @property
+    def num_dropped(self) -> int:
+        """The number of samples that are left out of each epoch because they do not fill a batch."""
+        return self.num_samples % self.batch_size
+
+    def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[PlannedBatch]:
+        """The batches of this rank in ``epoch``, from number ``start_batch`` on."""
+        order = epoch_order(self.num_samples, self.seed, epoch)
+        share = self.batch_size // self.world_size
+        closing = self.closing_epoch is not None and epoch >= self.closing_epoch
+        for batch in range(start_batch, self.batches_per_epoch):
+            start = batch * self.batch_size + self.rank * share
+            indices = tuple(order[start : start + share].tolist())
+            yield PlannedBatch(epoch, indices, self.size_of(epoch, batch), closing)
+
+    def size_of(self, epoch: int, batch: int) -> tuple[int, int]:
+        """The input size (height, width) of a batch, the same on every rank."""
+        if self.multi_scale is None:
+            return self.size
+        factor = np.random.default_rng([self.seed, epoch, batch, _SIZE_STREAM]).uniform(*self.multi_scale)
+        height, width = (max(1, round(side * factor / self.stride)) * self.stride for side in self.size)
+        return height, width
+
+
+def epoch_order(num_samples: int, seed: int, epoch: int) -> IntArray:
+    """The order of the samples in an epoch: a permutation ``[num_samples]`` that only the seed and the epoch decide."""
+    return np.random.default_rng([seed, epoch, 0, _ORDER_STREAM]).permutation(num_samples)
+
+
+def eval_batches(
+    num_samples: int, batch_size: int, size: tuple[int, int], rank: int = 0, world_size: int = 1
+) -> list[PlannedBatch]:
+    """Every sample exactly once over all ranks, in order; a rank gets one run of them, none if there are too few.
+
+    Raises:
+        ValueError: for a batch size or rank that is not possible.
+    """
+    require_rank(rank, world_size)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    start, stop = (num_samples * bound // world_size for bound in (rank, rank + 1))
+    return [
+        PlannedBatch(0, tuple(range(first, min(first + batch_size, stop))), size)
+        for first in range(start, stop, batch_size)
+    ]
+
+
+def require_rank(rank: int, world_size: int) -> None:
+    """Check the place of a process among all.
+
+    Raises:
+        ValueError: unless 0 <= rank < world_size.
+    """
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank must be from 0 to world_size - 1, got rank {rank} of {world_size}")

@@ -1,0 +1,188 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from detseg.augment.config import AugmentConfig
+from detseg.augment.geometry import (
+    clip_boxes,
+    paste,
+    project,
+    quarter_turns,
+    random_view,
+    scaling,
+    transform_boxes,
+    translation,
+)
+
+STILL = AugmentConfig(translate=0, scale=(1.0, 1.0), flip_horizontal=0)
+ROOT_2 = math.sqrt(2)
+TURN_45 = np.array([[ROOT_2 / 2, -ROOT_2 / 2, 0], [ROOT_2 / 2, ROOT_2 / 2, 0], [0, 0, 1]])
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "box", "expected"),
+    [
+        (translation(3, -2), (1, 5, 4, 9), (4, 3, 7, 7)),
+        (scaling(2, 0.5), (1, 4, 3, 8), (2, 2, 6, 4)),
+        (translation(10, 0) @ scaling(-1, 1), (1, 5, 4, 9), (6, 5, 9, 9)),
+        (quarter_turns(1, height=20, width=10), (1, 5, 4, 9), (5, 6, 9, 9)),
+        (quarter_turns(2, height=20, width=10), (1, 5, 4, 9), (6, 11, 9, 15)),
+        (quarter_turns(3, height=20, width=10), (1, 5, 4, 9), (11, 1, 15, 4)),
+        (TURN_45, (-1, -1, 1, 1), (-ROOT_2, -ROOT_2, ROOT_2, ROOT_2)),
+        (np.array([[1.0, 0, 0], [0, 1, 0], [0.1, 0, 1]]), (0, 0, 10, 10), (0, 0, 5, 10)),
+    ],
+)
+def test_transform_boxes_encloses_the_mapped_corners(
+    matrix: np.ndarray, box: tuple[float, ...], expected: tuple[float, ...]
+) -> None:
+    np.testing.assert_allclose(transform_boxes(np.array([box], np.float32), matrix), [expected], atol=1e-12)
+
+
+def test_transform_boxes_takes_no_boxes() -> None:
+    assert transform_boxes(np.zeros((0, 4), np.float32), TURN_45).shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("box", "clipped", "keep"),
+    [
+        ((10, 10, 30, 20), (10, 10, 30, 20), True),
+        ((-10, 10, 30, 20), (0, 10, 30, 20), True),
+        ((-90, 10, 10, 20), (0, 10, 10, 20), True),  # a tenth is left, exactly the limit
+        ((-91, 10, 10, 20), (0, 10, 10, 20), False),
+        ((120, 10, 130, 20), (100, 10, 100, 20), False),
+        ((10, 10, 12, 20), (10, 10, 12, 20), True),
+        ((10, 10, 11.9, 20), (10, 10, 11.9, 20), False),
+        ((10, 10, 90, 12), (10, 10, 90, 12), True),  # 40:1, exactly the limit
+        ((10, 10, 91, 12), (10, 10, 91, 12), False),
+        ((10, 10, 10, 10), (10, 10, 10, 10), False),
+    ],
+)
+def test_clip_boxes_follows_the_rules_of_the_config(
+    box: tuple[float, ...], clipped: tuple[float, ...], keep: bool
+) -> None:
+    config = AugmentConfig(min_area_ratio=0.1, min_box_side=2, max_box_aspect=40)
+    boxes, kept = clip_boxes(np.array([box], np.float64), (50, 100), config)
+    assert boxes.dtype == np.float32
+    np.testing.assert_allclose(boxes, [clipped], rtol=1e-6)
+    assert kept.tolist() == [keep]
+
+
+@pytest.mark.parametrize("channels", [(), (3,)])
+@pytest.mark.parametrize("interpolate", [True, False])
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_quarter_turns_are_exact(turns: int, interpolate: bool, channels: tuple[int, ...]) -> None:
+    image = noise(6, 9, *channels)
+    expected = np.rot90(image, turns)
+    target = np.zeros_like(expected)
+    paste(target, image, quarter_turns(turns, 6, 9), interpolate)
+    np.testing.assert_array_equal(target, expected)
+
+
+@pytest.mark.parametrize("interpolate", [True, False])
+def test_a_mirrored_and_moved_image_is_exact_and_leaves_the_rest_alone(interpolate: bool) -> None:
+    image = noise(6, 9, 3)
+    target = np.full((10, 12, 3), 7, np.uint8)
+    paste(target, image, translation(12, 1) @ scaling(-1, 1), interpolate)
+    expected = np.full((10, 12, 3), 7, np.uint8)
+    expected[1:7, 3:12] = image[:, ::-1]
+    np.testing.assert_array_equal(target, expected)
+
+
+def test_a_pixel_belongs_to_the_image_that_covers_its_center() -> None:
+    target = np.zeros((1, 8), np.uint8)
+    paste(target, np.full((1, 3), 9, np.uint8), translation(2.4, 0), interpolate=True)
+    assert target.tolist() == [[0, 0, 9, 9, 9, 0, 0, 0]]
+    target[:] = 0
+    paste(target, np.full((1, 3), 9, np.uint8), translation(2.6, 0), interpolate=True)
+    assert target.tolist() == [[0, 0, 0, 9, 9, 9, 0, 0]]
+
+
+@pytest.mark.parametrize("offset", [(50, 0), (-50, 0), (0, 50), (0, -50)])
+def test_an_image_outside_leaves_no_trace(offset: tuple[int, int]) -> None:
+    target = np.zeros((20, 20, 3), np.uint8)
+    paste(target, noise(10, 10, 3), translation(*offset) @ TURN_45)
+    assert not target.any()
+
+
+def test_halving_averages_blocks_also_at_an_odd_border() -> None:
+    image = noise(9, 12, 3)
+    target = np.zeros((4, 6, 3), np.uint8)
+    paste(target, image, scaling(0.5, 0.5))
+    blocks = image[:8].reshape(4, 2, 6, 2, 3).astype(float).mean(axis=(1, 3))
+    assert np.abs(target - blocks).max() <= 1
+
+
+@pytest.mark.parametrize("shrink", [2.2, 3.0, 3.7, 5.3])
+@pytest.mark.parametrize("turn", [np.eye(3), TURN_45], ids=["straight", "turned"])
+def test_shrinking_does_not_alias(shrink: float, turn: np.ndarray) -> None:
+    stripes = np.zeros((240, 240, 3), np.uint8)
+    stripes[:, ::2] = 255
+    target = np.full((40, 40, 3), 127, np.uint8)
+    paste(target, stripes, translation(20, 20) @ scaling(1 / shrink, 1 / shrink) @ turn @ translation(-120, -120))
+    # Plain bilinear sampling gives stripes of full contrast here, a standard deviation over 60.
+    assert target[5:35, 5:35].std() < 40
+    assert abs(float(target[5:35, 5:35].mean()) - 127.5) < 6
+
+
+@pytest.mark.parametrize(
+    "matrix",
+    [
+        translation(-30, -20) @ scaling(0.31, 0.31),
+        translation(10, 5) @ scaling(0.45, 0.45) @ TURN_45,
+        np.array([[0.4, 0.1, 3], [0.05, 0.5, -4], [4e-4, 2e-4, 1]]),
+    ],
+    ids=["straight", "turned", "perspective"],
+)
+def test_shrinking_moves_nothing(matrix: np.ndarray) -> None:
+    """A smooth image has the value at each target pixel that the exact inverse map finds in the source."""
+    columns, rows = np.meshgrid(np.arange(200), np.arange(160))
+    image = np.stack([columns, rows, (columns + rows) / 2], axis=2).astype(np.uint8)
+    target = np.zeros((60, 70, 3), np.uint8)
+    paste(target, image, matrix)
+    target_columns, target_rows = np.meshgrid(np.arange(70) + 0.5, np.arange(60) + 0.5)
+    source = project(np.stack([target_columns, target_rows], axis=2), np.linalg.inv(matrix)) - 0.5
+    inside = ((source > 2) & (source < (197, 157))).all(axis=2)
+    assert inside.sum() > 100
+    assert np.abs(target[inside][:, :2] - source[inside]).max() < 1.3
+
+
+@pytest.mark.parametrize(
+    ("settings", "point", "expected"),
+    [
+        ({}, (3, -2), (53, 28)),
+        ({"flip_horizontal": 1.0}, (3, -2), (47, 28)),
+        ({"flip_vertical": 1.0}, (3, -2), (53, 32)),
+        ({"scale": (2.0, 2.0)}, (3, -2), (56, 26)),
+    ],
+)
+def test_views_without_a_choice(settings: dict[str, object], point: tuple[int, int], expected: tuple[int, int]) -> None:
+    config = AugmentConfig(**{**STILL.__dict__, **settings})
+    view = random_view(config, (60, 100), np.random.default_rng(0))
+    np.testing.assert_allclose(project(np.array([point]), view), [expected], atol=1e-12)
+
+
+def test_random_views_stay_within_their_limits() -> None:
+    config = AugmentConfig(degrees=20, translate=0.1, scale=(0.5, 1.5), flip_horizontal=0.5)
+    rng = np.random.default_rng(0)
+    views = [random_view(config, (60, 100), rng) for _ in range(500)]
+    middles = np.array([view[:2, 2] for view in views]) - (50, 30)
+    zooms = np.array([math.sqrt(abs(np.linalg.det(view[:2, :2]))) for view in views])
+    turns = np.array([math.degrees(math.atan2(view[1, 0], abs(view[0, 0]))) for view in views])
+    for values, limit in ((middles[:, 0], 10), (middles[:, 1], 6), (turns, 20), (zooms - 1, 0.5)):
+        assert 0.9 * limit < np.abs(values).max() <= limit + 1e-9
+    mirrored = np.mean([np.linalg.det(view[:2, :2]) < 0 for view in views])
+    assert 0.4 < mirrored < 0.6
+
+
+def test_perspective_changes_the_scale_at_the_border_by_the_given_share() -> None:
+    config = AugmentConfig(**{**STILL.__dict__, "perspective": 0.1})
+    rng = np.random.default_rng(0)
+    weights = [random_view(config, (60, 100), rng)[2] @ (50, 0, 1) for _ in range(500)]
+    assert 0.09 < max(abs(weight - 1) for weight in weights) <= 0.1
