@@ -1,0 +1,212 @@
+"""Which prediction answers for which ground truth: task-aligned assignment and SimOTA.
+
+Pure functions without gradient. Their results are deterministic: of equally good points a ground truth takes the first,
+and of ground truths equally good for a point the first gets it. A prediction that is NaN counts as the best, so that it
+becomes positive and the loss shows it.
+
+Shapes: ``B`` images, ``M`` ground truths per image including padding (label -1), ``A`` anchor points, ``C`` classes;
+``G`` ground truths without padding (of the whole batch in task-aligned assignment, of one image in SimOTA); ``P`` pairs
+of a ground truth and a point; ``K`` candidate points of one image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from detseg.ops.boxes import box_iou, ciou
+
+BACKGROUND = -1
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The ground truth of every anchor point.
+
+    ``foreground`` ``[B, A]`` bool; ``index`` ``[B, A]`` int64, the position of the point's ground truth among the ``M``
+    of its image, -1 for background; ``target_scores`` ``[B, A]`` float32, what the class score of the point should be,
+    0 for background.
+    """
+
+    foreground: Tensor
+    index: Tensor
+    target_scores: Tensor
+
+    @classmethod
+    def all_background(cls, num_images: int, num_points: int, device: torch.device) -> Assignment:
+        """No point has a ground truth."""
+        shape = (num_images, num_points)
+        return cls(
+            torch.zeros(shape, dtype=torch.bool, device=device),
+            torch.full(shape, BACKGROUND, device=device),
+            torch.zeros(shape, device=device),
+        )
+
+
+@torch.no_grad()
+def task_aligned_assign(
+    predicted_xyxy: Tensor,
+    class_logits: Tensor,
+    points_xy: Tensor,
+    boxes_xyxy: Tensor,
+    labels: Tensor,
+    *,
+    top_k: int = 10,
+    alpha: float = 0.5,
+    beta: float = 6.0,
+    min_side: float = 16.0,
+) -> Assignment:
+    """Task-aligned assignment (TOOD, arXiv 2108.07755, section 3.2) with CIoU.
+
+    A ground truth's candidates are the points strictly inside its box, where a side under ``min_side`` counts as that
+    long. It claims its ``top_k`` candidates by alignment, ``score ** alpha * max(CIoU, 0) ** beta``. A point claimed
+    more than once goes to the highest CIoU among all ground truths it is a candidate of, even one that did not claim
+    it, as in YOLOv8. The target score is the alignment, scaled per ground truth such that the best equals the best
+    CIoU.
+
+    ``predicted_xyxy`` ``[B, A, 4]``, ``points_xy`` ``[A, 2]`` and ``boxes_xyxy`` ``[B, M, 4]`` in pixels;
+    ``class_logits`` ``[B, A, C]``; ``labels`` ``[B, M]`` int64, -1 is padding.
+    """
+    num_images, num_points = predicted_xyxy.shape[:2]
+    assignment = Assignment.all_background(num_images, num_points, predicted_xyxy.device)
+    image_of_box, slot_of_box = torch.nonzero(labels >= 0, as_tuple=True)
+    boxes_xyxy = boxes_xyxy[image_of_box, slot_of_box]
+    inside = _points_inside(points_xy, _widen(boxes_xyxy, min_side))
+    box, point = torch.nonzero(inside, as_tuple=True)
+    if len(box) == 0:
+        return assignment
+
+    image, label = image_of_box[box], labels[image_of_box, slot_of_box][box]
+    overlap = ciou(predicted_xyxy[image, point], boxes_xyxy[box]).clamp(min=0).nan_to_num(nan=1.0)
+    alignment = class_logits[image, point, label].float().sigmoid() ** alpha * overlap**beta
+
+    flat_point, num_flat_points = image * num_points + point, num_images * num_points
+    claimed = _best_of_each_box(box, alignment, num_candidates=inside.sum(dim=1), top_k=top_k)
+    num_claims = torch.bincount(flat_point[claimed], minlength=num_flat_points)
+    preferred = _best_of_each_point(flat_point, overlap, box, num_flat_points)
+    positive = torch.where(num_claims[flat_point] > 1, preferred, claimed)
+    box, point, image, overlap, alignment = (x[positive] for x in (box, point, image, overlap, alignment))
+
+    best = torch.zeros(2, len(boxes_xyxy), device=overlap.device)
+    best_overlap, best_alignment = best.scatter_reduce(1, box.expand(2, -1), torch.stack((overlap, alignment)), "amax")
+    assignment.foreground[image, point] = True
+    assignment.index[image, point] = slot_of_box[box]
+    assignment.target_scores[image, point] = alignment * best_overlap[box] / (best_alignment[box] + 1e-9)
+    return assignment
+
+
+@torch.no_grad()
+def simota_assign(
+    predicted_xyxy: Tensor,
+    class_logits: Tensor,
+    objectness_logits: Tensor,
+    points_xy: Tensor,
+    stride_per_point: Tensor,
+    boxes_xyxy: Tensor,
+    labels: Tensor,
+    *,
+    radius: float = 1.5,
+    num_candidates: int = 10,
+    iou_weight: float = 3.0,
+) -> Assignment:
+    """SimOTA (YOLOX, arXiv 2107.08430, section 2.1).
+
+    An image's candidates are the points within ``radius`` strides of any ground truth's center, on both axes. Each
+    ground truth claims its cheapest k, where k is the sum of its ``num_candidates`` best IoUs, rounded down, at least
+    1. A point claimed more than once goes to the ground truth of the image for which it is cheapest, even one that did
+    not claim it, as in YOLOX. The cost is the classification loss plus ``iou_weight * -log(IoU)``, prohibitive outside
+    the ground truth's own center region. The target score is the IoU.
+
+    ``predicted_xyxy`` ``[B, A, 4]``, ``points_xy`` ``[A, 2]``, ``stride_per_point`` ``[A]`` and ``boxes_xyxy``
+    ``[B, M, 4]`` in pixels; ``class_logits`` ``[B, A, C]``; ``objectness_logits`` ``[B, A]``; ``labels`` ``[B, M]``
+    int64, -1 is padding.
+    """
+    num_images, num_points = predicted_xyxy.shape[:2]
+    assignment = Assignment.all_background(num_images, num_points, predicted_xyxy.device)
+    centers = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
+    for image in range(num_images):
+        (slot,) = torch.nonzero(labels[image] >= 0, as_tuple=True)
+        offset = (points_xy - centers[image, slot, None]).abs().amax(dim=-1)
+        near = offset < radius * stride_per_point
+        (point,) = torch.nonzero(near.any(dim=0), as_tuple=True)
+        if len(point) == 0:
+            continue
+        overlap = box_iou(boxes_xyxy[image, slot], predicted_xyxy[image, point])
+        score = (class_logits[image, point].float().sigmoid() * objectness_logits[image, point, None].sigmoid()).sqrt()
+        cost = _one_hot_cross_entropy(score, labels[image, slot]) - iou_weight * (overlap + 1e-8).log()
+        cost = (cost + 1e6 * ~near[:, point]).nan_to_num(nan=0.0)
+        box, candidate = _cheapest(cost, overlap, num_candidates)
+        assignment.foreground[image, point[candidate]] = True
+        assignment.index[image, point[candidate]] = slot[box]
+        assignment.target_scores[image, point[candidate]] = overlap[box, candidate]
+    return assignment
+
+
+def _widen(boxes_xyxy: Tensor, min_side: float) -> Tensor:
+    """Boxes ``[G, 4]`` with every side at least ``min_side``, about the same center."""
+    missing = (min_side - (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2])).clamp(min=0) / 2
+    return boxes_xyxy + torch.cat((-missing, missing), dim=1)
+
+
+def _points_inside(points_xy: Tensor, boxes_xyxy: Tensor) -> Tensor:
+    """Whether points ``[A, 2]`` lie strictly inside boxes ``[G, 4]``: bool ``[G, A]``."""
+    x, y = points_xy.unbind(dim=1)
+    left, top, right, bottom = boxes_xyxy[:, :, None].unbind(dim=1)
+    return (x > left) & (x < right) & (y > top) & (y < bottom)
+
+
+def _best_of_each_box(box: Tensor, alignment: Tensor, num_candidates: Tensor, top_k: int) -> Tensor:
+    """Whether each of the pairs ``[P]``, sorted by ``box``, is among the ``top_k`` of its box: bool ``[P]``.
+
+    ``num_candidates`` ``[G]`` counts the pairs of each box.
+    """
+    first = num_candidates.cumsum(dim=0) - num_candidates
+    rank = torch.arange(len(box), device=box.device) - first[box]
+    longest = int(num_candidates.max())
+    keys = _sort_keys(alignment) + (longest - 1 - rank)
+    table = torch.full((len(num_candidates), longest), -1, device=box.device)
+    table[box, rank] = keys
+    lowest_taken = table.topk(min(top_k, longest), dim=1).values[:, -1]
+    return keys >= lowest_taken[box]
+
+
+def _best_of_each_point(flat_point: Tensor, overlap: Tensor, box: Tensor, num_flat_points: int) -> Tensor:
+    """Whether each of the pairs ``[P]`` has its point's highest overlap, the first box where equal: bool ``[P]``."""
+    highest = overlap.new_zeros(num_flat_points).scatter_reduce(0, flat_point, overlap, "amax")
+    contender = overlap == highest[flat_point]
+    no_box = int(torch.iinfo(box.dtype).max)
+    first = box.new_full((num_flat_points,), no_box).scatter_reduce(0, flat_point, box.where(contender, no_box), "amin")
+    return box == first[flat_point]
+
+
+def _sort_keys(values: Tensor) -> Tensor:
+    """int64 that sort like the ``values``, float32 and not negative, with the lower 32 bits free to break ties.
+
+    It is the order of their bits (IEEE 754). ``topk`` leaves open which of equal values it returns; keys are unique.
+    """
+    return values.contiguous().view(torch.int32).long() << 32
+
+
+def _one_hot_cross_entropy(scores: Tensor, labels: Tensor) -> Tensor:
+    """Binary cross-entropy, summed over classes, of ``scores`` ``[K, C]`` against ``labels`` ``[G]``: ``[G, K]``.
+
+    The sum over the other classes is shared by all ground truths, which keeps ``[G, K, C]`` out of memory.
+    """
+    log_score, log_rest = scores.log().clamp(min=-100), (-scores).log1p().clamp(min=-100)
+    return -(log_rest.sum(dim=1) + (log_score - log_rest)[:, labels].T)
+
+
+def _cheapest(cost: Tensor, overlap: Tensor, num_candidates: int) -> tuple[Tensor, Tensor]:
+    """The positive pairs of ground truths and candidates, from cost and overlap ``[G, K]``."""
+    num_best = min(num_candidates, cost.shape[1])
+    num_taken = overlap.topk(num_best, dim=1).values.sum(dim=1).int().clamp(1, num_best)
+    keys = _sort_keys(cost.clamp(min=0)) + torch.arange(cost.shape[1], device=cost.device)
+    cheapest = keys.topk(num_best, dim=1, largest=False).indices
+    taken = torch.arange(num_best, device=cost.device) < num_taken[:, None]
+    claimed = torch.zeros_like(cost, dtype=torch.bool).scatter(1, cheapest, taken)
+    num_claims = claimed.sum(dim=0)
+    owner = torch.where(num_claims > 1, cost.argmin(dim=0), claimed.int().argmax(dim=0))
+    (candidate,) = torch.nonzero(num_claims, as_tuple=True)
+    return owner[candidate], candidate
