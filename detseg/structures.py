@@ -1,8 +1,8 @@
 """The values that rooms hand to each other: numpy dataclasses, checked when they are made. No torch here.
 
 Conventions: images are ``[H, W, 3]`` uint8 RGB; boxes are in pixels with the origin at the top left corner of the top
-left pixel, so a box that covers the whole image is ``(0, 0, W, H)``; ``xyxy`` is (left, top, right, bottom) and ``xywh``
-is COCO's (left, top, width, height).
+left pixel, so a box that covers the whole image is ``(0, 0, W, H)``; ``xyxy`` is (left, top, right, bottom) and
+``xywh`` is COCO's (left, top, width, height).
 """
 
 from __future__ import annotations
@@ -108,8 +108,8 @@ class Sample:
 class GroundTruth:
     """What an annotation file says about one image, unclipped and unrounded, as evaluation needs it.
 
-    ``boxes_xywh`` ``[N, 4]`` float64; ``labels`` ``[N]`` int64 class positions; ``crowd`` ``[N]`` bool; ``areas`` ``[N]``
-    float64, the area of the segmentation in COCO, of the box elsewhere.
+    ``boxes_xywh`` ``[N, 4]`` float64; ``labels`` ``[N]`` int64 class positions; ``crowd`` ``[N]`` bool; ``areas``
+    ``[N]`` float64, the area of the segmentation in COCO, of the box elsewhere.
     """
 
     image_id: int
@@ -160,7 +160,7 @@ class Detections:
 
 @dataclass(frozen=True, slots=True)
 class Metrics(Mapping[str, float]):
-    """Named results, flat and in order: ``AP``, ``AP50``, ..., ``AP/<class>``. ``primary`` names the one that ranks runs."""
+    """Named results, flat and in order: ``AP``, ``AP50``, ..., ``AP/<class>``; ``primary`` ranks runs."""
 
     values_by_name: dict[str, float] = field(default_factory=dict)
     primary: str = "AP"

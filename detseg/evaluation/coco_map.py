@@ -10,9 +10,9 @@ import numpy as np
 
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.coco_backend import BACKENDS, Accumulated, Backend, accumulate
-from detseg.runtime.coco_results import detections_to_coco
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
+from detseg.runtime.coco_results import detections_to_coco
 from detseg.structures import Detections, GroundTruth, Metrics
 
 # name: (kind, IoU threshold or None for the mean over all ten, area range, detections per image and class)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from torch import Tensor, nn
 
@@ -34,7 +34,7 @@ class Head(nn.Module):
     ``bins``: how many channels describe one side of a box; 1 where there is one number for it.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[Literal["dfl", "direct"]]
     bins: int = 1
     num_classes: int
 

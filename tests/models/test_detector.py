@@ -130,7 +130,7 @@ def test_fusing_while_training_is_refused() -> None:
     ("settings", "message"),
     [
         ({"backbone": "resnet5"}, "resnet5"),
-        ({"backbone": {"name": "csp_darknet", "widht": 1.0}}, "width"),
+        ({"backbone": {"name": "csp_darknet", "widthx": 1.0}}, "width"),
     ],
 )
 def test_wrong_settings_name_the_way_out(settings: dict[str, Any], message: str) -> None:

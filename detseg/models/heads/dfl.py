@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +34,7 @@ class DFLHeadConfig:
 class DFLHead(Head):
     """Per level one branch for boxes and one for classes, each of two 3x3 convolutions and a pointwise one."""
 
-    kind: ClassVar[str] = "dfl"
+    kind: ClassVar[Literal["dfl"]] = "dfl"
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ class DirectHeadConfig:
 class DirectHead(Head):
     """Per level a stem and two branches of two 3x3 convolutions: one for classes, one for box and objectness."""
 
-    kind: ClassVar[str] = "direct"
+    kind: ClassVar[Literal["direct"]] = "direct"
 
     def __init__(
         self,

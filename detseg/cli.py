@@ -1,0 +1,164 @@
+"""The command line: six verbs over one contract. Each verb imports what it needs when it is used."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from detseg import __version__
+
+EXIT_USER_ERROR = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. A user's mistake is one line on standard error, never a traceback."""
+    options = _parser().parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    try:
+        return run(options)
+    except (ValueError, OSError) as error:
+        if options.traceback:
+            raise
+        print(f"detseg {options.verb}: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="detseg", description="Object detection and segmentation that can be trusted."
+    )
+    parser.add_argument("--version", action="version", version=f"detseg {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    check = verbs.add_parser(
+        "check", help="look for mistakes in a data set", description="Never writes into the data set."
+    )
+    check.add_argument("data", help="folder or YAML of a data set, or the word shapes")
+    check.add_argument("--format", help="needed only where the layout is ambiguous")
+    check.add_argument("--fast", action="store_true", help="read the headers of the pictures only")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
+    check.add_argument("--preview", type=Path, metavar="DIR", help="draw augmented training batches with their boxes")
+    check.add_argument("--config", type=Path, help="with --preview: take size and augmentation from this configuration")
+    check.set_defaults(run=_check)
+
+    split = verbs.add_parser("split", help="divide a data set, seeded and stratified")
+    split.add_argument("data", help="folder or YAML of a data set")
+    split.add_argument("--ratios", default="6:2:2", help="train:val:test, or train:val (default 6:2:2)")
+    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("--format", help="needed only where the layout is ambiguous")
+    split.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder for the lists")
+    split.set_defaults(run=_split)
+
+    train = verbs.add_parser(
+        "train", help="train a model", description="For many processes: torchrun -m detseg train ..."
+    )
+    train.add_argument("config", nargs="?", type=Path, help="a YAML file, such as those under configs/")
+    train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the file")
+    train.add_argument("-o", "--output", type=Path, metavar="DIR", help="run folder (default runs/NAME, numbered)")
+    train.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    train.set_defaults(run=_train)
+
+    evaluate = verbs.add_parser("eval", help="measure a model on a data set")
+    evaluate.add_argument("model", type=Path, help="a .safetensors file, or a configuration together with --weights")
+    evaluate.add_argument("--weights", type=Path, help="weights for a configuration: .safetensors or YOLOX .pth")
+    evaluate.add_argument("--data", help="folder or YAML of a data set, or the word shapes")
+    evaluate.add_argument("--format", help="needed only where the layout is ambiguous")
+    evaluate.add_argument("--split", default="val")
+    evaluate.add_argument("--batch-size", type=int, default=16)
+    evaluate.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="DIR", help="write metrics, detections and curves here")
+    _add_postprocess(evaluate, confidence=None)
+    evaluate.set_defaults(run=_eval)
+
+    predict = verbs.add_parser("predict", help="run a model on pictures")
+    predict.add_argument("model", type=Path, help="a .safetensors file")
+    predict.add_argument("sources", nargs="+", metavar="SOURCE", help="pictures, folders or globs")
+    predict.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR")
+    predict.add_argument("--save", default="picture,coco", help="what to write: picture, coco (default both)")
+    predict.add_argument("--batch-size", type=int, default=16)
+    _add_postprocess(predict, confidence=0.25)
+    predict.set_defaults(run=_predict)
+    return parser
+
+
+def _add_postprocess(parser: argparse.ArgumentParser, confidence: float | None) -> None:
+    shown = "as in the model file" if confidence is None else str(confidence)
+    parser.add_argument("--conf", type=float, default=confidence, help=f"lowest score that counts (default {shown})")
+    parser.add_argument(
+        "--iou", type=float, help="overlap above which boxes are one object (default: as in the model file)"
+    )
+    parser.add_argument("--max-det", type=int, help="most objects per picture (default: as in the model file)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+
+
+def _postprocess_settings(options: argparse.Namespace) -> dict[str, float | int]:
+    chosen = {"confidence": options.conf, "iou": options.iou, "max_detections": options.max_det}
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _check(options: argparse.Namespace) -> int:
+    from detseg.data.check import check_dataset
+
+    report = check_dataset(options.data, options.format, decode=not options.fast)
+    print(report.render())
+    if options.json:
+        report.write_json(options.json)
+    if options.preview:
+        from detseg.engine.command import preview_command
+
+        for path in preview_command(options.data, options.preview, options.format, options.config):
+            print(f"preview: {path}")
+    return report.exit_code
+
+
+def _split(options: argparse.Namespace) -> int:
+    from detseg.data.split import split_dataset
+
+    print(split_dataset(options.data, options.ratios, options.seed, options.output, options.format).render())
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from detseg.engine.command import train_command
+
+    return train_command(options.config, options.overrides, options.output, options.resume)
+
+
+def _eval(options: argparse.Namespace) -> int:
+    from detseg.engine.command import eval_command
+
+    return eval_command(
+        options.model,
+        weights=options.weights,
+        data=options.data,
+        format=options.format,
+        split=options.split,
+        batch_size=options.batch_size,
+        num_workers=options.workers,
+        device=options.device,
+        json_path=options.json,
+        output=options.output,
+        postprocess=_postprocess_settings(options),
+    )
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from detseg.inference.command import predict_command
+
+    return predict_command(
+        options.model,
+        options.sources,
+        output=options.output,
+        save=options.save.split(","),
+        batch_size=options.batch_size,
+        device=options.device,
+        postprocess=_postprocess_settings(options),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

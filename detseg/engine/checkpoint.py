@@ -1,0 +1,59 @@
+"""The state of a run on disk: written atomically, the one before kept, read without running any code."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detseg.files import SaveError, atomic_path
+
+STATE_NAME = "state.pt"
+PREVIOUS_NAME = "state.previous.pt"
+
+
+def save_state(run_dir: Path, state: Mapping[str, Any]) -> None:
+    """Write ``state`` (tensors, numbers, strings, lists and dicts of them) to ``run_dir``; keep the one before.
+
+    The file is read back before it takes its place, so what stands under the name was complete at least once.
+
+    Raises:
+        SaveError: the disk is full or the folder cannot be written to; the state before is kept.
+    """
+    path = run_dir / STATE_NAME
+    with atomic_path(path) as temporary:
+        try:
+            torch.save(dict(state), temporary)
+        except RuntimeError as error:  # torch reports a full disk as a stream error
+            raise OSError(f"torch could not write the state: {error}") from error
+        if torch.load(temporary, weights_only=True, map_location="cpu").keys() != state.keys():
+            raise OSError("the state read back is not the state written")
+        if path.exists():
+            previous = run_dir / PREVIOUS_NAME
+            previous.unlink(missing_ok=True)
+            previous.hardlink_to(path)
+
+
+def load_state(run_dir: Path) -> dict[str, Any]:
+    """Read the newest state in ``run_dir``.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: the file is damaged; names the one before, which can be put in its place.
+    """
+    path = run_dir / STATE_NAME
+    if not path.is_file():
+        raise FileNotFoundError(f"{run_dir} holds no {STATE_NAME}, so there is no run to resume")
+    try:
+        state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        previous = run_dir / PREVIOUS_NAME
+        hint = f"; the state before it is {previous}: rename it to {STATE_NAME} to go on from there"
+        raise ValueError(f"{path} is damaged: {error}{hint if previous.exists() else ''}") from error
+    return state
+
+
+__all__ = ["PREVIOUS_NAME", "STATE_NAME", "SaveError", "load_state", "save_state"]

@@ -1,0 +1,148 @@
+"""Many processes as one: ``torchrun`` starts them, tensor collectives join them. No pickled objects cross a process."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Group:
+    """This process among its peers; a group of one needs no ``torchrun``."""
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints."""
+        return self.rank == 0
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum of ``values`` over all processes."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.all_reduce(values)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for every process."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def broadcast(self, values: Tensor) -> Tensor:
+        """The ``values`` of the main process, on every process."""
+        if self.world_size > 1:
+            values = values.clone()
+            dist.broadcast(values, src=0)
+        return values
+
+    def gather(self, array: NDArray[Any], device: torch.device) -> list[NDArray[Any]]:
+        """The arrays of all processes, in order of rank; their first dimensions may differ and may be zero."""
+        if self.world_size == 1:
+            return [array]
+        length = torch.tensor([len(array)], device=device)
+        lengths = [torch.zeros_like(length) for _ in range(self.world_size)]
+        dist.all_gather(lengths, length)
+        longest = max(int(value) for value in lengths)
+        padded = np.zeros((longest, *array.shape[1:]), array.dtype)
+        padded[: len(array)] = array
+        local = torch.from_numpy(padded).to(device)
+        everyone = [torch.empty_like(local) for _ in range(self.world_size)]
+        dist.all_gather(everyone, local)
+        return [part[: int(size)].cpu().numpy() for part, size in zip(everyone, lengths, strict=True)]
+
+
+def join_group(device: str) -> tuple[Group, torch.device]:
+    """Join the processes that ``torchrun`` started, and choose this one's device.
+
+    ``device``: ``auto`` is this process's CUDA device where there is one, else the CPU.
+    """
+    group = Group(
+        int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    )
+    if device in ("auto", "cuda") and torch.cuda.is_available():
+        chosen = torch.device("cuda", group.local_rank)
+        torch.cuda.set_device(chosen)
+    elif device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"train.device is {device}, but torch sees no CUDA device; use train.device=cpu or install a driver"
+        )
+    else:
+        chosen = torch.device("cpu" if device == "auto" else device)
+    if group.world_size > 1:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    return group, chosen
+
+
+def leave_group() -> None:
+    """Undo :func:`join_group`."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def synchronize_norms(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
+    """Batch norms whose statistics span all processes, so that many processes train as one with the whole batch."""
+    if group.world_size == 1:
+        return model
+    if device.type == "cuda":
+        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+        return converted
+    for module in model.modules():
+        if type(module) is nn.BatchNorm2d:
+            module.__class__ = GroupBatchNorm2d
+    return model
+
+
+class _SumAcrossGroup(torch.autograd.Function):
+    """A sum over processes; its gradient is the sum of the gradients of all processes."""
+
+    @staticmethod
+    def forward(context: Any, values: Tensor) -> Tensor:
+        values = values.clone()
+        dist.all_reduce(values)
+        return values
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class GroupBatchNorm2d(nn.BatchNorm2d):
+    """Batch norm over the batches of all processes, for devices that :class:`torch.nn.SyncBatchNorm` does not serve."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> the same shape, normalized by the statistics of every process's batch."""
+        if not self.training:
+            return super().forward(values)
+        axes = (0, 2, 3)
+        local_count = values.new_tensor([values.numel() // values.shape[1]])
+        total = _sum_across_group(torch.cat([values.sum(axes), local_count]))
+        mean, count = total[:-1] / total[-1], total[-1].detach()
+        centered = values - mean.view(1, -1, 1, 1)
+        variance = _sum_across_group(centered.square().sum(axes)) / count
+        with torch.no_grad():
+            rate = self.momentum if self.momentum is not None else 0.1
+            assert self.running_mean is not None
+            assert self.running_var is not None
+            assert self.num_batches_tracked is not None
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), rate)
+        scale = self.weight * torch.rsqrt(variance + self.eps)
+        return centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+def _sum_across_group(values: Tensor) -> Tensor:
+    summed: Tensor = _SumAcrossGroup.apply(values)
+    return summed

@@ -1,0 +1,173 @@
+"""A training run from its configuration: builds the parts, hands them to the trainer, leaves a report."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detseg.augment.pipeline import build_train_pipeline
+from detseg.config import save_config
+from detseg.data.cache import CachedDataset
+from detseg.data.dataset import Dataset
+from detseg.data.loader import TrainLoader
+from detseg.data.open import open_dataset
+from detseg.engine.checkpoint import STATE_NAME, load_state
+from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
+from detseg.engine.evaluate import evaluate
+from detseg.engine.log import RECORDS_NAME, RunLog, read_records
+from detseg.engine.plots import plot_history
+from detseg.engine.report import write_report
+from detseg.engine.settings import DataConfig, RunConfig
+from detseg.engine.trainer import Trainer
+from detseg.files import remove_partial_files
+from detseg.models.load_weights import load_weights
+from detseg.structures import Metrics
+from detseg.tasks.base import Batch
+from detseg.tasks.package import PackageConfig, load_package, save_package
+
+CONFIG_NAME = "config.yaml"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a finished run left its files, and what its best model reached."""
+
+    run_dir: Path
+    metrics: Metrics
+    table: str
+
+
+def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool = True) -> RunResult:
+    """Train as ``config`` says; everything goes to ``run_dir``.
+
+    Raises:
+        FileExistsError: ``run_dir`` holds a run already and ``resume`` is False.
+        FileNotFoundError: ``resume`` is True and there is no state to go on from.
+        ValueError: the configuration, the data or the weights do not fit together.
+        detseg.engine.interrupt.InterruptedRunError: told to stop; the state is saved.
+    """
+    if config.train.num_threads is not None:
+        torch.set_num_threads(config.train.num_threads)
+    group, device = join_group(config.train.device)
+    try:
+        state = load_state(run_dir) if resume else None
+        if not resume and (run_dir / STATE_NAME).exists():
+            raise FileExistsError(
+                f"{run_dir} holds a run already; go on with --resume {run_dir} or choose another folder with -o"
+            )
+        train_set = _open(config.data, config.data.train_split, config.data.cache_max_side)
+        # Never reduced: a validation picture is measured as it is.
+        val_set = _open(config.data, config.data.val_split, None)
+        package = PackageConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
+        trainer = build_trainer(config, package, train_set, val_set, run_dir, group, device, bar=bar)
+        if group.is_main:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            remove_partial_files(run_dir)
+            save_config(config, run_dir / CONFIG_NAME)
+        group.barrier()
+        if state is not None:
+            trainer.load_state_dict(state)
+        log = RunLog(run_dir, enabled=group.is_main, num_epochs_done=trainer.progress.epoch, bar=bar)
+        try:
+            trainer.fit(log)
+        finally:
+            log.close()
+            trainer.loader.close()
+        return _report(config, val_set, run_dir, group, device, bar=bar)
+    finally:
+        leave_group()
+
+
+def _open(data: DataConfig, split: str, max_side: int | None) -> Dataset:
+    dataset = open_dataset(data.path or "shapes", split, data.format)
+    if data.cache == "none":
+        return dataset
+    return CachedDataset(dataset, data.cache, max_side)
+
+
+def build_trainer(
+    config: RunConfig,
+    package: PackageConfig,
+    train_set: Dataset,
+    val_set: Dataset,
+    run_dir: Path,
+    group: Group,
+    device: torch.device,
+    *,
+    bar: bool = False,
+) -> Trainer:
+    """The trainer of a run, ready to fit; the model's weights are those of the seed, or of ``train.weights``."""
+    settings = config.train
+    torch.manual_seed(settings.seed)
+    model, task = package.build()
+    if settings.weights is not None:
+        load_weights(model, settings.weights, strict=not settings.partial_weights)
+    model = model.to(device)
+    if settings.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    model = synchronize_norms(model, group, device)
+    loader: TrainLoader[Batch] = TrainLoader(
+        train_set,
+        build_train_pipeline(config.augment),
+        task.collate,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        size=(task.spec.height, task.spec.width),
+        num_epochs=settings.epochs,
+        close_last_epochs=config.augment.close_last_epochs,
+        num_workers=config.data.num_workers,
+        rank=group.rank,
+        world_size=group.world_size,
+        multi_scale=config.augment.multi_scale,
+        stride=task.stride,
+        on_bad_image=config.data.on_bad_image,
+        pin_memory=device.type == "cuda",
+    )
+
+    def judge(judged: nn.Module) -> Metrics:
+        return evaluate(
+            judged,
+            task,
+            val_set,
+            batch_size=settings.eval_batch_size or settings.batch_size,
+            device=device,
+            num_workers=0,
+            group=group,
+            bar=bar,
+        ).compute()
+
+    def save(path: Path, weights: dict[str, Tensor]) -> None:
+        save_package(path, weights, package)
+
+    return Trainer(
+        model=model,
+        task=task,
+        loader=loader,
+        config=settings,
+        evaluate=judge,
+        save_model=save,
+        run_dir=run_dir,
+        group=group,
+        device=device,
+    )
+
+
+def _report(
+    config: RunConfig, val_set: Dataset, run_dir: Path, group: Group, device: torch.device, *, bar: bool
+) -> RunResult:
+    """Evaluate the best model once more and draw the run's curves."""
+    best = load_package(run_dir / "best.safetensors")
+    batch_size = config.train.eval_batch_size or config.train.batch_size
+    evaluator: Any = evaluate(
+        best.model.to(device), best.task, val_set, batch_size=batch_size, device=device, group=group, bar=bar
+    )
+    metrics = evaluator.compute()
+    table = ""
+    if group.is_main:
+        table = write_report(evaluator, metrics, run_dir)
+        plot_history(read_records(run_dir / RECORDS_NAME), run_dir / "history.png")
+    return RunResult(run_dir, metrics, table)

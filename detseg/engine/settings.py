@@ -1,0 +1,96 @@
+"""What a training run is made of: the schema of the YAML files under ``configs/``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from detseg.augment.config import AugmentConfig
+from detseg.config import InputPath, choice
+from detseg.engine.ema import EMAConfig
+from detseg.engine.optim import OptimizerConfig, ScheduleConfig
+from detseg.models import MODELS
+from detseg.tasks import TASKS
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the data is and how it is read.
+
+    ``path``: a folder in a known layout or a YAML; None with ``format: shapes``. ``num_workers``: processes that read
+    and augment. ``cache``: decoded images kept in memory (``ram``) or outside the data set (``disk``), reduced to
+    ``cache_max_side`` pixels on the longer side where given. ``on_bad_image``: what a picture that cannot be read does.
+    """
+
+    path: InputPath | None = None
+    format: str | None = None
+    train_split: str = "train"
+    val_split: str = "val"
+    num_workers: int = 2
+    cache: Literal["none", "ram", "disk"] = "none"
+    cache_max_side: int | None = None
+    on_bad_image: Literal["fail", "skip"] = "fail"
+
+    def __post_init__(self) -> None:
+        if self.path is None and self.format != "shapes":
+            raise ValueError(
+                "path is missing; give the data set's folder or YAML, or format: shapes for the built-in set"
+            )
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How a model is trained.
+
+    ``batch_size`` images go through the model at once, shared out among all processes; ``accumulate`` such batches make
+    one optimizer step, normalized as if they were one. ``clip_norm`` limits the norm of the gradient. ``freeze`` holds
+    the parts of the model of these names, for ``freeze_epochs`` epochs (None: for good); ``freeze_norms`` keeps all
+    batch norms as they are.
+    ``patience``: epochs without a better primary metric before the run ends. ``save_steps``: optimizer steps between
+    saved states (None: once an epoch). ``weights``: a file to start from; ``partial_weights`` takes what fits of it.
+    ``num_threads``: threads of torch on the CPU (None: as torch finds them).
+    """
+
+    epochs: int = 100
+    batch_size: int = 16
+    accumulate: int = 1
+    seed: int = 0
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    ema: EMAConfig | None = field(default_factory=EMAConfig)
+    amp: Literal["none", "bf16", "fp16"] = "none"
+    clip_norm: float | None = 10.0
+    freeze: tuple[str, ...] = ()
+    freeze_epochs: int | None = None
+    freeze_norms: bool = False
+    patience: int | None = None
+    evaluate_epochs: int = 1
+    eval_batch_size: int | None = None
+    save_steps: int | None = None
+    weights: InputPath | None = None
+    partial_weights: bool = False
+    channels_last: bool = True
+    device: str = "auto"
+    num_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulate", "evaluate_epochs"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("clip_norm", "patience", "save_steps", "freeze_epochs", "eval_batch_size", "num_threads"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise ValueError(f"{name} must be positive or null, got {value}")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One training run, complete: what ``detseg train CONFIG.yaml`` reads and what it writes to the run folder."""
+
+    model: Any = choice(MODELS)
+    task: Any = choice(TASKS)
+    data: DataConfig = field(default_factory=lambda: DataConfig(format="shapes"))
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)

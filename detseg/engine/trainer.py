@@ -1,0 +1,288 @@
+"""The training loop: one step is the same whatever the task, the number of micro-batches or of processes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from detseg.data.loader import TrainLoader
+from detseg.engine.checkpoint import save_state
+from detseg.engine.distributed import Group
+from detseg.engine.ema import ModelEMA
+from detseg.engine.freezing import freeze, names_to_freeze
+from detseg.engine.interrupt import InterruptedRunError, StopRequest
+from detseg.engine.log import RunLog
+from detseg.engine.settings import TrainConfig
+from detseg.losses.base import LossSum
+from detseg.structures import Metrics
+from detseg.tasks.base import Batch, Task
+
+AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class NonFiniteLossError(ValueError):
+    """The loss or its gradient is not finite; nothing was learned from it and nothing was saved."""
+
+
+@dataclass
+class Progress:
+    """How far a run is. ``batch`` counts the micro-batches of ``epoch`` that are done; ``step`` the optimizer steps of
+    the run; ``sums`` the loss parts of the epoch so far, summed over ``num_steps`` steps."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    best: float = -math.inf
+    best_epoch: int = -1
+    num_steps: int = 0
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+class Trainer:
+    """Trains ``model`` on what ``loader`` gives, evaluates it with ``evaluate`` and leaves its files in ``run_dir``.
+
+    ``evaluate(model)`` returns metrics; ``save_model(path, weights)`` writes a model file. The model is on ``device``.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        task: Task,
+        loader: TrainLoader[Batch],
+        config: TrainConfig,
+        evaluate: Callable[[nn.Module], Metrics],
+        save_model: Callable[[Path, dict[str, Tensor]], None],
+        run_dir: Path,
+        group: Group,
+        device: torch.device,
+    ) -> None:
+        self.model = model
+        self.task = task
+        self.loader = loader
+        self.config = config
+        self.evaluate = evaluate
+        self.save_model = save_model
+        self.run_dir = run_dir
+        self.group = group
+        self.device = device
+        self.steps_per_epoch = math.ceil(loader.batches_per_epoch / config.accumulate)
+        self.optimizer = config.optimizer.build(model)
+        self.learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.frozen_names = names_to_freeze(model, config.freeze)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
+        self.ema = ModelEMA(model, config.ema) if config.ema else None
+        self.progress = Progress()
+        self.stop = StopRequest()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on; order of the data and random numbers follow from ``progress``."""
+        return {
+            "model": self.model.state_dict(),
+            "ema": self.ema.state_dict() if self.ema else {},
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+            "num_threads": torch.get_num_threads(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`, bit by bit."""
+        self.model.load_state_dict(state["model"])
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.progress = Progress(**state["progress"])
+        torch.set_num_threads(state["num_threads"])
+
+    def fit(self, log: RunLog) -> None:
+        """Train to the last epoch, telling ``log``.
+
+        Raises:
+            InterruptedRunError: SIGTERM or SIGINT came; the state is saved.
+            NonFiniteLossError: the loss is not finite; the state saved last is kept.
+        """
+        with self.stop:
+            while self.progress.epoch < self.config.epochs and not self._out_of_patience():
+                started = time.monotonic()
+                self._train_epoch(log)
+                self._finish_epoch(log, time.monotonic() - started)
+
+    def _out_of_patience(self) -> bool:
+        waited = self.progress.epoch - 1 - self.progress.best_epoch
+        return self.config.patience is not None and self.progress.best_epoch >= 0 and waited >= self.config.patience
+
+    def _train_epoch(self, log: RunLog) -> None:
+        progress, config = self.progress, self.config
+        self.model.train()
+        frozen = self.frozen_names if config.freeze_epochs is None or progress.epoch < config.freeze_epochs else set()
+        freeze(self.model, frozen, self.learned, norms=config.freeze_norms)
+        model = self._wrapped()
+        batches = self.loader.epoch(progress.epoch, start_batch=progress.batch)
+        with log.epoch_bar(progress.epoch, config.epochs, self.steps_per_epoch, progress.num_steps) as bar:
+            for micro_batches in _chunks(batches, config.accumulate):
+                told_to_stop = self._step(model, micro_batches)
+                progress.batch += len(micro_batches)
+                progress.step += 1
+                progress.num_steps += 1
+                bar.update({name: value / progress.num_steps for name, value in progress.sums.items()})
+                if told_to_stop:
+                    self._save_and_stop()
+                if config.save_steps and progress.step % config.save_steps == 0:
+                    self._save()
+
+    def _wrapped(self) -> nn.Module:
+        if self.group.world_size == 1:
+            return self.model
+        return DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+
+    def _step(self, model: nn.Module, batches: list[Batch]) -> bool:
+        """One optimizer step on ``batches``; returns whether some process was told to stop.
+
+        Each batch's loss is divided by a ``reference``, and the gradient at the end by what the sum of all normalizers
+        differs from it: equal to one loss over all batches of all processes, divided by their common normalizer.
+        """
+        torch.manual_seed(_mix(self.config.seed, self.progress.step, self.group.rank))
+        self._set_learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        normalizers: list[float] = []
+        told_to_stop = False
+        sums: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches, start=1):
+            with self._without_sync(model, number < len(batches)):
+                loss = self._forward(model, batch)
+                total = torch.stack(list(loss.parts.values())).sum()
+                flags = [
+                    loss.normalizer,
+                    total.new_tensor(bool(self.stop)),
+                    (~torch.isfinite(total.detach())).to(total.dtype),
+                ]
+                normalizer, stops, failures = self.group.sum(torch.stack(flags)).tolist()
+                if failures:
+                    self._refuse(loss, batch)
+                normalizers.append(normalizer)
+                told_to_stop = told_to_stop or stops > 0
+                reference = max(1.0, normalizers[0])
+                scaled = self.scaler.scale(total * (self.group.world_size / reference))
+                torch.autograd.backward(scaled)
+            for name, part in loss.parts.items():
+                sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
+        divisor = max(1.0, sum(normalizers))
+        self._apply_gradient(reference / divisor, batches)
+        for name, value in zip(sums, self.group.sum(torch.stack(list(sums.values()))).tolist(), strict=True):
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value / divisor
+        return told_to_stop
+
+    def _forward(self, model: nn.Module, batch: Batch) -> LossSum:
+        batch = batch.to(self.device)
+        amp_type = AMP_TYPES.get(self.config.amp)
+        images = self.task.normalize(batch.images)
+        with torch.autocast(self.device.type, dtype=amp_type, enabled=amp_type is not None):
+            raw = model(images)
+        return self.task.loss(raw, batch)
+
+    def _apply_gradient(self, factor: float, batches: list[Batch]) -> None:
+        self.scaler.unscale_(self.optimizer)
+        gradients = [p.grad for p in self.learned if p.grad is not None]
+        if factor != 1.0:
+            torch._foreach_mul_(gradients, factor)
+        norm = torch.nn.utils.get_total_norm(gradients)
+        # With fp16 the scaler skips such a step and lowers its scale; without it something is wrong.
+        if not self.scaler.is_enabled() and not torch.isfinite(norm):
+            names = ", ".join(path for batch in batches for path in batch.paths)
+            raise NonFiniteLossError(f"the gradient is not finite in step {self.progress.step}; {self._advice(names)}")
+        if self.config.clip_norm is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.learned, self.config.clip_norm, norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.ema:
+            self.ema.update()
+
+    def _refuse(self, loss: LossSum, batch: Batch) -> None:
+        parts = ", ".join(f"{name}={part.item():g}" for name, part in loss.parts.items())
+        raise NonFiniteLossError(
+            f"the loss is not finite in step {self.progress.step} ({parts}); {self._advice(', '.join(batch.paths))}"
+        )
+
+    def _advice(self, names: str) -> str:
+        return (
+            f"images of the batch: {names}. Nothing of this step was learned or saved; the last good state is in "
+            f"{self.run_dir}. Look at these images with `detseg check`, or lower train.optimizer.learning_rate"
+        )
+
+    def _set_learning_rate(self) -> None:
+        num_steps = self.steps_per_epoch * self.config.epochs
+        factor = self.config.schedule.factor(self.progress.step, self.steps_per_epoch, num_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.optimizer.learning_rate * factor
+
+    def _without_sync(self, model: nn.Module, waiting: bool) -> contextlib.AbstractContextManager[None]:
+        if waiting and isinstance(model, DistributedDataParallel):
+            return model.no_sync()
+        return contextlib.nullcontext()
+
+    def _finish_epoch(self, log: RunLog, train_seconds: float) -> None:
+        progress, config = self.progress, self.config
+        num_steps = max(1, progress.num_steps)
+        record: dict[str, float] = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "train_seconds": round(train_seconds, 3),
+        }
+        record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        record |= {f"loss/{name}": value / num_steps for name, value in progress.sums.items()}
+        record["loss"] = sum(progress.sums.values()) / num_steps
+        if self.group.sum(torch.tensor(float(bool(self.stop)), device=self.device)) > 0:
+            self._save_and_stop()
+        judged = self.ema.model if self.ema else self.model
+        last_epoch = progress.epoch + 1 == config.epochs
+        if last_epoch or (progress.epoch + 1) % config.evaluate_epochs == 0:
+            started = time.monotonic()
+            metrics = self.evaluate(judged)
+            record |= {"eval_seconds": round(time.monotonic() - started, 3), **metrics}
+            if metrics[metrics.primary] > progress.best:
+                progress.best, progress.best_epoch = metrics[metrics.primary], progress.epoch
+                self._write_model("best.safetensors", judged)
+        progress.epoch, progress.batch, progress.num_steps, progress.sums = progress.epoch + 1, 0, 0, {}
+        self._write_model("last.safetensors", judged)
+        # Logged first: a record without its state is dropped on resume, a state without its record would be lost.
+        log.epoch_record(record)
+        self._save()
+
+    def _write_model(self, name: str, model: nn.Module) -> None:
+        if self.group.is_main:
+            self.save_model(self.run_dir / name, model.state_dict())
+
+    def _save(self) -> None:
+        if self.group.is_main:
+            save_state(self.run_dir, self.state_dict())
+        self.group.barrier()
+
+    def _save_and_stop(self) -> None:
+        self._save()
+        raise InterruptedRunError(
+            f"stopped by {self.stop.received or 'another process'} in epoch {self.progress.epoch} after step "
+            f"{self.progress.step}; the state is saved, go on with: detseg train --resume {self.run_dir}"
+        )
+
+
+def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+    while chunk := list(islice(batches, size)):
+        yield chunk
+
+
+def _mix(seed: int, step: int, rank: int) -> int:
+    """One seed for torch; distinct for runs of up to 2^24 steps on up to 2^10 ranks."""
+    return (seed * 2**34 + step * 2**10 + rank) % 2**63

@@ -1,0 +1,157 @@
+"""Detection: boxes in images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detseg.config import choice
+from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.losses import LOSSES
+from detseg.losses.base import LossSum
+from detseg.models.detector import Detector
+from detseg.ops.decode import decode
+from detseg.ops.nms import select_detections
+from detseg.runtime.geometry import InputSpec
+from detseg.structures import Detections, Placement, Sample
+from detseg.tasks.base import Batch
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """Which raw predictions become detections.
+
+    ``confidence``: the lowest score kept. ``iou``: boxes of one class that overlap more than this are the same object.
+    ``max_detections`` per image. ``multi_label``: one box may carry several classes. ``class_agnostic``: boxes of any
+    class suppress each other.
+    """
+
+    confidence: float = 0.001
+    iou: float = 0.7
+    max_detections: int = 300
+    multi_label: bool = True
+    class_agnostic: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("confidence", "iou"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+        if self.max_detections < 1:
+            raise ValueError(f"max_detections must be at least 1, got {self.max_detections}")
+
+
+@dataclass(frozen=True)
+class DetectionTaskConfig:
+    """Settings of detection; ``input`` is the size and the preprocessing that the model sees."""
+
+    name: Literal["detection"] = "detection"
+    input: InputSpec = field(default_factory=lambda: InputSpec(640, 640))
+    loss: Any = choice(LOSSES, default="tal")
+    postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+
+    def build(
+        self, model: Detector, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    ) -> DetectionTask:
+        """The task for ``model``, whose outputs it decodes.
+
+        Raises:
+            ValueError: the loss does not fit the model's head, or the input size its strides.
+        """
+        task = DetectionTask(self, model, class_names, category_ids)
+        if self.input.height % task.stride or self.input.width % task.stride:
+            raise ValueError(
+                f"task.input is {self.input.height}x{self.input.width}; height and width must be multiples of the "
+                f"model's largest stride, {task.stride}"
+            )
+        return task
+
+
+class DetectionTask:
+    """Collate, loss, postprocess and evaluator of detection. See :class:`detseg.tasks.base.Task`."""
+
+    def __init__(
+        self,
+        config: DetectionTaskConfig,
+        model: Detector,
+        class_names: Sequence[str],
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        self.config = config
+        self.spec = config.input
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(category_ids or range(1, len(self.class_names) + 1))
+        self.kind = model.head.kind
+        self.strides = model.strides
+        self.stride = max(model.strides)
+        self.bins = model.head.bins
+        self.criterion = config.loss.build(num_classes=len(self.class_names), strides=self.strides, bins=self.bins)
+        if self.criterion.head_kind != self.kind:
+            raise ValueError(
+                f"task.loss is {config.loss.name!r}, which is for a {self.criterion.head_kind!r} head; "
+                f"the model's head is {self.kind!r}"
+            )
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples of one size -> a batch with ``boxes_xyxy`` ``[B, M, 4]`` and ``labels`` ``[B, M]``, where M is the
+        largest number of objects in an image and label -1 marks padding. Crowd regions are no targets."""
+        kept = [~sample.crowd for sample in samples]
+        most = max((int(keep.sum()) for keep in kept), default=0)
+        boxes_xyxy = np.zeros((len(samples), most, 4), np.float32)
+        labels = np.full((len(samples), most), -1, np.int64)
+        for row, (sample, keep) in enumerate(zip(samples, kept, strict=True)):
+            count = int(keep.sum())
+            boxes_xyxy[row, :count] = sample.boxes_xyxy[keep]
+            labels[row, :count] = sample.labels[keep]
+        images = np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)
+        return Batch(
+            images=torch.from_numpy(images),
+            targets={"boxes_xyxy": torch.from_numpy(boxes_xyxy), "labels": torch.from_numpy(labels)},
+            image_ids=tuple(sample.image_id for sample in samples),
+            paths=tuple(sample.path for sample in samples),
+            placements=tuple(sample.placement for sample in samples),
+        )
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` uint8 RGB -> float32 ``(pixel - mean) / std`` in the model's channel order."""
+        values = images.float()
+        if self.spec.channel_order == "bgr":
+            values = values.flip(1)
+        if any(self.spec.mean):
+            values = values - values.new_tensor(self.spec.mean).view(1, 3, 1, 1)
+        if any(std != 1 for std in self.spec.std):
+            values = values / values.new_tensor(self.spec.std).view(1, 3, 1, 1)
+        return values
+
+    def loss(self, raw: list[Tensor], batch: Batch) -> LossSum:
+        """Raw maps per level -> the loss parts of the configured assignment."""
+        loss: LossSum = self.criterion(raw, batch.targets["boxes_xyxy"], batch.targets["labels"])
+        return loss
+
+    def postprocess(self, raw: list[Tensor], placements: Sequence[Placement]) -> list[Detections]:
+        """Raw maps per level -> decoded, filtered, NMS applied, in pixels of the original images."""
+        settings = self.config.postprocess
+        boxes_xyxy, scores = decode(self.kind, raw, self.strides, self.bins)
+        results = []
+        for row, placement in enumerate(placements):
+            found = select_detections(
+                boxes_xyxy[row],
+                scores[row],
+                settings.confidence,
+                settings.iou,
+                settings.max_detections,
+                multi_label=settings.multi_label,
+                class_agnostic=settings.class_agnostic,
+            )
+            boxes_in_original = placement.to_original(found.boxes_xyxy)
+            results.append(Detections(boxes_in_original, found.scores, found.labels))
+        return results
+
+    def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> CocoEvaluator:
+        """COCO's average precision for the classes of a data set."""
+        return CocoEvaluator(class_names, category_ids)

@@ -1,0 +1,145 @@
+"""A model as one file: safetensors whose header says what it is, so that the file alone is enough to use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from detseg import __version__
+from detseg.config import choice, from_dict, to_dict
+from detseg.files import atomic_path
+from detseg.models import MODELS
+from detseg.tasks import TASKS
+from detseg.tasks.base import Task
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class PackageConfig:
+    """What a model file's header holds beside the weights."""
+
+    model: Any = choice(MODELS)
+    task: Any = choice(TASKS)
+    class_names: tuple[str, ...] = ()
+    category_ids: tuple[int, ...] = ()
+
+    def build(self) -> tuple[nn.Module, Task]:
+        """A model with fresh weights and its task."""
+        model = self.model.build(num_classes=len(self.class_names))
+        return model, self.task.build(model, self.class_names, self.category_ids)
+
+
+@dataclass(frozen=True)
+class Package:
+    """A model ready for use: in eval mode, with its task and the configuration it was made from."""
+
+    model: nn.Module
+    task: Any
+    config: PackageConfig
+
+
+def save_package(path: Path, weights: Mapping[str, Tensor], config: PackageConfig) -> None:
+    """Write ``weights`` and what is needed to use them to ``path``, whole or not at all.
+
+    Raises:
+        detseg.files.SaveError: the disk is full or the folder cannot be written to.
+    """
+    header = {"format": FORMAT, "version": __version__, **to_dict(config)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata={"detseg": json.dumps(header, sort_keys=True)})
+
+
+def read_header(path: Path) -> PackageConfig:
+    """What the model file says of itself; no weights are read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no safetensors file, or not one of detseg's.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no model file at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+    if "detseg" not in metadata:
+        raise ValueError(
+            f"{path} has no detseg header, so its model and classes are unknown; "
+            "give a configuration with --weights instead: detseg eval CONFIG.yaml --weights FILE"
+        )
+    header = json.loads(metadata["detseg"])
+    if header.pop("format") != FORMAT:
+        raise ValueError(
+            f"{path} was written by detseg {header['version']}, whose file format this version cannot read"
+        )
+    header.pop("version")
+    return from_dict(PackageConfig, header, str(path))
+
+
+def load_package(path: Path, *, postprocess: Mapping[str, Any] | None = None) -> Package:
+    """Read a model file on the CPU.
+
+    Args:
+        path: a ``.safetensors`` file written by :func:`save_package`.
+        postprocess: settings that replace those in the header, such as ``{"confidence": 0.25}``.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_header`; also where weights and header disagree.
+    """
+    config = read_header(path)
+    if postprocess:
+        task = replace(config.task, postprocess=replace(config.task.postprocess, **postprocess))
+        config = replace(config, task=task)
+    model, task = config.build()
+    weights = load_file(path)
+    expected = model.state_dict()
+    wrong = sorted(
+        (weights.keys() ^ expected.keys())
+        | {name for name in weights.keys() & expected.keys() if weights[name].shape != expected[name].shape}
+    )
+    if wrong:
+        raise ValueError(f"{path}: header and weights disagree about {len(wrong)} tensors: {', '.join(wrong[:5])}")
+    model.load_state_dict(weights)
+    return Package(model.eval(), task, config)
+
+
+def match_classes(model_names: Sequence[str], data_names: Sequence[str]) -> list[int]:
+    """For each class of the data set, its position in the model's classes; they meet by name, never by position.
+
+    Raises:
+        ValueError: a class of the data set is unknown to the model; lists both sides.
+    """
+    position = {name: index for index, name in enumerate(model_names)}
+    unknown = [name for name in data_names if name not in position]
+    if unknown:
+        raise ValueError(
+            f"the model does not know {len(unknown)} classes of the data set: {', '.join(unknown)}; "
+            f"the model has: {', '.join(model_names)}; the data set has: {', '.join(data_names)}"
+        )
+    return [position[name] for name in data_names]
+
+
+def default_device(name: str) -> torch.device:
+    """``auto`` -> the first CUDA device where there is one, else the CPU; any other name as it is.
+
+    Raises:
+        ValueError: a CUDA device was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(
+            f"device {name} was asked for, but torch sees no CUDA device; use device=cpu or install a driver"
+        )
+    return torch.device(name)

@@ -1,0 +1,154 @@
+"""The gradient of a step does not depend on how its images are dealt out to micro-batches or processes."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.multiprocessing as multiprocessing
+from torch import Tensor
+
+from detseg.config import load_config
+from detseg.data.open import open_dataset
+from detseg.engine.distributed import Group, join_group, leave_group
+from detseg.engine.evaluate import evaluate
+from detseg.engine.run import build_trainer
+from detseg.engine.settings import RunConfig
+from detseg.engine.trainer import NonFiniteLossError, Trainer
+from detseg.tasks.package import PackageConfig
+
+Tiny = Callable[..., RunConfig]
+COMMON = ("train.clip_norm=null", "train.optimizer.name=sgd", "augment.mosaic=0", "train.num_threads=1")
+
+
+def make_trainer(config: RunConfig, group: Group | None = None) -> Trainer:
+    train_set = open_dataset(config.data.path, "train")
+    package = PackageConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
+    val_set = open_dataset(config.data.path, "val")
+    return build_trainer(config, package, train_set, val_set, Path("unused"), group or Group(), torch.device("cpu"))
+
+
+def first_step(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """The gradients and the loss parts of the first optimizer step."""
+    trainer.model.train()
+    if trainer.config.freeze_norms:
+        trainer.model.eval()
+    batches = list(islice(trainer.loader.epoch(0), trainer.config.accumulate))
+    trainer._step(trainer._wrapped(), batches)
+    named = trainer.model.named_parameters()
+    gradients = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
+    return gradients, dict(trainer.progress.sums)
+
+
+def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float) -> None:
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        scale = theirs[name].abs().max().item() + 1e-6
+        assert (gradient - theirs[name]).abs().max().item() <= tolerance * scale, name
+
+
+@pytest.mark.parametrize("loss", ["tal", "simota"])
+def test_four_micro_batches_equal_one_batch(tiny: Tiny, loss: str) -> None:
+    head = "dfl" if loss == "tal" else "direct"
+    common = (*COMMON, f"task.loss={loss}", f"model.head={head}", "train.freeze_norms=true")
+    whole, whole_loss = first_step(make_trainer(tiny(*common, "train.batch_size=12")))
+    parts, parts_loss = first_step(make_trainer(tiny(*common, "train.batch_size=3", "train.accumulate=4")))
+    assert_same(parts, whole, 1e-4)
+    assert parts_loss == pytest.approx(whole_loss, rel=1e-5)
+    # The naive mean over micro-batches is something else, so this test can fail.
+    naive: dict[str, Tensor] = {}
+    trainer = make_trainer(tiny(*common, "train.batch_size=3"))
+    trainer.model.eval()
+    for batch in trainer.loader.epoch(0):
+        trainer.optimizer.zero_grad()
+        trainer._forward(trainer.model, batch).total().backward()
+        for name, parameter in trainer.model.named_parameters():
+            if parameter.grad is not None:
+                naive[name] = naive.get(name, torch.zeros_like(parameter)) + parameter.grad / 4
+    with pytest.raises(AssertionError):
+        assert_same(naive, whole, 1e-4)
+
+
+def test_a_batch_without_objects_trains(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny(*COMMON)
+    (tmp_path / "shapes.yaml").write_text("{format: shapes, image_size: 64, num_train: 4, num_val: 4, min_objects: 0, "
+                                          "max_objects: 0, min_side: 16, max_side: 30}")  # fmt: skip
+    for loss, head in (("tal", "dfl"), ("simota", "direct")):
+        config = tiny(*COMMON, f"task.loss={loss}", f"model.head={head}")
+        gradients, parts = first_step(make_trainer(config))
+        assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
+        assert max(float(gradient.abs().max()) for gradient in gradients.values()) > 0
+        background = "cls" if loss == "tal" else "obj"
+        assert parts[background] > 0
+        assert all(value == 0 for name, value in parts.items() if name != background)
+
+
+def test_a_loss_that_is_not_finite_stops_before_anything_is_learned(tiny: Tiny) -> None:
+    trainer = make_trainer(tiny(*COMMON))
+    batch = next(iter(trainer.loader.epoch(0)))
+    next(weight for weight in trainer.model.head.parameters() if weight.requires_grad).data.fill_(float("nan"))
+    before = {name: value.clone() for name, value in trainer.ema.model.state_dict().items()}
+    with pytest.raises(NonFiniteLossError) as caught:
+        trainer._step(trainer.model, [batch])
+    assert all(path in str(caught.value) for path in batch.paths)
+    assert all(torch.equal(value, before[name]) for name, value in trainer.ema.model.state_dict().items())
+    assert not trainer.optimizer.state
+
+
+def _in_process(rank: int, world_size: int, port: int, folder: str) -> None:
+    import os
+
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    torch.set_num_threads(1)
+    config = load_config(RunConfig, Path(folder) / "tiny.yaml", (*COMMON, "train.accumulate=2", "train.device=cpu"))
+    group, device = join_group("cpu")
+    trainer = make_trainer(config, group)
+    gradients, parts = first_step(trainer)
+    buffers = {name: value.clone() for name, value in trainer.model.named_buffers()}
+    one_picture = open_dataset(Path(folder) / "single.yaml", "val")
+    evaluator: Any = evaluate(
+        trainer.model, trainer.task, one_picture, batch_size=4, device=device, group=group, bar=False
+    )
+    result = {"parts": parts, "metrics": dict(evaluator.compute()), "num_results": len(evaluator.results())}
+    torch.save({"gradients": gradients, "buffers": buffers}, Path(folder) / f"rank_{rank}_of_{world_size}.pt")
+    (Path(folder) / f"rank_{rank}_of_{world_size}.json").write_text(json.dumps(result))
+    leave_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_processes_equal_one(tiny: Tiny, tmp_path: Path) -> None:
+    tiny()
+    settings = (tmp_path / "shapes.yaml").read_text()
+    (tmp_path / "single.yaml").write_text(settings.replace("num_val: 4", "num_val: 1"))
+    for world_size in (1, 2):
+        multiprocessing.spawn(_in_process, args=(world_size, _free_port(), str(tmp_path)), nprocs=world_size)
+    ranks = ("rank_0_of_1", "rank_0_of_2", "rank_1_of_2")
+    tensors = [torch.load(tmp_path / f"{name}.pt", weights_only=True) for name in ranks]
+    results = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ranks]
+    assert_same(tensors[1]["gradients"], tensors[2]["gradients"], 0)
+    # Sums of float32 in another order; unsynchronized norms are off by a hundred times as much.
+    assert_same(tensors[1]["gradients"], tensors[0]["gradients"], 1e-3)
+    for name, value in tensors[0]["buffers"].items():
+        assert torch.allclose(tensors[1]["buffers"][name].float(), value.float(), rtol=1e-4, atol=1e-6), name
+    assert results[1]["parts"] == pytest.approx(results[0]["parts"], rel=1e-5)
+    # One picture for two processes: one of them has nothing to evaluate, both know the result.
+    assert results[1] == results[2]
+    assert results[1]["num_results"] > 0
+    assert results[1]["metrics"].keys() == results[0]["metrics"].keys()

@@ -1,0 +1,155 @@
+"""A run that is stopped, killed or resumed ends with the very weights of one that was left alone."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detseg.engine import trainer as trainer_module
+from detseg.engine.checkpoint import STATE_NAME, load_state
+from detseg.engine.interrupt import InterruptedRunError
+from detseg.engine.run import train
+from detseg.engine.settings import RunConfig
+
+Tiny = Callable[..., RunConfig]
+Fingerprint = Callable[[Path], dict[str, str]]
+NUM_STEPS = 6
+
+
+def train_until(config: RunConfig, run_dir: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until optimizer step ``step`` (from 0) is under way, then send this process a real SIGTERM."""
+    with monkeypatch.context() as patch:
+        forward = trainer_module.Trainer._forward
+
+        def forward_and_signal(self: Any, *arguments: Any) -> Any:
+            if self.progress.step == step and not self.stop:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return forward(self, *arguments)
+
+        patch.setattr(trainer_module.Trainer, "_forward", forward_and_signal)
+        with pytest.raises(InterruptedRunError, match=f"after step {step + 1}"):
+            train(config, run_dir, bar=False)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_stopped_at_any_step_ends_as_if_never_stopped(
+    tiny: Tiny,
+    tmp_path: Path,
+    fingerprint: Fingerprint,
+    monkeypatch: pytest.MonkeyPatch,
+    num_workers: int,
+    accumulate: int,
+) -> None:
+    config = tiny(f"data.num_workers={num_workers}", f"train.accumulate={accumulate}")
+    train(tiny(f"train.accumulate={accumulate}"), tmp_path / "whole", bar=False)
+    expected = fingerprint(tmp_path / "whole")
+    steps = range(NUM_STEPS) if num_workers == 0 and accumulate == 1 else [0, 2]
+    for step in steps:
+        run_dir = tmp_path / f"stopped_{step}"
+        train_until(config, run_dir, step, monkeypatch)
+        assert load_state(run_dir)["progress"]["step"] == step + 1
+        train(config, run_dir, resume=True, bar=False)
+        assert fingerprint(run_dir) == expected
+
+
+# What each part of the state is replaced with when it is left out, and a run in which it matters.
+PARTS: dict[str, tuple[str, ...]] = {
+    "model": (),
+    "ema": (),
+    "optimizer": (),
+    "scaler": ("train.amp=fp16",),
+    "progress": (),
+    "num_threads": ("train.num_threads=null",),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_part_of_the_state_is_needed(
+    tiny: Tiny, tmp_path: Path, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    config = tiny(*PARTS[part])
+    torch.set_num_threads(2)
+    train(config, tmp_path / "whole", bar=False)
+    run_dir = tmp_path / "stopped"
+    torch.set_num_threads(2)
+    train_until(config, run_dir, 3, monkeypatch)
+    state = load_state(run_dir)
+    assert state.keys() == PARTS.keys(), "the table above must name every part"
+    intact = (run_dir / STATE_NAME).read_bytes()
+
+    load = trainer_module.Trainer.load_state_dict
+
+    def load_without(self: Any, state: dict[str, Any]) -> None:
+        torch.set_num_threads(1)
+        load(self, {**state, part: self.state_dict()[part]})
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer_module.Trainer, "load_state_dict", load_without)
+        train(config, run_dir, resume=True, bar=False)
+    assert fingerprint(run_dir) != fingerprint(tmp_path / "whole")
+
+    (run_dir / STATE_NAME).write_bytes(intact)
+    torch.set_num_threads(1)
+    train(config, run_dir, resume=True, bar=False)
+    assert fingerprint(run_dir) == fingerprint(tmp_path / "whole")
+
+
+def _train_or_resume(config: RunConfig, run_dir: Path) -> None:
+    train(config, run_dir, resume=(run_dir / STATE_NAME).exists(), bar=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_killed_at_random_points_ends_as_if_never_killed(
+    tiny: Tiny, tmp_path: Path, fingerprint: Fingerprint, num_workers: int
+) -> None:
+    settings = ("train.epochs=4", f"data.num_workers={num_workers}", "train.save_steps=1")
+    config = tiny(*settings)
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["detseg.engine.run", "detseg.engine.command", "torch.utils.tensorboard"])
+
+    def start(run_dir: Path) -> Any:
+        process = context.Process(target=_train_or_resume, args=(config, run_dir))
+        process.start()
+        return process
+
+    begun = time.monotonic()
+    for name in ("warm-up", "whole"):  # the first one pays for the imports
+        begun = time.monotonic()
+        process = start(tmp_path / name)
+        process.join()
+        assert process.exitcode == 0
+    whole_seconds = time.monotonic() - begun
+    expected = fingerprint(tmp_path / "whole")
+
+    chance = random.Random(2026 + num_workers)
+    num_kills = 0
+    attempt = 0
+    while num_kills < 20:
+        run_dir = tmp_path / f"killed_{attempt}"
+        attempt += 1
+        exit_code = None
+        while exit_code != 0:
+            process = start(run_dir)
+            # Once in a while a process is let through, so that the run gets on however slow the machine is.
+            process.join(timeout=chance.uniform(0, 1.1 * whole_seconds) if chance.random() < 0.9 else None)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+                assert process.exitcode == -signal.SIGKILL
+                num_kills += 1
+            exit_code = process.exitcode
+            assert exit_code in (0, -signal.SIGKILL)
+        assert fingerprint(run_dir) == expected
+        assert not list(run_dir.glob(".partial-*"))
+    assert num_kills >= 20
