@@ -89,9 +89,9 @@ def eval_command(
         if weights is None:
             raise ValueError(f"{model_path} is a configuration; name the weights to evaluate with --weights FILE")
         config = load_config(RunConfig, model_path)
-        dataset = _dataset(
-            data or (config.data.path and str(config.data.path)) or "shapes", split, format or config.data.format
-        )
+        if data is None:
+            data, format = str(config.data.path), format or config.data.format
+        dataset = _dataset(data, split, format)
         task_config = replace(config.task, postprocess=replace(config.task.postprocess, **postprocess))
         model, task = PackageConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
         load_weights(model, weights)
@@ -108,7 +108,7 @@ def eval_command(
     table = (
         write_report(evaluator, metrics, output) if output else format_table(metrics, evaluator.classes_without_truth())
     )
-    print(f"{len(dataset)} images of {data or dataset.root}, split {split}\n\n{table}")
+    print(f"{len(dataset)} images of {data}, split {split}\n\n{table}")
     if json_path:
         write_metrics(evaluator, metrics, json_path)
     return 0

@@ -83,7 +83,7 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
 
 
 def _open(data: DataConfig, split: str, max_side: int | None) -> Dataset:
-    dataset = open_dataset(data.path or "shapes", split, data.format)
+    dataset = open_dataset(data.path, split, data.format)
     if data.cache == "none":
         return dataset
     return CachedDataset(dataset, data.cache, max_side)

@@ -17,12 +17,13 @@ from detseg.tasks import TASKS
 class DataConfig:
     """Where the data is and how it is read.
 
-    ``path``: a folder in a known layout or a YAML; None with ``format: shapes``. ``num_workers``: processes that read
-    and augment. ``cache``: decoded images kept in memory (``ram``) or outside the data set (``disk``), reduced to
-    ``cache_max_side`` pixels on the longer side where given. ``on_bad_image``: what a picture that cannot be read does.
+    ``path``: a folder in a known layout, a YAML, or the word ``shapes`` for the built-in set; ``format`` is needed only
+    where the layout is ambiguous. ``num_workers``: processes that read and augment. ``cache``: decoded images kept in
+    memory (``ram``) or outside the data set (``disk``), those for training reduced to ``cache_max_side`` pixels on the
+    longer side where given. ``on_bad_image``: what a training picture that cannot be read does.
     """
 
-    path: InputPath | None = None
+    path: Literal["shapes"] | InputPath = "shapes"
     format: str | None = None
     train_split: str = "train"
     val_split: str = "val"
@@ -32,10 +33,6 @@ class DataConfig:
     on_bad_image: Literal["fail", "skip"] = "fail"
 
     def __post_init__(self) -> None:
-        if self.path is None and self.format != "shapes":
-            raise ValueError(
-                "path is missing; give the data set's folder or YAML, or format: shapes for the built-in set"
-            )
         if self.num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
 
@@ -91,6 +88,6 @@ class RunConfig:
 
     model: Any = choice(MODELS)
     task: Any = choice(TASKS)
-    data: DataConfig = field(default_factory=lambda: DataConfig(format="shapes"))
+    data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     train: TrainConfig = field(default_factory=TrainConfig)

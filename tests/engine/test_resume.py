@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -80,12 +81,10 @@ def test_every_part_of_the_state_is_needed(
     config = tiny(*PARTS[part])
     torch.set_num_threads(2)
     train(config, tmp_path / "whole", bar=False)
-    run_dir = tmp_path / "stopped"
     torch.set_num_threads(2)
-    train_until(config, run_dir, 3, monkeypatch)
-    state = load_state(run_dir)
-    assert state.keys() == PARTS.keys(), "the table above must name every part"
-    intact = (run_dir / STATE_NAME).read_bytes()
+    train_until(config, tmp_path / "stopped", 3, monkeypatch)
+    assert load_state(tmp_path / "stopped").keys() == PARTS.keys(), "the table above must name every part"
+    shutil.copytree(tmp_path / "stopped", tmp_path / "incomplete")
 
     load = trainer_module.Trainer.load_state_dict
 
@@ -95,13 +94,12 @@ def test_every_part_of_the_state_is_needed(
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer_module.Trainer, "load_state_dict", load_without)
-        train(config, run_dir, resume=True, bar=False)
-    assert fingerprint(run_dir) != fingerprint(tmp_path / "whole")
+        train(config, tmp_path / "incomplete", resume=True, bar=False)
+    assert fingerprint(tmp_path / "incomplete") != fingerprint(tmp_path / "whole")
 
-    (run_dir / STATE_NAME).write_bytes(intact)
     torch.set_num_threads(1)
-    train(config, run_dir, resume=True, bar=False)
-    assert fingerprint(run_dir) == fingerprint(tmp_path / "whole")
+    train(config, tmp_path / "stopped", resume=True, bar=False)
+    assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
 
 
 def _train_or_resume(config: RunConfig, run_dir: Path) -> None:
@@ -109,11 +107,12 @@ def _train_or_resume(config: RunConfig, run_dir: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1500)
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_killed_at_random_points_ends_as_if_never_killed(
     tiny: Tiny, tmp_path: Path, fingerprint: Fingerprint, num_workers: int
 ) -> None:
-    settings = ("train.epochs=4", f"data.num_workers={num_workers}", "train.save_steps=1")
+    settings = ("train.epochs=3", f"data.num_workers={num_workers}", "train.save_steps=1")
     config = tiny(*settings)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["detseg.engine.run", "detseg.engine.command", "torch.utils.tensorboard"])

@@ -1,0 +1,50 @@
+"""Every configuration that the project ships loads, builds and is what its name says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detseg.config import from_dict, load_config, to_dict
+from detseg.engine.settings import RunConfig
+from detseg.tasks.package import PackageConfig
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+COCO_CLASSES = tuple(f"class {number}" for number in range(80))
+NUM_PARAMETERS = {
+    "c2f_n": 3_157_200,
+    "c2f_s": 11_166_560,
+    "c2f_m": 25_902_640,
+    "c2f_l": 43_691_520,
+    "c2f_x": 68_229_648,
+    "yolox_nano": 912_159,
+    "yolox_tiny": 5_055_855,
+    "yolox_s": 8_968_255,
+    "yolox_m": 25_326_495,
+    "yolox_l": 54_208_895,
+    "yolox_x": 99_071_455,
+}
+
+
+def load(name: str, tmp_path: Path) -> RunConfig:
+    # The data need not be there to look at the rest.
+    return load_config(RunConfig, CONFIGS / name, [f"data.path={tmp_path}"] if "shapes" not in name else [])
+
+
+@pytest.mark.parametrize("name", sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.rglob("*.yaml")))
+def test_every_configuration_builds_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    config = load(name, tmp_path)
+    assert from_dict(RunConfig, to_dict(config), "round trip") == config
+    with torch.device("meta"):
+        model, task = PackageConfig(config.model, config.task, COCO_CLASSES).build()
+    assert task.spec.height % task.stride == 0
+    stem = Path(name).stem
+    if stem in NUM_PARAMETERS:
+        assert sum(parameter.numel() for parameter in model.parameters()) == NUM_PARAMETERS[stem]
+
+
+def test_the_table_of_sizes_is_complete() -> None:
+    shipped = {path.stem for path in (CONFIGS / "detection").glob("*.yaml")}
+    assert {stem for stem in shipped if stem.startswith(("c2f_", "yolox_"))} == set(NUM_PARAMETERS)
