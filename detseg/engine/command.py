@@ -89,9 +89,9 @@ def eval_command(
         if weights is None:
             raise ValueError(f"{model_path} is a configuration; name the weights to evaluate with --weights FILE")
         config = load_config(RunConfig, model_path)
-        if data is None:
-            data, format = str(config.data.path), format or config.data.format
-        dataset = _dataset(data, split, format)
+        stated_format = config.data.format if data is None else None
+        data = data or str(config.data.path)
+        dataset = _dataset(data, split, format or stated_format)
         task_config = replace(config.task, postprocess=replace(config.task.postprocess, **postprocess))
         model, task = PackageConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
         load_weights(model, weights)
