@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,15 +11,16 @@ from pathlib import Path
 from detseg import __version__
 
 EXIT_USER_ERROR = 2
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one line on standard error, never a traceback."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
-    # argparse ends a list of words at the first option; overrides may stand on either side of it.
-    if options.verb == "train" and all("=" in word and not word.startswith("-") for word in rest):
-        options.overrides += rest
+    # argparse ends a list of words at the first option; the words of `train` may stand on either side of it.
+    if options.verb == "train" and not any(word.startswith("-") for word in rest):
+        options.words += rest
     elif rest:
         parser.error(f"unknown arguments: {' '.join(rest)}")
     run: Callable[[argparse.Namespace], int] = options.run
@@ -59,10 +61,17 @@ def _parser() -> argparse.ArgumentParser:
     split.set_defaults(run=_split)
 
     train = verbs.add_parser(
-        "train", help="train a model", description="For many processes: torchrun -m detseg train ..."
+        "train",
+        help="train a model",
+        usage="detseg train [-h] [-o DIR] [--resume RUN] [CONFIG] [key.sub=value ...]",
+        description="For many processes: torchrun -m detseg train ...",
     )
-    train.add_argument("config", nargs="?", type=Path, help="a YAML file, such as those under configs/")
-    train.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that replace those of the file")
+    train.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG, key.sub=value",
+        help="a YAML file, such as those under configs/, and settings that replace those of the file, in any order",
+    )
     train.add_argument("-o", "--output", type=Path, metavar="DIR", help="run folder (default runs/NAME, numbered)")
     train.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
     train.set_defaults(run=_train)
@@ -131,7 +140,13 @@ def _split(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from detseg.engine.command import train_command
 
-    return train_command(options.config, options.overrides, options.output, options.resume)
+    overrides = [word for word in options.words if _OVERRIDE.match(word)]
+    configs = [word for word in options.words if not _OVERRIDE.match(word)]
+    if len(configs) > 1:
+        raise ValueError(
+            f"got {len(configs)} configurations: {', '.join(configs)}; name one, and settings as key=value"
+        )
+    return train_command(Path(configs[0]) if configs else None, overrides, options.output, options.resume)
 
 
 def _eval(options: argparse.Namespace) -> int:

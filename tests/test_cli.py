@@ -1,4 +1,4 @@
-"""The command line as a user meets it: in a process of its own, with its exit codes and messages."""
+"""The command line: in this process where that shows the same, in real ones where signals or their number matter."""
 
 from __future__ import annotations
 
@@ -8,159 +8,290 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from detseg import __version__
 from detseg.cli import EXIT_USER_ERROR, main
-from detseg.engine.interrupt import EXIT_INTERRUPTED
-from tests.engine.conftest import SHAPES, TINY
 
-REPOSITORY = Path(__file__).parent.parent
+TINY = """
+model: {name: detector, backbone: {name: csp_darknet, width: 0.125}}
+task: {name: detection, input: {height: 64, width: 64}}
+data: {path: shapes.yaml, num_workers: 0}
+train:
+  epochs: 1
+  batch_size: 4
+  num_threads: 1
+  device: cpu
+  optimizer: {learning_rate: 1.0e-3}
+"""
+SHAPES = """
+format: shapes
+image_size: 64
+num_train: 8
+num_val: 4
+min_objects: 1
+max_objects: 2
+min_side: 16
+max_side: 30
+"""
+VERBS = {
+    "check": ["DATA", "data", "--format", "--preview"],
+    "split": ["--ratios", "--seed", "--output"],
+    "train": ["[CONFIG] [key.sub=value ...]", "--resume", "--output", "torchrun"],
+    "eval": ["--weights", "--data", "--split", "--json", "--conf", "--device"],
+    "predict": ["SOURCE", "--save", "--conf", "--iou", "--device"],
+}
+RUN_FILES = {"best.safetensors", "last.safetensors", "config.yaml", "metrics.json", "metrics.jsonl", "history.png"}
 
 
 @pytest.fixture
-def tiny_yaml(tmp_path: Path) -> Path:
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The configuration of a run of two steps, in the current folder."""
     (tmp_path / "shapes.yaml").write_text(SHAPES)
     (tmp_path / "tiny.yaml").write_text(TINY)
+    monkeypatch.chdir(tmp_path)
     return tmp_path / "tiny.yaml"
 
 
-def detseg(*words: object) -> list[str]:
-    return [sys.executable, "-m", "detseg", *map(str, words)]
+def detseg(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
 
 
-def run(*words: object, code: int = 0, folder: Path | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(detseg(*words), capture_output=True, text=True, cwd=folder)
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
+def exit_code_of(*arguments: str) -> int | str | None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    return caught.value.code
 
 
-def test_help_names_the_verbs_and_each_verb_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["check"], ["split"], ["train"], ["eval"], ["predict"]):
-        with pytest.raises(SystemExit) as ended:
-            main([*words, "--help"])
-        assert ended.value.code == 0
-        shown = capsys.readouterr().out
-        assert f"usage: {' '.join(['detseg', *words])}" in shown
-        if not words:
-            assert all(verb in shown for verb in ("check", "split", "train", "eval", "predict"))
+def test_help_names_every_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of("--help") == 0
+    text = capsys.readouterr().out
+    assert all(f"\n    {verb} " in text for verb in VERBS)
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(verb, "--help") == 0
+    text = capsys.readouterr().out
+    assert text.startswith(f"usage: detseg {verb} ")
+    assert all(word.lower() in text.lower() for word in VERBS[verb])
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of("--version") == 0
+    assert capsys.readouterr().out == f"detseg {__version__}\n"
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
-        (["train", "nowhere.yaml"], "nowhere.yaml"),
-        (["train"], "no configuration given"),
-        (["train", "TINY", "train.epoch=3"], "train.epoch: unknown key; did you mean train.epochs"),
-        (["train", "TINY", "train.epochs=many"], "train.epochs: expected a whole number, got 'many'"),
-        (["train", "TINY", "data.path=nothing"], "'nothing' not found; tried"),
-        (["train", "--resume", "nowhere"], "nowhere"),
-        (["train", "--resume", "nowhere", "train.epochs=3"], "only data.path, data.num_workers"),
-        (["eval", "missing.safetensors", "--data", "shapes"], "no model file at missing.safetensors"),
-        (["eval", "TINY"], "--weights"),
-        (["predict", "missing.safetensors", "nowhere"], "'nowhere' does not exist"),
-        (["check", "nowhere"], "nowhere"),
-        (["split", "shapes", "--ratios", "1:x", "-o", "out"], "1:x"),
+        ([], "VERB"),
+        (["trian"], "invalid choice: 'trian'"),
+        (["train", "a.yaml", "--rezume", "x"], "unknown arguments: --rezume x"),
+        (["eval", "a.safetensors", "b.safetensors"], "unknown arguments: b.safetensors"),
+        (["predict", "a.safetensors"], "SOURCE"),
+        (["predict", "a.safetensors", "b.png", "--conf", "high"], "invalid float value: 'high'"),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_2(
-    words: list[str], message: str, tiny_yaml: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    monkeypatch.chdir(tmp_path)
-    before = sorted(tmp_path.rglob("*"))
-    assert main([str(tiny_yaml) if word == "TINY" else word for word in words]) == EXIT_USER_ERROR
-    shown = capsys.readouterr().err
-    assert shown.startswith(f"detseg {words[0]}: ")
-    assert message in shown
-    assert sorted(tmp_path.rglob("*")) == before
+def test_usage_errors(arguments: Sequence[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(*arguments) == EXIT_USER_ERROR
+    assert message in capsys.readouterr().err
 
 
-def test_words_may_come_in_any_order(tiny_yaml: Path, tmp_path: Path) -> None:
-    """Also: train, evaluate and predict, each one command."""
-    run_dir = tmp_path / "run"
-    done = run("train", tiny_yaml, "-o", run_dir, "train.epochs=1")
-    assert str(run_dir / "best.safetensors") in done.stdout
-    model = run_dir / "best.safetensors"
-
-    done = run(
-        "eval", model, "--data", tmp_path / "shapes.yaml", "-o", tmp_path / "report", "--json", tmp_path / "m.json"
-    )
-    assert "4 images" in done.stdout
-    saved = json.loads((tmp_path / "m.json").read_text())
-    assert saved == json.loads((tmp_path / "report/metrics.json").read_text())
-    assert saved == json.loads((run_dir / "metrics.json").read_text())
-
-    pictures = REPOSITORY / "docs/images"
-    done = run("predict", model, pictures, "-o", tmp_path / "found", "--save", "coco")
-    assert f"{len(list(pictures.iterdir()))} of {len(list(pictures.iterdir()))} pictures" in done.stdout
-    assert json.loads((tmp_path / "found/detections_images.json").read_text())
-
-
-def test_runs_get_folders_of_their_own(tiny_yaml: Path, tmp_path: Path) -> None:
-    for expected in ("tiny", "tiny-2"):
-        done = run("train", tiny_yaml, "train.epochs=1", folder=tmp_path)
-        assert f"runs/{expected}/best.safetensors" in done.stdout
-
-
-@pytest.mark.parametrize("tool", ["train", "eval", "predict"])
-def test_the_tools_are_the_verbs(tool: str) -> None:
-    done = subprocess.run(
-        [sys.executable, REPOSITORY / f"tools/{tool}.py", "--help"], capture_output=True, text=True, check=True
-    )
-    assert f"usage: detseg {tool}" in done.stdout
-
-
-def test_a_terminated_run_says_how_to_go_on(tiny_yaml: Path, tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    process = subprocess.Popen(
-        detseg("train", tiny_yaml, "train.epochs=500", "-o", run_dir), stderr=subprocess.PIPE, text=True
-    )
-    while not (run_dir / "metrics.jsonl").exists() or not (run_dir / "metrics.jsonl").read_text():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, shown = process.communicate(timeout=60)
-    assert process.returncode == EXIT_INTERRUPTED
-    assert f"stopped by SIGTERM in epoch {len((run_dir / 'metrics.jsonl').read_text().splitlines())}" in shown
-    assert f"detseg train --resume {run_dir}" in shown
-
-
-def test_two_processes_make_one_run(tiny_yaml: Path, tmp_path: Path) -> None:
-    words = [
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        "-m",
-        "detseg",
-        "train",
-        tiny_yaml,
-        "train.epochs=1",
-        "train.device=cpu",
+def test_a_mistake_is_one_line_and_exit_code_2(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cases: list[tuple[list[object], str]] = [
+        (["train", tiny, "train.epoch=3"], "detseg train: command line: train.epoch: unknown key"),
+        (["train", tiny, "train.epochs=many"], "train.epochs"),
+        (["train", tiny, "train.epochs=0"], "epochs must be at least 1, got 0"),
+        (["train"], "detseg train: no configuration given; name a YAML file"),
+        (["train", "train.epochs=3"], "no configuration given"),
+        (["train", "nowhere.yaml"], "nowhere.yaml"),
+        (["train", tiny, "other.yaml"], f"got 2 configurations: {tiny}, other.yaml; name one"),
+        (["train", "--resume", "nowhere"], "nowhere/config.yaml"),
+        (
+            ["train", "--resume", "nowhere", "train.epochs=3"],
+            "goes on with the run as it was begun, got train.epochs=3",
+        ),
+        (["train", "--resume", "nowhere", "-o", "there"], "as it was begun, got -o"),
+        (["train", tiny, "--resume", "nowhere"], f"as it was begun, got {tiny}"),
+        (["eval", "nowhere.safetensors", "--data", "shapes"], "detseg eval: no model file at nowhere.safetensors"),
+        (["eval", "nowhere.safetensors"], "name the data to evaluate on: --data"),
+        (["eval", tiny], "name the weights to evaluate with --weights FILE"),
+        (["predict", "nowhere.safetensors", tiny], "detseg predict: "),
+        (["predict", "nowhere.safetensors", tiny, "--save", "movie"], "--save: unknown movie"),
+        (["check", "nowhere"], "detseg check: "),
     ]
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *map(str, words)],
-        capture_output=True, text=True, check=True, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny"]
-    assert len((tmp_path / "runs/tiny/metrics.jsonl").read_text().splitlines()) == 1
-    assert "AP" in json.loads((tmp_path / "runs/tiny/metrics.json").read_text())
+    for arguments, message in cases:
+        assert detseg(*arguments) == EXIT_USER_ERROR == 2, arguments
+        said = capsys.readouterr()
+        assert message in said.err, arguments
+        assert len(said.err.splitlines()) == 1, arguments
+        assert "Traceback" not in said.err
+    assert sorted(path.name for path in tiny.parent.iterdir()) == ["shapes.yaml", "tiny.yaml"]
 
 
-def test_check_and_split_from_the_command_line(tmp_path: Path) -> None:
-    done = run("check", "shapes", "--preview", tmp_path / "preview", "--json", tmp_path / "findings.json")
-    pictures = sorted((tmp_path / "preview").glob("*.png"))
-    assert pictures
-    assert all(f"preview: {picture}" in done.stdout for picture in pictures)
-    assert json.loads((tmp_path / "findings.json").read_text())
+def test_an_unknown_key_is_told_where_it_stands_and_what_is_near(
+    tiny: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tiny.write_text(TINY + "  patiense: 3\n")
+    assert detseg("train", tiny) == EXIT_USER_ERROR
+    error = capsys.readouterr().err
+    assert "tiny.yaml: train.patiense: unknown key" in error
+    assert "patience" in error
 
 
-def test_check_and_split_of_real_data(detseg_data: Path, tmp_path: Path) -> None:
-    done = run("check", detseg_data / "bccd", "--fast", code=1)
-    assert "D001" in done.stdout
-    done = run("split", detseg_data / "bccd", "--ratios", "8:2", "-o", tmp_path / "splits")
-    assert (tmp_path / "splits/data.yaml").exists()
-    done = run("check", tmp_path / "splits/data.yaml", "--fast", code=1)
-    assert "D201" not in done.stdout
+def test_a_traceback_on_request(tiny: Path) -> None:
+    with pytest.raises(ValueError, match=r"train\.epoch"):
+        detseg("--traceback", "train", tiny, "train.epoch=3")
+
+
+ORDERS = [
+    "CONFIG -o DIR train.seed=7 train.ema=null",
+    "CONFIG train.seed=7 -o DIR train.ema=null",
+    "CONFIG train.seed=7 train.ema=null -o DIR",
+    "-o DIR CONFIG train.seed=7 train.ema=null",
+    "train.seed=7 CONFIG -o DIR train.ema=null",
+    "train.seed=7 -o DIR CONFIG train.ema=null",
+    "train.seed=7 --output=DIR train.ema=null CONFIG",
+]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_words_of_train_in_any_order(order: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # A batch that the data cannot fill ends the command after it has understood its words.
+    words = order.replace("CONFIG", str(tiny)).replace("DIR", "elsewhere").split()
+    assert main(["train", *words, "train.batch_size=1000"]) == EXIT_USER_ERROR
+    assert "does not fill a single batch of 1000" in capsys.readouterr().err
+    assert detseg("train", *words, "train.batch_size=none") == EXIT_USER_ERROR
+    assert "train.batch_size" in capsys.readouterr().err
+
+
+def test_train_eval_predict_check(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.parent
+    assert detseg("train", tiny, "-o", folder / "my run", "train.seed=7") == 0
+    assert {path.name for path in (folder / "my run").iterdir()} >= RUN_FILES
+    assert "seed: 7" in (folder / "my run" / "config.yaml").read_text()
+    model = folder / "my run" / "best.safetensors"
+    assert f"best model: {model}" in capsys.readouterr().out
+
+    # Without -o the folders are numbered.
+    for name in ("tiny", "tiny-2"):
+        assert detseg("train", tiny) == 0
+        assert {path.name for path in (folder / "runs" / name).iterdir()} >= RUN_FILES
+    capsys.readouterr()
+
+    evaluated = folder / "evaluated"
+    options = ["--data", "shapes.yaml", "--workers", 0, "--device", "cpu", "--json", "m.json", "-o", evaluated]
+    assert detseg("eval", model, *options) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("4 images of shapes.yaml, split val\n")
+    assert "AP_medium" in said
+    trained = json.loads((folder / "my run" / "metrics.json").read_text())
+    assert json.loads((folder / "m.json").read_text()) == trained
+    assert json.loads((evaluated / "metrics.json").read_text()) == trained
+    assert json.loads((evaluated / "detections.json").read_text()) == json.loads(
+        (folder / "my run" / "detections.json").read_text()
+    )
+    assert detseg("eval", tiny, "--weights", model, "--workers", 0, "--device", "cpu", "--json", "n.json") == 0
+    assert json.loads((folder / "n.json").read_text()) == trained
+
+    pictures = [folder / "my run" / "history.png", folder / "my run" / "confusion_matrix.png"]
+    assert detseg("predict", model, *pictures, "-o", "seen", "--conf", 0.0001, "--max-det", 4, "--device", "cpu") == 0
+    assert {path.name for path in (folder / "seen").iterdir()} == {
+        "history.png", "confusion_matrix.png", "detections.json", "detections_images.json"
+    }  # fmt: skip
+    assert 0 < len(json.loads((folder / "seen" / "detections.json").read_text())) <= 8
+
+    (folder / "broken.png").write_bytes(pictures[0].read_bytes()[:300])
+    assert detseg("predict", model, pictures[0], "broken.png", "-o", "again", "--save", "picture") == 1
+    assert [path.name for path in (folder / "again").iterdir()] == ["history.png"]
+
+    assert detseg("check", "shapes.yaml", "--preview", "preview", "--config", tiny, "--json", "findings.json") == 0
+    assert json.loads((folder / "findings.json").read_text())["exit_code"] == 0
+    assert list((folder / "preview").iterdir())
+
+
+def test_check_shapes(capsys: pytest.CaptureFixture[str]) -> None:
+    assert detseg("check", "shapes", "--fast") == 0
+    text = capsys.readouterr().out
+    assert all(word in text for word in ("circle", "square", "triangle", "train", "val", "test"))
+
+
+def test_check_finds_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = {
+        "images": [{"id": 1, "file_name": "missing.png", "height": 20, "width": 20}],
+        "categories": [{"id": 1, "name": "cat"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 5, 5], "area": 25, "iscrowd": 0}],
+    }
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "val").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    assert detseg("check", tmp_path) == 2
+    assert "missing.png" in capsys.readouterr().out
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+    )
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    """Until ``path`` is there and not empty."""
+    while not (path.exists() and path.stat().st_size):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_that_can_be_resumed(tiny: Path, number: signal.Signals) -> None:
+    run_dir = tiny.parent / "run"
+    process = start("detseg", "train", tiny, "-o", run_dir, "train.epochs=6")
+    wait_for(run_dir / "metrics.jsonl", process)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 75, errors
+    assert f"stopped by {number.name} in epoch " in errors
+    assert f"go on with: detseg train --resume {run_dir}" in errors
+    num_done = len((run_dir / "metrics.jsonl").read_text().splitlines())
+    assert 1 <= num_done < 6
+    assert not (run_dir / "metrics.json").exists()
+
+    assert detseg("train", "--resume", run_dir, "data.num_workers=1") == 0
+    lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3, 4, 5]
+    assert {path.name for path in run_dir.iterdir()} >= RUN_FILES
+
+
+def test_two_processes_make_one_run(tiny: Path) -> None:
+    launcher = ["torch.distributed.run", "--nproc-per-node", 2, "--master-addr", "127.0.0.1", "--master-port", 0]
+    process = start(*launcher, "-m", "detseg", "train", tiny, "train.epochs=2")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    runs = tiny.parent / "runs"
+    assert [path.name for path in runs.iterdir()] == ["tiny"]
+    assert {path.name for path in (runs / "tiny").iterdir()} >= RUN_FILES
+    assert output.count("best model: ") == 1
+    lines = [json.loads(line) for line in (runs / "tiny" / "metrics.jsonl").read_text().splitlines()]
+    # 8 pictures in batches of 4, whatever the number of processes
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 2), (1, 4)]
+    # All four pictures were judged: one process alone finds the same on the same weights.
+    model = runs / "tiny" / "best.safetensors"
+    options = ["--data", "shapes.yaml", "--workers", 0, "--device", "cpu", "--batch-size", 2, "-o", "alone"]
+    assert detseg("eval", model, *options) == 0
+    together, alone = (
+        json.loads((folder / "detections.json").read_text()) for folder in (runs / "tiny", tiny.parent / "alone")
+    )
+    assert {result["image_id"] for result in together} == {1, 2, 3, 4}
+    assert len(together) == pytest.approx(len(alone), rel=0.02)
+    metrics, expected = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (runs / "tiny", tiny.parent / "alone")
+    )
+    assert metrics == pytest.approx(expected, abs=0.01)

@@ -15,6 +15,7 @@ import time
 import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
@@ -32,6 +33,7 @@ Result = TypeVar("Result")
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS_TO_STOP = 1.0
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class WorkerDiedError(RuntimeError):
@@ -114,7 +116,8 @@ class WorkerPool(Generic[Item, Result]):
             return iter(self._loader)
         before = multiprocessing.active_children()
         handler = signal.getsignal(signal.SIGCHLD)
-        results = iter(self._loader)
+        with _stop_signals_held():
+            results = iter(self._loader)
         if handler is not None and threading.current_thread() is threading.main_thread():
             # torch's handler raises in the middle of whatever runs when a worker dies, be it an optimizer step or a
             # checkpoint. Without it the death is noticed while waiting for the next result.
@@ -211,9 +214,24 @@ def _unchanged(value: Any) -> Any:
     return value
 
 
+@contextmanager
+def _stop_signals_held() -> Iterator[None]:
+    """Processes started in this block do not see a stop signal before they are ready to ignore it."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows, where no signal reaches a worker
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _prepare_worker(worker_id: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in _STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     cv2.setNumThreads(0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -48,12 +49,21 @@ def load_state(run_dir: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{run_dir} holds no {STATE_NAME}, so there is no run to resume")
     try:
+        _require_checksums(path)
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         previous = run_dir / PREVIOUS_NAME
         hint = f"; the state before it is {previous}: rename it to {STATE_NAME} to go on from there"
         raise ValueError(f"{path} is damaged: {error}{hint if previous.exists() else ''}") from error
     return state
+
+
+def _require_checksums(path: Path) -> None:
+    # torch.save writes checksums, torch.load does not look at those of tensors.
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
 
 
 __all__ = ["PREVIOUS_NAME", "STATE_NAME", "SaveError", "load_state", "save_state"]

@@ -32,16 +32,15 @@ _RESUME_OVERRIDES = ("data.path", "data.num_workers", "data.cache", "train.devic
 def train_command(config_path: Path | None, overrides: Sequence[str], output: Path | None, resume: Path | None) -> int:
     """``detseg train``. Returns 0, or ``EXIT_INTERRUPTED`` where the run was stopped and can be resumed."""
     if resume is not None:
-        # argparse cannot know that with --resume the first word is an override already
-        given = [*([str(config_path)] if config_path else []), *overrides]
-        refused = [text for text in given if text.partition("=")[0] not in _RESUME_OVERRIDES]
+        refused = [text for text in overrides if text.partition("=")[0] not in _RESUME_OVERRIDES]
+        refused += [str(config_path)] if config_path else []
         if refused or output is not None:
             what = ", ".join(refused) or "-o"
             raise ValueError(
                 f"--resume goes on with the run as it was begun, got {what}; "
                 f"only {', '.join(_RESUME_OVERRIDES)} may change"
             )
-        config, run_dir = load_config(RunConfig, resume / CONFIG_NAME, given), resume
+        config, run_dir = load_config(RunConfig, resume / CONFIG_NAME, overrides), resume
     elif config_path is None:
         raise ValueError(
             "no configuration given; name a YAML file, such as configs/detection/shapes.yaml, or --resume RUN"

@@ -13,7 +13,7 @@ def names_to_freeze(model: nn.Module, prefixes: Sequence[str]) -> set[str]:
     """The names of the modules of ``model`` that lie under one of ``prefixes``, such as ``backbone`` or ``neck.up``.
 
     Raises:
-        ValueError: a prefix names no module; lists the nearest names.
+        ValueError: a prefix names no module, with the nearest names; or nothing is left that could learn.
     """
     modules = [name for name, _ in model.named_modules() if name]
     chosen: set[str] = set()
@@ -23,6 +23,9 @@ def names_to_freeze(model: nn.Module, prefixes: Sequence[str]) -> set[str]:
             near = ", ".join(difflib.get_close_matches(prefix, modules, cutoff=0.4)) or ", ".join(modules[:8])
             raise ValueError(f"train.freeze: the model has no part {prefix!r}; the nearest names are: {near}")
         chosen |= below
+    learned = {name.rpartition(".")[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if learned <= chosen:
+        raise ValueError(f"train.freeze holds the whole model: {', '.join(prefixes)}; leave out what is to learn")
     return chosen
 
 

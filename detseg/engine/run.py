@@ -27,7 +27,7 @@ from detseg.files import remove_partial_files
 from detseg.models.load_weights import load_weights
 from detseg.structures import Metrics
 from detseg.tasks.base import Batch
-from detseg.tasks.package import PackageConfig, load_package, save_package
+from detseg.tasks.package import PackageConfig, load_package, match_classes, save_package
 
 CONFIG_NAME = "config.yaml"
 
@@ -62,6 +62,7 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
         train_set = _open(config.data, config.data.train_split, config.data.cache_max_side)
         # Never reduced: a validation picture is measured as it is.
         val_set = _open(config.data, config.data.val_split, None)
+        match_classes(train_set.class_names, val_set.class_names)  # now, not after the first epoch
         package = PackageConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
         trainer = build_trainer(config, package, train_set, val_set, run_dir, group, device, bar=bar)
         if group.is_main:

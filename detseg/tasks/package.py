@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,10 +53,23 @@ def save_package(path: Path, weights: Mapping[str, Tensor], config: PackageConfi
     Raises:
         detseg.files.SaveError: the disk is full or the folder cannot be written to.
     """
+    config = replace(config, model=_without_pretrained(config.model))
     header = {"format": FORMAT, "version": __version__, **to_dict(config)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={"detseg": json.dumps(header, sort_keys=True)})
+        try:
+            save_file(tensors, temporary, metadata={"detseg": json.dumps(header, sort_keys=True)})
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(f"safetensors could not write the weights: {error}") from error
+
+
+def _without_pretrained(config: Any) -> Any:
+    """``config`` with every ``pretrained`` off: the weights in the file replace those, which need not be at hand."""
+    values = {field.name: getattr(config, field.name) for field in fields(config)}
+    changes = {name: _without_pretrained(value) for name, value in values.items() if is_dataclass(value)}
+    if "pretrained" in values:
+        changes["pretrained"] = False
+    return replace(config, **changes)
 
 
 def read_header(path: Path) -> PackageConfig:

@@ -1,11 +1,13 @@
-"""A model and a data set meet by class name, and the numbers are pycocotools'."""
+"""Evaluation on a data set whose objects are some of those that the model finds, so that AP is neither 0 nor 1."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,108 +18,171 @@ from pycocotools.cocoeval import COCOeval
 from detseg.data.open import open_dataset
 from detseg.engine.evaluate import evaluate
 from detseg.engine.report import write_report
-from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.inference.predictor import Predictor
+from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.images import write_image
-from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig
+from detseg.tasks.detection import DetectionTaskConfig, PostprocessConfig
+from detseg.tasks.package import Package, PackageConfig
 
-NAMES = ("circle", "square", "triangle")
+CLASSES = ("circle", "square", "triangle")
+NUM_IMAGES = 3
 
 
-def make_model(class_names: tuple[str, ...]) -> tuple[torch.nn.Module, object]:
+@pytest.fixture(scope="module")
+def package() -> Package:
+    """A model with random weights that finds small boxes of all classes, everywhere."""
+    config = PackageConfig(
+        DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
+        DetectionTaskConfig(input=InputSpec(64, 64), postprocess=PostprocessConfig(iou=0.5, max_detections=300)),
+        CLASSES,
+        (1, 2, 3),
+    )
     torch.manual_seed(0)
-    task = DetectionTaskConfig(input=InputSpec(64, 64))
-    model, built = PackageConfig(DetectorConfig(), task, class_names).build()
+    model, task = config.build()
     with torch.no_grad():
-        for branch in model.head.class_branches:
-            branch[-1].bias.fill_(-2.0)  # a fresh head is sure that there is nothing
-        for branch in model.head.box_branches:
-            branch[-1].bias.view(4, 16)[:, 1] = 10.0  # and its boxes are 15 strides wide; these are 2
-    return model, built
+        for branch in model.get_submodule("head.box_branches"):
+            branch[-1].weight.mul_(3)
+            branch[-1].bias.copy_(-0.8 * torch.arange(16).repeat(4))  # the mean distance is one cell
+        for branch in model.get_submodule("head.class_branches"):
+            branch[-1].weight.mul_(10)
+            branch[-1].bias.fill_(-2)
+    return Package(model.eval(), task, config)
 
 
-def write_coco(folder: Path, names: dict[str, int]) -> Path:
-    """Six pictures of shapes as COCO files whose category ids are those of ``names``, in that order."""
-    shapes = open_dataset("shapes", "val")
-    images, annotations = [], []
-    for index in range(6):
-        sample, truth = shapes.load(index), shapes.ground_truth(index)
-        write_image(folder / f"val/{index}.png", sample.image)
-        images.append({"id": index + 1, "file_name": f"{index}.png", "height": 160, "width": 160})
-        for box, label, area in zip(truth.boxes_xywh.tolist(), truth.labels, truth.areas.tolist(), strict=True):
-            name = NAMES[label]
-            if name in names:
-                annotations.append({"id": len(annotations) + 1, "image_id": index + 1, "category_id": names[name],
-                                    "bbox": box, "area": area, "iscrowd": 0})  # fmt: skip
-    categories = [{"id": number, "name": name} for name, number in names.items()]
-    path = folder / "annotations/instances_val.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
-    return path
-
-
-def run(folder: Path, class_names: tuple[str, ...] = NAMES) -> CocoEvaluator:
-    model, task = make_model(class_names)
-    found = evaluate(model, task, open_dataset(folder, "val"), batch_size=4, device=torch.device("cpu"), bar=False)
-    assert isinstance(found, CocoEvaluator)
+@pytest.fixture(scope="module")
+def objects(package: Package, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, list[float]]]]:
+    """Picture -> class and box (xywh) of every third object that the model finds there, shaken a little."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(NUM_IMAGES)]
+    for path in paths:
+        write_image(path, rng.integers(0, 256, (48, 80, 3), np.uint8))
+    predictor = Predictor(package.model, package.task, package.task.spec)
+    found: dict[str, list[tuple[str, list[float]]]] = {}
+    for prediction in predictor.predict(paths):
+        boxes = prediction.detections.boxes_xyxy.astype(float)
+        boxes[:, 2:] -= boxes[:, :2]
+        boxes *= rng.uniform(0.9, 1.1, boxes.shape)
+        rows = zip(prediction.detections.labels.tolist(), boxes.round(2).tolist(), strict=True)
+        found[str(prediction.path)] = [(CLASSES[label], box) for label, box in list(rows)[::3] if min(box[2:]) > 4]
     return found
 
 
-def test_the_twelve_numbers_are_those_of_pycocotools_on_the_saved_file(tmp_path: Path) -> None:
-    truth = write_coco(tmp_path, {"circle": 7, "triangle": 90, "square": 11})
-    evaluator = run(tmp_path)
-    metrics = evaluator.compute()
-    write_report(evaluator, metrics, tmp_path / "report")
-    with contextlib.redirect_stdout(io.StringIO()):
-        official = COCO(str(truth))
-        judged = COCOeval(official, official.loadRes(str(tmp_path / "report/detections.json")), "bbox")
-        judged.evaluate()
-        judged.accumulate()
-        judged.summarize()
-    names = ["AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR1", "AR10", "AR100", "AR_small", "AR_medium"]
-    ours = [metrics[name] for name in (*names, "AR_large")]
-    assert np.abs(np.array(ours) - judged.stats).max() <= 1e-9
-    assert 0 < metrics["AR100"] < 1
-    saved = json.loads((tmp_path / "report/metrics.json").read_text())
-    assert saved["AP"] == metrics["AP"]
-    assert {path.name for path in (tmp_path / "report").iterdir()} == {
-        "metrics.json",
-        "detections.json",
-        "pr_curve.png",
-        "confusion_matrix.png",
+def coco_folder(folder: Path, objects: dict[str, list[tuple[str, list[float]]]], categories: dict[str, int]) -> Path:
+    """A COCO data set with the objects of these categories."""
+    images, annotations = [], []
+    for number, (path, found) in enumerate(objects.items(), start=1):
+        images.append({"id": 10 * number, "file_name": Path(path).name, "height": 48, "width": 80})
+        for name, box in found:
+            if name in categories:
+                annotations.append(
+                    {"id": len(annotations) + 1, "image_id": 10 * number, "category_id": categories[name],
+                     "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                )  # fmt: skip
+        (folder / "val").mkdir(parents=True, exist_ok=True)
+        (folder / "val" / Path(path).name).write_bytes(Path(path).read_bytes())
+    content = {
+        "images": images,
+        "annotations": annotations,
+        "categories": [{"id": number, "name": name} for name, number in categories.items()],
     }
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "instances_val.json").write_text(json.dumps(content))
+    return folder
 
 
-def test_the_order_of_the_classes_in_the_data_set_does_not_matter(tmp_path: Path) -> None:
-    write_coco(tmp_path / "one", {"circle": 1, "square": 2, "triangle": 3})
-    write_coco(tmp_path / "other", {"triangle": 1, "circle": 2, "square": 3})
-    one, other = run(tmp_path / "one").compute(), run(tmp_path / "other").compute()
-    assert one["AR100"] > 0
-    for name in NAMES:
-        assert other[f"AP/{name}"] == one[f"AP/{name}"]
+def measure(package: Package, folder: Path, batch_size: int = 2) -> Any:
+    dataset = open_dataset(folder, "val")
+    device = torch.device("cpu")
+    return evaluate(package.model, package.task, dataset, batch_size=batch_size, device=device, bar=False)
 
 
-def test_a_class_that_the_data_set_does_not_have_is_left_out(tmp_path: Path) -> None:
-    write_coco(tmp_path / "all", {"circle": 1, "square": 2, "triangle": 3})
-    write_coco(tmp_path / "few", {"square": 4})
-    whole, few = run(tmp_path / "all"), run(tmp_path / "few")
-    assert few.compute()["AP/square"] == whole.compute()["AP/square"]
-    squares = [record for record in whole.results() if record["category_id"] == 2]
-    assert len(few.results()) == len(squares) > 0
+def per_class(evaluator: Any) -> dict[str, float]:
+    return {name: value for name, value in evaluator.compute().items() if "/" in name}
 
 
-def test_a_class_that_the_model_does_not_know_is_an_error_that_lists_both(tmp_path: Path) -> None:
-    write_coco(tmp_path, {"circle": 1, "square": 2})
-    with pytest.raises(ValueError, match=r"square; the model has: circle, star; the data set has: circle, square"):
-        run(tmp_path, ("circle", "star"))
+IN_ORDER = {"circle": 1, "square": 2, "triangle": 3}
 
 
-def test_the_mode_of_the_model_comes_back(tmp_path: Path) -> None:
-    write_coco(tmp_path, {"circle": 1})
-    model, task = make_model(NAMES)
-    for training in (True, False):
-        model.train(training)
-        evaluate(model, task, open_dataset(tmp_path, "val"), batch_size=4, device=torch.device("cpu"), bar=False)
-        assert model.training == training
+def test_classes_meet_by_name_whatever_their_order(package: Package, objects: Any, tmp_path: Path) -> None:
+    expected = per_class(measure(package, coco_folder(tmp_path / "same", objects, IN_ORDER)))
+    assert expected.keys() == {f"{name}/{class_name}" for name in ("AP", "AP50") for class_name in CLASSES}
+    # Otherwise a mix-up of classes could not be seen.
+    assert len(set(expected.values())) == 6
+    assert all(0.02 < value < 0.98 for value in expected.values())
+    permuted = coco_folder(tmp_path / "permuted", objects, {"triangle": 4, "circle": 9, "square": 70})
+    assert open_dataset(permuted, "val").class_names != CLASSES
+    assert per_class(measure(package, permuted)) == expected
+
+
+@pytest.mark.parametrize("kept", [("square",), ("triangle", "circle")])
+def test_a_data_set_with_fewer_classes(package: Package, objects: Any, tmp_path: Path, kept: Sequence[str]) -> None:
+    expected = per_class(measure(package, coco_folder(tmp_path / "all", objects, IN_ORDER)))
+    folder = coco_folder(tmp_path / "few", objects, {name: 5 - number for number, name in enumerate(kept)})
+    evaluator = measure(package, folder)
+    assert per_class(evaluator) == {name: value for name, value in expected.items() if name.endswith(tuple(kept))}
+    assert {result["category_id"] for result in evaluator.results()} == {5 - number for number in range(len(kept))}
+
+
+def test_a_class_that_the_model_does_not_know(package: Package, objects: Any, tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "more", objects, {"circle": 1, "hexagon": 2})
+    message = "does not know 1 classes of the data set: hexagon; the model has: circle, square, triangle; .*: circle, h"
+    with pytest.raises(ValueError, match=message):
+        measure(package, folder)
+
+
+def test_the_report_equals_pycocotools_on_the_saved_detections(package: Package, objects: Any, tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "data", objects, {"square": 7, "triangle": 3, "circle": 50})
+    evaluator = measure(package, folder)
+    table = write_report(evaluator, evaluator.compute(), tmp_path / "report")
+    assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
+        "confusion_matrix.png", "detections.json", "metrics.json", "pr_curve.png"
+    ]  # fmt: skip
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(folder / "annotations" / "instances_val.json"))
+        official = COCOeval(truth, truth.loadRes(str(tmp_path / "report" / "detections.json")), "bbox")
+        official.evaluate()
+        official.accumulate()
+        official.summarize()
+    metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    twelve = [value for name, value in metrics.items() if "/" not in name]
+    assert twelve == pytest.approx(official.stats.tolist(), abs=1e-9)
+    assert 0.02 < metrics["AP"] < 0.98
+    assert f"{metrics['AP']:.4f}" in table
+
+
+def test_the_batch_size_does_not_matter(package: Package, objects: Any, tmp_path: Path) -> None:
+    folder = coco_folder(tmp_path / "data", objects, IN_ORDER)
+    small, large = (measure(package, folder, batch_size) for batch_size in (1, 3))
+    # Sums in another order: two scores may change places, no more.
+    assert dict(small.compute()) == pytest.approx(dict(large.compute()), abs=0.01)
+
+
+def test_nothing_found_is_ap_zero(package: Package, objects: Any, tmp_path: Path) -> None:
+    strict = PackageConfig(
+        package.config.model, DetectionTaskConfig(input=InputSpec(64, 64), postprocess=PostprocessConfig(1.0)), CLASSES
+    )
+    task = strict.task.build(package.model, CLASSES)
+    evaluator = measure(Package(package.model, task, strict), coco_folder(tmp_path / "data", objects, IN_ORDER))
+    assert evaluator.results() == []
+    metrics = evaluator.compute()
+    assert metrics["AP"] == metrics["AP50"] == 0
+    write_report(evaluator, metrics, tmp_path / "report")
+    assert json.loads((tmp_path / "report" / "detections.json").read_text()) == []
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_keeps_its_mode_and_is_not_trained(
+    package: Package, objects: Any, tmp_path: Path, training: bool
+) -> None:
+    folder = coco_folder(tmp_path / "data", objects, IN_ORDER)
+    before = {name: value.clone() for name, value in package.model.state_dict().items()}
+    try:
+        package.model.train(training)
+        measure(package, folder)
+        assert package.model.training == training
+    finally:
+        package.model.eval()
+    assert all(torch.equal(value, before[name]) for name, value in package.model.state_dict().items())

@@ -1,54 +1,116 @@
-"""Holding parts of a model."""
-
 from __future__ import annotations
 
-from collections import OrderedDict
+import re
 
 import pytest
 import torch
 from torch import nn
 
 from detseg.engine.freezing import freeze, names_to_freeze
+from detseg.models.detector import Detector, DetectorConfig
 
 
-def make_model() -> nn.Sequential:
-    stem = nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2))
-    return nn.Sequential(OrderedDict(stem=stem, stem2=nn.BatchNorm2d(2)))
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 3, 1)
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.norm(self.convolution(images))  # type: ignore[no-any-return]
 
 
-def test_a_name_holds_what_lies_under_it_and_nothing_else() -> None:
-    model = make_model()
-    assert names_to_freeze(model, ["stem"]) == {"stem", "stem.0", "stem.1"}
-    assert names_to_freeze(model, []) == set()
-    with pytest.raises(ValueError, match="no part 'stm'; the nearest names are: stem"):
-        names_to_freeze(model, ["stm"])
+def chain() -> nn.Sequential:
+    model = nn.Sequential()
+    for name in ("stem", "stem2", "top"):
+        model.add_module(name, Block())
+    return model.train()
 
 
-def test_held_parts_do_not_learn_and_keep_their_statistics() -> None:
-    model = make_model().train()
+@pytest.mark.parametrize(
+    ("prefixes", "expected"),
+    [
+        ([], set()),
+        (["stem"], {"stem", "stem.convolution", "stem.norm"}),  # not stem2
+        (["stem.norm"], {"stem.norm"}),
+        (["stem2", "top.convolution"], {"stem2", "stem2.convolution", "stem2.norm", "top.convolution"}),
+    ],
+)
+def test_names(prefixes: list[str], expected: set[str]) -> None:
+    assert names_to_freeze(chain(), prefixes) == expected
+
+
+@pytest.mark.parametrize(
+    ("prefix", "near"), [("stm", "stem"), ("stem.nrm", "stem.norm"), ("xyzzy", "stem, stem.convolution, stem.norm, ")]
+)
+def test_an_unknown_name_is_told_the_nearest(prefix: str, near: str) -> None:
+    message = f"train.freeze: the model has no part {prefix!r}; the nearest names are: {near}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        names_to_freeze(chain(), ["top", prefix])
+
+
+def test_a_model_that_could_not_learn_is_refused() -> None:
+    with pytest.raises(ValueError, match="holds the whole model: top, stem, stem2; leave out what is to learn"):
+        names_to_freeze(chain(), ["top", "stem", "stem2"])
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def changed_by_a_step(model: nn.Sequential, norms: bool, prefixes: list[str]) -> set[str]:
+    """What a real step of training changes in ``model``."""
+    model.train()
     learned = list(model.parameters())
-    freeze(model, {"stem", "stem.0", "stem.1"}, learned, norms=False)
-    assert [parameter.requires_grad for parameter in learned] == [False] * 4 + [True] * 2
-    model(torch.randn(4, 1, 3, 3))
-    assert model.stem[1].num_batches_tracked == 0
-    assert model.stem2.num_batches_tracked == 1
-    freeze(model, set(), learned, norms=False)
-    assert all(parameter.requires_grad for parameter in learned)
-    model(torch.randn(4, 1, 3, 3))
-    assert model.stem[1].num_batches_tracked == 1
+    freeze(model, names_to_freeze(model, prefixes), learned, norms=norms)
+    before = state(model)
+    torch.manual_seed(0)
+    optimizer = torch.optim.SGD(learned, lr=0.1, weight_decay=0.1)
+    optimizer.zero_grad()
+    model(torch.randn(2, 3, 4, 4)).pow(3).mean().backward()
+    optimizer.step()
+    return {name for name, value in state(model).items() if not torch.equal(value, before[name])}
 
 
-def test_all_norms_can_be_held_while_their_weights_learn() -> None:
-    model = make_model().train()
-    freeze(model, set(), list(model.parameters()), norms=True)
-    model(torch.randn(4, 1, 3, 3))
-    assert model.stem[1].num_batches_tracked == model.stem2.num_batches_tracked == 0
-    assert all(parameter.requires_grad for parameter in model.parameters())
+WEIGHTS = {"convolution.weight", "norm.weight", "norm.bias"}
+STATISTICS = {"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}
 
 
-def test_constants_of_a_model_stay_constant() -> None:
-    model = make_model()
-    model.stem[0].bias.requires_grad_(False)
+def learning(model: nn.Module, norms: bool, prefixes: list[str]) -> set[str]:
+    return {name for name in changed_by_a_step(model, norms, prefixes) if not name.endswith("convolution.bias")}
+
+
+def test_a_held_part_keeps_weights_and_statistics() -> None:
+    model = chain()
+    others = {f"{block}.{name}" for block in ("stem2", "top") for name in WEIGHTS | STATISTICS}
+    assert learning(model, False, ["stem"]) == others
+    # Later everything learns again.
+    assert learning(model, False, []) == others | {f"stem.{name}" for name in WEIGHTS | STATISTICS}
+
+
+def test_norms_keep_their_statistics_everywhere_when_asked() -> None:
+    learned = learning(chain(), True, ["stem"])
+    assert learned == {f"{block}.{name}" for block in ("stem2", "top") for name in WEIGHTS}
+
+
+def test_constants_stay_constants() -> None:
+    model = chain()
+    constant = model.top.convolution.weight.requires_grad_(False)
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    freeze(model, {"stem"}, learned, norms=False)
     freeze(model, set(), learned, norms=False)
-    assert not model.stem[0].bias.requires_grad
+    assert not constant.requires_grad
+    assert all(parameter.requires_grad for parameter in learned)
+
+
+def test_the_parts_of_a_detector() -> None:
+    detector: Detector = DetectorConfig().build(num_classes=2)
+    for part in ("backbone", "neck", "head"):
+        freeze(detector.train(), names_to_freeze(detector, [part]), list(detector.parameters()), norms=False)
+        for name, parameter in detector.named_parameters():
+            assert parameter.requires_grad != name.startswith(f"{part}."), name
+        for name, module in detector.named_modules():
+            if isinstance(module, nn.BatchNorm2d):
+                assert module.training != name.startswith(f"{part}."), name
+    with pytest.raises(ValueError, match="holds the whole model"):
+        names_to_freeze(detector, ["backbone", "neck", "head"])

@@ -1,8 +1,5 @@
-"""Optimizers and schedules, by hand."""
-
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import pytest
@@ -10,76 +7,150 @@ import torch
 from torch import nn
 
 from detseg.engine.optim import OptimizerConfig, ScheduleConfig, parameter_groups
+from detseg.models.detector import DetectorConfig
 
 
-def test_only_weights_of_convolutions_and_linear_layers_decay() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 2))
-    model[2].weight.requires_grad_(False)
-    decayed, rest = parameter_groups(model, 0.1)
-    assert [id(p) for p in decayed["params"]] == [id(model[0].weight)]
-    others = [model[0].bias, model[1].weight, model[1].bias, model[2].bias]
-    assert [id(p) for p in rest["params"]] == [id(p) for p in others]
-    assert (decayed["weight_decay"], rest["weight_decay"]) == (0.1, 0.0)
+class Mixed(nn.Module):
+    """One of each: weights of convolution and linear layers, biases, norms, a scalar, a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 1)
+        self.batch_norm = nn.BatchNorm2d(4)
+        self.layer_norm = nn.LayerNorm(4)
+        self.linear = nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.tensor(1.0))
+        self.constant = nn.Parameter(torch.ones(2, 2), requires_grad=False)
+
+
+def grouped_names(model: nn.Module, groups: list[dict[str, Any]]) -> list[list[str]]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return [sorted(names[id(parameter)] for parameter in group["params"]) for group in groups]
+
+
+def test_biases_norms_and_scalars_are_not_decayed() -> None:
+    model = Mixed()
+    groups = parameter_groups(model, 0.3)
+    assert [group["weight_decay"] for group in groups] == [0.3, 0.0]
+    assert grouped_names(model, groups) == [
+        ["convolution.weight", "linear.weight"],
+        ["batch_norm.bias", "batch_norm.weight", "convolution.bias", "layer_norm.bias", "layer_norm.weight",
+         "linear.bias", "scale"],
+    ]  # fmt: skip
+
+
+def test_a_detector_is_split_whole_and_its_constants_left_out() -> None:
+    model = DetectorConfig().build(num_classes=3)
+    decayed, others = grouped_names(model, parameter_groups(model, 0.1))
+    learned = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert sorted(decayed + others) == sorted(learned)
+    assert {name.rpartition(".")[2] for name in decayed} == {"weight"}
+    modules = dict(model.named_modules())
+    assert {type(modules[name.rpartition(".")[0]]) for name in decayed} == {nn.Conv2d}
+
+
+class Pair(nn.Module):
+    """A decayed and an undecayed parameter, both 1, both with the gradient given to :meth:`pull`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1, 1))
+        self.bias = nn.Parameter(torch.ones(1))
+
+    def pull(self, gradient: float) -> None:
+        for parameter in self.parameters():
+            parameter.grad = torch.full_like(parameter, gradient)
+
+    def values(self) -> list[float]:
+        return [parameter.item() for parameter in self.parameters()]
+
+
+# Learning rate 0.1, momentum 0.9, weight decay 0.1; weight and bias start at 1.
+STEPS: dict[str, tuple[OptimizerConfig, float, list[list[float]]]] = {
+    # weight: g = 0.5 + 0.1; buffer 0.6; moves by 0.1 (0.6 + 0.9 * 0.6) to 0.886. Then g = 0.5886; buffer 1.1286;
+    # moves by 0.1 (0.5886 + 0.9 * 1.1286) to 0.725566. bias: by 0.1 * 0.95, then 0.1 (0.5 + 0.9 * 0.95).
+    "nesterov": (OptimizerConfig("sgd", 0.1, 0.9, 0.1), 0.5, [[0.886, 0.905], [0.725566, 0.7695]]),
+    # weight: by 0.1 * 0.6, then 0.1 (0.9 * 0.6 + 0.594); bias: by 0.05, then 0.1 (0.45 + 0.5).
+    "momentum": (OptimizerConfig("sgd", 0.1, 0.9, 0.1, nesterov=False), 0.5, [[0.94, 0.95], [0.8266, 0.855]]),
+    "plain": (OptimizerConfig("sgd", 0.1, 0.0, 0.1), 0.5, [[0.94, 0.95], [0.8806, 0.9]]),
+    # Adam's first step is the sign of the gradient: decay turns -0.05 into +0.05 for the weight.
+    "adam": (OptimizerConfig("adam", 0.1, 0.9, 0.1), -0.05, [[0.9, 1.1]]),
+    # Decay apart from the gradient: 1 - 0.1 * 0.1, then up by 0.1.
+    "adamw": (OptimizerConfig("adamw", 0.1, 0.9, 0.1), -0.05, [[1.09, 1.1]]),
+    # The mean square starts as 0.01 g^2: the first step is 0.1 / sqrt(0.01) times the sign.
+    "rmsprop": (OptimizerConfig("rmsprop", 0.1, 0.9, 0.1), -0.05, [[0.0, 2.0]]),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_by_hand(name: str) -> None:
+    config, gradient, expected = STEPS[name]
+    model = Pair()
+    optimizer = config.build(model)
+    for values in expected:
+        model.pull(gradient)
+        optimizer.step()
+        assert model.values() == pytest.approx(values, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw"])
+def test_momentum_is_beta_1(name: Any) -> None:
+    assert OptimizerConfig(name, momentum=0.8).build(Pair()).defaults["betas"] == (0.8, 0.999)
+
+
+def test_rmsprop_has_momentum() -> None:
+    assert OptimizerConfig("rmsprop", momentum=0.8).build(Pair()).defaults["momentum"] == 0.8
+
+
+# Two steps per epoch, two epochs of warm-up from 0.2, twelve steps, down to 0.1. Warm-up is a line through 0.2 (before
+# the first step) and 1 (step 4); afterwards step 6 is a quarter, 8 a half and 10 three quarters of the way.
+WARMUP = {0: 0.36, 1: 0.52, 2: 0.68, 3: 0.84, 4: 1.0}
+# cos(pi/4) = 0.70710678: 0.1 + 0.9 * (1 + 0.70710678) / 2 and 0.1 + 0.9 * (1 - 0.70710678) / 2
+COSINE = {6: 0.86819805, 8: 0.55, 10: 0.23180195}
+LINEAR = {6: 0.775, 8: 0.55, 10: 0.325, 11: 0.2125}
+# power 2: 0.1 + 0.9 * 0.75^2, 0.1 + 0.9 * 0.5^2, 0.1 + 0.9 * 0.25^2
+POLY = {6: 0.60625, 8: 0.325, 10: 0.15625}
+CONSTANT = {6: 1.0, 8: 1.0, 11: 1.0}
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "expected"),
+    ("kind", "after"), [("cosine", COSINE), ("linear", LINEAR), ("poly", POLY), ("constant", CONSTANT)]
+)
+def test_schedules_by_hand(kind: Any, after: dict[int, float]) -> None:
+    config = ScheduleConfig(kind, warmup_epochs=2, warmup_factor=0.2, final_factor=0.1, power=2)
+    expected = WARMUP | after
+    # Backwards: nothing depends on the steps before.
+    for step in sorted(expected, reverse=True):
+        assert config.factor(step, steps_per_epoch=2, num_steps=12) == pytest.approx(expected[step], abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("warmup_epochs", "steps_per_epoch", "num_steps", "expected"),
     [
-        # From 1.0 with gradient 2.0, learning rate 0.1 and weight decay 0.5.
-        ("sgd", {"momentum": 0.0}, 1 - 0.1 * (2 + 0.5 * 1)),
-        ("sgd", {"momentum": 0.9, "nesterov": True}, 1 - 0.1 * (2.5 + 0.9 * 2.5)),
-        ("sgd", {"momentum": 0.9, "nesterov": False}, 1 - 0.1 * 2.5),
-        # Adam's first step is the learning rate times the sign of the gradient, whatever its size.
-        ("adam", {}, 1 - 0.1),
-        ("adamw", {}, 1 - 0.1 * 0.5 * 1 - 0.1),
-        # The mean square of the first step is a hundredth of the gradient's square.
-        ("rmsprop", {"momentum": 0.0}, 1 - 0.1 * 2.5 / math.sqrt(0.01 * 2.5**2)),
+        (0, 2, 4, [1.0, 0.75, 0.5, 0.25]),
+        (0.5, 4, 4, [1 / 3, 2 / 3, 1.0, 0.5]),
+        (9, 2, 4, [0.25, 0.5, 0.75, 1.0]),  # longer than the run: the peak is reached in the last step
+        (1, 1, 1, [1.0]),
     ],
 )
-def test_one_step_of_each_optimizer(name: Any, settings: dict[str, Any], expected: float) -> None:
-    model = nn.Linear(1, 1, bias=False)
-    nn.init.ones_(model.weight)
-    optimizer = OptimizerConfig(name=name, learning_rate=0.1, weight_decay=0.5, **settings).build(model)
-    model.weight.grad = torch.full((1, 1), 2.0)
-    optimizer.step()
-    assert model.weight.item() == pytest.approx(expected, rel=1e-5)
+def test_warmups_of_any_length(
+    warmup_epochs: float, steps_per_epoch: int, num_steps: int, expected: list[float]
+) -> None:
+    config = ScheduleConfig("linear", warmup_epochs, warmup_factor=0.0, final_factor=0.0)
+    factors = [config.factor(step, steps_per_epoch, num_steps) for step in range(num_steps)]
+    assert factors == pytest.approx(expected)
 
 
 @pytest.mark.parametrize(
-    ("settings", "step", "expected"),
-    [
-        # 10 epochs of 4 steps; 2 epochs of warm-up are steps 0 to 7, the peak is step 8, 32 steps remain.
-        ({}, 0, 0.1 + 0.9 * 1 / 9),
-        ({}, 7, 0.1 + 0.9 * 8 / 9),
-        ({}, 8, 1.0),
-        ({"kind": "cosine"}, 24, 0.2 + 0.8 * 0.5),
-        ({"kind": "cosine"}, 16, 0.2 + 0.8 * (1 + math.cos(math.pi / 4)) / 2),
-        ({"kind": "linear"}, 16, 0.2 + 0.8 * 0.75),
-        ({"kind": "linear"}, 40, 0.2),
-        ({"kind": "poly", "power": 2.0}, 24, 0.2 + 0.8 * 0.25),
-        ({"kind": "constant"}, 39, 1.0),
-        ({"warmup_epochs": 0.0, "kind": "linear"}, 0, 1.0),
-    ],
-)
-def test_the_schedule_by_hand(settings: dict[str, Any], step: int, expected: float) -> None:
-    schedule = ScheduleConfig(**{"warmup_epochs": 2.0, "warmup_factor": 0.1, "final_factor": 0.2, **settings})
-    assert schedule.factor(step, steps_per_epoch=4, num_steps=40) == pytest.approx(expected)
-
-
-def test_a_warm_up_longer_than_the_run_still_reaches_its_last_step() -> None:
-    schedule = ScheduleConfig(warmup_epochs=100)
-    assert schedule.factor(3, steps_per_epoch=2, num_steps=4) == 1.0
-
-
-@pytest.mark.parametrize(
-    ("config", "settings", "message"),
+    ("kind", "settings", "message"),
     [
         (OptimizerConfig, {"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
         (OptimizerConfig, {"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
-        (OptimizerConfig, {"weight_decay": -1.0}, "weight_decay must not be negative"),
-        (ScheduleConfig, {"warmup_epochs": -1.0}, "warmup_epochs must not be negative"),
+        (OptimizerConfig, {"weight_decay": -0.1}, "weight_decay must not be negative, got -0.1"),
+        (ScheduleConfig, {"warmup_epochs": -1.0}, "warmup_epochs must not be negative, got -1.0"),
+        (ScheduleConfig, {"final_factor": -1.0}, "final_factor must not be negative"),
     ],
 )
-def test_impossible_settings(config: Any, settings: dict[str, float], message: str) -> None:
+def test_impossible_settings(kind: Any, settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config(**settings)
+        kind(**settings)

@@ -1,176 +1,307 @@
-"""What a run leaves behind, and that every setting does what it says."""
+"""Whole runs, small enough to be made in a second or two."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import Tensor
 
 from detseg.config import load_config
+from detseg.data.open import open_dataset
+from detseg.engine import trainer as trainer_module
+from detseg.engine.checkpoint import load_state
+from detseg.engine.evaluate import evaluate
 from detseg.engine.run import train
-from detseg.engine.settings import RunConfig
-from detseg.engine.trainer import NonFiniteLossError
+from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.models.load_weights import WeightsError
+from detseg.runtime.images import read_image, write_image
+from detseg.tasks.detection import DetectionTask
 from detseg.tasks.package import load_package
 
 Tiny = Callable[..., RunConfig]
 Fingerprint = Callable[[Path], dict[str, str]]
+# A model that does not move: what it holds at the end is what it held at the beginning.
+STILL = (
+    "train.epochs=1",
+    "train.ema=null",
+    "train.freeze_norms=true",
+    "train.optimizer.learning_rate=1e-30",
+    "train.optimizer.weight_decay=0",
+)
 
 
-def records_of(run_dir: Path) -> list[dict[str, float]]:
+def records(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_a_run_leaves_its_files_and_its_configuration_reproduces_it(
-    tiny: Tiny, tmp_path: Path, fingerprint: Fingerprint
-) -> None:
-    run_dir = tmp_path / "first"
-    result = train(tiny("train.epochs=1"), run_dir, bar=False)
-    names = {path.name for path in run_dir.iterdir()}
-    assert names >= {
-        "config.yaml",
-        "metrics.jsonl",
+def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Fingerprint) -> None:
+    run_dir = tmp_path / "run"
+    config = tiny("train.seed=3")
+    result = train(config, run_dir, bar=False)
+    assert sorted(path.name for path in run_dir.iterdir()) == [
         "best.safetensors",
-        "last.safetensors",
-        "state.pt",
-        "metrics.json",
-        "detections.json",
+        "config.yaml",
         "confusion_matrix.png",
-        "pr_curve.png",
+        "detections.json",
         "history.png",
+        "last.safetensors",
+        "metrics.json",
+        "metrics.jsonl",
+        "pr_curve.png",
+        "state.previous.pt",
+        "state.pt",
         "tensorboard",
-    }
-    assert list((run_dir / "tensorboard").iterdir())
+    ]
+    assert result.run_dir == run_dir
+
+    lines = records(run_dir)
+    # 12 pictures in batches of 4, 2 epochs
+    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 3), (1, 6)]
+    for line in lines:
+        parts = {name: value for name, value in line.items() if name.startswith("loss/")}
+        assert len(parts) == 3
+        assert all(math.isfinite(value) and value > 0 for value in parts.values())
+        assert line["loss"] == pytest.approx(sum(parts.values()))
+        assert {"AP", "AP50", "learning_rate", "train_seconds", "eval_seconds"} <= line.keys()
+
     metrics = json.loads((run_dir / "metrics.json").read_text())
-    assert metrics["AP"] == result.metrics["AP"] == records_of(run_dir)[0]["AP"]
+    best = max(lines, key=lambda line: line["AP"])
+    measured = {name: value for name, value in metrics.items() if name != "classes_without_truth"}
+    assert measured == dict(result.metrics) == {name: best[name] for name in result.metrics}
+    package = load_package(run_dir / "best.safetensors")
+    val_set = open_dataset(config.data.path, "val")
+    again: Any = evaluate(package.model, package.task, val_set, batch_size=4, device=torch.device("cpu"), bar=False)
+    assert again.results() == json.loads((run_dir / "detections.json").read_text()) != []
+    state = load_state(run_dir)
+    for name, value in load_file(run_dir / "last.safetensors").items():
+        assert torch.equal(value, state["ema"]["weights"][name]), name
 
-    again = load_config(RunConfig, run_dir / "config.yaml")
-    train(again, tmp_path / "second", bar=False)
-    assert fingerprint(tmp_path / "second") == fingerprint(run_dir)
+    for name in ("confusion_matrix", "history", "pr_curve"):
+        assert read_image(run_dir / f"{name}.png").std() > 10, name
+    board = EventAccumulator(str(run_dir / "tensorboard"))
+    board.Reload()
+    for name in lines[0].keys() - {"epoch", "step"}:
+        points = [(event.step, event.value) for event in board.Scalars(name)]
+        assert points == [(line["epoch"], pytest.approx(line[name], rel=1e-6)) for line in lines], name
 
-    with pytest.raises(FileExistsError, match="holds a run already"):
-        train(again, run_dir, bar=False)
-
-
-def test_a_model_file_is_enough_to_use_the_model(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny("train.epochs=1")
-    train(config, tmp_path / "run", bar=False)
-    package = load_package(tmp_path / "run/best.safetensors", postprocess={"confidence": 0.5})
-    assert package.config.class_names == ("circle", "square", "triangle")
-    assert package.config.model == config.model
-    assert package.task.spec == config.task.input
-    assert package.task.config.postprocess == replace(config.task.postprocess, confidence=0.5)
-    assert not package.model.training
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        ("train.amp=bf16",),
-        ("train.amp=fp16",),
-        ("augment.multi_scale=[0.5, 1.5]",),
-        ("train.accumulate=3", "train.clip_norm=null"),
-        ("train.ema=null", "train.channels_last=false"),
-        ("train.optimizer.name=sgd", "train.schedule.kind=poly"),
-        ("train.optimizer.name=rmsprop", "train.schedule.kind=linear"),
-        ("augment.mixup=1.0", "augment.mosaic=0.0"),
-        ("augment.albumentations=[{name: RandomGamma, params: {p: 1.0}}]",),
-        ("data.cache=ram", "data.num_workers=1"),
-        ("model.head=direct", "task.loss=simota"),
-    ],
-)
-def test_every_way_to_train_trains(tiny: Tiny, tmp_path: Path, overrides: tuple[str, ...]) -> None:
-    train(tiny("train.epochs=1", *overrides), tmp_path / "run", bar=False)
-    (record,) = records_of(tmp_path / "run")
-    assert 0 < record["loss"] < 100
-    weights = load_file(tmp_path / "run/last.safetensors")
-    assert all(torch.isfinite(weight).all() for weight in weights.values())
+    # The resolved configuration, from its new place, is the same run.
+    resolved = load_config(RunConfig, run_dir / "config.yaml")
+    assert resolved == config
+    train(resolved, tmp_path / "again", bar=False)
+    assert fingerprint(tmp_path / "again") == fingerprint(run_dir)
+    train(tiny("train.seed=4", "train.epochs=1"), tmp_path / "other", bar=False)
+    assert records(tmp_path / "other")[0]["loss"] != lines[0]["loss"]
 
 
-def test_the_learning_rate_is_the_one_that_was_asked_for(tiny: Tiny, tmp_path: Path) -> None:
-    config = tiny(
-        "train.optimizer.learning_rate=0.0123", "train.schedule.kind=constant", "train.schedule.warmup_epochs=0"
-    )
-    train(config, tmp_path / "run", bar=False)
-    assert [record["learning_rate"] for record in records_of(tmp_path / "run")] == [0.0123, 0.0123]
+def test_accumulation_is_one_larger_batch(tiny: Tiny, tmp_path: Path) -> None:
+    # Batch norms look at one micro-batch each, so they are held still.
+    common = ("train.epochs=1", "train.ema=null", "train.freeze_norms=true", "train.optimizer.name=sgd")
+    train(tiny(*common, "train.batch_size=12"), tmp_path / "whole", bar=False)
+    train(tiny(*common, "train.batch_size=4", "train.accumulate=3"), tmp_path / "parts", bar=False)
+    train(tiny(*common, "train.batch_size=4"), tmp_path / "steps", bar=False)
+    assert [records(tmp_path / name)[0]["step"] for name in ("whole", "parts", "steps")] == [1, 1, 3]
+    whole, parts, steps = (load_file(tmp_path / name / "last.safetensors") for name in ("whole", "parts", "steps"))
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-7, msg=name)
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(steps, whole, rtol=1e-4, atol=1e-7)
+    assert records(tmp_path / "parts")[0]["loss"] == pytest.approx(records(tmp_path / "whole")[0]["loss"], rel=1e-5)
 
 
-def test_training_ends_when_patience_does(tiny: Tiny, tmp_path: Path) -> None:
-    # Nothing is learned at this rate, so the first epoch stays the best one.
-    config = tiny("train.epochs=9", "train.patience=2", "train.optimizer.learning_rate=1e-12", "train.ema=null",
-                  "train.freeze_norms=true")  # fmt: skip
-    train(config, tmp_path / "run", bar=False)
-    assert len(records_of(tmp_path / "run")) == 3
+def test_the_last_step_of_an_epoch_takes_what_is_left(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("train.accumulate=2"), tmp_path / "run", bar=False)
+    # 3 batches: one step of two, one of one
+    assert [line["step"] for line in records(tmp_path / "run")] == [2, 4]
 
 
-def test_evaluation_may_be_less_frequent_but_never_misses_the_end(tiny: Tiny, tmp_path: Path) -> None:
-    train(tiny("train.epochs=3", "train.evaluate_epochs=2"), tmp_path / "run", bar=False)
-    assert ["AP" in record for record in records_of(tmp_path / "run")] == [False, True, True]
+def test_multi_scale_and_bf16(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[tuple[int, ...]] = []
+    types: set[torch.dtype] = set()
+    loss = DetectionTask.loss
+
+    def watch(self: DetectionTask, raw: list[Tensor], batch: Any) -> Any:
+        sizes.append(tuple(batch.images.shape[2:]))
+        types.update(level.dtype for level in raw)
+        return loss(self, raw, batch)
+
+    monkeypatch.setattr(DetectionTask, "loss", watch)
+    run_dir = tmp_path / "run"
+    train(tiny("augment.multi_scale=[0.5,1.5]", "train.amp=bf16", "train.epochs=3"), run_dir, bar=False)
+    assert len(sizes) == 9
+    assert set(sizes) <= {(32, 32), (64, 64), (96, 96)}
+    assert len(set(sizes)) > 1
+    assert types == {torch.bfloat16}
+    assert all(math.isfinite(line["loss"]) for line in records(run_dir))
+    floating = {value.dtype for value in load_file(run_dir / "last.safetensors").values()} - {torch.int64}
+    assert floating == {torch.float32}
 
 
-def test_frozen_parts_stay_as_they_are_for_as_long_as_asked(tiny: Tiny, tmp_path: Path) -> None:
-    common = ("train.ema=null", "train.freeze=[backbone]")
-    train(tiny("train.epochs=1", "train.ema=null", "train.seed=3"), tmp_path / "start", bar=False)
-    start = tmp_path / "start/last.safetensors"
-    common = (*common, f"train.weights={start}")
-    before = load_file(start)
-    for freeze_epochs, learns in (("null", False), ("1", True)):
-        run_dir = tmp_path / freeze_epochs
-        train(tiny(*common, f"train.freeze_epochs={freeze_epochs}"), run_dir, bar=False)
-        after = load_file(run_dir / "last.safetensors")
-        same = {name: torch.equal(before[name], after[name]) for name in before}
-        assert all(equal != learns for name, equal in same.items() if name.startswith("backbone.stem."))
-        assert not any(
-            equal for name, equal in same.items() if name.startswith("neck.") and name.endswith("conv.weight")
-        )
+def test_patience(tiny: Tiny, tmp_path: Path) -> None:
+    still = ("train.epochs=50", "train.ema=null", "train.freeze_norms=true", "train.optimizer.learning_rate=1e-30")
+    train(tiny(*still, "train.patience=2"), tmp_path / "run", bar=False)
+    # The first epoch is the best; two more bring nothing new.
+    lines = records(tmp_path / "run")
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert len({line["AP"] for line in lines}) == 1
+    assert load_state(tmp_path / "run")["progress"]["best_epoch"] == 0
 
 
-def test_weights_for_other_classes_start_from_what_fits(tiny: Tiny, tmp_path: Path) -> None:
-    train(tiny("train.epochs=1"), tmp_path / "first", bar=False)
-    start = tmp_path / "first/last.safetensors"
-    settings = (f"train.weights={start}", "train.epochs=1", "model.head=direct", "task.loss=simota")
-    with pytest.raises(WeightsError, match="does not fit the model"):
-        train(tiny(*settings), tmp_path / "second", bar=False)
-    assert not (tmp_path / "second").exists()
-    frozen = ("train.partial_weights=true", "train.freeze=[backbone, neck]", "train.ema=null")
-    train(tiny(*settings, *frozen), tmp_path / "second", bar=False)
-    before, after = load_file(start), load_file(tmp_path / "second/last.safetensors")
-    shared = [name for name in before if name.startswith(("backbone.", "neck."))]
-    assert shared
-    assert all(torch.equal(before[name], after[name]) for name in shared)
-
-
-def test_a_run_that_explodes_leaves_the_last_good_state(tiny: Tiny, tmp_path: Path) -> None:
-    settings = ("train.optimizer.name=sgd", "train.optimizer.learning_rate=1e30", "train.clip_norm=null",
-                "train.schedule.warmup_epochs=0", "train.save_steps=1", "train.ema=null")  # fmt: skip
-    with pytest.raises(NonFiniteLossError, match=r"images of the batch: shapes/train/\d+, ") as caught:
-        train(tiny(*settings), tmp_path / "run", bar=False)
-    assert str(tmp_path / "run") in str(caught.value)
-    state = torch.load(tmp_path / "run/state.pt", weights_only=True)
-    assert f"in step {state['progress']['step']}" in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("overrides", "message"),
-    [
-        (("train.batch_size=13",), "has 12 images, which does not fill a single batch of 13"),
-        (("task.input.height=72",), "multiples of the model's largest stride, 32"),
-        (("task.loss=simota",), "for a 'direct' head; the model's head is 'dfl'"),
-        (("train.freeze=[bakbone]",), "no part 'bakbone'; the nearest names are: backbone"),
-        (("train.device=cuda",), "torch sees no CUDA device"),
-        (("data.val_split=test2",), "test2"),
-    ],
-)
-def test_impossible_runs_are_refused_before_anything_is_written(
-    tiny: Tiny, tmp_path: Path, overrides: tuple[str, ...], message: str
+def test_frozen_parts_stay_as_they_are_and_learn_later(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if "train.device=cuda" in overrides and torch.cuda.is_available():
-        pytest.skip("a CUDA device is here")
-    with pytest.raises(ValueError, match=message):
-        train(tiny(*overrides), tmp_path / "run", bar=False)
+    states: list[dict[str, Tensor]] = []
+
+    def watch(method: str) -> None:
+        original = getattr(trainer_module.Trainer, method)
+
+        def keep(self: Any, *arguments: Any) -> None:
+            states.append({name: value.clone() for name, value in self.model.state_dict().items()})
+            original(self, *arguments)
+
+        monkeypatch.setattr(trainer_module.Trainer, method, keep)
+
+    watch("fit")
+    watch("_finish_epoch")
+    train(tiny("train.freeze=[backbone]", "train.freeze_epochs=1", "train.epochs=2"), tmp_path / "run", bar=False)
+    assert len(states) == 3
+    changed = [
+        {name for name in after if not torch.equal(after[name], before[name])}
+        for before, after in itertools.pairwise(states)
+    ]
+    backbone = {name for name in states[0] if name.startswith("backbone.")}
+    assert any(name.endswith("running_var") for name in backbone)
+    assert changed[0]
+    assert not changed[0] & backbone
+    constants = {name for name in states[0] if name not in changed[1]}
+    assert changed[1] >= backbone
+    assert not any("running" in name or "norm" in name for name in constants)
+
+
+def test_the_learning_rate_given_is_the_learning_rate_used(tiny: Tiny, tmp_path: Path) -> None:
+    given = (
+        "train.optimizer.learning_rate=0.00123", "train.schedule.kind=constant", "train.schedule.warmup_epochs=0"
+    )  # fmt: skip
+    for number, extra in enumerate([(), ("train.batch_size=2", "train.accumulate=2"), ("train.optimizer.name=sgd",)]):
+        run_dir = tmp_path / str(number)
+        train(tiny(*given, *extra), run_dir, bar=False)
+        assert [line["learning_rate"] for line in records(run_dir)] == [0.00123] * 2
+        groups = load_state(run_dir)["optimizer"]["param_groups"]
+        assert [group["lr"] for group in groups] == [0.00123] * 2
+
+
+def test_a_run_is_not_overwritten(tiny: Tiny, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    train(tiny("train.epochs=1"), run_dir, bar=False)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    with pytest.raises(FileExistsError, match=r"run holds a run already; go on with --resume .*run or choose another"):
+        train(tiny("train.epochs=2"), run_dir, bar=False)
+    assert {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()} == before
+    with pytest.raises(FileNotFoundError, match=r"other holds no state\.pt, so there is no run to resume"):
+        train(tiny(), tmp_path / "other", resume=True, bar=False)
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_finished_run_is_resumed_without_harm(tiny: Tiny, tmp_path: Path, fingerprint: Fingerprint) -> None:
+    run_dir = tmp_path / "run"
+    train(tiny("train.epochs=1"), run_dir, bar=False)
+    before = fingerprint(run_dir)
+    train(tiny("train.epochs=1"), run_dir, resume=True, bar=False)
+    assert fingerprint(run_dir) == before
+
+
+def coco_folder(folder: Path, shapes: Path, categories: dict[str, list[tuple[int, str]]]) -> Path:
+    """The pictures of ``shapes`` as a COCO data set with these categories; every object is of the first one."""
+    for split, named in categories.items():
+        dataset = open_dataset(shapes, split)
+        content: dict[str, Any] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": number, "name": name} for number, name in named],
+        }
+        for index in range(len(dataset)):
+            sample, truth = dataset.load(index), dataset.ground_truth(index)
+            write_image(folder / split / f"{index}.png", sample.image)
+            height, width = dataset.size(index)
+            content["images"].append({"id": index + 1, "file_name": f"{index}.png", "height": height, "width": width})
+            content["annotations"] += [
+                {"id": len(content["annotations"]) + number + 1, "image_id": index + 1, "category_id": named[0][0],
+                 "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                for number, box in enumerate(truth.boxes_xywh.tolist())
+            ]  # fmt: skip
+        path = folder / "annotations" / f"instances_{split}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content))
+    return folder
+
+
+def test_starting_from_the_weights_of_another_run(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny("train.epochs=1"), tmp_path / "first", bar=False)
+    file = tmp_path / "first" / "last.safetensors"
+    given = load_file(file)
+
+    train(tiny(*STILL, f"train.weights={file}", "train.seed=5"), tmp_path / "same", bar=False)
+    for name, value in load_file(tmp_path / "same" / "last.safetensors").items():
+        assert torch.equal(value, given[name]), name
+
+    two_classes = [(1, "round"), (2, "edged")]
+    data = coco_folder(tmp_path / "data", tmp_path / "shapes.yaml", {"train": two_classes, "val": two_classes})
+    other = tiny(*STILL, f"train.weights={file}", f"data.path={data}")
+    with pytest.raises(WeightsError, match=r"does not fit the model .*shape of head\.") as caught:
+        train(other, tmp_path / "refused", bar=False)
+    assert not (tmp_path / "refused").exists()
+    # Three levels, weight and bias of the last convolution of the classes.
+    assert str(caught.value).count("shape of") == 6
+    partial = tiny(*STILL, f"train.weights={file}", f"data.path={data}", "train.partial_weights=true")
+    train(partial, tmp_path / "partial", bar=False)
+    weights = load_file(tmp_path / "partial" / "last.safetensors")
+    different = {name for name, value in weights.items() if not torch.equal(value, given[name])}
+    assert len(different) == 6
+    assert all(len(weights[name]) == 2 and len(given[name]) == 3 for name in different)
+    assert load_package(tmp_path / "partial" / "best.safetensors").config.class_names == ("round", "edged")
+
+
+def test_a_class_that_only_validation_knows_is_refused_before_training(tiny: Tiny, tmp_path: Path) -> None:
+    config = tiny()
+    categories = {"train": [(1, "round")], "val": [(1, "round"), (2, "edged")]}
+    data = coco_folder(tmp_path / "data", tmp_path / "shapes.yaml", categories)
+    config = tiny(f"data.path={data}")
+    with pytest.raises(ValueError, match="the model does not know 1 classes of the data set: edged"):
+        train(config, tmp_path / "run", bar=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_what_cannot_work_is_refused_before_training(tiny: Tiny, tmp_path: Path) -> None:
+    cases = {
+        "train.batch_size=13": "12 images, which does not fill a single batch of 13",
+        "task.loss=simota": "the model's head is 'dfl'",
+        "train.freeze=[backbnoe]": "the nearest names are: backbone",
+        "train.freeze=[backbone,neck,head]": "holds the whole model",
+        "data.val_split=nowhere": "nowhere",
+    }
+    for override, message in cases.items():
+        with pytest.raises(ValueError, match=message):
+            train(tiny(override), tmp_path / "run", bar=False)
+        assert not (tmp_path / "run").exists(), override
+
+
+@pytest.mark.parametrize("name", ["epochs", "batch_size", "accumulate", "evaluate_epochs"])
+def test_counts_must_be_positive(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+        TrainConfig(**{name: 0})
+
+
+@pytest.mark.parametrize(
+    "name", ["clip_norm", "patience", "save_steps", "freeze_epochs", "eval_batch_size", "num_threads"]
+)
+def test_limits_must_be_positive_or_absent(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} must be positive or null, got 0"):
+        TrainConfig(**{name: 0})

@@ -1,86 +1,142 @@
-"""``detseg predict`` on a folder of pictures."""
-
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from detseg.inference.command import EXIT_SOME_FAILED, predict_command
+from detseg.inference.predictor import Predictor
+from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.images import read_image, write_image
+from detseg.runtime.sources import SourceError
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.package import PackageConfig, load_package, save_package
+
+CATEGORY_IDS = (3, 17, 90)
+SETTINGS = {"confidence": 0.0011, "max_detections": 5}
 
 
 @pytest.fixture
-def model_file(tmp_path: Path) -> Path:
+def model(tmp_path: Path) -> Path:
+    config = PackageConfig(
+        DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
+        DetectionTaskConfig(input=InputSpec(64, 64)),
+        ("circle", "square", "triangle"),
+        CATEGORY_IDS,
+    )
     torch.manual_seed(0)
-    config = PackageConfig(DetectorConfig(), DetectionTaskConfig(input=InputSpec(64, 64)), ("cat", "dog"), (5, 9))
-    model, _ = config.build()
+    network, _ = config.build()
     with torch.no_grad():
-        for branch in model.head.class_branches:
-            branch[-1].bias.fill_(1.0)
-    save_package(tmp_path / "model.safetensors", model.state_dict(), config)
+        for branch in network.get_submodule("head.box_branches"):
+            branch[-1].bias.copy_(-torch.arange(16).repeat(4))  # boxes of about a cell, which do not overlap much
+    save_package(tmp_path / "model.safetensors", network.state_dict(), config)
     return tmp_path / "model.safetensors"
 
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
+    """Three good pictures of different sizes, and between them one that is cut off and one that is none."""
+    folder = tmp_path / "pictures"
     rng = np.random.default_rng(0)
-    for name, shape in {"a.png": (40, 60, 3), "b.jpg": (100, 30, 3), "c.png": (64, 64, 3)}.items():
-        write_image(tmp_path / "pictures" / name, rng.integers(0, 256, shape, dtype=np.uint8))
-    return tmp_path / "pictures"
+    for name, size in (("a.png", (48, 80)), ("c.jpg", (64, 64)), ("e.png", (100, 30))):
+        write_image(folder / name, rng.integers(0, 256, (*size, 3), np.uint8))
+    (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:-500])
+    (folder / "d.jpg").write_text("no picture")
+    return folder
 
 
-def predict(model_file: Path, pictures: Path, output: Path, **settings: object) -> int:
-    arguments = {"save": ["picture", "coco"], "batch_size": 2, "device": "cpu", "postprocess": {"max_detections": 4}}
-    return predict_command(model_file, [str(pictures)], output=output, **{**arguments, **settings})
+def predict(model: Path, sources: list[str], output: Path, **changes: Any) -> int:
+    options: dict[str, Any] = {
+        "output": output,
+        "save": ["picture", "coco"],
+        "batch_size": 2,
+        "device": "cpu",
+        "postprocess": SETTINGS,
+    }
+    return predict_command(model, sources, **{**options, **changes})
 
 
-def test_pictures_and_results(
-    model_file: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_bad_picture_does_not_stop_the_others(
+    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = {path: path.read_bytes() for path in pictures.iterdir()}
-    assert predict(model_file, pictures, tmp_path / "out") == 0
-    assert "3 of 3 pictures, 12 objects" in capsys.readouterr().out
-    results = json.loads((tmp_path / "out/detections.json").read_text())
-    images = {image["id"]: image for image in json.loads((tmp_path / "out/detections_images.json").read_text())}
-    assert len(results) == 12
-    assert {result["category_id"] for result in results} <= {5, 9}
-    for result in results:
-        left, top, width, height = result["bbox"]
-        image = images[result["image_id"]]
-        assert 0 <= left <= left + width <= image["width"] + 1e-4
-        assert 0 <= top <= top + height <= image["height"] + 1e-4
-    for name in ("a.png", "b.jpg", "c.png"):
-        drawn, original = read_image(tmp_path / "out" / name), read_image(pictures / name)
-        assert drawn.shape == original.shape
-        assert not np.array_equal(drawn, original)
-    assert {path: path.read_bytes() for path in pictures.iterdir()} == before
+    output = tmp_path / "out"
+    assert predict(model, [str(pictures)], output) == EXIT_SOME_FAILED == 1
+    names = sorted(path.name for path in output.iterdir())
+    assert names == ["a.png", "c.jpg", "detections.json", "detections_images.json", "e.png"]
+
+    package = load_package(model, postprocess=SETTINGS)
+    good = [pictures / name for name in ("a.png", "c.jpg", "e.png")]
+    predictions = list(Predictor(package.model, package.task, package.task.spec).predict(good, batch_size=2))
+    images = json.loads((output / "detections_images.json").read_text())
+    sizes = [(48, 80), (64, 64), (100, 30)]
+    assert images == [
+        {"id": number, "file_name": str(path), "height": height, "width": width}
+        for number, (path, (height, width)) in enumerate(zip(good, sizes, strict=True), start=1)
+    ]
+    results = json.loads((output / "detections.json").read_text())
+    for number, prediction in enumerate(predictions, start=1):
+        found = prediction.detections
+        assert len(found) == 5
+        mine = [result for result in results if result["image_id"] == number]
+        assert [result["category_id"] for result in mine] == [CATEGORY_IDS[label] for label in found.labels]
+        assert [result["score"] for result in mine] == found.scores.tolist()
+        boxes_xywh = np.array([result["bbox"] for result in mine])
+        np.testing.assert_allclose(boxes_xywh[:, :2], found.boxes_xyxy[:, :2], atol=1e-4)
+        np.testing.assert_allclose(boxes_xywh[:, :2] + boxes_xywh[:, 2:], found.boxes_xyxy[:, 2:], atol=1e-4)
+        drawn, source = read_image(output / good[number - 1].name), prediction.image
+        assert drawn.shape == source.shape
+        assert (drawn != source).any()
+    assert len(results) == 15
+
+    said = capsys.readouterr()
+    assert f"3 of 5 pictures, 15 objects; results are in {output}" in said.out
+    failures = [line for line in said.err.splitlines() if line.startswith("not read: ")]
+    assert [str(pictures / name) in line for name, line in zip(("b.png", "d.jpg"), failures, strict=True)] == [True] * 2
 
 
-def test_a_damaged_picture_does_not_stop_the_rest(
-    model_file: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_all_good_is_exit_code_0(model: Path, pictures: Path, tmp_path: Path) -> None:
+    sources = [str(pictures / "e.png"), str(pictures / "a*.png")]
+    assert predict(model, sources, tmp_path / "out") == 0
+    images = json.loads((tmp_path / "out" / "detections_images.json").read_text())
+    assert [Path(image["file_name"]).name for image in images] == ["e.png", "a.png"]
+
+
+@pytest.mark.parametrize(
+    ("save", "expected"), [("picture", ["a.png"]), ("coco", ["detections.json", "detections_images.json"])]
+)
+def test_only_what_was_asked_for_is_saved(
+    model: Path, pictures: Path, tmp_path: Path, save: str, expected: list[str]
 ) -> None:
-    content = (pictures / "b.jpg").read_bytes()
-    (pictures / "b.jpg").write_bytes(content[: len(content) // 2])
-    assert predict(model_file, pictures, tmp_path / "out", save=["picture"]) == EXIT_SOME_FAILED
-    printed = capsys.readouterr()
-    assert "2 of 3 pictures" in printed.out
-    assert str(pictures / "b.jpg") in printed.err
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    predict(model, [str(pictures / "a.png")], tmp_path / "out", save=[save])
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
 
 
-def test_requests_that_cannot_be_met(model_file: Path, pictures: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--save: unknown video; allowed are picture, coco"):
-        predict(model_file, pictures, tmp_path / "out", save=["video"])
-    with pytest.raises(ValueError, match="does not exist"):
-        predict(model_file, tmp_path / "nowhere", tmp_path / "out")
+def test_settings_count(model: Path, pictures: Path, tmp_path: Path) -> None:
+    picture = str(pictures / "a.png")
+    assert predict(model, [picture], tmp_path / "out", postprocess={"confidence": 1.0}) == 0
+    assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), read_image(picture))
+
+
+def test_impossible_requests_are_refused_before_anything_is_written(
+    model: Path, pictures: Path, tmp_path: Path
+) -> None:
+    picture = str(pictures / "a.png")
+    with pytest.raises(ValueError, match="--save: unknown video, csv; allowed are picture, coco"):
+        predict(model, [picture], tmp_path / "out", save=["video", "coco", "csv"])
+    with pytest.raises(SourceError, match=r"'.*missing\.png' does not exist"):
+        predict(model, [picture, str(pictures / "missing.png")], tmp_path / "out")
+    with pytest.raises(FileNotFoundError, match="no model file at"):
+        predict(tmp_path / "none.safetensors", [picture], tmp_path / "out")
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        predict(model, [picture], tmp_path / "out", batch_size=0)
+    assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
     with pytest.raises(ValueError, match="name another output folder"):
-        predict(model_file, pictures, pictures)
-    assert not (tmp_path / "out").exists()
+        predict(model, [picture], pictures)
+    assert len(list(pictures.iterdir())) == 5

@@ -1,106 +1,231 @@
-"""Samples to a batch, raw maps to a loss and to boxes in original pixels."""
-
 from __future__ import annotations
+
+import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from detseg.models.detector import DetectorConfig
-from detseg.runtime.geometry import InputSpec, letterbox
-from detseg.structures import Detections, Placement, Sample
+from detseg.losses.detection import SimOTALossConfig, TALLossConfig
+from detseg.models.detector import Detector, DetectorConfig
+from detseg.models.heads.direct import DirectHeadConfig
+from detseg.runtime.geometry import InputSpec
+from detseg.structures import Placement, Sample
 from detseg.tasks.detection import DetectionTask, DetectionTaskConfig, PostprocessConfig
-from detseg.tasks.package import PackageConfig
 
-NAMES = ("cat", "dog")
-
-
-def make_task(**settings: object) -> DetectionTask:
-    config = DetectionTaskConfig(**{"input": InputSpec(64, 64), **settings})
-    _, task = PackageConfig(DetectorConfig(), config, NAMES).build()
-    assert isinstance(task, DetectionTask)
-    return task
+CLASSES = ("cat", "dog")
+STRIDES = (8, 16, 32)
+DFL, DIRECT = DetectorConfig(), DetectorConfig(head=DirectHeadConfig())
 
 
-def make_sample(boxes: list[list[float]], labels: list[int], crowd: list[bool], value: int = 7) -> Sample:
+def make_task(
+    postprocess: PostprocessConfig | None = None, model: DetectorConfig = DFL, **settings: Any
+) -> DetectionTask:
+    settings = {"input": InputSpec(64, 64), **settings}
+    loss = SimOTALossConfig() if isinstance(model.head, DirectHeadConfig) else TALLossConfig()
+    config = DetectionTaskConfig(loss=loss, postprocess=postprocess or PostprocessConfig(), **settings)
+    with torch.device("meta"):
+        detector: Detector = model.build(len(CLASSES))
+    return config.build(detector, CLASSES)
+
+
+def make_sample(number: int, boxes: list[list[float]], labels: list[int], crowd: list[bool]) -> Sample:
     return Sample(
-        image=np.full((64, 64, 3), (value, 20, 30), np.uint8),
+        image=np.full((4, 6, 3), (number, 20, 30), np.uint8),
         boxes_xyxy=np.array(boxes, np.float32).reshape(-1, 4),
         labels=np.array(labels, np.int64),
         crowd=np.array(crowd, np.bool_),
-        image_id=value,
-        path=f"{value}.png",
-        placement=Placement.identity(64, 64),
+        image_id=100 + number,
+        path=f"{number}.png",
+        placement=Placement(0.5, 0.5, float(number), 0.0, 8, 12),
     )
 
 
-def test_a_batch_is_padded_and_has_no_crowds() -> None:
-    first = make_sample([[0, 0, 8, 8], [1, 2, 3, 4], [5, 6, 7, 8]], [1, 0, 1], [True, False, False], 7)
-    batch = make_task().collate([first, make_sample([], [], [], 9)])
-    assert batch.images.shape == (2, 3, 64, 64)
+def test_collate_pads_and_leaves_crowds_out() -> None:
+    samples = [
+        make_sample(1, [[0, 0, 1, 1], [1, 1, 5, 3], [2, 0, 3, 4]], [1, 0, 1], [False, True, False]),
+        make_sample(2, [], [], []),
+        make_sample(3, [[0, 1, 2, 3]], [0], [False]),
+    ]
+    batch = make_task().collate(samples)
+    assert batch.images.shape == (3, 3, 4, 6)
     assert batch.images.dtype == torch.uint8
-    assert batch.images[:, :, 5, 5].tolist() == [[7, 20, 30], [9, 20, 30]]
-    assert batch.targets["boxes_xyxy"].tolist() == [[[1, 2, 3, 4], [5, 6, 7, 8]], [[0, 0, 0, 0], [0, 0, 0, 0]]]
-    assert batch.targets["labels"].tolist() == [[0, 1], [-1, -1]]
-    assert batch.image_ids == (7, 9)
-    assert batch.paths == ("7.png", "9.png")
+    assert batch.images[:, :, 3, 5].tolist() == [[1, 20, 30], [2, 20, 30], [3, 20, 30]]
+    assert batch.targets["labels"].tolist() == [[1, 1], [-1, -1], [0, -1]]
+    none = [0, 0, 0, 0]
+    assert batch.targets["boxes_xyxy"].tolist() == [[[0, 0, 1, 1], [2, 0, 3, 4]], [none, none], [[0, 1, 2, 3], none]]
+    assert (batch.targets["boxes_xyxy"].dtype, batch.targets["labels"].dtype) == (torch.float32, torch.int64)
+    assert batch.image_ids == (101, 102, 103)
+    assert batch.paths == ("1.png", "2.png", "3.png")
+    assert [placement.offset_x for placement in batch.placements] == [1.0, 2.0, 3.0]
 
 
-def test_pixels_become_what_the_model_was_made_for() -> None:
-    images = torch.tensor([10, 20, 30], dtype=torch.uint8).view(1, 3, 1, 1)
-    assert make_task().normalize(images).flatten().tolist() == pytest.approx([10 / 255, 20 / 255, 30 / 255])
-    spec = InputSpec(64, 64, channel_order="bgr", mean=(10.0, 0.0, 2.0), std=(2.0, 1.0, 4.0))
-    assert make_task(input=spec).normalize(images).flatten().tolist() == [(30 - 10) / 2, 20, (10 - 2) / 4]
-
-
-def raw_with_one_box(task: DetectionTask, cell: tuple[int, int], bins: tuple[int, int, int, int]) -> list[torch.Tensor]:
-    """Maps of a 64x64 input that say: one dog at a cell of the finest level, sides in whole strides of 8."""
-    raw = [torch.full((1, 64 + 2, 64 // stride, 64 // stride), -20.0) for stride in task.strides]
-    for side, distance in enumerate(bins):
-        raw[0][0, side * 16 + distance, cell[0], cell[1]] = 20.0
-    raw[0][0, 64 + 1, cell[0], cell[1]] = 20.0
-    return raw
-
-
-def test_raw_maps_become_boxes_in_original_pixels() -> None:
-    task = make_task()
-    # The cell in row 3, column 4 has its center at (36, 28); one stride left and up, two right and down.
-    raw = raw_with_one_box(task, (3, 4), (1, 1, 2, 2))
-    # 128 wide and 64 high: halved, 16 pixels of padding above.
-    _, placement = letterbox(np.zeros((64, 128, 3), np.uint8), task.spec)
-    (found,) = task.postprocess(raw, [placement])
-    assert isinstance(found, Detections)
-    assert found.labels.tolist() == [1]
-    assert found.scores[0] > 0.999
-    expected = [(36 - 8) * 2, (28 - 8 - 16) * 2, (36 + 16) * 2, (28 + 16 - 16) * 2]
-    assert found.boxes_xyxy[0].tolist() == pytest.approx(expected, abs=1e-3)
+def test_collate_without_any_objects() -> None:
+    batch = make_task().collate([make_sample(1, [], [], []), make_sample(2, [[0, 0, 1, 1]], [0], [True])])
+    assert batch.targets["boxes_xyxy"].shape == (2, 0, 4)
+    assert batch.targets["labels"].shape == (2, 0)
 
 
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [
-        (PostprocessConfig(), 2),
-        (PostprocessConfig(iou=0.5), 1),
-        (PostprocessConfig(confidence=0.6), 1),
-        (PostprocessConfig(max_detections=1), 1),
+        ({}, [51 / 255, 102 / 255, 204 / 255]),
+        ({"std": (1.0, 1.0, 1.0)}, [51.0, 102.0, 204.0]),
+        ({"channel_order": "bgr", "std": (1.0, 1.0, 1.0)}, [204.0, 102.0, 51.0]),
+        # Mean and std are in the channel order of the model: (204 - 4) / 2, (102 - 2) / 4, (51 - 1) / 10
+        ({"channel_order": "bgr", "mean": (4.0, 2.0, 1.0), "std": (2.0, 4.0, 10.0)}, [100.0, 25.0, 5.0]),
     ],
 )
-def test_the_settings_of_postprocessing_count(settings: PostprocessConfig, expected: int) -> None:
-    # Boxes of 32x32, 8 pixels apart: their IoU is 24 / 40. The second has the score 0.5.
-    task = make_task(postprocess=settings)
-    first, second = (raw_with_one_box(task, cell, (2, 2, 2, 2)) for cell in ((3, 4), (3, 5)))
-    second[0][0, 64 + 1, 3, 5] = 0.0
-    both = [torch.maximum(one, other) for one, other in zip(first, second, strict=True)]
-    assert len(task.postprocess(both, [Placement.identity(64, 64)])[0]) == expected
+def test_normalize_by_hand(settings: dict[str, Any], expected: list[float]) -> None:
+    images = torch.tensor([51, 102, 204], dtype=torch.uint8).view(1, 3, 1, 1).expand(2, 3, 2, 5)
+    values = make_task(input=InputSpec(64, 64, **settings)).normalize(images)
+    assert values.dtype == torch.float32
+    assert values.shape == (2, 3, 2, 5)
+    torch.testing.assert_close(values, torch.tensor(expected).view(1, 3, 1, 1).expand(2, 3, 2, 5))
 
 
-def test_the_loss_of_a_perfect_answer_is_near_zero() -> None:
-    task = make_task()
-    batch = task.collate([make_sample([[20, 12, 52, 44]], [1], [False])])
-    good = task.loss(raw_with_one_box(task, (3, 4), (2, 2, 2, 2)), batch)
-    bad = task.loss(raw_with_one_box(task, (6, 6), (1, 1, 1, 1)), batch)
-    assert float(good.parts["box"]) < 0.01 < float(bad.parts["box"])
-    assert float(good.total()) < float(bad.total())
+def empty_maps(num_channels: int, num_box_channels: int, batch_size: int = 1) -> list[Tensor]:
+    """Raw maps of a 64 x 64 input in which nothing is found: all class logits are -20."""
+    maps = [torch.zeros(batch_size, num_channels, 64 // stride, 64 // stride) for stride in STRIDES]
+    for level in maps:
+        level[:, num_box_channels:] = -20
+    return maps
+
+
+def put(maps: list[Tensor], image: int, cell: tuple[int, int, int], ltrb: list[int], logits: list[float]) -> None:
+    """A distributional box: all weight on one bin per side. ``cell``: level, row, column."""
+    level, row, column = cell
+    for side, number in enumerate(ltrb):
+        maps[level][image, 16 * side + number, row, column] = 100
+    maps[level][image, 64:, row, column] = torch.tensor(logits)
+
+
+def logit(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))
+
+
+# The input is a 128 x 96 (width x height) picture, halved, with 8 pixels of padding above.
+HALVED = Placement(0.5, 0.5, 0.0, 8.0, 96, 128)
+SAME = Placement.identity(64, 64)
+
+
+def test_postprocess_of_a_distributional_head_by_hand() -> None:
+    maps = empty_maps(66, 64, batch_size=2)
+    # Stride 8, row 2, column 3: center (28, 20); 2, 1, 1, 2 cells of 8 to its sides: (12, 12, 36, 36).
+    put(maps, 0, (0, 2, 3), [2, 1, 1, 2], [logit(0.75), -20])
+    # Stride 32, row 1, column 0: center (16, 48); all of the left and bottom lies outside: (-16, 16, 48, 80).
+    put(maps, 1, (2, 1, 0), [1, 1, 1, 1], [-20, logit(0.5)])
+    first, second = make_task().postprocess(maps, [HALVED, SAME])
+    # x: times 2. y: minus 8, times 2.
+    np.testing.assert_allclose(first.boxes_xyxy, [[24, 8, 72, 56]], atol=1e-4)
+    np.testing.assert_allclose(first.scores, [0.75], atol=1e-6)
+    assert first.labels.tolist() == [0]
+    np.testing.assert_allclose(second.boxes_xyxy, [[0, 16, 48, 64]], atol=1e-4)
+    assert second.labels.tolist() == [1]
+
+
+def test_postprocess_of_a_direct_head_by_hand() -> None:
+    maps = empty_maps(7, 4)
+    # Stride 16, row 1, column 2, raw (0.5, 0.25): center (40, 20); sides 16 e^ln 2 and 16 e^0: (24, 12, 56, 28).
+    maps[1][0, :, 1, 2] = torch.tensor([0.5, 0.25, float(np.log(2)), 0.0, logit(0.5), logit(0.2), logit(0.8)])
+    settings = PostprocessConfig(multi_label=False)
+    (found,) = make_task(settings, DIRECT).postprocess(maps, [SAME])
+    np.testing.assert_allclose(found.boxes_xyxy, [[24, 12, 56, 28]], atol=1e-4)
+    # objectness times the better class
+    np.testing.assert_allclose(found.scores, [0.4], atol=1e-6)
+    assert found.labels.tolist() == [1]
+
+
+def overlapping() -> list[Tensor]:
+    """Two boxes of 16 x 16 that share half of each (IoU 1/3), and one of both classes that touches neither."""
+    maps = empty_maps(66, 64)
+    put(maps, 0, (0, 1, 1), [1, 1, 1, 1], [logit(0.9), -20])
+    put(maps, 0, (0, 1, 2), [1, 1, 1, 1], [logit(0.8), -20])
+    put(maps, 0, (0, 5, 5), [1, 1, 1, 1], [logit(0.6), logit(0.7)])
+    return maps
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, [(0.9, 0), (0.8, 0), (0.7, 1), (0.6, 0)]),
+        ({"iou": 0.3}, [(0.9, 0), (0.7, 1), (0.6, 0)]),
+        ({"iou": 0.35}, [(0.9, 0), (0.8, 0), (0.7, 1), (0.6, 0)]),
+        ({"confidence": 0.65}, [(0.9, 0), (0.8, 0), (0.7, 1)]),
+        ({"max_detections": 2}, [(0.9, 0), (0.8, 0)]),
+        ({"multi_label": False}, [(0.9, 0), (0.8, 0), (0.7, 1)]),
+        ({"class_agnostic": True}, [(0.9, 0), (0.8, 0), (0.7, 1)]),
+        ({"confidence": 0.95}, []),
+    ],
+)
+def test_every_setting_of_postprocessing_counts(settings: dict[str, Any], expected: list[tuple[float, int]]) -> None:
+    (found,) = make_task(PostprocessConfig(**settings)).postprocess(overlapping(), [SAME])
+    pairs = list(zip(np.round(found.scores.astype(float), 4).tolist(), found.labels.tolist(), strict=True))
+    assert pairs == expected
+    assert found.boxes_xyxy.shape == (len(expected), 4)
+
+
+@pytest.mark.parametrize("model", [DFL, DIRECT], ids=["dfl", "direct"])
+def test_the_loss_sees_the_targets(model: DetectorConfig) -> None:
+    task = make_task(model=model)
+    torch.manual_seed(0)
+    num_channels = 66 if model is DFL else 7
+    raw = [torch.randn(2, num_channels, 64 // stride, 64 // stride) for stride in STRIDES]
+    big = Sample(
+        image=np.zeros((64, 64, 3), np.uint8),
+        boxes_xyxy=np.array([[8, 8, 40, 40]], np.float32),
+        labels=np.array([1]),
+        crowd=np.array([False]),
+        image_id=1,
+        path="a",
+        placement=SAME,
+    )
+    crowd = Sample(big.image, big.boxes_xyxy, big.labels, np.array([True]), 2, "b", SAME)
+    loss = task.loss(raw, task.collate([big, crowd]))
+    only = task.loss([level[:1] for level in raw], task.collate([big]))
+    none = task.loss([level[1:] for level in raw], task.collate([crowd]))
+    # Sums over the batch; a crowd is no target.
+    assert float(none.normalizer) == 0 < float(only.normalizer)
+    for name, part in (only + none).parts.items():
+        assert loss.parts[name].item() == pytest.approx(part.item(), rel=1e-5), name
+    background = "cls" if model is DFL else "obj"
+    assert all((part.item() == 0) == (name != background) for name, part in none.parts.items())
+    assert all(part.item() > 0 for part in only.parts.values())
+
+
+def test_the_evaluator_is_for_the_classes_of_the_data() -> None:
+    evaluator = make_task().evaluator(("bird", "cat"), (3, 17))
+    assert evaluator.class_names == ("bird", "cat")
+    assert evaluator.category_ids == (3, 17)
+
+
+def test_category_ids_count_from_one_where_there_are_none() -> None:
+    assert make_task().category_ids == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "message"),
+    [
+        (DIRECT, DetectionTaskConfig(), "task.loss is 'tal', which is for a 'dfl' head; the model's head is 'direct'"),
+        (
+            DFL,
+            DetectionTaskConfig(loss=SimOTALossConfig()),
+            "task.loss is 'simota', which is for a 'direct' head; the model's head is 'dfl'",
+        ),
+        (
+            DFL,
+            DetectionTaskConfig(input=InputSpec(64, 80)),
+            "task.input is 64x80; height and width must be multiples of the model's largest stride, 32",
+        ),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(model: DetectorConfig, config: DetectionTaskConfig, message: str) -> None:
+    with torch.device("meta"):
+        detector = model.build(2)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        config.build(detector, CLASSES)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +236,6 @@ def test_the_loss_of_a_perfect_answer_is_near_zero() -> None:
         ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
     ],
 )
-def test_impossible_settings(settings: dict[str, float], message: str) -> None:
+def test_impossible_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         PostprocessConfig(**settings)

@@ -1,100 +1,224 @@
-"""A model as one file."""
-
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
+from detseg import __version__
+from detseg.models.backbones.adapter import AdapterConfig
+from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.geometry import InputSpec
+from detseg.structures import Placement
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, default_device, load_package, match_classes, read_header, save_package
+from detseg.tasks.package import (
+    PackageConfig,
+    default_device,
+    load_package,
+    match_classes,
+    read_header,
+    save_package,
+)
 
 CONFIG = PackageConfig(
-    DetectorConfig(),
-    DetectionTaskConfig(input=InputSpec(64, 96, anchor="top_left", channel_order="bgr", mean=(1.0, 2.0, 3.0))),
-    ("cat", "größerer Hund", "a/b"),
-    (3, 17, 90),
+    model=DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
+    task=DetectionTaskConfig(input=InputSpec(64, 96, anchor="top_left", channel_order="bgr", mean=(1.0, 2.0, 3.0))),
+    class_names=("circle", "Größe", "b c"),
+    category_ids=(3, 17, 90),
 )
 
 
-def save(path: Path) -> torch.nn.Module:
-    torch.manual_seed(1)
-    model, _ = CONFIG.build()
-    save_package(path, model.state_dict(), CONFIG)
-    return model.eval()
+def fresh_weights(config: PackageConfig = CONFIG, seed: int = 1) -> dict[str, Tensor]:
+    torch.manual_seed(seed)
+    model, _ = config.build()
+    # Statistics that differ from those of any new model.
+    model.train()(torch.randn(2, 3, 64, 64))
+    return model.state_dict()
 
 
-def test_the_file_alone_gives_the_same_model_and_task(tmp_path: Path) -> None:
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    model = save(path)
-    assert read_header(path) == CONFIG
-    package = load_package(path)
+    save_package(path, fresh_weights(), CONFIG)
+    return path
+
+
+def header(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        content: dict[str, Any] = json.loads(file.metadata()["detseg"])
+    return content
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    save_file(load_file(path), path, metadata={"detseg": json.dumps({**header(path), **changes})})
+
+
+def test_the_file_alone_gives_the_same_model(saved: Path) -> None:
+    original, task = CONFIG.build()
+    original.load_state_dict(fresh_weights())
+    package = load_package(saved)
     assert package.config == CONFIG
+    assert not package.model.training
+    images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
+    placements = [Placement.identity(64, 96)]
+    with torch.no_grad():
+        (expected,) = task.postprocess(original.eval()(task.normalize(images)), placements)
+        (found,) = package.task.postprocess(package.model(package.task.normalize(images)), placements)
+    assert len(expected) > 0
+    for name in ("boxes_xyxy", "scores", "labels"):
+        assert np.array_equal(getattr(found, name), getattr(expected, name))
     assert package.task.class_names == CONFIG.class_names
     assert package.task.category_ids == CONFIG.category_ids
-    assert package.task.spec == CONFIG.task.input
-    images = torch.rand(1, 3, 64, 96)
-    with torch.inference_mode():
-        for ours, theirs in zip(package.model(images), model(images), strict=True):
-            assert torch.equal(ours, theirs)
 
 
-def test_settings_of_the_user_replace_those_of_the_file(tmp_path: Path) -> None:
-    save(tmp_path / "model.safetensors")
-    package = load_package(tmp_path / "model.safetensors", postprocess={"confidence": 0.4, "max_detections": 5})
-    assert package.task.config.postprocess.confidence == 0.4
-    assert package.task.config.postprocess.max_detections == 5
-    assert package.task.config.postprocess.iou == CONFIG.task.postprocess.iou
-    with pytest.raises(ValueError, match="confidence must lie between 0 and 1, got 2"):
-        load_package(tmp_path / "model.safetensors", postprocess={"confidence": 2})
+def test_the_header_says_what_the_file_is(saved: Path) -> None:
+    content = header(saved)
+    assert content["version"] == __version__
+    assert content["class_names"] == ["circle", "Größe", "b c"]
+    assert content["category_ids"] == [3, 17, 90]
+    assert content["task"]["name"] == "detection"
+    assert content["task"]["input"]["mean"] == [1.0, 2.0, 3.0]
+    assert content["model"]["backbone"] == {**content["model"]["backbone"], "name": "csp_darknet", "width": 0.125}
+    assert read_header(saved) == CONFIG
 
 
-def test_files_that_are_no_models(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no model file at"):
-        load_package(tmp_path / "missing.safetensors")
-    (tmp_path / "text.safetensors").write_text("hello, this is no model")
-    with pytest.raises(ValueError, match="no readable safetensors file"):
-        load_package(tmp_path / "text.safetensors")
-    save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(ValueError, match=r"no detseg header.*--weights"):
-        load_package(tmp_path / "other.safetensors")
-
-    path = tmp_path / "model.safetensors"
-    save(path)
-    weights = load_file(path)
-    header = {
-        "format": 1,
-        "version": "0",
-        "model": {"name": "detector"},
-        "task": {"name": "detection"},
-        "class_names": ["a"],
+def test_weights_in_any_memory_layout_are_saved_as_they_are(tmp_path: Path) -> None:
+    weights = {
+        name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
+        for name, value in fresh_weights().items()
     }
-    save_file(weights, tmp_path / "classes.safetensors", {"detseg": json.dumps(header)})
-    with pytest.raises(ValueError, match="header and weights disagree about"):
-        load_package(tmp_path / "classes.safetensors")
-    save_file(
-        weights, tmp_path / "newer.safetensors", {"detseg": json.dumps({**header, "format": 99, "version": "9.0"})}
+    save_package(tmp_path / "a.safetensors", weights, CONFIG)
+    save_package(tmp_path / "b.safetensors", fresh_weights(), CONFIG)
+    assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
+
+
+def test_postprocessing_can_be_set_on_loading(saved: Path) -> None:
+    package = load_package(saved, postprocess={"confidence": 0.25, "max_detections": 7})
+    settings = package.task.config.postprocess
+    assert (settings.confidence, settings.max_detections) == (0.25, 7)
+    assert settings.iou == CONFIG.task.postprocess.iou
+    with pytest.raises(ValueError, match="confidence must lie between 0 and 1, got 2"):
+        load_package(saved, postprocess={"confidence": 2})
+
+
+def test_a_model_that_began_with_pretrained_weights_needs_them_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "empty"))
+    scratch = replace(CONFIG, model=DetectorConfig(backbone=AdapterConfig("mobilenet_v3_small")))
+    began = replace(CONFIG, model=DetectorConfig(backbone=AdapterConfig("mobilenet_v3_small", pretrained=True)))
+    with pytest.raises(ValueError, match="pretrained"):
+        began.build()
+    save_package(tmp_path / "model.safetensors", fresh_weights(scratch), began)
+    package = load_package(tmp_path / "model.safetensors")
+    assert package.config == scratch
+    for name, value in fresh_weights(scratch).items():
+        assert torch.equal(package.model.state_dict()[name], value), name
+
+
+def test_files_that_are_no_models(saved: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no model file at .*missing\.safetensors"):
+        load_package(tmp_path / "missing.safetensors")
+    foreign = tmp_path / "foreign.safetensors"
+    save_file({"weight": torch.zeros(2)}, foreign, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"foreign\.safetensors has no detseg header.*--weights"):
+        load_package(foreign)
+    for content in (b"", b"not a model", saved.read_bytes()[:-10]):
+        broken = tmp_path / "broken.safetensors"
+        broken.write_bytes(content)
+        with pytest.raises(ValueError, match=r"broken\.safetensors is no readable safetensors file"):
+            load_package(broken)
+
+
+def test_a_file_of_another_version_is_refused(saved: Path) -> None:
+    rewrite(saved, format=2, version="9.1")
+    with pytest.raises(ValueError, match=r"was written by detseg 9\.1, whose file format this version cannot read"):
+        read_header(saved)
+
+
+def test_a_header_with_unknown_keys_is_refused(saved: Path) -> None:
+    rewrite(saved, colour="red")
+    with pytest.raises(ValueError, match="colour"):
+        read_header(saved)
+
+
+def test_weights_that_are_not_those_of_the_header(saved: Path) -> None:
+    rewrite(saved, class_names=["a", "b"], category_ids=[1, 2])
+    # The last convolution of the classes at three levels: weight and bias.
+    with pytest.raises(ValueError, match=r"header and weights disagree about 6 tensors: head\..*weight"):
+        load_package(saved)
+    weights = load_file(saved)
+    first = min(weights)
+    del weights[first]
+    save_file({**weights, "extra": torch.zeros(1)}, saved, metadata={"detseg": json.dumps(header(saved))})
+    rewrite(saved, class_names=list(CONFIG.class_names), category_ids=[1, 2, 3])
+    with pytest.raises(ValueError, match=re.escape(f"disagree about 2 tensors: {first}, extra")):
+        load_package(saved)
+
+
+FULL_DISK = """
+import resource, sys
+from pathlib import Path
+import torch
+from detseg.files import SaveError
+from detseg.tasks.package import load_package, save_package
+path = Path(sys.argv[1])
+package = load_package(path)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+try:
+    save_package(path, package.model.state_dict(), package.config)
+except SaveError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_keeps_the_model_before(saved: Path) -> None:
+    before = saved.read_bytes()
+    result = subprocess.run([sys.executable, "-c", FULL_DISK, str(saved)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith(f"could not write {saved}: ")
+    assert "the file that was there before is kept" in result.stdout
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+@pytest.mark.parametrize(
+    ("model_names", "data_names", "expected"),
+    [
+        (["a", "b", "c"], ["a", "b", "c"], [0, 1, 2]),
+        (["a", "b", "c"], ["c", "a", "b"], [2, 0, 1]),
+        (["a", "b", "c"], ["b"], [1]),
+        (["a"], [], []),
+    ],
+)
+def test_classes_meet_by_name(model_names: list[str], data_names: list[str], expected: list[int]) -> None:
+    assert match_classes(model_names, data_names) == expected
+
+
+def test_unknown_classes_are_listed_with_both_sides() -> None:
+    message = (
+        "the model does not know 2 classes of the data set: Cat, bird; the model has: cat, dog; "
+        "the data set has: dog, Cat, bird"
     )
-    with pytest.raises(ValueError, match=r"written by detseg 9\.0"):
-        load_package(tmp_path / "newer.safetensors")
+    with pytest.raises(ValueError, match=message):
+        match_classes(["cat", "dog"], ["dog", "Cat", "bird"])
 
 
-def test_classes_meet_by_name() -> None:
-    assert match_classes(("a", "b", "c"), ("c", "a")) == [2, 0]
-    with pytest.raises(ValueError, match="does not know 1 classes of the data set: d; the model has: a, b, c"):
-        match_classes(("a", "b", "c"), ("a", "d"))
-
-
-def test_a_device_that_is_not_there_is_an_error() -> None:
+def test_devices() -> None:
     assert default_device("cpu") == torch.device("cpu")
-    if torch.cuda.is_available():
-        assert default_device("auto").type == "cuda"
-    else:
-        assert default_device("auto") == torch.device("cpu")
-        with pytest.raises(ValueError, match="torch sees no CUDA device"):
-            default_device("cuda:0")
+    available = torch.cuda.is_available()
+    assert default_device("auto").type == ("cuda" if available else "cpu")
+    if not available:
+        with pytest.raises(ValueError, match="device cuda:1 was asked for, but torch sees no CUDA device"):
+            default_device("cuda:1")
