@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from detseg.cli import EXIT_USER_ERROR, main
 TINY = """
 model: {name: detector, backbone: {name: csp_darknet, width: 0.125}}
 task: {name: detection, input: {height: 64, width: 64}}
-data: {path: shapes.yaml, num_workers: 0}
+data: {path: data/shapes.yaml, num_workers: 0}
 train:
   epochs: 1
   batch_size: 4
@@ -50,7 +52,8 @@ RUN_FILES = {"best.safetensors", "last.safetensors", "config.yaml", "metrics.jso
 @pytest.fixture
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The configuration of a run of two steps, in the current folder."""
-    (tmp_path / "shapes.yaml").write_text(SHAPES)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "shapes.yaml").write_text(SHAPES)
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)
     return tmp_path / "tiny.yaml"
@@ -89,7 +92,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         ([], "VERB"),
-        (["trian"], "invalid choice: 'trian'"),
+        (["learn"], "invalid choice: 'learn'"),
         (["train", "a.yaml", "--rezume", "x"], "unknown arguments: --rezume x"),
         (["eval", "a.safetensors", "b.safetensors"], "unknown arguments: b.safetensors"),
         (["predict", "a.safetensors"], "SOURCE"),
@@ -130,7 +133,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tiny: Path, capsys: pytest.Captur
         assert message in said.err, arguments
         assert len(said.err.splitlines()) == 1, arguments
         assert "Traceback" not in said.err
-    assert sorted(path.name for path in tiny.parent.iterdir()) == ["shapes.yaml", "tiny.yaml"]
+    assert sorted(path.name for path in tiny.parent.iterdir()) == ["data", "tiny.yaml"]
 
 
 def test_an_unknown_key_is_told_where_it_stands_and_what_is_near(
@@ -171,34 +174,32 @@ def test_words_of_train_in_any_order(order: str, tiny: Path, capsys: pytest.Capt
 
 def test_train_eval_predict_check(tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tiny.parent
-    assert detseg("train", tiny, "-o", folder / "my run", "train.seed=7") == 0
-    assert {path.name for path in (folder / "my run").iterdir()} >= RUN_FILES
-    assert "seed: 7" in (folder / "my run" / "config.yaml").read_text()
-    model = folder / "my run" / "best.safetensors"
+    # Without -o the folders are numbered.
+    for name in ("tiny", "tiny-9", "tiny-old"):
+        (folder / "runs" / name).mkdir(parents=True)
+    assert detseg("train", tiny, "train.seed=7") == 0
+    run_dir = Path("runs/tiny-10")
+    assert {path.name for path in run_dir.iterdir()} >= RUN_FILES
+    assert "seed: 7" in (run_dir / "config.yaml").read_text()
+    model = run_dir / "best.safetensors"
     assert f"best model: {model}" in capsys.readouterr().out
 
-    # Without -o the folders are numbered.
-    for name in ("tiny", "tiny-2"):
-        assert detseg("train", tiny) == 0
-        assert {path.name for path in (folder / "runs" / name).iterdir()} >= RUN_FILES
-    capsys.readouterr()
-
     evaluated = folder / "evaluated"
-    options = ["--data", "shapes.yaml", "--workers", 0, "--device", "cpu", "--json", "m.json", "-o", evaluated]
+    options = ["--data", "data/shapes.yaml", "--workers", 0, "--device", "cpu", "--json", "m.json", "-o", evaluated]
     assert detseg("eval", model, *options) == 0
     said = capsys.readouterr().out
-    assert said.startswith("4 images of shapes.yaml, split val\n")
+    assert said.startswith("4 images of data/shapes.yaml, split val\n")
     assert "AP_medium" in said
-    trained = json.loads((folder / "my run" / "metrics.json").read_text())
+    trained = json.loads((run_dir / "metrics.json").read_text())
     assert json.loads((folder / "m.json").read_text()) == trained
     assert json.loads((evaluated / "metrics.json").read_text()) == trained
     assert json.loads((evaluated / "detections.json").read_text()) == json.loads(
-        (folder / "my run" / "detections.json").read_text()
+        (run_dir / "detections.json").read_text()
     )
     assert detseg("eval", tiny, "--weights", model, "--workers", 0, "--device", "cpu", "--json", "n.json") == 0
     assert json.loads((folder / "n.json").read_text()) == trained
 
-    pictures = [folder / "my run" / "history.png", folder / "my run" / "confusion_matrix.png"]
+    pictures = [run_dir / "history.png", run_dir / "confusion_matrix.png"]
     assert detseg("predict", model, *pictures, "-o", "seen", "--conf", 0.0001, "--max-det", 4, "--device", "cpu") == 0
     assert {path.name for path in (folder / "seen").iterdir()} == {
         "history.png", "confusion_matrix.png", "detections.json", "detections_images.json"
@@ -209,7 +210,7 @@ def test_train_eval_predict_check(tiny: Path, capsys: pytest.CaptureFixture[str]
     assert detseg("predict", model, pictures[0], "broken.png", "-o", "again", "--save", "picture") == 1
     assert [path.name for path in (folder / "again").iterdir()] == ["history.png"]
 
-    assert detseg("check", "shapes.yaml", "--preview", "preview", "--config", tiny, "--json", "findings.json") == 0
+    assert detseg("check", "data/shapes.yaml", "--preview", "preview", "--config", tiny, "--json", "findings.json") == 0
     assert json.loads((folder / "findings.json").read_text())["exit_code"] == 0
     assert list((folder / "preview").iterdir())
 
@@ -233,14 +234,34 @@ def test_check_finds_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert "missing.png" in capsys.readouterr().out
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-    )
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """``start("detseg", ...)`` is a process of its own; none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(*arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+            start_new_session=True,
+        )
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
@@ -250,8 +271,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_that_can_be_resumed(tiny: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+def test_a_signal_ends_a_run_that_can_be_resumed(
+    tiny: Path, start: Callable[..., subprocess.Popen[str]], number: signal.Signals
+) -> None:
     run_dir = tiny.parent / "run"
     process = start("detseg", "train", tiny, "-o", run_dir, "train.epochs=6")
     wait_for(run_dir / "metrics.jsonl", process)
@@ -270,9 +293,10 @@ def test_a_signal_ends_a_run_that_can_be_resumed(tiny: Path, number: signal.Sign
     assert {path.name for path in run_dir.iterdir()} >= RUN_FILES
 
 
-def test_two_processes_make_one_run(tiny: Path) -> None:
-    launcher = ["torch.distributed.run", "--nproc-per-node", 2, "--master-addr", "127.0.0.1", "--master-port", 0]
-    process = start(*launcher, "-m", "detseg", "train", tiny, "train.epochs=2")
+def test_two_processes_make_one_run(tiny: Path, start: Callable[..., subprocess.Popen[str]]) -> None:
+    address = ["--master-addr", "127.0.0.1", "--master-port", free_port()]
+    launcher = ["torch.distributed.run", "--nproc-per-node", 2, *address, "-m"]
+    process = start(*launcher, "detseg", "train", tiny, "train.epochs=2")
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, errors
     runs = tiny.parent / "runs"
@@ -284,7 +308,7 @@ def test_two_processes_make_one_run(tiny: Path) -> None:
     assert [(line["epoch"], line["step"]) for line in lines] == [(0, 2), (1, 4)]
     # All four pictures were judged: one process alone finds the same on the same weights.
     model = runs / "tiny" / "best.safetensors"
-    options = ["--data", "shapes.yaml", "--workers", 0, "--device", "cpu", "--batch-size", 2, "-o", "alone"]
+    options = ["--data", "data/shapes.yaml", "--workers", 0, "--device", "cpu", "--batch-size", 2, "-o", "alone"]
     assert detseg("eval", model, *options) == 0
     together, alone = (
         json.loads((folder / "detections.json").read_text()) for folder in (runs / "tiny", tiny.parent / "alone")

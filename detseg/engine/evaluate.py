@@ -55,14 +55,17 @@ def evaluate(
     was_training = model.training
     model.eval()
     indices = iter(loader.indices)
-    with torch.inference_mode():
-        for batch in tqdm(loader, desc="evaluate", unit="batch", disable=not (bar and group.is_main), leave=False):
-            images = task.normalize(batch.images.to(device, non_blocking=True))
-            for result in task.postprocess(model(images), batch.placements):
-                index = next(indices)
-                evaluator.update(dataset.image_id(index), _relabel(result, to_dataset), dataset.ground_truth(index))
-    loader.close()
-    model.train(was_training)
+    batches = tqdm(loader, desc="evaluate", unit="batch", disable=not (bar and group.is_main), leave=False)
+    try:
+        with torch.inference_mode():
+            for batch in batches:
+                images = task.normalize(batch.images.to(device, non_blocking=True))
+                for result in task.postprocess(model(images), batch.placements):
+                    index = next(indices)
+                    evaluator.update(dataset.image_id(index), _relabel(result, to_dataset), dataset.ground_truth(index))
+    finally:
+        loader.close()
+        model.train(was_training)
     if group.world_size > 1:
         evaluator.merge(_exchange(evaluator.state(), group, device))
     return evaluator

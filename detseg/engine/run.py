@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,7 +107,14 @@ def build_trainer(
     torch.manual_seed(settings.seed)
     model, task = package.build()
     if settings.weights is not None:
-        load_weights(model, settings.weights, strict=not settings.partial_weights)
+        report = load_weights(model, settings.weights, strict=not settings.partial_weights)
+        if report.missing and group.is_main:
+            shown = ", ".join(report.missing[:5]) + (", ..." if len(report.missing) > 5 else "")
+            warnings.warn(
+                f"{settings.weights}: {len(report.mapped)} tensors loaded, {len(report.missing)} of the model had no "
+                f"match and start fresh: {shown}",
+                stacklevel=2,
+            )
     model = model.to(device)
     if settings.channels_last:
         model = model.to(memory_format=torch.channels_last)

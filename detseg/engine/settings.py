@@ -43,8 +43,8 @@ class TrainConfig:
 
     ``batch_size`` images go through the model at once, shared out among all processes; ``accumulate`` such batches make
     one optimizer step, normalized as if they were one. ``clip_norm`` limits the norm of the gradient. ``freeze`` holds
-    the parts of the model of these names, for ``freeze_epochs`` epochs (None: for good); ``freeze_norms`` keeps all
-    batch norms as they are.
+    the parts of the model of these names, for ``freeze_epochs`` epochs (None: for good); ``freeze_norms`` keeps the
+    statistics of all batch norms.
     ``patience``: epochs without a better primary metric before the run ends. ``save_steps``: optimizer steps between
     saved states (None: once an epoch). ``weights``: a file to start from; ``partial_weights`` takes what fits of it.
     ``num_threads``: threads of torch on the CPU (None: as torch finds them).
