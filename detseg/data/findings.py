@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from detseg.runtime.images import write_bytes
+from detseg.files import write_text
 
 Severity = Literal["info", "warning", "error"]
 EXIT_CODES: Mapping[Severity, int] = {"info": 0, "warning": 1, "error": 2}
@@ -149,7 +149,7 @@ class CheckReport:
         Raises ValueError where ``path`` lies inside the data set: a check never writes into it.
         """
         target = require_outside(path, self.root)
-        write_bytes(target, (json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n").encode())
+        write_text(target, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
 
     def render(self, num_examples: int = 5) -> str:
         """The report as text: the findings grouped by code, ``num_examples`` of each, then the histogram."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from detseg.files import SaveError, atomic_path
+from detseg.files import atomic_path
 
 STATE_NAME = "state.pt"
 PREVIOUS_NAME = "state.previous.pt"
@@ -64,6 +64,3 @@ def _require_checksums(path: Path) -> None:
         damaged = archive.testzip()
     if damaged:
         raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-
-
-__all__ = ["PREVIOUS_NAME", "STATE_NAME", "SaveError", "load_state", "save_state"]

@@ -12,6 +12,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from detseg.tasks.package import default_device
+
 
 @dataclass(frozen=True)
 class Group:
@@ -65,19 +67,17 @@ def join_group(device: str) -> tuple[Group, torch.device]:
     """Join the processes that ``torchrun`` started, and choose this one's device.
 
     ``device``: ``auto`` is this process's CUDA device where there is one, else the CPU.
+
+    Raises:
+        ValueError: a CUDA device was asked for and there is none.
     """
     group = Group(
         int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     )
-    if device in ("auto", "cuda") and torch.cuda.is_available():
-        chosen = torch.device("cuda", group.local_rank)
+    chosen = default_device(device)
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", group.local_rank if chosen.index is None else chosen.index)
         torch.cuda.set_device(chosen)
-    elif device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"train.device is {device}, but torch sees no CUDA device; use train.device=cpu or install a driver"
-        )
-    else:
-        chosen = torch.device("cpu" if device == "auto" else device)
     if group.world_size > 1:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     return group, chosen

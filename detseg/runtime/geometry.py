@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
@@ -49,27 +48,6 @@ class InputSpec:
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
 
-    def to_dict(self) -> dict[str, Any]:
-        """The fields as plain values (tuples as lists), for JSON, YAML or the header of a weights file."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> InputSpec:
-        """The inverse of :meth:`to_dict`.
-
-        Raises:
-            ValueError: for an unknown or missing field, or a value that is not allowed.
-        """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise ValueError(f"input spec: unknown {', '.join(unknown)}; known are {', '.join(known)}")
-        missing = [name for name in ("height", "width") if name not in values]
-        if missing:
-            raise ValueError(f"input spec: {', '.join(missing)} missing, got {', '.join(values) or 'nothing'}")
-        triples = {name: tuple(map(float, values[name])) for name in ("mean", "std") if name in values}
-        return cls(**{**values, **triples})
-
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that an image of this size gets inside the input, its aspect ratio kept."""
         ratio = min(self.height / height, self.width / width)
@@ -78,16 +56,6 @@ class InputSpec:
         # YOLOX cuts off where YOLOv8 rounds: a pixel of difference moves every box, so each anchor keeps its rule.
         fit = round if self.anchor == "center" else int
         return max(1, fit(height * ratio)), max(1, fit(width * ratio))
-
-    def for_size(self, height: int, width: int, stride: int) -> InputSpec:
-        """The spec with the least padding for an image of this size: the resized image, up to multiples of ``stride``.
-
-        It depends on this image alone, never on the others in a batch.
-        """
-        if stride < 1:
-            raise ValueError(f"stride must be positive, got {stride}")
-        new_height, new_width = self.resized(height, width)
-        return replace(self, height=-(-new_height // stride) * stride, width=-(-new_width // stride) * stride)
 
 
 def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:

@@ -114,17 +114,8 @@ def write_image(path: Path | str, image: ByteArray) -> None:
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _WRITE_OPTIONS.get(suffix, []))
     if not done:
         raise ImageError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels cannot be encoded as {suffix}")
-    write_bytes(path, encoded.tobytes())
-
-
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all; its folder is created.
-
-    Raises:
-        SaveError: the file cannot be written.
-    """
     with atomic_path(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(encoded.tobytes())
 
 
 def _open_checked(path: Path | str, max_pixels: int) -> bytes:

@@ -62,7 +62,8 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
-from detseg.engine.checkpoint import SaveError, save_state
+from detseg.engine.checkpoint import save_state
+from detseg.files import SaveError
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 for size in (20_000, 1_000_000):
