@@ -118,6 +118,26 @@ def write_image(path: Path | str, image: ByteArray) -> None:
         temporary.write_bytes(encoded.tobytes())
 
 
+def write_mask(path: Path | str, mask: ByteArray) -> None:
+    """Write ``mask`` ``[H, W]`` uint8 as a gray PNG of 8 bits, lossless and whole or not at all; the folder is created.
+
+    Raises:
+        ImageError: ``path`` does not end in .png.
+        ValueError: if ``mask`` is not ``[H, W]`` uint8.
+        SaveError: the file cannot be written.
+    """
+    path = Path(path)
+    if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
+        raise ValueError(f"mask must be HxW uint8 and not empty, got {mask.shape} {mask.dtype}")
+    if path.suffix.lower() != ".png":
+        raise ImageError(f"{path}: a mask is written as .png, which changes no value; got {path.suffix or 'no suffix'}")
+    done, encoded = cv2.imencode(".png", mask)
+    if not done:
+        raise ImageError(f"{path}: {mask.shape[1]}x{mask.shape[0]} pixels cannot be encoded as .png")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+
+
 def _open_checked(path: Path | str, max_pixels: int) -> bytes:
     with Path(path).open("rb") as stream:
         # Before the rest is read: an archive of many gigabytes named .jpg is refused by its first bytes.

@@ -1,4 +1,4 @@
-"""Writers of detections: drawn pictures and COCO results. They take one image at a time and keep none."""
+"""Writers of results: drawn pictures, masks and COCO results. They take one image at a time and keep none."""
 
 from __future__ import annotations
 
@@ -9,25 +9,33 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
+
 from detseg.files import atomic_path
 from detseg.runtime.coco_results import detections_to_coco
-from detseg.runtime.draw import draw_boxes
-from detseg.runtime.images import IMAGE_SUFFIXES, write_image
-from detseg.structures import ByteArray, Detections
+from detseg.runtime.images import IMAGE_SUFFIXES, write_image, write_mask
+from detseg.runtime.output_folder import OutputFolder
+from detseg.runtime.show import draw_result
+from detseg.structures import VOID, ByteArray, Detections, LabelMap
+
+Result = Detections | LabelMap
 
 
-class DetectionWriter(Protocol):
-    """What takes the detections of one image after the other; a context manager, complete when it is left."""
+class ResultWriter(Protocol):
+    """What takes the result of one image after the other; a context manager, complete when it is left."""
 
-    def write(self, source: Path | str, image: ByteArray, detections: Detections) -> None:
-        """Take the ``detections`` found in ``image`` ``[H, W, 3]``, which came from ``source``."""
+    def write(self, source: Path | str, image: ByteArray, result: Any, /) -> None:
+        """Take the ``result`` for ``image`` ``[H, W, 3]``, which came from ``source``."""
 
-    def close(self) -> None:
-        """Complete the files; further calls do nothing."""
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class PictureWriter:
-    """Writes every image with its detections drawn into ``folder``, under the name of its source.
+    """Writes every image with its result drawn into ``folder``, under the name of its source.
 
     Two sources of the same name give ``name.jpg`` and ``name_2.jpg``. Pictures of an earlier run are replaced.
 
@@ -36,43 +44,58 @@ class PictureWriter:
     """
 
     def __init__(self, folder: Path | str, class_names: Sequence[str], sources: Iterable[Path | str] = ()) -> None:
-        self.folder = Path(folder)
         self.class_names = tuple(class_names)
-        self._taken: set[str] = set()
-        for source in sources:
-            self._refuse_own_folder(Path(source))
+        self._output = OutputFolder(folder, sources)
 
-    def write(self, source: Path | str, image: ByteArray, detections: Detections) -> None:
+    def write(self, source: Path | str, image: ByteArray, result: Result) -> None:
         """Draw and write one picture."""
-        self._refuse_own_folder(Path(source))
-        boxes, labels, scores = detections.boxes_xyxy, detections.labels, detections.scores
-        write_image(self._free_path(Path(source)), draw_boxes(image, boxes, labels, self.class_names, scores))
-
-    def close(self) -> None:
-        """Nothing to do: every picture is complete when it is written."""
+        suffix = Path(source).suffix
+        path = self._output.path_for(source, suffix if suffix.lower() in IMAGE_SUFFIXES else ".png")
+        write_image(path, draw_result(image, result, self.class_names))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        """Nothing to do: every picture is complete when it is written."""
 
-    def _refuse_own_folder(self, source: Path) -> None:
-        if source.resolve().parent == self.folder.resolve():
-            raise ValueError(
-                f"the pictures would be written into {self.folder}, where the source {source} lies; "
-                "name another output folder"
-            )
 
-    def _free_path(self, source: Path) -> Path:
-        suffix = source.suffix if source.suffix.lower() in IMAGE_SUFFIXES else ".png"
-        # Compared without case, because some file systems do.
-        name, number = f"{source.stem}{suffix}", 1
-        while name.casefold() in self._taken:
-            number += 1
-            name = f"{source.stem}_{number}{suffix}"
-        self._taken.add(name.casefold())
-        return self.folder / name
+class MaskWriter:
+    """Writes every label map into ``folder`` as a gray PNG of 8 bits, under the name of its source.
+
+    The values are class positions or, with ``category_ids``, the data set's own numbers of the classes, as its test
+    server takes them (Cityscapes). ``VOID`` is then written as 0, or as 255 where 0 is a class.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``, or a category id does not fit into 8 bits.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        class_names: Sequence[str],
+        sources: Iterable[Path | str] = (),
+        *,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        self._output = OutputFolder(folder, sources)
+        self._table = np.arange(256, dtype=np.uint8)
+        if category_ids is not None:
+            for name, number in zip(class_names, category_ids, strict=True):
+                if not 0 <= number <= 255:
+                    raise ValueError(f"class {name} has the id {number}; a mask of 8 bits holds 0 to 255")
+            self._table[: len(category_ids)] = category_ids
+            self._table[VOID] = VOID if 0 in category_ids else 0
+
+    def write(self, source: Path | str, image: ByteArray, result: LabelMap) -> None:
+        """Write one mask."""
+        write_mask(self._output.path_for(source, ".png"), self._table[result.labels])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do: every mask is complete when it is written."""
 
 
 class CocoWriter:

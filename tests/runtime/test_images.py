@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from detseg.runtime.images import ImageError, decode_image, image_size, read_image, write_image
+from detseg.runtime.images import ImageError, decode_image, image_size, read_image, write_image, write_mask
 
 
 def encode(suffix: str, rgb: np.ndarray, *options: int) -> bytes:
@@ -353,3 +353,26 @@ def test_real_pictures(detseg_data: Path, folder: str) -> None:
         image = read_image(path)
         assert image_size(path) == image.shape[:2]
         assert np.array_equal(image, cv2.imread(str(path))[..., ::-1])
+
+
+def test_masks_are_written_without_loss(tmp_path: Path) -> None:
+    mask = np.arange(256, dtype=np.uint8).reshape(8, 32)
+    write_mask(tmp_path / "new" / "mask.PNG", mask)
+    stored = (tmp_path / "new" / "mask.PNG").read_bytes()
+    assert stored[24:26] == b"\x08\x00", "8 bits, gray"
+    assert np.array_equal(cv2.imread(str(tmp_path / "new" / "mask.PNG"), cv2.IMREAD_UNCHANGED), mask)
+
+
+@pytest.mark.parametrize(
+    ("name", "mask", "message"),
+    [
+        ("mask.jpg", np.zeros((2, 2), np.uint8), r"a mask is written as \.png, which changes no value; got \.jpg"),
+        ("mask.png", np.zeros((2, 2, 3), np.uint8), r"HxW uint8 and not empty, got \(2, 2, 3\) uint8"),
+        ("mask.png", np.zeros((2, 2), np.int64), r"got \(2, 2\) int64"),
+        ("mask.png", np.zeros((0, 2), np.uint8), r"got \(0, 2\) uint8"),
+    ],
+)
+def test_what_is_no_mask_is_not_written(tmp_path: Path, name: str, mask: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        write_mask(tmp_path / name, mask)
+    assert list(tmp_path.iterdir()) == []

@@ -3,13 +3,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from detseg.runtime.draw import draw_boxes
+from detseg.runtime.draw_labels import draw_labels
 from detseg.runtime.images import read_image, write_image
-from detseg.runtime.writers import CocoWriter, PictureWriter
-from detseg.structures import Detections
+from detseg.runtime.writers import CocoWriter, MaskWriter, PictureWriter
+from detseg.structures import VOID, Detections, LabelMap
 
 IMAGE = np.full((40, 60, 3), 90, np.uint8)
 FOUND = Detections(
@@ -110,3 +112,50 @@ def test_pycocotools_reads_the_file(tmp_path: Path, detseg_data: Path) -> None:
     loaded = truth.loadRes(str(tmp_path / "r.json"))
     assert len(loaded.anns) == 160
     assert {annotation["category_id"] for annotation in loaded.anns.values()} == {1, 2}
+
+
+MASK = np.array([[0, 1, 2], [2, VOID, 0]], np.uint8)
+
+
+def read_values(path: Path) -> list[list[int]]:
+    values: list[list[int]] = np.asarray(cv2.imread(str(path), cv2.IMREAD_UNCHANGED)).tolist()
+    return values
+
+
+def test_label_maps_are_drawn_as_pictures(tmp_path: Path) -> None:
+    labels = np.zeros((40, 60), np.uint8)
+    labels[20:] = 1
+    with PictureWriter(tmp_path / "out", NAMES) as writer:
+        writer.write("a/x.png", IMAGE, LabelMap(labels))
+    assert np.array_equal(read_image(tmp_path / "out" / "x.png"), draw_labels(IMAGE, labels, NAMES))
+
+
+@pytest.mark.parametrize(
+    ("category_ids", "expected"),
+    [
+        (None, [[0, 1, 2], [2, 255, 0]]),
+        ([7, 8, 11], [[7, 8, 11], [11, 0, 7]]),
+        ([0, 20, 255], [[0, 20, 255], [255, 255, 0]]),
+    ],
+    ids=["positions", "own numbers, void is 0", "0 is a class, void is 255"],
+)
+def test_masks_hold_positions_or_the_numbers_of_the_data_set(
+    tmp_path: Path, category_ids: list[int] | None, expected: list[list[int]]
+) -> None:
+    with MaskWriter(tmp_path / "masks", ["a", "b", "c"], category_ids=category_ids) as writer:
+        writer.write("x.jpg", np.zeros((2, 3, 3), np.uint8), LabelMap(MASK))
+        writer.write("sub/x.png", np.zeros((1, 1, 3), np.uint8), LabelMap(np.array([[2]], np.uint8)))
+    assert sorted(path.name for path in (tmp_path / "masks").iterdir()) == ["x.png", "x_2.png"]
+    assert read_values(tmp_path / "masks" / "x.png") == expected
+    assert read_values(tmp_path / "masks" / "x_2.png") == [[expected[0][2]]]
+
+
+def test_masks_never_go_where_a_source_lies(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="name another output folder"):
+        MaskWriter(tmp_path, NAMES, [tmp_path / "x.png"])
+
+
+@pytest.mark.parametrize("number", [-1, 256])
+def test_ids_that_a_mask_cannot_hold(tmp_path: Path, number: int) -> None:
+    with pytest.raises(ValueError, match=f"class dog has the id {number}; a mask of 8 bits holds 0 to 255"):
+        MaskWriter(tmp_path, NAMES, category_ids=[3, number])

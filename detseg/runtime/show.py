@@ -1,0 +1,104 @@
+"""Results for eyes, whatever their kind: drawn on the picture, or beside what is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from detseg.runtime.draw import color_of, draw_boxes, montage
+from detseg.runtime.draw_labels import classes_in, draw_labels
+from detseg.structures import VOID, ByteArray, Detections, GroundTruth, LabelMap
+
+SHOWN_CONFIDENCE = 0.25
+"""Objects with a lower score count in evaluation, but would cover the picture."""
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_INK = (30, 30, 30)
+_WRONG = (235, 30, 45)
+_IGNORED = (120, 120, 120)
+
+
+def draw_result(image: ByteArray, result: Detections | LabelMap, class_names: Sequence[str]) -> ByteArray:
+    """A copy of ``image`` ``[H, W, 3]`` with what was found in it.
+
+    Raises:
+        ValueError: the result is not one of this picture, or of other classes.
+    """
+    if isinstance(result, LabelMap):
+        return draw_labels(image, result.labels, class_names)
+    return draw_boxes(image, result.boxes_xyxy, result.labels, class_names, result.scores)
+
+
+def compare_boxes(
+    image: ByteArray, truth: GroundTruth, detections: Detections, class_names: Sequence[str]
+) -> ByteArray:
+    """The annotated objects of ``image`` ``[H, W, 3]`` beside those found with a score of 0.25 or more."""
+    boxes_xyxy = truth.boxes_xywh.copy()
+    boxes_xyxy[:, 2:] += boxes_xyxy[:, :2]
+    names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
+    labels = truth.labels + np.where(truth.crowd, len(class_names), 0)
+    shown = detections.select(detections.scores >= SHOWN_CONFIDENCE)
+    panels = [
+        _captioned(draw_boxes(image, boxes_xyxy.astype(np.float32), labels, names), f"truth: {len(labels)}"),
+        _captioned(draw_result(image, shown, class_names), f"found, score {SHOWN_CONFIDENCE} or more: {len(shown)}"),
+    ]
+    return montage(panels, columns=2)
+
+
+def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_names: Sequence[str]) -> ByteArray:
+    """``image`` ``[H, W, 3]``, its true mask, the mask found and the errors, with a legend.
+
+    In the map of errors wrong pixels are red, those without truth gray; its caption says how many of the others are
+    wrong.
+
+    Raises:
+        ValueError: the sizes differ, or a label has no name.
+    """
+    judged = truth != VOID
+    wrong = judged & (truth != labels)
+    errors = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
+    errors[wrong] = _WRONG
+    errors[~judged] = _IGNORED
+    share = f"{wrong.sum() / judged.sum():.1%}" if judged.any() else "none judged"
+    panels = [
+        _captioned(image, "image"),
+        _captioned(draw_labels(image, truth, class_names, names=False), "truth"),
+        _captioned(draw_labels(image, labels, class_names, names=False), "prediction"),
+        _captioned(errors.astype(np.uint8), f"errors: {share}"),
+    ]
+    sheet = montage(panels, columns=2)
+    return np.concatenate([sheet, _legend(classes_in(truth, labels), class_names, sheet.shape[1], image.shape)])
+
+
+def _text_size(image_shape: tuple[int, ...]) -> tuple[float, int, int]:
+    """Scale and thickness of text that suits pictures of this size, and the height of a line in pixels."""
+    scale = max(0.45, max(image_shape[:2]) / 1400)
+    return scale, max(1, round(scale * 1.4)), round(34 * scale) + 4
+
+
+def _captioned(image: ByteArray, text: str) -> ByteArray:
+    scale, thickness, line = _text_size(image.shape)
+    strip = np.full((line, image.shape[1], 3), 255, np.uint8)
+    cv2.putText(strip, text, (2, round(0.72 * line)), _FONT, scale, _INK, thickness, cv2.LINE_AA)
+    return np.concatenate([strip, image])
+
+
+def _legend(labels: Sequence[int], class_names: Sequence[str], width: int, image_shape: tuple[int, ...]) -> ByteArray:
+    """A strip of this width with the color and the name of every class, in as many lines as it takes."""
+    scale, thickness, line = _text_size(image_shape)
+    swatch, gap = line // 2, line // 3
+    lines = [np.full((line, width, 3), 255, np.uint8)]
+    left = gap
+    for label in labels:
+        (text_width, _), _ = cv2.getTextSize(class_names[label], _FONT, scale, thickness)
+        if left > gap and left + swatch + text_width + 3 * gap > width:
+            lines.append(np.full((line, width, 3), 255, np.uint8))
+            left = gap
+        strip, top = lines[-1], (line - swatch) // 2
+        strip[top : top + swatch, left : left + swatch] = color_of(label)
+        left += swatch + gap
+        cv2.putText(strip, class_names[label], (left, round(0.72 * line)), _FONT, scale, _INK, thickness, cv2.LINE_AA)
+        left += text_width + 2 * gap
+    return np.concatenate(lines)

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from detseg.files import SaveError
+from detseg.runtime.show import draw_result
+from detseg.runtime.video_writer import VideoWriter
+from detseg.structures import VOID, LabelMap
+
+NAMES = ("sky", "road")
+
+
+def frame(number: int, height: int = 48, width: int = 64) -> tuple[np.ndarray, LabelMap]:
+    labels = np.full((height, width), VOID, np.uint8)
+    labels[: height // 2] = number % 2
+    return np.full((height, width, 3), 30 * number, np.uint8), LabelMap(labels)
+
+
+def read_video(path: Path) -> tuple[float, list[np.ndarray]]:
+    video = cv2.VideoCapture(str(path))
+    frames = []
+    while True:
+        there, picture = video.read()
+        if not there:
+            return video.get(cv2.CAP_PROP_FPS), frames
+        frames.append(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB))
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (47, 63)])
+def test_frames_come_back_in_order_with_their_rate(tmp_path: Path, suffix: str, height: int, width: int) -> None:
+    path = tmp_path / "new" / f"v{suffix}"
+    frames = [frame(number, height, width) for number in range(7)]
+    with VideoWriter(path, NAMES, fps=12.5) as writer:
+        for number, (image, result) in enumerate(frames):
+            writer.write(f"{number}.png", image, result)
+        assert not path.exists()
+    fps, read = read_video(path)
+    assert fps == 12.5
+    assert len(read) == 7
+    for (image, result), picture in zip(frames, read, strict=True):
+        assert picture.shape == (48, 64, 3)
+        expected = draw_result(image, result, NAMES).astype(int)
+        assert np.abs(picture[:height, :width] - expected).mean() < 8
+    assert [path.name for path in path.parent.iterdir()] == [f"v{suffix}"]
+
+
+def test_one_size_per_video_and_nothing_half_written(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    path.write_bytes(b"of an earlier run")
+    message = r"a\.png is 64x48, b\.png is 48x64; leave out `video`, or resize"
+    with pytest.raises(ValueError, match=message), VideoWriter(path, NAMES) as writer:
+        writer.write("a.png", *frame(0))
+        writer.write("b.png", *frame(0, 64, 48))
+    assert path.read_bytes() == b"of an earlier run"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_no_pictures_no_video(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "v.mp4", NAMES):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_size_that_cannot_be_encoded_is_an_error(tmp_path: Path) -> None:
+    wide = np.zeros((2, 20_000, 3), np.uint8)
+    with pytest.raises(SaveError, match="OpenCV cannot write mp4v video of 20000x2"):  # noqa: SIM117
+        with VideoWriter(tmp_path / "v.mp4", NAMES) as writer:
+            writer.write("a.png", wide, LabelMap(np.zeros((2, 20_000), np.uint8)))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_impossible_requests(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a video ends in \.mp4 or \.avi, got \.mov"):
+        VideoWriter(tmp_path / "v.mov", NAMES)
+    with pytest.raises(ValueError, match="fps must be positive, got 0"):
+        VideoWriter(tmp_path / "v.mp4", NAMES, fps=0)
