@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,12 @@ DoubleArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 ByteArray = NDArray[np.uint8]
+
+Truth = Literal["boxes", "masks"]
+"""What a task learns from: boxes with labels, or a class for every pixel."""
+
+VOID = 255
+"""The value in a mask where no class is given: such a pixel is neither learned from nor judged."""
 
 
 def _require(condition: bool, message: str) -> None:
@@ -82,7 +88,7 @@ class Sample:
 
     ``image`` ``[H, W, 3]`` uint8 RGB; ``boxes_xyxy`` ``[N, 4]`` float32 pixels of this image; ``labels`` ``[N]`` int64
     class positions; ``crowd`` ``[N]`` bool, regions that are neither object nor background; ``mask`` ``[H, W]`` uint8
-    class per pixel, or None; ``placement`` leads back to the original image.
+    class position per pixel, ``VOID`` where there is none, or None; ``placement`` leads back to the original image.
     """
 
     image: ByteArray
@@ -156,6 +162,17 @@ class Detections:
     def select(self, index: NDArray[Any]) -> Detections:
         """The rows that ``index`` (integers or a boolean mask) names, in its order."""
         return Detections(self.boxes_xyxy[index], self.scores[index], self.labels[index])
+
+
+@dataclass(frozen=True, slots=True)
+class LabelMap:
+    """A class for every pixel of one image: ``labels`` ``[H, W]`` uint8 class positions, as large as the original
+    image; ``VOID`` where no class is claimed."""
+
+    labels: ByteArray
+
+    def __post_init__(self) -> None:
+        _require_array(self.labels, "labels", np.uint8, (None, None))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,5 +9,7 @@ DATASETS: dict[str, str] = {
     "coco": "detseg.data.coco:CocoFormat",
     "voc": "detseg.data.voc:VocFormat",
     "yolo": "detseg.data.yolo:YoloFormat",
+    "masks": "detseg.data.masks:MasksFormat",
+    "cityscapes": "detseg.data.cityscapes:CityscapesFormat",
     "shapes": "detseg.data.shapes:ShapesFormat",
 }

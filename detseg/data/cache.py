@@ -62,6 +62,7 @@ class CachedDataset(Dataset):
             annotations=dataset.annotations,
             category_ids=dataset.category_ids,
             num_dropped_by_reader=dataset.num_dropped_by_reader,
+            truth=dataset.truth,
         )
         self.has_masks = dataset.has_masks
         self._dataset = dataset
@@ -82,6 +83,13 @@ class CachedDataset(Dataset):
             pixels = self._decode(index)
             self._store.put(index, pixels)
         return pixels[..., :3].copy(), pixels[..., 3].copy() if self.has_masks else None
+
+    def mask_path(self, index: int) -> str:
+        return self._dataset.mask_path(index)
+
+    def mask(self, index: int) -> ByteArray:
+        stored_size = tuple(self._shapes[index, :2])
+        return super().mask(index) if stored_size == self.size(index) else self._dataset.mask(index)
 
     def fingerprint(self, index: int) -> str:
         return f"{self._dataset.fingerprint(index)}|{self._max_side}"

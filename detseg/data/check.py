@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from detseg.data.box_checks import check_boxes
 from detseg.data.dataset import DatasetError, Source, match_split
-from detseg.data.findings import CheckReport, Finding, SplitSummary
+from detseg.data.findings import CheckReport, Finding, SplitSummary, Summary
 from detseg.data.inspection import ImageState, inspect_images
 from detseg.data.locate import WALKS, images_in, walk_split
+from detseg.data.mask_walks import ask_for_names
 from detseg.data.open import find_format, find_source, load_format
-from detseg.data.records import SplitRecords, enumerate_some, summarize_splits
+from detseg.data.records import ImageRecord, SplitRecords, enumerate_some, summarize_splits
 
 
 def check_dataset(
@@ -27,8 +29,8 @@ def check_dataset(
     """Look at every annotation and every image of the data set at ``path`` (see ``CODES`` for what is looked for).
 
     ``splits`` limits the check to some splits; ``decode=False`` reads only the headers of the images, which is faster
-    and misses damage behind them. What is wrong inside the data set is a finding, never an exception. Where there is no
-    finding of severity error, ``open_dataset`` opens every split.
+    and misses damage behind them; masks are always read. What is wrong inside the data set is a finding, never an
+    exception. Where there is no finding of severity error, ``open_dataset`` opens every split.
 
     Raises:
         DatasetError: there is no data set at ``path``, its format is unknown or ambiguous, or it has no such split.
@@ -50,9 +52,11 @@ def check_dataset(
             findings += check_boxes(image, images[image.path].size, split.name)
     if set(chosen) == set(available):
         findings += _check_unlisted(records)
+    findings += ask_for_names(records, source)
     findings += _check_leakage(records, images, root)
     summaries = summarize_splits(records)
-    findings += _check_missing_classes(summaries, source)
+    judged = {split.name: summaries[split.name] for split in records if not split.is_unlabeled}
+    findings += _check_missing_classes(judged, source)
     if not any(finding.severity == "error" for finding in findings):
         findings += _check_readable(source, format_name, records)
     shortened = [replace(one, file=relative_name(Path(one.file), root)) for one in findings]
@@ -86,15 +90,18 @@ def _check_images(split: SplitRecords, states: dict[Path, ImageState]) -> Iterat
             yield Finding("D102", file, str(state.problem), (), split.name)
         elif image.recorded_size is not None and image.recorded_size != state.size:
             ids = tuple(box.annotation_id for box in image.boxes)
-            yield Finding("D103", file, _describe_mismatch(image.recorded_size, state), ids, split.name)
-        if not image.boxes:
+            yield Finding("D103", file, _describe_mismatch(image, state, split), ids, split.name)
+        if split.truth == "boxes" and not image.boxes:
             yield Finding("D104", file, f"no box in {image.source.name}", (), split.name)
 
 
-def _describe_mismatch(recorded: tuple[int, int], state: ImageState) -> str:
+def _describe_mismatch(image: ImageRecord, state: ImageState, split: SplitRecords) -> str:
+    recorded = image.recorded_size
     assert state.size is not None
+    assert recorded is not None
     (height, width), (recorded_height, recorded_width) = state.size, recorded
-    message = f"the image is {width}x{height}, the annotation is for {recorded_width}x{recorded_height}"
+    annotation = "annotation" if split.truth == "boxes" else f"mask {image.source.name}"
+    message = f"the image is {width}x{height}, the {annotation} is for {recorded_width}x{recorded_height}"
     if recorded == state.stored_size:
         return (
             f"{message}: its EXIF orientation {state.orientation} turns the image, and the annotation is for the "
@@ -143,11 +150,11 @@ def _without_unions(records: Sequence[SplitRecords]) -> list[SplitRecords]:
     return kept
 
 
-def _check_missing_classes(summaries: dict[str, SplitSummary], source: Source) -> Iterator[Finding]:
+def _check_missing_classes(summaries: Mapping[str, Summary], source: Source) -> Iterator[Finding]:
     for name, summary in summaries.items():
-        missing = [class_name for class_name, count in summary.num_boxes_by_class.items() if not count]
+        unit, missing = summary.missing_classes()
         if missing and summary.num_images:
-            message = f"{name} has no box of {len(missing)} of {len(summary.num_boxes_by_class)} classes"
+            message = f"{name} has no {unit} of {len(missing)} of {len(summary.num_images_by_class)} classes"
             yield Finding("D202", source.name, f"{message}: {enumerate_some(missing)}", (), name)
 
 
@@ -155,7 +162,10 @@ def _check_readable(source: Source, format_name: str, records: Sequence[SplitRec
     """What the reader still refuses, so that a data set that passes can be opened."""
     for split in records:
         try:
-            load_format(format_name).open(source, split.name)
+            with warnings.catch_warnings():
+                # What a reader may warn about is a finding already.
+                warnings.simplefilter("ignore", UserWarning)
+                load_format(format_name).open(source, split.name)
         except DatasetError as error:
             yield Finding("D100", source.name, f"the reader refuses it: {error}", (), split.name)
 

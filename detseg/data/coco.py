@@ -17,9 +17,9 @@ from detseg.data.dataset import (
     check_class_names,
     find_existing,
     leaves_root,
-    match_split,
 )
 from detseg.data.packed import PackedAnnotations, PackedBuilder
+from detseg.structures import Truth
 
 MAX_JSON_BYTES = 8 * 2**30
 MAX_SIDE = 1_000_000
@@ -49,8 +49,7 @@ class CocoFormat(DatasetFormat):
         exported = (path.parent.name for path in source.root.glob(f"*/{_ROBOFLOW}"))
         return tuple(sorted({*official, *exported}))
 
-    def open(self, source: Source, split: str) -> Dataset:
-        split = match_split(split, self.splits(source), source.name)
+    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
         if source.yaml_path is not None:
             return self._open_yaml(source, split)
         exported = source.root / split / _ROBOFLOW

@@ -14,7 +14,7 @@ import numpy as np
 
 from detseg.data.packed import PackedAnnotations, Segmentation
 from detseg.runtime.images import ImageError, read_image
-from detseg.structures import BoolArray, ByteArray, FloatArray, GroundTruth, IntArray, Placement, Sample
+from detseg.structures import BoolArray, ByteArray, FloatArray, GroundTruth, IntArray, Placement, Sample, Truth
 
 MIN_BOX_SIDE = 1.0
 """Pixels; after clipping, boxes with a shorter side have nothing to learn from and are left out of samples."""
@@ -27,12 +27,13 @@ class DatasetError(ValueError):
 
 
 class Dataset:
-    """One split: images in a fixed order with their boxes, held in packed arrays (see ``PackedAnnotations``).
+    """One split: images in a fixed order with their truth, held in packed arrays (see ``PackedAnnotations``).
 
     ``root`` is the folder that file names are relative to, ``home`` the one of the whole data set, where nothing is
-    ever written. ``class_names`` are in the order of the labels, ``category_ids`` the numbers of these classes in the
-    annotation file, 1, 2, ... where a format has none. ``num_dropped`` boxes are in the files but in no sample, because
-    they are degenerate or outside of their image. ``has_masks`` says whether samples come with a mask.
+    ever written. ``truth`` says what the classes are those of: the boxes, or the masks; then there are no boxes.
+    ``class_names`` are in the order of the labels, ``category_ids`` the numbers of these classes in the files; where a
+    format has none, 1, 2, ... ``num_dropped`` boxes are in the files but in no sample, because they are degenerate or
+    outside of their image. ``has_masks`` says whether samples come with a mask.
     """
 
     has_masks = False
@@ -47,14 +48,19 @@ class Dataset:
         category_ids: Sequence[int] | None = None,
         num_dropped_by_reader: int = 0,
         home: Path | None = None,
+        truth: Truth = "boxes",
     ) -> None:
         self.root = root
         self.home = home or root
         self.split = split
+        self.truth = truth
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(1, len(self.class_names) + 1))
         assert len(self.category_ids) == len(self.class_names)
         self.annotations = annotations
+        if truth == "masks":
+            assert not len(annotations.labels), "classes of masks say nothing about boxes"
+            self.has_masks = True
         sizes = np.stack([annotations.widths, annotations.heights], axis=1)
         sizes_of_objects = np.repeat(sizes, np.diff(annotations.offsets), axis=0)
         _, usable = _clip(annotations.boxes_xywh, sizes_of_objects)
@@ -126,8 +132,25 @@ class Dataset:
             mask=mask,
         )
 
+    def mask_path(self, index: int) -> str:
+        """The file of the mask of image ``index``; that of the image where masks have no files of their own."""
+        assert self.has_masks, "only for data sets with masks"
+        return self.path(index)
+
+    def mask(self, index: int) -> ByteArray:
+        """The mask of image ``index``, ``[H, W]`` uint8 class positions or ``VOID``, as large as the image itself.
+
+        Raises:
+            ImageError: the file is missing or damaged.
+            DatasetError: it is no mask of this image, or holds what is no class.
+        """
+        assert self.has_masks, "only for data sets with masks"
+        _, mask = self.read(index)
+        assert mask is not None
+        return mask
+
     def read(self, index: int) -> tuple[ByteArray, ByteArray | None]:
-        """The pixels of image ``index`` and its mask, if it has one, as large. Raises ImageError like ``load``."""
+        """The pixels of image ``index`` and its mask, if it has one, as large. Raises like ``load`` and ``mask``."""
         path = self.path(index)
         image = read_image(path)
         if image.shape[:2] != self.size(index):
@@ -174,17 +197,31 @@ class Source:
 
 
 class DatasetFormat(ABC):
-    """How data sets of one format are recognized and read. ``layouts`` describes for users what is looked for."""
+    """How data sets of one format are recognized and read.
+
+    ``layouts`` describes for users what is looked for, ``truths`` what can be learned from; the first is the default.
+    """
 
     layouts: ClassVar[tuple[str, ...]]
+    truths: ClassVar[tuple[Truth, ...]] = ("boxes",)
 
     @abstractmethod
     def splits(self, source: Source) -> tuple[str, ...]:
         """The splits that ``source`` holds in this format; none if it is of another format."""
 
+    def open(self, source: Source, split: str, truth: Truth | None = None) -> Dataset:
+        """The split that ``split`` means (see ``match_split``), with the first of ``truths`` where none is named.
+
+        Raises:
+            DatasetError: there is no such split, or its files cannot be read.
+        """
+        truth = truth or self.truths[0]
+        assert truth in self.truths, f"{type(self).__name__} has {self.truths}"
+        return self.read_split(source, match_split(split, self.splits(source), source.name), truth)
+
     @abstractmethod
-    def open(self, source: Source, split: str) -> Dataset:
-        """The split named ``split``, one of ``splits(source)``. Raises DatasetError for files that cannot be read."""
+    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
+        """``open`` for ``split``, one of ``splits(source)``, and ``truth``, one of ``truths``."""
 
 
 def match_split(wanted: str, available: Sequence[str], name: str) -> str:

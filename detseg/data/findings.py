@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,17 @@ CODES: Mapping[str, Code] = {
     ),
     "D202": Code("warning", "class missing in a split", "`detseg split` makes stratified splits"),
     "D203": Code("warning", "same image twice in a split", "delete all but one"),
+    "D301": Code("error", "missing mask", "add the mask or take the image away"),
+    "D302": Code("error", "corrupt mask", "replace the mask or take it away with its image"),
+    "D303": Code(
+        "error", "wrong kind of mask", "save the number of the class of every pixel in one channel of 8 bits, as PNG"
+    ),
+    "D304": Code("error", "unknown value in a mask", "add it to `names:` or `void:` in the YAML, or correct the mask"),
+    "D305": Code("warning", "mask without any class", "label the image or take it away: nothing is learned from it"),
+    "D306": Code("info", "mask without image", "add the image, if it is meant to be used"),
+    "D307": Code("error", "names of the classes unknown", "write the YAML or the classes.txt that is described there"),
+    "D308": Code("info", "split without truth", "nothing, if it is only to be predicted"),
+    "D309": Code("error", "split without images", "add images, or correct where they are looked for"),
 }
 
 
@@ -90,6 +101,50 @@ class SplitSummary:
     num_boxes_by_class: dict[str, int]
     num_images_by_class: dict[str, int]
 
+    def missing_classes(self) -> tuple[str, list[str]]:
+        """What is counted, and the classes that have none."""
+        return "box", [name for name, count in self.num_boxes_by_class.items() if not count]
+
+    @staticmethod
+    def row_names(class_names: Sequence[str]) -> list[str]:
+        """The names of the rows of ``columns``."""
+        return ["boxes per class", *class_names, "all boxes", "images"]
+
+    def columns(self, split: str, class_names: Sequence[str]) -> list[list[str]]:
+        """The columns of this split in the histogram."""
+        counts = [self.num_boxes_by_class.get(name, 0) for name in class_names]
+        return [[split, *map(str, counts), str(self.num_boxes), str(self.num_images)]]
+
+
+@dataclass(frozen=True, slots=True)
+class MaskSummary:
+    """The same for a split with masks: ``num_pixels`` are those of a class, beside them there are void ones."""
+
+    num_images: int
+    num_pixels: int
+    num_void_pixels: int
+    num_pixels_by_class: dict[str, int]
+    num_images_by_class: dict[str, int]
+
+    def missing_classes(self) -> tuple[str, list[str]]:
+        """What is counted, and the classes that have none."""
+        return "pixel", [name for name, count in self.num_pixels_by_class.items() if not count]
+
+    @staticmethod
+    def row_names(class_names: Sequence[str]) -> list[str]:
+        """The names of the rows of ``columns``."""
+        return ["share of labeled pixels", *class_names, "void, of all pixels", "images"]
+
+    def columns(self, split: str, class_names: Sequence[str]) -> list[list[str]]:
+        """The columns of this split in the histogram: shares, and images with the class."""
+        shares = [_percentage(self.num_pixels_by_class.get(name, 0), self.num_pixels) for name in class_names]
+        images = [str(self.num_images_by_class.get(name, 0)) for name in class_names]
+        void = _percentage(self.num_void_pixels, self.num_pixels + self.num_void_pixels)
+        return [[split, *shares, void, ""], ["images", *images, "", str(self.num_images)]]
+
+
+Summary = SplitSummary | MaskSummary
+
 
 @dataclass(frozen=True)
 class CheckReport:
@@ -102,7 +157,7 @@ class CheckReport:
     root: Path
     format: str
     findings: tuple[Finding, ...]
-    splits: dict[str, SplitSummary] = field(default_factory=dict)
+    splits: Mapping[str, Summary] = field(default_factory=dict)
     decoded: bool = True
 
     @property
@@ -132,15 +187,7 @@ class CheckReport:
             "num_warnings": self.num_findings("warning"),
             "num_infos": self.num_findings("info"),
             "findings": [finding.to_dict() for finding in self.findings],
-            "splits": {
-                name: {
-                    "num_images": summary.num_images,
-                    "num_boxes": summary.num_boxes,
-                    "num_boxes_by_class": summary.num_boxes_by_class,
-                    "num_images_by_class": summary.num_images_by_class,
-                }
-                for name, summary in self.splits.items()
-            },
+            "splits": {name: asdict(summary) for name, summary in self.splits.items()},
         }
 
     def write_json(self, path: Path | str) -> None:
@@ -184,22 +231,28 @@ def require_outside(path: Path | str, root: Path) -> Path:
     return target
 
 
-def histogram_lines(splits: Mapping[str, SplitSummary]) -> list[str]:
-    """The lines of a table: boxes per class, all boxes and images of every split."""
+def histogram_lines(splits: Mapping[str, Summary]) -> list[str]:
+    """The lines of a table: what every split has of every class and in all."""
     if not splits:
         return ["no split could be read"]
-    names = list(dict.fromkeys(name for summary in splits.values() for name in summary.num_boxes_by_class))
-    rows = [["boxes per class", *splits]]
-    rows += [[name, *(str(one.num_boxes_by_class.get(name, 0)) for one in splits.values())] for name in names]
-    rows.append(["all boxes", *(str(one.num_boxes) for one in splits.values())])
-    rows.append(["images", *(str(one.num_images) for one in splits.values())])
-    return _table(rows)
+    class_names = list(dict.fromkeys(name for summary in splits.values() for name in summary.num_images_by_class))
+    columns = [next(iter(splits.values())).row_names(class_names)]
+    for split, summary in splits.items():
+        columns += summary.columns(split, class_names)
+    return _table(zip(*columns, strict=True))
 
 
-def _table(rows: Iterable[list[str]]) -> list[str]:
+def _percentage(number: int, total: int) -> str:
+    share = 100 * number / max(1, total)
+    return "<0.01 %" if 0 < share < 0.01 else f"{share:.2f} %"
+
+
+def _table(rows: Iterable[Sequence[str]]) -> list[str]:
     rows = list(rows)
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))]
+        ).rstrip()
         for row in rows
     ]

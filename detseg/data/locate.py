@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from detseg.data.dataset import (
     DatasetError,
@@ -16,21 +16,31 @@ from detseg.data.dataset import (
     read_lines,
     relative_candidates,
 )
+from detseg.data.mask_walks import walk_cityscapes, walk_masks
 from detseg.data.records import SplitRecords, show
 from detseg.data.walks import walk_coco, walk_voc, walk_yolo
 from detseg.data.yolo import label_file
 from detseg.runtime.images import IMAGE_SUFFIXES
+from detseg.structures import Truth
+
+
+class Walk(NamedTuple):
+    """How the records of a split are made, and what they are about."""
+
+    truth: Truth
+    make_records: Callable[[Source, str], SplitRecords]
 
 
 def walk_split(source: Source, format_name: str, split: str) -> SplitRecords:
-    """The records and findings of one split of a data set in the format ``coco``, ``voc`` or ``yolo``.
+    """The records and findings of one split of a data set in one of the formats of ``WALKS``.
 
     Where the files of the split are not found, the only finding is D100.
     """
+    walk = WALKS[format_name]
     try:
-        return WALKS[format_name](source, split)
+        return walk.make_records(source, split)
     except DatasetError as error:
-        records = SplitRecords(split)
+        records = SplitRecords(split, truth=walk.truth)
         records.report("D100", source.yaml_path or source.root, str(error))
         return records
 
@@ -154,9 +164,11 @@ def _yolo_images(source: Source, split: str, entry: str) -> tuple[Path, list[Pat
     return container, members
 
 
-WALKS: Mapping[str, Callable[[Source, str], SplitRecords]] = {
-    "coco": _walk_coco,
-    "voc": _walk_voc,
-    "yolo": _walk_yolo,
+WALKS: Mapping[str, Walk] = {
+    "coco": Walk("boxes", _walk_coco),
+    "voc": Walk("boxes", _walk_voc),
+    "yolo": Walk("boxes", _walk_yolo),
+    "masks": Walk("masks", walk_masks),
+    "cityscapes": Walk("masks", walk_cityscapes),
 }
-"""The formats that can be walked, each with its function."""
+"""The formats that can be walked."""

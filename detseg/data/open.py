@@ -12,23 +12,36 @@ import yaml
 
 from detseg.data import DATASETS
 from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source, find_existing, relative_candidates
+from detseg.structures import Truth
 
 MAX_YAML_BYTES = 2**24
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _YAML_SUFFIXES = (".yaml", ".yml")
 
 
-def open_dataset(path: Path | str, split: str, format: str | None = None) -> Dataset:
+def open_dataset(
+    path: Path | str,
+    split: str,
+    format: str | None = None,
+    truth: Truth | None = None,
+    description: Path | str | None = None,
+) -> Dataset:
     """One split of the data set at ``path``: a YAML, a folder in a known layout, or the word ``shapes``.
 
-    ``format`` is a name of the table ``DATASETS``; without it, the layout decides. Relative paths start from the
-    current folder, else from ``$DETSEG_DATA``. Boxes that no sample can have are left out with one warning.
+    ``format`` is a name of the table ``DATASETS``; without it, the layout decides. ``truth`` says what is to be
+    learned from; without it, the format's first. ``description`` is the YAML of a data set: its keys, but ``path``,
+    describe the folder ``path``, unless that has a YAML of its own. Relative paths start from the current folder, else
+    from ``$DETSEG_DATA``. Boxes that no sample can have are left out with one warning.
 
     Raises:
-        DatasetError: nothing is there, its layout is unknown or ambiguous, it has no such split, or its files are bad.
+        DatasetError: nothing is there, its layout is unknown or ambiguous, it has no such split or truth, or its files
+            are bad.
     """
-    source = find_source(path)
-    dataset = load_format(find_format(source, format)).open(source, split)
+    source = find_source(path, description)
+    format_name = find_format(source, format, truth)
+    if truth not in (None, *load_format(format_name).truths):
+        raise DatasetError(_describe_missing_truth(source, format_name, truth))
+    dataset = load_format(format_name).open(source, split, truth)
     if dataset.num_dropped:
         warnings.warn(
             f"{source.name}: {dataset.num_dropped} of the boxes of {dataset.split} are left out: degenerate or outside "
@@ -44,21 +57,29 @@ def available_splits(path: Path | str, format: str | None = None) -> tuple[str, 
     return load_format(find_format(source, format)).splits(source)
 
 
-def find_source(path: Path | str) -> Source:
-    """What ``path`` names. A folder with a data.yaml or dataset.yaml is described by it. Raises DatasetError."""
+def find_source(path: Path | str, description: Path | str | None = None) -> Source:
+    """What ``path`` names. A folder with a data.yaml or dataset.yaml is described by it, else by ``description``.
+
+    Raises:
+        DatasetError: nothing is there, or a YAML cannot be read.
+    """
     if str(path) == "shapes":
         return Source(Path("shapes"), {"format": "shapes"})
     found = find_existing(relative_candidates(str(Path(path).expanduser()), Path.cwd()), "data set", str(path))
     if found.is_dir():
         described = [found / name for name in _YAML_NAMES if (found / name).is_file()]
-        return _read_yaml(described[0]) if described else Source(found)
+        if described:
+            return _read_yaml(described[0])
+        return Source(found) if description is None else _described(found, Path(description))
     if found.suffix.lower() not in _YAML_SUFFIXES:
         raise DatasetError(f"{found}: expected a folder or a YAML, got a file with suffix {found.suffix or '(none)'}")
     return _read_yaml(found)
 
 
-def find_format(source: Source, wanted: str | None = None) -> str:
+def find_format(source: Source, wanted: str | None = None, truth: Truth | None = None) -> str:
     """The name of the format of ``source``: ``wanted``, else what its YAML says, else the one whose layout is there.
+
+    Of several layouts, those of formats with ``truth`` count.
 
     Raises:
         DatasetError: the format is unknown, contradicts the YAML, does not fit, or is not given although several fit.
@@ -74,6 +95,8 @@ def find_format(source: Source, wanted: str | None = None) -> str:
         if not fitting:
             raise DatasetError(f"{source.name}: no data set in a known layout; looked for {_layouts(list(DATASETS))}")
         if len(fitting) > 1:
+            fitting = [name for name in fitting if truth in (None, *load_format(name).truths)] or fitting
+        if len(fitting) > 1:
             raise DatasetError(f"{source.name}: may be {' or '.join(fitting)}; say which with --format")
         return fitting[0]
     if not isinstance(chosen, str) or chosen not in DATASETS:
@@ -88,6 +111,21 @@ def load_format(name: str) -> DatasetFormat:
     module, _, attribute = DATASETS[name].partition(":")
     made: DatasetFormat = getattr(importlib.import_module(module), attribute)()
     return made
+
+
+def _describe_missing_truth(source: Source, format_name: str, truth: Truth | None) -> str:
+    fitting = [name for name in DATASETS if truth in load_format(name).truths]
+    task = {"boxes": "detection", "masks": "semantic"}[str(truth)]
+    return (
+        f"{source.name}: format {format_name} has {' and '.join(load_format(format_name).truths)}; {truth} were asked "
+        f"for (task {task}): use a data set of format {', '.join(fitting[:-1])} or {fitting[-1]}"
+    )
+
+
+def _described(folder: Path, description: Path) -> Source:
+    """The folder with the settings of a YAML that lies elsewhere."""
+    folder = folder.absolute()
+    return Source(folder, {**_read_yaml(description).settings, "path": str(folder)}, description)
 
 
 def _layouts(names: list[str]) -> str:

@@ -124,6 +124,10 @@ class PackedBuilder:
         self._image_columns.extend((image_id, height, width))
         return len(self._names) - 1
 
+    def sizes(self) -> list[tuple[int, int]]:
+        """(height, width) of the images added so far."""
+        return list(zip(self._image_columns[1::3], self._image_columns[2::3], strict=True))
+
     def add_object(
         self,
         image: int,

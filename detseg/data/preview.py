@@ -1,4 +1,4 @@
-"""``detseg check --preview``: batches as training sees them, augmented, with their boxes, as pictures."""
+"""``detseg check --preview``: batches as training sees them, augmented, with their boxes or masks, as pictures."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from detseg.data.batch_plan import TrainPlan
 from detseg.data.findings import require_outside
 from detseg.data.open import find_source, open_dataset
 from detseg.runtime.draw import draw_boxes, draw_mask, montage
+from detseg.runtime.draw_labels import draw_labels
 from detseg.runtime.images import write_image
-from detseg.structures import ByteArray, Sample
+from detseg.structures import ByteArray, Sample, Truth
 
 
 def preview(
@@ -23,6 +24,7 @@ def preview(
     format: str | None = None,
     split: str = "train",
     *,
+    truth: Truth | None = None,
     config: AugmentConfig | None = None,
     size: tuple[int, int] = (320, 320),
     seed: int = 0,
@@ -35,7 +37,8 @@ def preview(
 
     They are the first ``num_batches`` of ``epoch`` in a training with this augmentation, ``size`` (height, width),
     seed and batch size. A data set with fewer images than ``batch_size`` gives one batch of all. ``closing`` shows the
-    last epochs, without mosaic and mixup. Masks are tinted where samples have one; the names of crowd regions say so.
+    last epochs, without mosaic and mixup. ``truth`` is what is learned from; without it, the format's first. Masks are
+    tinted where samples have one; the names of crowd regions say so.
 
     Raises:
         ValueError: ``output`` lies inside the data set, a setting is impossible, or (DatasetError, ImageError) the data
@@ -46,7 +49,7 @@ def preview(
     folder = require_outside(output, source.data_root()) if source.root.exists() else Path(output).resolve()
     if num_batches < 1:
         raise ValueError(f"num_batches must be at least 1, got {num_batches}")
-    dataset = open_dataset(path, split, format)
+    dataset = open_dataset(path, split, format, truth)
     plan = TrainPlan(
         num_samples=len(dataset),
         batch_size=min(batch_size, max(1, len(dataset))),
@@ -64,13 +67,17 @@ def preview(
         ]
         picture = folder / f"{dataset.split}_{epoch:03d}_{number:03d}.png"
         columns = int(np.ceil(np.sqrt(len(samples))))
-        write_image(picture, montage([draw_sample(sample, dataset.class_names) for sample in samples], columns))
+        cells = [draw_sample(sample, dataset.class_names, dataset.truth) for sample in samples]
+        write_image(picture, montage(cells, columns))
         pictures.append(picture)
     return pictures
 
 
-def draw_sample(sample: Sample, class_names: tuple[str, ...]) -> ByteArray:
-    """The image of ``sample`` with its mask, if it has one, and its boxes."""
+def draw_sample(sample: Sample, class_names: tuple[str, ...], truth: Truth = "boxes") -> ByteArray:
+    """The image of ``sample`` with its mask, if it has one, and its boxes; ``class_names`` are those of ``truth``."""
+    if truth == "masks":
+        assert sample.mask is not None
+        return draw_labels(sample.image, sample.mask, class_names)
     image = sample.image if sample.mask is None else draw_mask(sample.image, sample.mask)
     names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
     labels = sample.labels + np.where(sample.crowd, len(class_names), 0)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
 from detseg.data.coco import MAX_COORDINATE
-from detseg.data.findings import Finding, SplitSummary
+from detseg.data.findings import Finding, MaskSummary, SplitSummary, Summary
+from detseg.structures import Truth
 
 XYXY = tuple[float, float, float, float]
 
@@ -29,7 +30,8 @@ class BoxRecord:
 class ImageRecord:
     """One image as annotated in ``source``; ``recorded_size`` is (height, width) as the annotation claims, if it does.
 
-    The boxes are in pixels, or in fractions of the image's sides where ``in_fractions``.
+    The boxes are in pixels, or in fractions of the image's sides where ``in_fractions``. Where the truth is a mask,
+    ``source`` is its file, and ``num_pixels`` of every class and ``num_void_pixels`` are what it holds.
     """
 
     path: Path
@@ -37,13 +39,21 @@ class ImageRecord:
     recorded_size: tuple[int, int] | None = None
     in_fractions: bool = False
     boxes: list[BoxRecord] = field(default_factory=list)
+    num_pixels: Mapping[str, int] = field(default_factory=dict)
+    num_void_pixels: int = 0
+
+    def counts(self) -> Counter[str]:
+        """The boxes or pixels of every class that is there; crowd regions are no objects."""
+        objects = (box.category for box in self.boxes if box.category is not None and not box.crowd)
+        return Counter(objects) + Counter(self.num_pixels)
 
 
 @dataclass(slots=True)
 class SplitRecords:
     """One split as its files say, and what is wrong with these files.
 
-    ``class_names`` as far as the format lists them; ``image_folders`` hold nothing but images of the data set.
+    ``class_names`` as far as the format lists them; ``image_folders`` hold nothing but images of the data set. A split
+    that ``is_unlabeled`` can be predicted, not judged. Without ``has_names``, the values in masks are the names.
     """
 
     name: str
@@ -51,28 +61,34 @@ class SplitRecords:
     images: list[ImageRecord] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     image_folders: tuple[Path, ...] = ()
+    truth: Truth = "boxes"
+    is_unlabeled: bool = False
+    has_names: bool = True
 
     def report(self, code: str, file: Path, message: str, *annotation_ids: int | str) -> None:
         """Add a finding about this split."""
         self.findings.append(Finding(code, str(file), message, annotation_ids, self.name))
 
 
-def summarize_splits(records: Sequence[SplitRecords]) -> dict[str, SplitSummary]:
+def summarize_splits(records: Sequence[SplitRecords]) -> dict[str, Summary]:
     """The histograms of splits, all over the same classes; crowd regions are no objects."""
     listed = dict.fromkeys(name for split in records for name in split.class_names)
     found = {box.category for split in records for image in split.images for box in image.boxes}
     names = [*listed, *sorted(name for name in found if name is not None and name not in listed)]
-    return {split.name: _summarize_split(split.images, names) for split in records}
+    return {split.name: _summarize_split(split, names) for split in records}
 
 
-def _summarize_split(images: Sequence[ImageRecord], names: Sequence[str]) -> SplitSummary:
-    boxes = Counter(dict.fromkeys(names, 0))
+def _summarize_split(split: SplitRecords, names: Sequence[str]) -> Summary:
+    units = Counter(dict.fromkeys(names, 0))
     with_class = Counter(dict.fromkeys(names, 0))
-    for image in images:
-        categories = [box.category for box in image.boxes if box.category is not None and not box.crowd]
-        boxes.update(categories)
-        with_class.update(set(categories))
-    return SplitSummary(len(images), boxes.total(), dict(boxes), dict(with_class))
+    for image in split.images:
+        counts = image.counts()
+        units.update(counts)
+        with_class.update(counts.keys())
+    if split.truth == "boxes":
+        return SplitSummary(len(split.images), units.total(), dict(units), dict(with_class))
+    num_void_pixels = sum(image.num_void_pixels for image in split.images)
+    return MaskSummary(len(split.images), units.total(), num_void_pixels, dict(units), dict(with_class))
 
 
 def is_integer(value: object) -> TypeGuard[int]:

@@ -16,11 +16,12 @@ import cv2
 import numpy as np
 
 from detseg.config import from_dict
-from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source, match_split
+from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source
 from detseg.data.packed import PackedBuilder
-from detseg.structures import ByteArray, FloatArray, IntArray
+from detseg.structures import ByteArray, FloatArray, IntArray, Truth
 
 CLASS_NAMES = ("circle", "square", "triangle")
+MASK_CLASS_NAMES = ("background", *CLASS_NAMES)
 _NUM_CORNERS = {"circle": None, "square": 4, "triangle": 3}
 _SPLITS = ("train", "val", "test")
 _PLACEMENT_ATTEMPTS = 50
@@ -83,6 +84,7 @@ class _Layout:
 class ShapesFormat(DatasetFormat):
     """The word ``shapes``, or a YAML with ``format: shapes`` and the keys of :class:`ShapesConfig`."""
 
+    truths = ("boxes", "masks")
     layouts = ("the word `shapes`, or a YAML with `format: shapes`, `image_size:`, `num_train:`, ...",)
 
     def splits(self, source: Source) -> tuple[str, ...]:
@@ -91,28 +93,41 @@ class ShapesFormat(DatasetFormat):
         config = _config(source)
         return tuple(split for split in _SPLITS if config.num_images(split))
 
-    def open(self, source: Source, split: str) -> Dataset:
-        return ShapesDataset(match_split(split, self.splits(source), source.name), _config(source))
+    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
+        return ShapesDataset(split, _config(source), truth)
 
 
 class ShapesDataset(Dataset):
-    """One split of ``shapes``; its paths name no files. Samples come with a mask: 0 background, else label + 1."""
+    """One split of ``shapes``; its paths name no files.
+
+    Samples always come with a mask, 0 background, else label + 1: positions in ``MASK_CLASS_NAMES``, which are the
+    classes for ``truth`` "masks".
+    """
 
     has_masks = True
 
-    def __init__(self, split: str, config: ShapesConfig | None = None) -> None:
+    def __init__(self, split: str, config: ShapesConfig | None = None, truth: Truth = "boxes") -> None:
         self.config = config or ShapesConfig()
         side = self.config.image_size
         builder = PackedBuilder()
         for index in range(self.config.num_images(split)):
             builder.add_image(index + 1, f"{index:06d}", side, side)
+            if truth == "masks":
+                continue
             layout = _lay_out(self.config, split, index)
             for number, shape in enumerate(layout.shapes, start=1):
                 ys, xs = np.nonzero(layout.owner == number)
                 left, top = int(xs.min()), int(ys.min())
                 box_xywh = (left, top, int(xs.max()) + 1 - left, int(ys.max()) + 1 - top)
                 builder.add_object(index, box_xywh, shape.label, area=len(xs))
-        super().__init__(root=Path("shapes", split), split=split, class_names=CLASS_NAMES, annotations=builder.build())
+        super().__init__(
+            root=Path("shapes", split),
+            split=split,
+            class_names=MASK_CLASS_NAMES if truth == "masks" else CLASS_NAMES,
+            category_ids=range(len(MASK_CLASS_NAMES)) if truth == "masks" else None,
+            annotations=builder.build(),
+            truth=truth,
+        )
 
     def read(self, index: int) -> tuple[ByteArray, ByteArray | None]:
         self.annotations.rows(index)

@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
-from detseg.data.dataset import DatasetError, Source
+from detseg.data.dataset import DatasetError, Source, read_class_file
 from detseg.data.locate import voc_class_names, yolo_class_names
 from detseg.data.records import ImageRecord, SplitRecords
 
 YAML_NAME = "data.yaml"
+_MEANINGS = ("names", "colors", "void")
 
 Contents = dict[str, str]
 """The texts of files by their names."""
@@ -41,7 +42,7 @@ def write_division(folder: Path, format_name: str, division: Division) -> None:
         DatasetError: the old splits cannot be put together.
         OSError: the folder cannot be written.
     """
-    contents, settings = _WRITERS[format_name](division, folder)
+    contents, settings = WRITERS[format_name](division, folder)
     settings = {"format": format_name, "path": str(division.source.data_root().resolve()), **settings}
     contents[YAML_NAME] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -124,16 +125,35 @@ def _yolo(division: Division, folder: Path) -> tuple[Contents, dict[str, Any]]:
     return contents, {**settings, "names": dict(enumerate(yolo_class_names(division.source)))}
 
 
-def _lists(division: Division, folder: Path, line_of: Callable[[Path], str]) -> tuple[Contents, dict[str, Any]]:
+def _masks(division: Division, folder: Path) -> tuple[Contents, dict[str, Any]]:
+    def mask_of(path: Path) -> str:
+        return str(division.images[path].source)
+
+    images, image_lists = _lists(division, folder, str)
+    masks, mask_lists = _lists(division, folder, mask_of, "_masks")
+    lists = {name: {"images": image_lists[name], "masks": mask_lists[name]} for name in division.new_splits}
+    meanings = {
+        key: division.source.settings[key] for key in _MEANINGS if division.source.settings.get(key) is not None
+    }
+    if "names" not in meanings:
+        meanings["names"] = list(read_class_file(division.source.data_root() / "classes.txt"))
+    return {**images, **masks}, {**meanings, **lists}
+
+
+def _lists(
+    division: Division, folder: Path, line_of: Callable[[Path], str], ending: str = ""
+) -> tuple[Contents, dict[str, Any]]:
     lines: dict[str, list[str]] = {name: [] for name in division.new_splits}
     for path, name in division.new_split_of.items():
         lines[name].append(line_of(path))
-    contents = {f"{name}.txt": "\n".join(members) + "\n" for name, members in lines.items()}
-    return contents, {name: str(folder / f"{name}.txt") for name in lines}
+    contents = {f"{name}{ending}.txt": "\n".join(members) + "\n" for name, members in lines.items()}
+    return contents, {name: str(folder / f"{name}{ending}.txt") for name in lines}
 
 
-_WRITERS: Mapping[str, Callable[[Division, Path], tuple[Contents, dict[str, Any]]]] = {
+WRITERS: Mapping[str, Callable[[Division, Path], tuple[Contents, dict[str, Any]]]] = {
     "coco": _coco,
     "voc": _voc,
     "yolo": _yolo,
+    "masks": _masks,
 }
+"""The formats whose splits can be described, each with what makes the files and the keys of the YAML."""

@@ -56,16 +56,16 @@ def exact_sizes(num_images: int, shares: Sequence[float]) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-def stratify(num_boxes: IntArray, num_images: IntArray, sizes: Sequence[int]) -> IntArray:
+def stratify(num_boxes: IntArray | DoubleArray, num_images: IntArray, sizes: Sequence[int]) -> IntArray:
     """Assign every group to a split, after Sechidis et al., On the Stratification of Multi-label Data (ECML 2011).
 
-    ``num_boxes`` ``[G, C]`` and ``num_images`` ``[G]`` belong to the groups, whose order decides ties (shuffle them for
-    another division); ``sizes`` ``[S]`` are the images that each split shall get. The rarest class is dealt first,
-    each group to the split that has none or lacks most of it. Both the images with a class and its boxes are balanced:
-    a class may have most of its boxes in one crowded image. Sizes are met exactly unless groups of several images make
-    that impossible. Returns ``[G]``, positions of splits.
+    ``num_boxes`` ``[G, C]``, or whatever else there is of each class, and ``num_images`` ``[G]`` belong to the groups,
+    whose order decides ties (shuffle them for another division); ``sizes`` ``[S]`` are the images that each split shall
+    get. The rarest class is dealt first, each group to the split that has none or lacks most of it. Both the images
+    with a class and its boxes are balanced: a class may have most of its boxes in one crowded image. Sizes are met
+    exactly unless groups of several images make that impossible. Returns ``[G]``, positions of splits.
     """
-    counts = np.hstack([(num_boxes > 0).astype(np.int64), num_boxes])
+    counts = np.hstack([num_boxes > 0, num_boxes]).astype(np.float64)
     dealer = _Dealer(counts, num_images, np.asarray(sizes, np.int64))
     for together in (num_images > 1, num_images == 1):
         dealer.deal(together)
@@ -76,7 +76,7 @@ def stratify(num_boxes: IntArray, num_images: IntArray, sizes: Sequence[int]) ->
 class _Dealer:
     """The state of one division: what every split still lacks, of images and of every column of ``counts``."""
 
-    def __init__(self, counts: IntArray, num_images: IntArray, sizes: IntArray) -> None:
+    def __init__(self, counts: DoubleArray, num_images: IntArray, sizes: IntArray) -> None:
         self.counts = counts
         self.num_images = num_images
         self.assignment = np.full(len(num_images), -1, np.int64)
@@ -101,7 +101,7 @@ class _Dealer:
             for group in members[self._largest_first(members, self.counts[members, column])]:
                 self._give(group, column)
         empty = np.flatnonzero(eligible & (self.assignment < 0))
-        for group in empty[self._largest_first(empty, np.zeros(len(empty), np.int64))]:
+        for group in empty[self._largest_first(empty, np.zeros(len(empty)))]:
             self._give(group)
 
     def exchange(self, num_rounds: int = 4) -> None:
@@ -126,7 +126,7 @@ class _Dealer:
             return False
         own = self.assignment[group]
         others = self.assignment[partners]
-        moved = (self.counts[group] - self.counts[partners]).astype(np.float64)
+        moved = self.counts[group] - self.counts[partners]
         before = self._imbalance(own, 0) + self._imbalance(others, 0)
         after = self._imbalance(own, moved) + self._imbalance(others, -moved)
         best = int(np.argmin(after - before))
@@ -146,7 +146,7 @@ class _Dealer:
         has_none = self.lacking_counts[splits] + change >= self.wanted_counts[splits] - 1e-9
         return np.asarray(has_none & self.can_be_everywhere)
 
-    def _largest_first(self, groups: IntArray, counts: IntArray) -> IntArray:
+    def _largest_first(self, groups: IntArray, counts: DoubleArray) -> IntArray:
         return np.lexsort((np.arange(len(groups)), -counts, -self.num_images[groups])).astype(np.int64)
 
     def _give(self, group: Any, column: Any = None) -> None:

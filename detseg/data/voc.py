@@ -21,12 +21,12 @@ from detseg.data.dataset import (
     check_class_names,
     find_existing,
     leaves_root,
-    match_split,
     read_class_file,
     read_lines,
 )
 from detseg.data.packed import PackedBuilder
 from detseg.runtime.images import IMAGE_SUFFIXES, ImageError, image_size
+from detseg.structures import Truth
 
 MAX_XML_BYTES = 64 * 2**20
 _SETTINGS = {"format", "path", "names"}
@@ -51,8 +51,7 @@ class VocFormat(DatasetFormat):
         named = tuple(str(key) for key in source.settings if key not in _SETTINGS)
         return named or tuple(path.stem for path in sorted(root.glob("ImageSets/Main/*.txt")) if _lists_images(path))
 
-    def open(self, source: Source, split: str) -> Dataset:
-        split = match_split(split, self.splits(source), source.name)
+    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
         root = source.data_root()
         list_path = root / "ImageSets" / "Main" / f"{split}.txt"
         if split in source.settings:

@@ -19,13 +19,13 @@ from detseg.data.dataset import (
     Source,
     check_class_names,
     find_existing,
-    match_split,
     read_class_file,
     read_lines,
     relative_candidates,
 )
 from detseg.data.packed import PackedBuilder
 from detseg.runtime.images import IMAGE_SUFFIXES, ImageError, image_size
+from detseg.structures import Truth
 
 TOLERANCE = 0.01
 """How far outside 0 to 1 a number may lie: some tools round carelessly at the border. The box is clipped later."""
@@ -51,8 +51,7 @@ class YoloFormat(DatasetFormat):
         names = sorted(folder.name for folder in images.iterdir() if folder.is_dir())
         return tuple(names) if labeled & set(names) else ()
 
-    def open(self, source: Source, split: str) -> Dataset:
-        split = match_split(split, self.splits(source), source.name)
+    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
         if source.yaml_path is None:
             path = find_existing([source.root / "classes.txt"], "list of class names, one per line,", source.name)
             return read_yolo(_images_in(source.root / "images" / split), source.root, split, read_class_file(path))

@@ -9,13 +9,17 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detseg.data import cache
 from detseg.data.cache import CachedDataset, CacheError, available_memory
 from detseg.data.dataset import Dataset
+from detseg.data.mask_coding import MaskCoding
+from detseg.data.mask_dataset import MaskDataset
 from detseg.data.packed import PackedBuilder
 from detseg.data.shapes import ShapesConfig, ShapesDataset
 from detseg.runtime.images import ImageError, write_image
+from detseg.structures import VOID
 
 MODES: list[Literal["ram", "disk"]] = ["ram", "disk"]
 
@@ -118,6 +122,47 @@ def test_masks_are_kept_too(folder: Path, mode: Literal["ram", "disk"]) -> None:
         assert set(np.unique(sample.mask)) <= set(np.unique(expected.mask))
         np.testing.assert_allclose((sample.mask > 0).mean(), (expected.mask > 0).mean(), atol=0.01)
         np.testing.assert_allclose(sample.boxes_xyxy * 2, expected.boxes_xyxy)
+
+
+@pytest.fixture
+def with_masks(tmp_path: Path) -> Dataset:
+    """An image of 40x20 with random classes 0 to 2, and void where a file holds 7."""
+    root = tmp_path / "set"
+    rng = np.random.default_rng(0)
+    write_image(root / "0.png", rng.integers(0, 256, (20, 40, 3), dtype=np.uint8))
+    values = rng.integers(0, 3, (20, 40), dtype=np.uint8)
+    values[0] = 7
+    Image.fromarray(values).save(root / "mask.png")
+    coding = MaskCoding(("a", "b", "c"), (0, 1, 2), void=(7,))
+    return MaskDataset(root=root, split="train", images=[root / "0.png"], masks=[root / "mask.png"], coding=coding)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("max_side", [None, 10])
+def test_masks_at_the_original_size(
+    with_masks: Dataset, folder: Path, mode: Literal["ram", "disk"], max_side: int | None
+) -> None:
+    """From the cache where it holds them as large; a reduced mask would not be the truth."""
+    cached = CachedDataset(with_masks, mode, max_side, folder=folder)
+    assert (cached.truth, cached.has_masks, cached.class_names) == ("masks", True, ("a", "b", "c"))
+    assert cached.mask_path(0) == with_masks.mask_path(0)
+    sample = cached.load(0)
+    assert sample.mask is not None
+    assert sample.mask.shape == ((5, 10) if max_side else (20, 40))
+    assert set(np.unique(sample.mask)) == {0, 1, 2, VOID}
+    expected = with_masks.mask(0)
+    reads: list[int] = []
+    original = with_masks.mask
+    with_masks.mask = lambda index: (reads.append(index), original(index))[1]  # type: ignore[method-assign]
+    assert np.array_equal(cached.mask(0), expected)
+    assert reads == ([0] if max_side else [])
+
+
+def test_a_changed_mask_is_decoded_again(with_masks: Dataset, folder: Path) -> None:
+    cached = CachedDataset(with_masks, "disk", folder=folder)
+    assert cached.mask(0).max() == VOID
+    Image.new("L", (40, 20), 1).save(with_masks.mask_path(0))
+    assert cached.mask(0).tolist() == [[1] * 40] * 20
 
 
 def test_memory_that_is_not_there_is_refused_before_decoding(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -79,6 +79,22 @@ def test_an_image_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> 
         _dataset(tmp_path, []).load(0)
 
 
+def test_masks_only_where_there_are_any(tmp_path: Path) -> None:
+    dataset = _dataset(tmp_path, [])
+    assert (dataset.truth, dataset.has_masks) == ("boxes", False)
+    for ask in (dataset.mask, dataset.mask_path):
+        with pytest.raises(AssertionError, match="only for data sets with masks"):
+            ask(0)
+
+
+def test_classes_of_masks_say_nothing_about_boxes(tmp_path: Path) -> None:
+    boxes = _dataset(tmp_path, [(0, 0, 9, 9)])
+    with pytest.raises(AssertionError, match="nothing about boxes"):
+        Dataset(root=tmp_path, split="train", class_names="abc", annotations=boxes.annotations, truth="masks")
+    empty = _dataset(tmp_path, []).annotations
+    assert Dataset(root=tmp_path, split="train", class_names="abc", annotations=empty, truth="masks").has_masks
+
+
 def test_there_is_no_image_minus_one(tmp_path: Path) -> None:
     with pytest.raises(IndexError):
         _dataset(tmp_path, []).load(-1)

@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detseg.data import DATASETS
 from detseg.data.dataset import DatasetError, DatasetFormat
-from detseg.data.open import available_splits, load_format, open_dataset
+from detseg.data.open import available_splits, find_source, load_format, open_dataset
 from detseg.runtime.images import write_image
+from detseg.structures import Truth
 
 XML = (
     "<annotation><size><width>40</width><height>20</height></size><object><name>cat</name>"
@@ -46,6 +49,14 @@ def _add_yolo(root: Path) -> None:
     write_image(root / "images/val/a.png", np.zeros((20, 40, 3), np.uint8))
 
 
+def _add_masks(root: Path) -> None:
+    _write(root / "classes.txt", "cat\n")
+    for folder in ("images", "masks"):
+        (root / "val" / folder).mkdir(parents=True)
+    write_image(root / "val/images/a.png", np.zeros((20, 40, 3), np.uint8))
+    Image.new("L", (40, 20)).save(root / "val/masks/a.png")
+
+
 ADDERS = {"coco": _add_coco, "voc": _add_voc, "yolo": _add_yolo}
 
 
@@ -54,6 +65,8 @@ def test_every_format_of_the_table_can_be_imported(name: str) -> None:
     loaded = load_format(name)
     assert isinstance(loaded, DatasetFormat)
     assert loaded.layouts
+    assert loaded.truths
+    assert set(loaded.truths) <= {"boxes", "masks"}
 
 
 @pytest.mark.parametrize("name", ADDERS)
@@ -117,7 +130,7 @@ def test_relative_paths_start_from_the_current_folder(tmp_path: Path, monkeypatc
         ("names: [cat]\nval: images/val\n", ""),
         ("format: yolo\nnames: [cat]\nval: images/val\n", ""),
         ("format: shapes\nnum_val: 1\nimage_size: 80\n", ""),
-        ("format: cocoa\n", "unknown format 'cocoa'; there are coco, voc, yolo, shapes"),
+        ("format: cocoa\n", "unknown format 'cocoa'; there are coco, voc, yolo, masks, cityscapes, shapes"),
         ("format: [coco]\n", r"unknown format \['coco'\]"),
         ("format: coco\n", "no coco data set; looked for"),
         ("names: [cat]\n", "no data set in a known layout"),
@@ -185,6 +198,43 @@ def test_real_folders_are_recognized(detseg_data: Path, name: str, splits: tuple
     assert len(open_dataset(detseg_data / name, "val").class_names) == num_classes
 
 
-def test_a_real_folder_in_no_layout_for_boxes(detseg_data: Path) -> None:
-    with pytest.raises(DatasetError, match="no data set in a known layout"):
+def test_a_real_folder_without_the_names_of_its_classes(detseg_data: Path) -> None:
+    assert available_splits(detseg_data / "camvid") == ("train", "val")
+    with pytest.raises(DatasetError, match="names of the classes are missing; masks hold the values 0, 1, 2, 3, 4, 5"):
         open_dataset(detseg_data / "camvid", "val")
+
+
+@pytest.mark.parametrize(
+    ("add", "has", "truth", "task", "formats"),
+    [
+        (_add_voc, "voc has boxes", "masks", "semantic", "masks, cityscapes or shapes"),
+        (_add_masks, "masks has masks", "boxes", "detection", "coco, voc, yolo, cityscapes or shapes"),
+    ],
+)
+def test_a_truth_that_the_format_lacks(
+    tmp_path: Path, add: Callable[[Path], None], has: str, truth: Truth, task: str, formats: str
+) -> None:
+    add(tmp_path)
+    message = rf"format {has}; {truth} were asked for \(task {task}\): use a data set of format {formats}$"
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(tmp_path, "val", truth=truth)
+
+
+def test_the_default_is_the_first_truth_of_the_format(tmp_path: Path) -> None:
+    _add_masks(tmp_path)
+    assert open_dataset(tmp_path, "val").truth == "masks"
+    assert open_dataset("shapes", "val").truth == "boxes"
+    assert load_format("shapes").open(find_source("shapes"), "val", "masks").truth == "masks"
+
+
+def test_a_description_does_not_override_a_yaml_that_is_named(tmp_path: Path) -> None:
+    _add_coco(tmp_path / "set")
+    (tmp_path / "own.yaml").write_text(
+        "format: coco\npath: set\nval: {images: images/val, annotations: annotations/instances_val.json}\n"
+    )
+    (tmp_path / "other.yaml").write_text("format: shapes\n")
+    assert open_dataset(tmp_path / "own.yaml", "val", description=tmp_path / "other.yaml").class_names == ("cat",)
+    with pytest.raises(DatasetError, match=r"other\.yaml: the format is 'shapes' there, but 'coco' was asked for"):
+        open_dataset(tmp_path / "set", "val", "coco", description=tmp_path / "other.yaml")
+    with pytest.raises(DatasetError, match=r"none\.yaml: cannot be read"):
+        open_dataset(tmp_path / "set", "val", description=tmp_path / "none.yaml")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from detseg.augment.config import AugmentConfig
 from detseg.data.preview import draw_sample, preview
 from detseg.runtime.draw import color_of
 from detseg.runtime.images import read_image, write_image
-from detseg.structures import Placement, Sample
+from detseg.structures import FloatArray, Placement, Sample, Truth
 
 PLAIN = AugmentConfig(
     mosaic=0, translate=0, scale=(1, 1), flip_horizontal=0, hsv_hue=0, hsv_saturation=0, hsv_value=0, pad_value=0
@@ -112,3 +114,61 @@ def test_wrong_settings(data: Path, tmp_path: Path) -> None:
 def test_shapes(tmp_path: Path) -> None:
     (picture,) = preview("shapes", tmp_path, split="val", num_batches=1, batch_size=4, size=(64, 64))
     assert read_image(picture).shape == (2 * 64 + 3 * 6, 2 * 64 + 3 * 6, 3)
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """Gray pictures whose left half is class 1, whose right is class 0, and whose lowest quarter is void."""
+    root = tmp_path / "masks"
+    mask = np.ones((64, 64), np.uint8)
+    mask[:, 32:] = 0
+    mask[48:] = 255
+    for number in range(2):
+        write_image(root / "train" / "images" / f"{number}.png", np.full((64, 64, 3), 100, np.uint8))
+        (root / "train" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(root / "train" / "masks" / f"{number}.png")
+    (root / "classes.txt").write_text("ground\nthing\n")
+    return root
+
+
+def tint(gray: int, label: int) -> FloatArray:
+    return np.round((gray + np.array(color_of(label), np.float32)) / 2)
+
+
+def test_masks_are_tinted_and_void_is_clear(masks: Path, tmp_path: Path) -> None:
+    (picture,) = preview(masks, tmp_path / "out", config=PLAIN, num_batches=1, batch_size=1, size=(64, 64))
+    cell = read_image(picture)[6:-6, 6:-6].astype(np.float32)
+    for (y, x), expected in {(40, 4): tint(100, 1), (40, 60): tint(100, 0), (60, 4): 100, (60, 60): 100}.items():
+        assert np.abs(cell[y, x] - expected).max() <= 1, (y, x)
+
+
+def test_masks_turn_with_their_images(masks: Path, tmp_path: Path) -> None:
+    turned = AugmentConfig(**{**vars(PLAIN), "flip_horizontal": 1.0})
+    (picture,) = preview(masks, tmp_path / "out", config=turned, num_batches=1, batch_size=1, size=(64, 64))
+    cell = read_image(picture)[6:-6, 6:-6].astype(np.float32)
+    assert np.abs(cell[40, 60] - tint(100, 1)).max() <= 1
+    assert np.abs(cell[40, 4] - tint(100, 0)).max() <= 1
+
+
+def test_the_truth_decides_what_is_drawn(tmp_path: Path) -> None:
+    def draw(name: str, truth: Truth | None) -> bytes:
+        settings: dict[str, Any] = {"config": PLAIN, "num_batches": 1, "batch_size": 1, "size": (160, 160)}
+        (picture,) = preview("shapes", tmp_path / name, split="val", truth=truth, **settings)
+        return picture.read_bytes()
+
+    assert draw("none", None) == draw("boxes", "boxes") != draw("masks", "masks")
+
+
+def test_a_truth_that_is_not_there(data: Path, masks: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="boxes were asked for"):
+        preview(masks, tmp_path / "out", truth="boxes")
+    with pytest.raises(ValueError, match="masks were asked for"):
+        preview(data, tmp_path / "out", truth="masks")
+    assert not (tmp_path / "out").exists()
+
+
+def test_camvid(detseg_data: Path, tmp_path: Path) -> None:
+    assert (detseg_data / "camvid").is_dir()
+    described = Path(__file__).parents[2] / "configs/data/camvid.yaml"
+    (picture,) = preview(described, tmp_path, truth="masks", num_batches=1, batch_size=4, size=(96, 128))
+    assert read_image(picture).shape == (2 * 96 + 3 * 6, 2 * 128 + 3 * 6, 3)

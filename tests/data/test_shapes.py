@@ -8,7 +8,7 @@ import pytest
 
 from detseg.data.dataset import DatasetError
 from detseg.data.open import open_dataset
-from detseg.data.shapes import CLASS_NAMES, ShapesConfig, ShapesDataset, draw_picture
+from detseg.data.shapes import CLASS_NAMES, MASK_CLASS_NAMES, ShapesConfig, ShapesDataset, draw_picture
 
 SMALL = ShapesConfig(num_train=40, num_val=8, num_test=8)
 
@@ -24,6 +24,22 @@ def test_sizes_and_classes() -> None:
     assert sample.mask is not None
     assert sample.path == "shapes/test/000003"
     assert sample.image_id == 4
+
+
+def test_the_classes_of_the_masks() -> None:
+    boxes, masks = (open_dataset("shapes", "val", truth=truth) for truth in ("boxes", "masks"))
+    assert masks.truth == "masks"
+    assert masks.class_names == MASK_CLASS_NAMES == ("background", "circle", "square", "triangle")
+    assert masks.category_ids == (0, 1, 2, 3)
+    for index in (0, 5):
+        with_boxes, with_masks = boxes.load(index), masks.load(index)
+        assert np.array_equal(with_boxes.image, with_masks.image)
+        assert with_boxes.mask is not None
+        assert np.array_equal(with_boxes.mask, masks.mask(index))
+        assert not len(with_masks.labels)
+        found = {MASK_CLASS_NAMES[value] for value in np.unique(masks.mask(index))}
+        assert found == {"background", *(CLASS_NAMES[label] for label in with_boxes.labels)}
+    assert masks.mask_path(3) == masks.path(3)
 
 
 def test_pictures_are_a_pure_function() -> None:

@@ -1,0 +1,122 @@
+"""From the values in mask files to class positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from detseg.data.dataset import DatasetError
+from detseg.data.mask_file import read_color_mask, read_index_mask
+from detseg.structures import VOID, BoolArray, ByteArray, IntArray
+
+MAX_CLASSES = 254
+"""Positions are bytes, of which one is ``VOID`` and one stands for what is unknown."""
+
+_UNKNOWN = 254
+_MAX_LISTED = 40
+
+
+@dataclass(frozen=True)
+class MaskCoding:
+    """What stands for which class: ``values[position]`` is the value in the files, those in ``void`` mean no class.
+
+    Values are numbers from 0 to 255 or, where the masks are ``colored``, RGB colors as 24 bits (see ``pack_color``).
+    """
+
+    class_names: tuple[str, ...]
+    values: tuple[int, ...]
+    void: tuple[int, ...] = (VOID,)
+    colored: bool = False
+
+    def __post_init__(self) -> None:
+        assert len(self.class_names) == len(self.values) <= MAX_CLASSES
+        used = (*self.values, *self.void)
+        assert len(set(used)) == len(used), f"a value with two meanings among {used}"
+        assert all(0 <= value < (2**24 if self.colored else 256) for value in used)
+
+    def read(self, path: Path | str, image: Path | str) -> ByteArray:
+        """The mask of ``image`` in the file ``path``, ``[H, W]`` uint8 class positions or ``VOID``.
+
+        Raises:
+            ImageError: the file is missing or damaged.
+            DatasetError: it is of another kind, or holds a value that is neither a class nor void; the message gives
+                file, value, first position, number of pixels, and what is allowed.
+        """
+        labels, values = self._decode(path, image)
+        unknown = labels == _UNKNOWN
+        if unknown.any():
+            raise DatasetError(f"{path}: {self._describe(values, unknown)}")
+        return labels
+
+    def unknown_values(self, path: Path | str, image: Path | str) -> dict[int, int]:
+        """The values in the file ``path`` that are neither a class nor void, each with its number of pixels.
+
+        Raises like ``read``, but not for these values.
+        """
+        labels, values = self._decode(path, image)
+        found, counts = np.unique(values[labels == _UNKNOWN], return_counts=True)
+        return dict(zip(found.tolist(), counts.tolist(), strict=True))
+
+    def show(self, value: int) -> str:
+        """How messages write a value: as a number, or as a color."""
+        return str((value >> 16, value >> 8 & 255, value & 255)) if self.colored else str(value)
+
+    def allowed(self) -> str:
+        """All values that have a meaning, for messages."""
+        named = [f"{self.show(value)} {name}" for name, value in zip(self.class_names, self.values, strict=True)]
+        if len(named) > _MAX_LISTED:
+            named = [*named[:_MAX_LISTED], f"{len(named) - _MAX_LISTED} more classes"]
+        return ", ".join([*named, *(f"{self.show(value)} void" for value in self.void)])
+
+    def _decode(self, path: Path | str, image: Path | str) -> tuple[ByteArray, IntArray | ByteArray]:
+        """Positions, ``VOID`` or ``_UNKNOWN``, and the values that they come from."""
+        if not self.colored:
+            values = read_index_mask(path, image)
+            return np.asarray(cv2.LUT(values, self._table), np.uint8), values
+        colors = pack_colors(read_color_mask(path, image))
+        known, positions = self._sorted_colors
+        nearest = np.minimum(np.searchsorted(known, colors), len(known) - 1)
+        return np.where(known[nearest] == colors, positions[nearest], np.uint8(_UNKNOWN)), colors
+
+    @cached_property
+    def _table(self) -> ByteArray:
+        table = np.full(256, _UNKNOWN, np.uint8)
+        table[list(self.values)] = range(len(self.values))
+        table[list(self.void)] = VOID
+        return table
+
+    @cached_property
+    def _sorted_colors(self) -> tuple[IntArray, ByteArray]:
+        known = np.array([*self.values, *self.void], np.int64)
+        positions = np.array([*range(len(self.values)), *[VOID] * len(self.void)], np.uint8)
+        order = np.argsort(known)
+        return known[order], positions[order]
+
+    def _describe(self, values: IntArray | ByteArray, unknown: BoolArray) -> str:
+        y, x = np.unravel_index(int(unknown.argmax()), unknown.shape)
+        value = int(values[y, x])
+        others = sorted(set(np.unique(values[unknown]).tolist()) - {value})
+        listed = ", ".join([*map(self.show, others[:10]), *(["..."] if len(others) > 10 else [])])
+        more = f"; nor {'are' if len(others) > 1 else 'is'} {listed}" if others else ""
+        return (
+            f"{'color' if self.colored else 'value'} {self.show(value)}, first at x {x}, y {y}, "
+            f"{int((values == value).sum()):,} pixels, is neither a class nor void{more}; allowed are {self.allowed()}"
+        )
+
+
+def pack_color(color: Sequence[int]) -> int:
+    """An RGB color as one number of 24 bits."""
+    red, green, blue = color
+    return red << 16 | green << 8 | blue
+
+
+def pack_colors(colors: ByteArray) -> IntArray:
+    """RGB colors ``[..., 3]`` as numbers ``[...]``, as ``pack_color`` does."""
+    wide = colors.astype(np.int64)
+    packed: IntArray = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    return packed
