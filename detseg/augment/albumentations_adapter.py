@@ -23,6 +23,9 @@ from detseg.augment.geometry import clip_boxes
 from detseg.structures import Placement, Sample
 
 ALBUMENTATIONS_VERSION = "2.0.8"
+# They write 0, which is a class, into a mask, or treat class positions as gray levels, and no parameter changes that.
+_NOT_FOR_MASKS = frozenset({"FrequencyMasking", "GridElasticDeform", "Morphological", "TimeMasking"})
+_NEAREST = 0
 _INSTALL = f"pip install albumentations=={ALBUMENTATIONS_VERSION}"
 
 
@@ -52,14 +55,16 @@ class AlbumentationsAdapter:
 
     Boxes go through as pixel xyxy with their labels and crowd flags; afterwards the rules of the config for boxes that
     are nearly gone apply. Where a transform fills a label mask, it does so with ``mask_fill`` unless told otherwise.
+    Dropouts leave masks alone unless told otherwise. Masks are never interpolated.
 
     Raises:
-        ValueError: if a transform is unknown or refuses its parameters.
+        ValueError: if a transform is unknown, refuses its parameters, or is to interpolate masks.
     """
 
     def __init__(self, config: AugmentConfig) -> None:
         library = import_albumentations()
         self._config = config
+        self._unfit = sorted(_names(config.albumentations) & _NOT_FOR_MASKS)
         transforms = [
             _build(library, one, config, f"albumentations[{i}]") for i, one in enumerate(config.albumentations)
         ]
@@ -79,8 +84,14 @@ class AlbumentationsAdapter:
         """The transformed sample; its size is what the pipeline made of it.
 
         Raises:
-            ValueError: if the pipeline gives something other than an RGB image of type uint8.
+            ValueError: if the pipeline gives something other than an RGB image of type uint8, or if the sample has a
+                label mask and a transform cannot keep one.
         """
+        if sample.mask is not None and self._unfit:
+            raise ValueError(
+                f"{sample.path} has a label mask, and {', '.join(self._unfit)} would put wrong classes into it; leave "
+                "out of augment.albumentations what is not for label masks"
+            )
         # One generator for all transforms: with set_random_seed each would start from the same seed and draw the same
         # numbers, so that all of those with one probability would come and go together.
         self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))
@@ -115,6 +126,12 @@ def _version(distribution: str) -> str | None:
         return None
 
 
+def _names(entries: list[Any]) -> set[str]:
+    """The names of all transforms in a list as the config has it, nested ones included."""
+    own = {str(entry.get("name", entry.get("transform"))) for entry in entries}
+    return own.union(*(_names(entry.get("transforms", [])) for entry in entries))
+
+
 def _build(library: ModuleType, entry: Mapping[str, Any], config: AugmentConfig, where: str) -> Any:
     name = entry.get("name", entry.get("transform"))
     allowed = _transforms(library)
@@ -128,6 +145,11 @@ def _build(library: ModuleType, entry: Mapping[str, Any], config: AugmentConfig,
     if unknown:
         known = ", ".join(parameter for parameter in accepted if parameter not in ("self", "transforms"))
         raise ValueError(f"{where}: {name} has no parameter {', '.join(unknown)}; it has {known}")
+    if params.get("mask_interpolation", _NEAREST) != _NEAREST:
+        raise ValueError(
+            f"{where}: mask_interpolation must be {_NEAREST} (nearest), got {params['mask_interpolation']}; a blend of "
+            "two class positions would be a third class"
+        )
     if "fill_mask" in accepted and accepted["fill_mask"].default is not None:
         params.setdefault("fill_mask", config.mask_fill)
     if "transforms" in accepted:

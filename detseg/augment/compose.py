@@ -20,6 +20,13 @@ class Tile:
     sample: Sample
     to_canvas: DoubleArray
 
+    @property
+    def size(self) -> tuple[float, float]:
+        """The height and width that the sample has on the canvas."""
+        height, width = self.sample.image.shape[:2]
+        left, top, right, bottom = transform_boxes(np.array([[0, 0, width, height]]), self.to_canvas)[0]
+        return float(bottom - top), float(right - left)
+
 
 def single_tile(sample: Sample, size: tuple[int, int], turns: int = 0) -> list[Tile]:
     """``sample``, turned by ``turns`` quarters, as large as fits into ``size`` (height, width) and centered."""
@@ -28,17 +35,21 @@ def single_tile(sample: Sample, size: tuple[int, int], turns: int = 0) -> list[T
 
 
 def mosaic_tiles(
-    samples: Sequence[Sample], turns: Sequence[int], size: tuple[int, int], rng: np.random.Generator
+    samples: Sequence[Sample],
+    turns: Sequence[int],
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    fit: tuple[int, int] | None = None,
 ) -> list[Tile]:
     """Four samples that meet in a random point, at most half the size away from the middle (YOLOv4, 2004.10934).
 
-    Each is as large as fits into ``size`` (height, width), so that the canvas is twice that size; the view that is
-    drawn of it shows a part.
+    Each is as large as fits into ``fit`` (height, width; None: ``size``), so that the canvas is twice that size; the
+    view that is drawn of it shows a part.
     """
     center_x, center_y = rng.uniform(-0.5, 0.5, 2) * (size[1], size[0])
     tiles = []
     for quadrant, (sample, count) in enumerate(zip(samples, turns, strict=True)):
-        to_canvas, height, width = _fitted(sample, size, count)
+        to_canvas, height, width = _fitted(sample, fit or size, count)
         left = center_x - width * (quadrant % 2 == 0)
         top = center_y - height * (quadrant < 2)
         tiles.append(Tile(sample, translation(left, top) @ to_canvas))

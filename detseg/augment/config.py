@@ -32,6 +32,15 @@ class AugmentConfig:
     ``translate`` of the input size; ``shear`` in degrees; ``perspective``, the largest relative change of scale from
     the middle of the image to its border (at most 0.1).
 
+    ``fit``: the size (height, width) into which an image is fitted before that, its aspect ratio kept; None: the input
+    size. It is no part of ``multi_scale``, and a quarter turn comes before it.
+
+    ``crop``: instead of the middle, the view shows a window of the input size at a uniformly random place of the zoomed
+    image; along an axis where the image is smaller, it lies at a random place in the window. Turn, shear, perspective
+    and flips are about the middle of the window. It takes the place of ``mosaic`` and ``translate``, which must be 0.
+    Cityscapes is usually trained with ``{fit: [1024, 2048], crop: true, scale: [0.5, 2.0], mosaic: 0, translate: 0}``
+    and an input of 512 x 1024.
+
     Color: ``hsv_hue`` as a fraction of the color circle, ``hsv_saturation`` and ``hsv_value`` as relative gains.
 
     ``multi_scale``: factors (smallest, largest) between which the loader draws one input size per batch.
@@ -57,6 +66,8 @@ class AugmentConfig:
     flip_horizontal: float = 0.5
     flip_vertical: float = 0.0
     rotate_90: float = 0.0
+    fit: tuple[int, int] | None = None
+    crop: bool = False
     hsv_hue: float = 0.015
     hsv_saturation: float = 0.7
     hsv_value: float = 0.4
@@ -81,6 +92,13 @@ class AugmentConfig:
         require_factors("scale", self.scale)
         if self.multi_scale is not None:
             require_factors("multi_scale", self.multi_scale)
+        if self.fit is not None and (len(self.fit) != 2 or min(self.fit) < 1):
+            raise ValueError(f"fit must be a height and a width of at least 1, such as [1024, 2048]; got {self.fit}")
+        if self.crop and (self.mosaic or self.translate):
+            raise ValueError(
+                "crop takes its window at a random place of a single image, so it leaves no room for mosaic and "
+                f"translate: set mosaic: 0 and translate: 0 beside it, got {self.mosaic} and {self.translate}"
+            )
         for position, entry in enumerate(self.albumentations):
             _require_transform(entry, f"albumentations[{position}]")
 

@@ -40,10 +40,17 @@ def quarter_turns(count: int, height: int, width: int) -> DoubleArray:
     }[count % 4]
 
 
-def random_view(config: AugmentConfig, size: tuple[int, int], rng: np.random.Generator) -> DoubleArray:
+def random_view(
+    config: AugmentConfig,
+    size: tuple[int, int],
+    rng: np.random.Generator,
+    image_size: tuple[float, float] | None = None,
+) -> DoubleArray:
     """A random map from a canvas with its origin in the middle to an output of ``size`` (height, width).
 
     In this order: perspective, turn and zoom, shear, flips, shift to the middle of the output and a little further.
+    With ``config.crop`` a shift to the middle of a random window comes first; this needs ``image_size``, the height and
+    width of the one image on the canvas.
     """
     height, width = size
     tilt_x, tilt_y = rng.uniform(-config.perspective, config.perspective, 2)
@@ -58,7 +65,29 @@ def random_view(config: AugmentConfig, size: tuple[int, int], rng: np.random.Gen
     turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
     shear = np.array([[1.0, shear_x, 0.0], [shear_y, 1.0, 0.0], [0.0, 0.0, 1.0]])
     shift = translation(width * (0.5 + shift_x), height * (0.5 + shift_y))
-    return np.asarray(shift @ scaling(mirror_x, mirror_y) @ shear @ turn @ perspective, dtype=np.float64)
+    view = np.asarray(shift @ scaling(mirror_x, mirror_y) @ shear @ turn @ perspective, dtype=np.float64)
+    if not config.crop:
+        return view
+    assert image_size is not None
+    x, y = _random_window((zoom * image_size[0], zoom * image_size[1]), size, rng)
+    return view @ translation(-x / zoom, -y / zoom)
+
+
+def _random_window(
+    image_size: tuple[float, float], size: tuple[int, int], rng: np.random.Generator
+) -> tuple[float, float]:
+    """Where the middle of a random window of ``size`` lies, as x and y from the middle of an image (height, width).
+
+    Along each axis the larger of the two holds the smaller, at one of all distances in whole pixels between their first
+    edges: an image that is not zoomed is copied, never interpolated.
+    """
+    middles = []
+    for image_side, side in zip(image_size, size, strict=True):
+        room = image_side - side
+        # The tolerance keeps the last place where the side was scaled to a whole number, give or take a rounding.
+        distance = int(rng.integers(math.floor(abs(room) + 1e-6) + 1))
+        middles.append(math.copysign(distance, room) - room / 2)
+    return middles[1], middles[0]
 
 
 def project(points_xy: NDArray[Any], matrix: DoubleArray) -> DoubleArray:

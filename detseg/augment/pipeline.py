@@ -30,7 +30,7 @@ def build_train_pipeline(config: AugmentConfig) -> TrainPipeline:
 
 
 class TrainPipeline:
-    """Letterbox, mosaic, random view, mixup, albumentations and color jitter, in this order.
+    """Fit, mosaic, random view or crop, mixup, albumentations and color jitter, in this order.
 
     The result is a pure function of the sample's index, the seed and the epoch: all that is random comes from one
     generator that is made from the three.
@@ -73,10 +73,10 @@ class TrainPipeline:
         if not closing and rng.random() < config.mosaic:
             others = rng.integers(num_samples, size=3)
             samples = [load(index), *(load(int(other)) for other in others)]
-            tiles = mosaic_tiles(samples, [self._turns(rng) for _ in samples], size, rng)
+            tiles = mosaic_tiles(samples, [self._turns(rng) for _ in samples], size, rng, config.fit)
         else:
-            tiles = single_tile(load(index), size, self._turns(rng))
-        return draw(tiles, random_view(config, size, rng), size, config)
+            tiles = single_tile(load(index), config.fit or size, self._turns(rng))
+        return draw(tiles, random_view(config, size, rng, tiles[0].size), size, config)
 
     def _turns(self, rng: np.random.Generator) -> int:
         return int(rng.integers(1, 4)) if rng.random() < self.config.rotate_90 else 0
