@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -32,6 +33,21 @@ class Evaluator(Protocol):
 
         Raises:
             ValueError: no image was added.
+        """
+
+    def classes_without_truth(self) -> tuple[str, ...]:
+        """The classes of which the ground truth holds nothing, so that nothing can be said about finding them.
+
+        Raises:
+            ValueError: no image was added.
+        """
+
+    def write_artifacts(self, folder: Path) -> None:
+        """Write what is worth keeping beside the metrics: pictures, and results in the form of the official tool.
+
+        Raises:
+            ValueError: no image was added.
+            SaveError: a file cannot be written.
         """
 
     def reset(self) -> None:

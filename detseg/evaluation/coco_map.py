@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
 from detseg.evaluation.base import EvaluatorState
+from detseg.evaluation.checks import require_unique
 from detseg.evaluation.coco_backend import BACKENDS, Accumulated, Backend, accumulate
 from detseg.evaluation.confusion import ConfusionMatrix
+from detseg.evaluation.plots import plot_confusion_matrix, plot_pr_curves
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
-from detseg.runtime.coco_results import detections_to_coco
+from detseg.runtime.coco_results import detections_to_coco, write_results
 from detseg.structures import Detections, GroundTruth, Metrics
 
 # name: (kind, IoU threshold or None for the mean over all ten, area range, detections per image and class)
@@ -58,8 +60,8 @@ class CocoEvaluator:
                 f"got {num_classes} class names and {len(self.category_ids)} category ids; evaluation needs at least "
                 "one class, and one id for each"
             )
-        _require_unique("class name", self.class_names)
-        _require_unique("category id", self.category_ids)
+        require_unique("class name", self.class_names)
+        require_unique("category id", self.category_ids)
         if backend not in BACKENDS:
             raise ValueError(f"unknown backend {backend!r}; allowed are {', '.join(BACKENDS)}")
         self.backend: Backend = backend
@@ -135,6 +137,19 @@ class CocoEvaluator:
         """All detections as COCO result records, ready for :func:`detseg.runtime.coco_results.write_results`."""
         return list(self._records())
 
+    def write_artifacts(self, folder: Path) -> None:
+        """Write ``detections.json``, ``confusion_matrix.png`` and, where a class has ground truth, ``pr_curve.png``.
+
+        Raises:
+            ValueError: no image was added.
+            SaveError: a file cannot be written.
+        """
+        curves = self.precision_recall_curves()
+        write_results(folder / "detections.json", self.results())
+        if curves:
+            plot_pr_curves(curves, folder / "pr_curve.png")
+        plot_confusion_matrix(self.confusion_matrix(), folder / "confusion_matrix.png")
+
     def state(self) -> EvaluatorState:
         """``images`` ``[I, 5]`` int64 (id, height, width, number of detections, number of ground truth boxes),
         ``detections`` ``[D, 6]`` float64 (xyxy, score, label) and ``truths`` ``[G, 7]`` float64 (xywh, label, crowd,
@@ -200,12 +215,6 @@ class CocoEvaluator:
         if self._accumulated is None:
             self._accumulated = accumulate(self.backend, self._truths.values(), self._records(), self.category_ids)
         return self._accumulated
-
-
-def _require_unique(what: str, values: Sequence[Hashable]) -> None:
-    repeated = [str(value) for value, count in Counter(values).items() if count > 1]
-    if repeated:
-        raise ValueError(f"every {what} must be unique, but these occur more than once: {', '.join(repeated)}")
 
 
 def _require_judgeable(detections: Detections, truth: GroundTruth, num_classes: int) -> None:

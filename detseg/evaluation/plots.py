@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,12 @@ import numpy as np
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 from detseg.files import atomic_path
+from detseg.structures import IntArray
 
 _MOST_NAMED_CURVES = 10
-_MOST_CLASSES_WITH_COUNTS = 20
-_MOST_CLASSES_WITH_NAMES = 250
+_MOST_ROWS_WITH_TEXTS = 21
+_MOST_ROWS_WITH_NAMES = 251
+_MOST_LARGE_BARS = 40
 _DOTS_PER_INCH = 150
 
 
@@ -59,40 +61,101 @@ def plot_pr_curves(curves: Sequence[PrecisionRecallCurve], path: Path) -> None:
 
 
 def plot_confusion_matrix(matrix: ConfusionMatrix, path: Path) -> None:
-    """Draw a confusion matrix to a PNG: rows are the truth, columns the prediction, colors the share of the row.
+    """Draw the confusion of objects to a PNG: rows are the truth, columns the prediction, colors the share of the row.
 
     Counts are written into the cells of up to 20 classes; names stand beside up to 250, positions beside more.
 
     Raises:
         SaveError: the file cannot be written.
     """
+    names = [*matrix.class_names, "background"]
+    title = f"Confusion at confidence {matrix.confidence:g}, IoU {matrix.iou:g}"
+    _draw_matrix(matrix.counts, names, names, title, lambda count, _: str(count), path)
+
+
+def plot_pixel_confusion(counts: IntArray, class_names: Sequence[str], path: Path) -> None:
+    """Draw a confusion matrix of pixels ``[C, C + 1]``, whose last column is void, to a PNG like that of objects.
+
+    The cells of up to 21 classes hold percents of the row; an empty cell has no pixel at all. The column of void is
+    shown only where it has one.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
+    num_columns = len(class_names) + bool(counts[:, -1].any())
+    _draw_matrix(
+        counts[:, :num_columns],
+        class_names,
+        [*class_names, "void"][:num_columns],
+        "Confusion of pixels, in percent of the row",
+        lambda _, share: f"{100 * share:.0f}",
+        path,
+    )
+
+
+def plot_class_scores(scores: Mapping[str, float], mean: float, name: str, path: Path) -> None:
+    """Draw ``scores`` in [0, 1] by class to a PNG: one bar each, the best on top, and a line at their ``mean``.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
     from matplotlib.figure import Figure
 
-    num_rows = len(matrix.class_names) + 1
-    totals = matrix.counts.sum(axis=1, keepdims=True)
-    shares = np.divide(matrix.counts, totals, out=np.zeros(matrix.counts.shape), where=totals > 0)
+    ranked = sorted(scores.items(), key=lambda item: item[1])
+    values = [value for _, value in ranked]
+    rows = range(len(ranked))
+    inches_per_row, type_size = (0.3, 10) if len(ranked) <= _MOST_LARGE_BARS else (0.14, 7)
+    figure = Figure(figsize=(8, 1.5 + inches_per_row * len(ranked)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(rows, values, color="tab:blue", height=0.7)
+    for row, value in zip(rows, values, strict=True):
+        # readable where the line of the mean passes
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.text(value + 0.01, row, f"{value:.3f}", va="center", fontsize=0.8 * type_size, bbox=box)
+    axes.axvline(mean, color="black", linewidth=1.5, label=f"mean {mean:.3f}")
+    axes.set_yticks(rows, [_as_text(class_name) for class_name, _ in ranked], fontsize=type_size)
+    axes.set(xlabel=name, xlim=(0, 1.1), ylim=(-0.6, len(ranked) - 0.4))
+    axes.grid(axis="x", color="0.93")
+    axes.set_axisbelow(True)
+    axes.set_title(f"{name} by class")
+    axes.legend(loc="lower right", frameon=False)
+    _save(figure, path)
 
-    are_counts_shown = len(matrix.class_names) <= _MOST_CLASSES_WITH_COUNTS
-    are_names_shown = len(matrix.class_names) <= _MOST_CLASSES_WITH_NAMES
+
+def _draw_matrix(
+    counts: IntArray,
+    row_names: Sequence[str],
+    column_names: Sequence[str],
+    title: str,
+    cell_text: Callable[[int, float], str],
+    path: Path,
+) -> None:
+    """``cell_text`` turns a count above 0 and its share of the row into what stands in the cell."""
+    from matplotlib.figure import Figure
+
+    num_rows, num_columns = counts.shape
+    totals = counts.sum(axis=1, keepdims=True)
+    shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
+
+    are_texts_shown = num_rows <= _MOST_ROWS_WITH_TEXTS
+    are_names_shown = num_rows <= _MOST_ROWS_WITH_NAMES
     # room for one line of small type per class
-    inches_per_row, type_size = (0.5, 10) if are_counts_shown else (0.14, 7)
+    inches_per_row, type_size = (0.5, 10) if are_texts_shown else (0.14, 7)
     side = max(5.0, 2.0 + inches_per_row * num_rows) if are_names_shown else 12.0
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if are_names_shown:
-        names = [*map(_as_text, matrix.class_names), "background"]
-        axes.set_xticks(range(num_rows), names, rotation=90, fontsize=type_size)
-        axes.set_yticks(range(num_rows), names, fontsize=type_size)
-        between = np.arange(0.5, num_rows - 1)
-        axes.hlines(between, -0.5, num_rows - 0.5, color="0.9", linewidth=0.5)
-        axes.vlines(between, -0.5, num_rows - 0.5, color="0.9", linewidth=0.5)
+        axes.set_xticks(range(num_columns), map(_as_text, column_names), rotation=90, fontsize=type_size)
+        axes.set_yticks(range(num_rows), map(_as_text, row_names), fontsize=type_size)
+        axes.hlines(np.arange(0.5, num_rows - 1), -0.5, num_columns - 0.5, color="0.9", linewidth=0.5)
+        axes.vlines(np.arange(0.5, num_columns - 1), -0.5, num_rows - 0.5, color="0.9", linewidth=0.5)
     axes.set(xlabel="prediction", ylabel="truth")
-    axes.set_title(f"Confusion at confidence {matrix.confidence:g}, IoU {matrix.iou:g}")
-    if are_counts_shown:
-        for row, column in zip(*np.nonzero(matrix.counts), strict=True):
+    axes.set_title(title)
+    if are_texts_shown:
+        for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
-            text = str(matrix.counts[row, column])
+            text = cell_text(int(counts[row, column]), float(shares[row, column]))
             axes.text(column, row, text, ha="center", va="center", color=color, fontsize=9)
     figure.colorbar(image, ax=axes, label="share of the row", fraction=0.04, pad=0.02)
     _save(figure, path)

@@ -24,6 +24,9 @@ _MEANING = {
     "AR_small": "recall, objects below 32x32 px",
     "AR_medium": "recall, 32x32 to 96x96 px",
     "AR_large": "recall, above 96x96 px",
+    "mIoU": "IoU, mean of the classes",
+    "pixel_accuracy": "share of the labeled pixels that are right",
+    "mean_accuracy": "share of a class's pixels that are right, mean of the classes",
 }
 
 
@@ -31,7 +34,8 @@ def format_table(metrics: Metrics, classes_without_truth: Sequence[str] = ()) ->
     """The metrics as a plain text table: the numbers over all classes, then one row per class with one column for each
     ``<name>/<class>``. A dash stands for -1, "no ground truth"."""
     overall = {name: value for name, value in metrics.items() if "/" not in name}
-    lines = [f"{name:<12}{_cell(value)}  {_MEANING.get(name, '')}".rstrip() for name, value in overall.items()]
+    width = max(12, *(len(name) + 2 for name in overall))
+    lines = [f"{name:<{width}}{_cell(value)}  {_MEANING.get(name, '')}".rstrip() for name, value in overall.items()]
     columns: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         column, slash, class_name = name.partition("/")
@@ -40,10 +44,11 @@ def format_table(metrics: Metrics, classes_without_truth: Sequence[str] = ()) ->
     class_names = list(dict.fromkeys(class_name for column in columns.values() for class_name in column))
     if class_names:
         width = max(12, *(len(class_name) + 2 for class_name in class_names))
-        lines += ["", "class".ljust(width) + "".join(f"{column:>8}" for column in columns)]
+        widths = {column: max(8, len(column) + 2) for column in columns}
+        lines += ["", "class".ljust(width) + "".join(column.rjust(size) for column, size in widths.items())]
         for class_name in class_names:
-            cells = (_cell(column.get(class_name, -1.0)) for column in columns.values())
-            lines.append(class_name.ljust(width) + "".join(f"{cell:>8}" for cell in cells))
+            cells = (_cell(columns[name].get(class_name, -1.0)).rjust(size) for name, size in widths.items())
+            lines.append(class_name.ljust(width) + "".join(cells))
     if classes_without_truth:
         lines += ["", f"no ground truth: {', '.join(classes_without_truth)}"]
     return "\n".join(lines)

@@ -22,7 +22,7 @@ from detseg.ops.decode import boxes_from_distances, decode_direct_boxes, distanc
 
 
 class DetectionLoss(Protocol):
-    """What every entry of ``LOSSES`` builds; ``head_kind`` is the kind of the heads whose output it understands."""
+    """What every entry of ``DETECTION_LOSSES`` builds; ``head_kind`` is the kind of the heads whose output it takes."""
 
     head_kind: ClassVar[str]
 

@@ -368,3 +368,17 @@ def test_curves_follow_the_threshold() -> None:
     assert precisions == pytest.approx([1, 1, 0])
     with pytest.raises(ValueError, match=r"no results at IoU 0.3; COCO evaluates at 0.50, 0.55"):
         evaluator.precision_recall_curves(0.3)
+
+
+@pytest.mark.parametrize(
+    ("truths", "pictures"), [((OBJECT,), ["confusion_matrix.png", "pr_curve.png"]), ((), ["confusion_matrix.png"])]
+)
+def test_artifacts(truths: Sequence[tuple[Box, int]], pictures: list[str], tmp_path: Path) -> None:
+    evaluator: Evaluator = CocoEvaluator(["a"], [17])
+    with pytest.raises(ValueError, match="no image was evaluated"):
+        evaluator.write_artifacts(tmp_path)
+    evaluator.update(1, found(((10, 10, 60, 92), 0.9, 0)), truth(1, *truths))
+    evaluator.write_artifacts(tmp_path)
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == pictures
+    records = json.loads((tmp_path / "detections.json").read_text())
+    assert [(record["image_id"], record["category_id"]) for record in records] == [(1, 17)]

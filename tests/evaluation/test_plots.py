@@ -12,7 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from detseg.evaluation.confusion import ConfusionMatrix
-from detseg.evaluation.plots import plot_confusion_matrix, plot_pr_curves
+from detseg.evaluation.plots import plot_class_scores, plot_confusion_matrix, plot_pixel_confusion, plot_pr_curves
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 
 
@@ -73,9 +73,42 @@ def test_confusion_matrix(tmp_path: Path, figures: list[Figure], num_classes: in
         assert [text.get_text() for text in axes.get_yticklabels()][-2:] == [rf"\${num_classes - 1}", "background"]
 
 
+@pytest.mark.parametrize("num_classes", [1, 21, 22, 255])
+@pytest.mark.parametrize("num_void", [0, 100])
+def test_pixel_confusion(tmp_path: Path, figures: list[Figure], num_classes: int, num_void: int) -> None:
+    counts = np.zeros((num_classes, num_classes + 1), np.int64)
+    counts[np.arange(num_classes), np.arange(num_classes)] = 300
+    counts[0, -1] = num_void
+    plot_pixel_confusion(counts, [f"${i}" for i in range(num_classes)], tmp_path / "confusion.png")
+    assert matplotlib.image.imread(tmp_path / "confusion.png").std() > 0.01
+    axes = figures[0].axes[0]
+    shown = axes.images[0].get_array()
+    assert shown.shape == (num_classes, num_classes + bool(num_void))
+    assert np.asarray(shown).sum(axis=1) == pytest.approx(np.ones(num_classes))
+    percents = ["75", "25"] if num_void else ["100"]
+    texts = [text.get_text() for text in axes.texts]
+    assert texts == (percents + ["100"] * (num_classes - 1) if num_classes <= 21 else [])
+    if num_classes <= 22:
+        last = rf"\${num_classes - 1}"
+        assert [text.get_text() for text in axes.get_yticklabels()][-1] == last
+        assert [text.get_text() for text in axes.get_xticklabels()][-1] == ("void" if num_void else last)
+
+
+@pytest.mark.parametrize("num_classes", [1, 11, 41, 255])
+def test_class_scores(tmp_path: Path, figures: list[Figure], num_classes: int) -> None:
+    scores = {f"${i}": (i + 1) / num_classes for i in range(num_classes)}
+    plot_class_scores(scores, 0.5, "IoU", tmp_path / "iou.png")
+    assert matplotlib.image.imread(tmp_path / "iou.png").std() > 0.01
+    axes = figures[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == sorted(scores.values())
+    assert [text.get_text() for text in axes.get_yticklabels()][-1] == rf"\${num_classes - 1}"
+    assert list(axes.lines[0].get_xdata()) == [0.5, 0.5]
+
+
 def test_evaluation_imports_neither_matplotlib_nor_torch() -> None:
     script = (
-        "import sys, detseg.evaluation.coco_map, detseg.evaluation.plots, detseg.evaluation.report\n"
+        "import sys\n"
+        "from detseg.evaluation import coco_map, miou, plots, report\n"
         "print([name for name in ('matplotlib', 'torch', 'pycocotools') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

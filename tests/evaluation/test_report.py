@@ -24,6 +24,22 @@ def test_table() -> None:
     ]
 
 
+def test_table_of_segmentation() -> None:
+    values = {"mIoU": 0.5, "pixel_accuracy": 0.75, "mean_accuracy": 1.0}
+    metrics = Metrics({**values, "IoU/road": 1.0, "IoU/traffic light": 0.0, "accuracy/road": 1.0}, primary="mIoU")
+    assert format_table(metrics, ["traffic light"]).splitlines() == [
+        "mIoU            0.5000  IoU, mean of the classes",
+        "pixel_accuracy  0.7500  share of the labeled pixels that are right",
+        "mean_accuracy   1.0000  share of a class's pixels that are right, mean of the classes",
+        "",
+        "class               IoU  accuracy",
+        "road             1.0000    1.0000",
+        "traffic light    0.0000         -",
+        "",
+        "no ground truth: traffic light",
+    ]
+
+
 def test_table_without_classes() -> None:
     assert format_table(Metrics({"AP": 1.0})) == "AP          1.0000  IoU 0.50:0.95, all sizes, 100 detections"
 

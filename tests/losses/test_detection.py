@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from detseg.losses import LOSSES, detection
+from detseg.losses import DETECTION_LOSSES, detection
 from detseg.losses.base import LossSum
 from detseg.losses.detection import (
     DetectionLoss,
@@ -295,7 +295,7 @@ def test_l1_part_exists_only_with_a_gain():
     assert list(SimOTALossConfig().build(NUM_CLASSES, STRIDES)(levels, *targets).parts) == ["iou", "obj", "cls"]
 
 
-@pytest.mark.parametrize(("name", "target"), LOSSES.items())
+@pytest.mark.parametrize(("name", "target"), DETECTION_LOSSES.items())
 def test_table_names_configurations_that_build(name, target):
     module, attribute = target.split(":")
     config = getattr(importlib.import_module(module), attribute)()

@@ -1,0 +1,183 @@
+"""The loss of semantic segmentation: cross-entropy, Dice and Lovasz terms as one :class:`LossSum`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from detseg.losses.base import LossSum
+from detseg.losses.class_weights import WEIGHT_RULES
+from detseg.losses.pixelwise import cross_entropy, focal_loss, hard_pixels, pixel_weights
+from detseg.losses.regions import lovasz_softmax_loss, soft_dice_loss
+from detseg.structures import VOID
+
+
+@dataclass(frozen=True)
+class OHEMConfig:
+    """Cross-entropy from hard pixels only: the true class has a probability below ``threshold``, but at least the share
+    ``min_kept`` of an image's labeled pixels is kept, the hardest. See :func:`detseg.losses.pixelwise.hard_pixels`."""
+
+    threshold: float = 0.7
+    min_kept: float = 1 / 16
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1:
+            raise ValueError(f"threshold is a probability in (0, 1], got {self.threshold}")
+        if not 0 <= self.min_kept <= 1:
+            raise ValueError(f"min_kept is a share of an image's pixels in [0, 1], got {self.min_kept}")
+
+
+@dataclass(frozen=True)
+class SegmentationLossConfig:
+    """Weights of the terms, and the settings of the cross-entropy.
+
+    ``cross_entropy``, ``dice``, ``lovasz``: the weight of each term; a term of weight 0 is not computed.
+    ``class_weights``: ``none``, a rule that takes them from the training set (``enet``, ``median_frequency``), or one
+    number per class. ``focal_gamma`` above 0 makes the cross-entropy a focal loss, which cannot be smoothed as well.
+    """
+
+    name: str = "segmentation"
+    cross_entropy: float = 1.0
+    dice: float = 0.0
+    lovasz: float = 0.0
+    class_weights: Literal["none", "enet", "median_frequency"] | tuple[float, ...] = "none"
+    label_smoothing: float = 0.0
+    focal_gamma: float = 0.0
+    ohem: OHEMConfig | None = None
+
+    def __post_init__(self) -> None:
+        terms = {name: getattr(self, name) for name in ("cross_entropy", "dice", "lovasz")}
+        for name, weight in {**terms, "focal_gamma": self.focal_gamma}.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"{name} must be a finite number of at least 0, got {weight}")
+        if not any(terms.values()):
+            raise ValueError("cross_entropy, dice and lovasz are all 0; give at least one term a weight above 0")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing must lie in [0, 1), got {self.label_smoothing}")
+        if self.label_smoothing and self.focal_gamma:
+            raise ValueError("label_smoothing and focal_gamma exclude each other; set one of them to 0")
+        if isinstance(self.class_weights, str):
+            if self.class_weights not in ("none", *WEIGHT_RULES):
+                allowed = ", ".join(("none", *WEIGHT_RULES))
+                raise ValueError(
+                    f"class_weights is {self.class_weights!r}; allowed are {allowed}, or a list of numbers"
+                )
+        else:
+            _require_weights(self.class_weights)
+        if not self.cross_entropy:
+            defaults = {"class_weights": "none", "label_smoothing": 0.0, "focal_gamma": 0.0, "ohem": None}
+            given = [name for name, default in defaults.items() if getattr(self, name) != default]
+            if given:
+                raise ValueError(
+                    f"{', '.join(given)}: settings of the cross-entropy, whose weight is 0; leave them out"
+                )
+
+    def build(self, num_classes: int) -> SegmentationLoss:
+        """The loss for a model with so many classes.
+
+        Raises:
+            ValueError: there is another number of class weights.
+        """
+        return SegmentationLoss(num_classes, self)
+
+
+@dataclass
+class SegmentationLoss:
+    """Weighted sum of the terms; parts ``cross_entropy``, ``dice`` and ``lovasz``, those whose weight is not 0.
+
+    The normalizer is the number of labeled pixels, each weighted by its class, and with OHEM only of those kept; the
+    normalized cross-entropy is then that of torch. Dice and Lovasz have one value per image. Each counts by its image's
+    share of the normalizer, so that all parts add up over micro-batches exactly, an image of void only counts nothing,
+    and in images of one size with no void, without class weights or OHEM, it is their plain mean.
+    """
+
+    num_classes: int
+    config: SegmentationLossConfig = field(default_factory=SegmentationLossConfig)
+
+    def __post_init__(self) -> None:
+        given = self.config.class_weights
+        self.weighting = given if isinstance(given, str) and given != "none" else None
+        self._class_weights: Tensor | None = None
+        if not isinstance(given, str):
+            self.set_class_weights(given)
+
+    weighting: str | None = field(init=False)
+    """The rule of :data:`detseg.losses.class_weights.WEIGHT_RULES` whose result :meth:`set_class_weights` waits for."""
+
+    def set_class_weights(self, weights: Sequence[float]) -> None:
+        """Weight the cross-entropy of class c by ``weights[c]``.
+
+        Raises:
+            ValueError: the number of weights is not that of the classes, or a weight is negative or not finite.
+        """
+        if len(weights) != self.num_classes:
+            raise ValueError(
+                f"got {len(weights)} class weights for {self.num_classes} classes; give one for each class"
+            )
+        _require_weights(weights)
+        self._class_weights = torch.tensor(weights, dtype=torch.float32)
+
+    def __call__(self, logits: Tensor, mask: Tensor) -> LossSum:
+        """Logits ``[B, C, H, W]`` against class positions ``[B, H, W]`` uint8 with ``VOID``. Computed in float32, also
+        under autocast.
+
+        Raises:
+            ValueError: shapes or labels do not fit, or the class weights that come from the data were not set.
+        """
+        _check(logits, mask, self.num_classes)
+        if self.weighting is not None and self._class_weights is None:
+            raise ValueError(
+                f"class_weights: {self.weighting} come from the training set; call set_class_weights first"
+            )
+        if self._class_weights is not None:
+            self._class_weights = self._class_weights.to(logits.device)
+        with torch.autocast(logits.device.type, enabled=False):
+            return self._sum(logits.float().log_softmax(dim=1), mask.long())
+
+    def _sum(self, log_probability: Tensor, labels: Tensor) -> LossSum:
+        config, class_weights = self.config, self._class_weights
+        weights = pixel_weights(labels, class_weights)
+        parts: dict[str, Tensor] = {}
+        if config.cross_entropy:
+            if config.focal_gamma:
+                losses = focal_loss(log_probability, labels, config.focal_gamma, class_weights)
+            else:
+                losses = cross_entropy(log_probability, labels, class_weights, config.label_smoothing)
+            if config.ohem is not None:
+                kept = hard_pixels(log_probability, labels, config.ohem.threshold, config.ohem.min_kept)
+                losses, weights = losses * kept, weights * kept
+            parts["cross_entropy"] = config.cross_entropy * losses.sum()
+        image_weights = weights.sum((1, 2))
+        if config.dice or config.lovasz:
+            probability = log_probability.exp()
+            if config.dice:
+                parts["dice"] = config.dice * (soft_dice_loss(probability, labels) * image_weights).sum()
+            if config.lovasz:
+                parts["lovasz"] = config.lovasz * (lovasz_softmax_loss(probability, labels) * image_weights).sum()
+        return LossSum(parts, image_weights.sum())
+
+
+def _require_weights(weights: Sequence[float]) -> None:
+    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
+        raise ValueError(f"class_weights must be finite, at least 0, and not all 0, got {list(weights)}")
+
+
+def _check(logits: Tensor, mask: Tensor, num_classes: int) -> None:
+    if logits.ndim != 4 or logits.shape[1] != num_classes:
+        raise ValueError(
+            f"a loss for {num_classes} classes needs logits [B, {num_classes}, H, W], got {list(logits.shape)}"
+        )
+    if mask.shape != (len(logits), *logits.shape[2:]) or mask.dtype != torch.uint8:
+        raise ValueError(
+            f"logits {list(logits.shape)} need a mask {[len(logits), *logits.shape[2:]]} of uint8, "
+            f"got {list(mask.shape)} of {mask.dtype}"
+        )
+    # In 8 bits VOID + 1 is 0, so that one pass over the mask suffices.
+    if int((mask + 1).max()) > num_classes:
+        label = int(mask[mask != VOID].max())
+        raise ValueError(f"label {label} in the mask, allowed 0 to {num_classes - 1} and {VOID}")
