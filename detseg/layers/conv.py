@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-Activation = Literal["silu", "relu", "leaky_relu", "hardswish", "gelu", "identity"]
+Activation = Literal["silu", "relu", "leaky_relu", "hardswish", "gelu", "prelu", "identity"]
+
+ConvT = TypeVar("ConvT", nn.Conv2d, nn.ConvTranspose2d)
 
 BATCH_NORM_EPS = 1e-3
 BATCH_NORM_MOMENTUM = 0.03
 
 
-def make_activation(name: str) -> nn.Module:
-    """A new activation module.
+def make_activation(name: str, channels: int = 1) -> nn.Module:
+    """A new activation module; only ``prelu``, which learns a slope per channel, needs to know the ``channels``.
 
     Raises:
         ValueError: ``name`` is not one of the known activations.
@@ -32,9 +34,11 @@ def make_activation(name: str) -> nn.Module:
             return nn.Hardswish()
         case "gelu":
             return nn.GELU()
+        case "prelu":
+            return nn.PReLU(channels)
         case "identity":
             return nn.Identity()
-    raise ValueError(f"unknown activation {name!r}; use silu, relu, leaky_relu, hardswish, gelu or identity")
+    raise ValueError(f"unknown activation {name!r}; use silu, relu, leaky_relu, hardswish, gelu, prelu or identity")
 
 
 class ConvNormAct(nn.Module):
@@ -47,17 +51,21 @@ class ConvNormAct(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel: int = 1,
+        kernel: int | tuple[int, int] = 1,
         stride: int = 1,
         groups: int = 1,
         activation: str = "silu",
+        dilation: int = 1,
+        momentum: float = BATCH_NORM_MOMENTUM,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(
-            out_channels, eps=BATCH_NORM_EPS, momentum=BATCH_NORM_MOMENTUM
+        height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+        padding = (height // 2 * dilation, width // 2 * dilation)
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, (height, width), stride, padding, dilation, groups=groups, bias=False
         )
-        self.act = make_activation(activation)
+        self.bn: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS, momentum=momentum)
+        self.act = make_activation(activation, out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, H, W]`` -> ``[B, out_channels, ceil(H / stride), ceil(W / stride)]``."""
@@ -107,8 +115,11 @@ def make_conv(
 
 
 @torch.no_grad()
-def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    """A convolution with bias equal to ``norm(conv(x))`` in evaluation mode, computed in double precision."""
+def fold_batch_norm(conv: ConvT, norm: nn.BatchNorm2d) -> ConvT:
+    """A convolution with bias equal to ``norm(conv(x))`` in evaluation mode, computed in double precision.
+
+    ``conv`` may be transposed; it must not be grouped then.
+    """
     if norm.running_mean is None or norm.running_var is None:
         raise ValueError("batch norm without running statistics cannot be folded into a convolution")
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
@@ -116,7 +127,8 @@ def fold_batch_norm(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
     bias = shift if conv.bias is None else shift + conv.bias.double() * scale
     # A copy, because a new convolution would draw its initial weights from the global random state.
     folded = copy.deepcopy(conv)
-    folded.weight.copy_(conv.weight.double() * scale[:, None, None, None])
+    scale = scale[None, :, None, None] if isinstance(conv, nn.ConvTranspose2d) else scale[:, None, None, None]
+    folded.weight.copy_(conv.weight.double() * scale)
     folded.bias = nn.Parameter(bias.to(conv.weight.dtype))
     folded.requires_grad_(False)
     return folded

@@ -1,8 +1,9 @@
-"""Weights from files: our own safetensors, and the official YOLOX checkpoints under their own names."""
+"""Weights from files: our own safetensors, and the official YOLOX and LETNet checkpoints under their own names."""
 
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,49 @@ YOLOX_MODULES = (
 )
 YOLOX_PARTS = ((".m.", ".blocks."), (".dconv.", ".depthwise."), (".pconv.", ".pointwise."))
 
+# The front of a name of the published LETNet, as a pattern -> ours; \1 is the number of a stage or of a block.
+LETNET_MODULES = (
+    (r"init_conv\.", "stem."),
+    (r"bn_prelu_1\.", "stem.3."),
+    (r"downsample_(\d)\.bn_prelu\.", r"down\1.norm."),
+    (r"downsample_(\d)\.", r"down\1."),
+    (r"DAB_Block_(\d)\.DAB_Module_\d_", r"stage\1."),
+    (r"bn_prelu_2\.", "norm1."),
+    (r"bn_prelu_3\.", "norm2."),
+    (r"bn_prelu_4\.", "norm3."),
+    (r"transformer1\.atten\.", "transformer.attention."),
+    (r"transformer1\.mlp\.fc1\.", "transformer.mlp.0."),
+    (r"transformer1\.mlp\.fc2\.", "transformer.mlp.2."),
+    (r"transformer1\.", "transformer."),
+    (r"upsample_(\d)\.", r"up\1."),
+    (r"bn_prelu_5\.", "up1.norm."),
+    (r"bn_prelu_6\.", "up2.norm."),
+    (r"bn_prelu_7\.", "up3.norm."),
+    (r"PA1\.", "unused.0."),
+    (r"PA2\.", "unused.1."),
+    (r"PA3\.", "up3.attention."),
+    (r"LC(\d)\.dconv3x1\.", r"skip\1.first."),
+    (r"LC(\d)\.dconv1x3\.", r"skip\1.last."),
+    (r"classifier\.0\.conv\.", "classifier."),
+)
+LETNET_PARTS = (
+    (".bn_relu_1.", ".pre."),
+    (".bn_relu_2.", ".post."),
+    (".conv1x1_in.conv.", ".squeeze."),
+    (".conv1x1.conv.", ".unsqueeze."),
+    (".conv3x1.", ".dense.0."),
+    (".conv1x3.", ".dense.1."),
+    (".ddconv3x1.", ".far.0."),
+    (".ddconv1x3.", ".far.1."),
+    (".dconv3x1.", ".near.0."),
+    (".dconv1x3.", ".near.1."),
+    (".ca11.", ".near_weights."),
+    (".ca22.", ".far_weights."),
+    (".conv3x3.conv.", ".conv."),
+    (".bn_prelu.", "."),
+    (".acti.", ".act."),
+)
+
 NAMES_SHOWN = 10
 
 
@@ -60,8 +104,8 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
 
     Args:
         model: the network; the weights take its precision and device.
-        path: ``.safetensors`` in the model's own names; ``.pth`` or ``.pt`` with tensors only, a state dict or
-            ``{"model": state dict}``, in the model's own names or in those of YOLOX.
+        path: ``.safetensors``; ``.pth`` or ``.pt`` with tensors only, a state dict or ``{"model": state dict}``. The
+            names are the model's own, or those of YOLOX or of the published LETNet.
         strict: every weight of the file and of the model must find its match. Otherwise those without one keep their
             values and are reported: a detector for other classes starts from the rest.
 
@@ -103,6 +147,12 @@ def _own_name(name: str) -> str:
         if name.startswith(front):
             name = own_front + name.removeprefix(front)
             for part, own_part in YOLOX_PARTS:
+                name = name.replace(part, own_part)
+            return name
+    for pattern, own_front in LETNET_MODULES:
+        name, num_found = re.subn(rf"^{pattern}", own_front, name)
+        if num_found:
+            for part, own_part in LETNET_PARTS:
                 name = name.replace(part, own_part)
             return name
     return name

@@ -23,6 +23,12 @@ def test_activations(name: str, at_minus_two: float, at_two: float) -> None:
     torch.testing.assert_close(out, torch.tensor([at_minus_two, at_two]), rtol=1e-4, atol=1e-5)
 
 
+def test_prelu_learns_a_slope_per_channel() -> None:
+    activation = make_activation("prelu", 3)
+    assert isinstance(activation, nn.PReLU)
+    assert activation.weight.shape == (3,)
+
+
 def test_unknown_activation_is_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown activation 'swish'; use silu, .* or identity"):
         make_activation("swish")
@@ -36,6 +42,11 @@ def test_unknown_activation_is_refused() -> None:
 def test_sizes(kernel: int, stride: int, size: int, expected: int, depthwise: bool) -> None:
     out = make_conv(4, 6, kernel, stride, depthwise=depthwise)(torch.rand(1, 4, size, size))
     assert out.shape == (1, 6, expected, expected)
+
+
+@pytest.mark.parametrize(("kernel", "dilation"), [((3, 1), 4), ((1, 3), 4), (3, 2)])
+def test_dilation_and_flat_kernels_keep_the_size(kernel: int | tuple[int, int], dilation: int) -> None:
+    assert ConvNormAct(4, 6, kernel, dilation=dilation)(torch.rand(1, 4, 7, 5)).shape == (1, 6, 7, 5)
 
 
 def test_parameter_counts() -> None:
@@ -89,6 +100,13 @@ def test_folding_keeps_the_convolution_s_own_bias() -> None:
     folded = fold_batch_norm(conv, norm)
     assert folded.bias is not None
     assert (folded.weight.item(), folded.bias.item()) == (5.0, 12.0)
+
+
+def test_folding_into_a_transposed_convolution() -> None:
+    conv, norm = nn.ConvTranspose2d(3, 4, 3, 2, 1, output_padding=1), nn.BatchNorm2d(4)
+    _trained(norm)
+    x = torch.rand(2, 3, 5, 4)
+    torch.testing.assert_close(fold_batch_norm(conv, norm)(x), norm(conv(x)), rtol=1e-5, atol=1e-5)
 
 
 def test_folding_needs_statistics() -> None:

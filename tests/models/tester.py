@@ -19,7 +19,7 @@ class ModelTester:
     """What holds for every model, whatever it predicts.
 
     A subclass sets ``config`` (a config of the model, small enough for a CPU), ``sizes`` (heights and widths of images
-    that the model must take, odd multiples of its stride among them), and says what comes out.
+    that the model must take, odd ones or odd multiples of its stride among them), and says what comes out.
     """
 
     config: Any
@@ -36,19 +36,24 @@ class ModelTester:
         model: nn.Module = self.config.build(num_classes)
         return model
 
+    def outputs(self, model: nn.Module, images: Tensor) -> list[Tensor]:
+        """What the model gives, as a list also where it gives a single tensor."""
+        outputs: Tensor | list[Tensor] = model(images)
+        return [outputs] if isinstance(outputs, Tensor) else outputs
+
     def images(self, height: int = 64, width: int = 64) -> Tensor:
         generator = torch.Generator().manual_seed(1)
         return torch.rand(self.batch_size, 3, height, width, generator=generator)
 
     def test_class_counts_and_shapes(self) -> None:
         for num_classes in self.class_counts:
-            outputs = self.build(num_classes)(self.images())
+            outputs = self.outputs(self.build(num_classes), self.images())
             assert [tuple(output.shape[1:]) for output in outputs] == self.expected_shapes(num_classes, 64, 64)
 
     def test_image_sizes(self) -> None:
         model = self.build()
         for height, width in self.sizes:
-            outputs = model(self.images(height, width))
+            outputs = self.outputs(model, self.images(height, width))
             assert [tuple(output.shape[1:]) for output in outputs] == self.expected_shapes(3, height, width)
 
     def test_no_classes_is_refused(self) -> None:
@@ -57,7 +62,7 @@ class ModelTester:
 
     def test_every_trained_parameter_gets_a_finite_gradient(self) -> None:
         model = self.build().train()
-        sum((output**2).mean() for output in model(self.images())).backward()
+        sum((output**2).mean() for output in self.outputs(model, self.images())).backward()
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
                 assert parameter.grad is not None, name
@@ -68,7 +73,7 @@ class ModelTester:
         model = self.build().eval()
         images = self.images()
         with torch.no_grad():
-            together, alone = model(images), model(images[:1])
+            together, alone = self.outputs(model, images), self.outputs(model, images[:1])
         for one, other in zip(together, alone, strict=True):
             torch.testing.assert_close(one[:1], other, rtol=1e-4, atol=1e-5)
 
@@ -79,7 +84,8 @@ class ModelTester:
         duplicate = copy.deepcopy(model).eval()
         model.eval()
         with torch.no_grad():
-            for one, other in zip(model(self.images()), duplicate(self.images()), strict=True):
+            images = self.images()
+            for one, other in zip(self.outputs(model, images), self.outputs(duplicate, images), strict=True):
                 torch.testing.assert_close(one, other, rtol=0, atol=0)
 
     def test_weights_survive_a_file(self, tmp_path: Path) -> None:
@@ -92,7 +98,10 @@ class ModelTester:
         assert report.unused == report.missing == ()
         assert set(report.mapped) == set(model.state_dict())
         with torch.no_grad():
-            for before, after in zip(model.eval()(self.images()), other.eval()(self.images()), strict=True):
+            images = self.images()
+            for before, after in zip(
+                self.outputs(model.eval(), images), self.outputs(other.eval(), images), strict=True
+            ):
                 torch.testing.assert_close(before, after, rtol=0, atol=0)
 
     def test_config_survives_plain_data(self) -> None:
