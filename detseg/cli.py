@@ -63,7 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("--format", help="needed only where the layout is ambiguous")
     check.add_argument("--fast", action="store_true", help="read the headers of the pictures only")
     check.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
-    check.add_argument("--preview", type=Path, metavar="DIR", help="draw augmented training batches with their boxes")
+    check.add_argument(
+        "--preview", type=Path, metavar="DIR", help="draw augmented training batches with their boxes or masks"
+    )
     check.add_argument("--config", type=Path, help="with --preview: take size and augmentation from this configuration")
     check.set_defaults(run=_check)
 
@@ -100,33 +102,57 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--batch-size", type=int, default=16)
     evaluate.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file")
-    evaluate.add_argument("-o", "--output", type=Path, metavar="DIR", help="write metrics, detections and curves here")
-    _add_postprocess(evaluate, confidence=None)
+    evaluate.add_argument("-o", "--output", type=Path, metavar="DIR", help="write metrics, plots and pictures here")
+    _add_postprocess(evaluate)
     evaluate.set_defaults(run=_eval)
 
     predict = verbs.add_parser("predict", help="run a model on pictures")
     predict.add_argument("model", type=Path, help="a .safetensors file")
     predict.add_argument("sources", nargs="+", metavar="SOURCE", help="pictures, folders or globs")
     predict.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR")
-    predict.add_argument("--save", default="picture,coco", help="what to write: picture, coco (default both)")
+    predict.add_argument(
+        "--save",
+        help="what to write: picture, video, and coco (boxes; default picture,coco) or mask, ids (masks; default "
+        "picture,mask)",
+    )
+    predict.add_argument("--fps", type=float, default=25.0, help="pictures per second of the video (default 25)")
     predict.add_argument("--batch-size", type=int, default=16)
-    _add_postprocess(predict, confidence=0.25)
+    _add_postprocess(predict)
     predict.set_defaults(run=_predict)
     return parser
 
 
-def _add_postprocess(parser: argparse.ArgumentParser, confidence: float | None) -> None:
-    shown = "as in the model file" if confidence is None else str(confidence)
-    parser.add_argument("--conf", type=float, default=confidence, help=f"lowest score that counts (default {shown})")
-    parser.add_argument(
-        "--iou", type=float, help="overlap above which boxes are one object (default: as in the model file)"
-    )
-    parser.add_argument("--max-det", type=int, help="most objects per picture (default: as in the model file)")
+def _add_postprocess(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    parser.add_argument("--size", type=_size, metavar="HxW", help="input size (default: as in the model file)")
+    boxes = parser.add_argument_group("boxes (default: as in the model file; predict: confidence 0.25)")
+    boxes.add_argument("--conf", type=float, dest="confidence", help="lowest score that counts")
+    boxes.add_argument("--iou", type=float, help="overlap above which boxes are one object")
+    boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per picture")
+    masks = parser.add_argument_group("masks (default: as in the model file)")
+    masks.add_argument("--scales", type=_numbers, metavar="S,S,...", help="average over the input at these scales")
+    masks.add_argument("--flip", action="store_true", default=None, help="average over the input and its mirror image")
+    masks.add_argument("--window", type=_size, metavar="HxW", help="slide a window of this size over the input")
+    masks.add_argument("--overlap", type=float, help="share by which windows overlap")
 
 
-def _postprocess_settings(options: argparse.Namespace) -> dict[str, float | int]:
-    chosen = {"confidence": options.conf, "iou": options.iou, "max_detections": options.max_det}
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)[x,]([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected height x width, such as 360x480, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0.75,1.0,1.25, got {text!r}") from None
+
+
+def _postprocess_settings(options: argparse.Namespace) -> dict[str, object]:
+    names = ("confidence", "iou", "max_detections", "scales", "flip", "window", "overlap")
+    chosen = {name: getattr(options, name) for name in names}
     return {name: value for name, value in chosen.items() if value is not None}
 
 
@@ -179,6 +205,7 @@ def _eval(options: argparse.Namespace) -> int:
         json_path=options.json,
         output=options.output,
         postprocess=_postprocess_settings(options),
+        size=options.size,
     )
 
 
@@ -189,10 +216,12 @@ def _predict(options: argparse.Namespace) -> int:
         options.model,
         options.sources,
         output=options.output,
-        save=options.save.split(","),
+        save=None if options.save is None else options.save.split(","),
         batch_size=options.batch_size,
         device=options.device,
         postprocess=_postprocess_settings(options),
+        size=options.size,
+        fps=options.fps,
     )
 
 

@@ -5,17 +5,16 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from detseg.config import load_config
-from detseg.data.dataset import Dataset
 from detseg.data.open import open_dataset
 from detseg.data.preview import preview
 from detseg.engine.evaluate import evaluate
+from detseg.engine.gallery import PICTURES_NAME, Gallery
 from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.engine.report import write_metrics, write_report
 from detseg.engine.run import CONFIG_NAME, train
@@ -23,7 +22,7 @@ from detseg.engine.settings import RunConfig
 from detseg.evaluation.report import format_table
 from detseg.models.load_weights import load_weights
 from detseg.tasks.base import Task
-from detseg.tasks.package import PackageConfig, default_device, load_package
+from detseg.tasks.package import PackageConfig, adapt_task, default_device, load_package
 
 # What may change when a run goes on: where things are and how fast they come, not what is learned.
 _RESUME_OVERRIDES = ("data.path", "data.num_workers", "data.cache", "train.device")
@@ -79,6 +78,7 @@ def eval_command(
     json_path: Path | None,
     output: Path | None,
     postprocess: Mapping[str, Any],
+    size: tuple[int, int] | None,
 ) -> int:
     """``detseg eval``. Returns 0."""
     chosen = default_device(device)
@@ -88,20 +88,27 @@ def eval_command(
         if weights is None:
             raise ValueError(f"{model_path} is a configuration; name the weights to evaluate with --weights FILE")
         config = load_config(RunConfig, model_path)
-        stated_format = config.data.format if data is None else None
+        own = config.data if data is None else None
         data = data or str(config.data.path)
-        dataset = _dataset(data, split, format or stated_format)
-        task_config = replace(config.task, postprocess=replace(config.task.postprocess, **postprocess))
+        chosen_format, description = (format or own.format, own.description) if own else (format, None)
+        dataset = open_dataset(data, split, chosen_format, config.task.truth, description)
+        task_config = adapt_task(config.task, postprocess, size)
         model, task = PackageConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
         load_weights(model, weights)
     else:
         if data is None:
             raise ValueError("name the data to evaluate on: --data FOLDER_OR_YAML, or --data shapes")
-        package = load_package(model_path, postprocess=postprocess)
+        package = load_package(model_path, postprocess=postprocess, size=size)
         model, task = package.model, package.task
-        dataset = _dataset(data, split, format)
-    evaluator: Any = evaluate(
-        model.to(chosen), task, dataset, batch_size=batch_size, num_workers=num_workers, device=chosen
+        dataset = open_dataset(data, split, format, task.truth)
+    evaluator = evaluate(
+        model.to(chosen),
+        task,
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        device=chosen,
+        on_result=Gallery(task, dataset, output / PICTURES_NAME) if output else None,
     )
     metrics = evaluator.compute()
     table = (
@@ -118,10 +125,13 @@ def preview_command(data: str, output: Path, format: str | None, config_path: Pa
     if config_path is None:
         return preview(data, output, format=format)
     config = load_config(RunConfig, config_path)
-    spec, train = config.task.input, config.train
-    size, seed, batch_size = (spec.height, spec.width), train.seed, train.batch_size
-    return preview(data, output, format=format, config=config.augment, size=size, seed=seed, batch_size=batch_size)
-
-
-def _dataset(path: str, split: str, format: str | None) -> Dataset:
-    return open_dataset(path, split, None if path == "shapes" else format)
+    return preview(
+        data,
+        output,
+        format=format,
+        truth=config.task.truth,
+        config=config.augment,
+        size=config.task.train_size,
+        seed=config.train.seed,
+        batch_size=config.train.batch_size,
+    )

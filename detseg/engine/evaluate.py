@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,6 @@ from detseg.data.dataset import Dataset
 from detseg.data.loader import EvalLoader
 from detseg.engine.distributed import Group
 from detseg.evaluation.base import Evaluator
-from detseg.structures import Detections
 from detseg.tasks.base import Batch, Task
 from detseg.tasks.package import match_classes
 
@@ -29,11 +28,13 @@ def evaluate(
     num_workers: int = 0,
     group: Group | None = None,
     bar: bool = True,
+    on_result: Callable[[int, Any, Any], None] | None = None,
 ) -> Evaluator:
     """Run ``model`` over ``dataset`` and gather all results in an evaluator, on every process of ``group``.
 
     The classes of the data set decide: a prediction of a class that the data set does not have is left out, and a class
-    of the data set that the model does not have is an error.
+    of the data set that the model does not have is an error. ``on_result`` is told of every image on this process: its
+    index in the data set, what was found, and what is true.
 
     Raises:
         ValueError: the model does not know a class of the data set.
@@ -60,20 +61,18 @@ def evaluate(
         with torch.inference_mode():
             for batch in batches:
                 images = task.normalize(batch.images.to(device, non_blocking=True))
-                for result in task.postprocess(model(images), batch.placements):
+                for found in task.predict(model, images, batch.placements):
                     index = next(indices)
-                    evaluator.update(dataset.image_id(index), _relabel(result, to_dataset), dataset.ground_truth(index))
+                    result, truth = task.relabel(found, to_dataset), task.ground_truth(dataset, index)
+                    evaluator.update(dataset.image_id(index), result, truth)
+                    if on_result is not None:
+                        on_result(index, result, truth)
     finally:
         loader.close()
         model.train(was_training)
     if group.world_size > 1:
         evaluator.merge(_exchange(evaluator.state(), group, device))
     return evaluator
-
-
-def _relabel(result: Detections, to_dataset: np.ndarray[Any, np.dtype[np.int64]]) -> Detections:
-    labels = to_dataset[result.labels]
-    return replace(result, labels=labels).select(labels >= 0)
 
 
 def _exchange(state: dict[str, Any], group: Group, device: torch.device) -> list[dict[str, Any]]:

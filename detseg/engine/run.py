@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +19,15 @@ from detseg.data.open import open_dataset
 from detseg.engine.checkpoint import STATE_NAME, load_state
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
 from detseg.engine.evaluate import evaluate
+from detseg.engine.gallery import PICTURES_NAME, Gallery
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.plots import plot_history
 from detseg.engine.report import write_report
 from detseg.engine.settings import DataConfig, RunConfig
 from detseg.engine.trainer import Trainer
-from detseg.files import remove_partial_files
+from detseg.files import remove_partial_files, write_text
 from detseg.models.load_weights import load_weights
-from detseg.structures import Metrics
+from detseg.structures import Metrics, Truth
 from detseg.tasks.base import Batch
 from detseg.tasks.package import PackageConfig, load_package, match_classes, save_package
 
@@ -60,16 +61,20 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
             raise FileExistsError(
                 f"{run_dir} holds a run already; go on with --resume {run_dir} or choose another folder with -o"
             )
-        train_set = _open(config.data, config.data.train_split, config.data.cache_max_side)
+        truth = config.task.truth
+        train_set = _open(config.data, config.data.train_split, truth, config.data.cache_max_side)
         # Never reduced: a validation picture is measured as it is.
-        val_set = _open(config.data, config.data.val_split, None)
+        val_set = _open(config.data, config.data.val_split, truth, None)
         match_classes(train_set.class_names, val_set.class_names)  # now, not after the first epoch
         package = PackageConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
         trainer = build_trainer(config, package, train_set, val_set, run_dir, group, device, bar=bar)
+        learned_from_data = trainer.task.prepare(train_set)
         if group.is_main:
             run_dir.mkdir(parents=True, exist_ok=True)
             remove_partial_files(run_dir)
             save_config(config, run_dir / CONFIG_NAME)
+            for name, content in learned_from_data.items():
+                write_text(run_dir / f"{name}.json", json.dumps(content, indent=2) + "\n")
         group.barrier()
         if state is not None:
             trainer.load_state_dict(state)
@@ -84,8 +89,8 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
         leave_group()
 
 
-def _open(data: DataConfig, split: str, max_side: int | None) -> Dataset:
-    dataset = open_dataset(data.path, split, data.format)
+def _open(data: DataConfig, split: str, truth: Truth, max_side: int | None) -> Dataset:
+    dataset = open_dataset(data.path, split, data.format, truth, data.description)
     if data.cache == "none":
         return dataset
     return CachedDataset(dataset, data.cache, max_side)
@@ -125,7 +130,7 @@ def build_trainer(
         task.collate,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        size=(task.spec.height, task.spec.width),
+        size=task.train_size,
         num_epochs=settings.epochs,
         close_last_epochs=config.augment.close_last_epochs,
         num_workers=config.data.num_workers,
@@ -171,8 +176,15 @@ def _report(
     """Evaluate the best model once more and draw the run's curves."""
     best = load_package(run_dir / "best.safetensors")
     batch_size = config.train.eval_batch_size or config.train.batch_size
-    evaluator: Any = evaluate(
-        best.model.to(device), best.task, val_set, batch_size=batch_size, device=device, group=group, bar=bar
+    evaluator = evaluate(
+        best.model.to(device),
+        best.task,
+        val_set,
+        batch_size=batch_size,
+        device=device,
+        group=group,
+        bar=bar,
+        on_result=Gallery(best.task, val_set, run_dir / PICTURES_NAME),
     )
     metrics = evaluator.compute()
     table = ""

@@ -18,13 +18,15 @@ class DataConfig:
     """Where the data is and how it is read.
 
     ``path``: a folder in a known layout, a YAML, or the word ``shapes`` for the built-in set; ``format`` is needed only
-    where the layout is ambiguous. ``num_workers``: processes that read and augment. ``cache``: decoded images kept in
-    memory (``ram``) or outside the data set (``disk``), those for training reduced to ``cache_max_side`` pixels on the
-    longer side where given. ``on_bad_image``: what a training picture that cannot be read does.
+    where the layout is ambiguous. ``description``: a data set's YAML whose keys, but ``path``, describe a folder that
+    has none of its own. ``num_workers``: processes that read and augment. ``cache``: decoded images kept in memory
+    (``ram``) or outside the data set (``disk``), those for training reduced to ``cache_max_side`` pixels on the longer
+    side where given. ``on_bad_image``: what a training picture that cannot be read does.
     """
 
     path: Literal["shapes"] | InputPath = "shapes"
     format: str | None = None
+    description: InputPath | None = None
     train_split: str = "train"
     val_split: str = "val"
     num_workers: int = 2

@@ -11,11 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from detseg.inference.predictor import Predictor
+from detseg.runtime.saving import DEFAULT_SAVE, make_writers
 from detseg.runtime.sources import expand_sources
-from detseg.runtime.writers import CocoWriter, DetectionWriter, PictureWriter
 from detseg.tasks.package import default_device, load_package
 
-SAVE_KINDS = ("picture", "coco")
 EXIT_SOME_FAILED = 1
 
 
@@ -24,34 +23,29 @@ def predict_command(
     sources: Sequence[str],
     *,
     output: Path,
-    save: Sequence[str],
+    save: Sequence[str] | None,
     batch_size: int,
     device: str,
     postprocess: Mapping[str, Any],
+    size: tuple[int, int] | None,
+    fps: float,
 ) -> int:
     """``detseg predict``. Returns 0, or ``EXIT_SOME_FAILED`` where a picture could not be read; the rest goes on."""
-    unknown = [kind for kind in save if kind not in SAVE_KINDS]
-    if unknown:
-        raise ValueError(f"--save: unknown {', '.join(unknown)}; allowed are {', '.join(SAVE_KINDS)}")
     paths = expand_sources(sources)
-    package = load_package(model_path, postprocess=postprocess)
-    predictor = Predictor(package.model, package.task, package.task.spec, default_device(device))
+    package = load_package(model_path, postprocess=postprocess, size=size, for_prediction=True)
+    model: Any = package.model
+    task, config = package.task, package.config
+    kinds = DEFAULT_SAVE[task.name] if save is None else save
     failures: list[str] = []
-    num_objects = 0
     with ExitStack() as stack:
-        writers: list[DetectionWriter] = []
-        if "picture" in save:
-            writers.append(stack.enter_context(PictureWriter(output, package.config.class_names, paths)))
-        if "coco" in save:
-            results = output / "detections.json"
-            coco = CocoWriter(results, package.config.class_names, package.config.category_ids)
-            writers.append(stack.enter_context(coco))
+        made = make_writers(kinds, task.name, output, config.class_names, config.category_ids, paths, fps)
+        writers = [stack.enter_context(writer) for writer in made]
+        predictor = Predictor(model.fuse(), task, default_device(device))
         predictions = predictor.predict(paths, batch_size, on_error=lambda path, error: failures.append(str(error)))
         for prediction in tqdm(predictions, total=len(paths), desc="predict", unit="picture", leave=False):
-            num_objects += len(prediction.detections)
             for writer in writers:
-                writer.write(prediction.path or "", prediction.image, prediction.detections)
-    print(f"{len(paths) - len(failures)} of {len(paths)} pictures, {num_objects} objects; results are in {output}")
+                writer.write(prediction.path or "", prediction.image, prediction.result)
+    print(f"{len(paths) - len(failures)} of {len(paths)} pictures; results are in {output}")
     for failure in failures:
         print(f"not read: {failure}", file=sys.stderr)
     return EXIT_SOME_FAILED if failures else 0

@@ -1,4 +1,4 @@
-"""Prediction on images: files or arrays in, detections in original pixels out, one at a time and in order."""
+"""Prediction on images: files or arrays in, results in original pixels out, one at a time and in order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detseg.runtime.geometry import InputSpec, letterbox
 from detseg.runtime.images import ImageError, read_image
-from detseg.structures import ByteArray, Detections, Placement
+from detseg.structures import ByteArray, Detections, LabelMap, Placement
 
 Source = Path | str | ByteArray
 
@@ -22,36 +22,36 @@ Source = Path | str | ByteArray
 class PredictionTask(Protocol):
     """What the predictor needs of a task."""
 
+    spec: InputSpec
+
     def normalize(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` uint8 RGB -> the float input of the model."""
 
-    def postprocess(self, raw: Any, placements: Sequence[Placement]) -> list[Detections]:
-        """The model's raw output -> the detections of each image, in original pixels."""
+    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[Any]:
+        """Normalized images through the model -> the result for each image, in original pixels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """``image`` ``[H, W, 3]`` uint8 RGB as it was read, ``path`` where it came from (None for an array)."""
+    """``image`` ``[H, W, 3]`` uint8 RGB as it was read, ``path`` where it came from (None for an array), ``result``
+    what the task found in it, in pixels of ``image``."""
 
     path: Path | None
     image: ByteArray
-    detections: Detections
+    result: Detections | LabelMap
 
 
 class Predictor:
-    """Runs ``model`` on images, letterboxed to ``spec`` each on its own, so that batches may mix sizes freely.
+    """Runs ``model`` on images, letterboxed to the task's input each on its own, so that batches may mix sizes freely.
 
-    The geometry of an image, and with it its detections, does not depend on the others in its batch. The model is moved
+    The geometry of an image, and with it its result, does not depend on the others in its batch. The model is moved
     to ``device`` and put into evaluation mode.
     """
 
-    def __init__(
-        self, model: nn.Module, task: PredictionTask, spec: InputSpec, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, model: nn.Module, task: PredictionTask, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval()
         self.task = task
-        self.spec = spec
 
     def predict(
         self,
@@ -59,7 +59,7 @@ class Predictor:
         batch_size: int = 1,
         on_error: Callable[[Path, ImageError], None] | None = None,
     ) -> Iterator[Prediction]:
-        """Detections for each of ``sources``: paths, or arrays ``[H, W, 3]`` uint8 RGB, in their order.
+        """The result for each of ``sources``: paths, or arrays ``[H, W, 3]`` uint8 RGB, in their order.
 
         Sources are taken as needed and at most ``batch_size`` images are held, so they may be endless. A file that
         cannot be read goes to ``on_error`` and the next one takes its place; without ``on_error`` its error is raised.
@@ -78,16 +78,16 @@ class Predictor:
         self, images: Iterator[tuple[Path | None, ByteArray]], batch_size: int
     ) -> Iterator[Prediction]:
         while batch := list(islice(images, batch_size)):
-            detections = self._detect([image for _, image in batch])
-            for (path, image), found in zip(batch, detections, strict=True):
-                yield Prediction(path, image, found)
+            results = self._run([image for _, image in batch])
+            for (path, image), result in zip(batch, results, strict=True):
+                yield Prediction(path, image, result)
 
     @torch.inference_mode()
-    def _detect(self, images: list[ByteArray]) -> list[Detections]:
-        placed = [letterbox(image, self.spec) for image in images]
+    def _run(self, images: list[ByteArray]) -> list[Any]:
+        placed = [letterbox(image, self.task.spec) for image in images]
         pixels = np.stack([image for image, _ in placed]).transpose(0, 3, 1, 2)
         inputs = self.task.normalize(torch.from_numpy(pixels).to(self.device).contiguous())
-        return self.task.postprocess(self.model(inputs), [placement for _, placement in placed])
+        return self.task.predict(self.model, inputs, [placement for _, placement in placed])
 
     @staticmethod
     def _read(

@@ -1,3 +1,6 @@
 """What differs by task: collate, loss, postprocess and evaluator. Nothing else in detseg asks which task it is."""
 
-TASKS: dict[str, str] = {"detection": "detseg.tasks.detection:DetectionTaskConfig"}
+TASKS: dict[str, str] = {
+    "detection": "detseg.tasks.detection:DetectionTaskConfig",
+    "semantic": "detseg.tasks.semantic:SemanticTaskConfig",
+}

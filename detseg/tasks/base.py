@@ -6,12 +6,32 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, Self
 
-from torch import Tensor
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from detseg.evaluation.base import Evaluator
 from detseg.losses.base import LossSum
 from detseg.runtime.geometry import InputSpec
-from detseg.structures import Detections, Placement, Sample
+from detseg.structures import ByteArray, Detections, GroundTruth, IntArray, LabelMap, Placement, Sample, Truth
+
+Result = Detections | LabelMap
+"""What a task finds in one image."""
+
+
+class TruthSource(Protocol):
+    """What a task needs of a data set: what is true of each of its images."""
+
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        """The objects in image ``index``."""
+
+    def mask(self, index: int) -> ByteArray:
+        """The class positions of the pixels of image ``index``, at its original size."""
 
 
 @dataclass(frozen=True)
@@ -39,10 +59,21 @@ class Batch:
 class Task(Protocol):
     """One kind of prediction: how samples become a batch, raw output a loss or a result, and how that is judged."""
 
+    name: str
+    """As in the table of tasks; the writers of results go by it."""
+    truth: Truth
+    """What it learns from, and so which of a data set's truths is opened for it."""
     class_names: tuple[str, ...]
     spec: InputSpec
+    """What images are made into for evaluation and prediction."""
+    train_size: tuple[int, int]
+    """Height and width of training images."""
     stride: int
-    """Heights and widths of inputs are multiples of it."""
+    """Heights and widths of training images are multiples of it."""
+
+    def prepare(self, data: TruthSource) -> dict[str, Any]:
+        """Look at the training set before training starts; returns what is worth keeping beside the run, as plain
+        data by name."""
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Samples of one size -> a batch."""
@@ -53,8 +84,41 @@ class Task(Protocol):
     def loss(self, raw: Any, batch: Batch) -> LossSum:
         """The raw output of the model -> loss parts, summed over the batch, and what to divide them by."""
 
-    def postprocess(self, raw: Any, placements: Sequence[Placement]) -> list[Detections]:
-        """The raw output of the model -> one result per image, in pixels of the original images."""
+    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[Any]:
+        """Normalized ``images`` through ``model`` -> one :data:`Result` per image, in pixels of the original images."""
 
     def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Evaluator:
         """A fresh evaluator for the classes of a data set."""
+
+    def ground_truth(self, data: TruthSource, index: int) -> Any:
+        """What the evaluator takes as true of image ``index``."""
+
+    def relabel(self, result: Any, positions: IntArray) -> Any:
+        """``result`` with class ``positions[label]`` in place of ``label``; what has position -1 is left out."""
+
+    def compare(self, image: ByteArray, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
+        """One picture that shows ``image``, ``[H, W, 3]`` uint8 RGB, with its truth and what was found."""
+
+
+def normalize_images(images: Tensor, spec: InputSpec) -> Tensor:
+    """``[B, 3, H, W]`` uint8 RGB -> float32 ``(pixel - mean) / std`` in the channel order of ``spec``."""
+    values = images.float()
+    if spec.channel_order == "bgr":
+        values = values.flip(1)
+    if any(spec.mean):
+        values = values - values.new_tensor(spec.mean).view(1, 3, 1, 1)
+    if any(std != 1 for std in spec.std):
+        values = values / values.new_tensor(spec.std).view(1, 3, 1, 1)
+    return values
+
+
+def make_batch(samples: Sequence[Sample], targets: dict[str, Tensor]) -> Batch:
+    """The batch of ``samples`` of one size with these ``targets``."""
+    images = np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)
+    return Batch(
+        images=torch.from_numpy(images),
+        targets=targets,
+        image_ids=tuple(sample.image_id for sample in samples),
+        paths=tuple(sample.path for sample in samples),
+        placements=tuple(sample.placement for sample in samples),
+    )

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detseg.config import choice
 from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.losses import LOSSES
+from detseg.losses import DETECTION_LOSSES
 from detseg.losses.base import LossSum
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode
 from detseg.ops.nms import select_detections
 from detseg.runtime.geometry import InputSpec
-from detseg.structures import Detections, Placement, Sample
-from detseg.tasks.base import Batch
+from detseg.runtime.show import compare_boxes
+from detseg.structures import ByteArray, Detections, GroundTruth, IntArray, Placement, Sample, Truth
+from detseg.tasks.base import Batch, TruthSource, make_batch, normalize_images
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,23 @@ class PostprocessConfig:
 
 @dataclass(frozen=True)
 class DetectionTaskConfig:
-    """Settings of detection; ``input`` is the size and the preprocessing that the model sees."""
+    """Settings of detection; ``input`` is the size and the preprocessing that the model sees.
+
+    ``prediction_settings`` replace those of ``postprocess`` where pictures are predicted, not evaluated.
+    """
+
+    truth: ClassVar[Truth] = "boxes"
+    prediction_settings: ClassVar[dict[str, Any]] = {"confidence": 0.25}
 
     name: Literal["detection"] = "detection"
     input: InputSpec = field(default_factory=lambda: InputSpec(640, 640))
-    loss: Any = choice(LOSSES, default="tal")
+    loss: Any = choice(DETECTION_LOSSES, default="tal")
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """Height and width of training images."""
+        return self.input.height, self.input.width
 
     def build(
         self, model: Detector, class_names: Sequence[str], category_ids: Sequence[int] | None = None
@@ -83,7 +95,10 @@ class DetectionTask:
         category_ids: Sequence[int] | None = None,
     ) -> None:
         self.config = config
+        self.name: str = config.name
+        self.truth = config.truth
         self.spec = config.input
+        self.train_size = config.train_size
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(1, len(self.class_names) + 1))
         self.kind = model.head.kind
@@ -97,6 +112,10 @@ class DetectionTask:
                 f"the model's head is {self.kind!r}"
             )
 
+    def prepare(self, data: TruthSource) -> dict[str, Any]:
+        """Nothing: the loss needs to know nothing of the training set."""
+        return {}
+
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Samples of one size -> a batch with ``boxes_xyxy`` ``[B, M, 4]`` and ``labels`` ``[B, M]``, where M is the
         largest number of objects in an image and label -1 marks padding. Crowd regions are no targets."""
@@ -108,30 +127,21 @@ class DetectionTask:
             count = int(keep.sum())
             boxes_xyxy[row, :count] = sample.boxes_xyxy[keep]
             labels[row, :count] = sample.labels[keep]
-        images = np.stack([sample.image for sample in samples]).transpose(0, 3, 1, 2)
-        return Batch(
-            images=torch.from_numpy(images),
-            targets={"boxes_xyxy": torch.from_numpy(boxes_xyxy), "labels": torch.from_numpy(labels)},
-            image_ids=tuple(sample.image_id for sample in samples),
-            paths=tuple(sample.path for sample in samples),
-            placements=tuple(sample.placement for sample in samples),
-        )
+        targets = {"boxes_xyxy": torch.from_numpy(boxes_xyxy), "labels": torch.from_numpy(labels)}
+        return make_batch(samples, targets)
 
     def normalize(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` uint8 RGB -> float32 ``(pixel - mean) / std`` in the model's channel order."""
-        values = images.float()
-        if self.spec.channel_order == "bgr":
-            values = values.flip(1)
-        if any(self.spec.mean):
-            values = values - values.new_tensor(self.spec.mean).view(1, 3, 1, 1)
-        if any(std != 1 for std in self.spec.std):
-            values = values / values.new_tensor(self.spec.std).view(1, 3, 1, 1)
-        return values
+        return normalize_images(images, self.spec)
 
     def loss(self, raw: list[Tensor], batch: Batch) -> LossSum:
         """Raw maps per level -> the loss parts of the configured assignment."""
         loss: LossSum = self.criterion(raw, batch.targets["boxes_xyxy"], batch.targets["labels"])
         return loss
+
+    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[Detections]:
+        """Normalized ``[B, 3, H, W]`` -> the objects in each image."""
+        return self.postprocess(model(images), placements)
 
     def postprocess(self, raw: list[Tensor], placements: Sequence[Placement]) -> list[Detections]:
         """Raw maps per level -> decoded, filtered, NMS applied, in pixels of the original images."""
@@ -155,3 +165,18 @@ class DetectionTask:
     def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> CocoEvaluator:
         """COCO's average precision for the classes of a data set."""
         return CocoEvaluator(class_names, category_ids)
+
+    def ground_truth(self, data: TruthSource, index: int) -> GroundTruth:
+        """The annotated objects of image ``index``."""
+        return data.ground_truth(index)
+
+    def relabel(self, result: Detections, positions: IntArray) -> Detections:
+        """``result`` with other class positions, without the objects whose class has position -1."""
+        labels = positions[result.labels]
+        return replace(result, labels=labels).select(labels >= 0)
+
+    def compare(
+        self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
+    ) -> ByteArray:
+        """The annotated objects beside those found."""
+        return compare_boxes(image, truth, result, class_names)

@@ -100,20 +100,28 @@ def read_header(path: Path) -> PackageConfig:
     return from_dict(PackageConfig, header, str(path))
 
 
-def load_package(path: Path, *, postprocess: Mapping[str, Any] | None = None) -> Package:
+def load_package(
+    path: Path,
+    *,
+    postprocess: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+    for_prediction: bool = False,
+) -> Package:
     """Read a model file on the CPU.
 
     Args:
         path: a ``.safetensors`` file written by :func:`save_package`.
         postprocess: settings that replace those in the header, such as ``{"confidence": 0.25}``.
+        size: height and width of the input, in place of that in the header.
+        for_prediction: begin with the task's settings for prediction instead of those for evaluation.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_header`; also where weights and header disagree.
+        FileNotFoundError, ValueError: see :func:`read_header`; also where weights and header disagree, and for settings
+            that the task does not have.
     """
     config = read_header(path)
-    if postprocess:
-        task = replace(config.task, postprocess=replace(config.task.postprocess, **postprocess))
-        config = replace(config, task=task)
+    settings = dict(config.task.prediction_settings if for_prediction else {}) | dict(postprocess or {})
+    config = replace(config, task=adapt_task(config.task, settings, size))
     model, task = config.build()
     weights = load_file(path)
     expected = model.state_dict()
@@ -125,6 +133,24 @@ def load_package(path: Path, *, postprocess: Mapping[str, Any] | None = None) ->
         raise ValueError(f"{path}: header and weights disagree about {len(wrong)} tensors: {', '.join(wrong[:5])}")
     model.load_state_dict(weights)
     return Package(model.eval(), task, config)
+
+
+def adapt_task(config: Any, postprocess: Mapping[str, Any], size: tuple[int, int] | None = None) -> Any:
+    """The configuration of a task with other settings of its postprocessing, and another input size.
+
+    Raises:
+        ValueError: the task has no such setting, or its value is not allowed.
+    """
+    known = [one.name for one in fields(config.postprocess)]
+    unknown = [name for name in postprocess if name not in known]
+    if unknown:
+        raise ValueError(
+            f"the task {config.name} has no setting {', '.join(unknown)}; its settings are {', '.join(known)}"
+        )
+    config = replace(config, postprocess=replace(config.postprocess, **postprocess))
+    if size is not None:
+        config = replace(config, input=replace(config.input, height=size[0], width=size[1]))
+    return config
 
 
 def match_classes(model_names: Sequence[str], data_names: Sequence[str]) -> list[int]:

@@ -59,13 +59,13 @@ def objects(package: Package, tmp_path_factory: pytest.TempPathFactory) -> dict[
     paths = [folder / f"{number}.png" for number in range(NUM_IMAGES)]
     for path in paths:
         write_image(path, rng.integers(0, 256, (48, 80, 3), np.uint8))
-    predictor = Predictor(package.model, package.task, package.task.spec)
+    predictor = Predictor(package.model, package.task)
     found: dict[str, list[tuple[str, list[float]]]] = {}
     for prediction in predictor.predict(paths):
-        boxes = prediction.detections.boxes_xyxy.astype(float)
+        boxes = prediction.result.boxes_xyxy.astype(float)
         boxes[:, 2:] -= boxes[:, :2]
         boxes *= rng.uniform(0.9, 1.1, boxes.shape)
-        rows = zip(prediction.detections.labels.tolist(), boxes.round(2).tolist(), strict=True)
+        rows = zip(prediction.result.labels.tolist(), boxes.round(2).tolist(), strict=True)
         found[str(prediction.path)] = [(CLASSES[label], box) for label, box in list(rows)[::3] if min(box[2:]) > 4]
     return found
 

@@ -56,6 +56,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
         "last.safetensors",
         "metrics.json",
         "metrics.jsonl",
+        "pictures",
         "pr_curve.png",
         "state.previous.pt",
         "state.pt",

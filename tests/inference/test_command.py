@@ -58,6 +58,8 @@ def predict(model: Path, sources: list[str], output: Path, **changes: Any) -> in
         "batch_size": 2,
         "device": "cpu",
         "postprocess": SETTINGS,
+        "size": None,
+        "fps": 25.0,
     }
     return predict_command(model, sources, **{**options, **changes})
 
@@ -72,7 +74,7 @@ def test_one_bad_picture_does_not_stop_the_others(
 
     package = load_package(model, postprocess=SETTINGS)
     good = [pictures / name for name in ("a.png", "c.jpg", "e.png")]
-    predictions = list(Predictor(package.model, package.task, package.task.spec).predict(good, batch_size=2))
+    predictions = list(Predictor(package.model.fuse(), package.task).predict(good, batch_size=2))
     images = json.loads((output / "detections_images.json").read_text())
     sizes = [(48, 80), (64, 64), (100, 30)]
     assert images == [
@@ -81,7 +83,7 @@ def test_one_bad_picture_does_not_stop_the_others(
     ]
     results = json.loads((output / "detections.json").read_text())
     for number, prediction in enumerate(predictions, start=1):
-        found = prediction.detections
+        found = prediction.result
         assert len(found) == 5
         mine = [result for result in results if result["image_id"] == number]
         assert [result["category_id"] for result in mine] == [CATEGORY_IDS[label] for label in found.labels]
@@ -95,7 +97,7 @@ def test_one_bad_picture_does_not_stop_the_others(
     assert len(results) == 15
 
     said = capsys.readouterr()
-    assert f"3 of 5 pictures, 15 objects; results are in {output}" in said.out
+    assert f"3 of 5 pictures; results are in {output}" in said.out
     failures = [line for line in said.err.splitlines() if line.startswith("not read: ")]
     assert [str(pictures / name) in line for name, line in zip(("b.png", "d.jpg"), failures, strict=True)] == [True] * 2
 
@@ -128,8 +130,8 @@ def test_impossible_requests_are_refused_before_anything_is_written(
     model: Path, pictures: Path, tmp_path: Path
 ) -> None:
     picture = str(pictures / "a.png")
-    with pytest.raises(ValueError, match="--save: unknown video, csv; allowed are picture, coco"):
-        predict(model, [picture], tmp_path / "out", save=["video", "coco", "csv"])
+    with pytest.raises(ValueError, match="--save: unknown mask, csv; allowed for detection are picture, coco, video"):
+        predict(model, [picture], tmp_path / "out", save=["mask", "coco", "csv"])
     with pytest.raises(SourceError, match=r"'.*missing\.png' does not exist"):
         predict(model, [picture, str(pictures / "missing.png")], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no model file at"):

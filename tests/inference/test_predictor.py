@@ -36,12 +36,15 @@ class BrightSpots(nn.Module):
 class SpotTask:
     """Turns the brightness of cells into detections, with the real NMS and the real way back to the image."""
 
+    spec = InputSpec(64, 64, pad_value=0)
+
     def normalize(self, images: Tensor) -> Tensor:
         assert images.dtype == torch.uint8
         assert images.is_contiguous()
         return images.float() / 255
 
-    def postprocess(self, raw: Tensor, placements: Sequence[Placement]) -> list[Detections]:
+    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[Detections]:
+        raw = model(images)
         rows, columns = raw.shape[1:]
         top, left = torch.meshgrid(torch.arange(rows) * 8.0, torch.arange(columns) * 8.0, indexing="ij")
         boxes_xyxy = torch.stack([left, top, left + 8, top + 8], dim=-1).reshape(-1, 4)
@@ -61,7 +64,7 @@ def spot(height: int, width: int, box_xyxy: tuple[int, int, int, int]) -> np.nda
 
 @pytest.fixture
 def predictor() -> Predictor:
-    return Predictor(BrightSpots(), SpotTask(), InputSpec(64, 64, pad_value=0))
+    return Predictor(BrightSpots(), SpotTask())
 
 
 # 128x64: halved, 16 pixels of padding to the left; 64x64: as it is; 32x32: doubled
@@ -75,7 +78,7 @@ def test_boxes_come_back_in_pixels_of_the_originals(predictor: Predictor, batch_
     for prediction, image, box in zip(predictions, SPOTS, EXPECTED, strict=True):
         assert prediction.path is None
         assert prediction.image is image
-        assert prediction.detections.boxes_xyxy.tolist() == [list(box)]
+        assert prediction.result.boxes_xyxy.tolist() == [list(box)]
 
 
 def test_batches_are_full_across_sizes(predictor: Predictor) -> None:
@@ -89,7 +92,7 @@ def test_files_and_arrays_mix_and_keep_their_order(predictor: Predictor, tmp_pat
     files = expand_sources([tmp_path])
     predictions = list(predictor.predict([files[2], SPOTS[0], str(files[1])], batch_size=2))
     assert [prediction.path for prediction in predictions] == [files[2], None, files[1]]
-    boxes = [tuple(prediction.detections.boxes_xyxy[0].astype(int).tolist()) for prediction in predictions]
+    boxes = [tuple(prediction.result.boxes_xyxy[0].astype(int).tolist()) for prediction in predictions]
     assert boxes == [EXPECTED[2], EXPECTED[0], EXPECTED[1]]
 
 
@@ -153,7 +156,7 @@ def test_real_pictures_give_the_same_alone_and_in_a_batch(predictor: Predictor, 
     files = expand_sources([detseg_data / "coco-mini" / "val2017"])[:16]
     alone = [prediction for file in files for prediction in predictor.predict([file])]
     together = list(predictor.predict(files, batch_size=5))
-    assert sum(len(prediction.detections) for prediction in alone) >= 10
+    assert sum(len(prediction.result) for prediction in alone) >= 10
     for one, other in zip(alone, together, strict=True):
         assert_same(one, other)
         assert np.array_equal(one.image, read_image(one.path or ""))
@@ -162,4 +165,4 @@ def test_real_pictures_give_the_same_alone_and_in_a_batch(predictor: Predictor, 
 def assert_same(one: Prediction, other: Prediction) -> None:
     assert one.path == other.path
     for name in ("boxes_xyxy", "scores", "labels"):
-        assert np.array_equal(getattr(one.detections, name), getattr(other.detections, name))
+        assert np.array_equal(getattr(one.result, name), getattr(other.result, name))

@@ -108,8 +108,24 @@ def test_postprocessing_can_be_set_on_loading(saved: Path) -> None:
     settings = package.task.config.postprocess
     assert (settings.confidence, settings.max_detections) == (0.25, 7)
     assert settings.iou == CONFIG.task.postprocess.iou
+    assert load_package(saved).task.config.postprocess == CONFIG.task.postprocess
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1, got 2"):
         load_package(saved, postprocess={"confidence": 2})
+    with pytest.raises(ValueError, match="the task detection has no setting flip, window; its settings are confidence"):
+        load_package(saved, postprocess={"flip": True, "iou": 0.5, "window": (64, 64)})
+
+
+def test_settings_for_prediction_give_way_to_those_that_are_named(saved: Path) -> None:
+    assert load_package(saved, for_prediction=True).task.config.postprocess.confidence == 0.25
+    package = load_package(saved, postprocess={"confidence": 0.001, "iou": 0.5}, for_prediction=True)
+    assert (package.task.config.postprocess.confidence, package.task.config.postprocess.iou) == (0.001, 0.5)
+
+
+def test_the_input_size_can_be_set_on_loading(saved: Path) -> None:
+    before, after = CONFIG.task.input, load_package(saved, size=(96, 160)).task.spec
+    assert after == replace(before, height=96, width=160)
+    with pytest.raises(ValueError, match="must be multiples of the model's largest stride, 32"):
+        load_package(saved, size=(100, 160))
 
 
 def test_a_model_that_began_with_pretrained_weights_needs_them_no_more(

@@ -1,0 +1,41 @@
+"""Pictures of an evaluation: what is true beside what was found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg.data.dataset import Dataset
+from detseg.runtime.images import write_image
+from detseg.tasks.base import Task
+
+PICTURES_NAME = "pictures"
+NUM_PICTURES = 12
+
+
+class Gallery:
+    """Draws images spread evenly over ``dataset``, each as soon as its result is there; give it to ``evaluate``.
+
+    Pictures go to ``folder`` as ``<position>_<name of the image>.jpg``.
+    """
+
+    def __init__(self, task: Task, dataset: Dataset, folder: Path, num_pictures: int = NUM_PICTURES) -> None:
+        self._task = task
+        self._dataset = dataset
+        self._folder = folder
+        last = len(dataset) - 1
+        self._chosen = set(np.linspace(0, last, min(num_pictures, len(dataset))).round().astype(int).tolist())
+
+    def __call__(self, index: int, result: Any, truth: Any) -> None:
+        """Draw image ``index``, if it is one of those chosen.
+
+        Raises:
+            SaveError: the picture cannot be written.
+        """
+        if index not in self._chosen:
+            return
+        image, _ = self._dataset.read(index)
+        picture = self._task.compare(image, truth, result, self._dataset.class_names)
+        write_image(self._folder / f"{index:06d}_{Path(self._dataset.path(index)).stem}.jpg", picture)

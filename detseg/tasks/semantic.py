@@ -1,0 +1,201 @@
+"""Semantic segmentation: a class for every pixel of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.config import choice
+from detseg.evaluation.miou import SegmentationEvaluator
+from detseg.losses import SEGMENTATION_LOSSES
+from detseg.losses.base import LossSum
+from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram
+from detseg.ops.sliding_window import Weighting, sliding_window
+from detseg.ops.test_time import average_over_views
+from detseg.runtime.geometry import InputSpec
+from detseg.runtime.show import compare_labels
+from detseg.structures import VOID, ByteArray, IntArray, LabelMap, Placement, Sample, Truth
+from detseg.tasks.base import Batch, TruthSource, make_batch, normalize_images
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """How an input is looked at; without any of these settings it goes through the model once, as a whole.
+
+    ``window``: height and width of windows that slide over the input and ``overlap`` by this share, their logits
+    averaged by ``weighting``. ``scales`` and ``flip``: the class probabilities are averaged over the input at these
+    scales, and mirrored as well.
+    """
+
+    window: tuple[int, int] | None = None
+    overlap: float = 0.25
+    weighting: Weighting = "gaussian"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window is not None and min(self.window) < 1:
+            raise ValueError(f"window must be a positive height and width, got {self.window}")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap must lie in [0, 1), got {self.overlap}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales must be positive numbers, at least one, got {self.scales}")
+
+
+@dataclass(frozen=True)
+class SemanticTaskConfig:
+    """Settings of semantic segmentation.
+
+    ``input``: size and preprocessing of images in evaluation and prediction, where the whole image is fitted into it;
+    ``crop``: height and width of training images, those of ``input`` where it is None.
+    """
+
+    truth: ClassVar[Truth] = "masks"
+    prediction_settings: ClassVar[dict[str, Any]] = {}
+
+    name: Literal["semantic"] = "semantic"
+    input: InputSpec = field(default_factory=lambda: InputSpec(360, 480, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+    crop: tuple[int, int] | None = None
+    loss: Any = choice(SEGMENTATION_LOSSES, default="segmentation")
+    postprocess: ViewsConfig = field(default_factory=ViewsConfig)
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and min(self.crop) < 1:
+            raise ValueError(f"crop must be a positive height and width, got {self.crop}")
+
+    @property
+    def train_size(self) -> tuple[int, int]:
+        """Height and width of training images."""
+        return self.crop or (self.input.height, self.input.width)
+
+    def build(
+        self, model: nn.Module, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    ) -> SemanticTask:
+        """The task for a model that gives logits ``[B, C, H, W]`` for images ``[B, 3, H, W]``.
+
+        Raises:
+            ValueError: a mask of 8 bits cannot hold so many classes, or the loss does not fit their number.
+        """
+        if not 1 <= len(class_names) <= VOID:
+            raise ValueError(f"semantic segmentation takes 1 to {VOID} classes, got {len(class_names)}")
+        return SemanticTask(self, class_names, category_ids)
+
+
+class SemanticTask:
+    """Collate, loss, prediction and evaluator of semantic segmentation. See :class:`detseg.tasks.base.Task`."""
+
+    def __init__(
+        self, config: SemanticTaskConfig, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    ) -> None:
+        self.config = config
+        self.name: str = config.name
+        self.truth = config.truth
+        self.spec = config.input
+        self.train_size = config.train_size
+        self.stride = 1
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(range(len(self.class_names)) if category_ids is None else category_ids)
+        self.criterion = config.loss.build(len(self.class_names))
+
+    def prepare(self, data: TruthSource) -> dict[str, Any]:
+        """Give the loss its class weights where it takes them from the data; returns them with the pixel counts."""
+        rule = self.criterion.weighting
+        if rule is None:
+            return {}
+        histogram = _histogram(data, len(self.class_names))
+        weights = WEIGHT_RULES[rule](histogram)
+        self.criterion.set_class_weights(weights.tolist())
+        rows = zip(self.class_names, histogram.pixels.tolist(), weights.tolist(), strict=True)
+        return {"class_weights": {name: {"pixels": pixels, "weight": weight} for name, pixels, weight in rows}}
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples of one size -> a batch with ``mask`` ``[B, H, W]`` uint8, ``VOID`` where there is no class.
+
+        Raises:
+            ValueError: a sample has no mask.
+        """
+        masks = []
+        for sample in samples:
+            if sample.mask is None:
+                raise ValueError(f"{sample.path}: has no mask; semantic segmentation needs one for every image")
+            masks.append(sample.mask)
+        return make_batch(samples, {"mask": torch.from_numpy(np.stack(masks))})
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` uint8 RGB -> float32 ``(pixel - mean) / std`` in the model's channel order."""
+        return normalize_images(images, self.spec)
+
+    def loss(self, raw: Tensor, batch: Batch) -> LossSum:
+        """Logits ``[B, C, H, W]`` -> the parts of the configured loss."""
+        loss: LossSum = self.criterion(raw, batch.targets["mask"])
+        return loss
+
+    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[LabelMap]:
+        """Normalized ``[B, 3, H, W]``, looked at as ``postprocess`` says -> the classes of each original image."""
+        views = self.config.postprocess
+        look: Callable[[Tensor], Tensor] = model
+        if views.window is not None:
+            look = partial(sliding_window, model, window=views.window, overlap=views.overlap, weighting=views.weighting)
+        if views.flip or views.scales != (1.0,):
+            return self.postprocess(average_over_views(look, images, views.scales, views.flip), placements)
+        return self.postprocess(look(images), placements)
+
+    def postprocess(self, scores: Tensor, placements: Sequence[Placement]) -> list[LabelMap]:
+        """Logits or probabilities ``[B, C, H, W]`` -> the best class of every pixel of the original images.
+
+        The scores are resized to the original image (bilinear) before the best is chosen, which keeps borders smooth.
+        """
+        results = []
+        for score, placement in zip(scores, placements, strict=True):
+            fitted = _without_padding(score[None], placement)
+            size = (placement.original_height, placement.original_width)
+            if fitted.shape[-2:] != size:
+                fitted = F.interpolate(fitted.float(), size=size, mode="bilinear", align_corners=False)
+            results.append(LabelMap(fitted[0].argmax(0).to(torch.uint8).cpu().numpy()))
+        return results
+
+    def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> SegmentationEvaluator:
+        """IoU for the classes of a data set."""
+        return SegmentationEvaluator(class_names, category_ids)
+
+    def ground_truth(self, data: TruthSource, index: int) -> ByteArray:
+        """The mask of image ``index`` at its original size."""
+        return data.mask(index)
+
+    def relabel(self, result: LabelMap, positions: IntArray) -> LabelMap:
+        """``result`` with other class positions; pixels of a class with position -1 become ``VOID``."""
+        table = np.full(256, VOID, np.uint8)
+        known = positions >= 0
+        table[: len(positions)][known] = positions[known]
+        return LabelMap(table[result.labels])
+
+    def compare(self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]) -> ByteArray:
+        """Image, truth, prediction and a map of the errors, side by side."""
+        return compare_labels(image, truth, result.labels, class_names)
+
+
+def _without_padding(scores: Tensor, placement: Placement) -> Tensor:
+    top, left = int(placement.offset_y), int(placement.offset_x)
+    height = round(placement.original_height * placement.scale_y)
+    width = round(placement.original_width * placement.scale_x)
+    return scores[..., top : top + height, left : left + width]
+
+
+def _histogram(data: TruthSource, num_classes: int) -> ClassHistogram:
+    with ThreadPoolExecutor() as pool:
+        counts = pool.map(lambda index: class_histogram([data.mask(index)], num_classes), range(len(data)))
+        total = class_histogram([], num_classes)
+        for count in counts:
+            total += count
+    return total
