@@ -78,7 +78,7 @@ def eval_command(
     json_path: Path | None,
     output: Path | None,
     postprocess: Mapping[str, Any],
-    size: tuple[int, int] | None,
+    size: tuple[int, int] | None = None,
 ) -> int:
     """``detseg eval``. Returns 0."""
     chosen = default_device(device)

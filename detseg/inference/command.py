@@ -27,8 +27,8 @@ def predict_command(
     batch_size: int,
     device: str,
     postprocess: Mapping[str, Any],
-    size: tuple[int, int] | None,
-    fps: float,
+    size: tuple[int, int] | None = None,
+    fps: float = 25.0,
 ) -> int:
     """``detseg predict``. Returns 0, or ``EXIT_SOME_FAILED`` where a picture could not be read; the rest goes on."""
     paths = expand_sources(sources)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
@@ -40,8 +41,37 @@ _TAG_OPACITY = 0.85
 
 
 def color_of(label: int) -> Color:
-    """The RGB color of a class; the same in every picture. After 20 classes the colors repeat."""
-    return _PALETTE[label % len(_PALETTE)]
+    """The RGB color of a class; the same in every picture. After 256 classes the colors repeat."""
+    if label < len(_PALETTE):
+        return _PALETTE[label]
+    return _extended_palette()[label % 256]
+
+
+@cache
+def _extended_palette() -> tuple[Color, ...]:
+    """256 colors: after ``_PALETTE``, each as far from all before it as a fine grid allows, in CIE Lab.
+
+    Candidates are neither so dark nor so light that they pass for no color at all.
+    """
+    steps = np.linspace(0, 255, 16, dtype=np.uint8)
+    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
+    lab = _to_lab(grid)
+    bright = (lab[:, 0] > 30) & (lab[:, 0] < 90)
+    grid, lab = grid[bright], lab[bright]
+    palette = list(_PALETTE)
+    distances = np.linalg.norm(lab[:, None] - _to_lab(np.array(palette, np.uint8)), axis=2).min(axis=1)
+    while len(palette) < 256:
+        farthest = int(distances.argmax())
+        red, green, blue = grid[farthest].tolist()
+        palette.append((red, green, blue))
+        distances = np.minimum(distances, np.linalg.norm(lab - lab[farthest], axis=1))
+    return tuple(palette)
+
+
+def _to_lab(colors: ByteArray) -> FloatArray:
+    """RGB colors ``[N, 3]`` -> CIE Lab ``[N, 3]``, where distances are as the eye sees them."""
+    lab: FloatArray = cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0].astype(np.float32)
+    return lab
 
 
 def draw_boxes(

@@ -56,6 +56,7 @@ def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_
     Raises:
         ValueError: the sizes differ, or a label has no name.
     """
+    drawn = [draw_labels(image, mask, class_names, names=False) for mask in (truth, labels)]
     judged = truth != VOID
     wrong = judged & (truth != labels)
     errors = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
@@ -64,8 +65,8 @@ def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_
     share = f"{wrong.sum() / judged.sum():.1%}" if judged.any() else "none judged"
     panels = [
         _captioned(image, "image"),
-        _captioned(draw_labels(image, truth, class_names, names=False), "truth"),
-        _captioned(draw_labels(image, labels, class_names, names=False), "prediction"),
+        _captioned(drawn[0], "truth"),
+        _captioned(drawn[1], "prediction"),
         _captioned(errors.astype(np.uint8), f"errors: {share}"),
     ]
     sheet = montage(panels, columns=2)
@@ -79,7 +80,11 @@ def _text_size(image_shape: tuple[int, ...]) -> tuple[float, int, int]:
 
 
 def _captioned(image: ByteArray, text: str) -> ByteArray:
+    """``image`` under a strip with ``text``, in smaller letters where the picture is too narrow for it."""
     scale, thickness, line = _text_size(image.shape)
+    # Measured each time: the width of letters is rounded to pixels, so it does not follow the scale.
+    while scale > 0.1 and cv2.getTextSize(text, _FONT, scale, thickness)[0][0] > image.shape[1] - 6:
+        scale *= 0.95
     strip = np.full((line, image.shape[1], 3), 255, np.uint8)
     cv2.putText(strip, text, (2, round(0.72 * line)), _FONT, scale, _INK, thickness, cv2.LINE_AA)
     return np.concatenate([strip, image])

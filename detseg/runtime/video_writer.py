@@ -15,6 +15,8 @@ from detseg.runtime.show import draw_result
 from detseg.structures import ByteArray, Detections, LabelMap
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+MIN_FPS, MAX_FPS = 0.01, 1000
+"""The codecs keep rates within these; far beyond, encoders fail or never return."""
 
 
 class VideoWriter:
@@ -25,7 +27,8 @@ class VideoWriter:
     image nothing is written. Both codecs take even sizes only: the last row or column of an odd size is repeated.
 
     Raises:
-        ValueError: another suffix, or ``fps`` is not positive.
+        ValueError: another suffix, or ``fps`` is not from 0.01 to 1000.
+        SaveError: on leaving the ``with`` block, if not every picture has reached the file: the disk is full.
     """
 
     def __init__(self, path: Path | str, class_names: Sequence[str], fps: float = 25.0) -> None:
@@ -34,10 +37,11 @@ class VideoWriter:
         self.fps = fps
         if self.path.suffix not in CODECS:
             raise ValueError(f"{path}: a video ends in {' or '.join(CODECS)}, got {self.path.suffix or 'no suffix'}")
-        if not fps > 0:
-            raise ValueError(f"fps must be positive, got {fps}")
+        if not MIN_FPS <= fps <= MAX_FPS:
+            raise ValueError(f"fps must be from {MIN_FPS} to {MAX_FPS}, got {fps}")
         self._file = ExitStack()
         self._video: Any = None
+        self._num_pictures = 0
         self._first: tuple[str, tuple[int, ...]] = ("", ())
 
     def write(self, source: Path | str, image: ByteArray, result: Detections | LabelMap) -> None:
@@ -61,6 +65,7 @@ class VideoWriter:
         if shape[0] % 2 or shape[1] % 2:
             picture = cv2.copyMakeBorder(picture, 0, shape[0] % 2, 0, shape[1] % 2, cv2.BORDER_REPLICATE)
         self._video.write(picture)
+        self._num_pictures += 1
 
     def __enter__(self) -> Self:
         return self
@@ -68,9 +73,6 @@ class VideoWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._video is not None:
-            self._video.release()
-            self._video = None
         self._file.__exit__(kind, error, trace)
 
     def _open(self, width: int, height: int) -> Any:
@@ -81,4 +83,14 @@ class VideoWriter:
             raise OSError(
                 f"{self.path}: OpenCV cannot write {codec} video of {width}x{height} at {self.fps:g} fps here"
             )
+        self._file.callback(self._complete, video, temporary)
         return video
+
+    def _complete(self, video: Any, path: Path) -> None:
+        """Close the file and count what is in it, for OpenCV only warns where the disk is full."""
+        video.release()
+        written = cv2.VideoCapture(str(path))
+        num_readable = max(0, round(written.get(cv2.CAP_PROP_FRAME_COUNT)))
+        written.release()
+        if num_readable < self._num_pictures:
+            raise OSError(f"the video holds {num_readable} of {self._num_pictures} pictures")

@@ -13,6 +13,7 @@ import numpy as np
 
 from detseg.files import atomic_path
 from detseg.runtime.coco_results import detections_to_coco
+from detseg.runtime.draw_labels import classes_in
 from detseg.runtime.images import IMAGE_SUFFIXES, write_image, write_mask
 from detseg.runtime.output_folder import OutputFolder
 from detseg.runtime.show import draw_result
@@ -79,6 +80,7 @@ class MaskWriter:
         category_ids: Sequence[int] | None = None,
     ) -> None:
         self._output = OutputFolder(folder, sources)
+        self._num_classes = len(class_names)
         self._table = np.arange(256, dtype=np.uint8)
         if category_ids is not None:
             for name, number in zip(class_names, category_ids, strict=True):
@@ -88,7 +90,14 @@ class MaskWriter:
             self._table[VOID] = VOID if 0 in category_ids else 0
 
     def write(self, source: Path | str, image: ByteArray, result: LabelMap) -> None:
-        """Write one mask."""
+        """Write one mask.
+
+        Raises:
+            ValueError: a label is no class position.
+        """
+        strange = [label for label in classes_in(result.labels) if label >= self._num_classes]
+        if strange:
+            raise ValueError(f"{source}: label {strange[0]} in the result; allowed are 0 to {self._num_classes - 1}")
         write_mask(self._output.path_for(source, ".png"), self._table[result.labels])
 
     def __enter__(self) -> Self:

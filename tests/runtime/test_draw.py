@@ -3,6 +3,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -118,7 +119,17 @@ def test_neighboring_classes_differ_in_color() -> None:
     colors = np.array([color_of(label) for label in range(20)], np.int64)
     distances = np.abs(colors[:, None] - colors).sum(axis=2)[~np.eye(20, dtype=bool)]
     assert distances.min() > 60
-    assert color_of(20) == color_of(0)
+
+
+def test_many_classes_have_colors_of_their_own() -> None:
+    colors = [color_of(label) for label in range(256)]
+    assert len(set(colors)) == 256
+    lab = cv2.cvtColor(np.array([colors], np.float32) / 255, cv2.COLOR_RGB2LAB)[0]
+    distances = np.linalg.norm(lab[:, None] - lab, axis=2)
+    # A difference of about 2 can just be seen; these are for 80 classes (COCO) and for all.
+    assert distances[:80, :80][~np.eye(80, dtype=bool)].min() > 18
+    assert distances[~np.eye(256, dtype=bool)].min() > 10
+    assert [color_of(256), color_of(300)] == [colors[0], colors[44]]
 
 
 def test_a_mask_tints_its_classes_and_spares_the_ignored() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from detseg.runtime.draw import color_of, draw_boxes
 from detseg.runtime.draw_labels import draw_labels
@@ -26,10 +27,15 @@ def test_each_kind_of_result_is_drawn_its_own_way() -> None:
     assert np.array_equal(draw_result(IMAGE, LabelMap(labels), NAMES), draw_labels(IMAGE, labels, NAMES))
 
 
+def cell_height(sheet: np.ndarray) -> int:
+    """A picture of 60 rows and its caption: white rows follow."""
+    return next(height for height in range(60, 100) if (sheet[6 + height : 12 + height] == 255).all())
+
+
 def panels(sheet: np.ndarray) -> list[np.ndarray]:
     """The four pictures of a comparison of 60x80 pixels: they stand at the ends of their cells, under captions."""
     columns = (6, 6 + 80 + 6)
-    cell = next(height for height in range(60, 100) if (sheet[6 + height : 12 + height] == 255).all())
+    cell = cell_height(sheet)
     tops = (6 + cell - 60, 6 + cell + 6 + cell - 60)
     return [sheet[top : top + 60, left : left + 80] for top in tops for left in columns]
 
@@ -55,11 +61,46 @@ def test_comparison_of_masks() -> None:
     assert occurs == [True, True, False]
 
 
-def test_the_caption_says_how_much_is_wrong() -> None:
+def last_caption(sheet: np.ndarray, width: int) -> np.ndarray:
+    """The strip above the map of errors, in a comparison of ``60 x width`` pixels."""
+    cell, left = cell_height(sheet), 6 + width + 6
+    return sheet[6 + cell + 6 :][: cell - 60, left : left + width]
+
+
+def test_the_caption_says_how_much_of_the_judged_is_wrong() -> None:
     truth = np.zeros((60, 80), np.uint8)
-    sheets = [compare_labels(IMAGE, truth, labels, NAMES) for labels in (truth, np.ones_like(truth))]
-    strips = [sheet[6 + 60 + 6 : -24, 92:] for sheet in sheets]
-    assert (strips[0] != strips[1]).any()
+    partly_void = truth.copy()
+    partly_void[20:] = VOID
+    all_wrong = np.ones_like(truth)
+    captions = {
+        name: last_caption(compare_labels(IMAGE, mask, labels, NAMES), 80)
+        for name, mask, labels in [
+            ("right", truth, truth),
+            ("wrong", truth, all_wrong),
+            ("right where judged", partly_void, truth),
+            ("wrong where judged", partly_void, all_wrong),
+        ]
+    }
+    assert (captions["right"] != captions["wrong"]).any()
+    assert np.array_equal(captions["right"], captions["right where judged"])
+    assert np.array_equal(captions["wrong"], captions["wrong where judged"])
+
+
+@pytest.mark.parametrize(
+    ("truth_size", "size"), [((60, 79), (60, 80)), ((60, 80), (59, 80)), ((1, 80), (60, 80)), ((60, 79), (60, 79))]
+)
+def test_masks_of_another_size_are_refused(truth_size: tuple[int, int], size: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=r"labels and image must have one size, got .* and \(60, 80\)"):
+        compare_labels(IMAGE, np.zeros(truth_size, np.uint8), np.zeros(size, np.uint8), NAMES)
+
+
+def test_captions_are_whole_on_narrow_pictures() -> None:
+    """The last letter ends before the picture does, so no ink reaches the last column, whatever the width."""
+    for width in range(30, 81):
+        mask = np.zeros((60, width), np.uint8)
+        caption = last_caption(compare_labels(IMAGE[:, :width], mask, np.ones_like(mask), NAMES), width)
+        assert (caption < 200).any()
+        assert (caption[:, -1] == 255).all()
 
 
 def test_masks_without_any_truth_can_be_shown() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import cv2
@@ -52,10 +53,14 @@ def test_frames_come_back_in_order_with_their_rate(tmp_path: Path, suffix: str, 
 def test_one_size_per_video_and_nothing_half_written(tmp_path: Path) -> None:
     path = tmp_path / "v.mp4"
     path.write_bytes(b"of an earlier run")
-    message = r"a\.png is 64x48, b\.png is 48x64; leave out `video`, or resize"
-    with pytest.raises(ValueError, match=message), VideoWriter(path, NAMES) as writer:
-        writer.write("a.png", *frame(0))
-        writer.write("b.png", *frame(0, 64, 48))
+
+    def write_two_sizes() -> None:
+        with VideoWriter(path, NAMES) as writer:
+            writer.write("a.png", *frame(0))
+            writer.write("b.png", *frame(0, 64, 48))
+
+    with pytest.raises(ValueError, match=r"a\.png is 64x48, b\.png is 48x64; leave out `video`, or resize"):
+        write_two_sizes()
     assert path.read_bytes() == b"of an earlier run"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -77,5 +82,38 @@ def test_a_size_that_cannot_be_encoded_is_an_error(tmp_path: Path) -> None:
 def test_impossible_requests(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"a video ends in \.mp4 or \.avi, got \.mov"):
         VideoWriter(tmp_path / "v.mov", NAMES)
-    with pytest.raises(ValueError, match="fps must be positive, got 0"):
-        VideoWriter(tmp_path / "v.mp4", NAMES, fps=0)
+    for fps in (0, -1, 0.001, 1001, float("inf"), float("nan")):
+        with pytest.raises(ValueError, match=rf"fps must be from 0\.01 to 1000, got {fps}"):
+            VideoWriter(tmp_path / "v.mp4", NAMES, fps=fps)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+@pytest.mark.parametrize("fps", [0.01, 29.97, 1000])
+def test_allowed_rates_can_be_encoded(tmp_path: Path, suffix: str, fps: float) -> None:
+    path = tmp_path / f"v{suffix}"
+    with VideoWriter(path, NAMES, fps) as writer:
+        for number in range(3):
+            writer.write("a.png", *frame(number))
+    read_fps, frames = read_video(path)
+    assert read_fps == pytest.approx(fps)
+    assert len(frames) == 3
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, suffix: str) -> None:
+    """Stands for a full disk: no file of this process may grow beyond 100 kB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 120, 160, 3), dtype=np.uint8)
+
+    def write_noise() -> None:
+        with VideoWriter(tmp_path / f"v{suffix}", NAMES) as writer:
+            for image in noise:
+                writer.write("a.png", image, LabelMap(np.full((120, 160), VOID, np.uint8)))
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limits[1]))
+    try:
+        with pytest.raises(SaveError, match=r"the video holds \d+ of 40 pictures"):
+            write_noise()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []

@@ -159,3 +159,11 @@ def test_masks_never_go_where_a_source_lies(tmp_path: Path) -> None:
 def test_ids_that_a_mask_cannot_hold(tmp_path: Path, number: int) -> None:
     with pytest.raises(ValueError, match=f"class dog has the id {number}; a mask of 8 bits holds 0 to 255"):
         MaskWriter(tmp_path, NAMES, category_ids=[3, number])
+
+
+@pytest.mark.parametrize("category_ids", [None, [3, 7]])
+def test_a_label_that_is_no_class_is_not_written(tmp_path: Path, category_ids: list[int] | None) -> None:
+    writer = MaskWriter(tmp_path / "masks", NAMES, category_ids=category_ids)
+    with pytest.raises(ValueError, match=r"in/x\.png: label 2 in the result; allowed are 0 to 1"):
+        writer.write("in/x.png", IMAGE, LabelMap(np.full((40, 60), 2, np.uint8)))
+    assert list(tmp_path.iterdir()) == []
