@@ -145,8 +145,8 @@ def test_killed_at_random_points_ends_as_if_never_killed(
             if process.exitcode is None:
                 process.kill()
                 process.join()
-                assert process.exitcode == -signal.SIGKILL
-                num_kills += 1
+                # It may have come to its end in the very moment before.
+                num_kills += process.exitcode == -signal.SIGKILL
             exit_code = process.exitcode
             assert exit_code in (0, -signal.SIGKILL)
         assert fingerprint(run_dir) == expected
