@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file")
     evaluate.add_argument("-o", "--output", type=Path, metavar="DIR", help="write metrics, plots and pictures here")
     _add_postprocess(evaluate)
-    evaluate.set_defaults(run=_eval)
+    evaluate.set_defaults(run=_evaluate)
 
     predict = verbs.add_parser("predict", help="run a model on pictures")
     predict.add_argument("model", type=Path, help="a .safetensors file")
@@ -190,7 +190,7 @@ def _train(options: argparse.Namespace) -> int:
     return train_command(Path(configs[0]) if configs else None, overrides, options.output, options.resume)
 
 
-def _eval(options: argparse.Namespace) -> int:
+def _evaluate(options: argparse.Namespace) -> int:
     from detseg.engine.command import eval_command
 
     return eval_command(

@@ -175,6 +175,10 @@ class LabelMap:
         _require_array(self.labels, "labels", np.uint8, (None, None))
 
 
+Result = Detections | LabelMap
+"""What a task finds in one image."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metrics(Mapping[str, float]):
     """Named results, flat and in order: ``AP``, ``AP50``, ..., ``AP/<class>``; ``primary`` ranks runs."""

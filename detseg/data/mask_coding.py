@@ -53,15 +53,6 @@ class MaskCoding:
             raise DatasetError(f"{path}: {self._describe(values, unknown)}")
         return labels
 
-    def unknown_values(self, path: Path | str, image: Path | str) -> dict[int, int]:
-        """The values in the file ``path`` that are neither a class nor void, each with its number of pixels.
-
-        Raises like ``read``, but not for these values.
-        """
-        labels, values = self._decode(path, image)
-        found, counts = np.unique(values[labels == _UNKNOWN], return_counts=True)
-        return dict(zip(found.tolist(), counts.tolist(), strict=True))
-
     def show(self, value: int) -> str:
         """How messages write a value: as a number, or as a color."""
         return str((value >> 16, value >> 8 & 255, value & 255)) if self.colored else str(value)

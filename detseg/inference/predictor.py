@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from detseg.runtime.geometry import InputSpec, letterbox
 from detseg.runtime.images import ImageError, read_image
-from detseg.structures import ByteArray, Detections, LabelMap, Placement
+from detseg.structures import ByteArray, Placement, Result
 
 Source = Path | str | ByteArray
 
@@ -38,7 +38,7 @@ class Prediction:
 
     path: Path | None
     image: ByteArray
-    result: Detections | LabelMap
+    result: Result
 
 
 class Predictor:

@@ -12,7 +12,7 @@ import cv2
 
 from detseg.files import atomic_path
 from detseg.runtime.show import draw_result
-from detseg.structures import ByteArray, Detections, LabelMap
+from detseg.structures import ByteArray, Result
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 MIN_FPS, MAX_FPS = 0.01, 1000
@@ -44,7 +44,7 @@ class VideoWriter:
         self._num_pictures = 0
         self._first: tuple[str, tuple[int, ...]] = ("", ())
 
-    def write(self, source: Path | str, image: ByteArray, result: Detections | LabelMap) -> None:
+    def write(self, source: Path | str, image: ByteArray, result: Result) -> None:
         """Append one picture.
 
         Raises:

@@ -17,9 +17,7 @@ from detseg.runtime.draw_labels import classes_in
 from detseg.runtime.images import IMAGE_SUFFIXES, write_image, write_mask
 from detseg.runtime.output_folder import OutputFolder
 from detseg.runtime.show import draw_result
-from detseg.structures import VOID, ByteArray, Detections, LabelMap
-
-Result = Detections | LabelMap
+from detseg.structures import VOID, ByteArray, Detections, LabelMap, Result
 
 
 class ResultWriter(Protocol):

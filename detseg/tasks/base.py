@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from detseg.evaluation.base import Evaluator
 from detseg.losses.base import LossSum
 from detseg.runtime.geometry import InputSpec
-from detseg.structures import ByteArray, Detections, GroundTruth, IntArray, LabelMap, Placement, Sample, Truth
-
-Result = Detections | LabelMap
-"""What a task finds in one image."""
+from detseg.structures import ByteArray, GroundTruth, IntArray, Placement, Sample, Truth
 
 
 class TruthSource(Protocol):
@@ -85,7 +82,7 @@ class Task(Protocol):
         """The raw output of the model -> loss parts, summed over the batch, and what to divide them by."""
 
     def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[Any]:
-        """Normalized ``images`` through ``model`` -> one :data:`Result` per image, in pixels of the original images."""
+        """Normalized ``images`` through ``model`` -> one ``Result`` per image, in pixels of the original images."""
 
     def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Evaluator:
         """A fresh evaluator for the classes of a data set."""

@@ -41,23 +41,13 @@ train:
   schedule: {kind: poly, warmup_epochs: 1}
   ema: {decay: 0.9, ramp: 2}
 """
-SHAPES = """
-format: shapes
-image_size: 64
-num_train: 12
-num_val: 4
-min_objects: 1
-max_objects: 2
-min_side: 16
-max_side: 30
-"""
 
 
 @pytest.fixture
-def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
-    (tmp_path / "shapes.yaml").write_text(SHAPES)
+def tiny(tiny: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., RunConfig]:
+    """The small run of the other tests, on the masks of the same pictures."""
     (tmp_path / "tiny.yaml").write_text(TINY)
-    return lambda *overrides: load_config(RunConfig, tmp_path / "tiny.yaml", overrides)
+    return tiny
 
 
 def write_masks(folder: Path, source: Path, names: tuple[str, ...], values: dict[str, int], size: float = 1.0) -> Path:
@@ -157,7 +147,7 @@ def test_accumulation_is_one_larger_batch(tiny: Callable[..., RunConfig], tmp_pa
         load_package(tmp_path / name / "last.safetensors").model.state_dict() for name in ("whole", "parts")
     )
     moved = 0.0
-    start = load_package_weights(tiny(*common))
+    start = initial_weights(tiny(*common))
     for name, value in whole.items():
         if value.dtype == torch.float32:
             moved = max(moved, float((value - start[name]).abs().max()))
@@ -165,7 +155,7 @@ def test_accumulation_is_one_larger_batch(tiny: Callable[..., RunConfig], tmp_pa
     assert moved > 1e-3
 
 
-def load_package_weights(config: RunConfig) -> dict[str, torch.Tensor]:
+def initial_weights(config: RunConfig) -> dict[str, torch.Tensor]:
     torch.manual_seed(config.train.seed)
     weights: dict[str, torch.Tensor] = config.model.build(num_classes=4).state_dict()
     return weights
