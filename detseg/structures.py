@@ -2,7 +2,7 @@
 
 Conventions: images are ``[H, W, 3]`` uint8 RGB; boxes are in pixels with the origin at the top left corner of the top
 left pixel, so a box that covers the whole image is ``(0, 0, W, H)``; ``xyxy`` is (left, top, right, bottom) and
-``xywh`` is COCO's (left, top, width, height).
+``xywh`` is COCO's (left, top, width, height). Volumes have a page of their own, ``detseg.volumes``.
 """
 
 from __future__ import annotations
@@ -14,30 +14,14 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float32]
-DoubleArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
-ByteArray = NDArray[np.uint8]
+from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray, IntArray, require, require_array
+from detseg.volumes import LabelVolume
 
-Truth = Literal["boxes", "masks"]
-"""What a task learns from: boxes with labels, or a class for every pixel."""
+Truth = Literal["boxes", "masks", "volumes"]
+"""What a task learns from: boxes with labels, a class for every pixel, or one for every voxel."""
 
 VOID = 255
-"""The value in a mask where no class is given: such a pixel is neither learned from nor judged."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _require_array(value: Any, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
-    _require(isinstance(value, np.ndarray), f"{name} must be a numpy array, got {type(value).__name__}")
-    wanted = "x".join("N" if size is None else str(size) for size in shape)
-    matches = value.ndim == len(shape) and all(s is None or s == v for s, v in zip(shape, value.shape, strict=True))
-    _require(matches, f"{name} must have shape {wanted}, got {value.shape}")
-    _require(value.dtype == dtype, f"{name} must be {np.dtype(dtype)}, got {value.dtype}")
+"""The value in a mask or label volume where no class is given: such a pixel is neither learned from nor judged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +36,8 @@ class Placement:
     original_width: int
 
     def __post_init__(self) -> None:
-        _require(self.scale_x > 0 and self.scale_y > 0, f"scales must be positive, got {self.scale_x}, {self.scale_y}")
-        _require(
+        require(self.scale_x > 0 and self.scale_y > 0, f"scales must be positive, got {self.scale_x}, {self.scale_y}")
+        require(
             self.original_height > 0 and self.original_width > 0,
             f"the original size must be positive, got {self.original_height}x{self.original_width}",
         )
@@ -77,7 +61,7 @@ class Placement:
         return boxes_in_original
 
     def _factors(self, dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
-        _require(dtype.kind == "f", f"boxes must be floating point to be scaled, got {dtype}")
+        require(dtype.kind == "f", f"boxes must be floating point to be scaled, got {dtype}")
         scale = np.array([self.scale_x, self.scale_y] * 2, dtype=dtype)
         return scale, np.array([self.offset_x, self.offset_y] * 2, dtype=dtype)
 
@@ -101,13 +85,13 @@ class Sample:
     mask: ByteArray | None = None
 
     def __post_init__(self) -> None:
-        _require_array(self.image, "image", np.uint8, (None, None, 3))
-        _require_array(self.boxes_xyxy, "boxes_xyxy", np.float32, (None, 4))
+        require_array(self.image, "image", np.uint8, (None, None, 3))
+        require_array(self.boxes_xyxy, "boxes_xyxy", np.float32, (None, 4))
         count = len(self.boxes_xyxy)
-        _require_array(self.labels, "labels", np.int64, (count,))
-        _require_array(self.crowd, "crowd", np.bool_, (count,))
+        require_array(self.labels, "labels", np.int64, (count,))
+        require_array(self.crowd, "crowd", np.bool_, (count,))
         if self.mask is not None:
-            _require_array(self.mask, "mask", np.uint8, self.image.shape[:2])
+            require_array(self.mask, "mask", np.uint8, self.image.shape[:2])
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +111,11 @@ class GroundTruth:
     areas: DoubleArray
 
     def __post_init__(self) -> None:
-        _require_array(self.boxes_xywh, "boxes_xywh", np.float64, (None, 4))
+        require_array(self.boxes_xywh, "boxes_xywh", np.float64, (None, 4))
         count = len(self.boxes_xywh)
-        _require_array(self.labels, "labels", np.int64, (count,))
-        _require_array(self.crowd, "crowd", np.bool_, (count,))
-        _require_array(self.areas, "areas", np.float64, (count,))
+        require_array(self.labels, "labels", np.int64, (count,))
+        require_array(self.crowd, "crowd", np.bool_, (count,))
+        require_array(self.areas, "areas", np.float64, (count,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +128,12 @@ class Detections:
     labels: IntArray
 
     def __post_init__(self) -> None:
-        _require_array(self.boxes_xyxy, "boxes_xyxy", np.float32, (None, 4))
+        require_array(self.boxes_xyxy, "boxes_xyxy", np.float32, (None, 4))
         count = len(self.boxes_xyxy)
-        _require_array(self.scores, "scores", np.float32, (count,))
-        _require_array(self.labels, "labels", np.int64, (count,))
-        _require(bool(np.isfinite(self.boxes_xyxy).all()), "boxes_xyxy holds a value that is not finite")
-        _require(bool(np.isfinite(self.scores).all()), "scores holds a value that is not finite")
+        require_array(self.scores, "scores", np.float32, (count,))
+        require_array(self.labels, "labels", np.int64, (count,))
+        require(bool(np.isfinite(self.boxes_xyxy).all()), "boxes_xyxy holds a value that is not finite")
+        require(bool(np.isfinite(self.scores).all()), "scores holds a value that is not finite")
 
     @classmethod
     def empty(cls) -> Detections:
@@ -172,11 +156,11 @@ class LabelMap:
     labels: ByteArray
 
     def __post_init__(self) -> None:
-        _require_array(self.labels, "labels", np.uint8, (None, None))
+        require_array(self.labels, "labels", np.uint8, (None, None))
 
 
-Result = Detections | LabelMap
-"""What a task finds in one image."""
+Result = Detections | LabelMap | LabelVolume
+"""What a task finds in one image or volume."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +171,7 @@ class Metrics(Mapping[str, float]):
     primary: str = "AP"
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.primary in self.values_by_name,
             f"primary metric {self.primary!r} is not among {', '.join(self.values_by_name) or 'no metrics'}",
         )

@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "detseg"
 MAX_LINES = 300
 
-OPEN = frozenset({"structures", "config", "config_files", "files"})
+OPEN = frozenset({"arrays", "structures", "volumes", "config", "config_files", "files"})
 """Top-level modules that every room may import, and that import only one another."""
 
 DOORS: dict[str, frozenset[str]] = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from detseg.arrays import ByteArray
 from detseg.augment.config import AugmentConfig
-from detseg.structures import ByteArray
 
 
 def hsv_jitter(image: ByteArray, config: AugmentConfig, rng: np.random.Generator) -> ByteArray:

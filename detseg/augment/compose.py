@@ -8,9 +8,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
+from detseg.arrays import BoolArray, DoubleArray, FloatArray
 from detseg.augment.config import AugmentConfig
 from detseg.augment.geometry import clip_boxes, paste, quarter_turns, scaling, transform_boxes, translation
-from detseg.structures import BoolArray, DoubleArray, FloatArray, Placement, Sample
+from detseg.structures import Placement, Sample
 
 
 @dataclass(frozen=True, slots=True)

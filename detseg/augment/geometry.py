@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray
 from detseg.augment.config import AugmentConfig
-from detseg.structures import BoolArray, ByteArray, DoubleArray, FloatArray
 
 _MAX_SHRINK = 1.5
 """Bilinear interpolation reads two pixels per axis; a step of more than this between its samples shows as aliasing."""

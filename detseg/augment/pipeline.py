@@ -7,13 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from detseg.arrays import FloatArray
 from detseg.augment.albumentations_adapter import AlbumentationsAdapter
 from detseg.augment.color import hsv_jitter
 from detseg.augment.compose import draw, mixup, mosaic_tiles, single_tile
 from detseg.augment.config import AugmentConfig
 from detseg.augment.geometry import paste, random_view, scaling, translation
 from detseg.runtime.geometry import InputSpec, letterbox
-from detseg.structures import FloatArray, Placement, Sample
+from detseg.structures import Placement, Sample
 
 Load = Callable[[int], Sample]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detseg.structures import IntArray
+from detseg.arrays import IntArray
 
 # The fourth word of the seed keeps these draws apart from each other and from those of augmentation, which has three.
 # It must not be zero: numpy fills short seeds up with zeros.

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import cv2
 import numpy as np
 
+from detseg.arrays import BoolArray, ByteArray, IntArray
 from detseg.data.dataset import Dataset
 from detseg.runtime.images import ImageError
-from detseg.structures import BoolArray, ByteArray, IntArray
 
 _MEMORY_SHARE = 0.8
 """Of the memory that is available; the rest is for the training itself."""

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.arrays import ByteArray
 from detseg.data.cityscapes_boxes import ThingBox, boxes_from_instances, boxes_from_polygons
 from detseg.data.cityscapes_labels import CLASSES, LABELS, THINGS
 from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source
 from detseg.data.mask_coding import MaskCoding
 from detseg.data.mask_dataset import MaskDataset, pack_images, require_files
 from detseg.data.packed import PackedBuilder
-from detseg.structures import VOID, ByteArray, Truth
+from detseg.structures import VOID, Truth
 
 _IMAGES, _TRUTH = "leftImg8bit", "gtFine"
 _IMAGE_ENDING = "_leftImg8bit.png"

@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.data.packed import PackedAnnotations, Segmentation
 from detseg.runtime.images import ImageError, read_image
-from detseg.structures import BoolArray, ByteArray, FloatArray, GroundTruth, IntArray, Placement, Sample, Truth
+from detseg.structures import GroundTruth, Placement, Sample, Truth
 
 MIN_BOX_SIDE = 1.0
 """Pixels; after clipping, boxes with a shorter side have nothing to learn from and are left out of samples."""

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.arrays import ByteArray, IntArray
 from detseg.data.dataset import DatasetError
 from detseg.data.mask_coding import MaskCoding, pack_colors
 from detseg.data.mask_file import read_color_mask, read_index_mask
 from detseg.runtime.images import ImageError
-from detseg.structures import ByteArray, IntArray
 
 Values = Mapping[int, int]
 """Values as they are in a file (colors as 24 bits), each with its number of pixels."""

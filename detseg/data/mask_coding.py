@@ -10,9 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from detseg.arrays import BoolArray, ByteArray, IntArray
 from detseg.data.dataset import DatasetError
 from detseg.data.mask_file import read_color_mask, read_index_mask
-from detseg.structures import VOID, BoolArray, ByteArray, IntArray
+from detseg.structures import VOID
 
 MAX_CLASSES = 254
 """Positions are bytes, of which one is ``VOID`` and one stands for what is unknown."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from detseg.arrays import ByteArray
 from detseg.data.dataset import Dataset, DatasetError
 from detseg.data.mask_coding import MaskCoding
 from detseg.data.packed import PackedBuilder, PackedStrings
 from detseg.runtime.image_header import read_header
 from detseg.runtime.images import ImageError, image_size
-from detseg.structures import ByteArray
 
 
 class MaskDataset(Dataset):

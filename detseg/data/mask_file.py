@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
+from detseg.arrays import ByteArray
 from detseg.data.dataset import DatasetError
 from detseg.runtime.image_header import is_complete, read_header
 from detseg.runtime.images import ImageError, image_size
-from detseg.structures import ByteArray
 
 MASK_SUFFIXES = (".bmp", ".png", ".tif", ".tiff")
 

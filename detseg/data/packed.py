@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from detseg.structures import BoolArray, ByteArray, DoubleArray, FloatArray, IntArray
+from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray, IntArray
 
 Segmentation = list[FloatArray] | dict[str, Any] | None
 

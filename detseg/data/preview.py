@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.arrays import ByteArray
 from detseg.augment.config import AugmentConfig
 from detseg.augment.pipeline import build_train_pipeline
 from detseg.data.batch_plan import TrainPlan
@@ -15,7 +16,7 @@ from detseg.data.open import find_source, open_dataset
 from detseg.runtime.draw import draw_boxes, draw_mask, montage
 from detseg.runtime.draw_labels import draw_labels
 from detseg.runtime.images import write_image
-from detseg.structures import ByteArray, Sample, Truth
+from detseg.structures import Sample, Truth
 
 
 def preview(

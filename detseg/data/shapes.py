@@ -15,10 +15,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from detseg.arrays import ByteArray, FloatArray, IntArray
 from detseg.config import from_dict
 from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source
 from detseg.data.packed import PackedBuilder
-from detseg.structures import ByteArray, FloatArray, IntArray, Truth
+from detseg.structures import Truth
 
 CLASS_NAMES = ("circle", "square", "triangle")
 MASK_CLASS_NAMES = ("background", *CLASS_NAMES)

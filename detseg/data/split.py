@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.arrays import DoubleArray, IntArray
 from detseg.data.dataset import DatasetError, Source, match_split
 from detseg.data.findings import Summary, histogram_lines, require_outside
 from detseg.data.inspection import ImageState, inspect_images
@@ -20,7 +21,7 @@ from detseg.data.open import find_format, find_source, load_format
 from detseg.data.records import ImageRecord, SplitRecords, summarize_splits
 from detseg.data.split_files import WRITERS, YAML_NAME, Division, write_division
 from detseg.data.stratify import exact_sizes, parse_ratios, split_names, stratify
-from detseg.structures import DoubleArray, IntArray, Truth
+from detseg.structures import Truth
 
 _REFUSALS = {
     "cityscapes": (

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.structures import DoubleArray, IntArray
+from detseg.arrays import DoubleArray, IntArray
 
 _SPLIT_NAMES: dict[int, tuple[str, ...]] = {2: ("train", "val"), 3: ("train", "val", "test")}
 

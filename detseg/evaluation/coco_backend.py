@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detseg.structures import DoubleArray, GroundTruth
+from detseg.arrays import DoubleArray
+from detseg.structures import GroundTruth
 
 Backend = Literal["pycocotools", "faster-coco-eval"]
 # module of the class COCO, module and name of the evaluation class

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detseg.structures import BoolArray, Detections, DoubleArray, FloatArray, GroundTruth, IntArray
+from detseg.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from detseg.structures import Detections, GroundTruth
 
 
 class ConfusionMatrix:

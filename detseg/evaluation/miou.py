@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.arrays import ByteArray, DoubleArray, IntArray
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.checks import require_unique
 from detseg.evaluation.plots import plot_class_scores, plot_pixel_confusion
-from detseg.structures import VOID, ByteArray, DoubleArray, IntArray, LabelMap, Metrics
+from detseg.structures import VOID, LabelMap, Metrics
 
 
 class SegmentationEvaluator:

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from detseg.arrays import IntArray
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 from detseg.files import atomic_path
-from detseg.structures import IntArray
 
 _MOST_NAMED_CURVES = 10
 _MOST_ROWS_WITH_TEXTS = 21

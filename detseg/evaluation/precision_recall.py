@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detseg.structures import DoubleArray
+from detseg.arrays import DoubleArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detseg.arrays import ByteArray
 from detseg.runtime.geometry import InputSpec, letterbox
 from detseg.runtime.images import ImageError, read_image
-from detseg.structures import ByteArray, Placement, Result
+from detseg.structures import Placement, Result
 
 Source = Path | str | ByteArray
 

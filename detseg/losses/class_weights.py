@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from detseg.structures import VOID, ByteArray, DoubleArray, IntArray
+from detseg.arrays import ByteArray, DoubleArray, IntArray
+from detseg.structures import VOID
 
 
 @dataclass(frozen=True, slots=True)

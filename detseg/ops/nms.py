@@ -9,9 +9,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from detseg.arrays import FloatArray
 from detseg.runtime import nms as numpy_nms
 from detseg.runtime.nms import Candidates
-from detseg.structures import FloatArray
 
 
 def nms(

@@ -8,7 +8,7 @@ from functools import cache
 import cv2
 import numpy as np
 
-from detseg.structures import ByteArray, FloatArray, IntArray
+from detseg.arrays import ByteArray, FloatArray, IntArray
 
 Color = tuple[int, int, int]
 _Rectangle = tuple[int, int, int, int]

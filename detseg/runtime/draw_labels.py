@@ -8,8 +8,9 @@ from functools import cache
 import cv2
 import numpy as np
 
+from detseg.arrays import ByteArray
 from detseg.runtime.draw import color_of
-from detseg.structures import VOID, ByteArray
+from detseg.structures import VOID
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SEARCH_SIDE = 160

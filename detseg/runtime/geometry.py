@@ -8,7 +8,8 @@ from typing import Literal, get_args
 import cv2
 import numpy as np
 
-from detseg.structures import ByteArray, Placement
+from detseg.arrays import ByteArray
+from detseg.structures import Placement
 
 Anchor = Literal["center", "top_left"]
 ChannelOrder = Literal["rgb", "bgr"]

@@ -10,9 +10,9 @@ from typing import BinaryIO
 import cv2
 import numpy as np
 
+from detseg.arrays import ByteArray
 from detseg.files import atomic_path
 from detseg.runtime.image_header import HeaderError, ImageHeader, is_complete, read_header
-from detseg.structures import ByteArray
 
 IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 MAX_PIXELS = 178_000_000

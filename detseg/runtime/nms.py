@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.structures import BoolArray, FloatArray, IntArray
+from detseg.arrays import BoolArray, FloatArray, IntArray
 
 # Candidates that are compared at once, at first and at most. Small chunks end early where many boxes survive; where
 # most are suppressed, large ones pay less for the calls.

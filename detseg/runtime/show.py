@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from detseg.arrays import ByteArray
 from detseg.runtime.draw import color_of, draw_boxes, montage
 from detseg.runtime.draw_labels import classes_in, draw_labels
-from detseg.structures import VOID, ByteArray, Detections, GroundTruth, LabelMap, Result
+from detseg.structures import VOID, Detections, GroundTruth, LabelMap
 
 SHOWN_CONFIDENCE = 0.25
 """Objects with a lower score count in evaluation, but would cover the picture."""
@@ -20,7 +21,7 @@ _WRONG = (235, 30, 45)
 _IGNORED = (120, 120, 120)
 
 
-def draw_result(image: ByteArray, result: Result, class_names: Sequence[str]) -> ByteArray:
+def draw_result(image: ByteArray, result: Detections | LabelMap, class_names: Sequence[str]) -> ByteArray:
     """A copy of ``image`` ``[H, W, 3]`` with what was found in it.
 
     Raises:

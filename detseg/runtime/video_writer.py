@@ -10,9 +10,10 @@ from typing import Any, Self
 
 import cv2
 
+from detseg.arrays import ByteArray
 from detseg.files import atomic_path
 from detseg.runtime.show import draw_result
-from detseg.structures import ByteArray, Result
+from detseg.structures import Detections, LabelMap
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 MIN_FPS, MAX_FPS = 0.01, 1000
@@ -44,7 +45,7 @@ class VideoWriter:
         self._num_pictures = 0
         self._first: tuple[str, tuple[int, ...]] = ("", ())
 
-    def write(self, source: Path | str, image: ByteArray, result: Result) -> None:
+    def write(self, source: Path | str, image: ByteArray, result: Detections | LabelMap) -> None:
         """Append one picture.
 
         Raises:

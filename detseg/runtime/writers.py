@@ -11,13 +11,14 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from detseg.arrays import ByteArray
 from detseg.files import atomic_path
 from detseg.runtime.coco_results import detections_to_coco
 from detseg.runtime.draw_labels import classes_in
 from detseg.runtime.images import IMAGE_SUFFIXES, write_image, write_mask
 from detseg.runtime.output_folder import OutputFolder
 from detseg.runtime.show import draw_result
-from detseg.structures import VOID, ByteArray, Detections, LabelMap, Result
+from detseg.structures import VOID, Detections, LabelMap
 
 
 class ResultWriter(Protocol):
@@ -46,7 +47,7 @@ class PictureWriter:
         self.class_names = tuple(class_names)
         self._output = OutputFolder(folder, sources)
 
-    def write(self, source: Path | str, image: ByteArray, result: Result) -> None:
+    def write(self, source: Path | str, image: ByteArray, result: Detections | LabelMap) -> None:
         """Draw and write one picture."""
         suffix = Path(source).suffix
         path = self._output.path_for(source, suffix if suffix.lower() in IMAGE_SUFFIXES else ".png")

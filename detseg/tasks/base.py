@@ -10,10 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detseg.arrays import ByteArray, IntArray
 from detseg.evaluation.base import Evaluator
 from detseg.losses.base import LossSum
 from detseg.runtime.geometry import InputSpec
-from detseg.structures import ByteArray, GroundTruth, IntArray, Placement, Sample, Truth
+from detseg.structures import GroundTruth, Placement, Sample, Truth
 
 
 class TruthSource(Protocol):

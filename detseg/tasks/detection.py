@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detseg.arrays import ByteArray, IntArray
 from detseg.config import choice
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.losses import DETECTION_LOSSES
@@ -19,7 +20,7 @@ from detseg.ops.decode import decode
 from detseg.ops.nms import select_detections
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.show import compare_boxes
-from detseg.structures import ByteArray, Detections, GroundTruth, IntArray, Placement, Sample, Truth
+from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
 from detseg.tasks.base import Batch, TruthSource, make_batch, normalize_images
 
 

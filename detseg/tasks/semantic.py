@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from detseg.arrays import ByteArray, IntArray
 from detseg.config import choice
 from detseg.evaluation.miou import SegmentationEvaluator
 from detseg.losses import SEGMENTATION_LOSSES
@@ -22,7 +23,7 @@ from detseg.ops.sliding_window import Weighting, sliding_window
 from detseg.ops.test_time import average_over_views
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.show import compare_labels
-from detseg.structures import VOID, ByteArray, IntArray, LabelMap, Placement, Sample, Truth
+from detseg.structures import VOID, LabelMap, Placement, Sample, Truth
 from detseg.tasks.base import Batch, TruthSource, make_batch, normalize_images
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detseg.arrays import FloatArray
 from detseg.augment.config import AugmentConfig
 from detseg.data.preview import draw_sample, preview
 from detseg.runtime.draw import color_of
 from detseg.runtime.images import read_image, write_image
-from detseg.structures import FloatArray, Placement, Sample, Truth
+from detseg.structures import Placement, Sample, Truth
 
 PLAIN = AugmentConfig(
     mosaic=0, translate=0, scale=(1, 1), flip_horizontal=0, hsv_hue=0, hsv_saturation=0, hsv_value=0, pad_value=0

@@ -16,9 +16,10 @@ from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardIndex
 
+from detseg.arrays import ByteArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.miou import SegmentationEvaluator
-from detseg.structures import VOID, ByteArray, LabelMap
+from detseg.structures import VOID, LabelMap
 
 ABC = ("a", "b", "c")
 

@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
+from detseg.arrays import ByteArray
 from detseg.losses.class_weights import WEIGHT_RULES, class_histogram, enet_weights, median_frequency_weights
-from detseg.structures import VOID, ByteArray
+from detseg.structures import VOID
 
 MASKS: list[ByteArray] = [
     np.array([[0, 0, 0, 1], [0, 0, 0, VOID]], np.uint8),

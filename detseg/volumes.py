@@ -1,0 +1,126 @@
+"""The values of 3-D segmentation that rooms hand to each other: scans, labels, and where they lie in a network input.
+
+Conventions: a volume has the axes of its file, ``[X, Y, Z]``, and an ``affine`` ``[4, 4]`` from voxel positions to
+millimeters toward the patient's right, front and top (NIfTI's RAS+). A network sees it as ``[D, H, W]``, with axes that
+run toward the right, the front and the top in this order, whatever the order in the file.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from detseg.arrays import ByteArray, DoubleArray, FloatArray, require, require_array
+
+Shape3 = tuple[int, int, int]
+Spacing = tuple[float, float, float]
+"""Millimeters between voxels along each axis."""
+
+
+@dataclass(frozen=True, slots=True)
+class Volume:
+    """A scan: ``voxels`` ``[X, Y, Z]`` float32 and its ``affine`` ``[4, 4]`` float64."""
+
+    voxels: FloatArray
+    affine: DoubleArray
+
+    def __post_init__(self) -> None:
+        require_array(self.voxels, "voxels", np.float32, (None, None, None))
+        _require_affine(self.affine)
+
+    @property
+    def spacing(self) -> Spacing:
+        """Millimeters between voxels along X, Y, Z."""
+        return spacing_of(self.affine)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelVolume:
+    """A class for every voxel: ``labels`` ``[X, Y, Z]`` uint8 class positions on the grid of a file with this
+    ``affine``, ``VOID`` where no class is given or claimed. Class 0 is the background."""
+
+    labels: ByteArray
+    affine: DoubleArray
+
+    def __post_init__(self) -> None:
+        require_array(self.labels, "labels", np.uint8, (None, None, None))
+        _require_affine(self.affine)
+
+    @property
+    def spacing(self) -> Spacing:
+        """Millimeters between voxels along X, Y, Z."""
+        return spacing_of(self.affine)
+
+    @property
+    def voxel_milliliters(self) -> float:
+        """The size of one voxel in milliliters."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class VolumePlacement:
+    """Where the voxels of a file lie in a network input ``[D, H, W]``.
+
+    Axis ``a`` of the input is axis ``axes[a]`` of the file, reversed where ``flips[a]``; ``input_shape`` is that of the
+    input, which covers the same space with voxels of another size. ``original_shape`` and ``affine`` are the file's.
+    """
+
+    axes: Shape3
+    flips: tuple[bool, bool, bool]
+    input_shape: Shape3
+    original_shape: Shape3
+    affine: DoubleArray
+
+    def __post_init__(self) -> None:
+        require(sorted(self.axes) == [0, 1, 2], f"axes must be an order of 0, 1 and 2, got {self.axes}")
+        for name in ("input_shape", "original_shape"):
+            require(min(getattr(self, name)) > 0, f"{name} must be positive, got {getattr(self, name)}")
+        _require_affine(self.affine)
+
+    @property
+    def oriented_shape(self) -> Shape3:
+        """The shape of the file's voxels with their axes in the order of the input."""
+        depth, height, width = (self.original_shape[axis] for axis in self.axes)
+        return depth, height, width
+
+    @property
+    def input_spacing(self) -> Spacing:
+        """Millimeters between voxels of the input along D, H, W."""
+        spacing = spacing_of(self.affine)
+        depth, height, width = (
+            spacing[axis] * length / new_length
+            for axis, length, new_length in zip(self.axes, self.oriented_shape, self.input_shape, strict=True)
+        )
+        return depth, height, width
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSample:
+    """One volume as a network sees it, on its way to a batch: ``image`` ``[D, H, W]`` float32, normalized; ``labels``
+    ``[D, H, W]`` uint8 class positions, ``VOID`` where there is none, or None. A training sample is a patch of what
+    ``placement`` describes."""
+
+    image: FloatArray
+    image_id: int
+    path: str
+    placement: VolumePlacement
+    labels: ByteArray | None = None
+
+    def __post_init__(self) -> None:
+        require_array(self.image, "image", np.float32, (None, None, None))
+        if self.labels is not None:
+            require_array(self.labels, "labels", np.uint8, self.image.shape)
+
+
+def spacing_of(affine: DoubleArray) -> Spacing:
+    """Millimeters between voxels along the three axes of ``affine`` ``[4, 4]``."""
+    x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)).tolist()
+    return x, y, z
+
+
+def _require_affine(affine: Any) -> None:
+    require_array(affine, "affine", np.float64, (4, 4))
+    require(bool(np.isfinite(affine).all()), "the affine holds a value that is not finite")
+    require(abs(np.linalg.det(affine[:3, :3])) > 0, "the affine maps the volume onto a plane")
