@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     check = verbs.add_parser(
         "check", help="look for mistakes in a data set", description="Never writes into the data set."
     )
-    check.add_argument("data", help="folder or YAML of a data set, or the word shapes")
+    check.add_argument("data", help="folder or YAML of a data set, or the word shapes or blobs")
     check.add_argument("--format", help="needed only where the layout is ambiguous")
     check.add_argument("--fast", action="store_true", help="read the headers of the pictures only")
     check.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
@@ -71,7 +71,10 @@ def _parser() -> argparse.ArgumentParser:
 
     split = verbs.add_parser("split", help="divide a data set, seeded and stratified")
     split.add_argument("data", help="folder or YAML of a data set")
-    split.add_argument("--ratios", default="6:2:2", help="train:val:test, or train:val (default 6:2:2)")
+    split.add_argument("--ratios", help="train:val:test, or train:val (default 6:2:2)")
+    split.add_argument(
+        "--folds", type=int, metavar="K", help="instead of ratios: K divisions for cross-validation (volumes)"
+    )
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--format", help="needed only where the layout is ambiguous")
     split.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder for the lists")
@@ -96,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = verbs.add_parser("eval", help="measure a model on a data set")
     evaluate.add_argument("model", type=Path, help="a .safetensors file, or a configuration together with --weights")
     evaluate.add_argument("--weights", type=Path, help="weights for a configuration: .safetensors or YOLOX .pth")
-    evaluate.add_argument("--data", help="folder or YAML of a data set, or the word shapes")
+    evaluate.add_argument("--data", help="folder or YAML of a data set, or the word shapes or blobs")
     evaluate.add_argument("--format", help="needed only where the layout is ambiguous")
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument("--batch-size", type=int, default=16)
@@ -106,14 +109,16 @@ def _parser() -> argparse.ArgumentParser:
     _add_postprocess(evaluate)
     evaluate.set_defaults(run=_evaluate)
 
-    predict = verbs.add_parser("predict", help="run a model on pictures")
+    predict = verbs.add_parser("predict", help="run a model on pictures or volumes")
     predict.add_argument("model", type=Path, help="a .safetensors file")
-    predict.add_argument("sources", nargs="+", metavar="SOURCE", help="pictures, folders or globs")
+    predict.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="pictures or volumes (.nii, .nii.gz), folders or globs"
+    )
     predict.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR")
     predict.add_argument(
         "--save",
         help="what to write: picture, video, and coco (boxes; default picture,coco) or mask, ids (masks; default "
-        "picture,mask)",
+        "picture,mask); nifti, table, slices, montage (volumes; default all four)",
     )
     predict.add_argument("--fps", type=float, default=25.0, help="pictures per second of the video (default 25)")
     predict.add_argument("--batch-size", type=int, default=16)
@@ -124,15 +129,19 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_postprocess(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
-    parser.add_argument("--size", type=_size, metavar="HxW", help="input size (default: as in the model file)")
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="input size (not for volumes; default: as in the model file)"
+    )
     boxes = parser.add_argument_group("boxes (default: as in the model file; predict: confidence 0.25)")
     boxes.add_argument("--conf", type=float, dest="confidence", help="lowest score that counts")
     boxes.add_argument("--iou", type=float, help="overlap above which boxes are one object")
     boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per picture")
-    masks = parser.add_argument_group("masks (default: as in the model file)")
-    masks.add_argument("--scales", type=_numbers, metavar="S,S,...", help="average over the input at these scales")
-    masks.add_argument("--flip", action="store_true", default=None, help="average over the input and its mirror image")
-    masks.add_argument("--window", type=_size, metavar="HxW", help="slide a window of this size over the input")
+    masks = parser.add_argument_group("masks and volumes (default: as in the model file)")
+    masks.add_argument(
+        "--scales", type=_numbers, metavar="S,S,...", help="average over the input at these scales (masks)"
+    )
+    masks.add_argument("--flip", action="store_true", default=None, help="average over the input and its mirror images")
+    masks.add_argument("--window", type=_window, metavar="[Dx]HxW", help="slide a window of this size over the input")
     masks.add_argument("--overlap", type=float, help="share by which windows overlap")
 
 
@@ -141,6 +150,14 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"expected height x width, such as 360x480, got {text!r}")
     return int(match[1]), int(match[2])
+
+
+def _window(text: str) -> tuple[int, ...]:
+    if re.fullmatch(r"[1-9]\d*([x,][1-9]\d*){1,2}", text) is None:
+        raise argparse.ArgumentTypeError(
+            f"expected height x width, such as 360x480, or depth x height x width, such as 64x64x64; got {text!r}"
+        )
+    return tuple(map(int, re.split("[x,]", text)))
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -174,7 +191,9 @@ def _check(options: argparse.Namespace) -> int:
 def _split(options: argparse.Namespace) -> int:
     from detseg.data.split import split_dataset
 
-    print(split_dataset(options.data, options.ratios, options.seed, options.output, options.format).render())
+    ratios = options.ratios or (None if options.folds else "6:2:2")
+    made = split_dataset(options.data, ratios, options.seed, options.output, options.format, folds=options.folds)
+    print(made.render())
     return 0
 
 

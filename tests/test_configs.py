@@ -12,7 +12,15 @@ from detseg.engine.settings import RunConfig
 from detseg.tasks.package import PackageConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-NUM_CLASSES = {"letnet_camvid": 11, "letnet_cityscapes": 19, "shapes": 4}
+NUM_CLASSES = {
+    "letnet_camvid": 11,
+    "letnet_cityscapes": 19,
+    "shapes": 4,
+    "vnet": 3,
+    "vnet_s": 3,
+    "vnet_hippocampus": 3,
+    "blobs": 3,
+}
 """Of the data set that a configuration is for; all others are built with COCO's 80."""
 NUM_PARAMETERS = {
     "c2f_n": 3_157_200,
@@ -28,12 +36,17 @@ NUM_PARAMETERS = {
     "yolox_x": 99_071_455,
     "letnet_camvid": 951_088,
     "letnet_cityscapes": 951_216,
+    "vnet": 65_179_043,
+    "vnet_s": 2_491_587,
+    "vnet_hippocampus": 2_491_587,
 }
 
 
 def load(name: str, tmp_path: Path) -> RunConfig:
     # The data need not be there to look at the rest.
-    return load_config(RunConfig, CONFIGS / name, [f"data.path={tmp_path}"] if "shapes" not in name else [])
+    return load_config(
+        RunConfig, CONFIGS / name, [f"data.path={tmp_path}"] if Path(name).stem not in ("shapes", "blobs") else []
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,4 +66,4 @@ def test_every_configuration_builds_and_survives_a_round_trip(name: str, tmp_pat
 
 def test_the_table_of_sizes_is_complete() -> None:
     shipped = {path.stem for path in CONFIGS.rglob("*.yaml")}
-    assert {stem for stem in shipped if stem.startswith(("c2f_", "yolox_", "letnet_"))} == set(NUM_PARAMETERS)
+    assert {stem for stem in shipped if stem.startswith(("c2f_", "yolox_", "letnet_", "vnet"))} == set(NUM_PARAMETERS)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from detseg.structures import Truth
+
+if TYPE_CHECKING:
+    from detseg.augment.pipeline import TrainPipeline
 
 _PROBABILITIES = ("mosaic", "mixup", "flip_horizontal", "flip_vertical", "rotate_90")
 _UPPER_LIMITS = {
@@ -55,6 +60,9 @@ class AugmentConfig:
         ValueError: for a value outside its range; the message names the field, the value and what is allowed.
     """
 
+    truths: ClassVar[tuple[Truth, ...]] = ("boxes", "masks")
+
+    name: Literal["image"] = "image"
     mosaic: float = 1.0
     mixup: float = 0.0
     close_last_epochs: int = 10
@@ -101,6 +109,12 @@ class AugmentConfig:
             )
         for position, entry in enumerate(self.albumentations):
             _require_transform(entry, f"albumentations[{position}]")
+
+    def build(self) -> TrainPipeline:
+        """The training pipeline of these settings; see :func:`detseg.augment.pipeline.build_train_pipeline`."""
+        from detseg.augment.pipeline import build_train_pipeline
+
+        return build_train_pipeline(self)
 
     def _require_range(self, name: str, smallest: float, largest: float, allowed: str) -> None:
         value = getattr(self, name)

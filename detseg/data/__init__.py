@@ -12,4 +12,6 @@ DATASETS: dict[str, str] = {
     "masks": "detseg.data.masks:MasksFormat",
     "cityscapes": "detseg.data.cityscapes:CityscapesFormat",
     "shapes": "detseg.data.shapes:ShapesFormat",
+    "nifti": "detseg.data.nifti:NiftiFormat",
+    "blobs": "detseg.data.blobs:BlobsFormat",
 }

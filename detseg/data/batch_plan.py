@@ -20,11 +20,12 @@ _SIZE_STREAM = 2
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """One batch on one rank, before anything is loaded: ``indices`` of its samples and its ``size`` (height, width)."""
+    """One batch on one rank, before anything is loaded: ``indices`` of its samples and, in training, its ``size``
+    (height, width, or depth before both)."""
 
     epoch: int
     indices: tuple[int, ...]
-    size: tuple[int, int]
+    size: tuple[int, ...] = ()
     closing: bool = False
 
 
@@ -46,7 +47,7 @@ class TrainPlan:
     num_samples: int
     batch_size: int
     seed: int
-    size: tuple[int, int]
+    size: tuple[int, ...]
     stride: int = 32
     rank: int = 0
     world_size: int = 1
@@ -69,8 +70,8 @@ class TrainPlan:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
         if self.stride < 1 or min(self.size) < 1 or any(side % self.stride for side in self.size):
             raise ValueError(
-                f"height and width must be positive multiples of the stride, {self.stride}; "
-                f"got {self.size[0]}x{self.size[1]}"
+                f"the sides of the input must be positive multiples of the stride, {self.stride}; "
+                f"got {'x'.join(map(str, self.size))}"
             )
         if self.multi_scale is not None and not 0 < self.multi_scale[0] <= self.multi_scale[1]:
             raise ValueError(f"multi_scale must be two factors, 0 < smallest <= largest; got {self.multi_scale}")
@@ -95,13 +96,12 @@ class TrainPlan:
             indices = tuple(order[start : start + share].tolist())
             yield PlannedBatch(epoch, indices, self.size_of(epoch, batch), closing)
 
-    def size_of(self, epoch: int, batch: int) -> tuple[int, int]:
-        """The input size (height, width) of a batch, the same on every rank."""
+    def size_of(self, epoch: int, batch: int) -> tuple[int, ...]:
+        """The input size of a batch, the same on every rank."""
         if self.multi_scale is None:
             return self.size
         factor = np.random.default_rng([self.seed, epoch, batch, _SIZE_STREAM]).uniform(*self.multi_scale)
-        height, width = (max(1, round(side * factor / self.stride)) * self.stride for side in self.size)
-        return height, width
+        return tuple(max(1, round(side * factor / self.stride)) * self.stride for side in self.size)
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> IntArray:
@@ -109,9 +109,7 @@ def epoch_order(num_samples: int, seed: int, epoch: int) -> IntArray:
     return np.random.default_rng([seed, epoch, 0, _ORDER_STREAM]).permutation(num_samples)
 
 
-def eval_batches(
-    num_samples: int, batch_size: int, size: tuple[int, int], rank: int = 0, world_size: int = 1
-) -> list[PlannedBatch]:
+def eval_batches(num_samples: int, batch_size: int, rank: int = 0, world_size: int = 1) -> list[PlannedBatch]:
     """Every sample exactly once over all ranks, in order; a rank gets one run of them, none if there are too few.
 
     Raises:
@@ -122,8 +120,7 @@ def eval_batches(
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     start, stop = (num_samples * bound // world_size for bound in (rank, rank + 1))
     return [
-        PlannedBatch(0, tuple(range(first, min(first + batch_size, stop))), size)
-        for first in range(start, stop, batch_size)
+        PlannedBatch(0, tuple(range(first, min(first + batch_size, stop)))) for first in range(start, stop, batch_size)
     ]
 
 

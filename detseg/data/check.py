@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,6 +17,8 @@ from detseg.data.locate import WALKS, images_in, walk_split
 from detseg.data.mask_walks import ask_for_names
 from detseg.data.open import find_format, find_source, load_format
 from detseg.data.records import ImageRecord, SplitRecords, enumerate_some, summarize_splits
+from detseg.data.volume_checks import check_volumes, summarize_generated
+from detseg.data.volumes import VolumeDataset
 
 
 def check_dataset(
@@ -29,8 +31,8 @@ def check_dataset(
     """Look at every annotation and every image of the data set at ``path`` (see ``CODES`` for what is looked for).
 
     ``splits`` limits the check to some splits; ``decode=False`` reads only the headers of the images, which is faster
-    and misses damage behind them; masks are always read. What is wrong inside the data set is a finding, never an
-    exception. Where there is no finding of severity error, ``open_dataset`` opens every split.
+    and misses damage behind them; masks and volumes are always read. What is wrong inside the data set is a finding,
+    never an exception. Where there is no finding of severity error, ``open_dataset`` opens every split.
 
     Raises:
         DatasetError: there is no data set at ``path``, its format is unknown or ambiguous, or it has no such split.
@@ -39,9 +41,12 @@ def check_dataset(
     format_name = find_format(source, format)
     available = load_format(format_name).splits(source)
     chosen = available if splits is None else tuple(match_split(name, available, source.name) for name in splits)
-    if format_name not in WALKS:
+    if format_name not in (*WALKS, "nifti"):
         return _report_generated(source, format_name, chosen)
     root = _existing_root(source)
+    if format_name == "nifti":
+        check = check_volumes(source, chosen, num_threads)
+        return _report(source, root, format_name, check.findings, check.splits)
     records = [walk_split(source, format_name, name) for name in dict.fromkeys(chosen)]
     images = inspect_images((image.path for split in records for image in split.images), decode, num_threads)
     findings: list[Finding] = []
@@ -59,9 +64,20 @@ def check_dataset(
     findings += _check_missing_classes(judged, source)
     if not any(finding.severity == "error" for finding in findings):
         findings += _check_readable(source, format_name, records)
+    return _report(source, root, format_name, findings, summaries, decode)
+
+
+def _report(
+    source: Source,
+    root: Path,
+    format_name: str,
+    findings: Iterable[Finding],
+    summaries: Mapping[str, Summary],
+    decoded: bool = True,
+) -> CheckReport:
     shortened = [replace(one, file=relative_name(Path(one.file), root)) for one in findings]
     shortened.sort(key=lambda one: (one.code, one.split or "", one.file))
-    return CheckReport(source.yaml_path or source.root, root, format_name, tuple(shortened), summaries, decode)
+    return CheckReport(source.yaml_path or source.root, root, format_name, tuple(shortened), summaries, decoded)
 
 
 def _existing_root(source: Source) -> Path:
@@ -172,9 +188,12 @@ def _check_readable(source: Source, format_name: str, records: Sequence[SplitRec
 
 def _report_generated(source: Source, format_name: str, splits: Sequence[str]) -> CheckReport:
     """The report on a data set that is computed, not stored: its histogram."""
-    summaries = {}
+    summaries: dict[str, Summary] = {}
     for name in splits:
         dataset = load_format(format_name).open(source, name)
+        if isinstance(dataset, VolumeDataset):
+            summaries[name] = summarize_generated(dataset)
+            continue
         counts = {class_name: [0, 0] for class_name in dataset.class_names}
         for index in range(len(dataset)):
             for label, count in Counter(dataset.ground_truth(index).labels.tolist()).items():

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.data.packed import PackedAnnotations, Segmentation
 from detseg.runtime.images import ImageError, read_image
 from detseg.structures import GroundTruth, Placement, Sample, Truth
+
+if TYPE_CHECKING:
+    from detseg.data.volumes import VolumeDataset
 
 MIN_BOX_SIDE = 1.0
 """Pixels; after clipping, boxes with a shorter side have nothing to learn from and are left out of samples."""
@@ -210,7 +213,7 @@ class DatasetFormat(ABC):
     def splits(self, source: Source) -> tuple[str, ...]:
         """The splits that ``source`` holds in this format; none if it is of another format."""
 
-    def open(self, source: Source, split: str, truth: Truth | None = None) -> Dataset:
+    def open(self, source: Source, split: str, truth: Truth | None = None) -> Dataset | VolumeDataset:
         """The split that ``split`` means (see ``match_split``), with the first of ``truths`` where none is named.
 
         Raises:
@@ -221,7 +224,7 @@ class DatasetFormat(ABC):
         return self.read_split(source, match_split(split, self.splits(source), source.name), truth)
 
     @abstractmethod
-    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
+    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset | VolumeDataset:
         """``open`` for ``split``, one of ``splits(source)``, and ``truth``, one of ``truths``."""
 
 

@@ -56,6 +56,11 @@ CODES: Mapping[str, Code] = {
     "D307": Code("error", "names of the classes unknown", "write the YAML or the classes.txt that is described there"),
     "D308": Code("info", "split without truth", "nothing, if it is only to be predicted"),
     "D309": Code("error", "split without images", "add images, or correct where they are looked for"),
+    "D401": Code("error", "unusable volume", "replace the file or take it away with its labels"),
+    "D402": Code("error", "unusable labels", "replace the file or take it away with its volume"),
+    "D403": Code("error", "labels on another grid", "resample the labels to the volume, or correct the wrong header"),
+    "D404": Code("error", "unknown value in labels", "add it to `names:` in the YAML, or correct the labels"),
+    "D405": Code("warning", "labels without any structure", "label the volume, if something is to be found in it"),
 }
 
 
@@ -143,7 +148,36 @@ class MaskSummary:
         return [[split, *shares, void, ""], ["images", *images, "", str(self.num_images)]]
 
 
-Summary = SplitSummary | MaskSummary
+@dataclass(frozen=True, slots=True)
+class VolumeSummary:
+    """The same for a split of volumes: milliliters are means of the volumes that have labels; ``spacing`` is the median
+    toward the right, the front and the top in millimeters, ``shapes`` the least and the most voxels along these axes.
+    The background does not count as a class."""
+
+    num_images: int
+    milliliters_by_class: dict[str, float]
+    num_images_by_class: dict[str, int]
+    spacing: tuple[float, ...]
+    shapes: tuple[tuple[int, ...], tuple[int, ...]]
+
+    def missing_classes(self) -> tuple[str, list[str]]:
+        """What is counted, and the classes that have none."""
+        return "voxel", [name for name, count in self.num_images_by_class.items() if not count]
+
+    @staticmethod
+    def row_names(class_names: Sequence[str]) -> list[str]:
+        """The names of the rows of ``columns``."""
+        return ["milliliters per volume", *class_names, "median spacing in mm", "smallest", "largest", "volumes"]
+
+    def columns(self, split: str, class_names: Sequence[str]) -> list[list[str]]:
+        """The columns of this split in the histogram: milliliters, and volumes with the class."""
+        sizes = [f"{self.milliliters_by_class.get(name, 0.0):.3f}" for name in class_names]
+        volumes = [str(self.num_images_by_class.get(name, 0)) for name in class_names]
+        grids = ["x".join(f"{length:.4g}" for length in lengths) for lengths in (self.spacing, *self.shapes)]
+        return [[split, *sizes, *grids, ""], ["volumes", *volumes, "", "", "", str(self.num_images)]]
+
+
+Summary = SplitSummary | MaskSummary | VolumeSummary
 
 
 @dataclass(frozen=True)

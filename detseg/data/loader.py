@@ -6,14 +6,11 @@ A batch is a pure function of (seed, epoch, batch number), whatever the number o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
 
-from detseg.augment.pipeline import EvalPipeline, TrainPipeline
 from detseg.data.batch_plan import PlannedBatch, TrainPlan, eval_batches
 from detseg.data.worker_pool import WorkerPool
-from detseg.runtime.geometry import InputSpec
 from detseg.runtime.images import ImageError
-from detseg.structures import Sample
 
 Batch = TypeVar("Batch")
 BadImagePolicy = Literal["fail", "skip"]
@@ -25,8 +22,25 @@ class Source(Protocol):
     def __len__(self) -> int:
         """The number of samples."""
 
-    def load(self, index: int) -> Sample:
+    def load(self, index: int) -> Any:
         """The sample of an index; raises ImageError for a file that is no usable image."""
+
+
+class Pipeline(Protocol):
+    """What makes training samples, as :class:`detseg.augment.pipeline.TrainPipeline` does."""
+
+    def __call__(
+        self,
+        load: Callable[[int], Any],
+        num_samples: int,
+        index: int,
+        seed: int,
+        epoch: int,
+        size: Any,
+        closing: bool = False,
+        /,
+    ) -> Any:
+        """The augmented sample ``index``, of this ``size``."""
 
 
 class BadImagesError(ImageError):
@@ -37,7 +51,8 @@ class TrainLoader(Generic[Batch]):
     """Batches for training, epoch by epoch.
 
     ``batch_size`` counts the images of all ranks together; the batches of all ranks put together in order of rank are
-    those of a single process. ``size`` is (height, width), with ``multi_scale`` one random size per batch. In the last
+    those of a single process. ``size`` is (height, width) or (depth, height, width), with ``multi_scale`` one random
+    size per batch. In the last
     ``close_last_epochs`` of ``num_epochs`` mosaic and mixup are off. ``collate`` makes a batch of a list of samples.
 
     ``on_bad_image``: with "fail" an image that cannot be read ends the run and its path is named; with "skip" the next
@@ -50,11 +65,11 @@ class TrainLoader(Generic[Batch]):
     def __init__(
         self,
         dataset: Source,
-        pipeline: TrainPipeline,
-        collate: Callable[[list[Sample]], Batch],
+        pipeline: Pipeline,
+        collate: Callable[[list[Any]], Batch],
         batch_size: int,
         seed: int,
-        size: tuple[int, int],
+        size: tuple[int, ...],
         num_workers: int,
         *,
         rank: int = 0,
@@ -115,7 +130,8 @@ class TrainLoader(Generic[Batch]):
 
 
 class EvalLoader(Generic[Batch]):
-    """Batches for evaluation: every image once, in order, letterboxed to ``spec``; the last batch may be smaller.
+    """Batches for evaluation: every image once, in order, made to fit the network by ``place``, where given; the last
+    batch may be smaller.
 
     Each rank gets one run of the images, in order of rank, and none where there are fewer images than ranks. An image
     that cannot be read always ends the run: a metric without it would be one of another data set.
@@ -124,8 +140,8 @@ class EvalLoader(Generic[Batch]):
     def __init__(
         self,
         dataset: Source,
-        spec: InputSpec,
-        collate: Callable[[list[Sample]], Batch],
+        place: Callable[[Any], Any] | None,
+        collate: Callable[[list[Any]], Batch],
         batch_size: int,
         num_workers: int,
         *,
@@ -133,8 +149,8 @@ class EvalLoader(Generic[Batch]):
         world_size: int = 1,
         pin_memory: bool = False,
     ) -> None:
-        self._batches = eval_batches(len(dataset), batch_size, (spec.height, spec.width), rank, world_size)
-        job = _EvalJob(dataset, EvalPipeline(spec), collate)
+        self._batches = eval_batches(len(dataset), batch_size, rank, world_size)
+        job = _EvalJob(dataset, place, collate)
         # Workers that would never get a batch are not started.
         self._pool: WorkerPool[PlannedBatch, Batch] = WorkerPool(job, min(num_workers, len(self._batches)), pin_memory)
 
@@ -166,8 +182,8 @@ class _TrainJob(Generic[Batch]):
     def __init__(
         self,
         dataset: Source,
-        pipeline: TrainPipeline,
-        collate: Callable[[list[Sample]], Batch],
+        pipeline: Pipeline,
+        collate: Callable[[list[Any]], Batch],
         seed: int,
         max_bad_images: int,
     ) -> None:
@@ -180,7 +196,7 @@ class _TrainJob(Generic[Batch]):
     def __call__(self, planned: PlannedBatch) -> _Loaded[Batch]:
         bad_images: dict[int, str] = {}
 
-        def load(index: int) -> Sample:
+        def load(index: int) -> Any:
             return self._load(index, bad_images)
 
         samples = [
@@ -189,7 +205,7 @@ class _TrainJob(Generic[Batch]):
         ]
         return _Loaded(self._collate(samples), bad_images)
 
-    def _load(self, index: int, bad_images: dict[int, str]) -> Sample:
+    def _load(self, index: int, bad_images: dict[int, str]) -> Any:
         if self._max_bad_images == 0:
             return self._dataset.load(index)
         while True:
@@ -204,13 +220,16 @@ class _TrainJob(Generic[Batch]):
 class _EvalJob(Generic[Batch]):
     """Make a planned evaluation batch; runs in a worker."""
 
-    def __init__(self, dataset: Source, pipeline: EvalPipeline, collate: Callable[[list[Sample]], Batch]) -> None:
+    def __init__(
+        self, dataset: Source, place: Callable[[Any], Any] | None, collate: Callable[[list[Any]], Batch]
+    ) -> None:
         self._dataset = dataset
-        self._pipeline = pipeline
+        self._place = place
         self._collate = collate
 
     def __call__(self, planned: PlannedBatch) -> Batch:
-        return self._collate([self._pipeline(self._dataset.load(index)) for index in planned.indices])
+        samples = [self._dataset.load(index) for index in planned.indices]
+        return self._collate(samples if self._place is None else [self._place(sample) for sample in samples])
 
 
 def _require_few(bad_images: dict[int, str], limit: int) -> None:

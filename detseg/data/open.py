@@ -12,11 +12,13 @@ import yaml
 
 from detseg.data import DATASETS
 from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source, find_existing, relative_candidates
+from detseg.data.volumes import VolumeDataset
 from detseg.structures import Truth
 
 MAX_YAML_BYTES = 2**24
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _YAML_SUFFIXES = (".yaml", ".yml")
+_BUILT_IN = ("shapes", "blobs")
 
 
 def open_dataset(
@@ -25,8 +27,8 @@ def open_dataset(
     format: str | None = None,
     truth: Truth | None = None,
     description: Path | str | None = None,
-) -> Dataset:
-    """One split of the data set at ``path``: a YAML, a folder in a known layout, or the word ``shapes``.
+) -> Dataset | VolumeDataset:
+    """One split of the data set at ``path``: a YAML, a folder in a known layout, or the word ``shapes`` or ``blobs``.
 
     ``format`` is a name of the table ``DATASETS``; without it, the layout decides. ``truth`` says what is to be
     learned from; without it, the format's first. ``description`` is the YAML of a data set: its keys, but ``path``,
@@ -63,8 +65,8 @@ def find_source(path: Path | str, description: Path | str | None = None) -> Sour
     Raises:
         DatasetError: nothing is there, or a YAML cannot be read.
     """
-    if str(path) == "shapes":
-        return Source(Path("shapes"), {"format": "shapes"})
+    if str(path) in _BUILT_IN:
+        return Source(Path(path), {"format": str(path)})
     found = find_existing(relative_candidates(str(Path(path).expanduser()), Path.cwd()), "data set", str(path))
     if found.is_dir():
         described = [found / name for name in _YAML_NAMES if (found / name).is_file()]
@@ -115,7 +117,7 @@ def load_format(name: str) -> DatasetFormat:
 
 def _describe_missing_truth(source: Source, format_name: str, truth: Truth | None) -> str:
     fitting = [name for name in DATASETS if truth in load_format(name).truths]
-    task = {"boxes": "detection", "masks": "semantic"}[str(truth)]
+    task = {"boxes": "detection", "masks": "semantic", "volumes": "volume"}[str(truth)]
     return (
         f"{source.name}: format {format_name} has {' and '.join(load_format(format_name).truths)}; {truth} were asked "
         f"for (task {task}): use a data set of format {', '.join(fitting[:-1])} or {fitting[-1]}"

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import build_train_pipeline
+from detseg.augment.volume_config import VolumeAugmentConfig
 from detseg.data.batch_plan import TrainPlan
 from detseg.data.findings import require_outside
 from detseg.data.open import find_source, open_dataset
+from detseg.data.volume_cache import PlacedVolumes
+from detseg.data.volumes import VolumeDataset
 from detseg.runtime.draw import draw_boxes, draw_mask, montage
 from detseg.runtime.draw_labels import draw_labels
+from detseg.runtime.draw_volume import draw_slices
 from detseg.runtime.images import write_image
-from detseg.structures import Sample, Truth
+from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.structures import VOID, Sample, Truth
+from detseg.volumes import LabelVolume, Volume, VolumeSample
+
+_IMAGE_SIZE = (320, 320)
+_PATCH = (64, 64, 64)
 
 
 def preview(
@@ -26,8 +36,9 @@ def preview(
     split: str = "train",
     *,
     truth: Truth | None = None,
-    config: AugmentConfig | None = None,
-    size: tuple[int, int] = (320, 320),
+    config: AugmentConfig | VolumeAugmentConfig | None = None,
+    size: tuple[int, ...] | None = None,
+    spec: VolumeSpec | None = None,
     seed: int = 0,
     batch_size: int = 16,
     num_batches: int = 4,
@@ -36,21 +47,31 @@ def preview(
 ) -> list[Path]:
     """Draw augmented batches of a split as ``output/<split>_<epoch>_<batch>.png``, one sheet per batch; returns these.
 
-    They are the first ``num_batches`` of ``epoch`` in a training with this augmentation, ``size`` (height, width),
-    seed and batch size. A data set with fewer images than ``batch_size`` gives one batch of all. ``closing`` shows the
-    last epochs, without mosaic and mixup. ``truth`` is what is learned from; without it, the format's first. Masks are
-    tinted where samples have one; the names of crowd regions say so.
+    They are the first ``num_batches`` of ``epoch`` in a training with this augmentation, ``size`` (height, width, or
+    depth before both), seed and batch size. A data set with fewer images than ``batch_size`` gives one batch of all.
+    ``closing`` shows the last epochs, without mosaic and mixup. ``truth`` is what is learned from; without it, the
+    format's first. Masks are tinted where samples have one; the names of crowd regions say so. Of volumes, three planes
+    of each patch are drawn; ``spec`` says how volumes are placed, without it by z-score at their median spacing.
 
     Raises:
         ValueError: ``output`` lies inside the data set, a setting is impossible, or (DatasetError, ImageError) the data
             set or an image cannot be read.
     """
-    config = config or AugmentConfig()
     source = find_source(path)
     folder = require_outside(output, source.data_root()) if source.root.exists() else Path(output).resolve()
     if num_batches < 1:
         raise ValueError(f"num_batches must be at least 1, got {num_batches}")
     dataset = open_dataset(path, split, format, truth)
+    load: Callable[[int], Any]
+    if isinstance(dataset, VolumeDataset):
+        config, size = config or VolumeAugmentConfig(), size or _PATCH
+        load = PlacedVolumes(dataset, (spec or VolumeSpec()).completed(dataset.spacings())).load
+    else:
+        config, size, load = config or AugmentConfig(), size or _IMAGE_SIZE, dataset.load
+    if dataset.truth not in config.truths:
+        raise ValueError(
+            f"augmentation {config.name} makes no samples with {dataset.truth}; name another configuration"
+        )
     plan = TrainPlan(
         num_samples=len(dataset),
         batch_size=min(batch_size, max(1, len(dataset))),
@@ -59,12 +80,11 @@ def preview(
         multi_scale=config.multi_scale,
         closing_epoch=epoch if closing else None,
     )
-    pipeline = build_train_pipeline(config)
+    pipeline: Any = config.build()
     pictures = []
     for number, batch in enumerate(islice(plan.epoch(epoch), num_batches)):
         samples = [
-            pipeline(dataset.load, len(dataset), index, seed, epoch, batch.size, batch.closing)
-            for index in batch.indices
+            pipeline(load, len(dataset), index, seed, epoch, batch.size, batch.closing) for index in batch.indices
         ]
         picture = folder / f"{dataset.split}_{epoch:03d}_{number:03d}.png"
         columns = int(np.ceil(np.sqrt(len(samples))))
@@ -74,8 +94,14 @@ def preview(
     return pictures
 
 
-def draw_sample(sample: Sample, class_names: tuple[str, ...], truth: Truth = "boxes") -> ByteArray:
-    """The image of ``sample`` with its mask, if it has one, and its boxes; ``class_names`` are those of ``truth``."""
+def draw_sample(sample: Sample | VolumeSample, class_names: tuple[str, ...], truth: Truth = "boxes") -> ByteArray:
+    """The image of ``sample`` with its mask, if it has one, and its boxes, or three planes of a volume with outlines;
+    ``class_names`` are those of ``truth``."""
+    if isinstance(sample, VolumeSample):
+        assert sample.labels is not None, "training samples have labels"
+        affine = np.diag([*sample.placement.input_spacing, 1.0])
+        shown = np.where(sample.labels == VOID, 0, sample.labels).astype(np.uint8)
+        return draw_slices(Volume(sample.image, affine), LabelVolume(shown, affine), class_names)
     if truth == "masks":
         assert sample.mask is not None
         return draw_labels(sample.image, sample.mask, class_names)

@@ -17,10 +17,12 @@ from detseg.data.findings import Summary, histogram_lines, require_outside
 from detseg.data.inspection import ImageState, inspect_images
 from detseg.data.locate import walk_split
 from detseg.data.mask_walks import ask_for_names
+from detseg.data.nifti import DivisionConfig
 from detseg.data.open import find_format, find_source, load_format
 from detseg.data.records import ImageRecord, SplitRecords, summarize_splits
 from detseg.data.split_files import WRITERS, YAML_NAME, Division, write_division
 from detseg.data.stratify import exact_sizes, parse_ratios, split_names, stratify
+from detseg.data.volume_split import split_volumes
 from detseg.structures import Truth
 
 _REFUSALS = {
@@ -29,6 +31,7 @@ _REFUSALS = {
         "would be in splits by image; there is nothing to divide"
     ),
     "shapes": "shapes has its splits built in; there are no files to divide",
+    "blobs": "blobs has its splits built in; there are no files to divide",
 }
 """Why formats without a writer are not divided."""
 
@@ -49,13 +52,15 @@ class SplitResult:
 
 def split_dataset(
     path: Path | str,
-    ratios: str | Sequence[float],
+    ratios: str | Sequence[float] | None,
     seed: int,
     output: Path | str,
     format: str | None = None,
     splits: Sequence[str] | None = None,
+    folds: int | None = None,
 ) -> SplitResult:
-    """Divide all images of the data set at ``path`` anew, into train and val or train, val and test.
+    """Divide all images of the data set at ``path`` anew, into train and val or train, val and test; volumes also into
+    ``folds`` for cross-validation, in place of ``ratios``.
 
     ``ratios`` as ``"6:2:2"`` or ``"8:2"``. Sizes are exact by largest remainder; every class is spread as its boxes
     (or pixels) and images allow (see ``stratify``); images of equal content stay together. The result depends on the
@@ -64,15 +69,23 @@ def split_dataset(
 
     ``output``, a new or empty folder outside of the data set, appears with everything in it or not at all:
     ``data.yaml`` and, per split, a COCO file with the original ids and fields, or a list of images (VOC, YOLO) and
-    another of their masks.
+    another of their masks or labels.
 
     Raises:
         ValueError: the ratios or the folder are not as described, there are too few images, or (DatasetError) the data
             set is absent or has errors that ``detseg check`` lists.
     """
-    shares = parse_ratios(ratios)
+    if (ratios is None) == (folds is None):
+        raise ValueError(f"either ratios or folds are needed, got ratios {ratios!r} and folds {folds!r}")
+    shares = () if ratios is None else parse_ratios(ratios)
     source = find_source(path)
     format_name = find_format(source, format)
+    if format_name == "nifti":
+        target = _checked_output(Path(output), source.data_root().resolve())
+        division = DivisionConfig(None if ratios is None else shares, folds, seed)
+        return SplitResult(target / YAML_NAME, split_volumes(source, division, target, splits), 0)
+    if folds is not None:
+        raise ValueError(f"folds are for volumes (format nifti); {source.name} is {format_name}: give ratios instead")
     if format_name not in WRITERS:
         raise DatasetError(f"{source.name}: {_REFUSALS[format_name]}")
     root = source.data_root().resolve()

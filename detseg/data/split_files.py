@@ -44,7 +44,17 @@ def write_division(folder: Path, format_name: str, division: Division) -> None:
     """
     contents, settings = WRITERS[format_name](division, folder)
     settings = {"format": format_name, "path": str(division.source.data_root().resolve()), **settings}
-    contents[YAML_NAME] = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+    write_split_folder(folder, contents, settings)
+
+
+def write_split_folder(folder: Path, contents: Contents, settings: Mapping[str, Any]) -> None:
+    """Make ``folder`` (absent or empty) with the files of ``contents`` and ``settings`` as ``data.yaml``; it appears
+    whole or not at all.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    contents = {**contents, YAML_NAME: yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)}
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:

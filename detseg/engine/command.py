@@ -18,9 +18,11 @@ from detseg.engine.gallery import PICTURES_NAME, Gallery
 from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.engine.report import write_metrics, write_report
 from detseg.engine.run import CONFIG_NAME, train
+from detseg.engine.samples import as_samples
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.report import format_table
 from detseg.models.load_weights import load_weights
+from detseg.runtime.volume_geometry import VolumeSpec
 from detseg.tasks.base import Task
 from detseg.tasks.package import PackageConfig, adapt_task, default_device, load_package
 
@@ -101,14 +103,15 @@ def eval_command(
         package = load_package(model_path, postprocess=postprocess, size=size)
         model, task = package.model, package.task
         dataset = open_dataset(data, split, format, task.truth)
+    samples = as_samples(dataset, task.spec)
     evaluator = evaluate(
         model.to(chosen),
         task,
-        dataset,
+        samples,
         batch_size=batch_size,
         num_workers=num_workers,
         device=chosen,
-        on_result=Gallery(task, dataset, output / PICTURES_NAME) if output else None,
+        on_result=Gallery(task, samples, output / PICTURES_NAME) if output else None,
     )
     metrics = evaluator.compute()
     table = (
@@ -132,6 +135,7 @@ def preview_command(data: str, output: Path, format: str | None, config_path: Pa
         truth=config.task.truth,
         config=config.augment,
         size=config.task.train_size,
+        spec=config.task.input if isinstance(config.task.input, VolumeSpec) else None,
         seed=config.train.seed,
         batch_size=config.train.batch_size,
     )

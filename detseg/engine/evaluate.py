@@ -10,9 +10,9 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from detseg.data.dataset import Dataset
 from detseg.data.loader import EvalLoader
 from detseg.engine.distributed import Group
+from detseg.engine.samples import Samples, eval_placing
 from detseg.evaluation.base import Evaluator
 from detseg.tasks.base import Batch, Task
 from detseg.tasks.package import match_classes
@@ -21,7 +21,7 @@ from detseg.tasks.package import match_classes
 def evaluate(
     model: nn.Module,
     task: Task,
-    dataset: Dataset,
+    dataset: Samples,
     *,
     batch_size: int,
     device: torch.device,
@@ -33,7 +33,8 @@ def evaluate(
     """Run ``model`` over ``dataset`` and gather all results in an evaluator, on every process of ``group``.
 
     The classes of the data set decide: a prediction of a class that the data set does not have is left out, and a class
-    of the data set that the model does not have is an error. ``on_result`` is told of every image on this process: its
+    of the data set that the model does not have is an error. Volumes are of any size and go through one at a time,
+    whatever the ``batch_size``. ``on_result`` is told of every image on this process: its
     index in the data set, what was found, and what is true.
 
     Raises:
@@ -46,9 +47,9 @@ def evaluate(
     evaluator = task.evaluator(dataset.class_names, dataset.category_ids)
     loader: EvalLoader[Batch] = EvalLoader(
         dataset,
-        task.spec,
+        eval_placing(task.spec),
         task.collate,
-        batch_size=batch_size,
+        batch_size=batch_size if task.spec.one_size else 1,
         num_workers=num_workers,
         rank=group.rank,
         world_size=group.world_size,

@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from detseg.data.dataset import Dataset
+from detseg.engine.samples import Samples
 from detseg.runtime.images import write_image
+from detseg.runtime.nifti import volume_stem
 from detseg.tasks.base import Task
 
 PICTURES_NAME = "pictures"
@@ -21,7 +22,7 @@ class Gallery:
     Pictures go to ``folder`` as ``<position>_<name of the image>.jpg``.
     """
 
-    def __init__(self, task: Task, dataset: Dataset, folder: Path, num_pictures: int = NUM_PICTURES) -> None:
+    def __init__(self, task: Task, dataset: Samples, folder: Path, num_pictures: int = NUM_PICTURES) -> None:
         self._task = task
         self._dataset = dataset
         self._folder = folder
@@ -38,4 +39,4 @@ class Gallery:
             return
         image, _ = self._dataset.read(index)
         picture = self._task.compare(image, truth, result, self._dataset.class_names)
-        write_image(self._folder / f"{index:06d}_{Path(self._dataset.path(index)).stem}.jpg", picture)
+        write_image(self._folder / f"{index:06d}_{volume_stem(self._dataset.path(index))}.jpg", picture)

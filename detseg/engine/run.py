@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from detseg.augment.pipeline import build_train_pipeline
 from detseg.config import save_config
-from detseg.data.cache import CachedDataset
-from detseg.data.dataset import Dataset
 from detseg.data.loader import TrainLoader
 from detseg.data.open import open_dataset
 from detseg.engine.checkpoint import STATE_NAME, load_state
@@ -23,11 +20,12 @@ from detseg.engine.gallery import PICTURES_NAME, Gallery
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.plots import plot_history
 from detseg.engine.report import write_report
-from detseg.engine.settings import DataConfig, RunConfig
+from detseg.engine.samples import Samples, as_samples
+from detseg.engine.settings import RunConfig
 from detseg.engine.trainer import Trainer
 from detseg.files import remove_partial_files, write_text
 from detseg.models.load_weights import load_weights
-from detseg.structures import Metrics, Truth
+from detseg.structures import Metrics
 from detseg.tasks.base import Batch
 from detseg.tasks.package import PackageConfig, load_package, match_classes, save_package
 
@@ -61,10 +59,15 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
             raise FileExistsError(
                 f"{run_dir} holds a run already; go on with --resume {run_dir} or choose another folder with -o"
             )
-        truth = config.task.truth
-        train_set = _open(config.data, config.data.train_split, truth, config.data.cache_max_side)
+        data, truth = config.data, config.task.truth
+        train_data, val_data = (
+            open_dataset(data.path, split, data.format, truth, data.description)
+            for split in (data.train_split, data.val_split)
+        )
+        config = replace(config, task=config.task.adapted_to(train_data))
+        train_set = as_samples(train_data, config.task.input, data.cache, data.cache_max_side)
         # Never reduced: a validation picture is measured as it is.
-        val_set = _open(config.data, config.data.val_split, truth, None)
+        val_set = as_samples(val_data, config.task.input, data.cache)
         match_classes(train_set.class_names, val_set.class_names)  # now, not after the first epoch
         package = PackageConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
         trainer = build_trainer(config, package, train_set, val_set, run_dir, group, device, bar=bar)
@@ -89,18 +92,11 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
         leave_group()
 
 
-def _open(data: DataConfig, split: str, truth: Truth, max_side: int | None) -> Dataset:
-    dataset = open_dataset(data.path, split, data.format, truth, data.description)
-    if data.cache == "none":
-        return dataset
-    return CachedDataset(dataset, data.cache, max_side)
-
-
 def build_trainer(
     config: RunConfig,
     package: PackageConfig,
-    train_set: Dataset,
-    val_set: Dataset,
+    train_set: Samples,
+    val_set: Samples,
     run_dir: Path,
     group: Group,
     device: torch.device,
@@ -122,11 +118,11 @@ def build_trainer(
             )
     model = model.to(device)
     if settings.channels_last:
-        model = model.to(memory_format=torch.channels_last)
+        model = model.to(memory_format=task.memory_format)
     model = synchronize_norms(model, group, device)
     loader: TrainLoader[Batch] = TrainLoader(
         train_set,
-        build_train_pipeline(config.augment),
+        config.augment.build(),
         task.collate,
         batch_size=settings.batch_size,
         seed=settings.seed,
@@ -171,7 +167,7 @@ def build_trainer(
 
 
 def _report(
-    config: RunConfig, val_set: Dataset, run_dir: Path, group: Group, device: torch.device, *, bar: bool
+    config: RunConfig, val_set: Samples, run_dir: Path, group: Group, device: torch.device, *, bar: bool
 ) -> RunResult:
     """Evaluate the best model once more and draw the run's curves."""
     best = load_package(run_dir / "best.safetensors")

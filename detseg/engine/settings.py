@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from detseg.augment.config import AugmentConfig
+from detseg.augment import AUGMENTS
 from detseg.config import InputPath, choice
 from detseg.engine.ema import EMAConfig
 from detseg.engine.optim import OptimizerConfig, ScheduleConfig
@@ -17,14 +17,14 @@ from detseg.tasks import TASKS
 class DataConfig:
     """Where the data is and how it is read.
 
-    ``path``: a folder in a known layout, a YAML, or the word ``shapes`` for the built-in set; ``format`` is needed only
-    where the layout is ambiguous. ``description``: a data set's YAML whose keys, but ``path``, describe a folder that
-    has none of its own. ``num_workers``: processes that read and augment. ``cache``: decoded images kept in memory
-    (``ram``) or outside the data set (``disk``), those for training reduced to ``cache_max_side`` pixels on the longer
-    side where given. ``on_bad_image``: what a training picture that cannot be read does.
+    ``path``: a folder in a known layout, a YAML, or the word ``shapes`` or ``blobs`` for a built-in set; ``format`` is
+    needed only where the layout is ambiguous. ``description``: a data set's YAML whose keys, but ``path``, describe a
+    folder that has none of its own. ``num_workers``: processes that read and augment. ``cache``: decoded images, or
+    volumes in the network's grid, kept in memory (``ram``) or outside the data set (``disk``); images for training
+    reduced to ``cache_max_side`` pixels on the longer side where given. ``on_bad_image``: what a training picture that cannot be read does.
     """
 
-    path: Literal["shapes"] | InputPath = "shapes"
+    path: Literal["shapes", "blobs"] | InputPath = "shapes"
     format: str | None = None
     description: InputPath | None = None
     train_split: str = "train"
@@ -91,5 +91,14 @@ class RunConfig:
     model: Any = choice(MODELS)
     task: Any = choice(TASKS)
     data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    augment: Any = choice(AUGMENTS, default="image")
     train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        truth = self.task.truth
+        if truth not in self.augment.truths:
+            raise ValueError(
+                f"augment is {self.augment.name}, which makes samples with {' or '.join(self.augment.truths)}, but the "
+                f"task {self.task.name} learns from {truth}; set augment.name: "
+                f"{'volume' if truth == 'volumes' else 'image'}"
+            )

@@ -9,7 +9,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray, DoubleArray, IntArray
 from detseg.evaluation.base import EvaluatorState
-from detseg.evaluation.checks import require_unique
+from detseg.evaluation.checks import category_ids_of, require_labels, require_unique
 from detseg.evaluation.plots import plot_class_scores, plot_pixel_confusion
 from detseg.structures import VOID, LabelMap, Metrics
 
@@ -33,12 +33,7 @@ class SegmentationEvaluator:
         num_classes = len(self.class_names)
         if not 1 <= num_classes <= VOID:
             raise ValueError(f"masks hold 1 to {VOID} classes, got {num_classes}")
-        require_unique("class name", self.class_names)
-        self.category_ids = tuple(range(num_classes) if category_ids is None else map(int, category_ids))
-        if len(self.category_ids) != num_classes:
-            raise ValueError(
-                f"got {num_classes} class names and {len(self.category_ids)} category ids; give one for each"
-            )
+        self.category_ids = category_ids_of(self.class_names, category_ids)
         self.reset()
 
     def reset(self) -> None:
@@ -61,15 +56,9 @@ class SegmentationEvaluator:
                 f"image {image_id}: the prediction is {_size(prediction.labels)}, "
                 f"the truth {_size(truth)} of {truth.dtype}; they must be of one size, the truth uint8"
             )
-        num_classes = len(self.class_names)
         for name, labels in (("truth", truth), ("prediction", prediction.labels)):
-            # In 8 bits VOID + 1 is 0, so that one pass over the labels suffices.
-            highest = int((labels + np.uint8(1)).max(initial=0))
-            if highest > num_classes:
-                raise ValueError(
-                    f"image {image_id}: label {highest - 1} in the {name}, allowed 0 to {num_classes - 1} and {VOID}"
-                )
-        self._counts += _count(truth, prediction.labels, num_classes)
+            require_labels(labels, len(self.class_names), image_id, name)
+        self._counts += _count(truth, prediction.labels, len(self.class_names))
         self._image_ids[image_id] = None
 
     def compute(self) -> Metrics:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from detseg.arrays import IntArray
+from detseg.arrays import DoubleArray, IntArray
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 from detseg.files import atomic_path
@@ -119,6 +119,36 @@ def plot_class_scores(scores: Mapping[str, float], mean: float, name: str, path:
     axes.set_axisbelow(True)
     axes.set_title(f"{name} by class")
     axes.legend(loc="lower right", frameon=False)
+    _save(figure, path)
+
+
+def plot_case_scores(scores: Mapping[str, DoubleArray], name: str, path: Path) -> None:
+    """Draw ``scores`` in [0, 1] of single cases, by class, to a PNG: a dot for each case and a box from the first to
+    the third quartile with the median in it, in the order of the classes from the top.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    rows = np.arange(len(scores))[::-1]
+    inches_per_row, type_size = (0.6, 10) if len(scores) <= _MOST_LARGE_BARS else (0.14, 7)
+    figure = Figure(figsize=(8, 1.5 + inches_per_row * len(scores)), layout="constrained")
+    axes = figure.add_subplot()
+    # Dots are spread over the height of a row, the same way in every run.
+    generator = np.random.default_rng(0)
+    for row, values in zip(rows, scores.values(), strict=True):
+        heights = row + generator.uniform(-0.22, 0.22, len(values))
+        axes.scatter(values, heights, s=14, color="tab:blue", alpha=0.6, linewidths=0)
+        if len(values):
+            low, median, high = np.percentile(values, (25, 50, 75))
+            axes.barh(row, high - low, left=low, height=0.6, facecolor="none", edgecolor="black")
+            axes.vlines(median, row - 0.3, row + 0.3, color="black", linewidth=2)
+    axes.set_yticks(rows, [f"{_as_text(name)} ({len(values)})" for name, values in scores.items()], fontsize=type_size)
+    axes.set(xlabel=name, xlim=(-0.02, 1.02), ylim=(-0.6, len(scores) - 0.4))
+    axes.grid(axis="x", color="0.93")
+    axes.set_axisbelow(True)
+    axes.set_title(f"{name} of each case")
     _save(figure, path)
 
 

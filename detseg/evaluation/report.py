@@ -27,6 +27,9 @@ _MEANING = {
     "mIoU": "IoU, mean of the classes",
     "pixel_accuracy": "share of the labeled pixels that are right",
     "mean_accuracy": "share of a class's pixels that are right, mean of the classes",
+    "Dice": "overlap of the regions, mean of the classes",
+    "HD95": "mm, 95th percentile of the distances between surfaces, mean of the classes",
+    "surface_dice": "share of the surfaces within the tolerance, mean of the classes",
 }
 
 

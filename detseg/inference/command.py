@@ -30,11 +30,11 @@ def predict_command(
     size: tuple[int, int] | None = None,
     fps: float = 25.0,
 ) -> int:
-    """``detseg predict``. Returns 0, or ``EXIT_SOME_FAILED`` where a picture could not be read; the rest goes on."""
-    paths = expand_sources(sources)
+    """``detseg predict``. Returns 0, or ``EXIT_SOME_FAILED`` where a file could not be read; the rest goes on."""
     package = load_package(model_path, postprocess=postprocess, size=size, for_prediction=True)
     model: Any = package.model
     task, config = package.task, package.config
+    paths = expand_sources(sources, task.spec.suffixes)
     kinds = DEFAULT_SAVE[task.name] if save is None else save
     failures: list[str] = []
     with ExitStack() as stack:
@@ -42,10 +42,10 @@ def predict_command(
         writers = [stack.enter_context(writer) for writer in made]
         predictor = Predictor(model.fuse(), task, default_device(device))
         predictions = predictor.predict(paths, batch_size, on_error=lambda path, error: failures.append(str(error)))
-        for prediction in tqdm(predictions, total=len(paths), desc="predict", unit="picture", leave=False):
+        for prediction in tqdm(predictions, total=len(paths), desc="predict", unit="file", leave=False):
             for writer in writers:
                 writer.write(prediction.path or "", prediction.image, prediction.result)
-    print(f"{len(paths) - len(failures)} of {len(paths)} pictures; results are in {output}")
+    print(f"{len(paths) - len(failures)} of {len(paths)} files; results are in {output}")
     for failure in failures:
         print(f"not read: {failure}", file=sys.stderr)
     return EXIT_SOME_FAILED if failures else 0

@@ -1,4 +1,4 @@
-"""Prediction on images: files or arrays in, results in original pixels out, one at a time and in order."""
+"""Prediction: files, arrays or volumes in, results in original pixels or voxels out, one at a time and in order."""
 
 from __future__ import annotations
 
@@ -13,40 +13,41 @@ import torch
 from torch import Tensor, nn
 
 from detseg.arrays import ByteArray
-from detseg.runtime.geometry import InputSpec, letterbox
-from detseg.runtime.images import ImageError, read_image
-from detseg.structures import Placement, Result
+from detseg.runtime.geometry import InputSpec
+from detseg.runtime.images import ImageError
+from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.structures import Result
+from detseg.volumes import Volume
 
-Source = Path | str | ByteArray
+Source = Path | str | ByteArray | Volume
 
 
 class PredictionTask(Protocol):
     """What the predictor needs of a task."""
 
-    spec: InputSpec
+    spec: InputSpec | VolumeSpec
 
     def normalize(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` uint8 RGB -> the float input of the model."""
+        """Placed images -> the float input of the model."""
 
-    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[Any]:
-        """Normalized images through the model -> the result for each image, in original pixels."""
+    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Any]) -> list[Any]:
+        """Normalized images through the model -> the result for each image, in original pixels or voxels."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """``image`` ``[H, W, 3]`` uint8 RGB as it was read, ``path`` where it came from (None for an array), ``result``
-    what the task found in it, in pixels of ``image``."""
+    """``image`` as it was read, ``[H, W, 3]`` uint8 RGB or a volume; ``path`` where it came from (None for what was not
+    a path), ``result`` what the task found in it, in pixels or voxels of ``image``."""
 
     path: Path | None
-    image: ByteArray
+    image: ByteArray | Volume
     result: Result
 
 
 class Predictor:
-    """Runs ``model`` on images, letterboxed to the task's input each on its own, so that batches may mix sizes freely.
-
-    The geometry of an image, and with it its result, does not depend on the others in its batch. The model is moved
-    to ``device`` and put into evaluation mode.
+    """Runs ``model`` on images, letterboxed to the task's input each on its own, so that batches may mix sizes freely,
+    or on volumes. The geometry of an image, and with it its result, does not depend on the others in its batch. The
+    model is moved to ``device`` and put into evaluation mode.
     """
 
     def __init__(self, model: nn.Module, task: PredictionTask, device: torch.device | str = "cpu") -> None:
@@ -60,10 +61,11 @@ class Predictor:
         batch_size: int = 1,
         on_error: Callable[[Path, ImageError], None] | None = None,
     ) -> Iterator[Prediction]:
-        """The result for each of ``sources``: paths, or arrays ``[H, W, 3]`` uint8 RGB, in their order.
+        """The result for each of ``sources``: paths, arrays ``[H, W, 3]`` uint8 RGB or volumes, in their order.
 
-        Sources are taken as needed and at most ``batch_size`` images are held, so they may be endless. A file that
-        cannot be read goes to ``on_error`` and the next one takes its place; without ``on_error`` its error is raised.
+        Sources are taken as needed and at most ``batch_size`` images are held, so they may be endless; volumes, which
+        are of any size, go through one at a time. A file that cannot be read goes to ``on_error`` and the next one
+        takes its place; without ``on_error`` its error is raised.
 
         Raises:
             ValueError: if ``batch_size`` is below 1 or an array is no image.
@@ -73,34 +75,31 @@ class Predictor:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         images = self._read(sources, on_error)
         # A generator function would check its arguments only when the first prediction is asked for.
-        return self._predict_batches(images, batch_size)
+        return self._predict_batches(images, batch_size if self.task.spec.one_size else 1)
 
-    def _predict_batches(
-        self, images: Iterator[tuple[Path | None, ByteArray]], batch_size: int
-    ) -> Iterator[Prediction]:
+    def _predict_batches(self, images: Iterator[tuple[Path | None, Any]], batch_size: int) -> Iterator[Prediction]:
         while batch := list(islice(images, batch_size)):
             results = self._run([image for _, image in batch])
             for (path, image), result in zip(batch, results, strict=True):
                 yield Prediction(path, image, result)
 
     @torch.inference_mode()
-    def _run(self, images: list[ByteArray]) -> list[Any]:
-        placed = [letterbox(image, self.task.spec) for image in images]
-        pixels = np.stack([image for image, _ in placed]).transpose(0, 3, 1, 2)
-        inputs = self.task.normalize(torch.from_numpy(pixels).to(self.device).contiguous())
+    def _run(self, images: list[Any]) -> list[Any]:
+        placed = [self.task.spec.place(image) for image in images]
+        arrays = torch.from_numpy(np.stack([image for image, _ in placed]))
+        inputs = self.task.normalize(arrays.to(self.device).contiguous())
         return self.task.predict(self.model, inputs, [placement for _, placement in placed])
 
-    @staticmethod
     def _read(
-        sources: Iterable[Source], on_error: Callable[[Path, ImageError], None] | None
-    ) -> Iterator[tuple[Path | None, ByteArray]]:
+        self, sources: Iterable[Source], on_error: Callable[[Path, ImageError], None] | None
+    ) -> Iterator[tuple[Path | None, Any]]:
         for source in sources:
-            if isinstance(source, np.ndarray):
+            if isinstance(source, np.ndarray | Volume):
                 yield None, source
                 continue
             path = Path(source)
             try:
-                image = read_image(path)
+                image = self.task.spec.read(path)
             except ImageError as error:
                 if on_error is None:
                     raise

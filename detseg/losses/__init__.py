@@ -1,7 +1,7 @@
 """What a model is trained on: assignment of predictions to ground truth, and loss functions.
 
-``DETECTION_LOSSES`` and ``SEGMENTATION_LOSSES`` name every loss that a configuration may ask for. Importing this
-package does not import torch.
+``DETECTION_LOSSES``, ``SEGMENTATION_LOSSES`` and ``VOLUME_LOSSES`` name every loss that a configuration may ask for.
+Importing this package does not import torch.
 """
 
 DETECTION_LOSSES = {
@@ -11,4 +11,8 @@ DETECTION_LOSSES = {
 
 SEGMENTATION_LOSSES = {
     "segmentation": "detseg.losses.segmentation:SegmentationLossConfig",
+}
+
+VOLUME_LOSSES = {
+    "dice": "detseg.losses.dice:DiceLossConfig",
 }

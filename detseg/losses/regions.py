@@ -1,16 +1,39 @@
 """Losses that judge the region of each class as a whole, image by image: soft Dice and Lovasz-Softmax.
 
 Shapes: ``B`` images, ``C`` classes, ``H`` rows, ``W`` columns, ``P`` pixels of an image, ``K`` classes that it holds.
-``probability`` is the softmax ``[B, C, H, W]`` of the logits; ``labels`` ``[B, H, W]`` are int64 class positions,
-``VOID`` where there is none. Such pixels belong to no region.
+``probability`` is the softmax ``[B, C, H, W]`` of the logits; ``labels`` ``[B, H, W]`` are class positions, ``VOID``
+where there is none. Such pixels belong to no region.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from detseg.structures import VOID
+
+
+class RegionSums(NamedTuple):
+    """Sums over the labeled pixels of each image and class, ``[B, C]``: of ``p * t``, of ``p`` or its square, and of
+    ``t``, which is its own square, for the probability p and the truth t of 0 or 1."""
+
+    intersection: Tensor
+    predicted: Tensor
+    true: Tensor
+
+
+def region_sums(probability: Tensor, labels: Tensor, squared: bool = False) -> RegionSums:
+    """What soft Dice coefficients are made of, for pixels or voxels: ``[B, C, *]`` and ``[B, *]``, any dimensions."""
+    probability, labels = probability.flatten(2), labels.flatten(1)
+    truth = _one_hot(labels, probability.shape[1], dim=1)
+    labeled = (labels != VOID).to(probability.dtype)[:, None]
+    # A product with booleans: several times as fast as torch.where on a CPU, and the backward pass keeps one byte of
+    # truth for each pixel and class.
+    intersection = (probability * truth).sum(2)
+    predicted = ((probability.square() if squared else probability) * labeled).sum(2)
+    return RegionSums(intersection, predicted, truth.sum(2))
 
 
 def soft_dice_loss(probability: Tensor, labels: Tensor) -> Tensor:
@@ -20,15 +43,10 @@ def soft_dice_loss(probability: Tensor, labels: Tensor) -> Tensor:
     truth t of 0 or 1: sums in the denominator, not sums of squares as in V-Net (arXiv 1606.04797). A class that the
     image does not hold is left out, so the denominator is at least 1 and no smoothing term is needed.
     """
-    truth = _one_hot(labels, probability.shape[1], dim=1)
-    # A product with booleans would keep a copy of the probabilities for the backward pass.
-    intersection = torch.where(truth, probability, 0).sum((2, 3))
-    labeled = (labels != VOID).to(probability.dtype).flatten(1)[..., None]
-    predicted = torch.matmul(probability.flatten(2), labeled)[..., 0]
-    true = truth.sum((2, 3))
-    present = true > 0
-    total = torch.where(present, predicted + true, 1)
-    loss = torch.where(present, 1 - 2 * intersection / total, 0)
+    sums = region_sums(probability, labels)
+    present = sums.true > 0
+    total = torch.where(present, sums.predicted + sums.true, 1)
+    loss = torch.where(present, 1 - 2 * sums.intersection / total, 0)
     return loss.sum(1) / present.sum(1).clamp(min=1)
 
 

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from detseg.losses.base import LossSum
+from detseg.losses.checks import require_class_weights, require_logits_with_labels
 from detseg.losses.class_weights import WEIGHT_RULES
 from detseg.losses.pixelwise import cross_entropy, focal_loss, hard_pixels, pixel_weights
 from detseg.losses.regions import lovasz_softmax_loss, soft_dice_loss
-from detseg.structures import VOID
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class SegmentationLossConfig:
                     f"class_weights is {self.class_weights!r}; allowed are {allowed}, or a list of numbers"
                 )
         else:
-            _require_weights(self.class_weights)
+            require_class_weights(self.class_weights)
         if not self.cross_entropy:
             defaults = {"class_weights": "none", "label_smoothing": 0.0, "focal_gamma": 0.0, "ohem": None}
             given = [name for name, default in defaults.items() if getattr(self, name) != default]
@@ -115,11 +115,7 @@ class SegmentationLoss:
         Raises:
             ValueError: the number of weights is not that of the classes, or a weight is negative or not finite.
         """
-        if len(weights) != self.num_classes:
-            raise ValueError(
-                f"got {len(weights)} class weights for {self.num_classes} classes; give one for each class"
-            )
-        _require_weights(weights)
+        require_class_weights(weights, self.num_classes)
         self._class_weights = torch.tensor(weights, dtype=torch.float32)
 
     def __call__(self, logits: Tensor, mask: Tensor) -> LossSum:
@@ -129,7 +125,7 @@ class SegmentationLoss:
         Raises:
             ValueError: shapes or labels do not fit, or the class weights that come from the data were not set.
         """
-        _check(logits, mask, self.num_classes)
+        require_logits_with_labels(logits, mask, self.num_classes, ("H", "W"), "mask")
         if self.weighting is not None and self._class_weights is None:
             raise ValueError(
                 f"class_weights: {self.weighting} come from the training set; call set_class_weights first"
@@ -160,24 +156,3 @@ class SegmentationLoss:
             if config.lovasz:
                 parts["lovasz"] = config.lovasz * (lovasz_softmax_loss(probability, labels) * image_weights).sum()
         return LossSum(parts, image_weights.sum())
-
-
-def _require_weights(weights: Sequence[float]) -> None:
-    if not all(0 <= weight < math.inf for weight in weights) or not any(weights):
-        raise ValueError(f"class_weights must be finite, at least 0, and not all 0, got {list(weights)}")
-
-
-def _check(logits: Tensor, mask: Tensor, num_classes: int) -> None:
-    if logits.ndim != 4 or logits.shape[1] != num_classes:
-        raise ValueError(
-            f"a loss for {num_classes} classes needs logits [B, {num_classes}, H, W], got {list(logits.shape)}"
-        )
-    if mask.shape != (len(logits), *logits.shape[2:]) or mask.dtype != torch.uint8:
-        raise ValueError(
-            f"logits {list(logits.shape)} need a mask {[len(logits), *logits.shape[2:]]} of uint8, "
-            f"got {list(mask.shape)} of {mask.dtype}"
-        )
-    # In 8 bits VOID + 1 is 0, so that one pass over the mask suffices.
-    if int((mask + 1).max()) > num_classes:
-        label = int(mask[mask != VOID].max())
-        raise ValueError(f"label {label} in the mask, allowed 0 to {num_classes - 1} and {VOID}")

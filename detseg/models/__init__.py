@@ -5,4 +5,5 @@ from __future__ import annotations
 MODELS = {
     "detector": "detseg.models.detector:DetectorConfig",
     "letnet": "detseg.models.letnet:LETNetConfig",
+    "vnet": "detseg.models.vnet:VNetConfig",
 }

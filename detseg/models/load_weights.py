@@ -1,4 +1,4 @@
-"""Weights from files: our own safetensors, and the official YOLOX and LETNet checkpoints under their own names."""
+"""Weights from files: our own safetensors, and checkpoints of YOLOX, LETNet and MONAI's VNet under their own names."""
 
 from __future__ import annotations
 
@@ -80,6 +80,32 @@ LETNET_PARTS = (
     (".acti.", ".act."),
 )
 
+# The front of a name of MONAI's VNet -> ours, and patterns for the rest of such a name.
+MONAI_VNET_MODULES = (
+    ("in_tr.conv_block.", "stem.convs.0."),
+    ("in_tr.act_function.", "stem.act."),
+    ("down_tr32.", "downs.0."),
+    ("down_tr64.", "downs.1."),
+    ("down_tr128.", "downs.2."),
+    ("down_tr256.", "downs.3."),
+    ("up_tr256.", "ups.0."),
+    ("up_tr128.", "ups.1."),
+    ("up_tr64.", "ups.2."),
+    ("up_tr32.", "ups.3."),
+    ("out_tr.conv_block.", "classifier.hidden."),
+    ("out_tr.act_function1.", "classifier.act."),
+    ("out_tr.conv2.", "classifier.conv."),
+)
+MONAI_VNET_PARTS = (
+    (r"\.(down|up)_conv\.", ".resample.conv."),
+    (r"\.bn1\.", ".resample.norm."),
+    (r"\.act_function1\.", ".resample_act."),
+    (r"\.act_function2\.", ".stage.act."),
+    (r"\.ops\.(\d+)\.conv_block\.", r".stage.convs.\1."),
+    (r"\.ops\.(\d+)\.act_function\.", r".stage.inner_acts.\1."),
+    (r"\.adn\.N\.", ".norm."),
+)
+
 NAMES_SHOWN = 10
 
 
@@ -105,7 +131,7 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
     Args:
         model: the network; the weights take its precision and device.
         path: ``.safetensors``; ``.pth`` or ``.pt`` with tensors only, a state dict or ``{"model": state dict}``. The
-            names are the model's own, or those of YOLOX or of the published LETNet.
+            names are the model's own, or those of YOLOX, of the published LETNet or of MONAI's VNet.
         strict: every weight of the file and of the model must find its match. Otherwise those without one keep their
             values and are reported: a detector for other classes starts from the rest.
 
@@ -154,6 +180,12 @@ def _own_name(name: str) -> str:
         if num_found:
             for part, own_part in LETNET_PARTS:
                 name = name.replace(part, own_part)
+            return name
+    for front, own_front in MONAI_VNET_MODULES:
+        if name.startswith(front):
+            name = own_front + name.removeprefix(front)
+            for pattern, own_part in MONAI_VNET_PARTS:
+                name = re.sub(pattern, own_part, name)
             return name
     return name
 

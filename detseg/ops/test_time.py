@@ -1,4 +1,4 @@
-"""Segmentation averaged over several views of an image: scaled and mirrored.
+"""Segmentation averaged over several views of an image or volume: scaled and mirrored.
 
 Shapes: ``B`` images, ``K`` classes, ``H``, ``W`` their size, ``h``, ``w`` that of a model's output.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import product
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +46,22 @@ def average_over_views(
             total = probabilities if total is None else total + probabilities
     assert total is not None
     return total / (len(scales) * (2 if flip else 1))
+
+
+def average_over_flips(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+    """Mean class probabilities ``[B, K, *spatial]`` float32 over ``images`` ``[B, C, *spatial]`` and their mirror
+    images along every spatial axis and every combination of axes: four views of an image, eight of a volume.
+
+    ``predict`` maps ``[B, C, *spatial]`` to logits ``[B, K, *spatial]``.
+    """
+    axes = range(2, images.ndim)
+    total: Tensor | None = None
+    for chosen in product((False, True), repeat=len(axes)):
+        mirrored = [axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored]
+        probabilities = predict(images.flip(mirrored)).float().softmax(dim=1).flip(mirrored)
+        total = probabilities if total is None else total + probabilities
+    assert total is not None
+    return total / float(2 ** len(axes))
 
 
 def _scaled(side: int, scale: float) -> int:

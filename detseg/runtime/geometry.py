@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
 
 import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
+from detseg.runtime.images import IMAGE_SUFFIXES, read_image
 from detseg.structures import Placement
 
 Anchor = Literal["center", "top_left"]
@@ -24,6 +26,11 @@ class InputSpec:
     input keeps its size. ``mean`` and ``std`` are in gray levels (0 to 255) and in ``channel_order``; the network sees
     ``(pixel - mean) / std``.
     """
+
+    suffixes: ClassVar[tuple[str, ...]] = IMAGE_SUFFIXES
+    """How the names of files end that can be read."""
+    one_size: ClassVar[bool] = True
+    """Whether all inputs have one size, so that several make a batch."""
 
     height: int
     width: int
@@ -48,6 +55,15 @@ class InputSpec:
             raise ValueError(f"mean and std must have three values each, got {self.mean} and {self.std}")
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
+
+    def read(self, path: Path | str) -> ByteArray:
+        """The image in the file ``path``, ``[H, W, 3]`` uint8 RGB. Raises ImageError: it cannot be read."""
+        return read_image(path)
+
+    def place(self, image: ByteArray) -> tuple[ByteArray, Placement]:
+        """``image`` as the network takes it, ``[3, H, W]`` uint8, and the way back. See :func:`letterbox`."""
+        placed, placement = letterbox(image, self)
+        return placed.transpose(2, 0, 1), placement
 
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that an image of this size gets inside the input, its aspect ratio kept."""

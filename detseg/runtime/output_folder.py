@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from detseg.runtime.nifti import is_volume_path, volume_stem
+
 
 class OutputFolder:
     """Gives each source a file name in ``folder`` that no other has.
@@ -22,14 +24,15 @@ class OutputFolder:
             self._refuse_own_folder(Path(source))
 
     def path_for(self, source: Path | str, suffix: str) -> Path:
-        """The path for the result of ``source``: its name with ``suffix``."""
+        """The path for the result of ``source``: its name with ``suffix`` in place of its own (``.nii.gz`` is one)."""
         source = Path(source)
         self._refuse_own_folder(source)
         # Compared without case, because some file systems do.
-        name, number = f"{source.stem}{suffix}", 1
+        stem = volume_stem(source) if is_volume_path(source) else source.stem
+        name, number = f"{stem}{suffix}", 1
         while name.casefold() in self._taken:
             number += 1
-            name = f"{source.stem}_{number}{suffix}"
+            name = f"{stem}_{number}{suffix}"
         self._taken.add(name.casefold())
         return self.folder / name
 

@@ -10,13 +10,12 @@ import numpy as np
 from detseg.arrays import ByteArray
 from detseg.runtime.draw import color_of, draw_boxes, montage
 from detseg.runtime.draw_labels import classes_in, draw_labels
+from detseg.runtime.lettering import Lettering
 from detseg.structures import VOID, Detections, GroundTruth, LabelMap
 
 SHOWN_CONFIDENCE = 0.25
 """Objects with a lower score count in evaluation, but would cover the picture."""
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
-_INK = (30, 30, 30)
 _WRONG = (235, 30, 45)
 _IGNORED = (120, 120, 120)
 
@@ -71,40 +70,18 @@ def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_
         _captioned(errors.astype(np.uint8), f"errors: {share}"),
     ]
     sheet = montage(panels, columns=2)
-    return np.concatenate([sheet, _legend(classes_in(truth, labels), class_names, sheet.shape[1], image.shape)])
+    entries = [(color_of(label), class_names[label]) for label in classes_in(truth, labels)]
+    return np.concatenate([sheet, _lettering(image.shape).legend(entries, sheet.shape[1])])
 
 
-def _text_size(image_shape: tuple[int, ...]) -> tuple[float, int, int]:
-    """Scale and thickness of text that suits pictures of this size, and the height of a line in pixels."""
-    scale = max(0.45, max(image_shape[:2]) / 1400)
-    return scale, max(1, round(scale * 1.4)), round(34 * scale) + 4
+def _lettering(image_shape: tuple[int, ...]) -> Lettering:
+    """Text that suits pictures of this size."""
+    return Lettering(max(0.45, max(image_shape[:2]) / 1400))
 
 
 def _captioned(image: ByteArray, text: str) -> ByteArray:
     """``image`` under a strip with ``text``, in smaller letters where the picture is too narrow for it."""
-    scale, thickness, line = _text_size(image.shape)
-    # Measured each time: the width of letters is rounded to pixels, so it does not follow the scale.
-    while scale > 0.1 and cv2.getTextSize(text, _FONT, scale, thickness)[0][0] > image.shape[1] - 6:
-        scale *= 0.95
-    strip = np.full((line, image.shape[1], 3), 255, np.uint8)
-    cv2.putText(strip, text, (2, round(0.72 * line)), _FONT, scale, _INK, thickness, cv2.LINE_AA)
+    lettering = _lettering(image.shape)
+    strip = lettering.blank(lettering.line, image.shape[1])
+    lettering.fitted(text, image.shape[1] - 6).write(strip, text, 2, 0, lettering.line)
     return np.concatenate([strip, image])
-
-
-def _legend(labels: Sequence[int], class_names: Sequence[str], width: int, image_shape: tuple[int, ...]) -> ByteArray:
-    """A strip of this width with the color and the name of every class, in as many lines as it takes."""
-    scale, thickness, line = _text_size(image_shape)
-    swatch, gap = line // 2, line // 3
-    lines = [np.full((line, width, 3), 255, np.uint8)]
-    left = gap
-    for label in labels:
-        (text_width, _), _ = cv2.getTextSize(class_names[label], _FONT, scale, thickness)
-        if left > gap and left + swatch + text_width + 3 * gap > width:
-            lines.append(np.full((line, width, 3), 255, np.uint8))
-            left = gap
-        strip, top = lines[-1], (line - swatch) // 2
-        strip[top : top + swatch, left : left + swatch] = color_of(label)
-        left += swatch + gap
-        cv2.putText(strip, class_names[label], (left, round(0.72 * line)), _FONT, scale, _INK, thickness, cv2.LINE_AA)
-        left += text_width + 2 * gap
-    return np.concatenate(lines)

@@ -1,4 +1,4 @@
-"""From what a user names on the command line to an ordered list of image files."""
+"""From what a user names on the command line to an ordered list of image or volume files."""
 
 from __future__ import annotations
 
@@ -6,32 +6,37 @@ import difflib
 import glob
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from detseg.runtime.image_header import HeaderError, read_header
 from detseg.runtime.images import IMAGE_SUFFIXES
+from detseg.runtime.nifti import VOLUME_SUFFIXES
 
 
 class SourceError(ValueError):
-    """A source that names no image; the message says what was looked for and what is near."""
+    """A source that names no file of the kind; the message says what was looked for and what is near."""
 
 
-def expand_sources(sources: Iterable[str | Path]) -> list[Path]:
-    """The image files that ``sources`` name, each once, in the order of the sources.
+def expand_sources(sources: Iterable[str | Path], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
+    """The files that ``sources`` name, each once, in the order of the sources: images, or volumes where ``suffixes``
+    are ``VOLUME_SUFFIXES``.
 
-    A source is a file, a folder (its images, not those of its subfolders) or a glob (``**`` reaches subfolders). Files
-    of a folder or a glob come in natural order, ``frame2`` before ``frame10``, and are taken by suffix; a file that is
-    named itself may have any suffix if its content is an image.
+    A source is a file, a folder (its files, not those of its subfolders) or a glob (``**`` reaches subfolders). Files
+    of a folder or a glob come in natural order, ``frame2`` before ``frame10``, and are taken by the end of their name;
+    a file that is named itself may have any name if its content is an image. What macOS leaves beside a volume on
+    foreign disks, ``._a.nii.gz`` beside ``a.nii.gz``, is passed over.
 
     Raises:
-        SourceError: no sources at all, or one of them is missing, holds no image or is of an unsupported format.
+        SourceError: no sources at all, or one of them is missing, holds no such file or is of an unsupported format.
     """
+    kind = _VOLUMES if tuple(suffixes) == VOLUME_SUFFIXES else _Kind("image", tuple(suffixes))
     found: dict[Path, Path] = {}
     for source in sources:
-        for path in _expand(str(source)):
+        for path in _expand(str(source), kind):
             found.setdefault(path.resolve(), path)
     if not found:
-        raise SourceError("no source was given; name image files, folders or globs")
+        raise SourceError(f"no source was given; name {kind.name} files, folders or globs")
     return list(found.values())
 
 
@@ -43,46 +48,69 @@ def natural_key(path: Path | str) -> tuple[list[str | int], str]:
     return parts, text
 
 
-def _expand(source: str) -> list[Path]:
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What is looked for: an "image" or a "volume", and how the names of its files end, in lower case."""
+
+    name: str
+    suffixes: tuple[str, ...]
+
+    @property
+    def listed_suffixes(self) -> str:
+        return ", ".join(self.suffixes)
+
+    def names(self, path: Path) -> bool:
+        """Whether the name of ``path`` is one of this kind. A name that is nothing but a suffix is not."""
+        name = path.name.lower()
+        return name.endswith(self.suffixes) and name not in self.suffixes
+
+    def among(self, paths: Iterable[Path]) -> list[Path]:
+        """The files of this kind among ``paths``, in natural order."""
+        files = [path for path in paths if self.names(path) and path.is_file()]
+        if self.name == "volume":
+            files = [path for path in files if not path.name.startswith("._")]
+        return sorted(files, key=natural_key)
+
+
+_VOLUMES = _Kind("volume", VOLUME_SUFFIXES)
+
+
+def _expand(source: str, kind: _Kind) -> list[Path]:
     path = Path(source).expanduser()
     if path.is_file():
-        _require_image(path)
+        _require_kind(path, kind)
         return [path]
     if path.is_dir():
-        images = _images_among(path.iterdir())
-        if not images:
-            raise SourceError(f"folder {source}: no image in it ({_suffixes()}); {_subfolder_hint(path)}")
-        return images
+        files = kind.among(path.iterdir())
+        if not files:
+            raise SourceError(
+                f"folder {source}: no {kind.name} in it ({kind.listed_suffixes}); {_subfolder_hint(path)}"
+            )
+        return files
     if glob.has_magic(source):
         matches = [Path(match) for match in glob.glob(str(path), recursive=True)]  # noqa: PTH207 - may be absolute
-        images = _images_among(matches)
-        if not images:
-            seen = f"{len(matches)} matches, but no image among them ({_suffixes()})" if matches else "nothing matches"
-            raise SourceError(f"glob {source}: {seen}")
-        return images
+        files = kind.among(matches)
+        if not files:
+            among = f"{len(matches)} matches, but no {kind.name} among them ({kind.listed_suffixes})"
+            raise SourceError(f"glob {source}: {among if matches else 'nothing matches'}")
+        return files
     raise SourceError(f"source {source!r} does not exist; {_nearest(path)}")
 
 
-def _require_image(path: Path) -> None:
-    """Refuse early what is no image by name nor by content; a damaged image is the reader's business."""
-    if path.suffix.lower() in IMAGE_SUFFIXES:
+def _require_kind(path: Path, kind: _Kind) -> None:
+    """Refuse early what is no image by name nor by content, or no volume by name; a damaged file is the reader's
+    business."""
+    if kind.names(path):
         return
+    if kind.name == "volume":
+        raise SourceError(f"file {path}: not a volume, by name ({kind.listed_suffixes})")
     try:
         with path.open("rb") as stream:
             header = read_header(stream)
     except HeaderError:
         return
     if header is None:
-        raise SourceError(f"file {path}: not an image, by name ({_suffixes()}) nor by content")
-
-
-def _images_among(paths: Iterable[Path]) -> list[Path]:
-    images = [path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    return sorted(images, key=natural_key)
-
-
-def _suffixes() -> str:
-    return ", ".join(IMAGE_SUFFIXES)
+        raise SourceError(f"file {path}: not an image, by name ({kind.listed_suffixes}) nor by content")
 
 
 def _subfolder_hint(folder: Path) -> str:

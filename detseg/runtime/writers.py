@@ -22,10 +22,10 @@ from detseg.structures import VOID, Detections, LabelMap
 
 
 class ResultWriter(Protocol):
-    """What takes the result of one image after the other; a context manager, complete when it is left."""
+    """What takes the result of one image or volume after the other; a context manager, complete when it is left."""
 
-    def write(self, source: Path | str, image: ByteArray, result: Any, /) -> None:
-        """Take the ``result`` for ``image`` ``[H, W, 3]``, which came from ``source``."""
+    def write(self, source: Path | str, image: Any, result: Any, /) -> None:
+        """Take the ``result`` for ``image``, ``[H, W, 3]`` or a volume, which came from ``source``."""
 
     def __enter__(self) -> Self: ...
 
@@ -154,12 +154,12 @@ class CocoWriter:
     ) -> None:
         self._files.__exit__(kind, error, trace)
 
-    def _open(self, path: Path) -> _JsonList:
+    def _open(self, path: Path) -> JsonList:
         temporary = self._files.enter_context(atomic_path(path))
-        return self._files.enter_context(_JsonList(temporary))
+        return self._files.enter_context(JsonList(temporary))
 
 
-class _JsonList:
+class JsonList:
     """A JSON file with one list, written entry by entry, so that memory does not grow with it."""
 
     def __init__(self, path: Path) -> None:

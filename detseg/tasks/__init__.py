@@ -3,4 +3,5 @@
 TASKS: dict[str, str] = {
     "detection": "detseg.tasks.detection:DetectionTaskConfig",
     "semantic": "detseg.tasks.semantic:SemanticTaskConfig",
+    "volume": "detseg.tasks.volume:VolumeTaskConfig",
 }

@@ -14,34 +14,21 @@ from detseg.arrays import ByteArray, IntArray
 from detseg.evaluation.base import Evaluator
 from detseg.losses.base import LossSum
 from detseg.runtime.geometry import InputSpec
-from detseg.structures import GroundTruth, Placement, Sample, Truth
-
-
-class TruthSource(Protocol):
-    """What a task needs of a data set: what is true of each of its images."""
-
-    class_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        """The number of images."""
-
-    def ground_truth(self, index: int) -> GroundTruth:
-        """The objects in image ``index``."""
-
-    def mask(self, index: int) -> ByteArray:
-        """The class positions of the pixels of image ``index``, at its original size."""
+from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.structures import Placement, Sample, Truth
+from detseg.volumes import VolumePlacement
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples made into tensors, one size: ``images`` ``[B, 3, H, W]`` uint8 RGB, ``targets`` whatever the loss of the
-    task takes, by name, with the batch as the first dimension."""
+    """Samples made into tensors, one size: ``images`` ``[B, 3, H, W]`` uint8 RGB, or volumes ``[B, 1, D, H, W]``
+    float32; ``targets`` whatever the loss of the task takes, by name, with the batch as the first dimension."""
 
     images: Tensor
     targets: dict[str, Tensor]
     image_ids: tuple[int, ...]
     paths: tuple[str, ...]
-    placements: tuple[Placement, ...]
+    placements: tuple[Placement, ...] | tuple[VolumePlacement, ...]
 
     def to(self, device: Any) -> Self:
         """The same batch with its tensors on ``device``, copied without waiting where the memory is pinned."""
@@ -62,14 +49,16 @@ class Task(Protocol):
     truth: Truth
     """What it learns from, and so which of a data set's truths is opened for it."""
     class_names: tuple[str, ...]
-    spec: InputSpec
-    """What images are made into for evaluation and prediction."""
-    train_size: tuple[int, int]
-    """Height and width of training images."""
+    spec: InputSpec | VolumeSpec
+    """What images or volumes are made into for evaluation and prediction."""
+    train_size: tuple[int, ...]
+    """Height and width of training images; depth, height and width of patches of volumes."""
     stride: int
-    """Heights and widths of training images are multiples of it."""
+    """The sides of training images are multiples of it."""
+    memory_format: torch.memory_format
+    """How models keep channels last."""
 
-    def prepare(self, data: TruthSource) -> dict[str, Any]:
+    def prepare(self, data: Any) -> dict[str, Any]:
         """Look at the training set before training starts; returns what is worth keeping beside the run, as plain
         data by name."""
 
@@ -77,25 +66,27 @@ class Task(Protocol):
         """Samples of one size -> a batch."""
 
     def normalize(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` uint8 RGB -> float32 in the channel order and range the model was made for."""
+        """``images`` of a batch -> float32 in the channel order and range the model was made for."""
 
     def loss(self, raw: Any, batch: Batch) -> LossSum:
         """The raw output of the model -> loss parts, summed over the batch, and what to divide them by."""
 
-    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[Any]:
-        """Normalized ``images`` through ``model`` -> one ``Result`` per image, in pixels of the original images."""
+    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Any]) -> list[Any]:
+        """Normalized ``images`` through ``model`` -> one ``Result`` per image, in pixels of the original images or
+        voxels of the original volumes."""
 
     def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Evaluator:
         """A fresh evaluator for the classes of a data set."""
 
-    def ground_truth(self, data: TruthSource, index: int) -> Any:
+    def ground_truth(self, data: Any, index: int) -> Any:
         """What the evaluator takes as true of image ``index``."""
 
     def relabel(self, result: Any, positions: IntArray) -> Any:
         """``result`` with class ``positions[label]`` in place of ``label``; what has position -1 is left out."""
 
-    def compare(self, image: ByteArray, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
-        """One picture that shows ``image``, ``[H, W, 3]`` uint8 RGB, with its truth and what was found."""
+    def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
+        """One picture that shows ``image`` (``[H, W, 3]`` uint8 RGB, or a ``Volume``) with its truth and what was
+        found."""
 
 
 def normalize_images(images: Tensor, spec: InputSpec) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,14 @@ from detseg.ops.nms import select_detections
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.show import compare_boxes
 from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
-from detseg.tasks.base import Batch, TruthSource, make_batch, normalize_images
+from detseg.tasks.base import Batch, make_batch, normalize_images
+
+
+class BoxSource(Protocol):
+    """What detection needs of a data set."""
+
+    def ground_truth(self, index: int) -> GroundTruth:
+        """The objects in image ``index``."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,10 @@ class DetectionTaskConfig:
         """Height and width of training images."""
         return self.input.height, self.input.width
 
+    def adapted_to(self, data: BoxSource) -> Self:
+        """These settings, as none of them is taken from the training set."""
+        return self
+
     def build(
         self, model: Detector, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> DetectionTask:
@@ -104,6 +115,7 @@ class DetectionTask:
         self.category_ids = tuple(category_ids or range(1, len(self.class_names) + 1))
         self.kind = model.head.kind
         self.strides = model.strides
+        self.memory_format = torch.channels_last
         self.stride = max(model.strides)
         self.bins = model.head.bins
         self.criterion = config.loss.build(num_classes=len(self.class_names), strides=self.strides, bins=self.bins)
@@ -113,7 +125,7 @@ class DetectionTask:
                 f"the model's head is {self.kind!r}"
             )
 
-    def prepare(self, data: TruthSource) -> dict[str, Any]:
+    def prepare(self, data: BoxSource) -> dict[str, Any]:
         """Nothing: the loss needs to know nothing of the training set."""
         return {}
 
@@ -167,7 +179,7 @@ class DetectionTask:
         """COCO's average precision for the classes of a data set."""
         return CocoEvaluator(class_names, category_ids)
 
-    def ground_truth(self, data: TruthSource, index: int) -> GroundTruth:
+    def ground_truth(self, data: BoxSource, index: int) -> GroundTruth:
         """The annotated objects of image ``index``."""
         return data.ground_truth(index)
 

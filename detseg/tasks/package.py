@@ -149,6 +149,11 @@ def adapt_task(config: Any, postprocess: Mapping[str, Any], size: tuple[int, int
         )
     config = replace(config, postprocess=replace(config.postprocess, **postprocess))
     if size is not None:
+        if not config.input.one_size:
+            raise ValueError(
+                f"the task {config.name} has no input size, as volumes keep theirs; got "
+                f"{'x'.join(map(str, size))}; set --window instead"
+            )
         config = replace(config, input=replace(config.input, height=size[0], width=size[1]))
     return config
 

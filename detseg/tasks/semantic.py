@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
@@ -24,10 +24,20 @@ from detseg.ops.test_time import average_over_views
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.show import compare_labels
 from detseg.structures import VOID, LabelMap, Placement, Sample, Truth
-from detseg.tasks.base import Batch, TruthSource, make_batch, normalize_images
+from detseg.tasks.base import Batch, make_batch, normalize_images
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+class MaskSource(Protocol):
+    """What semantic segmentation needs of a data set."""
+
+    def __len__(self) -> int:
+        """The number of images."""
+
+    def mask(self, index: int) -> ByteArray:
+        """The class positions of the pixels of image ``index``, at its original size."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +56,7 @@ class ViewsConfig:
     flip: bool = False
 
     def __post_init__(self) -> None:
-        if self.window is not None and min(self.window) < 1:
+        if self.window is not None and (len(self.window) != 2 or min(self.window) < 1):
             raise ValueError(f"window must be a positive height and width, got {self.window}")
         if not 0 <= self.overlap < 1:
             raise ValueError(f"overlap must lie in [0, 1), got {self.overlap}")
@@ -80,6 +90,10 @@ class SemanticTaskConfig:
         """Height and width of training images."""
         return self.crop or (self.input.height, self.input.width)
 
+    def adapted_to(self, data: MaskSource) -> Self:
+        """These settings, as none of them is taken from the training set."""
+        return self
+
     def build(
         self, model: nn.Module, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> SemanticTask:
@@ -105,11 +119,12 @@ class SemanticTask:
         self.spec = config.input
         self.train_size = config.train_size
         self.stride = 1
+        self.memory_format = torch.channels_last
         self.class_names = tuple(class_names)
         self.category_ids = tuple(range(len(self.class_names)) if category_ids is None else category_ids)
         self.criterion = config.loss.build(len(self.class_names))
 
-    def prepare(self, data: TruthSource) -> dict[str, Any]:
+    def prepare(self, data: MaskSource) -> dict[str, Any]:
         """Give the loss its class weights where it takes them from the data; returns them with the pixel counts."""
         rule = self.criterion.weighting
         if rule is None:
@@ -170,7 +185,7 @@ class SemanticTask:
         """IoU for the classes of a data set."""
         return SegmentationEvaluator(class_names, category_ids)
 
-    def ground_truth(self, data: TruthSource, index: int) -> ByteArray:
+    def ground_truth(self, data: MaskSource, index: int) -> ByteArray:
         """The mask of image ``index`` at its original size."""
         return data.mask(index)
 
@@ -193,7 +208,7 @@ def _without_padding(scores: Tensor, placement: Placement) -> Tensor:
     return scores[..., top : top + height, left : left + width]
 
 
-def _histogram(data: TruthSource, num_classes: int) -> ClassHistogram:
+def _histogram(data: MaskSource, num_classes: int) -> ClassHistogram:
     with ThreadPoolExecutor() as pool:
         counts = pool.map(lambda index: class_histogram([data.mask(index)], num_classes), range(len(data)))
         total = class_histogram([], num_classes)

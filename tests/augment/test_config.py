@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from detseg.augment.config import AugmentConfig
+from detseg.augment.pipeline import TrainPipeline
 
 
 def test_defaults_and_limits_are_accepted() -> None:
@@ -41,3 +42,11 @@ def test_defaults_and_limits_are_accepted() -> None:
 def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AugmentConfig(**settings)
+
+
+def test_the_settings_build_their_pipeline() -> None:
+    config = AugmentConfig(mosaic=0.5)
+    assert config.name == "image"
+    pipeline = config.build()
+    assert isinstance(pipeline, TrainPipeline)
+    assert pipeline.config is config

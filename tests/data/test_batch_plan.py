@@ -99,12 +99,12 @@ def test_impossible_plans_are_refused(settings: dict[str, Any], message: str) ->
 def test_evaluation_sees_every_sample_once_in_order(
     num_samples: int, batch_size: int, world_size: int, expected: list[list[tuple[int, ...]]]
 ) -> None:
-    ranks = [eval_batches(num_samples, batch_size, (32, 32), rank, world_size) for rank in range(world_size)]
+    ranks = [eval_batches(num_samples, batch_size, rank, world_size) for rank in range(world_size)]
     assert ranks == [[PlannedBatch(0, indices, (32, 32)) for indices in rank] for rank in expected]
 
 
 def test_impossible_evaluation_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        eval_batches(4, 0, (32, 32))
+        eval_batches(4, 0)
     with pytest.raises(ValueError, match="rank must be"):
-        eval_batches(4, 1, (32, 32), rank=1)
+        eval_batches(4, 1, rank=1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import build_train_pipeline
+from detseg.augment.pipeline import EvalPipeline, build_train_pipeline
 from detseg.data.loader import BadImagesError, EvalLoader, TrainLoader
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.images import ImageError
@@ -198,7 +198,9 @@ def test_an_unknown_policy_is_refused(train_loader: MakeLoader) -> None:
 def test_evaluation_sees_every_image_once_in_order(num_workers: int, world_size: int) -> None:
     seen: list[int] = []
     for rank in range(world_size):
-        loader = EvalLoader(Pictures(8), InputSpec(32, 64), collate, 3, num_workers, rank=rank, world_size=world_size)
+        loader = EvalLoader(
+            Pictures(8), EvalPipeline(InputSpec(32, 64)), collate, 3, num_workers, rank=rank, world_size=world_size
+        )
         for _ in range(2):
             batches = list(loader)
             assert len(batches) == len(loader)
@@ -215,7 +217,7 @@ def test_evaluation_sees_every_image_once_in_order(num_workers: int, world_size:
 def test_a_rank_without_images_gets_no_batches() -> None:
     lengths = []
     for rank in range(3):
-        loader = EvalLoader(Pictures(2), InputSpec(32, 32), collate, 4, 1, rank=rank, world_size=3)
+        loader = EvalLoader(Pictures(2), EvalPipeline(InputSpec(32, 32)), collate, 4, 1, rank=rank, world_size=3)
         lengths.append(len(list(loader)))
         loader.close()
     assert lengths == [0, 1, 1]
@@ -223,7 +225,7 @@ def test_a_rank_without_images_gets_no_batches() -> None:
 
 def test_evaluation_never_skips() -> None:
     with pytest.raises(ImageError, match=r"pictures/1\.jpg"):
-        list(EvalLoader(Pictures(2, bad=(1,)), InputSpec(32, 32), collate, 2, 0))
+        list(EvalLoader(Pictures(2, bad=(1,)), EvalPipeline(InputSpec(32, 32)), collate, 2, 0))
 
 
 def test_workers_outlive_a_signal_to_the_process_group(train_loader: MakeLoader) -> None:

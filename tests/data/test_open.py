@@ -5,14 +5,17 @@ import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detseg.data import DATASETS
-from detseg.data.dataset import DatasetError, DatasetFormat
+from detseg.data.blobs import BlobsConfig, write_blobs
+from detseg.data.dataset import Dataset, DatasetError, DatasetFormat
 from detseg.data.open import available_splits, find_source, load_format, open_dataset
+from detseg.data.volumes import VolumeDataset
 from detseg.runtime.images import write_image
 from detseg.structures import Truth
 
@@ -57,6 +60,10 @@ def _add_masks(root: Path) -> None:
     Image.new("L", (40, 20)).save(root / "val/masks/a.png")
 
 
+def _add_nifti(root: Path) -> None:
+    write_blobs(root, 3, config=BlobsConfig(min_side=8, max_side=9, min_radius=1, max_radius=2))
+
+
 ADDERS = {"coco": _add_coco, "voc": _add_voc, "yolo": _add_yolo}
 
 
@@ -66,7 +73,7 @@ def test_every_format_of_the_table_can_be_imported(name: str) -> None:
     assert isinstance(loaded, DatasetFormat)
     assert loaded.layouts
     assert loaded.truths
-    assert set(loaded.truths) <= {"boxes", "masks"}
+    assert set(loaded.truths) <= set(get_args(Truth))
 
 
 @pytest.mark.parametrize("name", ADDERS)
@@ -78,6 +85,22 @@ def test_one_picture_in_three_formats(tmp_path: Path, name: str, asked: bool) ->
     assert dataset.class_names == ("cat",)
     assert dataset.home == tmp_path
     assert available_splits(str(tmp_path)) == ("val",)
+
+
+def test_volumes_in_a_folder_of_their_own_format(tmp_path: Path) -> None:
+    _add_nifti(tmp_path)
+    assert available_splits(tmp_path) == ("train", "val", "all")
+    dataset = open_dataset(tmp_path, "val")
+    assert isinstance(dataset, VolumeDataset)
+    assert len(dataset) == 1
+    assert dataset.home == tmp_path
+
+
+@pytest.mark.parametrize(("word", "kind"), [("shapes", Dataset), ("blobs", VolumeDataset)])
+def test_built_in_sets_are_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word: str, kind: type) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert available_splits(word) == ("train", "val", "test")
+    assert isinstance(open_dataset(word, "val"), kind)
 
 
 def test_more_than_one_layout_is_ambiguous(tmp_path: Path) -> None:
@@ -92,7 +115,13 @@ def test_more_than_one_layout_is_ambiguous(tmp_path: Path) -> None:
 def test_no_known_layout_lists_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match="no data set in a known layout") as caught:
         open_dataset(tmp_path, "val")
-    for text in ("annotations/instances_SPLIT.json", "ImageSets/Main/SPLIT.txt", "labels/SPLIT/", "the word `shapes`"):
+    for text in (
+        "annotations/instances_SPLIT.json",
+        "ImageSets/Main/SPLIT.txt",
+        "labels/SPLIT/",
+        "the word `shapes`",
+        "imagesTr/",
+    ):
         assert text in str(caught.value)
 
 
@@ -130,7 +159,10 @@ def test_relative_paths_start_from_the_current_folder(tmp_path: Path, monkeypatc
         ("names: [cat]\nval: images/val\n", ""),
         ("format: yolo\nnames: [cat]\nval: images/val\n", ""),
         ("format: shapes\nnum_val: 1\nimage_size: 80\n", ""),
-        ("format: cocoa\n", "unknown format 'cocoa'; there are coco, voc, yolo, masks, cityscapes, shapes"),
+        (
+            "format: cocoa\n",
+            "unknown format 'cocoa'; there are coco, voc, yolo, masks, cityscapes, shapes, nifti, blobs",
+        ),
         ("format: [coco]\n", r"unknown format \['coco'\]"),
         ("format: coco\n", "no coco data set; looked for"),
         ("names: [cat]\n", "no data set in a known layout"),
@@ -209,6 +241,8 @@ def test_a_real_folder_without_the_names_of_its_classes(detseg_data: Path) -> No
     [
         (_add_voc, "voc has boxes", "masks", "semantic", "masks, cityscapes or shapes"),
         (_add_masks, "masks has masks", "boxes", "detection", "coco, voc, yolo, cityscapes or shapes"),
+        (_add_voc, "voc has boxes", "volumes", "volume", "nifti or blobs"),
+        (_add_nifti, "nifti has volumes", "masks", "semantic", "masks, cityscapes or shapes"),
     ],
 )
 def test_a_truth_that_the_format_lacks(
@@ -224,6 +258,7 @@ def test_the_default_is_the_first_truth_of_the_format(tmp_path: Path) -> None:
     _add_masks(tmp_path)
     assert open_dataset(tmp_path, "val").truth == "masks"
     assert open_dataset("shapes", "val").truth == "boxes"
+    assert open_dataset("blobs", "val").truth == "volumes"
     assert load_format("shapes").open(find_source("shapes"), "val", "masks").truth == "masks"
 
 

@@ -12,7 +12,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from detseg.evaluation.confusion import ConfusionMatrix
-from detseg.evaluation.plots import plot_class_scores, plot_confusion_matrix, plot_pixel_confusion, plot_pr_curves
+from detseg.evaluation.plots import (
+    plot_case_scores,
+    plot_class_scores,
+    plot_confusion_matrix,
+    plot_pixel_confusion,
+    plot_pr_curves,
+)
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 
 
@@ -105,11 +111,27 @@ def test_class_scores(tmp_path: Path, figures: list[Figure], num_classes: int) -
     assert list(axes.lines[0].get_xdata()) == [0.5, 0.5]
 
 
+@pytest.mark.parametrize("num_classes", [2, 41, 254])
+def test_case_scores(tmp_path: Path, figures: list[Figure], num_classes: int) -> None:
+    scores = {f"${i}": np.array([0.0, 0.2, 0.3, 0.6, 1.0]) for i in range(num_classes - 1)}
+    plot_case_scores({**scores, "none": np.empty(0)}, "Dice", tmp_path / "dice.png")
+    assert matplotlib.image.imread(tmp_path / "dice.png").std() > 0.01
+    axes = figures[0].axes[0]
+    # from the first to the third quartile, in the order of the classes from the top
+    assert [(bar.get_x(), bar.get_width()) for bar in axes.patches] == [(0.2, pytest.approx(0.4))] * (num_classes - 1)
+    assert axes.patches[0].get_y() == pytest.approx(num_classes - 1 - 0.3)
+    names = [text.get_text() for text in axes.get_yticklabels()]
+    assert (names[0], names[-1]) == (r"\$0 (5)", "none (0)")
+    dots = axes.collections[0].get_offsets()
+    assert dots[:, 0].tolist() == [0.0, 0.2, 0.3, 0.6, 1.0]
+    assert np.abs(dots[:, 1] - (num_classes - 1)).max() < 0.5
+
+
 def test_evaluation_imports_neither_matplotlib_nor_torch() -> None:
     script = (
         "import sys\n"
-        "from detseg.evaluation import coco_map, miou, plots, report\n"
-        "print([name for name in ('matplotlib', 'torch', 'pycocotools') if name in sys.modules])"
+        "from detseg.evaluation import coco_map, dice, miou, plots, report\n"
+        "print([name for name in ('matplotlib', 'torch', 'pycocotools', 'scipy') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"

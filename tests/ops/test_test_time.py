@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detseg.ops.sliding_window import sliding_window
-from detseg.ops.test_time import average_over_views
+from detseg.ops.test_time import average_over_flips, average_over_views
 
 IMAGES = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(0))
 KERNEL = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(1))
@@ -136,3 +136,23 @@ def test_impossible_scales_are_refused(scales: tuple[float, ...]) -> None:
 def test_what_is_no_map_of_logits_is_refused(part: tuple[object, ...]) -> None:
     with pytest.raises(ValueError, match=r"predict must give logits \[2, K, h, w\], it gave"):
         average_over_views(lambda images: images[part], IMAGES)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("spatial", [(3, 4), (2, 3, 4)])
+def test_average_over_flips_takes_every_combination_of_axes(spatial: tuple[int, ...]) -> None:
+    images = torch.randn(2, 3, *spatial, generator=torch.Generator().manual_seed(0))
+    position = torch.arange(math.prod(spatial)).view(spatial).float()
+    seen: list[Tensor] = []
+
+    def predict(view: Tensor) -> Tensor:
+        seen.append(view)
+        return view * (1 + position)  # depends on the place, so that a flip that is not undone shows
+
+    found = average_over_flips(predict, images)
+    axes = range(2, images.ndim)
+    subsets = [[axis for bit, axis in enumerate(axes) if number >> bit & 1] for number in range(2 ** len(spatial))]
+    assert len(seen) == len(subsets)
+    for axes_flipped in subsets:
+        assert any(torch.equal(view, images.flip(axes_flipped)) for view in seen)
+    views = [(images.flip(chosen) * (1 + position)).softmax(1).flip(chosen) for chosen in subsets]
+    torch.testing.assert_close(found, torch.stack(views).mean(0))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from detseg.runtime.images import write_image
+from detseg.runtime.nifti import VOLUME_SUFFIXES
 from detseg.runtime.sources import SourceError, expand_sources, natural_key
 
 NAMES = ("frame10.jpg", "frame2.png", "frame1.JPG", "sub/deep.webp", "Zebra.tiff", "apple.bmp")
@@ -86,6 +87,59 @@ def test_a_folder_without_images_points_to_its_subfolders(folder: Path) -> None:
         expand_sources(["outer/inner"])
 
 
+@pytest.fixture
+def scans(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Volumes among other files, in the current folder; sources are chosen by name, so they may be empty."""
+    names = ("scan10.nii.gz", "scan2.NII.GZ", "scan1.nii", "._scan1.nii", ".nii.gz", "notes.gz", "a.nii.gz.txt")
+    for name in (*names, "sub/deep.nii.gz", "sub/._deep.nii.gz", "empty/a.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "folder.nii.gz").mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("sources", "expected"),
+    [
+        (["."], ["scan1.nii", "scan2.NII.GZ", "scan10.nii.gz"]),
+        (["scan*"], ["scan1.nii", "scan2.NII.GZ", "scan10.nii.gz"]),
+        (["scan2.NII.GZ", "sub"], ["scan2.NII.GZ", "sub/deep.nii.gz"]),
+        (["**/*.nii.gz", "sub/deep.nii.gz"], ["scan10.nii.gz", "sub/deep.nii.gz"]),
+        (["sub/.*", "scan1.nii"], None),
+        (["._scan1.nii"], ["._scan1.nii"]),
+    ],
+)
+def test_volumes_are_taken_by_the_end_of_their_name(
+    scans: Path, sources: list[str], expected: list[str] | None
+) -> None:
+    if expected is None:
+        with pytest.raises(SourceError, match=r"glob sub/\.\*: 1 matches, but no volume among them"):
+            expand_sources(sources, VOLUME_SUFFIXES)
+    else:
+        assert [path.as_posix() for path in expand_sources(sources, VOLUME_SUFFIXES)] == expected
+
+
+@pytest.mark.parametrize(
+    ("sources", "message"),
+    [
+        ([], "no source was given; name volume files"),
+        (["notes.gz"], r"notes\.gz: not a volume, by name \(\.nii\.gz, \.nii\)$"),
+        (["empty"], r"folder empty: no volume in it \(\.nii\.gz, \.nii\); it has a\.png"),
+        (["empty/*"], "1 matches, but no volume among them"),
+        (["scan3.nii.gz"], "near are .*scan10.nii.gz"),
+    ],
+)
+def test_what_names_no_volume_is_refused_with_help(scans: Path, sources: list[str], message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        expand_sources(sources, VOLUME_SUFFIXES)
+
+
+def test_volumes_are_no_images(scans: Path) -> None:
+    with pytest.raises(SourceError, match=r"scan1\.nii: not an image, by name \(\.bmp, .*\) nor by content"):
+        expand_sources(["scan1.nii"])
+
+
 def test_natural_order() -> None:
     names = ["a1b10", "a1b9", "a", "B2", "b10", "2", "10", "a01b9"]
     assert sorted(names, key=natural_key) == ["2", "10", "a", "a01b9", "a1b9", "a1b10", "B2", "b10"]
@@ -94,3 +148,4 @@ def test_natural_order() -> None:
 def test_real_folders(detseg_data: Path) -> None:
     assert len(expand_sources([detseg_data / "coco-mini" / "val2017"])) == 80
     assert len(expand_sources([detseg_data / "camvid" / "*" / "images" / "*"])) == 468
+    assert len(expand_sources([detseg_data / "hippocampus" / "imagesTr"], VOLUME_SUFFIXES)) == 208

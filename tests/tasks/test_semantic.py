@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detseg.losses.segmentation import SegmentationLossConfig
 from detseg.runtime.geometry import InputSpec, letterbox
-from detseg.structures import VOID, GroundTruth, LabelMap, Placement, Sample
+from detseg.structures import VOID, LabelMap, Placement, Sample
 from detseg.tasks.base import Batch
 from detseg.tasks.semantic import SemanticTask, SemanticTaskConfig, ViewsConfig
 
@@ -43,9 +43,6 @@ class Masks:
 
     def mask(self, index: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
         return self.masks[index]
-
-    def ground_truth(self, index: int) -> GroundTruth:
-        raise AssertionError("semantic segmentation has no use for boxes")
 
 
 def make_task(**settings: Any) -> SemanticTask:

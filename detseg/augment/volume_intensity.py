@@ -1,0 +1,71 @@
+"""Random changes of the intensities of volumes, by MONAI."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from monai.transforms.intensity.array import (
+    RandAdjustContrast,
+    RandGaussianNoise,
+    RandGaussianSmooth,
+    RandScaleIntensity,
+    RandScaleIntensityFixedMean,
+)
+from monai.transforms.spatial.array import RandSimulateLowResolution
+
+from detseg.arrays import FloatArray
+from detseg.augment.volume_config import VolumeAugmentConfig
+
+_SIGMAS_IN_KERNEL = 4
+"""How far MONAI's Gaussian kernels reach, in standard deviations."""
+
+
+class RandomIntensity:
+    """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, each with its probability."""
+
+    def __init__(self, config: VolumeAugmentConfig) -> None:
+        self._changes = _changes(config)
+
+    def __call__(self, image: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """The changed ``image`` ``[D, H, W]``; each change draws from a generator of its own."""
+        coins = rng.random(len(self._changes))
+        seeds = rng.integers(2**32, size=len(self._changes)).tolist()
+        for (probability, change), coin, seed in zip(self._changes, coins, seeds, strict=True):
+            if coin < probability:
+                image = np.asarray(change.set_random_state(seed)(image[None]))[0]
+        return np.ascontiguousarray(image)
+
+
+class _Blur:
+    """MONAI's blur takes 0 beyond the image, which fades its border; here the outermost voxels go on."""
+
+    def __init__(self, sigma: tuple[float, float]) -> None:
+        self._blur = RandGaussianSmooth(sigma, sigma, sigma, prob=1.0)
+        self._margin = max(1, math.ceil(_SIGMAS_IN_KERNEL * sigma[1]))
+
+    def set_random_state(self, seed: int) -> _Blur:
+        self._blur.set_random_state(seed)
+        return self
+
+    def __call__(self, images: FloatArray) -> FloatArray:
+        padded = np.pad(images, ((0, 0), *[(self._margin, self._margin)] * 3), mode="edge")
+        inside = slice(self._margin, -self._margin)
+        return np.asarray(self._blur(padded))[:, inside, inside, inside]
+
+
+def _changes(config: VolumeAugmentConfig) -> list[tuple[float, Any]]:
+    """Probabilities and transforms; MONAI's own coins are loaded, so that a transform runs only when ours says so."""
+    brightness, contrast = (
+        (smallest - 1, largest - 1) for smallest, largest in (config.brightness_factors, config.contrast_factors)
+    )
+    return [
+        (config.noise, RandGaussianNoise(prob=1.0, std=config.noise_std)),
+        (config.blur, _Blur(config.blur_sigma)),
+        (config.brightness, RandScaleIntensity(brightness, prob=1.0)),
+        (config.contrast, RandScaleIntensityFixedMean(1.0, contrast, preserve_range=True)),
+        (config.low_resolution, RandSimulateLowResolution(1.0, zoom_range=config.low_resolution_factors)),
+        (config.gamma_inverted, RandAdjustContrast(1.0, config.gamma_exponents, invert_image=True, retain_stats=True)),
+        (config.gamma, RandAdjustContrast(1.0, config.gamma_exponents, retain_stats=True)),
+    ]

@@ -1,0 +1,85 @@
+"""``detseg split`` for volumes: new splits or folds, seeded, as lists of files and a YAML."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg.data.dataset import DatasetError, Source
+from detseg.data.findings import Summary
+from detseg.data.nifti import ALL, DivisionConfig, NiftiFormat, find_pairs
+from detseg.data.nifti_names import read_class_names
+from detseg.data.nifti_pairs import Pair
+from detseg.data.split_files import write_split_folder
+from detseg.data.volume_checks import inspect_volumes, summarize_volumes
+from detseg.runtime.nifti import volume_stem
+
+
+def split_volumes(
+    source: Source, division: DivisionConfig, output: Path, splits: Sequence[str] | None = None
+) -> dict[str, Summary]:
+    """Divide all volumes of ``source`` that have labels, or those of some ``splits``, and describe the result in
+    ``output``, an absent or empty folder; returns the histogram of each new split.
+
+    The result depends on the seed and the names of the files alone.
+
+    Raises:
+        DatasetError: the volumes have errors that ``detseg check`` lists, several have one content, or there are too
+            few.
+    """
+    pairs = _labeled_pairs(source, splits)
+    name_of = read_class_names(source, [pair.label for pair in pairs if pair.label is not None])
+    states = {state.pair: state for state in inspect_volumes(pairs, name_of)}
+    faults = [fault for state in states.values() for fault in state.faults if fault[0] != "D405"]
+    if faults:
+        code, file, message = faults[0]
+        raise DatasetError(
+            f"{source.name}: number of errors: {len(faults)}; the first is {code} {file}: {message}\n  correct them "
+            f"before splitting; `detseg check {source.name}` lists all"
+        )
+    digests = Counter(state.digest for state in states.values())
+    copies = [str(pair.image) for pair, state in states.items() if digests[state.digest] > 1]
+    if copies:
+        raise DatasetError(
+            f"{source.name}: {len(copies)} volumes are copies of each other and could get into different splits: "
+            f"{', '.join(copies[:5])}; keep one of each"
+        )
+    by_name = {_name(pair, pairs): pair for pair in pairs}
+    try:
+        divided = division.divide(list(by_name))
+    except ValueError as error:
+        raise DatasetError(f"{source.name}: {error}") from error
+    contents: dict[str, str] = {}
+    settings: dict[str, dict[str, str]] = {}
+    for split, names in divided.items():
+        if split == ALL:
+            continue
+        members = [by_name[name] for name in names]
+        contents[f"{split}_images.txt"] = "".join(f"{pair.image}\n" for pair in members)
+        contents[f"{split}_labels.txt"] = "".join(f"{pair.label}\n" for pair in members)
+        settings[split] = {kind: str(output / f"{split}_{kind}.txt") for kind in ("images", "labels")}
+    described = {"format": "nifti", "path": str(source.data_root().resolve()), "names": dict(name_of)}
+    write_split_folder(output, contents, {**described, **settings})
+    class_names = list(name_of.values())[1:]
+    return {
+        split: summarize_volumes([states[by_name[name]] for name in names], class_names)
+        for split, names in divided.items()
+        if split != ALL
+    }
+
+
+def _labeled_pairs(source: Source, splits: Sequence[str] | None) -> list[Pair]:
+    available = NiftiFormat().splits(source)
+    # Of a folder that is divided by rule, ``all`` holds what the other splits are parts of.
+    chosen = splits or ((ALL,) if ALL in available else available)
+    found = dict.fromkeys(pair for split in chosen for pair in find_pairs(source, split) if pair.label is not None)
+    if not found:
+        raise DatasetError(f"{source.name}: no volume of {', '.join(chosen)} has labels; there is nothing to divide")
+    return list(found)
+
+
+def _name(pair: Pair, pairs: Sequence[Pair]) -> str:
+    """The name of a volume, with its folder where volumes of several folders are put together."""
+    several = len({other.image.parent for other in pairs}) > 1
+    return str(pair.image) if several else volume_stem(pair.image)

@@ -1,0 +1,206 @@
+"""Volume segmentation: a class for every voxel of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from detseg.arrays import ByteArray, DoubleArray, IntArray
+from detseg.config import choice
+from detseg.evaluation.dice import VolumeEvaluator
+from detseg.losses import VOLUME_LOSSES
+from detseg.losses.base import LossSum
+from detseg.ops.sliding_window import Weighting, sliding_window
+from detseg.ops.test_time import average_over_flips
+from detseg.runtime.draw_volume import compare_volumes
+from detseg.runtime.volume_geometry import VolumeSpec, to_file_axes
+from detseg.structures import VOID, Truth
+from detseg.tasks.base import Batch
+from detseg.volumes import LabelVolume, Shape3, Volume, VolumePlacement, VolumeSample
+
+
+class VolumeSource(Protocol):
+    """What volume segmentation needs of a data set."""
+
+    def spacings(self) -> DoubleArray:
+        """Millimeters between voxels toward the right, the front and the top, ``[N, 3]``."""
+
+    def label_volume(self, index: int) -> LabelVolume:
+        """The class positions of the voxels of volume ``index``, on the grid of its file."""
+
+
+@dataclass(frozen=True)
+class WindowsConfig:
+    """How a volume goes through the model: windows slide over it, and their logits are averaged where they overlap.
+
+    ``window``: depth, height and width, those of training patches where it is None; neighbors ``overlap`` by this share
+    of it; ``batch_size`` windows go through the model at once. ``flip``: the class probabilities are averaged over the
+    volume and its seven mirror images.
+    """
+
+    window: Shape3 | None = None
+    overlap: float = 0.5
+    weighting: Weighting = "gaussian"
+    batch_size: int = 1
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window is not None and (len(self.window) != 3 or min(self.window) < 1):
+            raise ValueError(f"window must be a positive depth, height and width, got {self.window}")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap must lie in [0, 1), got {self.overlap}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class VolumeTaskConfig:
+    """Settings of volume segmentation.
+
+    ``input``: the spacing that volumes are resampled to and how intensities are normalized; ``patch``: depth, height
+    and width of training patches in voxels of that spacing; ``surface_tolerance_mm``: how far apart surfaces may lie to
+    count as the same in the surface Dice of evaluation.
+    """
+
+    truth: ClassVar[Truth] = "volumes"
+    prediction_settings: ClassVar[dict[str, Any]] = {}
+
+    name: Literal["volume"] = "volume"
+    input: VolumeSpec = field(default_factory=VolumeSpec)
+    patch: Shape3 = (64, 64, 64)
+    loss: Any = choice(VOLUME_LOSSES, default="dice")
+    postprocess: WindowsConfig = field(default_factory=WindowsConfig)
+    surface_tolerance_mm: float = 1.0
+
+    def __post_init__(self) -> None:
+        if len(self.patch) != 3 or min(self.patch) < 1:
+            raise ValueError(f"patch must be a positive depth, height and width, got {self.patch}")
+        if not self.surface_tolerance_mm >= 0:
+            raise ValueError(f"surface_tolerance_mm must not be negative, got {self.surface_tolerance_mm}")
+
+    @property
+    def train_size(self) -> Shape3:
+        """Depth, height and width of training patches."""
+        return self.patch
+
+    def adapted_to(self, data: VolumeSource) -> Self:
+        """These settings with the median spacing of the training set ``data``, unless a spacing is given."""
+        return self if self.input.spacing is not None else replace(self, input=self.input.completed(data.spacings()))
+
+    def build(
+        self, model: nn.Module, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    ) -> VolumeTask:
+        """The task for a model that gives logits ``[B, C, D, H, W]`` for volumes ``[B, 1, D, H, W]``.
+
+        Raises:
+            ValueError: there are no classes beside the background or more than 8 bits hold, or the loss does not fit.
+        """
+        if not 2 <= len(class_names) <= VOID:
+            raise ValueError(
+                f"volume segmentation takes 2 to {VOID} classes with the background, got {len(class_names)}"
+            )
+        return VolumeTask(self, class_names, category_ids)
+
+
+class VolumeTask:
+    """Collate, loss, prediction and evaluator of volume segmentation. See :class:`detseg.tasks.base.Task`."""
+
+    def __init__(
+        self, config: VolumeTaskConfig, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+    ) -> None:
+        self.config = config
+        self.name: str = config.name
+        self.truth = config.truth
+        self.spec = config.input
+        self.train_size = config.train_size
+        self.stride = 1
+        self.memory_format = torch.channels_last_3d
+        self.class_names = tuple(class_names)
+        self.category_ids = tuple(range(len(self.class_names)) if category_ids is None else category_ids)
+        self.criterion = config.loss.build(len(self.class_names))
+
+    def prepare(self, data: VolumeSource) -> dict[str, Any]:
+        """Nothing: the spacing was taken from the data before, see :meth:`VolumeTaskConfig.adapted_to`."""
+        return {}
+
+    def collate(self, samples: Sequence[VolumeSample]) -> Batch:
+        """Samples of one shape -> a batch with ``labels`` ``[B, D, H, W]`` uint8, ``VOID`` where there is no class, if
+        the samples have labels."""
+        labels = [sample.labels for sample in samples if sample.labels is not None]
+        assert len(labels) in (0, len(samples)), "labels for all samples or for none"
+        return Batch(
+            images=torch.from_numpy(np.stack([sample.image for sample in samples])[:, None]),
+            targets={"labels": torch.from_numpy(np.stack(labels))} if labels else {},
+            image_ids=tuple(sample.image_id for sample in samples),
+            paths=tuple(sample.path for sample in samples),
+            placements=tuple(sample.placement for sample in samples),
+        )
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Nothing is left to do: intensities are normalized for each volume as a whole, before patches are taken."""
+        return images
+
+    def loss(self, raw: Tensor | tuple[Tensor, ...], batch: Batch) -> LossSum:
+        """Logits ``[B, C, D, H, W]``, with deep supervision those of coarser levels after them -> the configured loss.
+
+        Raises:
+            ValueError: the volumes have no labels.
+        """
+        if "labels" not in batch.targets:
+            raise ValueError(f"{batch.paths[0]}: has no labels; training needs them for every volume")
+        loss: LossSum = self.criterion(raw, batch.targets["labels"])
+        return loss
+
+    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[VolumePlacement]) -> list[LabelVolume]:
+        """Volumes ``[B, 1, D, H, W]`` window by window through ``model`` -> classes on the grids of the files."""
+        views = self.config.postprocess
+        look = partial(
+            sliding_window,
+            model,
+            window=views.window or self.config.patch,
+            overlap=views.overlap,
+            weighting=views.weighting,
+            batch_size=views.batch_size,
+        )
+        probabilities = average_over_flips(look, images) if views.flip else look(images).softmax(dim=1)
+        return self.postprocess(probabilities, placements)
+
+    def postprocess(self, scores: Tensor, placements: Sequence[VolumePlacement]) -> list[LabelVolume]:
+        """Probabilities ``[B, C, D, H, W]`` -> the best class of every voxel of the original volumes.
+
+        They are resampled to the original grid (trilinear) before the best is chosen, which keeps borders smooth.
+        """
+        results = []
+        for score, placement in zip(scores, placements, strict=True):
+            if tuple(score.shape[1:]) != placement.oriented_shape:
+                score = F.interpolate(score[None], size=placement.oriented_shape, mode="trilinear")[0]
+            labels = score.argmax(0).to(torch.uint8).cpu().numpy()
+            results.append(LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine))
+        return results
+
+    def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> VolumeEvaluator:
+        """Dice and surface distances for the classes of a data set."""
+        return VolumeEvaluator(class_names, category_ids, self.config.surface_tolerance_mm)
+
+    def ground_truth(self, data: VolumeSource, index: int) -> LabelVolume:
+        """The labels of volume ``index`` on the grid of its file."""
+        return data.label_volume(index)
+
+    def relabel(self, result: LabelVolume, positions: IntArray) -> LabelVolume:
+        """``result`` with other class positions; voxels of a class with position -1 become background, because nothing
+        that the data set knows was found there."""
+        table = np.zeros(256, np.uint8)
+        known = positions >= 0
+        table[: len(positions)][known] = positions[known]
+        return LabelVolume(table[result.labels], result.affine)
+
+    def compare(self, image: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
+        """Truth and prediction as contours on three planes."""
+        return compare_volumes(image, truth, result, class_names)
