@@ -77,6 +77,7 @@ def preview(
         batch_size=min(batch_size, max(1, len(dataset))),
         seed=seed,
         size=size,
+        stride=1 if dataset.truth == "volumes" else 32,
         multi_scale=config.multi_scale,
         closing_epoch=epoch if closing else None,
     )

@@ -47,14 +47,12 @@ def split_volumes(
         )
     by_name = {_name(pair, pairs): pair for pair in pairs}
     try:
-        divided = division.divide(list(by_name))
+        divided = {split: division.members(split, by_name) for split in division.split_names if split != ALL}
     except ValueError as error:
         raise DatasetError(f"{source.name}: {error}") from error
     contents: dict[str, str] = {}
     settings: dict[str, dict[str, str]] = {}
     for split, names in divided.items():
-        if split == ALL:
-            continue
         members = [by_name[name] for name in names]
         contents[f"{split}_images.txt"] = "".join(f"{pair.image}\n" for pair in members)
         contents[f"{split}_labels.txt"] = "".join(f"{pair.label}\n" for pair in members)
@@ -65,7 +63,6 @@ def split_volumes(
     return {
         split: summarize_volumes([states[by_name[name]] for name in names], class_names)
         for split, names in divided.items()
-        if split != ALL
     }
 
 

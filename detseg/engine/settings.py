@@ -21,7 +21,8 @@ class DataConfig:
     needed only where the layout is ambiguous. ``description``: a data set's YAML whose keys, but ``path``, describe a
     folder that has none of its own. ``num_workers``: processes that read and augment. ``cache``: decoded images, or
     volumes in the network's grid, kept in memory (``ram``) or outside the data set (``disk``); images for training
-    reduced to ``cache_max_side`` pixels on the longer side where given. ``on_bad_image``: what a training picture that cannot be read does.
+    reduced to ``cache_max_side`` pixels on the longer side where given. ``on_bad_image``: what a training picture that
+    cannot be read does.
     """
 
     path: Literal["shapes", "blobs"] | InputPath = "shapes"

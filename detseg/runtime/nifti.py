@@ -26,6 +26,7 @@ from detseg.volumes import LabelVolume, Volume
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 
 _LARGEST_WHOLE_DOUBLE = 2.0**53
+_LONGEST_NIFTI_1_SIDE = 2**15 - 1
 
 
 def is_volume_path(path: Path | str) -> bool:
@@ -63,7 +64,7 @@ def read_volume(path: Path | str) -> Volume:
     """
     stored, layout = _read(path)
     with np.errstate(over="ignore"):
-        voxels = _scaled(stored, layout).astype(np.float32)
+        voxels = _scaled(stored, layout).astype(np.float32, copy=False)
     finite = np.isfinite(voxels)
     if not finite.all():
         first = tuple(int(position) for position in np.argwhere(~finite)[0])
@@ -83,6 +84,8 @@ def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
     """
     stored, layout = _read(path)
     values = _scaled(stored, layout)
+    if values.dtype == np.uint64 and values.max() > np.iinfo(np.int64).max:
+        raise VolumeError(f"{path}: a label must fit in 64 bits with a sign, got {values.max()}")
     if values.dtype.kind == "f":
         # Not a number and infinity are no whole numbers either.
         with np.errstate(invalid="ignore"):
@@ -141,7 +144,9 @@ def _scaled(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:
 def _write(path: Path, array: NDArray[Any], affine: DoubleArray, intent: str) -> None:
     if not is_volume_path(path):
         raise ValueError(f"{path}: the name of a volume ends in {' or '.join(VOLUME_SUFFIXES)}")
-    image = require_nibabel().Nifti1Image(array, affine)
+    nibabel = require_nibabel()
+    kind = nibabel.Nifti1Image if max(array.shape) <= _LONGEST_NIFTI_1_SIDE else nibabel.Nifti2Image
+    image = kind(array, affine)
     image.header.set_xyzt_units("mm")
     image.header.set_intent(intent)
     image.set_sform(affine, code="scanner")

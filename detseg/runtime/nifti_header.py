@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import math
+import os
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,14 @@ from detseg.volumes import Shape3, Spacing, spacing_of
 
 _HEADER_SIZES = {348: "NIfTI-1", 540: "NIfTI-2"}
 _PAIR_MAGIC = (b"ni1", b"ni2")
+MAX_VOXELS = 2**30
+"""Volumes with more voxels are refused before they are read; as float32 these take 4 GiB."""
 _LARGEST_DEFLATE_RATIO = 1032
 """No deflate stream expands to more than so many times its size (zlib's technical details)."""
 _CHUNK_BYTES = 2**22
 _LARGEST_SPACING_MM = 1e4
+_FOREIGN_UNITS = {1: "meters", 3: "micrometers"}
+"""What ``xyzt_units`` may say apart from millimeters and nothing."""
 
 
 class VolumeError(ImageError):
@@ -107,14 +112,10 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> Layout:
         raise VolumeError(f"{path}: the voxels are in another file (.img); convert the pair to a single .nii file")
     if magic not in (b"n+1", b"n+2"):
         raise VolumeError(f"{path}: no NIfTI file: its magic word is {magic!r}")
-    layout = Layout(
-        header=VolumeHeader(_shape_of(header, path), _affine_of(header, path), str(_dtype_of(header, path).name)),
-        dtype=_dtype_of(header, path),
-        offset=_offset_of(header, size, path),
-        slope=_scale_factor(header["scl_slope"], 1.0),
-        intercept=_scale_factor(header["scl_inter"], 0.0),
-    )
-    _require_room(layout, path, is_compressed=isinstance(stream, gzip.GzipFile))
+    shape, dtype, affine = _shape_of(header, path), _dtype_of(header, path), _affine_of(header, path)
+    slope, intercept = _scale_of(header, path)
+    layout = Layout(VolumeHeader(shape, affine, dtype.name), dtype, _offset_of(header, size, path), slope, intercept)
+    _require_room(layout, stream, path)
     return layout
 
 
@@ -130,6 +131,11 @@ def _shape_of(header: Any, path: Path | str) -> Shape3:
         what = "x".join(map(str, shape))
         advice = "split it into one file for each channel or time" if len(shape) > 3 else "a volume has 3"
         raise VolumeError(f"{path}: {len(shape)} dimensions ({what}), expected 3; {advice}")
+    if math.prod(shape) > MAX_VOXELS:
+        raise VolumeError(
+            f"{path}: {'x'.join(map(str, shape))} = {math.prod(shape):,} voxels, allowed are {MAX_VOXELS:,}; cut it "
+            "into parts or resample it, if its header does not lie"
+        )
     return shape[0], shape[1], shape[2]
 
 
@@ -145,7 +151,12 @@ def _dtype_of(header: Any, path: Path | str) -> np.dtype[Any]:
 
 
 def _affine_of(header: Any, path: Path | str) -> DoubleArray:
-    """The sform where there is one, else the qform, else the spacing alone, as the standard has it."""
+    """The sform where there is one, else the qform, else the spacing alone, as nibabel has it."""
+    units = _FOREIGN_UNITS.get(int(header["xyzt_units"]) & 7)
+    if units is not None:
+        raise VolumeError(
+            f"{path}: its lengths are in {units}; many programs would take them for millimeters, convert them"
+        )
     try:
         affine = np.asarray(header.get_best_affine(), np.float64)
     except (ValueError, require_nibabel().spatialimages.HeaderDataError) as error:
@@ -168,16 +179,20 @@ def _offset_of(header: Any, size: int, path: Path | str) -> int:
     return int(offset)
 
 
-def _scale_factor(value: Any, default: float) -> float:
-    """A slope of 0 and what is not finite mean that nothing is to be scaled."""
-    factor = float(value)
-    return factor if math.isfinite(factor) and not (default == 1.0 and factor == 0.0) else default
+def _scale_of(header: Any, path: Path | str) -> tuple[float, float]:
+    """Slope and intercept. A slope of 0, or one that is no number, means that nothing is to be scaled or shifted."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    if not math.isfinite(intercept):
+        raise VolumeError(f"{path}: the intercept in the header is {intercept:g}, which makes no voxel a number")
+    return slope, intercept
 
 
-def _require_room(layout: Layout, path: Path | str, *, is_compressed: bool) -> None:
+def _require_room(layout: Layout, stream: BinaryIO | gzip.GzipFile, path: Path | str) -> None:
     """Refuse a claim that the file is too short to fulfil; a compressed file has to be read to know exactly."""
-    size = Path(path).stat().st_size
-    largest = size * (_LARGEST_DEFLATE_RATIO if is_compressed else 1)
+    size = os.fstat(stream.fileno()).st_size
+    largest = size * (_LARGEST_DEFLATE_RATIO if isinstance(stream, gzip.GzipFile) else 1)
     claimed = layout.offset + layout.num_bytes
     if claimed > largest:
         shape = "x".join(map(str, layout.header.shape))

@@ -3,6 +3,7 @@ resampling and intensities, in numpy alone."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.arrays import ByteArray, DoubleArray, FloatArray
+from detseg.arrays import ByteArray, DoubleArray, FloatArray, IntArray
 from detseg.runtime.nifti import VOLUME_SUFFIXES, read_volume
+from detseg.runtime.nifti_header import MAX_VOXELS, VolumeError
 from detseg.volumes import Shape3, Spacing, Volume, VolumePlacement, spacing_of
 
 Intensity = Literal["zscore", "window"]
@@ -91,13 +93,23 @@ def orientation(affine: DoubleArray) -> tuple[Shape3, tuple[bool, bool, bool]]:
 
 def placement_of(shape: Shape3, affine: DoubleArray, spec: VolumeSpec) -> VolumePlacement:
     """Where a volume of this ``shape`` and ``affine`` lies in the input that ``spec`` describes, at its own spacing
-    where that of ``spec`` is None."""
+    where that of ``spec`` is None.
+
+    Raises:
+        VolumeError: the input would have more than ``MAX_VOXELS`` voxels. The message names no path, as none is known.
+    """
     axes, flips = orientation(affine)
     spacing = spacing_of(affine)
     wanted = spec.spacing or tuple(spacing[axis] for axis in axes)
     depth, height, width = (
         max(1, round(shape[axis] * spacing[axis] / step)) for axis, step in zip(axes, wanted, strict=True)
     )
+    if depth * height * width > MAX_VOXELS:
+        raise VolumeError(
+            f"{'x'.join(map(str, shape))} voxels of {'x'.join(f'{step:g}' for step in spacing)} mm would become "
+            f"{depth}x{height}x{width} of {'x'.join(f'{step:g}' for step in wanted)} mm in the input of the network, "
+            f"allowed are {MAX_VOXELS:,}; set a larger spacing, or correct that of the file"
+        )
     return VolumePlacement(axes, flips, (depth, height, width), shape, affine)
 
 
@@ -106,6 +118,7 @@ def place_volume(volume: Volume, spec: VolumeSpec) -> tuple[FloatArray, VolumePl
     intensities normalized, then resampled to the spacing of ``spec`` (its own where that is None).
 
     Intensities are normalized on the grid of the file, so that they do not depend on the spacing.
+    Raises VolumeError like :func:`placement_of`.
     """
     depth, height, width = volume.voxels.shape
     placement = placement_of((depth, height, width), volume.affine, spec)
@@ -152,7 +165,7 @@ def normalize_intensity(voxels: FloatArray, spec: VolumeSpec) -> FloatArray:
         return np.asarray((clipped - lower) * (2 / (upper - lower)) - 1, np.float32)
     mean, deviation = voxels.mean(dtype=np.float64), voxels.std(dtype=np.float64)
     # Below this, differences are those that float32 makes of one and the same number.
-    if deviation <= 1e-6 * abs(mean):
+    if deviation <= np.finfo(np.float32).eps * abs(mean):
         return np.zeros_like(voxels)
     return np.asarray((voxels - mean) / deviation, np.float32)
 
@@ -168,17 +181,30 @@ def resample(array: NDArray[Any], shape: Shape3) -> FloatArray:
     # The axes that shrink most go first: less is left to do for the others.
     for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):
         if shape[axis] != array.shape[axis]:
-            weights = _axis_weights(array.shape[axis], shape[axis])
-            resampled = np.moveaxis(np.tensordot(weights, resampled, axes=(1, axis)), 0, axis)
+            resampled = _resample_axis(resampled, axis, shape[axis])
     return resampled
 
 
+def _resample_axis(array: FloatArray, axis: int, new_length: int) -> FloatArray:
+    positions, weights = _neighbors(array.shape[axis], new_length)
+    along_axis = [-1 if other == axis else 1 for other in range(array.ndim)]
+    total: FloatArray = array.take(positions[0], axis) * weights[0].reshape(along_axis)
+    for position, weight in zip(positions[1:], weights[1:], strict=True):
+        part = array.take(position, axis)
+        part *= weight.reshape(along_axis)
+        total += part
+    return total
+
+
 @lru_cache(maxsize=64)
-def _axis_weights(length: int, new_length: int) -> FloatArray:
-    """``[new_length, length]``: what each old voxel along an axis contributes to each new one; rows sum to 1."""
+def _neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
+    """Which old voxels along an axis contribute to each new one, and how much: ``positions`` and ``weights``
+    ``[K, new_length]``; the weights of a new voxel sum to 1."""
     ratio = length / new_length
+    reach = max(1.0, ratio)
+    # Beyond the centers of the outermost voxels the border repeats.
     centers = np.clip((np.arange(new_length) + 0.5) * ratio - 0.5, 0, length - 1)
-    distances = np.abs(np.arange(length)[None] - centers[:, None])
-    weights = np.maximum(0, 1 - distances / max(1.0, ratio))
-    normalized: FloatArray = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
-    return normalized
+    positions = np.floor(centers - reach).astype(np.int64) + 1 + np.arange(math.ceil(2 * reach))[:, None]
+    weights = np.maximum(0, 1 - np.abs(positions - centers) / reach)
+    weights[(positions < 0) | (positions >= length)] = 0
+    return positions.clip(0, length - 1), (weights / weights.sum(axis=0)).astype(np.float32)

@@ -100,7 +100,7 @@ def test_evaluation_sees_every_sample_once_in_order(
     num_samples: int, batch_size: int, world_size: int, expected: list[list[tuple[int, ...]]]
 ) -> None:
     ranks = [eval_batches(num_samples, batch_size, rank, world_size) for rank in range(world_size)]
-    assert ranks == [[PlannedBatch(0, indices, (32, 32)) for indices in rank] for rank in expected]
+    assert ranks == [[PlannedBatch(0, indices) for indices in rank] for rank in expected]
 
 
 def test_impossible_evaluation_is_refused() -> None:

@@ -45,6 +45,8 @@ def test_every_volume_has_both_classes_on_a_grid_of_its_own(split: str, count: i
         share = np.bincount(labels.labels.ravel(), minlength=3) / labels.labels.size
         assert share[0] > 0.85
         assert share[1:].min() > 0.003  # about a hundred voxels and more
+        # Nothing reaches the border, however the body is tilted.
+        assert np.count_nonzero(labels.labels) == np.count_nonzero(labels.labels[1:-1, 1:-1, 1:-1])
         shapes.add(shape)
         orientations.add(orientation(volume.affine))
     assert len(shapes) == count
@@ -65,13 +67,16 @@ def test_intensities_tell_the_classes_apart_and_noise_blurs_them() -> None:
 
 
 def test_ellipsoids_have_their_size_in_millimeters() -> None:
-    """Balls of radius 4: 268 cubic millimeters each, whatever the voxels."""
-    config = BlobsConfig(min_objects=2, max_objects=2, min_radius=4, max_radius=4)
+    """Balls of radius 4: 268 cubic millimeters each, whatever the voxels, and none in another."""
+    config = BlobsConfig(min_objects=8, max_objects=8, min_radius=4, max_radius=4)
     ball = 4 / 3 * np.pi * 4**3
     for index in range(8):
         _, labels = make_volume(config, "train", index)
         counts = np.bincount(labels.labels.ravel(), minlength=3)[1:]
-        np.testing.assert_allclose(counts * labels.voxel_milliliters * 1000, ball, rtol=0.1)
+        np.testing.assert_allclose(counts * labels.voxel_milliliters * 1000, 4 * ball, rtol=0.1)
+    config = dataclasses.replace(config, min_objects=2, max_objects=2)
+    for index in range(8):
+        _, labels = make_volume(config, "train", index)
         # As wide in millimeters along each axis, too: 2 * 4, give or take a voxel.
         voxels = np.argwhere(labels.labels == 1)
         width = (np.ptp(voxels, axis=0) + 1) * spacing_of(labels.affine)

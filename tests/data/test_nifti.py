@@ -187,7 +187,7 @@ def test_more_folds_than_volumes(root: Path) -> None:
 def test_what_is_too_little_to_be_divided_can_be_opened_as_a_whole(tmp_path: Path) -> None:
     write_blobs(tmp_path, 1, config=TINY)
     assert names(tmp_path, "all") == ["blobs_0000.nii.gz"]
-    with pytest.raises(DatasetError, match="division: 1 .* cannot be divided"):
+    with pytest.raises(DatasetError, match=r"division: 1 .* cannot be divided"):
         open_dataset(tmp_path, "train")
 
 

@@ -97,7 +97,7 @@ def test_one_bad_picture_does_not_stop_the_others(
     assert len(results) == 15
 
     said = capsys.readouterr()
-    assert f"3 of 5 pictures; results are in {output}" in said.out
+    assert f"3 of 5 files; results are in {output}" in said.out
     failures = [line for line in said.err.splitlines() if line.startswith("not read: ")]
     assert [str(pictures / name) in line for name, line in zip(("b.png", "d.jpg"), failures, strict=True)] == [True] * 2
 

@@ -24,18 +24,7 @@ from detseg.runtime.nifti_header import VolumeError
 from detseg.volumes import LabelVolume, Volume
 
 AFFINE = np.array([[-2.0, 0.0, 0.1, 90.0], [0.0, 1.5, 0.0, -126.0], [0.1, 0.0, 3.0, -72.0], [0.0, 0.0, 0.0, 1.0]])
-DIM, DATATYPE, BITPIX, PIXDIM, VOX_OFFSET, SCL_SLOPE, QFORM_CODE, SFORM_CODE, SROW_X, MAGIC = (
-    40,
-    70,
-    72,
-    76,
-    108,
-    112,
-    252,
-    254,
-    280,
-    344,
-)
+DIM, DATATYPE, VOX_OFFSET, SCL_SLOPE, XYZT_UNITS, QFORM_CODE, SROW_X, MAGIC = 40, 70, 108, 112, 123, 252, 280, 344
 """Where fields of a NIfTI-1 header begin, from the standard."""
 
 
@@ -44,7 +33,7 @@ def counting(shape: tuple[int, ...] = (3, 4, 5), dtype: Any = np.float32) -> Any
 
 
 def save(path: Path, array: Any, affine: Any = AFFINE, kind: Any = nibabel.Nifti1Image) -> Path:
-    nibabel.save(kind(array, affine), path)
+    nibabel.save(kind(array, affine, dtype=array.dtype), path)
     return path
 
 
@@ -97,10 +86,11 @@ def test_scale_and_offset_of_the_header_are_applied(tmp_path: Path) -> None:
         read_label_values(path)
     patched(path, (SCL_SLOPE, struct.pack("<ff", 2.0, 1.0)))
     assert np.array_equal(read_label_values(path)[0], counting(dtype=np.int64) * 2 + 1)
-    # A slope of zero means that there is none, and so does one that is no number.
-    for slope in (0.0, float("nan")):
-        patched(path, (SCL_SLOPE, struct.pack("<ff", slope, float("inf"))))
-        assert np.array_equal(read_volume(path).voxels, counting())
+    # A slope of zero means that nothing is scaled or shifted, and so does one that is no number.
+    for slope in (0.0, float("nan"), float("inf")):
+        for intercept in (7.0, float("inf")):
+            patched(path, (SCL_SLOPE, struct.pack("<ff", slope, intercept)))
+            assert np.array_equal(read_volume(path).voxels, counting())
 
 
 @pytest.mark.parametrize(("sform", "qform"), [(1, 1), (1, 0), (0, 1), (0, 0)])
@@ -136,9 +126,30 @@ def test_what_is_written_comes_back(tmp_path: Path, suffix: str) -> None:
     volume = Volume(counting() / 7, AFFINE)
     write_volume(tmp_path / f"scan{suffix}", volume)
     assert np.array_equal(read_volume(tmp_path / f"scan{suffix}").voxels, volume.voxels)
+    if suffix == ".nii.gz":
+        assert (tmp_path / f"scan{suffix}").read_bytes()[4:8] == bytes(4), "no time stamp"
     write_volume(tmp_path / f"again{suffix}", volume)
     assert (tmp_path / f"again{suffix}").read_bytes() == (tmp_path / f"scan{suffix}").read_bytes()
     assert {path.name for path in tmp_path.iterdir()} == {f"{name}{suffix}" for name in ("labels", "scan", "again")}
+
+
+def test_what_is_too_long_for_nifti_1_is_written_as_nifti_2(tmp_path: Path) -> None:
+    for length, header_size in ((32_767, 348), (32_768, 540)):
+        labels = np.arange(length, dtype=np.int64).astype(np.uint8).reshape(1, 1, length)
+        write_label_volume(tmp_path / "long.nii", LabelVolume(labels, AFFINE))
+        assert int.from_bytes((tmp_path / "long.nii").read_bytes()[:4], "little") == header_size
+        assert np.array_equal(read_label_values(tmp_path / "long.nii")[0], labels)
+
+
+def test_a_label_is_never_wrapped_around(tmp_path: Path) -> None:
+    array = np.array([1, 2**63 + 1], np.uint64).reshape(2, 1, 1)
+    with pytest.raises(VolumeError, match="fit in 64 bits with a sign, got 9223372036854775809"):
+        read_label_values(save(tmp_path / "a.nii", array))
+    with pytest.raises(VolumeError, match=r"1 of 2 voxels are not: 1e\+30 at \(1, 0, 0\)"):
+        read_label_values(save(tmp_path / "b.nii", np.array([1, 1e30]).reshape(2, 1, 1)))
+    for value in (2**63 - 1, -(2**63)):
+        path = save(tmp_path / "c.nii", np.full((1, 1, 1), value, np.int64))
+        assert read_label_values(path)[0].item() == value
 
 
 def test_only_names_of_volumes_are_written(tmp_path: Path) -> None:
@@ -176,7 +187,25 @@ BAD_HEADERS: dict[str, tuple[list[tuple[int, bytes]], str]] = {
     "negative": ([(DIM, struct.pack("<4h", 3, 3, -4, 5))], "no possible shape"),
     "too large": (
         [(DIM, struct.pack("<4h", 3, 32767, 32767, 32767))],
-        "32767x32767x32767 voxels of float32 take 140724603847004 bytes, the file of 592 bytes",
+        "32767x32767x32767 = 35,181,150,961,663 voxels, allowed are 1,073,741,824",
+    ),
+    "longer than the file": (
+        [(DIM, struct.pack("<4h", 3, 1000, 1000, 500))],
+        "1000x1000x500 voxels of float32 take 2000000352 bytes, the file of 592 bytes can hold 592",
+    ),
+    "one voxel too many": (
+        [(DIM, struct.pack("<4h", 3, 1, 1, 61)), (VOX_OFFSET, struct.pack("<f", 352.0 + 600 * 1032))],
+        "1x1x61 voxels of float32 take 619796 bytes, the file of 592 bytes",
+    ),
+    "meters": ([(XYZT_UNITS, b"\x01")], "its lengths are in meters; many programs would take them for millimeters"),
+    "micrometers": ([(XYZT_UNITS, b"\x0b")], "its lengths are in micrometers"),
+    "intercept": (
+        [(SCL_SLOPE, struct.pack("<ff", 2.0, float("inf")))],
+        "the intercept in the header is inf, which makes no voxel a number",
+    ),
+    "quaternion": (
+        [(QFORM_CODE, struct.pack("<hhfff", 1, 0, 1.0, 1.0, 1.0))],
+        "the orientation in the header is of no use",
     ),
     "type": ([(DATATYPE, struct.pack("<h", 3))], "unknown type of voxels, code 3"),
     "complex": ([(DATATYPE, struct.pack("<hh", 32, 64))], "voxels are complex64, expected whole or real numbers"),
@@ -186,6 +215,10 @@ BAD_HEADERS: dict[str, tuple[list[tuple[int, bytes]], str]] = {
         "the voxels cannot begin at byte 100, as the header takes 348",
     ),
     "offset nan": ([(VOX_OFFSET, struct.pack("<f", float("nan")))], "the voxels cannot begin at byte nan"),
+    "oblique until flat": (
+        [(SROW_X, struct.pack("<12f", 1, 0, 0, 0, 0, 1, 1, 0, 0, 1, 1.001, 0))],
+        "the affine in the header is of no use",
+    ),
     "flat": ([(SROW_X, struct.pack("<4f", 0, 1.5, 0, 0))], "the affine in the header is of no use"),
     "nan": ([(SROW_X, struct.pack("<f", float("nan")))], "the affine in the header is of no use"),
     "infinite": ([(SROW_X, struct.pack("<f", float("inf")))], "the affine in the header is of no use"),
@@ -232,6 +265,30 @@ def test_a_compressed_header_that_lies_costs_no_memory(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="1000x1000x1000 voxels of float32 take 4000000000 bytes, there are"):
         read_volume(tmp_path / "lie.nii.gz")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_random_damage_gives_a_volume_or_a_volume_error(tmp_path: Path, suffix: str) -> None:
+    rng = np.random.default_rng(3)
+    whole = save(tmp_path / "whole.nii", counting(dtype=np.int16)).read_bytes()
+    path, read, refused = tmp_path / f"a{suffix}", 0, 0
+    for _ in range(300):
+        data = bytearray(whole)
+        for position in rng.integers(0, 352, 3):
+            data[position] = rng.integers(256)
+        packed = bytearray(gzip.compress(data, 1) if suffix == ".nii.gz" else data)
+        if suffix == ".nii.gz" and rng.random() < 0.5:
+            packed[rng.integers(len(packed))] ^= 1 << rng.integers(8)
+        path.write_bytes(packed)
+        try:
+            with np.errstate(all="raise"), warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert read_volume(path).voxels.size <= 60
+            read += 1
+        except VolumeError as error:
+            assert str(error).startswith(f"{path}: ")  # noqa: PT017 (either outcome is right)
+            refused += 1
+    assert min(read, refused) > 30
 
 
 def test_a_flipped_bit_in_a_compressed_file_is_found(tmp_path: Path) -> None:

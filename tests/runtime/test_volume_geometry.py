@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch.nn import functional as F
 
 from detseg.runtime.nifti import read_label_values, write_volume
+from detseg.runtime.nifti_header import VolumeError
 from detseg.runtime.volume_geometry import (
     VolumeSpec,
     normalize_intensity,
@@ -65,6 +68,16 @@ def test_orientation_is_that_of_nibabel_for_oblique_volumes() -> None:
             assert theirs[axes[patient_axis]].tolist() == [patient_axis, -1 if flips[patient_axis] else 1]
 
 
+def test_of_two_equally_near_axes_the_one_is_taken_that_nibabel_takes() -> None:
+    steps = np.radians(range(0, 360, 45))
+    for first, second, third in itertools.product(steps, repeat=3):
+        affine = np.eye(4)
+        affine[:3, :3] = nibabel.eulerangles.euler2mat(first, second, third).round(3)
+        axes, flips = orientation(affine)
+        theirs = nibabel.orientations.io_orientation(affine)
+        assert theirs[list(axes)].tolist() == [[axis, -1 if flip else 1] for axis, flip in enumerate(flips)]
+
+
 def test_the_way_to_the_network_and_back() -> None:
     rng = np.random.default_rng(2)
     for _ in range(50):
@@ -116,6 +129,32 @@ def test_the_spacing_decides_the_shape_of_the_input() -> None:
     assert tiny.shape == (1, 1, 1)
 
 
+def test_an_input_beyond_all_measure_is_refused_before_it_is_made() -> None:
+    volume = Volume(np.zeros((10, 12, 14), np.float32), np.diag([900.0, 1000.0, 1100.0, 1.0]))
+    with pytest.raises(
+        VolumeError,
+        match=r"10x12x14 voxels of 900x1000x1100 mm would become 18000x24000x30800 of 0\.5x0\.5x0\.5 mm .* larger",
+    ):
+        place_volume(volume, VolumeSpec(spacing=(0.5, 0.5, 0.5)))
+    # 2 ** 30 voxels are allowed, a row more is not.
+    affine = np.diag([1024.0, 1024.0, 1024.0, 1.0])
+    assert placement_of((1, 1, 1), affine, VolumeSpec(spacing=(1.0, 1.0, 1.0))).input_shape == (1024, 1024, 1024)
+    with pytest.raises(VolumeError, match="1024x1024x1025"):
+        placement_of((1, 1, 1), np.diag([1024.0, 1024.0, 1025.0, 1.0]), VolumeSpec(spacing=(1.0, 1.0, 1.0)))
+
+
+def test_a_long_row_takes_no_more_memory_than_its_voxels() -> None:
+    row = np.arange(30_000, dtype=np.float32).reshape(1, 1, -1)
+    tracemalloc.start()
+    longer, shorter = resample(row, (1, 1, 60_000)), resample(row, (1, 1, 20))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2e7
+    np.testing.assert_allclose(longer[0, 0, 1:-1], np.arange(1, 59_999) / 2 - 0.25)
+    # Where its triangle lies inside of the row, a new voxel is the mean about its center.
+    np.testing.assert_allclose(shorter[0, 0, 1:-1], np.arange(1.5, 19) * 1500 - 0.5, rtol=1e-5)
+
+
 def test_labels_follow_their_volume() -> None:
     labels = np.zeros((12, 10, 8), np.uint8)
     labels[2:8, 3:9, 1:7] = 3
@@ -148,6 +187,8 @@ def test_zscore_is_over_the_volume_as_it_is_in_the_file() -> None:
     np.testing.assert_allclose(normalized, (voxels - voxels.mean()) / voxels.std(), atol=1e-5)
     coarse, _ = place_volume(Volume(voxels, np.eye(4)), VolumeSpec(spacing=(2.0, 2.0, 2.0)))
     np.testing.assert_allclose(coarse, resample(normalized, coarse.shape), atol=1e-6)
+    slight = normalize_intensity(np.array([1e6 - 0.5, 1e6 + 0.5], np.float32).reshape(2, 1, 1), VolumeSpec())
+    assert slight.ravel().tolist() == [-1, 1], "little contrast on a high level is not none"
     for constant in (0.0, -7.3, 1e6):
         assert not normalize_intensity(np.full((3, 3, 3), constant, np.float32), VolumeSpec()).any()
 

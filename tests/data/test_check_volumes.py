@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+from detseg.data.blobs import write_blobs
+from detseg.data.check import check_dataset
+from detseg.data.findings import CheckReport, VolumeSummary
+from detseg.data.nifti import find_pairs
+from detseg.data.open import find_source, open_dataset
+from detseg.data.volume_checks import inspect_volumes
+from detseg.runtime.nifti import read_label_values, read_volume
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Ten volumes in the Decathlon's layout, with a YAML that divides them 8:2."""
+    write_blobs(tmp_path / "data", 10)
+    return tmp_path / "data"
+
+
+def files(folder: Path, number: int) -> tuple[Path, Path]:
+    name = sorted((folder / "imagesTr").iterdir())[number].name
+    return folder / "imagesTr" / name, folder / "labelsTr" / name
+
+
+def rewrite(path: Path, change: Callable[[Any, Any], tuple[Any, Any]]) -> None:
+    image = nibabel.load(path)
+    array, affine = change(np.asarray(image.dataobj).copy(), image.affine.copy())
+    nibabel.save(nibabel.Nifti1Image(array, affine), path)
+
+
+def codes(report: CheckReport) -> list[str]:
+    return [finding.code for finding in report.findings]
+
+
+def test_a_sound_data_set(folder: Path) -> None:
+    report = check_dataset(folder)
+    assert codes(report) == []
+    assert report.exit_code == 0
+    summary = report.splits["all"]
+    assert isinstance(summary, VolumeSummary)
+    assert summary.num_images == 10
+    # Independently: milliliters and shapes of the files, read by nibabel.
+    milliliters, shapes, spacings = [], [], []
+    for path in (folder / "labelsTr").iterdir():
+        image = nibabel.load(path)
+        values = np.asarray(image.dataobj)
+        milliliters.append(np.count_nonzero(values == 1) * abs(np.linalg.det(image.affine[:3, :3])) / 1000)
+        canonical = nibabel.as_closest_canonical(image)
+        shapes.append(canonical.shape)
+        spacings.append(nibabel.affines.voxel_sizes(canonical.affine))
+    assert summary.milliliters_by_class["bright"] == pytest.approx(np.mean(milliliters), rel=1e-5)
+    assert summary.shapes == (tuple(np.min(shapes, 0)), tuple(np.max(shapes, 0)))
+    np.testing.assert_allclose(summary.spacing, np.median(spacings, 0), rtol=1e-5)
+    assert report.splits["train"].num_images == 8
+    text = report.render()
+    for word in ("milliliters per volume", "bright", "median spacing in mm", "volumes"):
+        assert word in text
+    assert "background" not in text
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def poison(array: Any, affine: Any) -> tuple[Any, Any]:
+    array[0, 0, 0] = np.nan
+    return array, affine
+
+
+def stretch(array: Any, affine: Any) -> tuple[Any, Any]:
+    return np.concatenate([array, array[-1:]]), affine
+
+
+def shift(array: Any, affine: Any) -> tuple[Any, Any]:
+    affine[0, 3] += 5
+    return array, affine
+
+
+def unknown(array: Any, affine: Any) -> tuple[Any, Any]:
+    array[:2, 0, 0] = 9
+    return array, affine
+
+
+def fractions(array: Any, affine: Any) -> tuple[Any, Any]:
+    return array.astype(np.float32) * 0.5, affine
+
+
+def no_structure(array: Any, affine: Any) -> tuple[Any, Any]:
+    return array * 0, affine
+
+
+@pytest.mark.parametrize(
+    ("which", "damage", "code", "message", "exit_code"),
+    [
+        (0, cut, "D401", "truncated", 2),
+        (0, poison, "D401", "1 of .* voxels are NaN or infinite", 2),
+        (1, cut, "D402", "truncated", 2),
+        (1, fractions, "D402", "a label must be a whole number", 2),
+        (1, stretch, "D403", "labels have one value for every voxel", 2),
+        (1, shift, "D403", "its affine puts voxels up to 5 mm away", 2),
+        (1, unknown, "D404", "9", 2),
+        (1, no_structure, "D405", "all voxels are background", 1),
+    ],
+)
+def test_each_fault_is_one_finding(
+    folder: Path, which: int, damage: Any, code: str, message: str, exit_code: int
+) -> None:
+    path = files(folder, 3)[which]
+    if damage is cut:
+        cut(path)
+    else:
+        rewrite(path, damage)
+    report = check_dataset(folder)
+    assert codes(report) == [code]
+    assert report.findings[0].file.endswith(path.name)
+    assert report.exit_code == exit_code
+    assert re.search(message, report.findings[0].message)
+    assert report.splits["all"].num_images == 10
+
+
+def test_hidden_files_and_labels_without_volume(folder: Path) -> None:
+    image, label = files(folder, 0)
+    shutil.copy(label, label.with_name("stray.nii.gz"))
+    (image.parent / f"._{image.name}").write_bytes(b"macOS")
+    report = check_dataset(folder)
+    assert [(finding.code, Path(finding.file).name) for finding in report.findings] == [("D306", "stray.nii.gz")]
+    assert report.exit_code == 0
+
+
+def test_a_volume_without_labels_is_found_where_the_split_is_read(folder: Path) -> None:
+    image, label = files(folder, 2)
+    label.unlink()
+    report = check_dataset(folder)
+    assert set(codes(report)) == {"D100"}
+    assert image.name.removesuffix(".nii.gz") in report.findings[0].message
+    assert report.exit_code == 2
+
+
+def test_copies_in_two_splits_leak_and_those_in_one_are_repetitions(folder: Path) -> None:
+    report = check_dataset(folder, splits=["train", "val"])
+    assert codes(report) == []
+    paths = {
+        split: [Path(open_dataset(folder, split).path(i)) for i in range(n)] for split, n in (("train", 8), ("val", 2))
+    }
+    original = paths["val"][0].read_bytes()
+    for victim, code in ((paths["train"][5], "D201"), (paths["val"][1], "D203")):
+        before = victim.read_bytes()
+        victim.write_bytes(original)
+        # The labels follow, or they would be on another grid.
+        labels = folder / "labelsTr" / victim.name
+        labels_before = labels.read_bytes()
+        shutil.copy(folder / "labelsTr" / paths["val"][0].name, labels)
+        assert codes(check_dataset(folder)) == [code]
+        victim.write_bytes(before)
+        labels.write_bytes(labels_before)
+
+
+def test_folds_share_volumes_by_design(folder: Path) -> None:
+    (folder / "data.yaml").write_text(
+        "format: nifti\nnames: [background, bright, dark]\ndivision: {folds: 5, seed: 3}\n"
+    )
+    report = check_dataset(folder)
+    assert codes(report) == []
+    assert list(report.splits)[:2] == ["fold0-train", "fold0-val"]
+    assert [report.splits[f"fold{fold}-val"].num_images for fold in range(5)] == [2] * 5
+    image, label = files(folder, 0)
+    other_image, other_label = files(folder, 1)
+    shutil.copy(image, other_image)
+    shutil.copy(label, other_label)
+    assert codes(check_dataset(folder)) == ["D201"]  # in some fold one of the two is held out, the other is not
+
+
+def test_built_in_volumes_have_a_histogram_too() -> None:
+    report = check_dataset("blobs", splits=["val"])
+    assert codes(report) == []
+    assert report.splits["val"].num_images == 12
+
+
+def test_counts_are_those_of_the_files(folder: Path) -> None:
+    pairs = find_pairs(find_source(folder), "all")
+    states = inspect_volumes(pairs, {0: "background", 1: "bright", 2: "dark"})
+    for pair, state in zip(pairs, states, strict=True):
+        assert pair.label is not None
+        values, _ = read_label_values(pair.label)
+        assert list(state.num_voxels.values()) == np.bincount(values.ravel(), minlength=3).tolist()
+        assert state.header is not None
+        assert state.header.shape == read_volume(pair.image).voxels.shape
+    assert len({state.digest for state in states}) == len(states)
+
+
+def test_real_volumes(detseg_data: Path) -> None:
+    report = check_dataset(Path(__file__).parents[2] / "configs/data/hippocampus.yaml")
+    assert codes(report) == []
+    assert [report.splits[name].num_images for name in ("train", "val", "all")] == [166, 42, 208]
