@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from detseg.config import from_dict
 from detseg.data.dataset import DatasetError, DatasetFormat, Source
@@ -94,9 +95,15 @@ class NiftiFormat(DatasetFormat):
             if stated not in ("nifti", None):
                 return ()
             if stated is None:
-                return named if any(_is_ours(source.settings[name]) for name in named) else ()
+                return tuple(named) if any(map(_is_ours, named.values())) else ()
+            for name, entry in named.items():
+                if not (isinstance(entry, Mapping) and "images" in entry) and not isinstance(entry, list):
+                    raise DatasetError(
+                        f"{source.name}: {name}: expected a split, {{images: FOLDER or LIST.txt, labels: FOLDER or "
+                        f"LIST.txt}} or a list of pairs, got {entry!r:.100}; other keys are {', '.join(_SETTINGS)}"
+                    )
             if named:
-                return named
+                return tuple(named)
         root = source.data_root()
         if not (root / IMAGES).is_dir():
             return ()
@@ -121,13 +128,15 @@ def find_pairs(source: Source, split: str) -> list[Pair]:
     """The volumes of ``split`` with their labels; all of them have labels, or none.
 
     Raises:
-        DatasetError: a key of the YAML is unknown, files are missing, or the volumes cannot be divided as asked for.
+        DatasetError: the YAML names both splits and a division, files are missing, or there are too few volumes to be
+            divided.
     """
     where = f"{source.name}: {split}"
-    if split in _named_splits(source):
+    named = _named_splits(source)
+    if split in named:
         if "division" in source.settings:
             raise DatasetError(f"{source.name}: either division or splits such as {split} can be given, not both")
-        return find_named_pairs(source.settings[split], source, where)
+        return find_named_pairs(named[split], source, where)
     division = _read_division(source)
     root = source.data_root().absolute()
     if split not in division.split_names:
@@ -145,9 +154,9 @@ def _is_ours(entry: object) -> bool:
     return isinstance(entry, Mapping) and {"images", "labels"} == set(entry)
 
 
-def _named_splits(source: Source) -> tuple[str, ...]:
-    """The keys of a YAML that are no settings."""
-    return tuple(str(key) for key in source.settings if key not in _SETTINGS)
+def _named_splits(source: Source) -> dict[str, Any]:
+    """What is under the keys of a YAML that are no settings."""
+    return {str(key): entry for key, entry in source.settings.items() if key not in _SETTINGS}
 
 
 def _read_division(source: Source) -> DivisionConfig:

@@ -135,7 +135,7 @@ def place_labels(labels: ByteArray, placement: VolumePlacement) -> ByteArray:
     oriented = to_input_axes(labels, placement)
     if placement.input_shape == placement.oriented_shape:
         return np.ascontiguousarray(oriented)
-    best = np.full(placement.input_shape, -1, np.float32)
+    best = np.zeros(placement.input_shape, np.float32)
     winners = np.zeros(placement.input_shape, np.uint8)
     for label in np.flatnonzero(np.bincount(labels.ravel(order="K"), minlength=256)):
         share = resample((oriented == label).astype(np.float32), placement.input_shape)
@@ -202,9 +202,9 @@ def _neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
     ``[K, new_length]``; the weights of a new voxel sum to 1."""
     ratio = length / new_length
     reach = max(1.0, ratio)
-    # Beyond the centers of the outermost voxels the border repeats.
-    centers = np.clip((np.arange(new_length) + 0.5) * ratio - 0.5, 0, length - 1)
+    centers = (np.arange(new_length) + 0.5) * ratio - 0.5
     positions = np.floor(centers - reach).astype(np.int64) + 1 + np.arange(math.ceil(2 * reach))[:, None]
     weights = np.maximum(0, 1 - np.abs(positions - centers) / reach)
+    # Where the row ends, the voxels that are there share the whole weight.
     weights[(positions < 0) | (positions >= length)] = 0
     return positions.clip(0, length - 1), (weights / weights.sum(axis=0)).astype(np.float32)

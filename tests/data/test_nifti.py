@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,9 @@ def names(path: Path, split: str) -> list[str]:
     return [Path(dataset.path(index)).name for index in range(len(dataset))]
 
 
-def describe(root: Path, **settings: Any) -> Path:
+def describe(root: Path, given: Mapping[Any, Any] | None = None, **settings: Any) -> Path:
     path = root.parent / "my.yaml"
-    path.write_text(yaml.safe_dump({"format": "nifti", "path": str(root), **settings}))
+    path.write_text(yaml.safe_dump({"format": "nifti", "path": str(root), **(given or {}), **settings}))
     return path
 
 
@@ -168,11 +169,17 @@ def test_a_yaml_without_a_format(root: Path) -> None:
         ({"division": {"ratios": [99, 1]}}, r"my\.yaml: division: 10 .* cannot be divided into 2 splits"),
         ({"path": "nowhere"}, "path not found; tried"),
         ({"train": {"images": "imagesTr", "labels": "labelsTr"}, "division": {"seed": 1}}, "either division or splits"),
-        ({"train": "imagesTr"}, "train: expected {images: FOLDER or LIST.txt"),
+        (
+            {"train": "imagesTr"},
+            "train: expected a split, {images: FOLDER .*got 'imagesTr'; other keys are format, path,",
+        ),
+        ({"devision": {"seed": 1}}, "devision: expected a split"),
+        ({"train": {"images": "imagesTr", "masks": "labelsTr"}}, "train: expected {images: FOLDER or LIST.txt"),
+        ({5: ["a", "b"]}, "no split 'train'; there is 5"),
     ],
 )
-def test_settings_that_cannot_be(root: Path, settings: dict[str, Any], message: str) -> None:
-    path = describe(root, **settings)
+def test_settings_that_cannot_be(root: Path, settings: dict[Any, Any], message: str) -> None:
+    path = describe(root, settings)
     with pytest.raises(ValueError, match=message) as caught:
         open_dataset(path, "train")
     assert "my.yaml" in str(caught.value)

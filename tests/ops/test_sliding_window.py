@@ -5,6 +5,8 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
+from monai.inferers import sliding_window_inference
 from torch import Tensor
 
 from detseg.ops.sliding_window import sliding_window, window_starts
@@ -168,3 +170,25 @@ def test_impossible_requests_are_refused(settings: dict[str, object], message: s
     request = {"predict": lambda windows: windows, "images": torch.zeros(1, 1, 8, 8), "window": (4, 4), "overlap": 0.0}
     with pytest.raises(ValueError, match=message):
         sliding_window(**{**request, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("weighting", ["uniform", "gaussian"])
+@pytest.mark.parametrize(
+    ("shape", "window", "overlap"),
+    [((20, 23, 17), (8, 8, 8), 0.5), ((9, 30, 12), (12, 16, 8), 0.25), ((30, 41), (16, 12), 0.6)],
+)
+def test_it_is_the_inferer_of_monai(
+    shape: tuple[int, ...], window: tuple[int, ...], overlap: float, weighting: str
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, 1, *shape, generator=generator)
+    kernel = torch.randn(3, 1, *[3] * len(shape), generator=generator)
+    convolve = F.conv3d if len(shape) == 3 else F.conv2d
+
+    def network(windows: Tensor) -> Tensor:
+        return convolve(windows, kernel, padding=1)  # sees the border of each window, so that windows differ
+
+    mode = {"uniform": "constant", "gaussian": "gaussian"}[weighting]
+    expected = sliding_window_inference(images, window, 3, network, overlap=overlap, mode=mode)
+    found = sliding_window(network, images, window, overlap, weighting=weighting, batch_size=3)  # type: ignore[arg-type]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)

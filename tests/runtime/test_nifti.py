@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import gzip
-import resource
 import struct
+import tracemalloc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,9 @@ def test_scale_and_offset_of_the_header_are_applied(tmp_path: Path) -> None:
         VolumeError, match=r"a label must be a whole number, but 30 of 60 voxels are not: -2\.5 at \(0, 0, 1\)"
     ):
         read_label_values(path)
-    patched(path, (SCL_SLOPE, struct.pack("<ff", 2.0, 1.0)))
-    assert np.array_equal(read_label_values(path)[0], counting(dtype=np.int64) * 2 + 1)
+    for slope, intercept in ((2.0, 1.0), (3.0, 0.0), (1.0, 5.0)):
+        patched(path, (SCL_SLOPE, struct.pack("<ff", slope, intercept)))
+        assert np.array_equal(read_label_values(path)[0], counting(dtype=np.int64) * slope + intercept)
     # A slope of zero means that nothing is scaled or shifted, and so does one that is no number.
     for slope in (0.0, float("nan"), float("inf")):
         for intercept in (7.0, float("inf")):
@@ -119,6 +120,7 @@ def test_what_is_written_comes_back(tmp_path: Path, suffix: str) -> None:
     np.testing.assert_allclose(affine, AFFINE, atol=1e-6)
     image = nibabel.load(tmp_path / f"labels{suffix}")
     assert image.get_data_dtype() == np.uint8
+    assert image.header.get_intent()[0] == "label"
     assert image.header["sform_code"] > 0
     assert image.header["qform_code"] > 0
     assert image.header.get_xyzt_units()[0] == "mm"
@@ -209,12 +211,18 @@ BAD_HEADERS: dict[str, tuple[list[tuple[int, bytes]], str]] = {
     ),
     "type": ([(DATATYPE, struct.pack("<h", 3))], "unknown type of voxels, code 3"),
     "complex": ([(DATATYPE, struct.pack("<hh", 32, 64))], "voxels are complex64, expected whole or real numbers"),
+    "128 bits": ([(DATATYPE, struct.pack("<hh", 1536, 128))], "expected whole or real numbers of up to 64 bits"),
     "color": ([(DATATYPE, struct.pack("<hh", 128, 24))], "expected whole or real numbers"),
     "offset": (
         [(VOX_OFFSET, struct.pack("<f", 100.0))],
         "the voxels cannot begin at byte 100, as the header takes 348",
     ),
+    "offset between bytes": ([(VOX_OFFSET, struct.pack("<f", 352.5))], "the voxels cannot begin at byte 352.5"),
     "offset nan": ([(VOX_OFFSET, struct.pack("<f", float("nan")))], "the voxels cannot begin at byte nan"),
+    "no extent": (
+        [(SROW_X, struct.pack("<12f", 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0))],
+        "the affine in the header is of no use",
+    ),
     "oblique until flat": (
         [(SROW_X, struct.pack("<12f", 1, 0, 0, 0, 0, 1, 1, 0, 0, 1, 1.001, 0))],
         "the affine in the header is of no use",
@@ -261,10 +269,23 @@ def test_a_compressed_header_that_lies_costs_no_memory(tmp_path: Path) -> None:
     # Enough noise behind the voxels that the bound of deflate alone does not give it away.
     noise = np.random.default_rng(0).bytes(4_200_000)
     (tmp_path / "lie.nii.gz").write_bytes(gzip.compress(path.read_bytes() + noise, compresslevel=1))
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(VolumeError, match="1000x1000x1000 voxels of float32 take 4000000000 bytes, there are"):
+    tracemalloc.start()
+    with pytest.raises(VolumeError, match="1000x1000x1000 voxels of float32 take 4000000000 bytes, there are 4200240"):
         read_volume(tmp_path / "lie.nii.gz")
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3e7
+
+
+def test_no_compressed_file_holds_more_than_deflate_can_pack(tmp_path: Path) -> None:
+    whole, path = save(tmp_path / "a.nii", counting()), tmp_path / "a.nii.gz"
+    size = 1000
+    for ratio, message in ((1030, "there are 240"), (1034, "the file of 1000 bytes can hold 1032000")):
+        patched(whole, (DIM, struct.pack("<4h", 3, 1, 10, size * ratio // 40)))
+        # Zeros behind the end are padding to gzip.
+        path.write_bytes(gzip.compress(whole.read_bytes()).ljust(size, b"\0"))
+        with pytest.raises(VolumeError, match=message):
+            read_volume(path)
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

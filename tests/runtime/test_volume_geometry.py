@@ -100,6 +100,13 @@ def test_enlarging_is_that_of_torch(shape: tuple[int, int, int]) -> None:
     np.testing.assert_allclose(resample(array, shape), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(7, 5, 6), (7, 4, 5), (7, 2, 9), (7, 1, 1), (7, 3, 40)])
+def test_shrinking_is_that_of_torch_with_antialiasing(shape: tuple[int, int, int]) -> None:
+    array = RNG.random((7, 9, 13)).astype(np.float32)
+    expected = F.interpolate(torch.from_numpy(array)[None], size=shape[1:], mode="bilinear", antialias=True)
+    np.testing.assert_allclose(resample(array, shape), expected[0].numpy(), atol=1e-6)
+
+
 def test_shrinking_skips_nothing() -> None:
     """A single bright voxel leaves its share wherever it lies, and a constant stays one."""
     for position in range(12):
@@ -125,6 +132,7 @@ def test_the_spacing_decides_the_shape_of_the_input() -> None:
     assert array.flags.c_contiguous
     own, placement = place_volume(volume, VolumeSpec())
     assert own.shape == (20, 6, 10)
+    assert own.flags.c_contiguous
     tiny, _ = place_volume(volume, VolumeSpec(spacing=(500.0, 500.0, 500.0)))
     assert tiny.shape == (1, 1, 1)
 
