@@ -77,32 +77,39 @@ class Predictor:
         # A generator function would check its arguments only when the first prediction is asked for.
         return self._predict_batches(images, batch_size if self.task.spec.one_size else 1)
 
-    def _predict_batches(self, images: Iterator[tuple[Path | None, Any]], batch_size: int) -> Iterator[Prediction]:
+    def _predict_batches(self, images: Iterator[tuple[Path | None, Any, Any]], batch_size: int) -> Iterator[Prediction]:
         while batch := list(islice(images, batch_size)):
-            results = self._run([image for _, image in batch])
-            for (path, image), result in zip(batch, results, strict=True):
+            results = self._run([placed for *_, placed in batch])
+            for (path, image, _), result in zip(batch, results, strict=True):
                 yield Prediction(path, image, result)
 
     @torch.inference_mode()
-    def _run(self, images: list[Any]) -> list[Any]:
-        placed = [self.task.spec.place(image) for image in images]
+    def _run(self, placed: list[Any]) -> list[Any]:
         arrays = torch.from_numpy(np.stack([image for image, _ in placed]))
         inputs = self.task.normalize(arrays.to(self.device).contiguous())
         return self.task.predict(self.model, inputs, [placement for _, placement in placed])
 
     def _read(
         self, sources: Iterable[Source], on_error: Callable[[Path, ImageError], None] | None
-    ) -> Iterator[tuple[Path | None, Any]]:
+    ) -> Iterator[tuple[Path | None, Any, Any]]:
+        """Path, image, and the image as placed in the input with the way back."""
         for source in sources:
             if isinstance(source, np.ndarray | Volume):
-                yield None, source
+                yield None, source, self.task.spec.place(source)  # type: ignore[arg-type]
                 continue
             path = Path(source)
             try:
-                image = self.task.spec.read(path)
+                image, placed = self._read_and_place(path)
             except ImageError as error:
                 if on_error is None:
                     raise
                 on_error(path, error)
             else:
-                yield path, image
+                yield path, image, placed
+
+    def _read_and_place(self, path: Path) -> tuple[Any, Any]:
+        image: Any = self.task.spec.read(path)
+        try:
+            return image, self.task.spec.place(image)
+        except ImageError as error:  # a volume that would become too large
+            raise ImageError(f"{path}: {error}") from error

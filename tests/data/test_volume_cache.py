@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from detseg.data import volume_cache
+from detseg.data import cache_store
 from detseg.data.blobs import BlobsConfig, BlobsDataset
-from detseg.data.cache import CacheError
+from detseg.data.cache_store import CacheError
 from detseg.data.dataset import DatasetError
 from detseg.data.volume_cache import PlacedVolumes
 from detseg.data.volumes import VolumeDataset
@@ -132,12 +132,12 @@ def test_memory_that_does_not_suffice_is_refused_before_reading(
     def read(index: int) -> Any:
         raise AssertionError("read although there is no room")
 
-    monkeypatch.setattr(volume_cache, "available_memory", lambda: int(needed / 0.8) - 1)
+    monkeypatch.setattr(cache_store, "available_memory", lambda: int(needed / 0.8) - 1)
     with monkeypatch.context() as patch:
         patch.setattr(dataset, "read", read)
         with pytest.raises(CacheError, match=r"4 volumes need .*; set a larger spacing or"):
             PlacedVolumes(dataset, SPEC, "ram")
-    monkeypatch.setattr(volume_cache, "available_memory", lambda: int(needed / 0.8) + 2)
+    monkeypatch.setattr(cache_store, "available_memory", lambda: int(needed / 0.8) + 2)
     assert PlacedVolumes(dataset, SPEC, "ram").load(0).image.shape == shapes[0]
 
 
@@ -195,7 +195,7 @@ def test_damaged_files_on_the_disk_are_written_again(
 
 def test_a_disk_that_does_not_suffice(dataset: VolumeDataset, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = namedtuple("free", "free")
-    monkeypatch.setattr(volume_cache.shutil, "disk_usage", lambda path: free(1000))
+    monkeypatch.setattr(cache_store.shutil, "disk_usage", lambda path: free(1000))
     with pytest.raises(CacheError, match=rf"4 volumes need 0\.00 GiB in {folder}, .*name a folder on another disk"):
         PlacedVolumes(dataset, SPEC, "disk", folder)
 

@@ -205,3 +205,19 @@ def test_images_cannot_be_learned_as_volumes(tiny: Callable[..., RunConfig], tmp
     with pytest.raises(ValueError, match="volumes were asked for"):
         train(tiny("data.path=shapes"), tmp_path / "run", bar=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_volume_that_would_become_too_large_is_named_and_the_rest_goes_on(
+    tiny: Callable[..., RunConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tiny("train.epochs=1"), tmp_path / "run", bar=False)
+    write_blobs(tmp_path / "scans", 2)
+    first, second = sorted((tmp_path / "scans/imagesTr").iterdir())
+    image = nibabel.load(first)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), np.diag([500.0, 500.0, 500.0, 1.0])), first)
+    model = str(tmp_path / "run/best.safetensors")
+    assert main(["predict", model, str(tmp_path / "scans/imagesTr"), "-o", str(tmp_path / "found")]) == 1
+    said = capsys.readouterr()
+    assert f"{first}: " in said.err
+    assert "set a larger spacing" in said.err
+    assert [path.name for path in (tmp_path / "found/labels").iterdir()] == [second.name]
