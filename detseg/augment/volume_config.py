@@ -43,7 +43,8 @@ class VolumeAugmentConfig:
     - ``brightness``: intensities multiplied by one of ``brightness_factors``.
     - ``contrast``: differences from the mean of the patch multiplied by one of ``contrast_factors``, within the range
       of intensities that the patch had.
-    - ``low_resolution``: the patch reduced by one of ``low_resolution_factors`` (at most 1) and enlarged again.
+    - ``low_resolution``: the patch reduced by one of ``low_resolution_factors`` (at most 1), by means of areas, and
+      enlarged again.
     - ``gamma``, ``gamma_inverted``: intensities, mapped to 0 to 1, raised to a power in ``gamma_exponents``, and then
       brought back to the mean and standard deviation that they had; the second one does it to the negative image.
 

@@ -55,6 +55,12 @@ class _Blur:
         return np.asarray(self._blur(padded))[:, inside, inside, inside]
 
 
+def _low_resolution(factors: tuple[float, float]) -> RandSimulateLowResolution:
+    """By means of areas, as a scanner with larger voxels sees them. MONAI's default, the nearest voxel, moves the image
+    by up to half a voxel of the low resolution against its labels."""
+    return RandSimulateLowResolution(1.0, downsample_mode="area", zoom_range=factors)
+
+
 def _changes(config: VolumeAugmentConfig) -> list[tuple[float, Any]]:
     """Probabilities and transforms; MONAI's own coins are loaded, so that a transform runs only when ours says so."""
     brightness, contrast = (
@@ -65,7 +71,7 @@ def _changes(config: VolumeAugmentConfig) -> list[tuple[float, Any]]:
         (config.blur, _Blur(config.blur_sigma)),
         (config.brightness, RandScaleIntensity(brightness, prob=1.0)),
         (config.contrast, RandScaleIntensityFixedMean(1.0, contrast, preserve_range=True)),
-        (config.low_resolution, RandSimulateLowResolution(1.0, zoom_range=config.low_resolution_factors)),
+        (config.low_resolution, _low_resolution(config.low_resolution_factors)),
         (config.gamma_inverted, RandAdjustContrast(1.0, config.gamma_exponents, invert_image=True, retain_stats=True)),
         (config.gamma, RandAdjustContrast(1.0, config.gamma_exponents, retain_stats=True)),
     ]

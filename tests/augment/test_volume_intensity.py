@@ -107,7 +107,7 @@ def test_low_resolution_loses_detail() -> None:
     image = image_of()
     np.testing.assert_allclose(changed("low_resolution", low_resolution_factors=(1.0, 1.0)), image, atol=1e-6)
     halved = changed("low_resolution", low_resolution_factors=(0.5, 0.5))
-    small = torch.nn.functional.interpolate(torch.from_numpy(image)[None, None], size=(8, 9, 7), mode="nearest")
+    small = torch.nn.functional.interpolate(torch.from_numpy(image)[None, None], size=(8, 9, 7), mode="area")
     expected = torch.nn.functional.interpolate(small, size=SHAPE, mode="trilinear")[0, 0].numpy()
     np.testing.assert_allclose(halved, expected, atol=1e-5)
 
@@ -123,3 +123,17 @@ def test_gamma_raises_to_a_power_and_keeps_mean_and_spread(name: str, sign: int)
     np.testing.assert_allclose(changed(name, gamma_exponents=(1.0, 1.0)), image, atol=1e-5)
     spread = [float(changed(name, seed).max()) for seed in range(30)]
     assert np.std(spread) > 0.1
+
+
+@pytest.mark.parametrize("name", ["blur", "low_resolution"])
+@pytest.mark.parametrize("factor", [0.5, 0.63, 0.8])
+def test_nothing_moves_against_the_labels(name: str, factor: float) -> None:
+    axes = np.meshgrid(*(np.arange(side) for side in (24, 20, 16)), indexing="ij")
+    middle = np.array([11.0, 9.5, 7.25])
+    distance = sum((axis - place) ** 2 for axis, place in zip(axes, middle, strict=True))
+    image = np.exp(-distance / 8).astype(np.float32)
+    change = RandomIntensity(VolumeAugmentConfig(**{**OFF, name: 1.0, "low_resolution_factors": (factor, factor)}))
+    seen = change(image, np.random.default_rng(0))
+    assert np.abs(seen - image).max() > 0.02
+    centers = np.array([(seen * axis).sum() for axis in axes]) / seen.sum()
+    np.testing.assert_allclose(centers, middle, atol=0.06)
