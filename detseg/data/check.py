@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +13,7 @@ from detseg.data.box_checks import check_boxes
 from detseg.data.dataset import DatasetError, Source, match_split
 from detseg.data.findings import CheckReport, Finding, SplitSummary, Summary
 from detseg.data.inspection import ImageState, inspect_images
+from detseg.data.leakage import find_leakage, relative_name
 from detseg.data.locate import WALKS, images_in, walk_split
 from detseg.data.mask_walks import ask_for_names
 from detseg.data.open import find_format, find_source, load_format
@@ -40,14 +41,16 @@ def check_dataset(
     source = find_source(path)
     format_name = find_format(source, format)
     available = load_format(format_name).splits(source)
-    chosen = available if splits is None else tuple(match_split(name, available, source.name) for name in splits)
+    wanted = available if splits is None else (match_split(name, available, source.name) for name in splits)
+    chosen = tuple(dict.fromkeys(wanted))
+    is_whole = set(chosen) == set(available)
     if format_name not in (*WALKS, "nifti"):
         return _report_generated(source, format_name, chosen)
     root = _existing_root(source)
     if format_name == "nifti":
-        check = check_volumes(source, chosen, num_threads)
+        check = check_volumes(source, chosen, root, is_whole, num_threads)
         return _report(source, root, format_name, check.findings, check.splits)
-    records = [walk_split(source, format_name, name) for name in dict.fromkeys(chosen)]
+    records = [walk_split(source, format_name, name) for name in chosen]
     images = inspect_images((image.path for split in records for image in split.images), decode, num_threads)
     findings: list[Finding] = []
     for split in records:
@@ -55,10 +58,11 @@ def check_dataset(
         findings += _check_images(split, images)
         for image in split.images:
             findings += check_boxes(image, images[image.path].size, split.name)
-    if set(chosen) == set(available):
+    if is_whole:
         findings += _check_unlisted(records)
     findings += ask_for_names(records, source)
-    findings += _check_leakage(records, images, root)
+    members = {split.name: {image.path for image in split.images} for split in records}
+    findings += find_leakage([members], {path: state.digest for path, state in images.items()}, root)
     summaries = summarize_splits(records)
     judged = {split.name: summaries[split.name] for split in records if not split.is_unlabeled}
     findings += _check_missing_classes(judged, source)
@@ -86,11 +90,6 @@ def _existing_root(source: Source) -> Path:
     except DatasetError:
         # Every split has a finding about that.
         return source.root
-
-
-def relative_name(path: Path, root: Path) -> str:
-    """``path`` relative to ``root`` if it lies in there, else as it is."""
-    return str(path.relative_to(root)) if root in path.parents else str(path)
 
 
 def _check_images(split: SplitRecords, states: dict[Path, ImageState]) -> Iterator[Finding]:
@@ -137,33 +136,6 @@ def _check_unlisted(records: Sequence[SplitRecords]) -> Iterator[Finding]:
         for path in images_in(folder):
             if os.path.realpath(path) not in listed:
                 yield Finding("D105", str(path), f"in {folder.name}, but no split lists it")
-
-
-def _check_leakage(records: Sequence[SplitRecords], states: dict[Path, ImageState], root: Path) -> Iterator[Finding]:
-    places: dict[str, dict[str, set[Path]]] = defaultdict(lambda: defaultdict(set))
-    for split in _without_unions(records):
-        for image in split.images:
-            digest = states[image.path].digest
-            if digest is not None:
-                places[digest][split.name].add(image.path)
-    for by_split in places.values():
-        files = [(name, path) for name, paths in by_split.items() for path in sorted(paths)]
-        if len(files) == 1:
-            continue
-        listing = "; ".join(f"{name}: {relative_name(path, root)}" for name, path in files)
-        code, split_name = ("D201", None) if len(by_split) > 1 else ("D203", files[0][0])
-        yield Finding(code, str(files[0][1]), f"the same content {len(files)} times: {listing}", (), split_name)
-
-
-def _without_unions(records: Sequence[SplitRecords]) -> list[SplitRecords]:
-    """The splits, without those that only put others together, as VOC's trainval does."""
-    contents = [(split, {image.path for image in split.images}) for split in records]
-    kept = []
-    for split, paths in contents:
-        parts = [other for _, other in contents if other < paths]
-        if not parts or set().union(*parts) != paths:
-            kept.append(split)
-    return kept
 
 
 def _check_missing_classes(summaries: Mapping[str, Summary], source: Source) -> Iterator[Finding]:

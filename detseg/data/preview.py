@@ -63,6 +63,11 @@ def preview(
         raise ValueError(f"num_batches must be at least 1, got {num_batches}")
     dataset = open_dataset(path, split, format, truth)
     load: Callable[[int], Any]
+    sides = ("depth", "height", "width") if isinstance(dataset, VolumeDataset) else ("height", "width")
+    if size is not None and len(size) != len(sides):
+        raise ValueError(f"size must be {', '.join(sides)}, got {'x'.join(map(str, size))}")
+    if spec is not None and not isinstance(dataset, VolumeDataset):
+        raise ValueError(f"spec is for volumes, but {source.name} has {dataset.truth}; leave it out")
     if isinstance(dataset, VolumeDataset):
         config, size = config or VolumeAugmentConfig(), size or _PATCH
         load = PlacedVolumes(dataset, (spec or VolumeSpec()).completed(dataset.spacings())).load

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+import math
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
+from threading import Condition
 
 import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.data.dataset import DatasetError, Source
 from detseg.data.findings import Finding, VolumeSummary
-from detseg.data.nifti import find_pairs
+from detseg.data.leakage import find_leakage
+from detseg.data.nifti import ALL, find_pairs
 from detseg.data.nifti_names import read_class_names
-from detseg.data.nifti_pairs import LABELS, Pair, list_volumes
+from detseg.data.nifti_pairs import IMAGES, LABELS, Pair, list_volumes
 from detseg.data.volumes import VolumeDataset, require_same_grid, spacing_toward_ras, to_positions
-from detseg.runtime.nifti import read_label_values, read_volume, read_volume_header
+from detseg.runtime.nifti import read_label_values, read_volume, read_volume_header, volume_stem
 from detseg.runtime.nifti_header import VolumeError, VolumeHeader
 from detseg.runtime.volume_geometry import VolumeSpec, placement_of
-from detseg.volumes import LabelVolume
+from detseg.volumes import LabelVolume, Shape3
+
+_VOXELS_AT_ONCE = 2**26
+"""How many voxels the threads hold together; while one is read and compared it takes up to 26 bytes, so 1.7 GB."""
+_FOLD = re.compile(r"(fold\d+)-")
 
 
 @dataclass(slots=True)
@@ -45,21 +53,24 @@ class VolumeCheck:
     splits: dict[str, VolumeSummary]
 
 
-def check_volumes(source: Source, splits: Sequence[str], num_threads: int | None = None) -> VolumeCheck:
-    """Look at every volume and label volume of ``splits``; what is wrong is a finding, never an exception."""
+def check_volumes(
+    source: Source, splits: Sequence[str], root: Path, is_whole: bool, num_threads: int | None = None
+) -> VolumeCheck:
+    """Look at every volume and label volume of ``splits``, which are all there are where ``is_whole``; what is wrong is
+    a finding, never an exception. Messages name files as they lie in ``root``."""
     findings: list[Finding] = []
     pairs_of: dict[str, list[Pair]] = {}
     for split in splits:
         try:
             pairs_of[split] = find_pairs(source, split)
         except DatasetError as error:
-            findings.append(Finding("D100", source.name, str(error), (), split))
+            findings.append(Finding("D100", source.name, _message(error, source.name), (), split))
     pairs = list(dict.fromkeys(pair for members in pairs_of.values() for pair in members))
     name_of: Mapping[int, str] = {}
     try:
         name_of = read_class_names(source, [pair.label for pair in pairs if pair.label is not None])
     except DatasetError as error:
-        findings.append(Finding("D307", source.name, str(error)))
+        findings.append(Finding("D307", source.name, _message(error, source.name)))
     except VolumeError:
         # No names, and the labels that would show the values cannot be read: the fault is found below.
         findings.append(Finding("D307", source.name, "the names of the classes are nowhere; write them in a YAML"))
@@ -68,9 +79,10 @@ def check_volumes(source: Source, splits: Sequence[str], num_threads: int | None
     for state in states.values():
         split = next(name for name, members in pairs_of.items() if state.pair in members)
         findings += [Finding(code, str(file), message, (), split) for code, file, message in state.faults]
-    findings += _find_leakage(pairs_of, states)
-    if set(pairs_of) == set(splits):  # of what was not read, all labels would seem to be left over
-        findings += _find_strays(source, pairs)
+    digests = {state.pair.image: state.digest for state in states.values()}
+    findings += find_leakage(_divisions(pairs_of), digests, root)
+    if is_whole and set(pairs_of) == set(splits):  # the files of what was not read would seem to be left over
+        findings += _find_strays(root, pairs)
     class_names = list(name_of.values())[1:]
     summaries = {
         split: summarize_volumes([states[pair] for pair in members], class_names) for split, members in pairs_of.items()
@@ -89,41 +101,81 @@ def inspect_volumes(
 ) -> list[VolumeState]:
     """Read every volume with its labels. ``name_of`` names the values of the background and the classes; without it
     labels are only looked at as files."""
-    with ThreadPoolExecutor(num_threads) as pool:
-        return list(pool.map(lambda pair: _inspect(pair, name_of), pairs))
+    budget = _Budget(_VOXELS_AT_ONCE)
+    with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
+        return list(pool.map(lambda pair: _inspect(pair, name_of, budget), pairs))
 
 
-def _inspect(pair: Pair, name_of: Mapping[int, str]) -> VolumeState:
+class _Budget:
+    """Voxels that may be in memory at a time; what has more than all of them waits until it is alone."""
+
+    def __init__(self, num_voxels: int) -> None:
+        self.num_voxels = num_voxels
+        self._num_free = num_voxels
+        self._changed = Condition()
+
+    @contextmanager
+    def hold(self, shape: Shape3) -> Iterator[None]:
+        """Wait until a volume of ``shape`` has room, and keep it until the end of the context."""
+        share = min(math.prod(shape), self.num_voxels)
+        with self._changed:
+            self._changed.wait_for(lambda: self._num_free >= share)
+            self._num_free -= share
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._num_free += share
+                self._changed.notify_all()
+
+
+def _inspect(pair: Pair, name_of: Mapping[int, str], budget: _Budget) -> VolumeState:
     state = VolumeState(pair)
     try:
         # The header alone first: it is what labels are compared with, even where voxels are damaged.
         state.header = read_volume_header(pair.image)
-        voxels = read_volume(pair.image).voxels
-        state.digest = hashlib.sha256(repr(voxels.shape).encode() + voxels.tobytes()).hexdigest()
+        with budget.hold(state.header.shape):
+            state.digest = _digest(pair.image)
     except VolumeError as error:
-        state.faults.append(("D401", pair.image, str(error)))
-    if pair.label is None:
-        return state
-    try:
-        header = read_volume_header(pair.label)
-        if state.header is not None:
-            require_same_grid(
-                pair.label, header.shape, header.affine, pair.image, state.header.shape, state.header.affine
-            )
-    except VolumeError as error:
-        state.faults.append(("D402", pair.label, str(error)))
-        return state
-    except DatasetError as error:
-        state.faults.append(("D403", pair.label, str(error)))
-    try:
-        values, _ = read_label_values(pair.label)
-        if name_of:
-            _count_voxels(state, to_positions(values, list(name_of.values()), list(name_of), pair.label), name_of)
-    except VolumeError as error:
-        state.faults.append(("D402", pair.label, str(error)))
-    except DatasetError as error:
-        state.faults.append(("D404", pair.label, str(error)))
+        state.faults.append(("D401", pair.image, _message(error, pair.image)))
+    if pair.label is not None:
+        _inspect_labels(state, pair.label, name_of, budget)
     return state
+
+
+def _inspect_labels(state: VolumeState, path: Path, name_of: Mapping[int, str], budget: _Budget) -> None:
+    try:
+        header = read_volume_header(path)
+        if state.header is not None:
+            grid = state.header.shape, state.header.affine
+            try:
+                require_same_grid(path, header.shape, header.affine, state.pair.image, *grid)
+            except DatasetError as error:
+                state.faults.append(("D403", path, _message(error, path)))
+                if header.shape != state.header.shape:
+                    return
+        with budget.hold(header.shape):
+            values, _ = read_label_values(path)
+            if name_of:
+                _count_voxels(state, to_positions(values, list(name_of.values()), list(name_of), path), name_of)
+    except VolumeError as error:
+        state.faults.append(("D402", path, _message(error, path)))
+    except DatasetError as error:
+        state.faults.append(("D404", path, _message(error, path)))
+
+
+def _digest(path: Path) -> str:
+    """The SHA-256 of the shape and the voxels, however they are stored."""
+    voxels = read_volume(path).voxels
+    digest = hashlib.sha256(repr(voxels.shape).encode())
+    # The first axis runs fastest in files: seen this way, nothing is copied.
+    digest.update(np.ascontiguousarray(voxels.T).reshape(-1).view(np.uint8))
+    return digest.hexdigest()
+
+
+def _message(error: ValueError, name: Path | str) -> str:
+    """The message without the name of what it is about, which a finding names beside it."""
+    return str(error).removeprefix(f"{name}: ")
 
 
 def _count_voxels(state: VolumeState, labels: ByteArray, name_of: Mapping[int, str]) -> None:
@@ -166,38 +218,26 @@ def summarize_generated(dataset: VolumeDataset) -> VolumeSummary:
     return summarize_volumes(states, dataset.class_names[1:])
 
 
-def _find_leakage(pairs_of: Mapping[str, Sequence[Pair]], states: Mapping[Pair, VolumeState]) -> Iterator[Finding]:
-    """The same content in two splits, or twice in one. Splits that share most of their volumes are no parts of one
-    division, as the training parts of two folds, or all volumes and any part of them."""
-    copies: dict[str, list[Path]] = defaultdict(list)
-    for pair, state in states.items():
-        if state.digest is not None:
-            copies[state.digest].append(pair.image)
+def _divisions(pairs_of: Mapping[str, Iterable[Pair]]) -> list[dict[str, set[Path]]]:
+    """The volumes of the splits that shall have none in common: of all, or of each fold of a cross-validation with what
+    belongs to no fold. The split of all volumes is no part of a division."""
     members = {split: {pair.image for pair in pairs} for split, pairs in pairs_of.items()}
-    apart = [
-        (one, other)
-        for one, other in combinations(members, 2)
-        if len(members[one] & members[other]) < min(len(members[one]), len(members[other])) / 2
-        and not (one.startswith("fold") and other.startswith("fold") and one.split("-")[0] != other.split("-")[0])
-    ]
-    for paths in copies.values():
-        leaks = [(one, other) for one, other in apart if members[one] & set(paths) and members[other] & set(paths)]
-        listing = ", ".join(map(str, paths))
-        if leaks:
-            one, other = leaks[0]
-            yield Finding("D201", str(paths[0]), f"the same content in {one} and in {other}: {listing}")
-        elif len(paths) > 1:
-            yield Finding("D203", str(paths[0]), f"the same content {len(paths)} times: {listing}")
+    if len(members) > 1:
+        members.pop(ALL, None)
+    fold_of = {split: match[1] for split in members if (match := _FOLD.match(split))}
+    folds = list(dict.fromkeys(fold_of.values())) or [None]
+    return [{split: paths for split, paths in members.items() if fold_of.get(split, fold) == fold} for fold in folds]
 
 
-def _find_strays(source: Source, pairs: Sequence[Pair]) -> Iterator[Finding]:
-    """Labels that belong to no volume."""
-    try:
-        folder = source.data_root() / LABELS
-    except DatasetError:
-        return
-    if folder.is_dir():
-        used = {pair.label.resolve() for pair in pairs if pair.label is not None}
-        for path in list_volumes(folder):
-            if path.resolve() not in used:
-                yield Finding("D306", str(path), f"in {LABELS}, but there is no volume of this name")
+def _find_strays(root: Path, pairs: Sequence[Pair]) -> Iterator[Finding]:
+    """Volumes that no split has, and labels for which there is no volume."""
+    images, labels = (list_volumes(folder) if folder.is_dir() else [] for folder in (root / IMAGES, root / LABELS))
+    used = {path.resolve() for pair in pairs for path in pair if path is not None}
+    for path in images:
+        if path.resolve() not in used:
+            yield Finding("D105", str(path), f"in {IMAGES}, but no split lists it")
+    # nnU-Net's volumes have the number of their channel behind the name of their labels.
+    names = {volume_stem(path).removesuffix("_0000") for path in images}
+    for path in labels:
+        if path.resolve() not in used and volume_stem(path).removesuffix("_0000") not in names:
+            yield Finding("D306", str(path), f"in {LABELS}, but there is no volume of this name in {IMAGES}")

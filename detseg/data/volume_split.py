@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg.data.dataset import DatasetError, Source
+from detseg.data.dataset import DatasetError, Source, match_split
 from detseg.data.findings import Summary
 from detseg.data.nifti import ALL, DivisionConfig, NiftiFormat, find_pairs
 from detseg.data.nifti_names import read_class_names
@@ -45,7 +46,7 @@ def split_volumes(
             f"{source.name}: {len(copies)} volumes are copies of each other and could get into different splits: "
             f"{', '.join(copies[:5])}; keep one of each"
         )
-    by_name = {_name(pair, pairs): pair for pair in pairs}
+    by_name = _by_name(pairs, source.data_root())
     try:
         divided = {split: division.members(split, by_name) for split in division.split_names if split != ALL}
     except ValueError as error:
@@ -68,15 +69,23 @@ def split_volumes(
 
 def _labeled_pairs(source: Source, splits: Sequence[str] | None) -> list[Pair]:
     available = NiftiFormat().splits(source)
-    # Of a folder that is divided by rule, ``all`` holds what the other splits are parts of.
-    chosen = splits or ((ALL,) if ALL in available else available)
+    if splits is not None:
+        chosen = tuple(match_split(name, available, source.name) for name in splits)
+    else:
+        # Of a folder that is divided by rule, ``all`` holds what the other splits are parts of.
+        chosen = (ALL,) if ALL in available else available
     found = dict.fromkeys(pair for split in chosen for pair in find_pairs(source, split) if pair.label is not None)
     if not found:
         raise DatasetError(f"{source.name}: no volume of {', '.join(chosen)} has labels; there is nothing to divide")
     return list(found)
 
 
-def _name(pair: Pair, pairs: Sequence[Pair]) -> str:
-    """The name of a volume, with its folder where volumes of several folders are put together."""
-    several = len({other.image.parent for other in pairs}) > 1
-    return str(pair.image) if several else volume_stem(pair.image)
+def _by_name(pairs: Sequence[Pair], root: Path) -> dict[str, Pair]:
+    """The volumes by their names, or by their places in ``root`` where volumes of several folders share a name: a
+    division does not depend on where the data set lies."""
+    by_stem = {volume_stem(pair.image): pair for pair in pairs}
+    if len(by_stem) == len(pairs):
+        return by_stem
+    by_place = {Path(os.path.relpath(pair.image, root)).as_posix(): pair for pair in pairs}
+    assert len(by_place) == len(pairs), "a volume given twice has been refused as a copy"
+    return by_place

@@ -90,7 +90,7 @@ def sliding_window(
             total = torch.zeros((len(images), num_classes, *padded), device=device)
             weights, covered = weights.to(device), covered.to(device)
         for (image, where), prediction in zip(chunk, predictions, strict=True):
-            total[image][:, *where] += weights * prediction.float()
+            total[image][:, *where].addcmul_(prediction.float(), weights)
             if image == 0:
                 covered[where] += weights
     assert total is not None
