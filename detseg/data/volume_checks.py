@@ -169,7 +169,7 @@ def _digest(path: Path) -> str:
     voxels = read_volume(path).voxels
     digest = hashlib.sha256(repr(voxels.shape).encode())
     # The first axis runs fastest in files: seen this way, nothing is copied.
-    digest.update(np.ascontiguousarray(voxels.T).reshape(-1).view(np.uint8))
+    digest.update(np.ascontiguousarray(voxels.T).reshape(-1).data)
     return digest.hexdigest()
 
 

@@ -179,6 +179,28 @@ def test_folds_share_volumes_by_design(folder: Path) -> None:
     assert codes(check_dataset(folder)) == ["D201"]  # in some fold one of the two is held out, the other is not
 
 
+@pytest.mark.parametrize(
+    ("train", "val", "expected"),
+    [
+        (range(8), range(8, 10), []),
+        (range(8), range(7, 10), ["D201"]),
+        (range(10), range(8, 10), ["D201", "D201"]),  # contained in the other is a leak too
+        (range(3), range(3), ["D201"] * 3),
+    ],
+)
+def test_splits_of_a_list_shall_have_no_volume_in_common(
+    folder: Path, train: range, val: range, expected: list[str]
+) -> None:
+    settings = "format: nifti\nnames: [background, bright, dark]\n"
+    for split, members in (("train", train), ("val", val)):
+        for kind, position in (("images", 0), ("labels", 1)):
+            listing = folder / f"{split}_{kind}.txt"
+            listing.write_text("".join(f"{files(folder, index)[position]}\n" for index in members))
+        settings += f"{split}: {{images: {split}_images.txt, labels: {split}_labels.txt}}\n"
+    (folder / "data.yaml").write_text(settings)
+    assert [code for code in codes(check_dataset(folder)) if code != "D105"] == expected
+
+
 def test_built_in_volumes_have_a_histogram_too() -> None:
     report = check_dataset("blobs", splits=["val"])
     assert codes(report) == []
