@@ -15,6 +15,8 @@ import pytest
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# GPU kernels run in Triton's interpreter, on the CPU; TRITON_INTERPRET=0 runs them on a GPU.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 _DATA = os.environ.get("DETSEG_DATA")
 

@@ -62,7 +62,7 @@ def evaluate(
         with torch.inference_mode():
             for batch in batches:
                 images = task.normalize(batch.images.to(device, non_blocking=True))
-                for found in task.predict(model, images, batch.placements):
+                for found in task.results(task.infer(model, images), batch.placements):
                     index = next(indices)
                     result, truth = task.relabel(found, to_dataset), task.ground_truth(dataset, index)
                     evaluator.update(dataset.image_id(index), result, truth)

@@ -78,17 +78,16 @@ def sliding_window(
     images = F.pad(images, [amount for pair in zip(reversed(before), reversed(after), strict=True) for amount in pair])
     padded = images.shape[2:]
 
-    weights = _window_weights(window, weighting)
-    total, covered = None, torch.zeros(padded)
+    # Everything is made where it is needed: a copy from the host could not be captured in a CUDA graph.
+    weights = _window_weights(window, weighting, images.device)
+    total, covered = None, torch.zeros(padded, device=images.device)
     corners = product(range(len(images)), product(*starts))
     places = ((image, _slices(corner, window)) for image, corner in corners)
     while chunk := list(islice(places, batch_size)):
         predictions = predict(torch.stack([images[image][:, *where] for image, where in chunk]))
         _require_size(predictions, len(chunk), window)
         if total is None:
-            num_classes, device = predictions.shape[1], predictions.device
-            total = torch.zeros((len(images), num_classes, *padded), device=device)
-            weights, covered = weights.to(device), covered.to(device)
+            total = torch.zeros((len(images), predictions.shape[1], *padded), device=images.device)
         for (image, where), prediction in zip(chunk, predictions, strict=True):
             total[image][:, *where].addcmul_(prediction.float(), weights)
             if image == 0:
@@ -102,13 +101,13 @@ def _slices(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + length) for first, length in zip(corner, size, strict=True))
 
 
-def _window_weights(window: tuple[int, ...], weighting: Weighting) -> Tensor:
+def _window_weights(window: tuple[int, ...], weighting: Weighting, device: torch.device) -> Tensor:
     """The weight ``[*window]`` of each position: 1, or a Gaussian about the middle."""
-    weights = torch.ones(window)
+    weights = torch.ones(window, device=device)
     if weighting == "uniform":
         return weights
     for axis, side in enumerate(window):
-        distance = torch.arange(side) - (side - 1) / 2
+        distance = torch.arange(side, device=device) - (side - 1) / 2
         profile = torch.exp(-0.5 * (distance / (side * _SIGMA_SHARE)) ** 2)
         weights *= profile.view([-1 if other == axis else 1 for other in range(len(window))])
     return weights.clamp(min=_SMALLEST_WEIGHT)

@@ -75,24 +75,41 @@ class InputSpec:
         return max(1, fit(height * ratio)), max(1, fit(width * ratio))
 
 
+def placement_of(height: int, width: int, spec: InputSpec) -> Placement:
+    """Where an image of ``height`` x ``width`` pixels lies in the input of ``spec``, and the way back.
+
+    Holds the ratios that are really applied (after rounding to whole pixels), one per axis, so that boxes come back
+    without drift.
+    """
+    new_height, new_width = spec.resized(height, width)
+    top, left = 0, 0
+    if spec.anchor == "center":
+        top, left = (spec.height - new_height) // 2, (spec.width - new_width) // 2
+    return Placement(new_width / width, new_height / height, float(left), float(top), height, width)
+
+
+def check_image(image: ByteArray) -> None:
+    """Raise ValueError unless ``image`` is ``[H, W, 3]`` uint8 with at least one pixel."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
+
+
 def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
     """Resize ``image`` ``[H, W, 3]`` uint8 to fit ``spec``, keep its aspect ratio, and pad the rest.
 
-    Bilinear, channels untouched. The :class:`Placement` holds the ratios that were really applied (after rounding to
-    whole pixels), one per axis, so that boxes come back without drift. The result depends on this image alone.
+    Bilinear, channels untouched. Where the image lies is told in :func:`placement_of`. The result depends on this image
+    alone.
 
     Raises:
         ValueError: if ``image`` is not ``[H, W, 3]`` uint8 with at least one pixel.
     """
-    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
-        raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
+    check_image(image)
     height, width = image.shape[:2]
+    placement = placement_of(height, width, spec)
     new_height, new_width = spec.resized(height, width)
     if (new_height, new_width) != (height, width):
         image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    top, left = 0, 0
-    if spec.anchor == "center":
-        top, left = (spec.height - new_height) // 2, (spec.width - new_width) // 2
+    top, left = int(placement.offset_y), int(placement.offset_x)
     canvas = np.full((spec.height, spec.width, 3), spec.pad_value, np.uint8)
     canvas[top : top + new_height, left : left + new_width] = image
-    return canvas, Placement(new_width / width, new_height / height, float(left), float(top), height, width)
+    return canvas, placement

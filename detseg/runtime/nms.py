@@ -1,6 +1,6 @@
-"""Non-maximum suppression in numpy: greedy over a kept list, so that work is bounded by candidates x ``max_det``.
+"""Non-maximum suppression in numpy: from dense predictions to candidates, from candidates to detections.
 
-Shape legend: N candidates, K kept boxes, A anchors, C classes.
+Shape legend: N candidates, A anchors, C classes.
 """
 
 from __future__ import annotations
@@ -10,20 +10,18 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.arrays import BoolArray, FloatArray, IntArray
-
-# Candidates that are compared at once, at first and at most. Small chunks end early where many boxes survive; where
-# most are suppressed, large ones pay less for the calls.
-_FIRST_CHUNK = 64
-_LAST_CHUNK = 512
+from detseg.arrays import FloatArray, IntArray
+from detseg.runtime.suppression import suppress
 
 
 class Candidates(NamedTuple):
-    """Boxes with one score and one class each: ``[N, 4]`` float32, ``[N]`` float32, ``[N]`` int64."""
+    """Boxes with one score and one class each: ``[N, 4]`` float32, ``[N]`` float32, ``[N]`` int64; ``anchors`` ``[N]``
+    int64 are their rows among the dense predictions."""
 
     boxes_xyxy: FloatArray
     scores: FloatArray
     labels: IntArray
+    anchors: IntArray
 
 
 def nms(
@@ -45,19 +43,9 @@ def nms(
     """
     _check(boxes_xyxy, scores, labels, iou_threshold, max_det)
     threshold = floor_to_float32(iou_threshold)
-    order = np.argsort(-scores, kind="stable")
-    order = order[: len(order) - int(np.isnan(scores).sum())]
-    ranked = _Ranked.of(boxes_xyxy[order], np.zeros(len(order), np.int64) if class_agnostic else labels[order])
-    kept = np.zeros(0, np.int64)
-    start, size = 0, _FIRST_CHUNK
-    while start < len(order) and len(kept) < max_det:
-        chunk = np.arange(start, min(start + size, len(order)))
-        suppressed = _suppresses(ranked, kept, chunk, threshold).any(axis=0)
-        chunk = chunk[~suppressed]
-        within = np.triu(_suppresses(ranked, chunk, chunk, threshold), k=1)
-        kept = np.concatenate([kept, chunk[_greedy(within)]])
-        start, size = start + size, min(2 * size, _LAST_CHUNK)
-    return order[kept[:max_det]]
+    if class_agnostic:
+        labels = np.zeros_like(labels)
+    return suppress(boxes_xyxy, scores, labels, threshold, max_det)
 
 
 def select_candidates(
@@ -86,7 +74,8 @@ def select_candidates(
     if len(values) > max_candidates:
         chosen = _best(values, max_candidates)
         anchors, labels, values = anchors[chosen], labels[chosen], values[chosen]
-    return Candidates(boxes_xyxy[anchors], values, labels.astype(np.int64, copy=False))
+    anchors, labels = (indices.astype(np.int64, copy=False) for indices in (anchors, labels))
+    return Candidates(boxes_xyxy[anchors], values, labels, anchors)
 
 
 def select_detections(
@@ -101,8 +90,8 @@ def select_detections(
 ) -> Candidates:
     """From dense predictions to final boxes, best first: :func:`select_candidates`, then :func:`nms`."""
     found = select_candidates(boxes_xyxy, scores, conf, multi_label, max_candidates)
-    keep = nms(*found, iou_threshold=iou, max_det=max_det, class_agnostic=class_agnostic)
-    return Candidates(found.boxes_xyxy[keep], found.scores[keep], found.labels[keep])
+    keep = nms(found.boxes_xyxy, found.scores, found.labels, iou, max_det, class_agnostic)
+    return Candidates(found.boxes_xyxy[keep], found.scores[keep], found.labels[keep], found.anchors[keep])
 
 
 def floor_to_float32(value: float) -> np.float32:
@@ -121,55 +110,6 @@ def _check(boxes_xyxy: FloatArray, scores: FloatArray, labels: IntArray, iou_thr
         raise ValueError(f"the IoU threshold must be from 0 to 1, got {iou_threshold}")
     if max_det < 1:
         raise ValueError(f"max_det must be at least 1, got {max_det}")
-
-
-class _Ranked(NamedTuple):
-    """Candidates, best first: ``corners`` ``[4, N]`` (left, top, right, bottom), ``areas`` and ``labels`` ``[N]``."""
-
-    corners: FloatArray
-    areas: FloatArray
-    labels: IntArray
-
-    @classmethod
-    def of(cls, boxes_xyxy: FloatArray, labels: IntArray) -> _Ranked:
-        corners = np.ascontiguousarray(boxes_xyxy.T, np.float32)
-        with np.errstate(all="ignore"):
-            areas = (corners[2] - corners[0]) * (corners[3] - corners[1])
-        return cls(corners, areas, labels)
-
-
-def _suppresses(ranked: _Ranked, better: IntArray, worse: IntArray, threshold: np.float32) -> BoolArray:
-    """``[len(better), len(worse)]``: whether the first would suppress the second."""
-    left_b, top_b, right_b, bottom_b = ranked.corners[:, better, None]
-    left_w, top_w, right_w, bottom_w = ranked.corners[:, worse]
-    with np.errstate(all="ignore"):
-        overlap = np.minimum(right_b, right_w)
-        overlap -= np.maximum(left_b, left_w)
-        np.maximum(overlap, 0, out=overlap)
-        height = np.minimum(bottom_b, bottom_w)
-        height -= np.maximum(top_b, top_w)
-        overlap *= np.maximum(height, 0, out=height)
-        union = ranked.areas[better, None] + ranked.areas[worse]
-        union -= overlap
-        iou = np.divide(overlap, union, out=overlap)
-    # An IoU of 0/0 or inf/inf is NaN, which is not above any threshold: such a box suppresses nothing.
-    suppressing: BoolArray = iou > threshold
-    suppressing &= ranked.labels[better, None] == ranked.labels[worse]
-    return suppressing
-
-
-def _greedy(suppresses: BoolArray) -> BoolArray:
-    """Which of some ranked boxes survive, given the strictly upper triangular ``suppresses``.
-
-    Iterates ``keep = not suppressed by one that is kept``. A box depends on better ones only, so after i rounds the
-    first i are settled and the fixed point is the greedy result; in practice a few rounds do.
-    """
-    keep: BoolArray = ~np.any(suppresses, axis=0)
-    while True:
-        settled: BoolArray = ~np.any(suppresses[keep], axis=0)
-        if np.array_equal(settled, keep):
-            return settled
-        keep = settled
 
 
 def _best(values: FloatArray, count: int) -> NDArray[np.int64]:

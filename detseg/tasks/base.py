@@ -71,9 +71,13 @@ class Task(Protocol):
     def loss(self, raw: Any, batch: Batch) -> LossSum:
         """The raw output of the model -> loss parts, summed over the batch, and what to divide them by."""
 
-    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Any]) -> list[Any]:
-        """Normalized ``images`` through ``model`` -> one ``Result`` per image, in pixels of the original images or
-        voxels of the original volumes."""
+    def infer(self, model: nn.Module, images: Tensor) -> Any:
+        """Normalized ``images`` through ``model`` and what can follow where they are: tensors of shapes that do not
+        depend on the values, for which the host need not wait. What a CUDA graph captures."""
+
+    def results(self, outputs: Any, placements: Sequence[Any]) -> list[Any]:
+        """What ``infer`` gave -> one ``Result`` per image, in pixels of the original images or voxels of the original
+        volumes."""
 
     def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Evaluator:
         """A fresh evaluator for the classes of a data set."""

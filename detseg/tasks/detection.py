@@ -17,7 +17,7 @@ from detseg.losses import DETECTION_LOSSES
 from detseg.losses.base import LossSum
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode
-from detseg.ops.nms import select_detections
+from detseg.ops.nms import NmsBackend, batched_nms
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.show import compare_boxes
 from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
@@ -45,6 +45,7 @@ class PostprocessConfig:
     max_detections: int = 300
     multi_label: bool = True
     class_agnostic: bool = False
+    nms_backend: NmsBackend = "detseg"
 
     def __post_init__(self) -> None:
         for name in ("confidence", "iou"):
@@ -152,27 +153,35 @@ class DetectionTask:
         loss: LossSum = self.criterion(raw, batch.targets["boxes_xyxy"], batch.targets["labels"])
         return loss
 
-    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[Detections]:
-        """Normalized ``[B, 3, H, W]`` -> the objects in each image."""
-        return self.postprocess(model(images), placements)
+    def infer(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalized ``[B, 3, H, W]`` -> :meth:`detect` of the model's raw maps."""
+        return self.detect(model(images))
 
-    def postprocess(self, raw: list[Tensor], placements: Sequence[Placement]) -> list[Detections]:
-        """Raw maps per level -> decoded, filtered, NMS applied, in pixels of the original images."""
+    def detect(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Raw maps per level, decoded, filtered, NMS applied -> detections ``[B, M, 6]`` in input pixels and counts
+        ``[B]``, see :class:`detseg.ops.nms.BatchedDetections`."""
         settings = self.config.postprocess
         boxes_xyxy, scores = decode(self.kind, raw, self.strides, self.bins)
+        found = batched_nms(
+            boxes_xyxy,
+            scores,
+            conf=settings.confidence,
+            iou=settings.iou,
+            max_det=settings.max_detections,
+            multi_label=settings.multi_label,
+            class_agnostic=settings.class_agnostic,
+            backend=settings.nms_backend,
+        )
+        return found.detections, found.counts
+
+    def results(self, outputs: tuple[Tensor, Tensor], placements: Sequence[Placement]) -> list[Detections]:
+        """Detections and counts of :meth:`detect` -> the objects in each image, in pixels of the original images."""
+        detections, counts = (output.cpu().numpy() for output in outputs)
         results = []
-        for row, placement in enumerate(placements):
-            found = select_detections(
-                boxes_xyxy[row],
-                scores[row],
-                settings.confidence,
-                settings.iou,
-                settings.max_detections,
-                multi_label=settings.multi_label,
-                class_agnostic=settings.class_agnostic,
-            )
-            boxes_in_original = placement.to_original(found.boxes_xyxy)
-            results.append(Detections(boxes_in_original, found.scores, found.labels))
+        for rows, count, placement in zip(detections, counts, placements, strict=True):
+            found = rows[:count]
+            boxes_in_original = placement.to_original(found[:, :4])
+            results.append(Detections(boxes_in_original, found[:, 4].copy(), found[:, 5].astype(np.int64)))
         return results
 
     def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> CocoEvaluator:

@@ -157,29 +157,29 @@ class SemanticTask:
         loss: LossSum = self.criterion(raw, batch.targets["mask"])
         return loss
 
-    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[Placement]) -> list[LabelMap]:
-        """Normalized ``[B, 3, H, W]``, looked at as ``postprocess`` says -> the classes of each original image."""
+    def infer(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Normalized ``[B, 3, H, W]``, looked at as ``postprocess`` says -> logits or probabilities
+        ``[B, C, H, W]``."""
         views = self.config.postprocess
         look: Callable[[Tensor], Tensor] = model
         if views.window is not None:
             look = partial(sliding_window, model, window=views.window, overlap=views.overlap, weighting=views.weighting)
         if views.flip or views.scales != (1.0,):
-            return self.postprocess(average_over_views(look, images, views.scales, views.flip), placements)
-        return self.postprocess(look(images), placements)
+            return average_over_views(look, images, views.scales, views.flip)
+        return look(images)
 
-    def postprocess(self, scores: Tensor, placements: Sequence[Placement]) -> list[LabelMap]:
+    def results(self, outputs: Tensor, placements: Sequence[Placement]) -> list[LabelMap]:
         """Logits or probabilities ``[B, C, H, W]`` -> the best class of every pixel of the original images.
 
-        The scores are resized to the original image (bilinear) before the best is chosen, which keeps borders smooth.
+        They are resized to the original image (bilinear) before the best is chosen, which keeps borders smooth. Where
+        they are on a GPU this is done there, and the classes of all images are fetched together.
         """
-        results = []
-        for score, placement in zip(scores, placements, strict=True):
-            fitted = _without_padding(score[None], placement)
-            size = (placement.original_height, placement.original_width)
-            if fitted.shape[-2:] != size:
-                fitted = F.interpolate(fitted.float(), size=size, mode="bilinear", align_corners=False)
-            results.append(LabelMap(fitted[0].argmax(0).to(torch.uint8).cpu().numpy()))
-        return results
+        maps = [_best_classes(scores, placement) for scores, placement in zip(outputs, placements, strict=True)]
+        fetched = torch.cat([labels.flatten() for labels in maps]).cpu().numpy()
+        ends = np.cumsum([labels.numel() for labels in maps])[:-1]
+        return [
+            LabelMap(flat.reshape(labels.shape)) for flat, labels in zip(np.split(fetched, ends), maps, strict=True)
+        ]
 
     def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> SegmentationEvaluator:
         """IoU for the classes of a data set."""
@@ -199,6 +199,15 @@ class SemanticTask:
     def compare(self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]) -> ByteArray:
         """Image, truth, prediction and a map of the errors, side by side."""
         return compare_labels(image, truth, result.labels, class_names)
+
+
+def _best_classes(scores: Tensor, placement: Placement) -> Tensor:
+    """Scores ``[C, H, W]`` of an input -> the best classes ``[H, W]`` uint8 of the original image."""
+    fitted = _without_padding(scores[None], placement)
+    size = (placement.original_height, placement.original_width)
+    if fitted.shape[-2:] != size:
+        fitted = F.interpolate(fitted.float(), size=size, mode="bilinear", align_corners=False)
+    return fitted[0].argmax(0).to(torch.uint8)
 
 
 def _without_padding(scores: Tensor, placement: Placement) -> Tensor:

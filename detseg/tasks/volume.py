@@ -158,8 +158,8 @@ class VolumeTask:
         loss: LossSum = self.criterion(raw, batch.targets["labels"])
         return loss
 
-    def predict(self, model: nn.Module, images: Tensor, placements: Sequence[VolumePlacement]) -> list[LabelVolume]:
-        """Volumes ``[B, 1, D, H, W]`` window by window through ``model`` -> classes on the grids of the files."""
+    def infer(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Volumes ``[B, 1, D, H, W]`` window by window through ``model`` -> probabilities ``[B, C, D, H, W]``."""
         views = self.config.postprocess
         look = partial(
             sliding_window,
@@ -169,16 +169,15 @@ class VolumeTask:
             weighting=views.weighting,
             batch_size=views.batch_size,
         )
-        probabilities = average_over_flips(look, images) if views.flip else look(images).softmax(dim=1)
-        return self.postprocess(probabilities, placements)
+        return average_over_flips(look, images) if views.flip else look(images).softmax(dim=1)
 
-    def postprocess(self, scores: Tensor, placements: Sequence[VolumePlacement]) -> list[LabelVolume]:
+    def results(self, outputs: Tensor, placements: Sequence[VolumePlacement]) -> list[LabelVolume]:
         """Probabilities ``[B, C, D, H, W]`` -> the best class of every voxel of the original volumes.
 
         They are resampled to the original grid (trilinear) before the best is chosen, which keeps borders smooth.
         """
         results = []
-        for score, placement in zip(scores, placements, strict=True):
+        for score, placement in zip(outputs, placements, strict=True):
             if tuple(score.shape[1:]) != placement.oriented_shape:
                 score = F.interpolate(score[None], size=placement.oriented_shape, mode="trilinear")[0]
             labels = score.argmax(0).to(torch.uint8).cpu().numpy()

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.runtime.geometry import InputSpec, letterbox
+from detseg.runtime.geometry import InputSpec, letterbox, placement_of
 from detseg.runtime.images import read_image
 
 
@@ -44,6 +44,7 @@ def test_letterbox_places_the_image(
     assert (placement.original_height, placement.original_width) == size
     assert placement.scale_y == resized[0] / size[0]
     assert placement.scale_x == resized[1] / size[1]
+    assert placement_of(*size, spec) == placement
 
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:

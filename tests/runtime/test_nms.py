@@ -160,16 +160,17 @@ SPREAD = boxes((0, 0, 1, 1), (5, 0, 6, 1), (9, 0, 10, 1))
 )
 def test_candidates(conf: float, multi_label: bool, max_candidates: int, expected: list[tuple[int, int]]) -> None:
     found = select_candidates(SPREAD, SCORES, conf, multi_label, max_candidates)
-    anchors = SPREAD[:, 0].searchsorted(found.boxes_xyxy[:, 0])
-    assert list(zip(anchors.tolist(), found.labels.tolist(), strict=True)) == expected
+    assert list(zip(found.anchors.tolist(), found.labels.tolist(), strict=True)) == expected
+    assert found.boxes_xyxy.tolist() == SPREAD[found.anchors].tolist()
     assert found.scores.tolist() == [SCORES[row, column] for row, column in expected]
-    assert [array.dtype for array in found] == [np.float32, np.float32, np.int64]
+    assert [array.dtype for array in found] == [np.float32, np.float32, np.int64, np.int64]
 
 
 def test_dense_predictions_become_detections_best_first() -> None:
     found = select_detections(SPREAD, SCORES, 0.25, 0.7, max_det=3, multi_label=True, class_agnostic=False)
     assert found.labels.tolist() == [0, 1, 1]
     assert found.boxes_xyxy[:, 0].tolist() == [0, 0, 9]
+    assert found.anchors.tolist() == [0, 0, 2]
     agnostic = select_detections(SPREAD, SCORES, 0.25, 0.7, max_det=3, multi_label=True, class_agnostic=True)
     assert agnostic.boxes_xyxy[:, 0].tolist() == [0, 9, 5]
 
@@ -178,4 +179,4 @@ def test_empty_predictions() -> None:
     for scores in (np.zeros((0, 3), np.float32), np.zeros((3, 0), np.float32)):
         for multi_label in (False, True):
             found = select_detections(boxes(*[(0, 0, 1, 1)] * len(scores)), scores, 0.2, 0.7, 10, multi_label, False)
-            assert [array.shape for array in found] == [(0, 4), (0,), (0,)]
+            assert [array.shape for array in found] == [(0, 4), (0,), (0,), (0,)]

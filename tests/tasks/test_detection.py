@@ -117,7 +117,8 @@ def test_postprocess_of_a_distributional_head_by_hand() -> None:
     put(maps, 0, (0, 2, 3), [2, 1, 1, 2], [logit(0.75), -20])
     # Stride 32, row 1, column 0: center (16, 48); all of the left and bottom lies outside: (-16, 16, 48, 80).
     put(maps, 1, (2, 1, 0), [1, 1, 1, 1], [-20, logit(0.5)])
-    first, second = make_task().postprocess(maps, [HALVED, SAME])
+    task = make_task()
+    first, second = task.results(task.detect(maps), [HALVED, SAME])
     # x: times 2. y: minus 8, times 2.
     np.testing.assert_allclose(first.boxes_xyxy, [[24, 8, 72, 56]], atol=1e-4)
     np.testing.assert_allclose(first.scores, [0.75], atol=1e-6)
@@ -131,7 +132,8 @@ def test_postprocess_of_a_direct_head_by_hand() -> None:
     # Stride 16, row 1, column 2, raw (0.5, 0.25): center (40, 20); sides 16 e^ln 2 and 16 e^0: (24, 12, 56, 28).
     maps[1][0, :, 1, 2] = torch.tensor([0.5, 0.25, float(np.log(2)), 0.0, logit(0.5), logit(0.2), logit(0.8)])
     settings = PostprocessConfig(multi_label=False)
-    (found,) = make_task(settings, DIRECT).postprocess(maps, [SAME])
+    task = make_task(settings, DIRECT)
+    (found,) = task.results(task.detect(maps), [SAME])
     np.testing.assert_allclose(found.boxes_xyxy, [[24, 12, 56, 28]], atol=1e-4)
     # objectness times the better class
     np.testing.assert_allclose(found.scores, [0.4], atol=1e-6)
@@ -161,7 +163,8 @@ def overlapping() -> list[Tensor]:
     ],
 )
 def test_every_setting_of_postprocessing_counts(settings: dict[str, Any], expected: list[tuple[float, int]]) -> None:
-    (found,) = make_task(PostprocessConfig(**settings)).postprocess(overlapping(), [SAME])
+    task = make_task(PostprocessConfig(**settings))
+    (found,) = task.results(task.detect(overlapping()), [SAME])
     pairs = list(zip(np.round(found.scores.astype(float), 4).tolist(), found.labels.tolist(), strict=True))
     assert pairs == expected
     assert found.boxes_xyxy.shape == (len(expected), 4)

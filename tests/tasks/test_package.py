@@ -73,8 +73,8 @@ def test_the_file_alone_gives_the_same_model(saved: Path) -> None:
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
     placements = [Placement.identity(64, 96)]
     with torch.no_grad():
-        (expected,) = task.postprocess(original.eval()(task.normalize(images)), placements)
-        (found,) = package.task.postprocess(package.model(package.task.normalize(images)), placements)
+        (expected,) = task.results(task.infer(original.eval(), task.normalize(images)), placements)
+        (found,) = package.task.results(package.task.infer(package.model, package.task.normalize(images)), placements)
     assert len(expected) > 0
     for name in ("boxes_xyxy", "scores", "labels"):
         assert np.array_equal(getattr(found, name), getattr(expected, name))

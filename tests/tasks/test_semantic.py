@@ -66,7 +66,7 @@ def predict(task: SemanticTask, *images: np.ndarray[Any, np.dtype[np.uint8]]) ->
     """Images through letterbox, normalization and a model that knows classes by their color."""
     placed = [letterbox(image, task.spec) for image in images]
     batch = torch.from_numpy(np.stack([image for image, _ in placed]).transpose(0, 3, 1, 2).copy())
-    return task.predict(ByColor(), task.normalize(batch), [placement for _, placement in placed])
+    return task.results(task.infer(ByColor(), task.normalize(batch)), [placement for _, placement in placed])
 
 
 def colored(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -135,14 +135,13 @@ def test_other_views_of_an_easy_picture_agree_with_the_plain_one(views: ViewsCon
 
 def test_views_are_what_the_model_sees() -> None:
     model, images = ByColor(), torch.zeros(1, 3, 64, 64)
-    placement = [Placement.identity(64, 64)]
     for views, sizes in (
         (ViewsConfig(), {(64, 64)}),
         (ViewsConfig(window=(32, 48)), {(32, 48)}),
         (ViewsConfig(scales=(0.5, 2.0)), {(32, 32), (128, 128)}),
     ):
         model.sizes.clear()
-        make_task(postprocess=views).predict(model, images, placement)
+        make_task(postprocess=views).infer(model, images)
         assert set(model.sizes) == sizes
 
 
@@ -158,7 +157,7 @@ def test_the_mirror_image_counts() -> None:
 
     def classes(flip: bool) -> list[int]:
         task = make_task(postprocess=ViewsConfig(flip=flip))
-        (found,) = task.predict(LeftIsRoad(), torch.zeros(1, 3, 64, 64), [Placement.identity(64, 64)])
+        (found,) = task.results(task.infer(LeftIsRoad(), torch.zeros(1, 3, 64, 64)), [Placement.identity(64, 64)])
         return [int(found.labels[0, 0]), int(found.labels[0, 63])]
 
     assert classes(flip=False) == [1, 2]

@@ -57,7 +57,8 @@ def labels_of(shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.uint8]
 
 def predict(task: VolumeTask, volume: Volume, model: nn.Module | None = None) -> LabelVolume:
     array, placement = task.spec.place(volume)
-    (found,) = task.predict(model or ByIntensity(), task.normalize(torch.from_numpy(array[None])), [placement])
+    outputs = task.infer(model or ByIntensity(), task.normalize(torch.from_numpy(array[None])))
+    (found,) = task.results(outputs, [placement])
     return found
 
 

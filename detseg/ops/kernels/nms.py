@@ -1,0 +1,202 @@
+"""Non-maximum suppression of a batch in five Triton kernels, with fixed shapes and without a word from the host.
+
+``collect`` lists the candidates of every image, ``limit`` cuts a list that has become too long (rare), ``rank`` sorts
+tiles of it, ``merge`` joins the tiles, and ``greedy`` compares chunks of candidates, best first, with the boxes that
+stay. The work of the last is candidates x ``max_det``, and nothing of the size candidates x candidates is ever stored.
+
+Shape legend: B images, A anchors, C classes, K room for candidates, M the largest number of detections.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+from triton.errors import TritonError
+
+from detseg.ops.kernels.candidates import collect, key_score, limit
+from detseg.ops.kernels.sorting import merge, rank
+from detseg.ops.nms import empty_outputs
+from detseg.runtime.nms import floor_to_float32
+
+Outputs = tuple[Tensor, Tensor, Tensor]
+
+_ROOM = 65_536
+"""Candidates per image that there is room for at least, if there can be so many; beyond it ``limit`` has to work."""
+_TILE = 1024
+_BLOCK = 64
+_PROGRAMS = 512
+"""Programs that share the sorting of all images; each goes on to the next block when it has done one."""
+_ROUNDING = {"enable_fp_fusion": False}
+"""Every operation rounds, as in numpy: a fused multiply-add would change what is kept."""
+
+
+@triton.jit
+def suppresses(left, top, right, bottom, left_w, top_w, right_w, bottom_w, threshold):
+    """``[better, worse]``: whether the IoU of two boxes is above the threshold. A box that is not finite has an area
+    that is NaN or leads to one, which is above nothing."""
+    area = (right - left) * (bottom - top)
+    area_w = (right_w - left_w) * (bottom_w - top_w)
+    width = tl.minimum(right[:, None], right_w[None, :]) - tl.maximum(left[:, None], left_w[None, :])
+    height = tl.minimum(bottom[:, None], bottom_w[None, :]) - tl.maximum(top[:, None], top_w[None, :])
+    overlap = tl.maximum(width, 0.0) * tl.maximum(height, 0.0)
+    return tl.div_rn(overlap, area[:, None] + area_w[None, :] - overlap) > threshold
+
+
+@triton.jit
+def load_box(corner, stride_xy, mask):
+    """Left, top, right and bottom as float32."""
+    left = tl.load(corner, mask=mask, other=0).to(tl.float32)
+    top = tl.load(corner + stride_xy, mask=mask, other=0).to(tl.float32)
+    right = tl.load(corner + 2 * stride_xy, mask=mask, other=0).to(tl.float32)
+    bottom = tl.load(corner + 3 * stride_xy, mask=mask, other=0).to(tl.float32)
+    return left, top, right, bottom
+
+
+@triton.jit(do_not_specialize=["capacity", "max_candidates", "max_det", "threshold"])
+def greedy(
+    boxes, labels, keys, num_found, detections, counts, keep,
+    stride_b, stride_a, stride_xy, stride_label_b, stride_label_a, capacity, max_candidates, max_det, threshold,
+    NUM_CLASSES: tl.constexpr, CLASS_AGNOSTIC: tl.constexpr, LABELED: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Sorted keys ``[B, K]`` -> detections ``[B, M, 6]``, counts ``[B]`` and anchors ``[B, M]``, one program an image.
+
+    Chunks of ``BLOCK`` candidates are compared with the boxes that are kept, then among themselves: those stay that are
+    not suppressed by one that stays, again and again until nothing changes. As a box depends on better ones only, the
+    i-th is settled after i rounds, and the end is what a loop over single boxes would give; usually a few rounds do.
+    """
+    image = tl.program_id(0).to(tl.int64)
+    boxes += image * stride_b
+    labels += image * stride_label_b
+    keys += image * capacity
+    detections += image * max_det * 6
+    keep += image * max_det
+    lanes = tl.arange(0, BLOCK)
+    num_candidates = tl.minimum(tl.minimum(tl.load(num_found + image), capacity), max_candidates)
+    num_kept = tl.zeros([], tl.int32)
+    start = 0
+    while (start < num_candidates) & (num_kept < max_det):
+        alive = start + lanes < num_candidates
+        key = tl.load(keys + start + lanes, mask=alive, other=0xFFFFFFFF)
+        place = (0xFFFFFFFF - (key & 0xFFFFFFFF)).to(tl.int32)
+        anchor = (place // NUM_CLASSES).to(tl.int64)
+        if LABELED:
+            label = tl.load(labels + anchor * stride_label_a, mask=alive, other=0)
+        else:
+            label = place % NUM_CLASSES
+        left, top, right, bottom = load_box(boxes + anchor * stride_a, stride_xy, alive)
+        # Before the loop below: Triton 3.6 cannot compile it after.
+        within = suppresses(left, top, right, bottom, left, top, right, bottom, threshold)
+        within = within & (lanes[:, None] < lanes[None, :])
+        if not CLASS_AGNOSTIC:
+            within = within & (label[:, None] == label[None, :])
+        first = 0
+        while first < num_kept:
+            rows = first + lanes
+            kept = rows < num_kept
+            left_k, top_k, right_k, bottom_k = load_box(detections + rows * 6, 1, kept)
+            beats = suppresses(left_k, top_k, right_k, bottom_k, left, top, right, bottom, threshold)
+            if not CLASS_AGNOSTIC:
+                if LABELED:  # a label may be too large to be exact in a row of float32
+                    anchor_k = tl.load(keep + rows, mask=kept, other=0)
+                    label_k = tl.load(labels + anchor_k * stride_label_a, mask=kept, other=0)
+                else:
+                    label_k = tl.load(detections + rows * 6 + 5, mask=kept, other=0).to(tl.int32)
+                beats = beats & (label_k[:, None] == label[None, :])
+            alive = alive & (tl.max((beats & kept[:, None]).to(tl.int32), axis=0) == 0)
+            first += BLOCK
+        stays = alive.to(tl.int32)
+        num_changed = 1
+        while num_changed > 0:
+            beaten = tl.max(within.to(tl.int32) & stays[:, None], axis=0)
+            settled = alive.to(tl.int32) & (1 - beaten)
+            num_changed = tl.sum(settled ^ stays)
+            stays = settled
+        row = num_kept + tl.cumsum(stays, 0) - 1
+        written = (stays != 0) & (row < max_det)
+        corner = detections + row * 6
+        tl.store(corner, left, mask=written)
+        tl.store(corner + 1, top, mask=written)
+        tl.store(corner + 2, right, mask=written)
+        tl.store(corner + 3, bottom, mask=written)
+        tl.store(corner + 4, key_score(key), mask=written)
+        tl.store(corner + 5, label.to(tl.float32), mask=written)
+        tl.store(keep + row, anchor, mask=written)
+        num_kept = tl.minimum(num_kept + tl.sum(stays), max_det)
+        start += BLOCK
+        tl.debug_barrier()  # the next chunk is compared with the rows that other threads have just written
+    first = num_kept
+    while first < max_det:
+        rows = first + lanes
+        tl.store(keep + rows, tl.full([BLOCK], -1, tl.int64), mask=rows < max_det)
+        for column in range(6):
+            tl.store(detections + rows * 6 + column, tl.zeros([BLOCK], tl.float32), mask=rows < max_det)
+        first += BLOCK
+    tl.store(counts + image, num_kept.to(tl.int64))
+
+
+def launch_nms(
+    boxes_xyxy: Tensor,
+    scores: Tensor,
+    labels: Tensor | None,
+    conf: float,
+    iou: float,
+    max_det: int,
+    multi_label: bool,
+    class_agnostic: bool,
+    max_candidates: int,
+    out: Outputs | None = None,
+) -> Outputs:
+    """Run the kernels on the current stream of the tensors' device; arguments and results of
+    ``detseg::batched_nms_topk``, written to ``out`` if that is given.
+
+    Raises:
+        ValueError: there are 2^31 scores or more in an image.
+        RuntimeError: Triton cannot compile or run the kernels on this GPU.
+    """
+    num_images, num_anchors, num_classes = scores.shape
+    if num_anchors * num_classes >= 2**31:
+        raise ValueError(f"an image has {num_anchors} x {num_classes} scores, NMS takes fewer than 2^31")
+    boxes_xyxy, scores = (x.float() if x.dtype == torch.float64 else x for x in (boxes_xyxy, scores))
+    detections, counts, keep = out or empty_outputs(boxes_xyxy, max_det)
+    if num_images == 0:
+        return detections, counts, keep
+    if labels is not None:
+        multi_label, max_candidates = False, num_anchors
+    num_places = num_anchors * num_classes if multi_label else num_anchors
+    # Every anchor has room, so that only several classes of an anchor can be too many.
+    capacity = max(1, num_anchors, min(num_places, max(_ROOM, max_candidates)))
+    keys, ranked = scores.new_empty((2, num_images, capacity), dtype=torch.int64)
+    num_found = scores.new_zeros(num_images, dtype=torch.int32)
+    block_c = min(128, triton.next_power_of_2(max(num_classes, 1)))
+    block_a = max(32, min(1024, 4096 // block_c))
+    source = (*scores.stride(), num_anchors)
+    conf_limit, iou_limit = (float(floor_to_float32(threshold)) for threshold in (conf, iou))
+    grid = (max(1, min(triton.cdiv(capacity, _BLOCK), _PROGRAMS // num_images)), num_images)
+    given = boxes_xyxy if labels is None else labels
+    try:
+        with torch.cuda.device_of(scores):
+            collect[(triton.cdiv(num_anchors, block_a), num_images)](
+                scores, keys, num_found, *source, capacity, conf_limit,
+                num_classes, multi_label, labels is not None, block_a, block_c, num_warps=8, **_ROUNDING,
+            )  # fmt: skip
+            if capacity < num_places:
+                limit[(num_images,)](
+                    scores, keys, num_found, *source, capacity, max_candidates, conf_limit,
+                    num_classes, block_a, block_c, num_warps=8, **_ROUNDING,
+                )  # fmt: skip
+            rank[grid](keys, ranked, num_found, capacity, _TILE, _BLOCK, num_warps=4, **_ROUNDING)
+            steps = _TILE.bit_length()
+            merge[grid](ranked, keys, num_found, capacity, _TILE, steps, _BLOCK, num_warps=4, **_ROUNDING)
+            greedy[(num_images,)](
+                boxes_xyxy, given, keys, num_found, detections, counts, keep,
+                *boxes_xyxy.stride(), *given.stride()[:2], capacity, max_candidates, max_det, iou_limit,
+                num_classes, class_agnostic, labels is not None, _BLOCK, num_warps=8, **_ROUNDING,
+            )  # fmt: skip
+    except TritonError as error:
+        raise RuntimeError(
+            f"Triton could not compile or run the NMS kernels on {scores.device}: {error}; the torchvision backend "
+            "does without them (task.postprocess.nms_backend=torchvision)"
+        ) from error
+    return detections, counts, keep
