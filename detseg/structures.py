@@ -121,17 +121,22 @@ class GroundTruth:
 @dataclass(frozen=True, slots=True)
 class Detections:
     """The objects found in one image, best first: ``boxes_xyxy`` ``[N, 4]`` float32 in original pixels, ``scores``
-    ``[N]`` float32 in [0, 1], ``labels`` ``[N]`` int64 class positions."""
+    ``[N]`` float32 in [0, 1], ``labels`` ``[N]`` int64 class positions, ``track_ids`` ``[N]`` int64, from 1, of tracked
+    objects."""
 
     boxes_xyxy: FloatArray
     scores: FloatArray
     labels: IntArray
+    track_ids: IntArray | None = None
 
     def __post_init__(self) -> None:
         require_array(self.boxes_xyxy, "boxes_xyxy", np.float32, (None, 4))
         count = len(self.boxes_xyxy)
         require_array(self.scores, "scores", np.float32, (count,))
         require_array(self.labels, "labels", np.int64, (count,))
+        if self.track_ids is not None:
+            require_array(self.track_ids, "track_ids", np.int64, (count,))
+            require(bool((self.track_ids > 0).all()), "track_ids holds a number below 1")
         require(bool(np.isfinite(self.boxes_xyxy).all()), "boxes_xyxy holds a value that is not finite")
         require(bool(np.isfinite(self.scores).all()), "scores holds a value that is not finite")
 
@@ -145,7 +150,8 @@ class Detections:
 
     def select(self, index: NDArray[Any]) -> Detections:
         """The rows that ``index`` (integers or a boolean mask) names, in its order."""
-        return Detections(self.boxes_xyxy[index], self.scores[index], self.labels[index])
+        track_ids = None if self.track_ids is None else self.track_ids[index]
+        return Detections(self.boxes_xyxy[index], self.scores[index], self.labels[index], track_ids)
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,6 +74,9 @@ def detections(**changes: Any) -> Detections:
         (detections, {"scores": np.array([0.9, 0.8, np.nan], np.float32)}, "scores holds a value that is not finite"),
         (detections, {"boxes_xyxy": boxes(*[(0, 0, np.inf, 1)] * 3)}, "boxes_xyxy holds a value that is not finite"),
         (detections, {"labels": np.zeros((3, 1), np.int64)}, "labels must have shape 3, got (3, 1)"),
+        (detections, {"track_ids": np.array([1, 2])}, "track_ids must have shape 3, got (2,)"),
+        (detections, {"track_ids": np.ones(3)}, "track_ids must be int64, got float64"),
+        (detections, {"track_ids": np.array([4, 0, 2])}, "track_ids holds a number below 1"),
     ],
 )
 def test_wrong_arrays_are_refused(make: Any, changes: dict[str, Any], words: str) -> None:
@@ -147,6 +150,11 @@ def test_selected_detections(index: Any, labels: list[int]) -> None:
     full = detections()
     assert np.array_equal(selected.scores, full.scores[index])
     assert np.array_equal(selected.boxes_xyxy, full.boxes_xyxy[index])
+    assert selected.track_ids is None
+    track_ids = np.array([7, 1, 3])
+    selected = detections(track_ids=track_ids).select(index)
+    assert selected.track_ids is not None
+    assert selected.track_ids.tolist() == track_ids[index].tolist()
 
 
 def test_no_detections() -> None:

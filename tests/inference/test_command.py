@@ -4,19 +4,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from detseg.inference.command import EXIT_SOME_FAILED, predict_command
-from detseg.inference.predictor import Predictor
+import detseg
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
+from detseg.runtime.command import EXIT_SOME_FAILED, predict_command
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.images import read_image, write_image
 from detseg.runtime.sources import SourceError
+from detseg.runtime.tracking import TrackerConfig
+from detseg.runtime.video_reader import Section, read_video
+from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, load_package, save_package
+from detseg.tasks.package import PackageConfig, save_package
 
 CATEGORY_IDS = (3, 17, 90)
 SETTINGS = {"confidence": 0.0011, "max_detections": 5}
@@ -51,17 +55,9 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-def predict(model: Path, sources: list[str], output: Path, **changes: Any) -> int:
-    options: dict[str, Any] = {
-        "output": output,
-        "save": ["picture", "coco"],
-        "batch_size": 2,
-        "device": "cpu",
-        "postprocess": SETTINGS,
-        "size": None,
-        "fps": 25.0,
-    }
-    return predict_command(model, sources, **{**options, **changes})
+def predict(model: Path, sources: list[str], output: Path, settings: Any = SETTINGS, **options: Any) -> int:
+    options = {"save": ["picture", "coco"], "batch_size": 2, **options}
+    return predict_command(detseg.load(model, device="cpu", **settings), sources, output=output, **options)
 
 
 def test_one_bad_picture_does_not_stop_the_others(
@@ -70,11 +66,10 @@ def test_one_bad_picture_does_not_stop_the_others(
     output = tmp_path / "out"
     assert predict(model, [str(pictures)], output) == EXIT_SOME_FAILED == 1
     names = sorted(path.name for path in output.iterdir())
-    assert names == ["a.png", "c.jpg", "detections.json", "detections_images.json", "e.png"]
+    assert names == ["a.png", "c.jpg", "detections.json", "detections_images.json", "e.png", "errors.jsonl"]
 
-    package = load_package(model, postprocess=SETTINGS)
     good = [pictures / name for name in ("a.png", "c.jpg", "e.png")]
-    predictions = list(Predictor(package.model.fuse(), package.task).predict(good, batch_size=2))
+    predictions = list(detseg.load(model, device="cpu", **SETTINGS).predict(good, batch_size=2))
     images = json.loads((output / "detections_images.json").read_text())
     sizes = [(48, 80), (64, 64), (100, 30)]
     assert images == [
@@ -84,6 +79,7 @@ def test_one_bad_picture_does_not_stop_the_others(
     results = json.loads((output / "detections.json").read_text())
     for number, prediction in enumerate(predictions, start=1):
         found = prediction.result
+        assert isinstance(found, Detections)
         assert len(found) == 5
         mine = [result for result in results if result["image_id"] == number]
         assert [result["category_id"] for result in mine] == [CATEGORY_IDS[label] for label in found.labels]
@@ -97,9 +93,14 @@ def test_one_bad_picture_does_not_stop_the_others(
     assert len(results) == 15
 
     said = capsys.readouterr()
-    assert f"3 of 5 files; results are in {output}" in said.out
+    assert f"3 of 5 sources, 3 images; results are in {output}" in said.out
     failures = [line for line in said.err.splitlines() if line.startswith("not read: ")]
     assert [str(pictures / name) in line for name, line in zip(("b.png", "d.jpg"), failures, strict=True)] == [True] * 2
+    errors = [json.loads(line) for line in (output / "errors.jsonl").read_text().splitlines()]
+    assert [Path(error["source"]).name for error in errors] == ["b.png", "d.jpg"]
+    assert "truncated" in errors[0]["error"]
+    assert predict(model, [str(pictures / "a.png")], output) == 0
+    assert not (output / "errors.jsonl").exists()
 
 
 def test_all_good_is_exit_code_0(model: Path, pictures: Path, tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_only_what_was_asked_for_is_saved(
 
 def test_settings_count(model: Path, pictures: Path, tmp_path: Path) -> None:
     picture = str(pictures / "a.png")
-    assert predict(model, [picture], tmp_path / "out", postprocess={"confidence": 1.0}) == 0
+    assert predict(model, [picture], tmp_path / "out", {"confidence": 1.0}) == 0
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
     assert np.array_equal(read_image(tmp_path / "out" / "a.png"), read_image(picture))
 
@@ -130,7 +131,7 @@ def test_impossible_requests_are_refused_before_anything_is_written(
     model: Path, pictures: Path, tmp_path: Path
 ) -> None:
     picture = str(pictures / "a.png")
-    with pytest.raises(ValueError, match="--save: unknown mask, csv; allowed for detection are picture, coco, video"):
+    with pytest.raises(ValueError, match="--save: unknown mask; allowed for detection are drawn, picture, video, coco"):
         predict(model, [picture], tmp_path / "out", save=["mask", "coco", "csv"])
     with pytest.raises(SourceError, match=r"'.*missing\.png' does not exist"):
         predict(model, [picture, str(pictures / "missing.png")], tmp_path / "out")
@@ -142,3 +143,42 @@ def test_impossible_requests_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="name another output folder"):
         predict(model, [picture], pictures)
     assert len(list(pictures.iterdir())) == 5
+
+
+def test_a_video_is_drawn_with_its_tracks(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ten frames of one picture: what is found in it stays where it is, and keeps its number."""
+    picture = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    video = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 20, (80, 48))
+    for _ in range(10):
+        video.write(picture)
+    video.release()
+    output = tmp_path / "out"
+    track = TrackerConfig(high_score=0.0011, low_score=0.0, new_score=0.0011)
+    save = ["drawn", "jsonl", "csv"]
+    assert predict(model, [str(tmp_path / "film.avi")], output, save=save, track=track, section=Section(every=2)) == 0
+    assert sorted(path.name for path in output.iterdir()) == ["detections.csv", "film.mp4", "results.jsonl"]
+    lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert [(line["frame"], line["time_s"]) for line in lines] == [(0, 0), (2, 0.1), (4, 0.2), (6, 0.3), (8, 0.4)]
+    ids = [sorted(found["track_id"] for found in line["detections"]) for line in lines]
+    assert ids == [[1, 2, 3, 4, 5]] * 5
+    frames = list(read_video(output / "film.mp4"))
+    np.testing.assert_allclose([frame.time_s for frame in frames], [0, 0.1, 0.2, 0.3, 0.4], atol=2e-3)
+    assert "film.avi: 5 frames, complete" in capsys.readouterr().out
+
+
+def test_a_truncated_video_is_done_as_far_as_it_goes(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 20, (160, 120))
+    for noise in np.random.default_rng(0).integers(0, 256, (10, 120, 160, 3), np.uint8):
+        video.write(noise)
+    video.release()
+    data = (tmp_path / "film.avi").read_bytes()
+    (tmp_path / "film.avi").write_bytes(data[: len(data) * 2 // 3])
+    output = tmp_path / "out"
+    assert predict(model, [str(tmp_path / "film.avi")], output, save=["video"]) == EXIT_SOME_FAILED
+    num_frames = len(list(read_video(output / "film.mp4")))
+    assert 0 < num_frames < 10
+    said = capsys.readouterr()
+    assert f"film.avi: {num_frames} frames, not complete" in said.out
+    assert "film.avi: truncated" in said.err

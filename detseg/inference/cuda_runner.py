@@ -1,0 +1,170 @@
+"""Batches of images through a model on a GPU: copied as they are, and everything else in one CUDA graph.
+
+Two batches are on their way at a time: while the GPU works on one, the host makes results of the one before and packs
+the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detseg.arrays import ByteArray
+from detseg.inference.base import PredictionTask
+from detseg.inference.cuda_stream import CudaStream, Stream
+from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
+from detseg.runtime.geometry import InputSpec
+from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.structures import Placement, Result
+
+
+class CudaRunner:
+    """Runs ``model``, which is on ``device`` and takes ``dtype``. See :class:`detseg.runtime.runner.Runner`.
+
+    Letterbox, normalization, model and what ``task`` does with its output are one CUDA graph, captured with the first
+    batch, and again when a batch has more images, or larger ones, than any before. A smaller batch goes through the
+    same graph, with nothing in its last places. ``make_stream`` gives the streams of work.
+    """
+
+    num_pending = 2
+    good_batch_size = 16
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: PredictionTask,
+        device: torch.device,
+        dtype: torch.dtype,
+        make_stream: Callable[[torch.device], Stream] = CudaStream,
+    ) -> None:
+        assert isinstance(task.spec, InputSpec), "volumes have no common size: they take the eager runner"
+        self.spec: InputSpec | VolumeSpec = task.spec
+        network = _Network(model, task, task.spec, device, dtype)
+        self._slots = cycle([_Slot(network, make_stream(device)) for _ in range(self.num_pending)])
+
+    def submit(self, images: Sequence[ByteArray]) -> Batch:
+        """Start with a batch of images ``[H, W, 3]`` uint8 RGB of any sizes; they may change once this returns.
+
+        It takes the memory of the batch before the last one, whose results are fetched now where nobody has asked for
+        them yet.
+
+        Raises:
+            ValueError: there are no images, or one is none.
+            RuntimeError: the model or the task cannot be captured in a CUDA graph, or Triton is missing.
+        """
+        if not images:
+            raise ValueError("a batch needs at least one image, got none")
+        return next(self._slots).submit(images)
+
+
+class Batch:
+    """A batch on its way through a :class:`CudaRunner`."""
+
+    def __init__(self, fetch: Callable[[], list[Result]]) -> None:
+        self._fetch: Callable[[], list[Result]] | None = fetch
+        self._results: list[Result] | None = None
+
+    def results(self) -> list[Result]:
+        """Wait for the batch; one result per image, in pixels of the original."""
+        if self._fetch is not None:
+            fetch, self._fetch = self._fetch, None
+            self._results = fetch()
+        assert self._results is not None, "making the results failed before, and its memory is used again"
+        return self._results
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What the slots share: the model with its task, and the form of its input."""
+
+    model: nn.Module
+    task: PredictionTask
+    spec: InputSpec
+    device: torch.device
+    dtype: torch.dtype
+
+
+class _Slot:
+    """The way of a batch: a stream of its own, memory on the host and on the GPU, and the graph that works on it."""
+
+    def __init__(self, network: _Network, stream: Stream) -> None:
+        self._network = network
+        self._stream = stream
+        self._program: _Program | None = None
+        self._batch: Batch | None = None
+
+    @torch.inference_mode()
+    def submit(self, images: Sequence[ByteArray]) -> Batch:
+        if self._batch is not None:
+            self._batch.results()
+        if self._program is None or not self._program.has_room(images):
+            batch_size = max(len(images), 0 if self._program is None else self._program.batch_size)
+            self._program = None  # its memory is free for the next one
+            self._program = _Program(self._network, self._stream, batch_size, bytes_needed(images))
+        program = self._program
+        placements = program.start(images)
+        self._batch = Batch(lambda: self._fetch(program, placements))
+        return self._batch
+
+    @torch.inference_mode()
+    def _fetch(self, program: _Program, placements: Sequence[Placement]) -> list[Result]:
+        self._batch = None
+        outputs = _first_rows(program.outputs, len(placements))
+        return self._stream.finish(lambda: self._network.task.results(outputs, placements))
+
+
+class _Program:
+    """A captured graph with the memory that it reads and writes, for ``batch_size`` images that together have
+    ``num_bytes``, or twice that at most."""
+
+    def __init__(self, network: _Network, stream: Stream, batch_size: int, num_bytes: int) -> None:
+        self.batch_size = batch_size
+        self._capacity = 1 << (num_bytes - 1).bit_length()  # a power of two: images vary, captures should be few
+        self._network = network
+        self._stream = stream
+        spec, device = network.spec, network.device
+        on_gpu = device.type == "cuda"
+        self._pixels = torch.empty(self._capacity, dtype=torch.uint8, pin_memory=on_gpu)
+        self._table = torch.zeros((batch_size, TABLE_COLUMNS), dtype=torch.int64, pin_memory=on_gpu)
+        self._device_pixels = torch.empty(self._capacity, dtype=torch.uint8, device=device)
+        self._device_table = torch.zeros((batch_size, TABLE_COLUMNS), dtype=torch.int64, device=device)
+        self._inputs = torch.empty(
+            (batch_size, 3, spec.height, spec.width),
+            dtype=network.dtype,
+            device=device,
+            memory_format=network.task.memory_format,
+        )
+        self._replay, self.outputs = stream.capture(self._infer)
+
+    def has_room(self, images: Sequence[ByteArray]) -> bool:
+        """Whether ``images`` can go through this graph."""
+        return len(images) <= self.batch_size and bytes_needed(images) <= self._capacity
+
+    def start(self, images: Sequence[ByteArray]) -> list[Placement]:
+        """Begin with ``images``; the way back for each."""
+        placements = pack_images(images, self._network.spec, self._pixels, self._table)
+        num_bytes = bytes_needed(images)
+
+        def copy_and_replay() -> None:
+            self._device_pixels[:num_bytes].copy_(self._pixels[:num_bytes], non_blocking=True)
+            self._device_table.copy_(self._table, non_blocking=True)
+            self._replay()
+
+        self._stream.put(copy_and_replay)
+        return placements
+
+    def _infer(self) -> Any:
+        network = self._network
+        letterbox_into(self._device_pixels, self._device_table, network.spec, self._inputs)
+        return network.task.infer(network.model, self._inputs)
+
+
+def _first_rows(outputs: Any, count: int) -> Any:
+    if isinstance(outputs, Tensor):
+        return outputs[:count]
+    return tuple(output[:count] for output in outputs)

@@ -1,0 +1,74 @@
+"""From a model file, or a model and its task, to what predicts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detseg.inference.base import PRECISIONS, PredictionTask
+from detseg.inference.cuda_runner import CudaRunner
+from detseg.inference.eager_runner import EagerRunner
+from detseg.runtime.geometry import InputSpec
+from detseg.runtime.model import Model
+from detseg.runtime.runner import Runner
+from detseg.tasks.package import default_device, load_package
+
+
+def make_runner(
+    model: nn.Module,
+    task: PredictionTask,
+    device: torch.device | str = "cpu",
+    precision: str = "fp32",
+    *,
+    cuda_graph: bool = True,
+) -> Runner:
+    """What runs ``model`` on images, letterboxed to the task's input each on its own, so that batches may mix sizes
+    freely, or on volumes.
+
+    The model itself is moved to ``device``, converted to ``precision`` and put into evaluation mode. On a GPU images go
+    through a CUDA graph, see :class:`detseg.inference.cuda_runner.CudaRunner`, unless ``cuda_graph`` is false; on the
+    CPU and for volumes that has no meaning.
+
+    Raises:
+        ValueError: ``precision`` is none of ``fp32``, ``fp16`` and ``bf16``.
+    """
+    dtype = PRECISIONS.get(precision)
+    if dtype is None:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    device = torch.device(device)
+    model = model.to(device, dtype).eval()
+    if device.type != "cuda":
+        return EagerRunner(model, task, device, dtype)
+    model = model.to(memory_format=task.memory_format)
+    if cuda_graph and isinstance(task.spec, InputSpec):
+        return CudaRunner(model, task, device, dtype)
+    return EagerRunner(model, task, device, dtype)
+
+
+def load_package_model(
+    path: Path,
+    device: str,
+    precision: str,
+    num_threads: int | None,
+    size: tuple[int, int] | None,
+    settings: Mapping[str, Any],
+) -> Model:
+    """The model in a ``.safetensors`` file, its batch norms folded; arguments and errors of ``detseg.load``.
+
+    ``num_threads`` is that of the whole process, as torch has it. Where torchvision suppresses boxes, which waits for
+    the host, there is no CUDA graph.
+    """
+    package = load_package(path, postprocess=settings, size=size, for_prediction=True)
+    if num_threads is not None:
+        if num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+        torch.set_num_threads(num_threads)
+    network: Any = package.model
+    task, config = package.task, package.config
+    waits_for_host = getattr(task.config.postprocess, "nms_backend", "detseg") == "torchvision"
+    runner = make_runner(network.fuse(), task, default_device(device), precision, cuda_graph=not waits_for_host)
+    return Model(runner, task.name, config.class_names, config.category_ids)

@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import detseg
+from detseg.inference.eager_runner import EagerRunner
+from detseg.inference.load import make_runner
+from detseg.models.detector import DetectorConfig
+from detseg.runtime.model import Model
+from detseg.runtime.nifti import write_volume
+from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.structures import Detections
+from detseg.tasks.detection import DetectionTaskConfig
+from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.volume import VolumeTaskConfig
+from detseg.volumes import LabelVolume, Volume
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype"), [("fp32", torch.float32), ("fp16", torch.float16), ("bf16", torch.bfloat16)]
+)
+def test_the_model_is_converted_and_gets_what_it_takes(
+    spot_model: Any, spot_task: Any, precision: str, dtype: torch.dtype
+) -> None:
+    spot_model.scale = torch.nn.Parameter(torch.ones(1))
+    seen: list[tuple[torch.dtype, bool, bool]] = []
+    spot_model.register_forward_pre_hook(
+        lambda model, inputs: seen.append((inputs[0].dtype, model.training, torch.is_grad_enabled()))
+    )
+    runner = make_runner(spot_model.train(), spot_task, "cpu", precision)
+    assert isinstance(runner, EagerRunner)
+    image = np.zeros((64, 64, 3), np.uint8)
+    image[8:16, 8:16] = 255
+    (found,) = runner.submit([image]).results()
+    assert spot_model.scale.dtype == dtype
+    assert seen == [(dtype, False, False)]
+    assert isinstance(found, Detections)
+    assert found.boxes_xyxy.tolist() == [[8, 8, 16, 16]]
+
+
+def test_an_unknown_precision_is_refused(spot_model: Any, spot_task: Any) -> None:
+    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, bf16, got 'int8'"):
+        make_runner(spot_model, spot_task, precision="int8")
+
+
+def test_a_volume_that_would_become_too_large_is_reported_with_its_path(tmp_path: Path) -> None:
+    """One of 2 m wide voxels among those of 1 mm that the model was made for."""
+    config = VolumeTaskConfig(input=VolumeSpec(spacing=(1.0, 1.0, 1.0)), patch=(8, 8, 8))
+    network = torch.nn.Conv3d(1, 2, 1)
+    task = config.build(network, ("background", "bright"))
+    model = Model(make_runner(network, task), "volume", task.class_names, task.category_ids)
+    voxels = np.zeros((4, 5, 6), np.float32)
+    for name, spacing in (("a", 1.0), ("b", 2000.0), ("c", 1.0)):
+        write_volume(tmp_path / f"{name}.nii", Volume(voxels, np.diag([spacing, spacing, spacing, 1.0])))
+    paths = [tmp_path / f"{name}.nii" for name in "abc"]
+    failed: list[str] = []
+    predictions = list(model.predict(paths, batch_size=2, on_error=lambda _, error: failed.append(str(error))))
+    assert [prediction.path for prediction in predictions] == [paths[0], paths[2]]
+    for prediction in predictions:
+        assert isinstance(prediction.result, LabelVolume)
+        assert prediction.result.labels.shape == (4, 5, 6)
+        assert prediction.plot().ndim == 3
+    (message,) = failed
+    assert message.startswith(f"{paths[1]}: 4x5x6 voxels of 2000x2000x2000 mm would become")
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    config = PackageConfig(DetectorConfig(), DetectionTaskConfig(), ("cat", "dog"), (4, 9))
+    network, _ = config.build()
+    save_package(path, network.state_dict(), config)
+    return path
+
+
+def test_a_model_file_knows_its_task_and_classes(package: Path) -> None:
+    before = torch.get_num_threads()
+    try:
+        model = detseg.load(str(package), device="cpu", size=(64, 96), num_threads=1, confidence=0.5)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert (model.task_name, model.class_names, model.category_ids) == ("detection", ("cat", "dog"), (4, 9))
+    assert (model.runner.spec.height, model.runner.spec.width) == (64, 96)  # type: ignore[union-attr]
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in model.runner._model.modules())  # type: ignore[attr-defined]
+    (prediction,) = model.predict(np.zeros((40, 60, 3), np.uint8))
+    assert isinstance(prediction.result, Detections)
+    assert len(prediction.result) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": "int4"}, "precision must be one of"),
+        ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
+        ({"confidense": 0.5}, "has no setting confidense; its settings are confidence"),
+        ({"size": (50, 64)}, "multiples of the model's largest stride"),
+    ],
+)
+def test_impossible_settings(package: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        detseg.load(package, device="cpu", **options)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no model file at"):
+        detseg.load(tmp_path / "none.safetensors")
