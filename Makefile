@@ -1,7 +1,7 @@
 # Every target makes .venv itself: with uv where it is installed, otherwise with venv and pip.
 
 SHELL := /bin/sh
-EXTRAS := train,timm,fast-eval,medical,export,dev
+EXTRAS := train,timm,fast-eval,medical,export,video,dev
 BIN := .venv/bin
 STAMP := .venv/.installed
 FIND_PYTHON := for p in python3 python3.11 python3.12 python3.13; do \

@@ -31,10 +31,14 @@ def detections_to_coco(image_id: int, detections: Detections, category_ids: Sequ
     boxes_xywh = detections.boxes_xyxy.astype(np.float64)
     boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
     rows = zip(boxes_xywh.tolist(), detections.scores.tolist(), detections.labels.tolist(), strict=True)
-    return [
+    records: list[dict[str, Any]] = [
         {"image_id": int(image_id), "category_id": int(category_ids[label]), "bbox": box_xywh, "score": score}
         for box_xywh, score, label in rows
     ]
+    if detections.track_ids is not None:
+        for record, track_id in zip(records, detections.track_ids.tolist(), strict=True):
+            record["track_id"] = track_id
+    return records
 
 
 def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:

@@ -81,8 +81,10 @@ def draw_boxes(
     class_names: Sequence[str],
     scores: FloatArray | None = None,
     line_width: int | None = None,
+    track_ids: IntArray | None = None,
 ) -> ByteArray:
-    """A copy of ``image`` ``[H, W, 3]`` with ``boxes_xyxy`` ``[N, 4]`` drawn in their classes' colors, with name tags.
+    """A copy of ``image`` ``[H, W, 3]`` with ``boxes_xyxy`` ``[N, 4]`` drawn in their classes' colors, with name tags;
+    of tracked objects the color and the tag are those of the track.
 
     Lines and text grow with the picture unless ``line_width`` (pixels) is given. The better a score, the further in
     front. Tags stay inside the picture and never cover each other: where better boxes have taken all the room about a
@@ -96,15 +98,19 @@ def draw_boxes(
     height, width = image.shape[:2]
     line_width = line_width or max(1, round((height + width) / 2 * 0.0035))
     ranks = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
+    colored = (labels if track_ids is None else track_ids).tolist()
     corners = np.clip(np.round(boxes_xyxy), 0, (width - 1, height - 1) * 2).astype(int)
     for index in ranks[::-1]:
         left, top, right, bottom = corners[index].tolist()
-        cv2.rectangle(canvas, (left, top), (right, bottom), color_of(int(labels[index])), line_width)
+        cv2.rectangle(canvas, (left, top), (right, bottom), color_of(colored[index]), line_width)
     taken: list[_Rectangle] = []
     for index in ranks:
-        name = class_names[labels[index]]
-        text = name if scores is None else f"{name} {scores[index]:.2f}"
-        place = _draw_tag(canvas, text, corners[index].tolist(), color_of(int(labels[index])), line_width, taken)
+        text = class_names[labels[index]]
+        if track_ids is not None:
+            text += f" #{track_ids[index]}"
+        if scores is not None:
+            text += f" {scores[index]:.2f}"
+        place = _draw_tag(canvas, text, corners[index].tolist(), color_of(colored[index]), line_width, taken)
         if place is not None:
             taken.append(place)
     return canvas

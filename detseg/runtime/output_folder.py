@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from detseg.runtime.nifti import is_volume_path, volume_stem
+from detseg.runtime.frames import Frame
 
 
 class OutputFolder:
-    """Gives each source a file name in ``folder`` that no other has.
+    """Gives each image a file name in ``folder`` that no other has.
 
-    Two sources of the same name give ``name.jpg`` and ``name_2.jpg``. Files of an earlier run may be replaced.
+    Two images of the same name give ``name.jpg`` and ``name_2.jpg``. Files of an earlier run may be replaced.
 
     Raises:
         ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
@@ -23,18 +23,21 @@ class OutputFolder:
         for source in sources:
             self._refuse_own_folder(Path(source))
 
-    def path_for(self, source: Path | str, suffix: str) -> Path:
-        """The path for the result of ``source``: its name with ``suffix`` in place of its own (``.nii.gz`` is one)."""
-        source = Path(source)
-        self._refuse_own_folder(source)
+    def path_for(self, frame: Frame, suffix: str) -> Path:
+        """The path for the result of ``frame``: its name with ``suffix``."""
+        if frame.path is not None:
+            self._refuse_own_folder(frame.path)
+        return self.folder / self.free_name(frame.name, suffix)
+
+    def free_name(self, stem: str, suffix: str) -> str:
+        """``stem`` with ``suffix``, and with a number between them if that is taken."""
         # Compared without case, because some file systems do.
-        stem = volume_stem(source) if is_volume_path(source) else source.stem
         name, number = f"{stem}{suffix}", 1
         while name.casefold() in self._taken:
             number += 1
             name = f"{stem}_{number}{suffix}"
         self._taken.add(name.casefold())
-        return self.folder / name
+        return name
 
     def _refuse_own_folder(self, source: Path) -> None:
         if source.resolve().parent == self.folder.resolve():

@@ -5,20 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from detseg.runtime.show import Drawing
+from detseg.runtime.table_writers import CsvWriter, JsonLinesWriter, YoloWriter
 from detseg.runtime.video_writer import VideoWriter
 from detseg.runtime.volume_writers import MontageWriter, NiftiWriter, SlicesWriter, TableWriter
-from detseg.runtime.writers import CocoWriter, MaskWriter, PictureWriter, ResultWriter
+from detseg.runtime.writers import CocoWriter, DrawnWriter, MaskWriter, PictureWriter, ResultWriter
 
 SAVE_KINDS: dict[str, tuple[str, ...]] = {
-    "detection": ("picture", "coco", "video"),
-    "semantic": ("picture", "mask", "ids", "video"),
+    "detection": ("drawn", "picture", "video", "coco", "csv", "jsonl", "yolo"),
+    "semantic": ("drawn", "picture", "video", "mask", "ids", "jsonl"),
     "volume": ("nifti", "table", "slices", "montage"),
 }
 """What the results of each task can be saved as."""
 
 DEFAULT_SAVE: dict[str, tuple[str, ...]] = {
-    "detection": ("picture", "coco"),
-    "semantic": ("picture", "mask"),
+    "detection": ("drawn", "coco"),
+    "semantic": ("drawn", "mask"),
     "volume": SAVE_KINDS["volume"],
 }
 """What they are saved as if the user does not say."""
@@ -32,12 +34,15 @@ def make_writers(
     category_ids: Sequence[int],
     sources: Sequence[Path | str],
     fps: float = 25.0,
+    line_width: int | None = None,
 ) -> list[ResultWriter]:
     """A writer for each of ``kinds``.
 
-    ``picture``: drawn pictures in ``output``; ``video``: the same as ``output/video.mp4``; ``coco``: COCO results in
-    ``output/detections.json``; ``mask`` and ``ids``: masks of class positions in ``output/masks``, of the data set's
-    own numbers in ``output/ids``.
+    ``picture``: drawn pictures in ``output``, of a video one per frame; ``video``: drawn videos there, of still
+    pictures ``video.mp4`` of this ``fps``; ``drawn``: pictures of pictures and videos of videos. ``coco``: COCO results
+    in ``output/detections.json``; ``csv``, ``jsonl``: ``output/detections.csv`` and ``results.jsonl``; ``yolo``: text
+    files in ``output/labels``. ``mask`` and ``ids``: masks of class positions in ``output/masks``, of the data set's
+    own numbers in ``output/ids``. Lines of drawn boxes are ``line_width`` pixels wide.
 
     For volumes ``nifti``: labels with the data set's own numbers in ``output/labels``; ``table``: the milliliters of
     every class in ``output/volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: pictures of three planes in
@@ -50,16 +55,25 @@ def make_writers(
     unknown = [kind for kind in kinds if kind not in allowed]
     if unknown:
         raise ValueError(f"--save: unknown {', '.join(unknown)}; allowed for {task_name} are {', '.join(allowed)}")
+    draw = Drawing(tuple(class_names), line_width)
     writers: list[ResultWriter] = []
     # Those that open their files at once come last: they must not leave them behind where another one is refused.
-    for kind in sorted(set(kinds), key=lambda kind: (kind in ("coco", "table"), kind)):
+    for kind in sorted(set(kinds), key=lambda kind: (kind in ("coco", "csv", "jsonl", "table"), kind)):
         match kind:
             case "picture":
-                writers.append(PictureWriter(output, class_names, sources))
+                writers.append(PictureWriter(output, draw, sources))
             case "video":
-                writers.append(VideoWriter(output / "video.mp4", class_names, fps))
+                writers.append(VideoWriter(output, draw, sources, fps))
+            case "drawn":
+                writers.append(DrawnWriter(PictureWriter(output, draw, sources), VideoWriter(output, draw, sources)))
             case "coco":
                 writers.append(CocoWriter(output / "detections.json", class_names, category_ids))
+            case "csv":
+                writers.append(CsvWriter(output / "detections.csv", class_names))
+            case "jsonl":
+                writers.append(JsonLinesWriter(output / "results.jsonl", class_names))
+            case "yolo":
+                writers.append(YoloWriter(output / "labels", sources))
             case "mask":
                 writers.append(MaskWriter(output / "masks", class_names, sources))
             case "ids":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -10,8 +11,11 @@ import numpy as np
 from detseg.arrays import ByteArray
 from detseg.runtime.draw import color_of, draw_boxes, montage
 from detseg.runtime.draw_labels import classes_in, draw_labels
+from detseg.runtime.draw_volume import draw_slices
+from detseg.runtime.frames import Frame
 from detseg.runtime.lettering import Lettering
-from detseg.structures import VOID, Detections, GroundTruth, LabelMap
+from detseg.structures import VOID, Detections, GroundTruth, LabelMap, Result
+from detseg.volumes import LabelVolume, Volume
 
 SHOWN_CONFIDENCE = 0.25
 """Objects with a lower score count in evaluation, but would cover the picture."""
@@ -20,15 +24,36 @@ _WRONG = (235, 30, 45)
 _IGNORED = (120, 120, 120)
 
 
-def draw_result(image: ByteArray, result: Detections | LabelMap, class_names: Sequence[str]) -> ByteArray:
-    """A copy of ``image`` ``[H, W, 3]`` with what was found in it.
+def draw_result(
+    image: ByteArray | Volume, result: Result, class_names: Sequence[str], line_width: int | None = None
+) -> ByteArray:
+    """A copy of ``image`` ``[H, W, 3]`` with what was found in it; of a volume three planes.
+
+    Boxes carry names, scores and the numbers of tracks, in lines of ``line_width`` pixels.
 
     Raises:
         ValueError: the result is not one of this picture, or of other classes.
     """
+    if isinstance(result, LabelVolume):
+        assert isinstance(image, Volume)
+        return draw_slices(image, result, class_names)
+    assert isinstance(image, np.ndarray)
     if isinstance(result, LabelMap):
         return draw_labels(image, result.labels, class_names)
-    return draw_boxes(image, result.boxes_xyxy, result.labels, class_names, result.scores)
+    boxes = result.boxes_xyxy, result.labels, class_names, result.scores
+    return draw_boxes(image, *boxes, line_width=line_width, track_ids=result.track_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How results are drawn: class names, and the width of lines in pixels (None: it grows with the picture)."""
+
+    class_names: tuple[str, ...]
+    line_width: int | None = None
+
+    def __call__(self, frame: Frame, result: Detections | LabelMap) -> ByteArray:
+        """The image of ``frame`` with ``result``."""
+        return draw_result(frame.pixels, result, self.class_names, self.line_width)
 
 
 def compare_boxes(

@@ -61,8 +61,17 @@ class VolumeSpec:
         return replace(self, spacing=(right, front, top))
 
     def read(self, path: Path | str) -> Volume:
-        """The volume in the file ``path``. Raises VolumeError: it cannot be read."""
-        return read_volume(path)
+        """The volume in the file ``path``.
+
+        Raises:
+            VolumeError: it cannot be read, or would become too large when it is placed.
+        """
+        volume = read_volume(path)
+        try:
+            placement_of(volume.voxels.shape, volume.affine, self)
+        except VolumeError as error:
+            raise VolumeError(f"{path}: {error}") from error
+        return volume
 
     def place(self, volume: Volume) -> tuple[FloatArray, VolumePlacement]:
         """``volume`` as the network takes it, ``[1, D, H, W]``, and the way back. See :func:`place_volume`."""

@@ -16,6 +16,7 @@ from detseg.arrays import ByteArray
 from detseg.files import atomic_path
 from detseg.runtime.draw_labels import classes_in
 from detseg.runtime.draw_volume import draw_montage, draw_slices
+from detseg.runtime.frames import Frame
 from detseg.runtime.images import write_image
 from detseg.runtime.nifti import write_label_volume
 from detseg.runtime.output_folder import OutputFolder
@@ -53,15 +54,15 @@ class NiftiWriter:
         self._table = np.full(256, ids[0], np.uint8)
         self._table[: len(ids)] = ids
 
-    def write(self, source: Path | str, volume: Volume, result: LabelVolume) -> None:
+    def write(self, frame: Frame, result: LabelVolume) -> None:
         """Write one label volume.
 
         Raises:
             ValueError: a label is no class position.
             SaveError: the file cannot be written.
         """
-        _check_labels(source, result, self._num_classes)
-        path = self._output.path_for(source, ".nii.gz")
+        _check_labels(frame.source, result, self._num_classes)
+        path = self._output.path_for(frame, ".nii.gz")
         write_label_volume(path, LabelVolume(self._table[result.labels], result.affine))
 
     def __enter__(self) -> Self:
@@ -99,24 +100,24 @@ class TableWriter:
         columns = [f"{name}_{unit}" for name in self.class_names[1:] for unit in ("voxels", "ml")]
         self._csv.writerow(["file", *(f"spacing_{axis}_mm" for axis in "xyz"), *columns])
 
-    def write(self, source: Path | str, volume: Volume, result: LabelVolume) -> None:
+    def write(self, frame: Frame, result: LabelVolume) -> None:
         """Take the result of one volume.
 
         Raises:
             ValueError: a label is no class position.
         """
-        _check_labels(source, result, len(self.class_names))
+        _check_labels(frame.source, result, len(self.class_names))
         counts = np.bincount(result.labels.ravel(), minlength=len(self.class_names))[1 : len(self.class_names)].tolist()
         # Digits beyond those of a float32 affine would only be noise.
         spacing = [_rounded(length) for length in result.spacing]
         milliliters = [_rounded(count * result.voxel_milliliters) for count in counts]
         cells = [value for pair in zip(counts, milliliters, strict=True) for value in pair]
-        self._csv.writerow([str(source), *spacing, *cells])
+        self._csv.writerow([frame.source, *spacing, *cells])
         classes = {
             name: {"voxels": count, "milliliters": amount}
             for name, count, amount in zip(self.class_names[1:], counts, milliliters, strict=True)
         }
-        self._json.append({"file": str(source), "spacing_mm": spacing, "classes": classes})
+        self._json.append({"file": frame.source, "spacing_mm": spacing, "classes": classes})
 
     def __enter__(self) -> Self:
         return self
@@ -140,15 +141,15 @@ class _VolumePictures:
         self.class_names = tuple(class_names)
         self._output = OutputFolder(folder, sources)
 
-    def write(self, source: Path | str, volume: Volume, result: LabelVolume) -> None:
+    def write(self, frame: Frame, result: LabelVolume) -> None:
         """Draw and write one picture.
 
         Raises:
             ValueError: the result is not one of this volume, or of other classes.
             SaveError: the picture cannot be written.
         """
-        picture = type(self).draw(volume, result, self.class_names)
-        write_image(self._output.path_for(source, ".png"), picture)
+        picture = type(self).draw(frame.volume, result, self.class_names)
+        write_image(self._output.path_for(frame, ".png"), picture)
 
     def __enter__(self) -> Self:
         return self
@@ -169,7 +170,7 @@ class MontageWriter(_VolumePictures):
     draw = staticmethod(draw_montage)
 
 
-def _check_labels(source: Path | str, result: LabelVolume, num_classes: int) -> None:
+def _check_labels(source: str, result: LabelVolume, num_classes: int) -> None:
     strange = [label for label in classes_in(result.labels) if label >= num_classes]
     if strange:
         raise ValueError(f"{source}: label {strange[0]} in the result; allowed are 0 to {num_classes - 1}")

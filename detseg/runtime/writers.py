@@ -11,21 +11,21 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
-from detseg.arrays import ByteArray
 from detseg.files import atomic_path
 from detseg.runtime.coco_results import detections_to_coco
 from detseg.runtime.draw_labels import classes_in
+from detseg.runtime.frames import Frame
 from detseg.runtime.images import IMAGE_SUFFIXES, write_image, write_mask
 from detseg.runtime.output_folder import OutputFolder
-from detseg.runtime.show import draw_result
+from detseg.runtime.show import Drawing
 from detseg.structures import VOID, Detections, LabelMap
 
 
 class ResultWriter(Protocol):
     """What takes the result of one image or volume after the other; a context manager, complete when it is left."""
 
-    def write(self, source: Path | str, image: Any, result: Any, /) -> None:
-        """Take the ``result`` for ``image``, ``[H, W, 3]`` or a volume, which came from ``source``."""
+    def write(self, frame: Frame, result: Any, /) -> None:
+        """Take the ``result`` for the image or volume of ``frame``."""
 
     def __enter__(self) -> Self: ...
 
@@ -43,21 +43,45 @@ class PictureWriter:
         ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
     """
 
-    def __init__(self, folder: Path | str, class_names: Sequence[str], sources: Iterable[Path | str] = ()) -> None:
-        self.class_names = tuple(class_names)
+    def __init__(self, folder: Path | str, draw: Drawing, sources: Iterable[Path | str] = ()) -> None:
+        self._draw = draw
         self._output = OutputFolder(folder, sources)
 
-    def write(self, source: Path | str, image: ByteArray, result: Detections | LabelMap) -> None:
+    def write(self, frame: Frame, result: Detections | LabelMap) -> None:
         """Draw and write one picture."""
-        suffix = Path(source).suffix
-        path = self._output.path_for(source, suffix if suffix.lower() in IMAGE_SUFFIXES else ".png")
-        write_image(path, draw_result(image, result, self.class_names))
+        suffix = Path(frame.source).suffix
+        if suffix.lower() not in IMAGE_SUFFIXES:
+            suffix = ".png" if frame.stream is None else ".jpg"
+        write_image(self._output.path_for(frame, suffix), self._draw(frame, result))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         """Nothing to do: every picture is complete when it is written."""
+
+
+class DrawnWriter:
+    """Frames of videos go to ``videos``, still pictures to ``pictures``."""
+
+    def __init__(self, pictures: ResultWriter, videos: ResultWriter) -> None:
+        self._pictures = pictures
+        self._videos = videos
+        self._both = ExitStack()
+
+    def write(self, frame: Frame, result: Detections | LabelMap) -> None:
+        """Write one picture, or append it to its video."""
+        (self._pictures if frame.stream is None else self._videos).write(frame, result)
+
+    def __enter__(self) -> Self:
+        for writer in (self._pictures, self._videos):
+            self._both.enter_context(writer)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._both.__exit__(kind, error, trace)
 
 
 class MaskWriter:
@@ -88,7 +112,7 @@ class MaskWriter:
             self._table[: len(category_ids)] = category_ids
             self._table[VOID] = VOID if 0 in category_ids else 0
 
-    def write(self, source: Path | str, image: ByteArray, result: LabelMap) -> None:
+    def write(self, frame: Frame, result: LabelMap) -> None:
         """Write one mask.
 
         Raises:
@@ -96,8 +120,10 @@ class MaskWriter:
         """
         strange = [label for label in classes_in(result.labels) if label >= self._num_classes]
         if strange:
-            raise ValueError(f"{source}: label {strange[0]} in the result; allowed are 0 to {self._num_classes - 1}")
-        write_mask(self._output.path_for(source, ".png"), self._table[result.labels])
+            raise ValueError(
+                f"{frame.source}: label {strange[0]} in the result; allowed are 0 to {self._num_classes - 1}"
+            )
+        write_mask(self._output.path_for(frame, ".png"), self._table[result.labels])
 
     def __enter__(self) -> Self:
         return self
@@ -109,9 +135,10 @@ class MaskWriter:
 class CocoWriter:
     """Writes detections as a COCO results file, as pycocotools' ``loadRes`` reads it.
 
-    ``path`` gets a list of ``image_id, category_id, bbox, score``; beside it ``<stem>_images.json`` lists ``id,
-    file_name, height, width`` of every image, those without detections too. Image ids count from 1 unless given.
-    ``category_ids[label]`` is the id of a class, by default ``label + 1``.
+    ``path`` gets a list of ``image_id, category_id, bbox, score``, of tracked objects also ``track_id``; beside it
+    ``<stem>_images.json`` lists ``id, file_name, height, width`` of every image, those without detections too, and of
+    frames of videos ``frame_index`` and ``time_s``. Image ids count from 1 unless given. ``category_ids[label]`` is the
+    id of a class, by default ``label + 1``.
 
     Entries are streamed to temporary files, which get their names when the writer is closed. If its ``with`` block ends
     in an exception, they are removed and files of an earlier run stay.
@@ -133,12 +160,15 @@ class CocoWriter:
         self._results = self._open(path)
         self._images = self._open(path.with_name(f"{path.stem}_images.json"))
 
-    def write(self, source: Path | str, image: ByteArray, detections: Detections, image_id: int | None = None) -> None:
+    def write(self, frame: Frame, detections: Detections, image_id: int | None = None) -> None:
         """Take the detections of one image."""
         self._num_images += 1
         image_id = self._num_images if image_id is None else image_id
-        height, width = image.shape[:2]
-        self._images.append({"id": image_id, "file_name": str(source), "height": height, "width": width})
+        height, width = frame.pixels.shape[:2]
+        about: dict[str, Any] = {"id": image_id, "file_name": frame.source, "height": height, "width": width}
+        if frame.index is not None:
+            about |= {"frame_index": frame.index, "time_s": frame.time_s}
+        self._images.append(about)
         for result in detections_to_coco(image_id, detections, self.category_ids):
             self._results.append(result)
 

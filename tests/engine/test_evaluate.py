@@ -18,11 +18,13 @@ from pycocotools.cocoeval import COCOeval
 from detseg.data.open import open_dataset
 from detseg.engine.evaluate import evaluate
 from detseg.engine.report import write_report
-from detseg.inference.predictor import Predictor
+from detseg.inference.load import make_runner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.images import write_image
+from detseg.runtime.model import Model
+from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig, PostprocessConfig
 from detseg.tasks.package import Package, PackageConfig
 
@@ -59,9 +61,10 @@ def objects(package: Package, tmp_path_factory: pytest.TempPathFactory) -> dict[
     paths = [folder / f"{number}.png" for number in range(NUM_IMAGES)]
     for path in paths:
         write_image(path, rng.integers(0, 256, (48, 80, 3), np.uint8))
-    predictor = Predictor(package.model, package.task)
+    model = Model(make_runner(package.model, package.task), "detection", CLASSES, range(1, len(CLASSES) + 1))
     found: dict[str, list[tuple[str, list[float]]]] = {}
-    for prediction in predictor.predict(paths):
+    for prediction in model.predict(paths):
+        assert isinstance(prediction.result, Detections)
         boxes = prediction.result.boxes_xyxy.astype(float)
         boxes[:, 2:] -= boxes[:, :2]
         boxes *= rng.uniform(0.9, 1.1, boxes.shape)

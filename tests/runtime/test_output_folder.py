@@ -2,9 +2,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from detseg.runtime.frames import Frame
 from detseg.runtime.output_folder import OutputFolder
+
+
+def frame(source: Path | str) -> Frame:
+    return Frame(np.zeros((1, 1, 3), np.uint8), str(source), Path(source))
 
 
 @pytest.mark.parametrize(
@@ -19,7 +25,7 @@ from detseg.runtime.output_folder import OutputFolder
 )
 def test_every_source_gets_a_name_of_its_own(tmp_path: Path, sources: list[str], suffix: str, names: list[str]) -> None:
     output = OutputFolder(tmp_path / "out", sources)
-    assert [output.path_for(source, suffix) for source in sources] == [tmp_path / "out" / name for name in names]
+    assert [output.path_for(frame(source), suffix) for source in sources] == [tmp_path / "out" / name for name in names]
 
 
 @pytest.mark.parametrize("name", ["x.png", "x.nii.gz"])
@@ -27,4 +33,4 @@ def test_results_never_go_where_a_source_lies(tmp_path: Path, name: str) -> None
     with pytest.raises(ValueError, match=f"where the source .*{name} lies; name another output folder"):
         OutputFolder(tmp_path, [tmp_path / "sub" / ".." / name])
     with pytest.raises(ValueError, match="name another output folder"):
-        OutputFolder(tmp_path).path_for(tmp_path / name, ".png")
+        OutputFolder(tmp_path).path_for(frame(tmp_path / name), ".png")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from detseg.runtime.frames import Frame
 from detseg.runtime.nifti import read_label_values
 from detseg.runtime.saving import DEFAULT_SAVE, SAVE_KINDS, make_writers
 from detseg.structures import Detections, LabelMap
@@ -21,9 +22,13 @@ READ_AND_FOUND = {
     ),
 }
 FILES = {
+    "drawn": {"a.png"},
     "picture": {"a.png"},
     "video": {"video.mp4"},
     "coco": {"detections.json", "detections_images.json"},
+    "csv": {"detections.csv"},
+    "jsonl": {"results.jsonl"},
+    "yolo": {"labels", "labels/a.txt"},
     "mask": {"masks", "masks/a.png"},
     "ids": {"ids", "ids/a.png"},
     "nifti": {"labels", "labels/a.nii.gz"},
@@ -45,18 +50,20 @@ def test_a_kind_leaves_its_files(tmp_path: Path, task: str, kind: str) -> None:
     writers = make_writers([kind, kind], task, tmp_path / "out", ["cat", "dog"], [4, 9], [source])
     assert len(writers) == 1
     with writers[0] as writer:
-        writer.write(source, *READ_AND_FOUND[task])
+        image, found = READ_AND_FOUND[task]
+        writer.write(Frame(image, source, Path(source)), found)
     assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*")} == FILES[kind]
 
 
 def test_kinds_of_another_task_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--save: unknown coco, csv; allowed for semantic are picture, mask, ids, vid"):
+    with pytest.raises(ValueError, match="--save: unknown coco, csv; allowed for semantic are drawn, picture, video"):
         make_writers(["picture", "coco", "csv"], "semantic", tmp_path, ["cat"], [1], [])
 
 
 def test_labels_get_the_numbers_of_the_data_set(tmp_path: Path) -> None:
     (writer,) = make_writers(["nifti"], "volume", tmp_path, ["cat", "dog"], [4, 9], [])
-    writer.write("in/a.nii.gz", *READ_AND_FOUND["volume"])
+    volume, found = READ_AND_FOUND["volume"]
+    writer.write(Frame(volume, "in/a.nii.gz"), found)
     values, _ = read_label_values(tmp_path / "labels" / "a.nii.gz")
     assert (values == 9).all()
 

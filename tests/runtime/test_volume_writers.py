@@ -9,6 +9,7 @@ import pytest
 
 from detseg.files import SaveError
 from detseg.runtime.draw_volume import draw_montage, draw_slices
+from detseg.runtime.frames import Frame
 from detseg.runtime.images import read_image
 from detseg.runtime.nifti import read_label_values, write_volume
 from detseg.runtime.volume_writers import MontageWriter, NiftiWriter, SlicesWriter, TableWriter
@@ -25,6 +26,10 @@ LABELS[4, 1:3, 1] = 2
 FOUND = LabelVolume(LABELS, AFFINE)
 
 
+def frame(source: Path | str) -> Frame:
+    return Frame(VOLUME, str(source), Path(source))
+
+
 @pytest.mark.parametrize(
     ("category_ids", "void_as", "numbers"),
     [(None, 0, (0, 1, 2)), ((0, 7, 205), 0, (0, 7, 205)), ((3, 255, 0), 3, (3, 255, 0))],
@@ -35,8 +40,8 @@ def test_labels_are_written_with_the_numbers_of_the_data_set_on_the_grid_of_the_
     labels = LABELS.copy()
     labels[0, 0, 0] = VOID
     with NiftiWriter(tmp_path / "out", NAMES, ["in/a.nii.gz", "in/b.nii"], category_ids=category_ids) as writer:
-        writer.write("in/a.nii.gz", VOLUME, LabelVolume(labels, AFFINE))
-        writer.write("in/b.nii", VOLUME, FOUND)
+        writer.write(frame("in/a.nii.gz"), LabelVolume(labels, AFFINE))
+        writer.write(frame("in/b.nii"), FOUND)
     values, affine = read_label_values(tmp_path / "out" / "a.nii.gz")
     expected = np.array(numbers)[LABELS]
     expected[0, 0, 0] = void_as
@@ -66,7 +71,7 @@ def test_labels_never_go_where_a_source_lies(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="name another output folder"):
             writer(tmp_path, NAMES, [source])
         with pytest.raises(ValueError, match="name another output folder"):
-            writer(tmp_path, NAMES).write(source, VOLUME, FOUND)
+            writer(tmp_path, NAMES).write(frame(source), FOUND)
     assert source.read_bytes() == before
     assert list(tmp_path.iterdir()) == [source]
 
@@ -74,12 +79,12 @@ def test_labels_never_go_where_a_source_lies(tmp_path: Path) -> None:
 def test_a_label_that_is_no_class_is_refused(tmp_path: Path) -> None:
     strange = LabelVolume(np.full((6, 5, 4), 3, np.uint8), AFFINE)
     with pytest.raises(ValueError, match=r"in/a\.nii: label 3 in the result; allowed are 0 to 2"):
-        NiftiWriter(tmp_path, NAMES).write("in/a.nii", VOLUME, strange)
+        NiftiWriter(tmp_path, NAMES).write(frame("in/a.nii"), strange)
     with (
         pytest.raises(ValueError, match=r"in/a\.nii: label 3 in the result; allowed are 0 to 2"),
         TableWriter(tmp_path, NAMES) as table,
     ):
-        table.write("in/a.nii", VOLUME, strange)
+        table.write(frame("in/a.nii"), strange)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -88,8 +93,8 @@ def test_a_table_of_volumes(tmp_path: Path) -> None:
     labels = LABELS.copy()
     labels[LABELS == 2] = VOID
     with TableWriter(folder, NAMES) as writer:
-        writer.write("in/a, b.nii.gz", VOLUME, FOUND)
-        writer.write(Path("in/c.nii"), VOLUME, LabelVolume(labels, AFFINE))
+        writer.write(frame("in/a, b.nii.gz"), FOUND)
+        writer.write(frame(Path("in/c.nii")), LabelVolume(labels, AFFINE))
         assert not (folder / "volumes.csv").exists()
         assert not (folder / "volumes.json").exists()
     with (folder / "volumes.csv").open(newline="") as stream:
@@ -128,9 +133,9 @@ def test_tables_of_an_earlier_run_stay_if_this_one_fails(tmp_path: Path) -> None
     for name in ("volumes.csv", "volumes.json"):
         (tmp_path / name).write_text("earlier")
     writer = TableWriter(tmp_path, NAMES)
-    writer.write("in/a.nii.gz", VOLUME, FOUND)
+    writer.write(frame("in/a.nii.gz"), FOUND)
     with pytest.raises(ValueError, match="label 3"), writer:
-        writer.write("in/b.nii.gz", VOLUME, LabelVolume(np.full((6, 5, 4), 3, np.uint8), AFFINE))
+        writer.write(frame("in/b.nii.gz"), LabelVolume(np.full((6, 5, 4), 3, np.uint8), AFFINE))
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
         "volumes.csv": "earlier", "volumes.json": "earlier",
     }  # fmt: skip
@@ -138,7 +143,7 @@ def test_tables_of_an_earlier_run_stay_if_this_one_fails(tmp_path: Path) -> None
 
 def test_a_name_that_is_not_utf8_does_not_cost_the_table(tmp_path: Path) -> None:
     with TableWriter(tmp_path, NAMES) as writer:
-        writer.write("in/\udcff.nii", VOLUME, FOUND)
+        writer.write(frame("in/\udcff.nii"), FOUND)
     assert "in/\\udcff.nii,0.5," in (tmp_path / "volumes.csv").read_text()
     assert json.loads((tmp_path / "volumes.json").read_text())[0]["file"] == "in/\udcff.nii"
 
@@ -146,15 +151,15 @@ def test_a_name_that_is_not_utf8_does_not_cost_the_table(tmp_path: Path) -> None
 def test_a_table_that_cannot_be_written_is_an_error_that_says_where(tmp_path: Path) -> None:
     (tmp_path / "volumes.csv").mkdir()
     with pytest.raises(SaveError, match=r"could not write .*volumes\.csv"), TableWriter(tmp_path, NAMES) as writer:
-        writer.write("in/a.nii", VOLUME, FOUND)
+        writer.write(frame("in/a.nii"), FOUND)
 
 
 def test_pictures_are_named_like_their_sources(tmp_path: Path) -> None:
     for writer_class, draw in ((SlicesWriter, draw_slices), (MontageWriter, draw_montage)):
         folder = tmp_path / writer_class.__name__
         with writer_class(folder, NAMES, ["in/a.nii.gz"]) as writer:
-            writer.write("in/a.nii.gz", VOLUME, FOUND)
-            writer.write("other/a.nii", VOLUME, FOUND)
+            writer.write(frame("in/a.nii.gz"), FOUND)
+            writer.write(frame("other/a.nii"), FOUND)
         assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a_2.png"]
         for path in folder.iterdir():
             assert np.array_equal(read_image(path), draw(VOLUME, FOUND, NAMES))

@@ -1,0 +1,104 @@
+"""Iterating ahead in a thread, so that reading, computing and writing overlap."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from typing import Generic, Self, TypeVar
+
+Item = TypeVar("Item")
+
+_CHECK_S = 0.1
+"""How often a thread that waits for room looks whether it shall stop."""
+
+
+class _End:
+    """What ends a queue: with the error of the other side, if there was one."""
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+def iterate_ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
+    """``items``, in their order, taken by a thread of its own that is at most ``size`` of them ahead.
+
+    An error of ``items`` is raised where it would have been. When this iterator is closed early, the thread stops
+    before its next item, and ``items`` is closed.
+    """
+    waiting: queue.Queue[Item | _End] = queue.Queue(size)
+    stopped = threading.Event()
+
+    def put(item: Item | _End) -> None:
+        while not stopped.is_set():
+            try:
+                return waiting.put(item, timeout=_CHECK_S)
+            except queue.Full:
+                continue
+
+    def run() -> None:
+        iterator = iter(items)
+        try:
+            for item in iterator:
+                put(item)
+                if stopped.is_set():
+                    break
+        except BaseException as error:  # noqa: BLE001 - raised again on the other side
+            put(_End(error))
+        else:
+            put(_End())
+        finally:
+            if close := getattr(iterator, "close", None):
+                close()
+
+    thread = threading.Thread(target=run, name="iterate-ahead", daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := waiting.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        stopped.set()
+        thread.join()
+
+
+class Sink(Generic[Item]):
+    """A thread that consumes items in order, at most ``size`` of which wait; a context manager, done when it is left.
+
+    An error of ``consume`` is raised by the next ``put`` or on leaving, and nothing is consumed after it. Where the
+    ``with`` block ends in an exception, the items that still wait are dropped.
+    """
+
+    def __init__(self, consume: Callable[[Item], None], size: int) -> None:
+        self._consume = consume
+        self._waiting: queue.Queue[Item | _End] = queue.Queue(size)
+        self._error: BaseException | None = None
+        self._dropping = False
+        self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
+
+    def put(self, item: Item) -> None:
+        """Hand ``item`` over, as soon as there is room."""
+        if self._error is not None:
+            raise self._error
+        self._waiting.put(item)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._dropping = kind is not None
+        self._waiting.put(_End())
+        self._thread.join()
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def _run(self) -> None:
+        while not isinstance(item := self._waiting.get(), _End):
+            if self._dropping or self._error is not None:
+                continue
+            try:
+                self._consume(item)
+            except BaseException as error:  # noqa: BLE001 - raised again on the other side
+                self._error = error

@@ -1,0 +1,127 @@
+"""Video files: MPEG-4 or Motion JPEG by OpenCV, without sound."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import cv2
+import numpy as np
+
+from detseg.arrays import ByteArray
+from detseg.files import atomic_path
+
+CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
+MIN_FPS, MAX_FPS = 0.01, 1000
+"""The codecs keep rates within these; far beyond, encoders fail or never return."""
+
+
+class VideoFile(Protocol):
+    """A video that is being written; a context manager, complete when it is left."""
+
+    def append(self, picture: ByteArray, name: str, time_s: float | None = None) -> None:
+        """Add ``picture``, ``[H, W, 3]`` uint8 RGB, which messages call ``name``, to be seen from ``time_s`` on."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class OpenCVVideo:
+    """A video of ``fps`` pictures per second. The suffix of ``path`` chooses the codec: MPEG-4 for .mp4, Motion JPEG
+    for .avi.
+
+    The video appears when it is closed; if its ``with`` block ends in an exception, there is none and one of an earlier
+    run stays. Without any picture nothing is written.
+
+    Raises:
+        ValueError: another suffix, or ``fps`` is not from 0.01 to 1000.
+        SaveError: on leaving the ``with`` block, if not every picture has reached the file: the disk is full.
+    """
+
+    def __init__(self, path: Path | str, fps: float) -> None:
+        self.path = Path(path)
+        self.fps = fps
+        if self.path.suffix not in CODECS:
+            raise ValueError(f"{path}: a video ends in {' or '.join(CODECS)}, got {self.path.suffix or 'no suffix'}")
+        require_rate(fps)
+        self._file = ExitStack()
+        self._size = OneSize()
+        self._video: Any = None
+        self._num_pictures = 0
+
+    def append(self, picture: ByteArray, name: str, time_s: float | None = None) -> None:
+        """Add a picture; it is seen for ``1 / fps`` seconds, whatever its time.
+
+        Raises:
+            ValueError: it is not as large as the first one.
+            SaveError: the video cannot be written.
+        """
+        picture = self._size.even(picture, name)
+        if self._video is None:
+            self._video = self._open(*picture.shape[:2])
+        self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+        self._num_pictures += 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.__exit__(kind, error, trace)
+
+    def _open(self, height: int, width: int) -> Any:
+        temporary = self._file.enter_context(atomic_path(self.path))
+        codec = CODECS[self.path.suffix]
+        video = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*codec), self.fps, (width, height))
+        if not video.isOpened():
+            raise OSError(
+                f"{self.path}: OpenCV cannot write {codec} video of {width}x{height} at {self.fps:g} fps here"
+            )
+        self._file.callback(self._complete, video, temporary)
+        return video
+
+    def _complete(self, video: Any, path: Path) -> None:
+        """Close the file and count what is in it, for OpenCV only warns where the disk is full."""
+        video.release()
+        written = cv2.VideoCapture(str(path))
+        num_readable = max(0, round(written.get(cv2.CAP_PROP_FRAME_COUNT)))
+        written.release()
+        if num_readable < self._num_pictures:
+            raise OSError(f"the video holds {num_readable} of {self._num_pictures} pictures")
+
+
+class OneSize:
+    """Sees to it that all pictures of a video are as large as the first, and even, as the codecs want it."""
+
+    def __init__(self) -> None:
+        self._first: tuple[str, tuple[int, ...]] | None = None
+
+    def even(self, picture: ByteArray, name: str) -> ByteArray:
+        """``picture``, its last row or column repeated where its height or width is odd.
+
+        Raises:
+            ValueError: it is not as large as the first one.
+        """
+        first_name, shape = self._first = self._first or (name, picture.shape)
+        if picture.shape != shape:
+            raise ValueError(
+                f"the pictures of a video have one size: {first_name} is {shape[1]}x{shape[0]}, {name} is "
+                f"{picture.shape[1]}x{picture.shape[0]}; leave out `video`, or resize the pictures"
+            )
+        if shape[0] % 2 or shape[1] % 2:
+            picture = cv2.copyMakeBorder(picture, 0, shape[0] % 2, 0, shape[1] % 2, cv2.BORDER_REPLICATE).astype(
+                np.uint8, copy=False
+            )
+        return picture
+
+
+def require_rate(fps: float) -> None:
+    """Refuse rates that no codec keeps."""
+    if not MIN_FPS <= fps <= MAX_FPS:
+        raise ValueError(f"fps must be from {MIN_FPS} to {MAX_FPS}, got {fps}")

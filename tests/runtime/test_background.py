@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from detseg.runtime.background import Sink, iterate_ahead
+
+
+def numbers(seen: list[int], count: int = 100, error_at: int | None = None) -> Iterator[int]:
+    try:
+        for number in range(count):
+            if number == error_at:
+                raise OSError("it broke")
+            seen.append(number)
+            yield number
+    finally:
+        seen.append(-1)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_order_and_bound() -> None:
+    seen: list[int] = []
+    items = iterate_ahead(numbers(seen), 3)
+    assert next(items) == 0
+    wait_for(lambda: len(seen) == 5)  # one given, three waiting, one in the hand of the thread
+    time.sleep(0.05)
+    assert len(seen) == 5
+    assert list(items) == list(range(1, 100))
+    assert seen[-1] == -1
+
+
+def test_the_thread_is_another_one() -> None:
+    def names() -> Iterator[str]:
+        yield threading.current_thread().name
+
+    assert list(iterate_ahead(names(), 1)) == ["iterate-ahead"]
+
+
+def test_an_error_comes_where_it_would_have_come() -> None:
+    seen: list[int] = []
+    items = iterate_ahead(numbers(seen, error_at=2), 10)
+    assert [next(items), next(items)] == [0, 1]
+    with pytest.raises(OSError, match="it broke"):
+        next(items)
+
+
+def test_closing_early_ends_the_thread_and_closes_the_source() -> None:
+    before = threading.active_count()
+    seen: list[int] = []
+    items = iterate_ahead(numbers(seen), 2)
+    next(items)
+    items.close()  # type: ignore[attr-defined]
+    assert threading.active_count() == before
+    assert seen[-1] == -1
+    assert len(seen) < 10
+
+
+def test_a_sink_takes_all_in_order() -> None:
+    taken: list[int] = []
+    with Sink(taken.append, 2) as sink:
+        for number in range(50):
+            sink.put(number)
+    assert taken == list(range(50))
+
+
+def test_the_error_of_a_sink_is_raised_once_and_ends_it() -> None:
+    taken: list[int] = []
+
+    def take(number: int) -> None:
+        if number == 3:
+            raise OSError("disk full")
+        taken.append(number)
+
+    def put_all() -> None:
+        with Sink(take, 2) as sink:
+            for number in range(50):
+                sink.put(number)
+
+    with pytest.raises(OSError, match="disk full"):
+        put_all()
+    assert taken == [0, 1, 2]
+
+    def put_last() -> None:
+        with Sink(take, 9) as sink:
+            sink.put(3)
+
+    with pytest.raises(OSError, match="disk full"):
+        put_last()
+
+
+def test_where_the_block_fails_what_waits_is_dropped_and_the_first_error_stays() -> None:
+    taken: list[int] = []
+    started, proceed = threading.Event(), threading.Event()
+
+    def take(number: int) -> None:
+        started.set()
+        assert proceed.wait(10)
+        taken.append(number)
+
+    def fail() -> None:
+        with Sink(take, 9) as sink:
+            for number in range(5):
+                sink.put(number)
+            assert started.wait(10)
+            threading.Timer(0.05, proceed.set).start()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert taken == [0]
