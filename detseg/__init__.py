@@ -1,3 +1,50 @@
 """detseg: object detection and segmentation whose numbers can be trusted."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detseg.runtime.model import Model
+
 __version__ = "0.1.0"
+
+
+def load(
+    path: Path | str,
+    *,
+    device: str = "auto",
+    precision: str = "fp32",
+    num_threads: int | None = None,
+    size: tuple[int, int] | None = None,
+    **settings: Any,
+) -> Model:
+    """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("film.mp4"): ...``.
+
+    Args:
+        path: a ``.safetensors`` file, which torch runs, or an ``.onnx`` file that ``detseg export`` wrote, which ONNX
+            Runtime runs without torch.
+        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ....
+        precision: ``fp32``, ``fp16`` or ``bf16``; an ``.onnx`` file has its own.
+        num_threads: CPU cores for the network; None leaves it to the library.
+        size: height and width of the input, in place of the model's own.
+        settings: of the postprocessing, in place of the model's own, such as ``confidence`` and ``iou``.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no model of detseg's, or a setting is impossible.
+        ModuleNotFoundError: what runs the model is not installed.
+    """
+    if Path(path).suffix.lower() == ".onnx":
+        from detseg.runtime.load import load_onnx
+
+        return load_onnx(Path(path), device, precision, num_threads, size, settings)
+    try:
+        from detseg.inference.load import load_package_model
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"{path}: needs torch, which is not installed: pip install 'detseg[train]', or run the model as an .onnx "
+            "file, which `detseg export` makes"
+        ) from error
+    return load_package_model(Path(path), device, precision, num_threads, size, settings)

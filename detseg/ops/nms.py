@@ -8,7 +8,7 @@ Shape legend: B images, A anchors, C classes, N boxes, M the largest number of d
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from torch import Tensor
 
 from detseg.arrays import FloatArray
 from detseg.runtime import nms as numpy_nms
-
-NmsBackend = Literal["detseg", "torchvision"]
+from detseg.runtime.postprocess_config import NmsBackend
 
 
 class BatchedDetections(NamedTuple):

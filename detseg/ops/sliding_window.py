@@ -8,37 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import islice, product
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Weighting = Literal["uniform", "gaussian"]
-
-_SIGMA_SHARE = 1 / 8
-_SMALLEST_WEIGHT = 1e-3
-"""The corners of a Gaussian window, exp(-24) in a volume, must not vanish in float32 where nothing else covers them."""
-
-
-def window_starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
-    """Where windows begin along an axis of ``length``, so that they cover all of it.
-
-    Neighbors share at least ``overlap`` of a window (or all of it but one position); the last one ends where the axis
-    does. An axis that is no longer than the window has the single start 0.
-
-    Raises:
-        ValueError: if the length or the window is not positive, or the overlap not in [0, 1).
-    """
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
-    if window < 1:
-        raise ValueError(f"window must be at least 1 along every axis, got {window}")
-    if not 0 <= overlap < 1:
-        raise ValueError(f"overlap must be a share of the window from 0 to below 1, got {overlap}")
-    step = max(1, int(window * (1 - overlap)))
-    last = max(0, length - window)
-    return (*range(0, last, step), last)
+from detseg.runtime.postprocess_config import Weighting
+from detseg.runtime.views import SIGMA_SHARE, SMALLEST_WEIGHT, window_starts
 
 
 def sliding_window(
@@ -108,9 +85,9 @@ def _window_weights(window: tuple[int, ...], weighting: Weighting, device: torch
         return weights
     for axis, side in enumerate(window):
         distance = torch.arange(side, device=device) - (side - 1) / 2
-        profile = torch.exp(-0.5 * (distance / (side * _SIGMA_SHARE)) ** 2)
+        profile = torch.exp(-0.5 * (distance / (side * SIGMA_SHARE)) ** 2)
         weights *= profile.view([-1 if other == axis else 1 for other in range(len(window))])
-    return weights.clamp(min=_SMALLEST_WEIGHT)
+    return weights.clamp(min=SMALLEST_WEIGHT)
 
 
 def _require_size(predictions: Tensor, count: int, window: tuple[int, ...]) -> None:

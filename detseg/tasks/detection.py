@@ -17,8 +17,9 @@ from detseg.losses import DETECTION_LOSSES
 from detseg.losses.base import LossSum
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode
-from detseg.ops.nms import NmsBackend, batched_nms
+from detseg.ops.nms import batched_nms
 from detseg.runtime.geometry import InputSpec
+from detseg.runtime.postprocess_config import PostprocessConfig
 from detseg.runtime.show import compare_boxes
 from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
 from detseg.tasks.base import Batch, make_batch, normalize_images
@@ -29,31 +30,6 @@ class BoxSource(Protocol):
 
     def ground_truth(self, index: int) -> GroundTruth:
         """The objects in image ``index``."""
-
-
-@dataclass(frozen=True)
-class PostprocessConfig:
-    """Which raw predictions become detections.
-
-    ``confidence``: the lowest score kept. ``iou``: boxes of one class that overlap more than this are the same object.
-    ``max_detections`` per image. ``multi_label``: one box may carry several classes. ``class_agnostic``: boxes of any
-    class suppress each other.
-    """
-
-    confidence: float = 0.001
-    iou: float = 0.7
-    max_detections: int = 300
-    multi_label: bool = True
-    class_agnostic: bool = False
-    nms_backend: NmsBackend = "detseg"
-
-    def __post_init__(self) -> None:
-        for name in ("confidence", "iou"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {value}")
-        if self.max_detections < 1:
-            raise ValueError(f"max_detections must be at least 1, got {self.max_detections}")
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,10 @@ from detseg.evaluation.miou import SegmentationEvaluator
 from detseg.losses import SEGMENTATION_LOSSES
 from detseg.losses.base import LossSum
 from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram
-from detseg.ops.sliding_window import Weighting, sliding_window
+from detseg.ops.sliding_window import sliding_window
 from detseg.ops.test_time import average_over_views
 from detseg.runtime.geometry import InputSpec
+from detseg.runtime.postprocess_config import ViewsConfig
 from detseg.runtime.show import compare_labels
 from detseg.structures import VOID, LabelMap, Placement, Sample, Truth
 from detseg.tasks.base import Batch, make_batch, normalize_images
@@ -38,30 +39,6 @@ class MaskSource(Protocol):
 
     def mask(self, index: int) -> ByteArray:
         """The class positions of the pixels of image ``index``, at its original size."""
-
-
-@dataclass(frozen=True)
-class ViewsConfig:
-    """How an input is looked at; without any of these settings it goes through the model once, as a whole.
-
-    ``window``: height and width of windows that slide over the input and ``overlap`` by this share, their logits
-    averaged by ``weighting``. ``scales`` and ``flip``: the class probabilities are averaged over the input at these
-    scales, and mirrored as well.
-    """
-
-    window: tuple[int, int] | None = None
-    overlap: float = 0.25
-    weighting: Weighting = "gaussian"
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.window is not None and (len(self.window) != 2 or min(self.window) < 1):
-            raise ValueError(f"window must be a positive height and width, got {self.window}")
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap must lie in [0, 1), got {self.overlap}")
-        if not self.scales or min(self.scales) <= 0:
-            raise ValueError(f"scales must be positive numbers, at least one, got {self.scales}")
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from detseg.config import choice
 from detseg.evaluation.dice import VolumeEvaluator
 from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LossSum
-from detseg.ops.sliding_window import Weighting, sliding_window
+from detseg.ops.sliding_window import sliding_window
 from detseg.ops.test_time import average_over_flips
 from detseg.runtime.draw_volume import compare_volumes
+from detseg.runtime.postprocess_config import WindowsConfig
 from detseg.runtime.volume_geometry import VolumeSpec, to_file_axes
 from detseg.structures import VOID, Truth
 from detseg.tasks.base import Batch
@@ -34,30 +35,6 @@ class VolumeSource(Protocol):
 
     def label_volume(self, index: int) -> LabelVolume:
         """The class positions of the voxels of volume ``index``, on the grid of its file."""
-
-
-@dataclass(frozen=True)
-class WindowsConfig:
-    """How a volume goes through the model: windows slide over it, and their logits are averaged where they overlap.
-
-    ``window``: depth, height and width, those of training patches where it is None; neighbors ``overlap`` by this share
-    of it; ``batch_size`` windows go through the model at once. ``flip``: the class probabilities are averaged over the
-    volume and its seven mirror images.
-    """
-
-    window: Shape3 | None = None
-    overlap: float = 0.5
-    weighting: Weighting = "gaussian"
-    batch_size: int = 1
-    flip: bool = False
-
-    def __post_init__(self) -> None:
-        if self.window is not None and (len(self.window) != 3 or min(self.window) < 1):
-            raise ValueError(f"window must be a positive depth, height and width, got {self.window}")
-        if not 0 <= self.overlap < 1:
-            raise ValueError(f"overlap must lie in [0, 1), got {self.overlap}")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
 
 
 @dataclass(frozen=True)

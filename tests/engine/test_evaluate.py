@@ -24,8 +24,9 @@ from detseg.models.detector import DetectorConfig
 from detseg.runtime.geometry import InputSpec
 from detseg.runtime.images import write_image
 from detseg.runtime.model import Model
+from detseg.runtime.postprocess_config import PostprocessConfig
 from detseg.structures import Detections
-from detseg.tasks.detection import DetectionTaskConfig, PostprocessConfig
+from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import Package, PackageConfig
 
 CLASSES = ("circle", "square", "triangle")

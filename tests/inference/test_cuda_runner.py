@@ -15,8 +15,9 @@ from detseg.inference.eager_runner import EagerRunner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.geometry import InputSpec
+from detseg.runtime.postprocess_config import PostprocessConfig
 from detseg.structures import Detections, LabelMap
-from detseg.tasks.detection import DetectionTaskConfig, PostprocessConfig
+from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.semantic import SemanticTaskConfig
 
 CPU = torch.device("cpu")

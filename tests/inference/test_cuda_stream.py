@@ -15,9 +15,10 @@ from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.frames import Frame
 from detseg.runtime.geometry import InputSpec
+from detseg.runtime.postprocess_config import PostprocessConfig
 from detseg.runtime.prediction import predict_frames
 from detseg.structures import Detections
-from detseg.tasks.detection import DetectionTaskConfig, PostprocessConfig
+from detseg.tasks.detection import DetectionTaskConfig
 
 pytestmark = pytest.mark.skipif(
     os.environ["TRITON_INTERPRET"] == "1" or not torch.cuda.is_available(), reason="needs a GPU and TRITON_INTERPRET=0"

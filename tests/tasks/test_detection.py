@@ -12,8 +12,9 @@ from detseg.losses.detection import SimOTALossConfig, TALLossConfig
 from detseg.models.detector import Detector, DetectorConfig
 from detseg.models.heads.direct import DirectHeadConfig
 from detseg.runtime.geometry import InputSpec
+from detseg.runtime.postprocess_config import PostprocessConfig
 from detseg.structures import Placement, Sample
-from detseg.tasks.detection import DetectionTask, DetectionTaskConfig, PostprocessConfig
+from detseg.tasks.detection import DetectionTask, DetectionTaskConfig
 
 CLASSES = ("cat", "dog")
 STRIDES = (8, 16, 32)

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from detseg.losses.segmentation import SegmentationLossConfig
 from detseg.runtime.geometry import InputSpec, letterbox
+from detseg.runtime.postprocess_config import ViewsConfig
 from detseg.structures import VOID, LabelMap, Placement, Sample
 from detseg.tasks.base import Batch
-from detseg.tasks.semantic import SemanticTask, SemanticTaskConfig, ViewsConfig
+from detseg.tasks.semantic import SemanticTask, SemanticTaskConfig
 
 CLASSES = ("sky", "road", "car")
 PLAIN = InputSpec(64, 64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

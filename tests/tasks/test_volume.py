@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detseg.runtime.postprocess_config import WindowsConfig
 from detseg.runtime.volume_geometry import VolumeSpec
 from detseg.structures import VOID
 from detseg.tasks.package import adapt_task
-from detseg.tasks.volume import VolumeTask, VolumeTaskConfig, WindowsConfig
+from detseg.tasks.volume import VolumeTask, VolumeTaskConfig
 from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
 
 CLASSES = ("background", "dark", "bright")

@@ -1,0 +1,166 @@
+"""The arguments of the command line, and how their texts are read."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from detseg import __version__
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All verbs with their arguments; ``verb`` names the one that was given."""
+    parser = argparse.ArgumentParser(
+        prog="detseg", description="Object detection and segmentation that can be trusted."
+    )
+    parser.add_argument("--version", action="version", version=f"detseg {__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    check = verbs.add_parser(
+        "check", help="look for mistakes in a data set", description="Never writes into the data set."
+    )
+    check.add_argument("data", help="folder or YAML of a data set, or the word shapes or blobs")
+    check.add_argument("--format", help="needed only where the layout is ambiguous")
+    check.add_argument("--fast", action="store_true", help="read the headers of the pictures only")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
+    check.add_argument(
+        "--preview", type=Path, metavar="DIR", help="draw augmented training batches with their boxes or masks"
+    )
+    check.add_argument("--config", type=Path, help="with --preview: take size and augmentation from this configuration")
+
+    split = verbs.add_parser("split", help="divide a data set, seeded and stratified")
+    split.add_argument("data", help="folder or YAML of a data set")
+    split.add_argument("--ratios", help="train:val:test, or train:val (default 6:2:2)")
+    split.add_argument(
+        "--folds", type=int, metavar="K", help="instead of ratios: K divisions for cross-validation (volumes)"
+    )
+    split.add_argument("--seed", type=int, default=0)
+    split.add_argument("--format", help="needed only where the layout is ambiguous")
+    split.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder for the lists")
+
+    train = verbs.add_parser(
+        "train",
+        help="train a model",
+        usage="detseg train [-h] [-o DIR] [--resume RUN] [CONFIG] [key.sub=value ...]",
+        description="For many processes: torchrun -m detseg train ...",
+    )
+    train.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG, key.sub=value",
+        help="a YAML file, such as those under configs/, and settings that replace those of the file, in any order",
+    )
+    train.add_argument("-o", "--output", type=Path, metavar="DIR", help="run folder (default runs/NAME, numbered)")
+    train.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+
+    evaluate = verbs.add_parser("eval", help="measure a model on a data set")
+    evaluate.add_argument("model", type=Path, help="a .safetensors file, or a configuration together with --weights")
+    evaluate.add_argument("--weights", type=Path, help="weights for a configuration: .safetensors or YOLOX .pth")
+    evaluate.add_argument("--data", help="folder or YAML of a data set, or the word shapes or blobs")
+    evaluate.add_argument("--format", help="needed only where the layout is ambiguous")
+    evaluate.add_argument("--split", default="val")
+    evaluate.add_argument("--batch-size", type=int, default=16)
+    evaluate.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file")
+    evaluate.add_argument("-o", "--output", type=Path, metavar="DIR", help="write metrics, plots and pictures here")
+    _add_postprocess(evaluate)
+
+    _add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
+    _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
+    return parser
+
+
+def _add_predict(predict: argparse.ArgumentParser) -> None:
+    predict.add_argument("model", type=Path, help="a .safetensors or .onnx file")
+    predict.add_argument(
+        "sources",
+        nargs="+",
+        metavar="SOURCE",
+        help="pictures, videos or volumes (.nii, .nii.gz), folders, globs, image sequences (frame_%%04d.png), the "
+        "number of a camera, an address (see --allow-url), or - for a list of these on standard input",
+    )
+    predict.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR")
+    predict.add_argument(
+        "--save",
+        help="what to write, separated by commas. Boxes: drawn (pictures of pictures, videos of videos), picture, "
+        "video, coco, csv, jsonl, yolo (default drawn,coco). Masks: drawn, picture, video, mask, ids, jsonl (default "
+        "drawn,mask). Volumes: nifti, table, slices, montage (default all four)",
+    )
+    predict.add_argument("--batch-size", type=int, help="images at a time (default 1 on a CPU, 16 on a GPU)")
+    predict.add_argument("--precision", default="fp32", help="fp32, fp16 or bf16 (default fp32; .safetensors only)")
+    predict.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")
+    predict.add_argument("--classes", metavar="NAME,NAME,...", help="look for these classes only")
+    predict.add_argument("--line-width", type=int, metavar="PIXELS", help="of drawn boxes (default by picture size)")
+    videos = predict.add_argument_group("videos")
+    videos.add_argument("--every", type=int, default=1, metavar="N", help="take each N-th frame only")
+    videos.add_argument("--start", type=_seconds, default=0.0, metavar="TIME", help="in seconds, or as 1:30 or 1:02:30")
+    videos.add_argument("--end", type=_seconds, metavar="TIME")
+    videos.add_argument("--track", action="store_true", help="follow objects from frame to frame (boxes)")
+    videos.add_argument("--fps", type=float, default=25.0, help="rate of a video of still pictures (default 25)")
+    videos.add_argument("--allow-url", action="store_true", help="open network addresses (http, https, rtsp, rtmp)")
+    _add_postprocess(predict)
+
+
+def _add_export(export: argparse.ArgumentParser) -> None:
+    export.add_argument("model", type=Path, help="a .safetensors file")
+    export.add_argument("-o", "--output", type=Path, metavar="FILE.onnx", help="default: beside the model")
+    export.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
+    forms = export.add_mutually_exclusive_group()
+    forms.add_argument("--nms", dest="form", action="store_const", const="nms", help="suppression in the graph (boxes)")
+    forms.add_argument("--raw", dest="form", action="store_const", const="raw", help="the network alone (boxes)")
+    export.add_argument("--opset", type=int, help="version of the ONNX operators (default the exporter's)")
+    export.add_argument("--fixed", action="store_true", help="one image of the input size only, for tools that want it")
+    export.add_argument("--calibrate", metavar="DATA", help="data set whose training pictures int8 is calibrated with")
+    export.add_argument("--verify", metavar="DATA", help="data set on which both models are measured")
+    _add_postprocess(export, device=False)
+
+
+def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> None:
+    if device:
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+    parser.add_argument(
+        "--size", type=_size, metavar="HxW", help="input size (not for volumes; default: as in the model file)"
+    )
+    boxes = parser.add_argument_group("boxes (default: as in the model file; predict: confidence 0.25)")
+    boxes.add_argument("--conf", type=float, dest="confidence", help="lowest score that counts")
+    boxes.add_argument("--iou", type=float, help="overlap above which boxes are one object")
+    boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per picture")
+    masks = parser.add_argument_group("masks and volumes (default: as in the model file)")
+    masks.add_argument(
+        "--scales", type=_numbers, metavar="S,S,...", help="average over the input at these scales (masks)"
+    )
+    masks.add_argument("--flip", action="store_true", default=None, help="average over the input and its mirror images")
+    masks.add_argument("--window", type=_window, metavar="[Dx]HxW", help="slide a window of this size over the input")
+    masks.add_argument("--overlap", type=float, help="share by which windows overlap")
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d*)[x,]([1-9]\d*)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected height x width, such as 360x480, got {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _window(text: str) -> tuple[int, ...]:
+    if re.fullmatch(r"[1-9]\d*([x,][1-9]\d*){1,2}", text) is None:
+        raise argparse.ArgumentTypeError(
+            f"expected height x width, such as 360x480, or depth x height x width, such as 64x64x64; got {text!r}"
+        )
+    return tuple(map(int, re.split("[x,]", text)))
+
+
+def _seconds(text: str) -> float:
+    match = re.fullmatch(r"(?:(?:(\d+):)?(\d+):)?(\d+(?:\.\d*)?)", text)
+    if match is None:
+        raise argparse.ArgumentTypeError(f"expected seconds, or a time such as 1:30, got {text!r}")
+    hours, minutes, seconds = (float(part or 0) for part in match.groups())
+    return 3600 * hours + 60 * minutes + seconds
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected numbers such as 0.75,1.0,1.25, got {text!r}") from None

@@ -1,0 +1,152 @@
+"""Non-maximum suppression in an ONNX graph, by the standard operator.
+
+Shape legend: B images, A anchors, C classes, K selected boxes of all images and classes, M the largest number of
+detections.
+"""
+
+from __future__ import annotations
+
+import onnx
+import onnx.compose
+import onnx.parser
+
+from detseg.runtime.nms import floor_to_float32
+from detseg.runtime.postprocess_config import PostprocessConfig
+
+# The candidates that the operator sees, ``candidates`` [B, C, A], and where an anchor counts for one class only that
+# class, ``best`` [B, A, 1].
+_EVERY_CLASS = """
+    candidates = Transpose <perm = [0, 2, 1]> (dense_scores)
+"""
+_BEST_CLASS = """
+    best = ArgMax <axis = 2, keepdims = 1> (dense_scores)
+    positions = Range (zero, num_classes, one)
+    is_best = Equal (best, positions)
+    only_best = Where (is_best, dense_scores, below_all)
+    candidates = Transpose <perm = [0, 2, 1]> (only_best)
+"""
+_ANY_CLASS = """
+    best = ArgMax <axis = 2, keepdims = 1> (dense_scores)
+    best_score = ReduceMax <keepdims = 1> (dense_scores, axis_2)
+    candidates = Transpose <perm = [0, 2, 1]> (best_score)
+"""
+_OWN_LABEL = """
+    selected_label = Identity (selected_class)
+"""
+_BEST_LABEL = """
+    best_flat = Squeeze (best, axis_2)
+    selected_label = GatherND (best_flat, selected_place)
+"""
+
+# The operator gives triples (image, class, anchor) [K, 3]. M rows of padding are added, so that the later steps need
+# not care for the number of boxes. Then the rows are brought into the order of anchor and class, which decides between
+# equal scores in detseg's own suppression as well, and each image takes its best M.
+_GRAPH = """
+<ir_version: 10, opset_import: ["" : OPSET]>
+suppression (float[batch, anchors, 4] dense_boxes, float[batch, anchors, classes] dense_scores)
+    => (float[batch, LIMIT, 4] boxes, float[batch, LIMIT] scores, int64[batch, LIMIT] labels, int64[batch] counts)
+<int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1] axis_1 = {1}, int64[1] axis_2 = {2},
+ float below_all = {-1.0}, float no_score = {0.0}, int64 no_label = {0}, int64[1] no_image = {-1},
+ int64[1] last_key = {9223372036854775807}, int64[1] limit = {LIMIT}, int64[2] rows_of_boxes = {LIMIT, 4}>
+{
+    batch_size_1 = Shape <start = 0, end = 1> (dense_scores)
+    batch_size = Squeeze (batch_size_1)
+    num_classes_1 = Shape <start = 2, end = 3> (dense_scores)
+    num_classes = Squeeze (num_classes_1)
+    CANDIDATES
+    selected = NonMaxSuppression (dense_boxes, candidates, limit, iou_threshold, confidence)
+    selected_image = Gather <axis = 1> (selected, zero)
+    selected_class = Gather <axis = 1> (selected, one)
+    selected_anchor = Gather <axis = 1> (selected, two)
+    image_column = Unsqueeze (selected_image, axis_1)
+    anchor_column = Unsqueeze (selected_anchor, axis_1)
+    selected_place = Concat <axis = 1> (image_column, anchor_column)
+    selected_score = GatherND (candidates, selected)
+    selected_box = GatherND (dense_boxes, selected_place)
+    LABEL
+    anchor_start = Mul (selected_anchor, num_classes)
+    selected_key = Add (anchor_start, selected_label)
+
+    pad_score = Expand (below_all, limit)
+    pad_label = Expand (no_label, limit)
+    pad_image = Expand (no_image, limit)
+    pad_key = Expand (last_key, limit)
+    pad_box = Expand (no_score, rows_of_boxes)
+    all_score = Concat <axis = 0> (selected_score, pad_score)
+    all_label = Concat <axis = 0> (selected_label, pad_label)
+    all_image = Concat <axis = 0> (selected_image, pad_image)
+    all_key = Concat <axis = 0> (selected_key, pad_key)
+    all_box = Concat <axis = 0> (selected_box, pad_box)
+
+    num_rows = Shape (all_key)
+    sorted_key, order = TopK <axis = 0, largest = 0, sorted = 1> (all_key, num_rows)
+    row_score = Gather <axis = 0> (all_score, order)
+    row_label = Gather <axis = 0> (all_label, order)
+    row_image = Gather <axis = 0> (all_image, order)
+    row_box = Gather <axis = 0> (all_box, order)
+
+    images_flat = Range (zero, batch_size, one)
+    image_numbers = Unsqueeze (images_flat, axis_1)
+    is_mine = Equal (image_numbers, row_image)
+    my_score = Where (is_mine, row_score, below_all)
+    top_score, top_row = TopK <axis = 1, largest = 1, sorted = 1> (my_score, limit)
+    is_found = GreaterOrEqual (top_score, no_score)
+    scores = Where (is_found, top_score, no_score)
+    top_label = Gather <axis = 0> (row_label, top_row)
+    labels = Where (is_found, top_label, no_label)
+    top_box = Gather <axis = 0> (row_box, top_row)
+    is_found_column = Unsqueeze (is_found, axis_2)
+    boxes = Where (is_found_column, top_box, no_score)
+    found_count = Cast <to = 7> (is_found)
+    counts = ReduceSum <keepdims = 0> (found_count, axis_1)
+}
+"""
+
+
+def append_nms(decoded: onnx.ModelProto, settings: PostprocessConfig) -> onnx.ModelProto:
+    """``decoded`` with suppression by ``settings`` behind it: outputs ``boxes`` ``[B, M, 4]``, ``scores`` ``[B, M]``,
+    ``labels`` ``[B, M]`` int64 and ``counts`` ``[B]`` int64, best first; rows past the count are 0.
+
+    Boxes, thresholds and the order of equal scores are those of :func:`detseg.runtime.nms.select_detections`, but for
+    its limit of 30,000 candidates. With ``class_agnostic`` an anchor counts for its best class only, as its other
+    classes, in the same place, would be suppressed by that.
+    """
+    opset = next(entry.version for entry in decoded.opset_import if entry.domain == "")
+    merged: onnx.ModelProto = onnx.compose.merge_models(
+        _rename_outputs(decoded),
+        _suppression(settings, opset),
+        io_map=[("decoded_boxes", "dense_boxes"), ("decoded_scores", "dense_scores")],
+        prefix2="nms/",
+        producer_name=decoded.producer_name,
+        producer_version=decoded.producer_version,
+    )
+    return _rename(merged, {f"nms/{name}": name for name in ("boxes", "scores", "labels", "counts")})
+
+
+def _suppression(settings: PostprocessConfig, opset: int) -> onnx.ModelProto:
+    if settings.class_agnostic:
+        candidates, label = _ANY_CLASS, _BEST_LABEL
+    else:
+        candidates, label = (_EVERY_CLASS if settings.multi_label else _BEST_CLASS), _OWN_LABEL
+    text = _GRAPH.replace("CANDIDATES", candidates).replace("LABEL", label)
+    model = onnx.parser.parse_model(text.replace("OPSET", str(opset)).replace("LIMIT", str(settings.max_detections)))
+    for name, value in (("iou_threshold", settings.iou), ("confidence", settings.confidence)):
+        # As the comparison is in float32 here, by the float32 that decides as the number itself would.
+        threshold = onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [1], [float(floor_to_float32(value))])
+        model.graph.initializer.append(threshold)
+    return model
+
+
+def _rename_outputs(decoded: onnx.ModelProto) -> onnx.ModelProto:
+    return _rename(decoded, {"boxes": "decoded_boxes", "scores": "decoded_scores"})
+
+
+def _rename(model: onnx.ModelProto, names: dict[str, str]) -> onnx.ModelProto:
+    renamed = onnx.ModelProto()
+    renamed.CopyFrom(model)
+    for node in renamed.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in renamed.graph.output:
+        value.name = names.get(value.name, value.name)
+    return renamed

@@ -1,0 +1,124 @@
+"""The proof of an export: the same pictures through torch and through the torch-free runtime, end to end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from detseg.export.base import Comparison
+from detseg.export.pictures import Pictures
+from detseg.runtime.onnx_model import OnnxModel
+from detseg.runtime.onnx_runner import OnnxRunner
+from detseg.structures import Metrics
+from detseg.tasks.base import Task
+from detseg.tasks.package import match_classes
+
+BATCH_SIZE = 4
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How the file compares with the model: the ``differences`` by name, what of them is beyond the tolerance of
+    float32, and, where there were annotations, the ``metrics`` of torch and of the file."""
+
+    pictures: str
+    differences: dict[str, Any]
+    problems: list[str]
+    metrics: dict[str, Metrics] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data for ``parity.json``."""
+        report: dict[str, Any] = {"pictures": self.pictures, "differences": self.differences, "problems": self.problems}
+        if self.metrics:
+            primary = self.metrics["torch"].primary
+            report["metrics"] = {name: dict(metrics) for name, metrics in self.metrics.items()}
+            report["loss"] = {primary: self.metrics["torch"][primary] - self.metrics["onnx"][primary]}
+        return report
+
+    def lines(self) -> list[str]:
+        """The same for people."""
+        lines = [f"{name.replace('_', ' ')}: {_show(value)}" for name, value in self.differences.items()]
+        if self.metrics:
+            torch_metrics, onnx_metrics = self.metrics["torch"], self.metrics["onnx"]
+            primary = torch_metrics.primary
+            before, after = torch_metrics[primary], onnx_metrics[primary]
+            lines.append(f"{primary}: torch {before:.4f}, ONNX {after:.4f}, loss {before - after:.4f}")
+        return lines
+
+
+def compare(
+    model: nn.Module,
+    task: Task,
+    onnx_model: OnnxModel,
+    runner: OnnxRunner,
+    pictures: Pictures,
+    comparison: Comparison,
+    *,
+    compares_outputs: bool,
+    batch_size: int = BATCH_SIZE,
+) -> Parity:
+    """Run ``pictures`` through ``model`` and ``task``, and through ``runner``.
+
+    Raises:
+        ImageError: a picture cannot be read.
+    """
+    judges = _Judges(task, pictures.dataset) if pictures.dataset is not None else None
+    index = 0
+    with torch.inference_mode():
+        for images in _batches(pictures, batch_size if task.spec.one_size else 1):
+            placed = [task.spec.place(image) for image in images]
+            inputs = task.normalize(torch.from_numpy(np.stack([array for array, _ in placed])).contiguous())
+            expected = task.results(task.infer(model, inputs), [placement for _, placement in placed])
+            found = runner.submit(images).results()
+            if compares_outputs:
+                (outputs,) = onnx_model.run(inputs.numpy()).values()
+                comparison.add_outputs(model(inputs), outputs)
+            for one, other in zip(expected, found, strict=True):
+                comparison.add(one, other)
+                if judges is not None:
+                    judges.add(index, one, other)
+                index += 1
+    metrics = {} if judges is None else judges.metrics()
+    return Parity(pictures.name, comparison.report(), comparison.problems(), metrics)
+
+
+class _Judges:
+    """The evaluators of both sides."""
+
+    def __init__(self, task: Task, dataset: Any) -> None:
+        self._task = task
+        self._dataset = dataset
+        self._to_dataset = np.full(len(task.class_names), -1, np.int64)
+        positions = match_classes(task.class_names, dataset.class_names)
+        self._to_dataset[positions] = np.arange(len(dataset.class_names))
+        self._evaluators = {
+            side: task.evaluator(dataset.class_names, dataset.category_ids) for side in ("torch", "onnx")
+        }
+
+    def add(self, index: int, *results: Any) -> None:
+        """Picture ``index`` of the data set: what torch and what the file found."""
+        truth = self._task.ground_truth(self._dataset, index)
+        for evaluator, result in zip(self._evaluators.values(), results, strict=True):
+            evaluator.update(self._dataset.image_id(index), self._task.relabel(result, self._to_dataset), truth)
+
+    def metrics(self) -> dict[str, Metrics]:
+        """What both sides reach."""
+        return {side: evaluator.compute() for side, evaluator in self._evaluators.items()}
+
+
+def _batches(pictures: Iterable[Any], batch_size: int) -> Iterator[Sequence[Any]]:
+    waiting = iter(pictures)
+    while batch := list(islice(waiting, batch_size)):
+        yield batch
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_show(one)}" for name, one in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,115 @@
+"""The pictures or volumes that an export is calibrated with and proved on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from detseg.arrays import ByteArray, FloatArray
+from detseg.data.open import available_splits, open_dataset
+from detseg.data.volumes import VolumeDataset
+from detseg.tasks.base import Task
+from detseg.tasks.package import match_classes
+
+NUM_PROVED = 16
+"""Pictures without annotations that an export is proved on."""
+NUM_CALIBRATED = 128
+"""Pictures that the ranges of activations are taken from."""
+
+_NOISE_SIZES = ((97, 131), (480, 640), (300, 200))
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images or volumes, read when they are asked for; ``dataset`` where results are to be judged by annotations."""
+
+    name: str
+    readers: tuple[Callable[[], Any], ...]
+    dataset: Any = None
+
+    def __len__(self) -> int:
+        return len(self.readers)
+
+    def __iter__(self) -> Iterator[Any]:
+        return (read() for read in self.readers)
+
+
+def proving_pictures(task: Task, verify: str | None, calibrate: str | None) -> Pictures:
+    """All of the split ``val`` of the data set ``verify``, to be judged as well; else some of ``calibrate``; else
+    generated pictures and noise.
+
+    Raises:
+        detseg.data.dataset.DatasetError: a data set cannot be opened.
+        ValueError: the model does not know a class of ``verify``.
+    """
+    if verify is not None:
+        dataset = open_dataset(verify, "val", truth=task.truth)
+        match_classes(task.class_names, dataset.class_names)  # now, not after the export
+        return Pictures(f"{verify}, split val", _readers(dataset, len(dataset)), dataset)
+    if calibrate is not None:
+        split = "val" if "val" in available_splits(calibrate) else "train"
+        return Pictures(
+            f"{calibrate}, split {split}", _readers(open_dataset(calibrate, split, truth=task.truth), NUM_PROVED)
+        )
+    if task.truth == "volumes":
+        return Pictures("the built-in blobs", _readers(open_dataset("blobs", "val"), NUM_PROVED // 4))
+    noise = tuple(_Noise(*size) for size in _NOISE_SIZES)
+    return Pictures(
+        "the built-in shapes and noise", _readers(open_dataset("shapes", "val", truth=task.truth), NUM_PROVED) + noise
+    )
+
+
+def calibration_inputs(task: Task, calibrate: str, window: tuple[int, ...] | None = None) -> Iterator[FloatArray]:
+    """Inputs of the network ``[1, ...]``, made as in prediction from up to ``NUM_CALIBRATED`` pictures or volumes of
+    the split ``train`` of a data set; of a volume, the ``window`` in its middle.
+
+    Raises:
+        detseg.data.dataset.DatasetError: the data set cannot be opened.
+    """
+    dataset = open_dataset(calibrate, "train", truth=task.truth)
+    for read in _readers(dataset, NUM_CALIBRATED):
+        placed, _ = task.spec.place(read())
+        batch = task.normalize(torch.from_numpy(placed[None].copy())).numpy()
+        yield batch if window is None else _middle(batch, window)
+
+
+def _readers(dataset: Any, count: int) -> tuple[Callable[[], Any], ...]:
+    """Readers of up to ``count`` pictures, spread evenly over ``dataset``."""
+    indices = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
+    return tuple(_Reader(dataset, index) for index in indices)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    dataset: Any
+    index: int
+
+    def __call__(self) -> Any:
+        """The image or volume as it is in its file."""
+        if isinstance(self.dataset, VolumeDataset):
+            return self.dataset.read(self.index)[0]
+        return self.dataset.load(self.index).image
+
+
+@dataclass(frozen=True)
+class _Noise:
+    height: int
+    width: int
+
+    def __call__(self) -> ByteArray:
+        """Random pixels, always the same."""
+        return np.random.default_rng(0).integers(0, 256, (self.height, self.width, 3), np.uint8)
+
+
+def _middle(batch: FloatArray, window: tuple[int, ...]) -> FloatArray:
+    """The middle of ``batch`` ``[B, C, D, H, W]``, padded with zeros where it is smaller than the window."""
+    short = [max(0, side - length) for length, side in zip(batch.shape[2:], window, strict=True)]
+    batch = np.pad(batch, [(0, 0), (0, 0), *((amount // 2, amount - amount // 2) for amount in short)])
+    starts = [(length - side) // 2 for length, side in zip(batch.shape[2:], window, strict=True)]
+    where = tuple(slice(start, start + side) for start, side in zip(starts, window, strict=True))
+    middle: FloatArray = batch[:, :, *where]
+    return middle

@@ -1,0 +1,171 @@
+"""Reading what an ONNX file says of itself, before anything runs it, and refusing what detseg's own files never hold.
+
+ONNX Runtime would follow references to other files, and hostile nesting makes it crash. The file format is that of
+protobuf messages: a field is a key (its number and wire type, as a varint), then a varint, 4 or 8 bytes, or a length
+and as many bytes; the latter may be a message again. Field numbers are those of ``onnx.proto`` (ONNX 1.0 to 1.23).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+MAX_FIELDS = 5_000_000
+"""A file of more fields is refused: those of detseg have thousands, and each takes a microsecond."""
+MAX_DEPTH = 32
+"""How deep messages may lie in each other; a graph inside a node adds three."""
+
+_METADATA_PROPS = 14
+_FUNCTIONS = 25
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14
+
+_MESSAGES: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training"},
+    "training": {1: "graph", 2: "graph"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {},
+}
+"""Of each message the fields that may lead to tensors, and what they hold."""
+
+_VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
+
+
+class OnnxFileError(ValueError):
+    """A file that cannot be run as a detseg model; the message begins with its path."""
+
+
+class OnnxFile(NamedTuple):
+    """``content`` of a file, checked to be a single one, and the ``properties`` that its writer gave it."""
+
+    content: bytes
+    properties: dict[str, str]
+
+
+class _Field(NamedTuple):
+    number: int
+    value: int
+    """Of a varint."""
+    start: int
+    end: int
+    """Where the bytes are."""
+
+
+def read_onnx_file(path: Path) -> OnnxFile:
+    """Read the ONNX file ``path`` and its properties.
+
+    Raises:
+        OnnxFileError: the file is missing or damaged, or no ONNX file; it keeps tensors in other files; it has
+            functions of its own, is nested too deep, or has too many fields.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OnnxFileError(f"{path}: cannot be read: {error.strerror}") from error
+    try:
+        return OnnxFile(content, _properties(content))
+    except _DamageError as error:
+        raise OnnxFileError(f"{path}: no ONNX file, or damaged: {error}") from error
+    except _RefusalError as error:
+        raise OnnxFileError(f"{path}: {error}") from error
+
+
+class _DamageError(ValueError):
+    """The bytes are no ONNX file; the message names no path."""
+
+
+class _RefusalError(ValueError):
+    """They are one that detseg does not run; the message names no path."""
+
+
+def _properties(content: bytes) -> dict[str, str]:
+    """The properties of the model, once all of its messages have been looked at."""
+    properties: dict[str, str] = {}
+    num_fields = num_graphs = 0
+    waiting = [("model", 0, len(content))]
+    depths = [0]
+    while waiting:
+        (message, start, end), depth = waiting.pop(), depths.pop()
+        if depth > MAX_DEPTH:
+            raise _RefusalError(
+                f"its graphs are nested more than {MAX_DEPTH} messages deep; detseg does not run such files"
+            )
+        for field in _fields(content, start, end):
+            num_fields += 1
+            if num_fields > MAX_FIELDS:
+                raise _RefusalError(f"it has more than {MAX_FIELDS:,} fields; detseg does not run such files")
+            if message == "tensor" and (
+                field.number == _EXTERNAL_DATA or (field.number == _DATA_LOCATION and field.value != 0)
+            ):
+                raise _RefusalError(
+                    "it keeps weights in other files (external data), which detseg does not open; "
+                    "save the model as one file"
+                )
+            if message == "model" and field.number == _FUNCTIONS:
+                raise _RefusalError(
+                    "it has functions of its own, which detseg's files have not; export the model again"
+                )
+            if message == "model" and field.number == _METADATA_PROPS:
+                key, value = _entry(content, field)
+                properties[key] = value
+            inner = _MESSAGES[message].get(field.number)
+            if inner is not None:
+                num_graphs += inner == "graph"
+                waiting.append((inner, field.start, field.end))
+                depths.append(depth + 1)
+    if num_graphs == 0:
+        raise _DamageError("there is no graph in it")
+    return properties
+
+
+def _entry(content: bytes, field: _Field) -> tuple[str, str]:
+    """Key and value of a property."""
+    texts = {1: "", 2: ""}
+    for part in _fields(content, field.start, field.end):
+        if part.number in texts:
+            try:
+                texts[part.number] = content[part.start : part.end].decode()
+            except UnicodeDecodeError as error:
+                raise _DamageError("a property is not text") from error
+    return texts[1], texts[2]
+
+
+def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:
+    """The fields of the message in ``content[start:end]``."""
+    position = start
+    while position < end:
+        key, position = _varint(content, position, end)
+        number, wire_type = key >> 3, key & 7
+        value, after = 0, position
+        if wire_type == _VARINT:
+            value, after = _varint(content, position, end)
+        elif wire_type == _BYTES:
+            length, position = _varint(content, position, end)
+            after = position + length
+        elif wire_type == _EIGHT_BYTES:
+            after = position + 8
+        elif wire_type == _FOUR_BYTES:
+            after = position + 4
+        else:
+            raise _DamageError(f"wire type {wire_type} at byte {position}")
+        if number == 0 or after > end:
+            raise _DamageError(f"a field does not fit at byte {position}")
+        yield _Field(number, value, position, after)
+        position = after
+
+
+def _varint(content: bytes, position: int, end: int) -> tuple[int, int]:
+    """The number that begins at ``position``, seven bits per byte, low ones first, and where it ends."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= end:
+            raise _DamageError(f"it ends within a number, at byte {position}")
+        byte = content[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+    raise _DamageError(f"a number of more than 64 bits before byte {position}")
