@@ -1,18 +1,24 @@
-"""``make demo``: trains a small detector on the built-in shapes, measures it, and draws what it finds."""
+"""``make demo``: trains a small detector on the built-in shapes, measures it, draws what it finds, and exports it."""
 
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
+from detseg.arrays import ByteArray
 from detseg.cli import main
 from detseg.config import load_config
 from detseg.data.open import open_dataset
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
 from detseg.runtime.images import write_image
+from detseg.runtime.video_file import OpenCVVideo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUM_PICTURES = 12
+PIXELS_PER_FRAME = 8
 WANTED_AP50 = 0.90
 
 
@@ -24,17 +30,46 @@ def demo(output: Path) -> int:
     print(result.table)
 
     unseen = open_dataset("shapes", "test")
-    pictures = output / "pictures"
-    for index in range(NUM_PICTURES):
-        write_image(pictures / f"shapes_{index:02d}.png", unseen.load(index).image)
-    code = main(["predict", str(output / "run/best.safetensors"), str(pictures), "-o", str(output / "predictions")])
+    images = [unseen.load(index).image for index in range(NUM_PICTURES)]
+    for index, image in enumerate(images):
+        write_image(output / "pictures" / f"shapes_{index:02d}.png", image)
+    write_film(output / "film.mp4", images)
+
+    model, exported = str(output / "run/best.safetensors"), str(output / "shapes.onnx")
+    codes = [
+        main(["predict", model, str(output / "pictures"), "-o", str(output / "predictions")]),
+        main(["export", model, "-o", exported, "--verify", "shapes"]),
+        main(
+            [
+                "predict",
+                exported,
+                str(output / "film.mp4"),
+                "--track",
+                "--save",
+                "drawn,csv",
+                "-o",
+                str(output / "film"),
+            ]
+        ),
+    ]
 
     reached = result.metrics["AP50"]
     seconds = time.monotonic() - started
     print(f"\nAP50 on the validation split: {reached:.3f} (wanted: {WANTED_AP50}); {seconds:.0f} s in all")
     print(f"the model, its curves and metrics: {output / 'run'}")
     print(f"predictions on {NUM_PICTURES} unseen pictures: {output / 'predictions'}")
-    return code if reached >= WANTED_AP50 else 1
+    print(f"the model as ONNX, and how far it agrees: {exported}, {output / 'shapes.parity.json'}")
+    print(f"a film, predicted without torch, its objects numbered: {output / 'film/film.mp4'}")
+    return max(codes) if reached >= WANTED_AP50 else 1
+
+
+def write_film(path: Path, images: Sequence[ByteArray]) -> None:
+    """A view that wanders over ``images``, laid side by side."""
+    strip = np.concatenate(images, axis=1)
+    height, width = images[0].shape[:2]
+    with OpenCVVideo(path, fps=25) as film:
+        for left in range(0, strip.shape[1] - width, PIXELS_PER_FRAME):
+            film.append(np.ascontiguousarray(strip[:height, left : left + width]), path.name)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def test_yolox_nano_keeps_its_average_precision(yolox_nano: Path, detseg_data: P
     assert export_command(yolox_nano, output, form=form, verify=verify, postprocess=settings) == 0
     report = json.loads(output.with_suffix(".parity.json").read_text(encoding="utf-8"))
     assert report["differences"]["images"] == 80
-    assert report["differences"]["boxes"] > (14_000 if form == "nms" else 300)
+    assert report["differences"]["boxes"] > (12_000 if form == "nms" else 300)
     metrics = report["metrics"]
     assert metrics["torch"]["AP"] == pytest.approx(0.3073, abs=0.002)
     assert metrics["onnx"]["AP"] == pytest.approx(metrics["torch"]["AP"], abs=0.0005)

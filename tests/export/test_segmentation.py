@@ -66,5 +66,5 @@ def test_a_network_for_masks(tmp_path: Path) -> None:
     assert made.path == tmp_path / "letnet.onnx"
     differences = made.parity.differences
     assert differences["equal_pixels"] > 0.999
-    assert 0 < differences["largest_logit_difference"] < 1e-3
+    assert 0 < differences["largest_logit_difference"] < 1e-2
     assert OnnxModel(made.path, num_threads=1).input_sides == (None, 3, None, None)
