@@ -18,6 +18,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_script_measures_every_network_without_a_gpu(tmp_path: Path) -> None:
     process = run("--executors", "eager", "--json", str(tmp_path / "all"))
     assert process.returncode == 0, process.stderr

@@ -22,6 +22,7 @@ def proof(monkeypatch: pytest.MonkeyPatch) -> Any:
     return nms_proof
 
 
+@pytest.mark.slow
 def test_script_runs_without_a_gpu_and_says_what_it_could_not_show(tmp_path: Path) -> None:
     command = [sys.executable, str(BENCH / "nms_gpu.py"), "--device", "cpu", "--tiny", "--json", str(tmp_path / "all")]
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
@@ -40,6 +41,7 @@ def test_script_runs_without_a_gpu_and_says_what_it_could_not_show(tmp_path: Pat
     assert "replay_us" not in figures["cases"][0]
 
 
+@pytest.mark.slow
 def test_proof_accepts_the_operator_and_refutes_one_that_differs(proof: Any) -> None:
     def of_equals_the_last(boxes_xyxy: torch.Tensor, scores: torch.Tensor, setting: Any) -> Any:
         found = proof.run_operator(boxes_xyxy.flip(1), scores.flip(1), setting)
