@@ -95,7 +95,7 @@ def predict_command(
                 writer.write(prediction.frame, prediction.result)
 
         sink = stack.enter_context(Sink(write, batch_size + _AHEAD))
-        bar = stack.enter_context(tqdm(desc="predict", unit="frame", leave=False, dynamic_ncols=True))
+        bar = stack.enter_context(tqdm(desc="predict", unit="frame", leave=False, dynamic_ncols=True, disable=None))
         bar.total = sum(source.kind in ("image", "volume") for source in sources)
         for prediction in predictions:
             bar.total += tally.add(prediction.frame)
