@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return _VERBS[options.verb](options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ModuleNotFoundError) as error:
         if options.traceback:
             raise
         print(f"detseg {options.verb}: {error}", file=sys.stderr)
