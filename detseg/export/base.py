@@ -66,6 +66,8 @@ class Exporter(Protocol):
     compares_outputs: bool
     """Whether the network's own outputs are compared as well as the results."""
 
+    task: Any
+
     def __init__(self, model: nn.Module, task: Any, form: str) -> None:
         """For a fused model in evaluation mode."""
 

@@ -13,8 +13,8 @@ from detseg import __version__
 from detseg.config import to_dict
 from detseg.export.base import Exporter, ExportSettings
 from detseg.runtime.geometry import InputSpec
+from detseg.runtime.onnx_metadata import FORMAT, KEY
 
-FORMAT = 1
 MAX_FILE_BYTES = 2**31 - 1
 """What a protobuf file can hold; larger models would need their weights in a second file."""
 
@@ -28,6 +28,11 @@ def export_network(exporter: Exporter, settings: ExportSettings) -> onnx.ModelPr
     example = exporter.example()
     if not settings.dynamic:
         example = example[:1]
+    elif min(example.shape[2:]) <= exporter.task.stride:
+        # A map of a single row or column would pass for one that always is.
+        example = example.new_zeros(
+            (*example.shape[:2], *(max(side, 2 * exporter.task.stride) for side in example.shape[2:]))
+        )
     names = exporter.output_names
     with torch.no_grad(), warnings.catch_warnings():
         # What torch says of its own internals while it traces is nothing that a user could act on.
@@ -88,7 +93,7 @@ def write_metadata(network: onnx.ModelProto, exporter: Exporter, task: Any, sett
         **exporter.metadata(),
     }
     entries = {
-        "detseg": json.dumps(own, sort_keys=True),
+        KEY: json.dumps(own, sort_keys=True),
         "task": task.name,
         "stride": str(task.stride),
         "names": json.dumps({str(index): name for index, name in enumerate(task.class_names)}),

@@ -165,3 +165,10 @@ def test_a_file_that_differs_is_not_kept(detector_path: Path, tmp_path: Path, mo
         export_model(detector_path, tmp_path / "model.onnx")
     assert [path.name for path in tmp_path.iterdir()] == ["model.parity.json"]
     assert not json.loads((tmp_path / "model.parity.json").read_text())["kept"]
+
+
+def test_an_input_of_a_single_cell_leaves_the_size_free(detector_path: Path, tmp_path: Path) -> None:
+    made = export_model(detector_path, tmp_path / "small.onnx", form="raw", size=(32, 32))
+    assert shapes(onnx.load(made.path))["images"] == ["batch", 3, "height", "width"]
+    outputs = OnnxModel(made.path, num_threads=1).run(np.zeros((1, 3, 64, 96), np.float32))
+    assert outputs["raw"].shape[2] == 64 * 96 // 8**2 + 64 * 96 // 16**2 + 64 * 96 // 32**2
