@@ -127,6 +127,11 @@ def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> No
     boxes.add_argument("--conf", type=float, dest="confidence", help="lowest score that counts")
     boxes.add_argument("--iou", type=float, help="overlap above which boxes are one object")
     boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per picture")
+    boxes.add_argument(
+        "--nms-backend",
+        choices=("detseg", "torchvision"),
+        help="what suppresses boxes: detseg's own (on a GPU it needs Triton) or torchvision, which is slower",
+    )
     masks = parser.add_argument_group("masks and volumes (default: as in the model file)")
     masks.add_argument(
         "--scales", type=_numbers, metavar="S,S,...", help="average over the input at these scales (masks)"

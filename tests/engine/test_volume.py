@@ -174,7 +174,7 @@ def test_the_verbs(
     (Path("scans") / "imagesTr" / "broken.nii.gz").write_bytes(b"\x1f\x8b nothing")
     assert main(["predict", model, "scans/imagesTr", "-o", "found"]) == 1
     said = capsys.readouterr()
-    assert "3 of 4 files" in said.out
+    assert "3 of 4 sources, 3 images" in said.out
     assert "broken.nii.gz" in said.err
     rows = list(csv.DictReader(Path("found/volumes.csv").read_text().splitlines()))
     assert len(rows) == len(json.loads(Path("found/volumes.json").read_text())) == 3

@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
+from detseg.data.open import open_dataset
 from detseg.export.pictures import NUM_PROVED, calibration_inputs, proving_pictures
 from detseg.runtime.geometry import InputSpec, letterbox
 from detseg.tasks.detection import DetectionTask
@@ -30,7 +32,12 @@ def test_without_data_there_are_shapes_and_noise(detector_path: Path) -> None:
 
 
 def test_pictures_to_verify_are_all_of_the_validation_split(detector_path: Path, detseg_data: Path) -> None:
-    pictures = proving_pictures(detection(detector_path), str(detseg_data / "coco-mini"), None)
+    data = str(detseg_data / "coco-mini")
+    task = detection(detector_path)
+    with pytest.raises(ValueError, match="the model does not know 80 classes of the data set"):
+        proving_pictures(task, data, None)
+    task.class_names = open_dataset(data, "val").class_names
+    pictures = proving_pictures(task, data, None)
     assert len(pictures) == 80
     assert pictures.dataset.image_id(0) > 0
     assert pictures.name.endswith("coco-mini, split val")
@@ -41,8 +48,6 @@ def test_pictures_to_calibrate_with_are_made_as_in_prediction(detector_path: Pat
     assert isinstance(task.spec, InputSpec)
     inputs = list(calibration_inputs(task, "shapes"))
     assert 20 < len(inputs) <= 128
-    from detseg.data.open import open_dataset
-
     image = open_dataset("shapes", "train").load(0).image  # type: ignore[union-attr]
     expected = letterbox(image, task.spec)[0].transpose(2, 0, 1)[None] / np.float32(255)  # type: ignore[arg-type]
     np.testing.assert_allclose(inputs[0], expected, rtol=0, atol=1e-6)
