@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
+import types
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -246,6 +248,21 @@ def test_what_a_prediction_can_become() -> None:
     mask = Prediction(Frame(SPOTS[1]), LabelMap(np.zeros((64, 64), np.uint8)), NAMES, (4, 9))
     with pytest.raises(TypeError, match="only boxes can be converted, this result is a LabelMap"):
         mask.to_coco()
+
+
+def test_the_bridge_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The package is not installed for tests, as it brings another OpenCV; its constructor takes these names."""
+    (prediction,) = model_of(SpotRunner()).predict(SPOTS[1])
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(ModuleNotFoundError, match="supervision"):
+        prediction.to_supervision()
+    bridge = types.ModuleType("supervision")
+    bridge.Detections = dict  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "supervision", bridge)
+    made = prediction.to_supervision()
+    assert made["xyxy"].tolist() == [[8, 8, 16, 16]]
+    assert (made["confidence"].tolist(), made["class_id"].tolist(), made["tracker_id"]) == ([1.0], [0], None)
+    assert made["data"] == {"class_name": ["left"]}
 
 
 def test_real_pictures_give_the_same_alone_and_in_a_batch(detseg_data: Path) -> None:
