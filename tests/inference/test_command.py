@@ -182,3 +182,21 @@ def test_a_truncated_video_is_done_as_far_as_it_goes(
     said = capsys.readouterr()
     assert f"film.avi: {num_frames} frames, not complete" in said.out
     assert "film.avi: truncated" in said.err
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 5])
+def test_an_image_gives_the_same_alone_and_in_any_batch(model: Path, batch_size: int) -> None:
+    random = np.random.default_rng(1)
+    images = [
+        random.integers(0, 256, (*size, 3), np.uint8) for size in ((48, 80), (64, 64), (100, 30), (9, 7), (64, 96))
+    ]
+    ready = detseg.load(model, device="cpu", confidence=0.0011, max_detections=20)
+    alone = [prediction.result for image in images for prediction in ready.predict(image)]
+    together = [prediction.result for prediction in ready.predict(images, batch_size)]
+    for one, other in zip(alone, together, strict=True):
+        assert isinstance(one, Detections)
+        assert isinstance(other, Detections)
+        assert len(one) >= 5
+        assert np.array_equal(one.labels, other.labels)
+        np.testing.assert_allclose(one.boxes_xyxy, other.boxes_xyxy, rtol=0, atol=1e-3)
+        np.testing.assert_allclose(one.scores, other.scores, rtol=0, atol=1e-6)
