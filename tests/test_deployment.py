@@ -54,7 +54,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
             top = Path(file.parts[0])
             link = folder / top
             if top.suffix != ".pth" and top.name not in ("..", "__pycache__", "bin") and not link.exists():
-                link.symlink_to(Path(str(found.locate_file(top))))
+                link.symlink_to(Path(str(found.locate_file(top))).resolve())
     return folder
 
 
