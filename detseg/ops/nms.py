@@ -18,6 +18,9 @@ from detseg.arrays import FloatArray
 from detseg.runtime import nms as numpy_nms
 from detseg.runtime.postprocess_config import NmsBackend
 
+Settings = tuple[float, float, int, bool, bool, int]
+"""conf, iou, max_det, multi_label, class_agnostic, max_candidates: an operator takes them one by one."""
+
 
 class BatchedDetections(NamedTuple):
     """What is left of the dense predictions of B images, best first.
@@ -58,19 +61,15 @@ def batched_nms(
             that is none.
         RuntimeError: the tensors are on a GPU and Triton is missing or cannot compile the kernel.
     """
+    settings = (conf, iou, max_det, multi_label, class_agnostic, max_candidates)
     if backend == "torchvision":
         from detseg.ops.nms_torchvision import batched_nms_by_torchvision
 
-        settings = (conf, iou, max_det, multi_label, class_agnostic, max_candidates)
-        _check(boxes_xyxy, scores, None, conf, iou, max_det, max_candidates)
+        _check(boxes_xyxy, scores, None, settings)
         return BatchedDetections(*batched_nms_by_torchvision(boxes_xyxy, scores, *settings))
     if backend != "detseg":
         raise ValueError(f"the NMS backend must be detseg or torchvision, got {backend!r}")
-    return BatchedDetections(
-        *torch.ops.detseg.batched_nms_topk(
-            boxes_xyxy, scores, None, conf, iou, max_det, multi_label, class_agnostic, max_candidates
-        )
-    )
+    return BatchedDetections(*torch.ops.detseg.batched_nms_topk(boxes_xyxy, scores, None, *settings))
 
 
 def nms_predictions(
@@ -148,7 +147,7 @@ def batched_nms_topk(
     With ``labels`` ``[B, A]`` the scores are ``[B, A, 1]``, every box whose score is a number is a candidate, and
     ``conf``, ``multi_label`` and ``max_candidates`` do not count.
     """
-    _check(boxes_xyxy, scores, labels, conf, iou, max_det, max_candidates)
+    _check(boxes_xyxy, scores, labels, (conf, iou, max_det, multi_label, class_agnostic, max_candidates))
     detections, counts, keep = empty_outputs(boxes_xyxy, max_det)
     detections.zero_()
     keep.fill_(-1)
@@ -172,17 +171,9 @@ def batched_nms_topk(
 
 @batched_nms_topk.register_kernel("cuda")
 def _on_cuda(
-    boxes_xyxy: Tensor,
-    scores: Tensor,
-    labels: Tensor | None,
-    conf: float,
-    iou: float,
-    max_det: int,
-    multi_label: bool,
-    class_agnostic: bool,
-    max_candidates: int,
+    boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None, *settings: *Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(boxes_xyxy, scores, labels, conf, iou, max_det, max_candidates)
+    _check(boxes_xyxy, scores, labels, settings)
     try:
         from detseg.ops.kernels.nms import launch_nms
     except ModuleNotFoundError as error:
@@ -190,23 +181,15 @@ def _on_cuda(
             "NMS on a GPU needs Triton, which is not installed: pip install triton, or choose the torchvision backend "
             "(task.postprocess.nms_backend=torchvision)"
         ) from error
-    return launch_nms(boxes_xyxy, scores, labels, conf, iou, max_det, multi_label, class_agnostic, max_candidates)
+    return launch_nms(boxes_xyxy, scores, labels, *settings)
 
 
 @batched_nms_topk.register_fake
 def _shapes(
-    boxes_xyxy: Tensor,
-    scores: Tensor,
-    labels: Tensor | None,
-    conf: float,
-    iou: float,
-    max_det: int,
-    multi_label: bool,
-    class_agnostic: bool,
-    max_candidates: int,
+    boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None, *settings: *Settings
 ) -> tuple[Tensor, Tensor, Tensor]:
-    _check(boxes_xyxy, scores, labels, conf, iou, max_det, max_candidates)
-    return empty_outputs(boxes_xyxy, max_det)
+    _check(boxes_xyxy, scores, labels, settings)
+    return empty_outputs(boxes_xyxy, settings[2])
 
 
 def empty_outputs(boxes_xyxy: Tensor, max_det: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -224,15 +207,8 @@ def to_numpy(tensor: Tensor) -> FloatArray:
     return tensor.detach().to("cpu", torch.float32).numpy()
 
 
-def _check(
-    boxes_xyxy: Tensor,
-    scores: Tensor,
-    labels: Tensor | None,
-    conf: float,
-    iou: float,
-    max_det: int,
-    max_candidates: int,
-) -> None:
+def _check(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None, settings: Settings) -> None:
+    conf, iou, max_det, _, _, max_candidates = settings
     if scores.ndim != 3 or boxes_xyxy.shape != (*scores.shape[:2], 4):
         raise ValueError(
             f"boxes must be BxAx4 and scores BxAxC, got {tuple(boxes_xyxy.shape)} and {tuple(scores.shape)}"
