@@ -18,6 +18,7 @@ def load(
     precision: str = "fp32",
     num_threads: int | None = None,
     size: tuple[int, int] | None = None,
+    full_input: bool | None = None,
     **settings: Any,
 ) -> Model:
     """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("film.mp4"): ...``.
@@ -29,6 +30,9 @@ def load(
         precision: ``fp32``, ``fp16`` or ``bf16``; an ``.onnx`` file has its own.
         num_threads: CPU cores for the network; None leaves it to the library.
         size: height and width of the input, in place of the model's own.
+        full_input: pad every picture to that size, as evaluation does. False pads no further than the network's stride
+            asks for, which is faster (16:9 at 640x640 becomes 384x640) and changes boxes a little. None: False for
+            boxes on the CPU, where the model takes any size.
         settings: of the postprocessing, in place of the model's own, such as ``confidence`` and ``iou``.
 
     Raises:
@@ -39,7 +43,7 @@ def load(
     if Path(path).suffix.lower() == ".onnx":
         from detseg.runtime.load import load_onnx
 
-        return load_onnx(Path(path), device, precision, num_threads, size, settings)
+        return load_onnx(Path(path), device, precision, num_threads, size, full_input, settings)
     try:
         from detseg.inference.load import load_package_model
     except ModuleNotFoundError as error:
@@ -47,4 +51,4 @@ def load(
             f"{path}: needs torch, which is not installed: pip install 'detseg[train]', or run the model as an .onnx "
             "file, which `detseg export` makes"
         ) from error
-    return load_package_model(Path(path), device, precision, num_threads, size, settings)
+    return load_package_model(Path(path), device, precision, num_threads, size, full_input, settings)

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import detseg
 from detseg.cli_arguments import make_parser
@@ -48,7 +48,7 @@ def _show_warning(
     print(f"detseg: warning: {message}", file=file or sys.stderr)
 
 
-def _postprocess_settings(options: argparse.Namespace) -> dict[str, object]:
+def _postprocess_settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("confidence", "iou", "max_detections", "nms_backend", "scales", "flip", "window", "overlap")
     chosen = {name: getattr(options, name) for name in names}
     return {name: value for name, value in chosen.items() if value is not None}
@@ -128,6 +128,7 @@ def _predict(options: argparse.Namespace) -> int:
         precision=options.precision,
         num_threads=options.threads,
         size=options.size,
+        full_input=options.full_input,
         **settings,
     )
     return predict_command(

@@ -91,6 +91,13 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--batch-size", type=int, help="images at a time (default 1 on a CPU, 16 on a GPU)")
     predict.add_argument("--precision", default="fp32", help="fp32, fp16 or bf16 (default fp32; .safetensors only)")
     predict.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")
+    predict.add_argument(
+        "--full-input",
+        action="store_true",
+        default=None,
+        help="pad pictures to the whole input size, as eval does; without it boxes on a CPU take no more padding than "
+        "the network's stride asks for, which is faster",
+    )
     predict.add_argument("--classes", metavar="NAME,NAME,...", help="look for these classes only")
     predict.add_argument("--line-width", type=int, metavar="PIXELS", help="of drawn boxes (default by picture size)")
     videos = predict.add_argument_group("videos")

@@ -21,7 +21,9 @@ PRECISIONS: dict[str, torch.dtype] = {
 class PredictionTask(Protocol):
     """The part of :class:`detseg.tasks.base.Task` that prediction uses."""
 
+    name: str
     spec: InputSpec | VolumeSpec
+    stride: int
     memory_format: torch.memory_format
 
     def normalize(self, images: Tensor) -> Tensor:

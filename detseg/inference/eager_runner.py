@@ -10,17 +10,26 @@ import torch
 from torch import nn
 
 from detseg.inference.base import PredictionTask
+from detseg.runtime.geometry import InputSpec
 from detseg.runtime.runner import Finished
+from detseg.runtime.volume_geometry import VolumeSpec
 
 
 class EagerRunner:
-    """Places images or volumes on the CPU and runs ``model``, which is on ``device`` and takes ``dtype``, on them. See
-    :class:`detseg.runtime.runner.Runner`."""
+    """Places images or volumes on the CPU, as ``spec`` says, by default the task's, and runs ``model``, which is on
+    ``device`` and takes ``dtype``, on them. See :class:`detseg.runtime.runner.Runner`."""
 
     num_pending = 1
 
-    def __init__(self, model: nn.Module, task: PredictionTask, device: torch.device, dtype: torch.dtype) -> None:
-        self.spec = task.spec
+    def __init__(
+        self,
+        model: nn.Module,
+        task: PredictionTask,
+        device: torch.device,
+        dtype: torch.dtype,
+        spec: InputSpec | VolumeSpec | None = None,
+    ) -> None:
+        self.spec = spec or task.spec
         self._model = model
         self._task = task
         self._device = device
@@ -29,10 +38,11 @@ class EagerRunner:
 
     @torch.inference_mode()
     def submit(self, images: Sequence[Any]) -> Finished:
-        """All that there is to do for a batch of images ``[H, W, 3]`` uint8 RGB of any sizes, or for volumes.
+        """All that there is to do for a batch of images ``[H, W, 3]`` uint8 RGB of any sizes that give inputs of one
+        size, or for volumes.
 
         Raises:
-            ValueError: an image is none.
+            ValueError: an image is none, or their inputs differ in size.
             VolumeError: a volume would become too large.
         """
         placed = [self.spec.place(image) for image in images]

@@ -12,7 +12,7 @@ from torch import nn
 from detseg.inference.base import PRECISIONS, PredictionTask
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.eager_runner import EagerRunner
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.geometry import InputSpec, fitted
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Runner
 from detseg.tasks.package import default_device, load_package
@@ -25,26 +25,36 @@ def make_runner(
     precision: str = "fp32",
     *,
     cuda_graph: bool = True,
+    full_input: bool = True,
 ) -> Runner:
     """What runs ``model`` on images, letterboxed to the task's input each on its own, so that batches may mix sizes
-    freely, or on volumes.
+    freely, or on volumes. Without ``full_input``, for boxes on the CPU, images are padded no further than the stride
+    asks for, see :class:`detseg.runtime.geometry.FittedInputSpec`.
 
     The model itself is moved to ``device``, converted to ``precision`` and put into evaluation mode. On a GPU images go
     through a CUDA graph, see :class:`detseg.inference.cuda_runner.CudaRunner`, unless ``cuda_graph`` is false; on the
     CPU and for volumes that has no meaning.
 
     Raises:
-        ValueError: ``precision`` is none of ``fp32``, ``fp16`` and ``bf16``.
+        ValueError: ``precision`` is none of ``fp32``, ``fp16`` and ``bf16``; ``full_input`` is False for
+            what is not boxes on the CPU.
     """
     dtype = PRECISIONS.get(precision)
     if dtype is None:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = torch.device(device)
+    spec = task.spec
+    if not full_input:
+        if device.type == "cuda" or not isinstance(spec, InputSpec) or task.name != "detection":
+            raise ValueError(
+                f"full_input can be False for boxes on the CPU only, this is {task.name} on {device}: leave it out"
+            )
+        spec = fitted(spec, task.stride)
     model = model.to(device, dtype).eval()
     if device.type != "cuda":
-        return EagerRunner(model, task, device, dtype)
+        return EagerRunner(model, task, device, dtype, spec)
     model = model.to(memory_format=task.memory_format)
-    if cuda_graph and isinstance(task.spec, InputSpec):
+    if cuda_graph and isinstance(spec, InputSpec):
         return CudaRunner(model, task, device, dtype)
     return EagerRunner(model, task, device, dtype)
 
@@ -55,6 +65,7 @@ def load_package_model(
     precision: str,
     num_threads: int | None,
     size: tuple[int, int] | None,
+    full_input: bool | None,
     settings: Mapping[str, Any],
 ) -> Model:
     """The model in a ``.safetensors`` file, its batch norms folded; arguments and errors of ``detseg.load``.
@@ -70,5 +81,8 @@ def load_package_model(
     network: Any = package.model
     task, config = package.task, package.config
     waits_for_host = getattr(task.config.postprocess, "nms_backend", "detseg") == "torchvision"
-    runner = make_runner(network.fuse(), task, default_device(device), precision, cuda_graph=not waits_for_host)
+    on = default_device(device)
+    if full_input is None:
+        full_input = task.name != "detection" or on.type == "cuda"
+    runner = make_runner(network.fuse(), task, on, precision, cuda_graph=not waits_for_host, full_input=full_input)
     return Model(runner, task.name, config.class_names, config.category_ids)

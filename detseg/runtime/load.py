@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg.runtime.model import Model
+from detseg.runtime.onnx_metadata import DetectionMetadata
 from detseg.runtime.onnx_model import OnnxModel
 from detseg.runtime.onnx_runner import OnnxRunner
 
@@ -19,6 +20,7 @@ def load_onnx(
     precision: str,
     num_threads: int | None,
     size: tuple[int, int] | None,
+    full_input: bool | None,
     settings: Mapping[str, Any],
 ) -> Model:
     """The model in an ``.onnx`` file; arguments and errors of ``detseg.load``."""
@@ -28,5 +30,7 @@ def load_onnx(
     if device != "auto" and providers is None:
         raise ValueError(f"device must be auto, cpu or cuda for .onnx files, got {device}")
     model = OnnxModel(path, num_threads, providers)
-    runner = OnnxRunner(model, settings, size)
+    if full_input is None:
+        full_input = not (isinstance(model.metadata, DetectionMetadata) and model.has_free_sides)
+    runner = OnnxRunner(model, settings, size, full_input=full_input)
     return Model(runner, runner.task_name, runner.class_names, runner.category_ids)

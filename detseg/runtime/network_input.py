@@ -27,21 +27,25 @@ class InputWriter:
         ]
         self._channels = (2, 1, 0) if spec.channel_order == "bgr" else (0, 1, 2)
 
-    def new_batch(self, batch_size: int) -> FloatArray:
-        """Memory for ``batch_size`` images, ``[B, 3, H, W]``."""
-        return np.empty((batch_size, 3, self._spec.height, self._spec.width), np.float32)
-
-    def write(self, images: Sequence[ByteArray], batch: FloatArray) -> list[Placement]:
-        """Fill the first rows of ``batch`` ``[B, 3, H, W]`` with ``images``, ``[H, W, 3]`` uint8 RGB of any sizes; the
-        way back for each.
+    def shape(self, images: Sequence[ByteArray]) -> tuple[int, int, int, int]:
+        """The shape of the batch of ``images``, ``[H, W, 3]`` uint8 RGB: ``(B, 3, H, W)`` of the input.
 
         Raises:
-            ValueError: an image is not ``[H, W, 3]`` uint8 with at least one pixel.
+            ValueError: an image is not ``[H, W, 3]`` uint8 with at least one pixel, or their inputs differ in size.
         """
-        return [self._write_one(image, row) for image, row in zip(images, batch, strict=False)]
+        for image in images:
+            check_image(image)
+        sizes = {self._spec.input_size(*image.shape[:2]) for image in images}
+        if len(sizes) != 1:
+            shown = " and ".join(f"{height}x{width}" for height, width in sorted(sizes)) or "no images"
+            raise ValueError(f"a batch takes images whose inputs have one size, got {shown}")
+        return len(images), 3, *sizes.pop()
+
+    def write(self, images: Sequence[ByteArray], batch: FloatArray) -> list[Placement]:
+        """Fill ``batch``, which has the :meth:`shape` of ``images``; the way back for each."""
+        return [self._write_one(image, row) for image, row in zip(images, batch, strict=True)]
 
     def _write_one(self, image: ByteArray, row: FloatArray) -> Placement:
-        check_image(image)
         spec = self._spec
         height, width = image.shape[:2]
         placement = placement_of(height, width, spec)

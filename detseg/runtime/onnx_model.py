@@ -58,6 +58,11 @@ class OnnxModel:
         """How many images the file takes at a time; None where any number will do."""
         return self.input_sides[0]
 
+    @property
+    def has_free_sides(self) -> bool:
+        """Whether inputs may be of any size."""
+        return all(side is None for side in self.input_sides[2:])
+
     def run(self, inputs: FloatArray) -> Outputs:
         """``inputs`` ``[B, channels, *spatial]`` float32, normalized, through the network: its outputs by name, for any
         B. Where the file has a fixed batch they go through in portions, the last filled up with zeros.

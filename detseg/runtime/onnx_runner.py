@@ -5,6 +5,7 @@ Shape legend: B images, A anchor points, C classes, M the largest number of dete
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, fields, replace
@@ -15,7 +16,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray
 from detseg.runtime.decode import decode_above
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.geometry import FittedInputSpec, InputSpec, fitted
 from detseg.runtime.network_input import InputWriter
 from detseg.runtime.onnx_metadata import DetectionMetadata, ModelMetadata, SemanticMetadata, VolumeMetadata
 from detseg.runtime.onnx_model import OnnxModel, Outputs
@@ -42,7 +43,8 @@ class OnnxRunner:
     last one are used meanwhile. See :class:`detseg.runtime.runner.Runner`.
 
     ``overrides`` replace settings of ``model.metadata.postprocess`` by their names, such as ``{"confidence": 0.25}``,
-    ``size`` the height and width of the input.
+    ``size`` the height and width of the input. Without ``full_input`` a detector's images are padded no further than
+    its stride asks for, see :class:`detseg.runtime.geometry.FittedInputSpec`.
 
     Raises:
         ValueError: there is no such setting, or its value is not allowed; suppression is in the graph, which cannot be
@@ -53,9 +55,16 @@ class OnnxRunner:
     good_batch_size = 1
 
     def __init__(
-        self, model: OnnxModel, overrides: Mapping[str, Any] | None = None, size: tuple[int, int] | None = None
+        self,
+        model: OnnxModel,
+        overrides: Mapping[str, Any] | None = None,
+        size: tuple[int, int] | None = None,
+        *,
+        full_input: bool = True,
     ) -> None:
         metadata = _adapted(model, overrides or {}, size)
+        if not full_input:
+            metadata = _without_padding(metadata, model)
         self.spec: InputSpec | VolumeSpec = metadata.input
         self.task_name: str = metadata.task
         self.class_names = metadata.class_names
@@ -67,10 +76,11 @@ class OnnxRunner:
         self._next = 0
 
     def submit(self, images: Sequence[Any]) -> OnnxPending:
-        """Prepare a batch of images ``[H, W, 3]`` uint8 RGB of any sizes, or of volumes, and start with it.
+        """Prepare a batch of images ``[H, W, 3]`` uint8 RGB, or of volumes, and start with it. Images may be of any
+        sizes, those without ``full_input`` of any that give inputs of one size.
 
         Raises:
-            ValueError: there are no images, or one is none.
+            ValueError: there are no images, or one is none, or their inputs differ in size.
             VolumeError: a volume would become too large.
         """
         if not len(images):
@@ -115,6 +125,13 @@ def _adapted(model: OnnxModel, overrides: Mapping[str, Any], size: tuple[int, in
     return replace(metadata, postprocess=settings)
 
 
+def _without_padding(metadata: ModelMetadata, model: OnnxModel) -> ModelMetadata:
+    """``metadata`` with an input that fits each image."""
+    if not isinstance(metadata, DetectionMetadata):
+        raise ValueError(f"{model.path}: full_input can be False for boxes only, this model is for {metadata.task}")
+    return replace(metadata, input=fitted(metadata.input, metadata.stride))
+
+
 class _Road(Protocol):
     """The way of a batch from images to results. ``prepare`` is called by the user's thread, ``results`` by the
     runner's."""
@@ -137,7 +154,7 @@ def _road(model: OnnxModel, metadata: ModelMetadata) -> _Road:
 
 
 class _ImageRoad:
-    """What boxes and masks have in common: images are written into batches of one size, whose memory is kept."""
+    """What boxes and masks have in common: images are written into batches, whose memory is kept."""
 
     def __init__(self, spec: InputSpec) -> None:
         self._writer = InputWriter(spec)
@@ -145,10 +162,12 @@ class _ImageRoad:
 
     def prepare(self, images: Sequence[ByteArray], slot: int) -> tuple[FloatArray, list[Placement]]:
         """Images, placed and normalized ``[B, 3, H, W]``."""
+        shape = self._writer.shape(images)
+        size = math.prod(shape)
         memory = self._memory.get(slot)
-        if memory is None or len(memory) < len(images):
-            memory = self._memory[slot] = self._writer.new_batch(len(images))
-        batch = memory[: len(images)]
+        if memory is None or memory.size < size:
+            memory = self._memory[slot] = np.empty(size, np.float32)
+        batch = memory[:size].reshape(shape)
         return batch, self._writer.write(images, batch)
 
 
@@ -158,16 +177,21 @@ class _BoxRoad(_ImageRoad):
         self._model = model
         self._metadata = metadata
         self._num_classes = len(metadata.class_names)
-        model.require_shape((3, metadata.input.height, metadata.input.width))
+        sides = (metadata.input.height, metadata.input.width)
+        model.require_shape((3, *sides))
+        if isinstance(metadata.input, FittedInputSpec) and not model.has_free_sides:
+            raise ValueError(
+                f"{model.path}: takes inputs of {sides[0]}x{sides[1]} only, and full_input is False; export the model "
+                "again without --fixed"
+            )
 
     def results(self, inputs: FloatArray, placements: list[Placement]) -> list[Detections]:
         """The objects in each image."""
-        outputs = self._model.run(inputs)
-        return [self._detections(outputs, row, placement) for row, placement in enumerate(placements)]
+        outputs, size = self._model.run(inputs), (inputs.shape[2], inputs.shape[3])
+        return [self._detections(outputs, size, row, placement) for row, placement in enumerate(placements)]
 
-    def _detections(self, outputs: Outputs, row: int, placement: Placement) -> Detections:
+    def _detections(self, outputs: Outputs, size: tuple[int, int], row: int, placement: Placement) -> Detections:
         settings = self._metadata.postprocess
-        spec = self._metadata.input
         match self._metadata.form:
             case "nms":
                 boxes_xyxy, scores, labels, counts = (outputs[name] for name in ("boxes", "scores", "labels", "counts"))
@@ -175,9 +199,7 @@ class _BoxRoad(_ImageRoad):
                     boxes_xyxy[row], scores[row], labels[row], int(counts[row]), placement, self._num_classes
                 )
             case "raw":
-                boxes_xyxy, scores = decode_above(
-                    outputs["raw"][row], self._metadata.head, spec.height, spec.width, settings.confidence
-                )
+                boxes_xyxy, scores = decode_above(outputs["raw"][row], self._metadata.head, *size, settings.confidence)
             case "decoded":
                 boxes_xyxy, scores = outputs["boxes"][row], outputs["scores"][row]
         if scores.shape[1] != self._num_classes:

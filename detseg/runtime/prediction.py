@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from detseg.arrays import ByteArray
 from detseg.runtime.coco_results import detections_to_coco
 from detseg.runtime.frames import Frame
+from detseg.runtime.geometry import InputSpec, check_image
 from detseg.runtime.runner import Pending, Runner
 from detseg.runtime.show import draw_result
+from detseg.runtime.volume_geometry import VolumeSpec
 from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 
@@ -88,12 +89,36 @@ def predict_frames(runner: Runner, frames: Iterable[Frame], batch_size: int = 1)
 
 def _predict(runner: Runner, frames: Iterator[Frame], batch_size: int) -> Iterator[tuple[Frame, Result]]:
     waiting: deque[tuple[Sequence[Frame], Pending]] = deque()
-    while batch := list(islice(frames, batch_size)):
+    for batch in _batches(frames, runner.spec, batch_size):
         waiting.append((batch, runner.submit([frame.image for frame in batch])))
         if len(waiting) == runner.num_pending:
             yield from _results(*waiting.popleft())
     while waiting:
         yield from _results(*waiting.popleft())
+
+
+def _batches(frames: Iterator[Frame], spec: InputSpec | VolumeSpec, batch_size: int) -> Iterator[list[Frame]]:
+    """``frames`` in their order, as many together as have inputs of one size, at most ``batch_size``."""
+    batch: list[Frame] = []
+    for frame in frames:
+        if batch and _input_size(frame, spec) != _input_size(batch[0], spec):
+            yield batch
+            batch = []
+        batch.append(frame)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _input_size(frame: Frame, spec: InputSpec | VolumeSpec) -> tuple[int, int]:
+    image = frame.image
+    assert isinstance(spec, InputSpec), "volumes go through one at a time"
+    assert not isinstance(image, Volume), "a network for images was given a volume"
+    check_image(image)
+    height, width = image.shape[:2]
+    return spec.input_size(height, width)
 
 
 def _results(frames: Sequence[Frame], pending: Pending) -> Iterator[tuple[Frame, Result]]:

@@ -31,7 +31,8 @@ class Runner(Protocol):
     """How many images make a batch where the user does not say."""
 
     def submit(self, images: Sequence[Any]) -> Pending:
-        """Start with a batch of images ``[H, W, 3]`` uint8 RGB of any sizes, or of volumes."""
+        """Start with a batch of images ``[H, W, 3]`` uint8 RGB whose inputs, by ``spec``, have one size, or of
+        volumes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,15 @@ import detseg
 from detseg.inference.eager_runner import EagerRunner
 from detseg.inference.load import make_runner
 from detseg.models.detector import DetectorConfig
+from detseg.models.letnet import LETNetConfig
+from detseg.runtime.geometry import FittedInputSpec, InputSpec
 from detseg.runtime.model import Model
 from detseg.runtime.nifti import write_volume
 from detseg.runtime.volume_geometry import VolumeSpec
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 from detseg.volumes import LabelVolume, Volume
 
@@ -91,6 +94,21 @@ def test_a_model_file_knows_its_task_and_classes(package: Path) -> None:
     (prediction,) = model.predict(np.zeros((40, 60, 3), np.uint8))
     assert isinstance(prediction.result, Detections)
     assert len(prediction.result) == 0
+
+
+def test_boxes_on_the_cpu_take_inputs_that_fit_unless_told_otherwise(package: Path) -> None:
+    small = (64, 96)
+    assert detseg.load(package, device="cpu", size=small).runner.spec == FittedInputSpec(*small, stride=32)
+    assert detseg.load(package, device="cpu", size=small, full_input=False).runner.spec == FittedInputSpec(*small)
+    assert detseg.load(package, device="cpu", size=small, full_input=True).runner.spec == InputSpec(*small)
+
+
+def test_only_boxes_can_have_inputs_that_fit() -> None:
+    with torch.device("meta"):
+        network = LETNetConfig().build(2)
+    task = SemanticTaskConfig().build(network, ("road", "sky"))
+    with pytest.raises(ValueError, match="full_input can be False for boxes on the CPU only, this is semantic on cpu"):
+        make_runner(network, task, full_input=False)
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.runtime.geometry import InputSpec, letterbox, placement_of
+from detseg.runtime.geometry import FittedInputSpec, InputSpec, fitted, letterbox, placement_of
 from detseg.runtime.images import read_image
 
 
@@ -45,6 +45,55 @@ def test_letterbox_places_the_image(
     assert placement.scale_y == resized[0] / size[0]
     assert placement.scale_x == resized[1] / size[1]
     assert placement_of(*size, spec) == placement
+
+
+# image size, full input, input that fits at stride 32, size of the resized image, its top left corner
+FITTED_PLACES: list[tuple[tuple[int, int], InputSpec, tuple[int, int], tuple[int, int], tuple[int, int]]] = [
+    ((720, 1280), InputSpec(640, 640), (384, 640), (360, 640), (12, 0)),
+    ((1280, 720), InputSpec(640, 640), (640, 384), (640, 360), (0, 12)),
+    ((480, 640), InputSpec(640, 640), (480, 640), (480, 640), (0, 0)),
+    # 427 rows become 277.55: 278 or 277, and 288 is the next multiple of 32
+    ((427, 640), InputSpec(416, 416), (288, 416), (278, 416), (5, 0)),
+    ((427, 640), InputSpec(416, 416, anchor="top_left"), (288, 416), (277, 416), (0, 0)),
+    ((100, 50), InputSpec(640, 640, upscale=False), (128, 64), (100, 50), (14, 7)),
+    ((1, 5000), InputSpec(320, 320), (32, 320), (1, 320), (15, 0)),
+    ((500, 500), InputSpec(320, 640), (320, 320), (320, 320), (0, 0)),
+]
+
+
+@pytest.mark.parametrize(("size", "full", "input_size", "resized", "corner"), FITTED_PLACES)
+def test_an_input_that_fits_the_image(
+    size: tuple[int, int],
+    full: InputSpec,
+    input_size: tuple[int, int],
+    resized: tuple[int, int],
+    corner: tuple[int, int],
+) -> None:
+    spec = fitted(full, 32)
+    placed, placement = letterbox(gray(*size), spec)
+    expected = np.full((*input_size, 3), 114, np.uint8)
+    expected[corner[0] : corner[0] + resized[0], corner[1] : corner[1] + resized[1]] = 200
+    assert np.array_equal(placed, expected)
+    assert (placement.offset_y, placement.offset_x) == corner
+    assert placement_of(*size, spec) == placement
+    assert spec.input_size(*size) == input_size
+    in_full = placement_of(*size, full)
+    assert (placement.scale_y, placement.scale_x) == (in_full.scale_y, in_full.scale_x)
+
+
+def test_a_fitted_input_keeps_all_other_settings() -> None:
+    full = InputSpec(64, 96, "top_left", 3, False, "bgr", (1.5, 2.5, 3.5), (2.0, 3.0, 7.0))
+    spec = fitted(full, 16)
+    assert {name: getattr(spec, name) for name in InputSpec.__slots__} == {
+        name: getattr(full, name) for name in InputSpec.__slots__
+    }
+    assert spec.stride == 16
+
+
+@pytest.mark.parametrize(("height", "width", "stride"), [(63, 64, 32), (64, 63, 32), (64, 64, 0)])
+def test_a_fitted_input_needs_a_size_that_the_stride_divides(height: int, width: int, stride: int) -> None:
+    with pytest.raises(ValueError, match=f"must be multiples of the stride, got {height}x{width} and {stride}"):
+        FittedInputSpec(height, width, stride=stride)
 
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from detseg.runtime.frames import Frame
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.geometry import InputSpec, fitted
 from detseg.runtime.images import ImageError, read_image, write_image
 from detseg.runtime.model import Model
 from detseg.runtime.prediction import Prediction
@@ -86,6 +86,34 @@ def test_batches_are_full_across_sizes() -> None:
     runner = SpotRunner()
     list(model_of(runner).predict(SPOTS * 3, batch_size=4))
     assert runner.batch_sizes == [4, 4, 1]
+
+
+def test_images_whose_inputs_differ_in_size_make_batches_of_their_own() -> None:
+    runner = SpotRunner()
+    runner.spec = fitted(runner.spec, 32)
+    # inputs of 64x32, 64x64, 64x64, three times over
+    for batch_size, expected in ((4, [1, 2] * 3), (2, [1, 2] * 3), (1, [1] * 9)):
+        runner.batch_sizes.clear()
+        predictions = list(model_of(runner).predict(SPOTS * 3, batch_size))
+        assert runner.batch_sizes == expected
+        for prediction, image, box in zip(predictions, SPOTS * 3, EXPECTED * 3, strict=True):
+            assert prediction.image is image
+            np.testing.assert_allclose(boxes(prediction), box, atol=1)
+
+
+def test_a_full_batch_does_not_wait_for_the_next_image() -> None:
+    """As of a camera: what is there is predicted before the next picture is taken."""
+    num_taken = 0
+
+    def camera() -> Iterator[np.ndarray]:
+        nonlocal num_taken
+        for image in SPOTS * 2:
+            num_taken += 1
+            yield image
+
+    predictions = model_of(SpotRunner()).predict(camera(), batch_size=2)
+    seen = [num_taken for _ in predictions]
+    assert seen == [2, 2, 4, 4, 6, 6]
 
 
 def test_the_runner_never_has_more_on_its_hands_than_it_says() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.geometry import InputSpec, fitted
 from detseg.runtime.network_input import InputWriter
 from detseg.tasks.base import normalize_images
 
@@ -23,8 +23,7 @@ def test_equal_to_letterbox_and_normalization_of_the_tasks(spec: InputSpec) -> N
     sizes = [(48, 64), (30, 90), (90, 30), (1, 1), (1, 200), (200, 1), (64, 64), (20, 20), (300, 400)]
     images = [image_of(*size) for size in sizes]
     writer = InputWriter(spec)
-    batch = writer.new_batch(len(images))
-    batch[:] = np.nan  # memory that was used before
+    batch = np.full(writer.shape(images), np.nan, np.float32)  # memory that was used before
     placements = writer.write(images, batch)
     placed = [spec.place(image) for image in images]
     expected = normalize_images(torch.from_numpy(np.stack([array for array, _ in placed])), spec).numpy()
@@ -32,19 +31,30 @@ def test_equal_to_letterbox_and_normalization_of_the_tasks(spec: InputSpec) -> N
     assert placements == [placement for _, placement in placed]
 
 
-def test_memory_may_be_larger_than_the_batch() -> None:
-    writer = InputWriter(PLAIN)
-    batch = np.full((3, 3, 48, 64), 7, np.float32)
-    assert len(writer.write([image_of(48, 64)], batch)) == 1
-    assert (batch[1:] == 7).all()
-    assert (batch[0] <= 1).all()
+def test_an_input_that_fits_its_images() -> None:
+    spec = fitted(InputSpec(64, 96, std=(3.0, 4.0, 5.0)), 32)
+    writer = InputWriter(spec)
+    # 20x60 and 10x30 grow to 32x96, 64x30 and 128x60 become 64x30
+    for sizes, shape in ((((20, 60), (10, 30)), (2, 3, 32, 96)), (((64, 30), (128, 60)), (2, 3, 64, 32))):
+        images = [image_of(*size) for size in sizes]
+        assert writer.shape(images) == shape
+        batch = np.full(shape, np.nan, np.float32)
+        placements = writer.write(images, batch)
+        placed = [spec.place(image) for image in images]
+        expected = normalize_images(torch.from_numpy(np.stack([array for array, _ in placed])), spec).numpy()
+        assert np.array_equal(batch, expected)
+        assert placements == [placement for _, placement in placed]
+    with pytest.raises(ValueError, match="a batch takes images whose inputs have one size, got 32x96 and 64x32"):
+        writer.shape([image_of(20, 60), image_of(64, 30)])
+    with pytest.raises(ValueError, match="inputs have one size, got no images"):
+        writer.shape([])
 
 
 def test_views_of_other_arrays() -> None:
     image = image_of(30, 40)
     writer = InputWriter(PLAIN)
     for view in (image[:, :, ::-1], image[::-1], image[::2, ::3], image.transpose(1, 0, 2)):
-        batches = [writer.new_batch(1) for _ in range(2)]
+        batches = [np.empty(writer.shape([view]), np.float32) for _ in range(2)]
         writer.write([view], batches[0])
         writer.write([view.copy()], batches[1])
         assert np.array_equal(*batches)
@@ -54,4 +64,4 @@ def test_views_of_other_arrays() -> None:
 def test_what_is_no_image(image: np.ndarray) -> None:
     writer = InputWriter(PLAIN)
     with pytest.raises(ValueError, match="image must be HxWx3 uint8 and not empty"):
-        writer.write([image], writer.new_batch(1))
+        writer.shape([image])

@@ -17,7 +17,7 @@ from detseg.losses.segmentation import SegmentationLossConfig
 from detseg.models.detector import Detector, DetectorConfig
 from detseg.ops.nms import batched_nms
 from detseg.runtime.frames import Frame
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.geometry import InputSpec, fitted
 from detseg.runtime.onnx_model import OnnxModel
 from detseg.runtime.onnx_runner import OnnxRunner
 from detseg.runtime.postprocess_config import PostprocessConfig, ViewsConfig, WindowsConfig
@@ -212,6 +212,36 @@ def test_another_size_of_the_input(save_onnx: Any) -> None:
     assert_same_boxes(found, expected)
     with pytest.raises(ValueError, match="height and width must be multiples of"):
         OnnxRunner(model, size=(33, 64))
+
+
+def test_an_input_that_fits_the_image(save_onnx: Any) -> None:
+    task = detection_task()
+    path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(task, "raw"))
+    runner = OnnxRunner(OnnxModel(path, num_threads=1), full_input=False)
+    task.spec = fitted(SPEC, task.stride)
+    assert runner.spec == task.spec
+    images = [picture(*size) for size in ((64, 40), (33, 200), (128, 192), (7, 30), (70, 10))]
+    sizes = set()
+    for image in images * 2:  # again, in memory that a larger or smaller input had
+        (found,) = runner.submit([image]).results()
+        (expected,) = in_torch(task, RawMaps(), [image])
+        assert_same_boxes(found, expected)
+        sizes.add(task.spec.input_size(*image.shape[:2]))
+    assert len(sizes) > 2
+    with pytest.raises(ValueError, match="a batch takes images whose inputs have one size"):
+        runner.submit(images[:2])
+
+
+def test_where_the_input_cannot_fit_the_image(save_onnx: Any) -> None:
+    fixed = RAW_GRAPH.replace("batch, 3, h, w", "batch, 3, 64, 96")
+    assert fixed != RAW_GRAPH
+    model = OnnxModel(save_onnx(fixed, conv_weights(), detection_metadata(detection_task(), "raw")), num_threads=1)
+    with pytest.raises(ValueError, match="takes inputs of 64x96 only, and full_input is False; export the model again"):
+        OnnxRunner(model, full_input=False)
+    path = save_onnx(mask_graph(), {"w": Smoothing(2, 3, 3).weights}, metadata_of(mask_task()))
+    masks = OnnxModel(path, num_threads=1)
+    with pytest.raises(ValueError, match="full_input can be False for boxes only, this model is for semantic"):
+        OnnxRunner(masks, full_input=False)
 
 
 def test_what_a_runner_says_of_itself(save_onnx: Any) -> None:
