@@ -1,4 +1,4 @@
-"""The command line: six verbs over one contract. Each verb imports what it needs when it is used."""
+"""The command line: seven verbs over one contract. Each verb imports what it needs when it is used."""
 
 from __future__ import annotations
 
@@ -104,6 +104,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device,
         json_path=options.json,
         output=options.output,
+        report_path=options.report,
         postprocess=_postprocess_settings(options),
         size=options.size,
     )
@@ -163,6 +164,18 @@ def _export(options: argparse.Namespace) -> int:
     )
 
 
+def _convert(options: argparse.Namespace) -> int:
+    from detseg.conversion.command import convert_command
+
+    return convert_command(
+        options.file,
+        options.output,
+        names=None if options.names is None else options.names.split(","),
+        config=options.config,
+        json_path=options.json,
+    )
+
+
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "split": _split,
@@ -170,6 +183,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "eval": _evaluate,
     "predict": _predict,
     "export": _export,
+    "convert": _convert,
 }
 
 

@@ -56,19 +56,30 @@ def make_parser() -> argparse.ArgumentParser:
     train.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
 
     evaluate = verbs.add_parser("eval", help="measure a model on a data set")
-    evaluate.add_argument("model", type=Path, help="a .safetensors file, or a configuration together with --weights")
-    evaluate.add_argument("--weights", type=Path, help="weights for a configuration: .safetensors or YOLOX .pth")
+    evaluate.add_argument(
+        "model", type=Path, help="a .safetensors or .onnx file, or a configuration together with --weights"
+    )
+    evaluate.add_argument("--weights", type=Path, help="weights for a configuration: .safetensors, .pt or .pth")
     evaluate.add_argument("--data", help="folder or YAML of a data set, or the word shapes or blobs")
     evaluate.add_argument("--format", help="needed only where the layout is ambiguous")
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument("--batch-size", type=int, default=16)
     evaluate.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file")
-    evaluate.add_argument("-o", "--output", type=Path, metavar="DIR", help="write metrics, plots and pictures here")
+    evaluate.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.html",
+        help="write one page with all numbers, curves and the worst pictures",
+    )
+    evaluate.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="write metrics, plots, pictures and report.html here"
+    )
     _add_postprocess(evaluate)
 
     _add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
     _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
+    _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8, a YOLOX or MONAI's VNet"))
     return parser
 
 
@@ -122,6 +133,15 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     export.add_argument("--calibrate", metavar="DATA", help="data set whose training pictures int8 is calibrated with")
     export.add_argument("--verify", metavar="DATA", help="data set on which both models are measured")
     _add_postprocess(export, device=False)
+
+
+def _add_convert(convert: argparse.ArgumentParser) -> None:
+    convert.description = "Nothing in the file is run. Every tensor must find its place."
+    convert.add_argument("file", type=Path, help="a .pt or .pth file, or a YOLOX as .onnx")
+    convert.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors", help="a new file")
+    convert.add_argument("--names", metavar="NAME,NAME,...", help="the classes in order, where the file has none")
+    convert.add_argument("--config", type=Path, help="take the task, such as the spacing of volumes, from this YAML")
+    convert.add_argument("--json", type=Path, metavar="FILE", help="write the report with all tensors to this file")
 
 
 def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> None:

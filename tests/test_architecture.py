@@ -23,7 +23,8 @@ DOORS: dict[str, frozenset[str]] = {
     "runtime": frozenset(),
     "ops": frozenset({"runtime"}),
     "layers": frozenset({"runtime"}),
-    "models": frozenset({"layers", "ops"}),
+    "foreign": frozenset(),
+    "models": frozenset({"foreign", "layers", "ops"}),
     "losses": frozenset({"ops", "runtime"}),
     "evaluation": frozenset({"ops", "runtime"}),
     "augment": frozenset({"ops", "runtime"}),
@@ -31,6 +32,7 @@ DOORS: dict[str, frozenset[str]] = {
     "tasks": frozenset({"models", "losses", "evaluation", "ops", "runtime"}),
     "engine": frozenset({"data", "augment", "tasks", "models", "losses", "evaluation", "ops", "runtime"}),
     "inference": frozenset({"models", "tasks", "ops", "runtime"}),
+    "conversion": frozenset({"foreign", "layers", "models", "tasks", "ops", "runtime"}),
     "export": frozenset({"inference", "models", "tasks", "data", "evaluation", "ops", "runtime"}),
 }
 ALL = frozenset(DOORS) | {"cli"}
@@ -130,7 +132,7 @@ def loaded_with(module: str) -> set[str]:
     return loaded
 
 
-TORCH_FREE_ROOMS = {"runtime", "cli", *OPEN}
+TORCH_FREE_ROOMS = {"runtime", "foreign", "cli", *OPEN}
 TABLES = {"detseg.models", "detseg.losses", "detseg.tasks", "detseg.data"}
 TORCH_FREE = sorted(name for name in MODULES if name in TABLES or room_of(tuple(name.split("."))) in TORCH_FREE_ROOMS)
 

@@ -45,6 +45,7 @@ VERBS = {
     "train": ["[CONFIG] [key.sub=value ...]", "--resume", "--output", "torchrun"],
     "eval": ["--weights", "--data", "--split", "--json", "--conf", "--device", "--size", "--flip"],
     "predict": ["SOURCE", "--save", "--conf", "--iou", "--device", "--fps"],
+    "convert": ["FILE.safetensors", "--names", "--config", "--json"],
 }
 RUN_FILES = {"best.safetensors", "last.safetensors", "config.yaml", "metrics.json", "metrics.jsonl", "history.png"}
 
@@ -127,6 +128,8 @@ def test_a_mistake_is_one_line_and_exit_code_2(tiny: Path, capsys: pytest.Captur
         (["eval", tiny], "name the weights to evaluate with --weights FILE"),
         (["predict", "nowhere.safetensors", tiny], "detseg predict: "),
         (["check", "nowhere"], "detseg check: "),
+        (["convert", "nowhere.pt", "-o", "a.safetensors"], "detseg convert: no file at nowhere.pt"),
+        (["convert", tiny, "-o", "a.safetensors"], "must end in .pt, .pth, .onnx"),
     ]
     for arguments, message in cases:
         assert detseg(*arguments) == EXIT_USER_ERROR == 2, arguments

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,7 +159,7 @@ def test_foreign_objects_are_not_run(tmp_path: Path) -> None:
     trace = tmp_path / "trace"
     for name, write in (("new.pt", torch.save), ("old.pt", lambda what, where: where.write_bytes(pickle.dumps(what)))):
         write({"model": _Trap(trace)}, tmp_path / name)
-        with pytest.raises(WeightsError, match="other Python objects are refused"):
+        with pytest.raises(WeightsError, match=re.escape(name)):
             load_weights(Small(), tmp_path / name)
     assert not trace.exists()
 
@@ -169,8 +170,8 @@ def test_foreign_objects_are_not_run(tmp_path: Path) -> None:
         ("none.pth", None, "no file of weights at"),
         ("weights.onnx", b"", r"must end in \.safetensors, \.pth or \.pt"),
         ("garbage.safetensors", b"\xff" * 100, "is not a whole safetensors file"),
-        ("garbage.pth", b"\xff" * 100, "cannot be read as plain tensors"),
-        ("empty.pth", b"", "is not a whole torch file"),
+        ("garbage.pth", b"\xff" * 100, r"garbage\.pth: "),
+        ("empty.pth", b"", r"empty\.pth: "),
     ],
 )
 def test_files_that_cannot_be_read(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
@@ -184,8 +185,37 @@ def test_files_that_cannot_be_read(name: str, content: bytes | None, message: st
 def test_half_a_file(save: Save, tmp_path: Path) -> None:
     path = save({"body.weight": torch.zeros(1000)}, tmp_path)
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(WeightsError, match="is not a whole"):
+    with pytest.raises(WeightsError, match=re.escape(str(path))):
         load_weights(Small(), path)
+
+
+def test_a_moving_average_comes_before_the_weights_it_was_made_from(tmp_path: Path) -> None:
+    last, average, model = Small(), Small(), Small()
+    torch.save({"model": last.state_dict(), "ema": average.state_dict()}, tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt")
+    assert torch.equal(model.pred.weight, average.pred.weight)
+    torch.save({"model": last.state_dict(), "ema": None}, tmp_path / "w.pt")
+    load_weights(model, tmp_path / "w.pt")
+    assert torch.equal(model.pred.weight, last.pred.weight)
+
+
+def test_half_precision_becomes_single(tmp_path: Path) -> None:
+    source, model = Small().half(), Small()
+    load_weights(model, _save_plain(source.state_dict(), tmp_path))
+    assert model.pred.weight.dtype == torch.float32
+    assert torch.equal(model.pred.weight, source.pred.weight.float())
+
+
+def test_a_pickled_network_of_ultralytics(detseg_data: Path) -> None:
+    model = DetectorConfig().build(3)
+    report = load_weights(model, detseg_data / "weights" / "yolov8n_bccd.pt")
+    assert report.unused == report.missing == ()
+    assert torch.equal(model.head.projection.flatten(), torch.arange(16.0))
+
+    other = DetectorConfig().build(7)
+    report = load_weights(other, detseg_data / "weights" / "yolov8n_bccd.pt", strict=False)
+    # The width of the branches for classes depends on the finest level's channels here, not on the number of classes.
+    assert report.unused == tuple(f"model.22.cv3.{level}.2.{part}" for level in range(3) for part in ("weight", "bias"))
 
 
 @pytest.mark.parametrize("content", [{"model": {"epoch": 3}}, [torch.zeros(1)], {"a": torch.zeros(1), "epoch": 3}])
