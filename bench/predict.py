@@ -3,12 +3,15 @@
     python bench/predict.py --peer-python PEER_ENV/bin/python --peer-weights yolov8n.pt --video FILM --pictures FOLDER
 
 The peer lives in an environment of its own (``pip install ultralytics onnx onnxruntime``). Both have the weights of its
-checkpoint, each its own ONNX file at 640 x 640, and the settings confidence 0.25, IoU 0.7, one image at a time.
+checkpoint, each its own ONNX file for 640 pixels, and the settings confidence 0.25, IoU 0.7, one image at a time. All
+else is each program's default. The peer's exporter makes a file for 640x640 by default, to which all pictures are
+padded; with ``dynamic=True`` they are padded as little as in torch, which is measured as a row of its own. Exports of
+detseg's are always free in size, and padded as little.
 
 Video: whole processes, ``detseg predict`` and ``yolo predict``, that draw the boxes and save the film. What a process
 takes for the first frame alone is measured too and taken off, so that starting does not count. Pictures: from file to
-boxes in a process that is warm, in torch and in ONNX Runtime; the peer is told to use the whole input (``rect=False``),
-as detseg does. The programs take turns; the ratios of the medians are what to look at.
+boxes in a process that is warm, in torch and in ONNX Runtime. The programs take turns; the ratios of the medians are
+what to look at.
 """
 
 from __future__ import annotations
@@ -32,6 +35,8 @@ import torch
 import detseg
 from detseg.export.export import export_model
 from detseg.models.detector import DetectorConfig
+from detseg.runtime.geometry import InputSpec, fitted
+from detseg.runtime.images import read_image
 from detseg.runtime.onnx_model import OnnxModel
 from detseg.runtime.sources import expand_sources
 from detseg.runtime.video_file import OpenCVVideo
@@ -47,6 +52,7 @@ model = YOLO(weights)
 numpy.savez(folder + "/weights.npz", *[value.float().numpy() for value in model.model.state_dict().values()])
 open(folder + "/names.json", "w").write(json.dumps(list(model.names.values())))
 shutil.copy(model.export(format="onnx", imgsz=640), folder + "/peer.onnx")
+shutil.copy(model.export(format="onnx", imgsz=640, dynamic=True), folder + "/peer-dynamic.onnx")
 """
 PICTURES = """
 import sys, time, json
@@ -57,7 +63,7 @@ model, paths = YOLO(sys.argv[1], task="detect"), json.loads(sys.argv[2])
 def run():
     boxes = 0
     for path in paths:
-        for found in model.predict(path, imgsz=640, conf=0.25, iou=0.7, rect=False, verbose=False, device="cpu"):
+        for found in model.predict(path, imgsz=640, conf=0.25, iou=0.7, verbose=False, device="cpu"):
             boxes += len(found.boxes)
     return boxes
 run()
@@ -101,7 +107,9 @@ def first_frame(video: Path, folder: Path) -> Path:
 def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> list[str]:
     num_frames = sum(1 for _ in read_video(options.video))
     short = first_frame(options.video, folder)
-    settings = [
+    peer_command = [
+        options.peer_python.with_name("yolo"),
+        "predict",
         "imgsz=640",
         "conf=0.25",
         "iou=0.7",
@@ -114,14 +122,9 @@ def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> lis
         "detseg predict": lambda film: seconds(
             [sys.executable, "-m", "detseg", "predict", model, film, "--save", "drawn", "-o", folder / "out"]
         ),
-        "yolo predict": lambda film: seconds(
-            [
-                options.peer_python.with_name("yolo"),
-                "predict",
-                f"model={folder / 'peer.onnx'}",
-                f"source={film}",
-                *settings,
-            ]
+        "yolo predict": lambda film: seconds([*peer_command, f"model={folder / 'peer.onnx'}", f"source={film}"]),
+        "yolo predict, dynamic": lambda film: seconds(
+            [*peer_command, f"model={folder / 'peer-dynamic.onnx'}", f"source={film}"]
         ),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
@@ -153,13 +156,16 @@ def detseg_pictures(path: Path, paths: list[Path], threads: int) -> tuple[float,
 
 
 def network_alone(path: Path, paths: list[Path], threads: int) -> float:
-    """Seconds per picture of the exported network, whose input is there already."""
+    """Seconds per picture of the exported network, whose inputs, of the sizes of the pictures, are there already."""
     model = OnnxModel(path, threads)
-    inputs = np.random.default_rng(0).random((1, 3, 640, 640), np.float32)
-    model.run(inputs)
+    spec = fitted(InputSpec(640, 640), 32)
+    shapes = [(1, 3, *spec.input_size(*read_image(path).shape[:2])) for path in paths]
+    inputs = {shape: np.random.default_rng(0).random(shape, np.float32) for shape in set(shapes)}
+    for array in inputs.values():
+        model.run(array)
     start = time.perf_counter()
-    for _ in paths:
-        model.run(inputs)
+    for shape in shapes:
+        model.run(inputs[shape])
     return (time.perf_counter() - start) / len(paths)
 
 
@@ -177,6 +183,7 @@ def measure_pictures(options: argparse.Namespace, package: Path, model: Path, fo
         "Ultralytics, torch": lambda: peer(options.peer_weights),
         "detseg, torch": lambda: detseg_pictures(package, paths, options.threads),
         "Ultralytics, ONNX": lambda: peer(folder / "peer.onnx"),
+        "Ultralytics, ONNX, dynamic": lambda: peer(folder / "peer-dynamic.onnx"),
         "detseg, ONNX": lambda: detseg_pictures(model, paths, options.threads),
         "detseg, ONNX, network alone": lambda: (network_alone(model, paths, options.threads), 0),
     }

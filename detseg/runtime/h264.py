@@ -10,6 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import cv2
+import numpy as np
+
 from detseg.arrays import ByteArray
 from detseg.files import atomic_path
 from detseg.runtime.video_file import OneSize, require_rate
@@ -61,7 +64,9 @@ class H264Video:
             self._open(*picture.shape[:2])
         assert self._start_s is not None
         position_s = self._end_s if time_s is None else time_s - self._start_s
-        frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+        # OpenCV converts twice as fast as the library that PyAV would use.
+        planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
+        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = round(position_s * _TICKS), Fraction(1, _TICKS)
         frame.duration = round(_TICKS / self.fps)
         self._container.mux(self._video.encode(frame))
@@ -86,7 +91,9 @@ class H264Video:
         self._video = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(_TICKS))
         self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
         self._video.time_base = self._video.codec_context.time_base = Fraction(1, _TICKS)
-        self._video.options = {"preset": "veryfast"}
+        # Pictures are written while a network runs on the same cores. Slower presets make smaller files: "veryfast"
+        # takes twice the time for three fifths of the size.
+        self._video.options = {"preset": "superfast"}
         if source is not None and source.streams.audio:
             self._sound = self._copy(source) if _is_copied(source) else self._encode(source)
             self._heard_next = next(self._sound, None)
