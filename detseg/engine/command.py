@@ -8,23 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from detseg.config import load_config
-from detseg.data.open import open_dataset
 from detseg.data.preview import preview
-from detseg.engine.evaluate import evaluate
+from detseg.engine.evaluated import open_evaluated
 from detseg.engine.gallery import PICTURES_NAME, Gallery
+from detseg.engine.html_report import write_html
 from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
-from detseg.engine.report import write_metrics, write_report
+from detseg.engine.report import REPORT_NAME, make_report, write_metrics, write_report
 from detseg.engine.run import CONFIG_NAME, train
-from detseg.engine.samples import as_samples
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.report import format_table
-from detseg.models.load_weights import load_weights
 from detseg.runtime.volume_geometry import VolumeSpec
-from detseg.tasks.base import Task
-from detseg.tasks.package import PackageConfig, adapt_task, default_device, load_package
 
 # What may change when a run goes on: where things are and how fast they come, not what is learned.
 _RESUME_OVERRIDES = ("data.path", "data.num_workers", "data.cache", "train.device")
@@ -79,45 +73,38 @@ def eval_command(
     device: str,
     json_path: Path | None,
     output: Path | None,
+    report_path: Path | None = None,
     postprocess: Mapping[str, Any],
     size: tuple[int, int] | None = None,
 ) -> int:
     """``detseg eval``. Returns 0."""
-    chosen = default_device(device)
-    model: nn.Module
-    task: Task
-    if model_path.suffix in (".yaml", ".yml"):
-        if weights is None:
-            raise ValueError(f"{model_path} is a configuration; name the weights to evaluate with --weights FILE")
-        config = load_config(RunConfig, model_path)
-        own = config.data if data is None else None
-        data = data or str(config.data.path)
-        chosen_format, description = (format or own.format, own.description) if own else (format, None)
-        dataset = open_dataset(data, split, chosen_format, config.task.truth, description)
-        task_config = adapt_task(config.task, postprocess, size)
-        model, task = PackageConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
-        load_weights(model, weights)
-    else:
-        if data is None:
-            raise ValueError("name the data to evaluate on: --data FOLDER_OR_YAML, or --data shapes")
-        package = load_package(model_path, postprocess=postprocess, size=size)
-        model, task = package.model, package.task
-        dataset = open_dataset(data, split, format, task.truth)
-    samples = as_samples(dataset, task.spec)
-    evaluator = evaluate(
-        model.to(chosen),
-        task,
-        samples,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        device=chosen,
-        on_result=Gallery(task, samples, output / PICTURES_NAME) if output else None,
+    if report_path is not None and report_path.suffix.lower() not in (".html", ".htm"):
+        raise ValueError(f"--report writes one page, name a file that ends in .html, got {report_path}")
+    evaluated = open_evaluated(
+        model_path,
+        weights=weights,
+        data=data,
+        format=format,
+        split=split,
+        device=device,
+        postprocess=postprocess,
+        size=size,
     )
+    gallery = None
+    if output or report_path:
+        gallery = Gallery(evaluated.task, evaluated.samples, output / PICTURES_NAME if output else None)
+    evaluator = evaluated.evaluate(batch_size=batch_size, num_workers=num_workers, on_result=gallery)
     metrics = evaluator.compute()
-    table = (
-        write_report(evaluator, metrics, output) if output else format_table(metrics, evaluator.classes_without_truth())
-    )
-    print(f"{len(dataset)} images of {data}, split {split}\n\n{table}")
+    table = format_table(metrics, evaluator.classes_without_truth())
+    if gallery:
+        settings, pictures = evaluated.describe(), gallery.finish(evaluator)
+        if output:
+            write_report(evaluator, metrics, output, settings, pictures)
+        if report_path:
+            write_html(report_path, make_report(evaluator, metrics, settings, pictures))
+    print(f"{len(evaluated.samples)} images of {evaluated.data}, split {split}\n\n{table}")
+    for path in filter(None, (output and output / REPORT_NAME, report_path)):
+        print(f"report: {path}")
     if json_path:
         write_metrics(evaluator, metrics, json_path)
     return 0

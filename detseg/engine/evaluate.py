@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,15 @@ from detseg.data.loader import EvalLoader
 from detseg.engine.distributed import Group
 from detseg.engine.samples import Samples, eval_placing
 from detseg.evaluation.base import Evaluator
+from detseg.runtime.frames import Frame
+from detseg.runtime.prediction import predict_frames
+from detseg.runtime.runner import Runner
+from detseg.structures import Result
 from detseg.tasks.base import Batch, Task
 from detseg.tasks.package import match_classes
+
+OnResult = Callable[[int, Any, Any], None]
+"""Told of an image: its index in the data set, what was found, and what is true."""
 
 
 def evaluate(
@@ -28,23 +36,19 @@ def evaluate(
     num_workers: int = 0,
     group: Group | None = None,
     bar: bool = True,
-    on_result: Callable[[int, Any, Any], None] | None = None,
+    on_result: OnResult | None = None,
 ) -> Evaluator:
     """Run ``model`` over ``dataset`` and gather all results in an evaluator, on every process of ``group``.
 
     The classes of the data set decide: a prediction of a class that the data set does not have is left out, and a class
     of the data set that the model does not have is an error. Volumes are of any size and go through one at a time,
-    whatever the ``batch_size``. ``on_result`` is told of every image on this process: its
-    index in the data set, what was found, and what is true.
+    whatever the ``batch_size``. ``on_result`` is told of every image on this process.
 
     Raises:
         ValueError: the model does not know a class of the data set.
         ImageError: a picture cannot be read.
     """
     group = group or Group()
-    to_dataset = np.full(len(task.class_names), -1, np.int64)
-    to_dataset[match_classes(task.class_names, dataset.class_names)] = np.arange(len(dataset.class_names))
-    evaluator = task.evaluator(dataset.class_names, dataset.category_ids)
     loader: EvalLoader[Batch] = EvalLoader(
         dataset,
         eval_placing(task.spec),
@@ -54,25 +58,93 @@ def evaluate(
         rank=group.rank,
         world_size=group.world_size,
     )
+    results = _results_of_network(model, task, loader, device)
+    evaluator = _judge(results, loader.indices, task, dataset, bar and group.is_main, on_result)
+    if group.world_size > 1:
+        evaluator.merge(_exchange(evaluator.state(), group, device))
+    return evaluator
+
+
+def evaluate_runner(
+    runner: Runner,
+    task: Task,
+    dataset: Samples,
+    *,
+    batch_size: int,
+    num_workers: int = 0,
+    bar: bool = True,
+    on_result: OnResult | None = None,
+) -> Evaluator:
+    """The same for what runs a model as prediction does, such as an exported file; ``task`` judges what it finds.
+
+    Raises:
+        ValueError, ImageError: see :func:`evaluate`.
+    """
+    loader: EvalLoader[list[Any]] = EvalLoader(
+        _AsRead(dataset), None, list, batch_size=batch_size if task.spec.one_size else 1, num_workers=num_workers
+    )
+    results = _results_of_runner(runner, loader, batch_size)
+    return _judge(results, loader.indices, task, dataset, bar, on_result)
+
+
+def _results_of_network(
+    model: nn.Module, task: Task, loader: EvalLoader[Batch], device: torch.device
+) -> Generator[Result]:
     was_training = model.training
     model.eval()
-    indices = iter(loader.indices)
-    batches = tqdm(loader, desc="evaluate", unit="batch", disable=not (bar and group.is_main), leave=False)
     try:
-        with torch.inference_mode():
-            for batch in batches:
+        for batch in loader:
+            with torch.inference_mode():
                 images = task.normalize(batch.images.to(device, non_blocking=True))
-                for found in task.results(task.infer(model, images), batch.placements):
-                    index = next(indices)
-                    result, truth = task.relabel(found, to_dataset), task.ground_truth(dataset, index)
-                    evaluator.update(dataset.image_id(index), result, truth)
-                    if on_result is not None:
-                        on_result(index, result, truth)
+                found = task.results(task.infer(model, images), batch.placements)
+            yield from found
     finally:
         loader.close()
         model.train(was_training)
-    if group.world_size > 1:
-        evaluator.merge(_exchange(evaluator.state(), group, device))
+
+
+def _results_of_runner(runner: Runner, loader: EvalLoader[list[Any]], batch_size: int) -> Generator[Result]:
+    try:
+        frames = (Frame(image) for images in loader for image in images)
+        for _, result in predict_frames(runner, frames, batch_size):
+            yield result
+    finally:
+        loader.close()
+
+
+class _AsRead:
+    """The images or volumes of a data set as their files have them, for the loader: runners place them themselves."""
+
+    def __init__(self, dataset: Samples) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def load(self, index: int) -> Any:
+        image, _ = self._dataset.read(index)
+        return image
+
+
+def _judge(
+    results: Generator[Result],
+    indices: Sequence[int],
+    task: Task,
+    dataset: Samples,
+    bar: bool,
+    on_result: OnResult | None,
+) -> Evaluator:
+    """The ``results`` for the images ``indices`` of ``dataset``, in an evaluator."""
+    to_dataset = np.full(len(task.class_names), -1, np.int64)
+    to_dataset[match_classes(task.class_names, dataset.class_names)] = np.arange(len(dataset.class_names))
+    evaluator = task.evaluator(dataset.class_names, dataset.category_ids)
+    progress = tqdm(indices, desc="evaluate", unit="image", disable=not bar, leave=False)
+    with closing(results), progress:
+        for index, found in zip(progress, results, strict=True):
+            result, truth = task.relabel(found, to_dataset), task.ground_truth(dataset, index)
+            evaluator.update(dataset.image_id(index), result, truth)
+            if on_result is not None:
+                on_result(index, result, truth)
     return evaluator
 
 

@@ -1,42 +1,135 @@
-"""Pictures of an evaluation: what is true beside what was found."""
+"""Pictures of an evaluation: what is true beside what was found, and where the model is worst."""
 
 from __future__ import annotations
 
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import torch
 
+from detseg.arrays import ByteArray
+from detseg.engine.distributed import Group
+from detseg.engine.pictures import Picture, Pictures, encode_jpeg
 from detseg.engine.samples import Samples
+from detseg.engine.worst import Candidate, WorstBoxes, WorstLabels, WorstPictures
+from detseg.evaluation.base import Evaluator
+from detseg.evaluation.errors import Outcome
+from detseg.files import atomic_path
 from detseg.runtime.images import write_image
 from detseg.runtime.nifti import volume_stem
-from detseg.tasks.base import Task
+from detseg.structures import Detections, LabelMap
 
 PICTURES_NAME = "pictures"
+WORST_NAME = "worst"
 NUM_PICTURES = 12
 
 
-class Gallery:
-    """Draws images spread evenly over ``dataset``, each as soon as its result is there; give it to ``evaluate``.
+class Comparer(Protocol):
+    """What a gallery needs of a task."""
 
-    Pictures go to ``folder`` as ``<position>_<name of the image>.jpg``.
+    def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
+        """One picture that shows ``image`` with its truth and what was found."""
+
+
+class Gallery:
+    """Draws images spread evenly over ``dataset``, each as soon as its result is there, and looks for those on which
+    the model is worst; give it to ``evaluate``, then call :meth:`finish`.
+
+    Examples go to ``folder`` as ``<position>_<name of the image>.jpg``, the worst to its folder ``worst`` as
+    ``<rank>_<position>_<name>.jpg``; nothing is written where ``folder`` is None.
     """
 
-    def __init__(self, task: Task, dataset: Samples, folder: Path, num_pictures: int = NUM_PICTURES) -> None:
+    def __init__(
+        self, task: Comparer, dataset: Samples, folder: Path | None = None, num_pictures: int = NUM_PICTURES
+    ) -> None:
         self._task = task
         self._dataset = dataset
         self._folder = folder
+        self._num_pictures = num_pictures
         last = len(dataset) - 1
         self._chosen = set(np.linspace(0, last, min(num_pictures, len(dataset))).round().astype(int).tolist())
+        self._examples: list[Candidate] = []
+        self._worst: WorstPictures | None = None
 
     def __call__(self, index: int, result: Any, truth: Any) -> None:
-        """Draw image ``index``, if it is one of those chosen.
+        """Look at what was found in image ``index``, and draw it, if it is one of those chosen.
 
         Raises:
             SaveError: the picture cannot be written.
         """
-        if index not in self._chosen:
-            return
+        if self._worst is None:
+            self._worst = self._search_for(result)
+        self._worst.add(index, result, truth)
+        if index in self._chosen:
+            picture = self._compare(index, result, truth)
+            self._examples.append(Candidate(0.0, index, "", encode_jpeg(picture)))
+            if self._folder is not None:
+                write_image(self._folder / f"{self._name(index)}.jpg", picture)
+
+    def finish(self, evaluator: Evaluator, group: Group | None = None, device: torch.device | None = None) -> Pictures:
+        """The examples and the worst pictures of all processes of ``group``, for the main process; the worst are
+        written, and of boxes drawn, now.
+
+        ``evaluator`` has seen the whole data set; ``device`` is the one on which processes exchange arrays.
+
+        Raises:
+            SaveError: a picture cannot be written.
+        """
+        own_worst, own_tally = self._worst.find(evaluator) if self._worst else ([], None)
+        group, device = group or Group(), device or torch.device("cpu")
+        examples = sorted(_everyones(self._examples, group, device), key=lambda one: one.rank)
+        worst = sorted(_everyones(own_worst, group, device), key=lambda one: one.rank)[: self._num_pictures]
+        # A process that saw no image takes part as well.
+        own_counts = np.zeros((0, len(self._dataset.class_names), len(Outcome)), np.int64)
+        if own_tally is not None:
+            own_counts = own_tally.counts[None]
+        counts = np.concatenate(group.gather(own_counts, device)).sum(axis=0)
+        pictures = Pictures(
+            tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in examples),
+            tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in worst),
+            self._worst.measure if self._worst else "",
+            own_tally and replace(own_tally, counts=counts),
+        )
+        if self._folder is not None and group.is_main:
+            self._write(pictures.worst, self._folder / WORST_NAME)
+        return pictures
+
+    def _search_for(self, result: Any) -> WorstPictures:
+        """What finds the worst pictures by results of this kind."""
+        names = self._dataset.class_names
+        if isinstance(result, Detections):
+            return WorstBoxes(names, self._num_pictures, self._read)
+        score = "mIoU" if isinstance(result, LabelMap) else "Dice"
+        return WorstLabels(names, self._num_pictures, self._compare, score)
+
+    def _compare(self, index: int, result: Any, truth: Any) -> ByteArray:
+        return self._task.compare(self._read(index), truth, result, self._dataset.class_names)
+
+    def _read(self, index: int) -> Any:
         image, _ = self._dataset.read(index)
-        picture = self._task.compare(image, truth, result, self._dataset.class_names)
-        write_image(self._folder / f"{index:06d}_{volume_stem(self._dataset.path(index))}.jpg", picture)
+        return image
+
+    def _name(self, index: int) -> str:
+        return f"{index:06d}_{volume_stem(self._dataset.path(index))}"
+
+    def _write(self, worst: Sequence[Picture], folder: Path) -> None:
+        for stale in folder.glob("[0-9]*_*.jpg"):
+            stale.unlink()
+        for rank, picture in enumerate(worst, start=1):
+            with atomic_path(folder / f"{rank:02d}_{picture.name}.jpg") as temporary:
+                temporary.write_bytes(picture.jpeg)
+
+
+def _everyones(own: Sequence[Candidate], group: Group, device: torch.device) -> list[Candidate]:
+    """The candidates of all processes; they travel as JSON in arrays of bytes."""
+    if group.world_size == 1:
+        return list(own)
+    texts = [asdict(one) | {"jpeg": base64.b64encode(one.jpeg).decode("ascii")} for one in own]
+    sent = np.frombuffer(json.dumps(texts).encode("utf-8"), np.uint8).copy()
+    received = [json.loads(part.tobytes()) for part in group.gather(sent, device)]
+    return [Candidate(**values | {"jpeg": base64.b64decode(values["jpeg"])}) for part in received for values in part]

@@ -1,27 +1,102 @@
-"""What an evaluation leaves behind: the table, ``metrics.json``, and the files of its evaluator."""
+"""What an evaluation leaves behind: the table, ``metrics.json``, the files of its evaluator, and a page with it all."""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from detseg.engine.html_report import Chart, Report, write_html
+from detseg.engine.pictures import Pictures
+from detseg.engine.plots import plot_history
 from detseg.evaluation.base import Evaluator
+from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.evaluation.plots import plot_f1_curves
 from detseg.evaluation.report import format_table, write_metrics_json
 from detseg.structures import Metrics
 
+REPORT_NAME = "report.html"
+HISTORY_NAME = "history.png"
 
-def write_report(evaluator: Evaluator, metrics: Metrics, output: Path) -> str:
-    """Write ``metrics.json`` and what the evaluator has to show to ``output``.
+_CHARTS = {
+    "pr_curve.png": "Precision over recall at IoU 0.5",
+    "f1_curve.png": "F1 over confidence at IoU 0.5",
+    "confusion_matrix.png": "Confusion matrix: rows are the truth, columns the prediction",
+    "iou.png": "IoU of each class",
+    "dice.png": "Dice of each case, by class",
+    HISTORY_NAME: "Course of the training",
+}
+"""The files of evaluators that a page shows, in this order, with what they show."""
+
+Settings = Mapping[str, Mapping[str, Any]]
+"""What was measured with what: sections of named values, see ``detseg.engine.describe``."""
+
+
+def write_report(
+    evaluator: Evaluator,
+    metrics: Metrics,
+    output: Path,
+    settings: Settings | None = None,
+    pictures: Pictures | None = None,
+    records: Sequence[Mapping[str, Any]] = (),
+) -> str:
+    """Write ``metrics.json``, what the evaluator has to show, and ``report.html`` with all of it to ``output``; with
+    the ``records`` of a training run also ``history.png``.
 
     Returns:
         The metrics as a table for the screen.
     """
     output.mkdir(parents=True, exist_ok=True)
     write_metrics(evaluator, metrics, output / "metrics.json")
-    evaluator.write_artifacts(output)
+    for name in _CHARTS:
+        (output / name).unlink(missing_ok=True)  # what an earlier evaluation left would be shown as one of this
+    write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, pictures, records))
     return format_table(metrics, evaluator.classes_without_truth())
+
+
+def make_report(
+    evaluator: Evaluator,
+    metrics: Metrics,
+    settings: Settings | None = None,
+    pictures: Pictures | None = None,
+    records: Sequence[Mapping[str, Any]] = (),
+) -> Report:
+    """All that :func:`write_report` shows, for :func:`detseg.engine.html_report.write_html`."""
+    with tempfile.TemporaryDirectory() as folder:
+        return _assemble(evaluator, metrics, Path(folder), settings, pictures, records)
 
 
 def write_metrics(evaluator: Evaluator, metrics: Metrics, path: Path) -> None:
     """Write ``metrics`` as flat JSON, with the classes about which nothing can be said."""
     absent = evaluator.classes_without_truth()
     write_metrics_json(path, metrics, {"classes_without_truth": list(absent)} if absent else None)
+
+
+def _assemble(
+    evaluator: Evaluator,
+    metrics: Metrics,
+    folder: Path,
+    settings: Settings | None,
+    pictures: Pictures | None,
+    records: Sequence[Mapping[str, Any]],
+) -> Report:
+    evaluator.write_artifacts(folder)
+    curves = evaluator.precision_recall_curves() if isinstance(evaluator, CocoEvaluator) else []
+    if curves:
+        plot_f1_curves(curves, folder / "f1_curve.png")
+    if records:
+        plot_history(records, folder / HISTORY_NAME)
+    charts = tuple(
+        Chart(title, (folder / name).read_bytes()) for name, title in _CHARTS.items() if (folder / name).exists()
+    )
+    settings = settings or {}
+    return Report(
+        metrics, evaluator.classes_without_truth(), charts, pictures or Pictures(), settings, title=_title(settings)
+    )
+
+
+def _title(settings: Settings) -> str:
+    """What was evaluated on what, as far as it is told."""
+    model, data = settings.get("Model", {}).get("file"), settings.get("Data", {}).get("data set")
+    return f"{Path(model).name} on {Path(data).name}" if model and data else "Evaluation"

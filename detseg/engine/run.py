@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from detseg.config import save_config
+from detseg.config import save_config, to_dict
 from detseg.data.loader import TrainLoader
 from detseg.data.open import open_dataset
 from detseg.engine.checkpoint import STATE_NAME, load_state
+from detseg.engine.describe import describe
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
 from detseg.engine.evaluate import evaluate
 from detseg.engine.gallery import PICTURES_NAME, Gallery
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
-from detseg.engine.plots import plot_history
 from detseg.engine.report import write_report
 from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig
@@ -170,8 +170,10 @@ def _report(
     config: RunConfig, val_set: Samples, run_dir: Path, group: Group, device: torch.device, *, bar: bool
 ) -> RunResult:
     """Evaluate the best model once more and draw the run's curves."""
-    best = load_package(run_dir / "best.safetensors")
+    path = run_dir / "best.safetensors"
+    best = load_package(path)
     batch_size = config.train.eval_batch_size or config.train.batch_size
+    gallery = Gallery(best.task, val_set, run_dir / PICTURES_NAME)
     evaluator = evaluate(
         best.model.to(device),
         best.task,
@@ -180,11 +182,21 @@ def _report(
         device=device,
         group=group,
         bar=bar,
-        on_result=Gallery(best.task, val_set, run_dir / PICTURES_NAME),
+        on_result=gallery,
     )
     metrics = evaluator.compute()
+    pictures = gallery.finish(evaluator, group, device)
     table = ""
     if group.is_main:
-        table = write_report(evaluator, metrics, run_dir)
-        plot_history(read_records(run_dir / RECORDS_NAME), run_dir / "history.png")
+        settings = describe(
+            path,
+            data=str(config.data.path),
+            split=config.data.val_split,
+            num_images=len(val_set),
+            settings=to_dict(best.config.task),
+            num_parameters=sum(parameter.numel() for parameter in best.model.parameters()),
+            device=str(device),
+        )
+        records = read_records(run_dir / RECORDS_NAME)
+        table = write_report(evaluator, metrics, run_dir, settings, pictures, records)
     return RunResult(run_dir, metrics, table)

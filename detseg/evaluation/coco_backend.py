@@ -51,17 +51,21 @@ class Accumulated:
             raise ValueError(f"no results at IoU {iou}; COCO evaluates at {allowed}")
         return int(matches[0])
 
-    def mean(self, kind: Literal["precision", "recall"], iou: float | None, area: str, num_detections: int) -> float:
-        """The mean over classes, over recalls for ``precision``, and over IoU thresholds where ``iou`` is None."""
+    def mean(
+        self,
+        kind: Literal["precision", "recall"],
+        iou: float | None,
+        area: str,
+        num_detections: int,
+        position: int | None = None,
+    ) -> float:
+        """The mean over the recalls for ``precision``, over the IoU thresholds where ``iou`` is None, and over the
+        classes, unless the ``position`` of one is given; -1 where there is no ground truth."""
         values = self.precision if kind == "precision" else self.recall
         if iou is not None:
             values = values[self.iou_index(iou)]
-        return _mean_where_defined(values[..., AREAS.index(area), MAX_DETECTIONS.index(num_detections)])
-
-    def class_mean(self, position: int, iou: float | None) -> float:
-        """The AP of one class over all areas, a mean over IoU thresholds where ``iou`` is None."""
-        values = self.precision if iou is None else self.precision[self.iou_index(iou)]
-        return _mean_where_defined(values[..., position, 0, -1])
+        of_classes = values[..., AREAS.index(area), MAX_DETECTIONS.index(num_detections)]
+        return _mean_where_defined(of_classes if position is None else of_classes[..., position])
 
     def positions_with_truth(self) -> list[int]:
         """The classes of which there is an object that is no crowd region."""

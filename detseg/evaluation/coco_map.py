@@ -33,14 +33,17 @@ _SUMMARY: dict[str, tuple[Literal["precision", "recall"], float | None, str, int
     "AR_large": ("recall", None, "large", 100),
 }
 
+_SUMMARY_OF_CLASS = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
+
 _STATE_COLUMNS = {"images": 5, "detections": 6, "truths": 7}
 
 
 class CocoEvaluator:
-    """COCO's twelve numbers over a data set, then ``AP/<class>`` and ``AP50/<class>``.
+    """COCO's twelve numbers over a data set, then ``AP``, ``AP50``, ``AP75``, ``AP_small``, ``AP_medium``, ``AP_large``
+    and ``AR100`` of each class, as ``AP/<class>`` and so on.
 
-    A number for which there is no ground truth (no small object, say) is -1, as pycocotools has it. A class without
-    ground truth has no ``AP/<class>`` at all, so that AP is the mean of those present; see
+    A number for which there is no ground truth (no small object, say, or none of this class) is -1, as pycocotools has
+    it. A class without any ground truth has no ``AP/<class>`` at all, so that AP is the mean of those present; see
     :meth:`classes_without_truth`.
 
     ``category_ids``: the data set's id of each class; 1, 2, 3, ... where the format knows none.
@@ -97,9 +100,10 @@ class CocoEvaluator:
         """
         accumulated = self._accumulate()
         values = {name: accumulated.mean(*summary) for name, summary in _SUMMARY.items()}
-        for name, iou in (("AP", None), ("AP50", 0.5)):
-            for position in accumulated.positions_with_truth():
-                values[f"{name}/{self.class_names[position]}"] = accumulated.class_mean(position, iou)
+        positions = accumulated.positions_with_truth()
+        for name in _SUMMARY_OF_CLASS:
+            for position in positions:
+                values[f"{name}/{self.class_names[position]}"] = accumulated.mean(*_SUMMARY[name], position)
         return Metrics(values, primary="AP")
 
     def classes_without_truth(self) -> tuple[str, ...]:

@@ -60,6 +60,47 @@ def plot_pr_curves(curves: Sequence[PrecisionRecallCurve], path: Path) -> None:
     _save(figure, path)
 
 
+def plot_f1_curves(curves: Sequence[PrecisionRecallCurve], path: Path) -> None:
+    """Draw F1 over confidence to a PNG: each class, and a dot at its best. A line ends on the left at the confidence of
+    the last object found: COCO's curve does not say how many boxes without an object follow.
+
+    With more than ten classes only the three best and the three worst carry a color and a name.
+
+    Raises:
+        ValueError: there is no curve.
+        SaveError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    if not curves:
+        raise ValueError("expected at least one curve")
+    ranked = sorted(curves, key=lambda curve: -curve.best_f1()[0])
+    are_all_named = len(ranked) <= _MOST_NAMED_CURVES
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for rank, curve in enumerate(ranked):
+        # A recall is reached at a confidence and kept below it; of recalls reached together only the last is seen.
+        reached = np.flatnonzero(curve.precision > 0)
+        confidences, last = np.unique(curve.confidences[reached][::-1], return_index=True)
+        f1 = curve.f1[reached][::-1][last]
+        if are_all_named or rank < 3 or rank >= len(ranked) - 3:
+            best, confidence = curve.best_f1()
+            label = _legend_entry(curve.class_name, best) + (f" at {confidence:.2f}" if best > 0 else "")
+            (line,) = axes.step(confidences, f1, where="pre", linewidth=1.5, label=label)
+            if best > 0:
+                axes.plot(confidence, best, marker="o", markersize=5, color=line.get_color())
+        else:
+            axes.step(confidences, f1, where="pre", color="0.82", linewidth=0.8, zorder=1)
+    axes.set(xlabel="confidence", ylabel="F1", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title(f"F1 over confidence at IoU {curves[0].iou:.2f}")
+    axes.grid(color="0.93")
+    title = "best F1" if are_all_named else "best F1:\nthree best, three worst"
+    axes.legend(
+        title=title, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", alignment="left"
+    )
+    _save(figure, path)
+
+
 def plot_confusion_matrix(matrix: ConfusionMatrix, path: Path) -> None:
     """Draw the confusion of objects to a PNG: rows are the truth, columns the prediction, colors the share of the row.
 

@@ -11,7 +11,7 @@ from typing import Any
 from detseg.files import write_text
 from detseg.structures import Metrics
 
-_MEANING = {
+MEANING = {
     "AP": "IoU 0.50:0.95, all sizes, 100 detections",
     "AP50": "IoU 0.50",
     "AP75": "IoU 0.75",
@@ -38,7 +38,7 @@ def format_table(metrics: Metrics, classes_without_truth: Sequence[str] = ()) ->
     ``<name>/<class>``. A dash stands for -1, "no ground truth"."""
     overall = {name: value for name, value in metrics.items() if "/" not in name}
     width = max(12, *(len(name) + 2 for name in overall))
-    lines = [f"{name:<{width}}{_cell(value)}  {_MEANING.get(name, '')}".rstrip() for name, value in overall.items()]
+    lines = [f"{name:<{width}}{_cell(value)}  {MEANING.get(name, '')}".rstrip() for name, value in overall.items()]
     columns: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
         column, slash, class_name = name.partition("/")

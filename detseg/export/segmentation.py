@@ -90,8 +90,11 @@ class VolumeExporter:
         return dict.fromkeys(("volumes", "logits"), ("batch", "channels", "depth", "height", "width"))
 
     def metadata(self) -> dict[str, Any]:
-        """The size of windows where the settings name none."""
-        return {"patch": list(self._window())}
+        """The size of windows where the settings name none, and how surfaces are judged."""
+        return {
+            "patch": list(self._window()),
+            "surface_tolerance_mm": self.task.config.surface_tolerance_mm,
+        }
 
     def comparison(self) -> VolumeComparison:
         """The voxels of the original volumes, class by class."""

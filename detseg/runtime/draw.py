@@ -95,25 +95,49 @@ def draw_boxes(
     """
     _check_boxes(boxes_xyxy, labels, class_names, scores)
     canvas = image.copy()
-    height, width = image.shape[:2]
-    line_width = line_width or max(1, round((height + width) / 2 * 0.0035))
+    line_width = line_width or line_width_for(image)
     ranks = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
     colored = (labels if track_ids is None else track_ids).tolist()
-    corners = np.clip(np.round(boxes_xyxy), 0, (width - 1, height - 1) * 2).astype(int)
+    corners = corners_in(canvas, boxes_xyxy)
     for index in ranks[::-1]:
         left, top, right, bottom = corners[index].tolist()
         cv2.rectangle(canvas, (left, top), (right, bottom), color_of(colored[index]), line_width)
-    taken: list[_Rectangle] = []
+    texts = []
     for index in ranks:
         text = class_names[labels[index]]
         if track_ids is not None:
             text += f" #{track_ids[index]}"
         if scores is not None:
             text += f" {scores[index]:.2f}"
-        place = _draw_tag(canvas, text, corners[index].tolist(), color_of(colored[index]), line_width, taken)
+        texts.append(text)
+    draw_tags(canvas, texts, corners[ranks], [color_of(colored[index]) for index in ranks], line_width)
+    return canvas
+
+
+def line_width_for(image: ByteArray) -> int:
+    """The width of lines, in pixels, that suits pictures of this size."""
+    return max(1, round(sum(image.shape[:2]) / 2 * 0.0035))
+
+
+def corners_in(image: ByteArray, boxes_xyxy: FloatArray) -> IntArray:
+    """The pixels at the corners of boxes ``[N, 4]``, (left, top, right, bottom), inside of the picture."""
+    height, width = image.shape[:2]
+    corners: IntArray = np.clip(np.round(boxes_xyxy), 0, (width - 1, height - 1) * 2).astype(np.int64)
+    return corners
+
+
+def draw_tags(
+    canvas: ByteArray, texts: Sequence[str], corners: IntArray, colors: Sequence[Color], line_width: int
+) -> None:
+    """Draw name tags about boxes with these ``corners`` ``[N, 4]``, the most important first.
+
+    Tags stay inside the picture and never cover each other; one that finds no room is left out.
+    """
+    taken: list[_Rectangle] = []
+    for text, box, color in zip(texts, corners.tolist(), colors, strict=True):
+        place = _draw_tag(canvas, text, box, color, line_width, taken)
         if place is not None:
             taken.append(place)
-    return canvas
 
 
 def draw_mask(image: ByteArray, mask: ByteArray, opacity: float = 0.5, ignored: int = 255) -> ByteArray:

@@ -93,13 +93,15 @@ class SemanticMetadata(Metadata):
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeMetadata(Metadata):
-    """A network for volumes; ``patch``: depth, height and width of windows where ``postprocess`` names none."""
+    """A network for volumes; ``patch``: depth, height and width of windows where ``postprocess`` names none.
+    ``surface_tolerance_mm``: how far apart surfaces may lie to count as the same when it is evaluated."""
 
     task: Literal["volume"]
     form: Literal["logits"]
     input: VolumeSpec
     patch: Shape3
     postprocess: WindowsConfig
+    surface_tolerance_mm: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -126,7 +128,7 @@ def parse_metadata(properties: Mapping[str, str], path: Path) -> ModelMetadata:
     if KEY not in properties:
         raise OnnxFileError(
             f"{path}: has no detseg metadata, so classes, input and outputs are unknown; only files written by "
-            "`detseg export` can be run, others have to be exported from their model again"
+            "`detseg export` can be run; of others, a YOLOX becomes a model file by `detseg convert`"
         )
     try:
         data = json.loads(properties[KEY])

@@ -1,24 +1,40 @@
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
+from detseg.arrays import ByteArray
+from detseg.data.blobs import BlobsConfig, BlobsDataset
 from detseg.data.shapes import ShapesConfig, ShapesDataset
 from detseg.engine.gallery import Gallery
+from detseg.engine.pictures import Pictures
+from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.evaluation.errors import Outcome
 from detseg.models.letnet import LETNetConfig
+from detseg.runtime.draw_volume import compare_volumes
 from detseg.runtime.images import read_image
-from detseg.runtime.show import compare_labels
-from detseg.structures import LabelMap
+from detseg.runtime.show import compare_boxes, compare_labels
+from detseg.structures import Detections, LabelMap
 from detseg.tasks.semantic import SemanticTaskConfig
+
+
+def shapes(num_images: int, truth: Any = "masks", num_objects: int = 1) -> ShapesDataset:
+    config = ShapesConfig(
+        image_size=64, num_val=num_images, max_objects=num_objects, min_objects=num_objects, min_side=16, max_side=24
+    )
+    return ShapesDataset("val", config, truth)
 
 
 def draw(folder: Path, num_images: int, num_pictures: int) -> list[str]:
     """The names of the pictures of a data set whose predictions all are class 1."""
-    config = ShapesConfig(image_size=64, num_val=num_images, max_objects=1, min_objects=1, min_side=16, max_side=30)
-    dataset = ShapesDataset("val", config, "masks")
+    dataset = shapes(num_images)
     task: Any = SemanticTaskConfig().build(LETNetConfig().build(4), dataset.class_names)
     gallery = Gallery(task, dataset, folder, num_pictures)
     result = LabelMap(np.ones((64, 64), np.uint8))
@@ -42,3 +58,174 @@ def test_pictures_are_spread_over_the_data_set(
 ) -> None:
     names = draw(tmp_path / "pictures", num_images, num_pictures)
     assert names == [f"{index:06d}_{index:06d}.jpg" for index in expected]
+
+
+class Comparer:
+    """Compares as the tasks do."""
+
+    def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
+        if isinstance(result, LabelMap):
+            return compare_labels(image, truth, result.labels, class_names)
+        compare: Any = compare_boxes if isinstance(result, Detections) else compare_volumes
+        picture: ByteArray = compare(image, truth, result, class_names)
+        return picture
+
+
+def spoiled(mask: ByteArray, num_wrong_rows: int) -> LabelMap:
+    """The truth, but for the first rows, which hold another class."""
+    labels = mask.copy()
+    labels[:num_wrong_rows] = (labels[:num_wrong_rows] + 1) % 3
+    return LabelMap(labels)
+
+
+def decoded(jpeg: bytes) -> ByteArray:
+    return np.asarray(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1], np.uint8)
+
+
+WRONG_ROWS = (10, 0, 40, 20, 0, 50, 30)
+
+
+def look_at_masks(folder: Path | None, num_pictures: int, indices: Sequence[int]) -> Pictures:
+    dataset = shapes(len(WRONG_ROWS))
+    evaluator: Any = None  # masks are ranked without
+    gallery = Gallery(Comparer(), dataset, folder, num_pictures)
+    for index in indices:
+        gallery(index, spoiled(dataset.mask(index), WRONG_ROWS[index]), dataset.mask(index))
+    return gallery.finish(evaluator)
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize(("num_pictures", "expected"), [(3, [5, 2, 6]), (7, [5, 2, 6, 3, 0])])
+def test_the_worst_masks(tmp_path: Path, num_pictures: int, expected: list[int], backward: bool) -> None:
+    indices = range(len(WRONG_ROWS))
+    pictures = look_at_masks(tmp_path / "pictures", num_pictures, indices[::-1] if backward else indices)
+    # A picture without an error is not among them, wherever there is room.
+    assert [picture.name for picture in pictures.worst] == [f"{index:06d}_{index:06d}" for index in expected]
+    assert "mIoU" in pictures.measure
+    assert pictures.worst[0].caption.startswith("mIoU 0.")
+    names = sorted(path.name for path in (tmp_path / "pictures" / "worst").iterdir())
+    assert names == [f"{rank:02d}_{picture.name}.jpg" for rank, picture in enumerate(pictures.worst, start=1)]
+    dataset = shapes(len(WRONG_ROWS))
+    image, mask = dataset.read(expected[0])
+    assert mask is not None
+    shown = compare_labels(image, mask, spoiled(mask, 50).labels, dataset.class_names)
+    assert np.abs(decoded(pictures.worst[0].jpeg).astype(int) - shown).mean() < 5
+
+
+def test_the_worst_of_equals_are_the_first(tmp_path: Path) -> None:
+    dataset = shapes(4)
+    evaluator: Any = None
+    gallery = Gallery(Comparer(), dataset, None, 2)
+    for index in (3, 1, 0, 2):
+        gallery(index, LabelMap(np.full((64, 64), 255, np.uint8)), dataset.mask(index))
+    assert [picture.name[:6] for picture in gallery.finish(evaluator).worst] == ["000000", "000001"]
+
+
+def test_a_folder_is_not_needed_and_holds_nothing_stale(tmp_path: Path) -> None:
+    indices = range(len(WRONG_ROWS))
+    in_memory = look_at_masks(None, 3, indices)
+    assert list(tmp_path.iterdir()) == []
+    folder = tmp_path / "pictures"
+    look_at_masks(folder, 7, indices)
+    (folder / "worst" / "notes.jpg").write_bytes(b"mine")
+    assert look_at_masks(folder, 3, indices) == in_memory
+    names = sorted(path.name[:2] for path in (folder / "worst").iterdir())
+    assert names == ["01", "02", "03", "no"], "those of the larger gallery are gone, other files are not"
+
+
+def test_the_worst_volumes() -> None:
+    dataset = BlobsDataset("val", BlobsConfig(num_val=3, min_side=20, max_side=24, max_radius=8.0))
+    evaluator: Any = None
+    gallery = Gallery(Comparer(), dataset, None, 2)
+    for index in range(3):
+        truth = dataset.label_volume(index)
+        found = truth.labels.copy()
+        found[: (0, 14, 9)[index]] = 0
+        gallery(index, type(truth)(found, truth.affine), truth)
+    pictures = gallery.finish(evaluator)
+    assert [picture.name[:6] for picture in pictures.worst] == ["000001", "000002"]
+    assert pictures.worst[0].caption.startswith("Dice ")
+    assert "Dice" in pictures.measure
+
+
+def test_the_worst_boxes(tmp_path: Path) -> None:
+    dataset = shapes(4, "boxes", num_objects=3)
+    evaluator = CocoEvaluator(dataset.class_names)
+    gallery, single = Gallery(Comparer(), dataset, tmp_path / "pictures", 2), Gallery(Comparer(), dataset, None, 1)
+    # Picture 1 misses its first object, picture 3 has one box too many and takes an object for another class.
+    for index in range(4):
+        truth = dataset.ground_truth(index)
+        boxes = truth.boxes_xywh.copy()
+        boxes[:, 2:] += boxes[:, :2]
+        labels, scores = truth.labels.copy(), np.full(len(boxes), 0.9)
+        if index == 1:
+            boxes, labels, scores = boxes[1:], labels[1:], scores[1:]
+        if index == 3:
+            labels[0] = (labels[0] + 1) % 3
+            boxes = np.concatenate([boxes, [[0, 0, 5, 5]]])
+            labels, scores = np.append(labels, 0), np.append(scores, 0.9)
+        found = Detections(boxes.astype(np.float32), scores.astype(np.float32), labels)
+        evaluator.update(truth.image_id, found, truth)
+        gallery(index, found, truth)
+        single(index, found, truth)
+    pictures = gallery.finish(evaluator)
+    assert single.finish(evaluator).worst == pictures.worst[:1]
+    assert [(picture.name[:6], picture.caption) for picture in pictures.worst] == [
+        ("000003", "false positives 1, wrong class 1, right 2"),
+        ("000001", "misses 1, right 2"),
+    ]
+    assert pictures.tally is not None
+    assert pictures.tally.class_names == dataset.class_names
+    totals = dict(zip(Outcome, pictures.tally.counts.sum(axis=0).tolist(), strict=True))
+    assert totals == {
+        Outcome.RIGHT: 10, Outcome.FALSE_POSITIVE: 1, Outcome.WRONG_CLASS: 1, Outcome.BADLY_PLACED: 0, Outcome.MISS: 1
+    }  # fmt: skip
+    # 10 right of 12 found and 12 true
+    assert pictures.tally.f1 == pytest.approx(20 / 24)
+    written = read_image(tmp_path / "pictures" / "worst" / f"01_{pictures.worst[0].name}.jpg")
+    assert np.array_equal(written, decoded(pictures.worst[0].jpeg))
+    violet = (np.abs(written.astype(int) - (170, 95, 240)) < 40).all(axis=2)
+    assert violet.sum() > 200, "the box of the wrong class"
+
+
+TWO_PROCESSES = """
+import sys
+import importlib.util
+from pathlib import Path
+import torch
+import torch.distributed as dist
+from detseg.engine.distributed import Group
+from detseg.engine.gallery import Gallery
+test_path, folder, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+spec = importlib.util.spec_from_file_location("test_gallery", test_path)
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+dataset = module.shapes(len(module.WRONG_ROWS))
+idle = Gallery(module.Comparer(), dataset)
+if rank == 0:
+    idle(0, module.spoiled(dataset.mask(0), 9), dataset.mask(0))
+assert len(idle.finish(None, Group(rank, 2, rank), torch.device("cpu")).worst) == 1
+gallery = Gallery(module.Comparer(), dataset, folder / "pictures", 3)
+for index in range(rank, len(module.WRONG_ROWS), 2):
+    gallery(index, module.spoiled(dataset.mask(index), module.WRONG_ROWS[index]), dataset.mask(index))
+pictures = gallery.finish(None, Group(rank, 2, rank), torch.device("cpu"))
+dist.destroy_process_group()
+assert pictures == module.look_at_masks(None, 3, range(len(module.WRONG_ROWS)))
+
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_show_the_same(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO_PROCESSES, __file__, str(tmp_path), str(rank)], stderr=subprocess.PIPE, text=True
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "pictures" / "worst").glob("*.jpg"))) == 3

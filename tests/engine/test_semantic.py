@@ -79,8 +79,8 @@ def test_what_a_run_leaves_behind(
     result = train(config, run_dir, bar=False)
     names = {path.name for path in run_dir.iterdir()}
     assert {"best.safetensors", "last.safetensors", "config.yaml", "metrics.json", "metrics.jsonl"} <= names
-    assert {"history.png", "confusion_matrix.png", "iou.png", "class_weights.json", "pictures"} <= names
-    assert len(list((run_dir / "pictures").iterdir())) == 4
+    assert {"history.png", "confusion_matrix.png", "iou.png", "class_weights.json", "pictures", "report.html"} <= names
+    assert len(list((run_dir / "pictures").glob("*.jpg"))) == 4
 
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert result.metrics.primary == "mIoU"

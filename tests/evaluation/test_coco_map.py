@@ -121,15 +121,49 @@ def test_equals_the_official_tool_on_the_saved_file(
     assert [metrics[name] for name in TWELVE] == pytest.approx(list(official.stats), abs=1e-9, rel=0)
     assert list(metrics)[:12] == list(TWELVE)
 
-    by_category = {category["name"]: category["id"] for category in annotations["categories"]}
-    for name in evaluator.class_names:
-        precision = official.eval["precision"][:, :, official.params.catIds.index(by_category[name]), 0, -1]
-        if (precision > -1).any():
-            assert metrics[f"AP/{name}"] == pytest.approx(precision.mean(), abs=1e-9)
-            assert metrics[f"AP50/{name}"] == pytest.approx(precision[0].mean(), abs=1e-9)
-        else:
-            assert f"AP/{name}" not in metrics
+    num_undefined = 0
+    for category in annotations["categories"]:
+        name, position = category["name"], official.params.catIds.index(category["id"])
+        precision, recall = official.eval["precision"][:, :, position], official.eval["recall"][:, position]
+        if (precision[..., 0, -1] == -1).all():
+            assert not [key for key in metrics if key.endswith(f"/{name}")]
             assert name in evaluator.classes_without_truth()
+            continue
+        expected = {
+            "AP": precision[:, :, 0, 2],
+            "AP50": precision[0, :, 0, 2],
+            "AP75": precision[5, :, 0, 2],
+            "AP_small": precision[:, :, 1, 2],
+            "AP_medium": precision[:, :, 2, 2],
+            "AP_large": precision[:, :, 3, 2],
+            "AR100": recall[:, 0, 2],
+        }
+        assert {key.partition("/")[0] for key in metrics if key.endswith(f"/{name}")} == expected.keys()
+        for key, values in expected.items():
+            # of one class and one size either all is defined or nothing
+            assert metrics[f"{key}/{name}"] == pytest.approx(values.mean(), abs=1e-9)
+            num_undefined += metrics[f"{key}/{name}"] == -1
+    assert num_undefined > 10
+
+
+def test_one_class_is_what_the_official_tool_says_of_that_class_alone(annotations: dict[str, Any]) -> None:
+    pairs = imitate_detector(annotations, seed=0)
+    evaluator = evaluator_for(annotations)
+    for detections, ground_truth in pairs:
+        evaluator.update(ground_truth.image_id, detections, ground_truth)
+    metrics = evaluator.compute()
+    official_truth, results = COCO(annotations["path"]), evaluator.results()
+    for name in ("person", "car", "chair"):
+        official = COCOeval(official_truth, official_truth.loadRes(list(results)), "bbox")
+        official.params.catIds = official_truth.getCatIds(catNms=[name])
+        official.evaluate()
+        official.accumulate()
+        official.summarize()
+        of_class = {key: metrics[f"{key}/{name}"] for key in TWELVE if f"{key}/{name}" in metrics}
+        assert of_class == pytest.approx(
+            {key: value for key, value in zip(TWELVE, official.stats, strict=True) if key in of_class}, abs=1e-9
+        )
+        assert len(of_class) == 7
 
 
 OBJECT = ((10.0, 10.0, 50.0, 100.0), 0)
@@ -216,6 +250,25 @@ def test_small_cases_by_hand(detections: Detections, ground_truth: GroundTruth, 
     evaluator.update(0, detections, ground_truth)
     metrics = evaluator.compute()
     assert {name: metrics[name] for name in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_sizes_of_each_class_by_hand() -> None:
+    evaluator = CocoEvaluator(["small", "both", "absent"])
+    # One object of 20x20 px that is found; one of 50x100 px that is found, and one of 120x120 px that is missed.
+    evaluator.update(
+        1,
+        found(((300, 300, 320, 320), 0.9, 0), (HIT, 0.8, 1)),
+        truth(1, ((300, 300, 20, 20), 0), ((10, 10, 50, 100), 1), ((150, 150, 120, 120), 1)),
+    )
+    of_classes = {name: value for name, value in evaluator.compute().items() if "/" in name}
+    half = 51 / 101  # precision 1 up to recall 0.5
+    expected = {
+        "small": {"AP": 1, "AP50": 1, "AP75": 1, "AP_small": 1, "AP_medium": -1, "AP_large": -1, "AR100": 1},
+        "both": {"AP": half, "AP50": half, "AP75": half, "AP_small": -1, "AP_medium": 1, "AP_large": 0, "AR100": 0.5},
+    }
+    assert of_classes == pytest.approx(
+        {f"{name}/{label}": value for label, values in expected.items() for name, value in values.items()}, abs=1e-12
+    )
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -16,6 +16,7 @@ from detseg.evaluation.plots import (
     plot_case_scores,
     plot_class_scores,
     plot_confusion_matrix,
+    plot_f1_curves,
     plot_pixel_confusion,
     plot_pr_curves,
 )
@@ -64,6 +65,40 @@ def test_pr_curves_of_one_threshold_only(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="expected curves at one IoU threshold"):
             plot_pr_curves(wrong, tmp_path / "pr.png")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("num_classes", "num_entries"), [(1, 1), (10, 10), (11, 6), (80, 6)])
+def test_f1_curves(tmp_path: Path, figures: list[Figure], num_classes: int, num_entries: int) -> None:
+    plot_f1_curves(curves(num_classes), tmp_path / "f1.png")
+    assert matplotlib.image.imread(tmp_path / "f1.png").std() > 0.01
+    axes = figures[0].axes[0]
+    assert len(axes.lines) == num_classes + num_entries, "a line for each class, a dot for each that has a name"
+    entries = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert len(entries) == num_entries
+    assert entries[0] == rf"1.000  _class \${num_classes - 1}\$ at 0.00"
+
+
+def test_f1_rises_in_steps_to_its_best(tmp_path: Path, figures: list[Figure]) -> None:
+    # Two of three objects are found: one at 0.9; the other at 0.4, after one box without an object.
+    recall = np.linspace(0, 1, 101)
+    precision, confidences = np.zeros(101), np.zeros(101)
+    precision[:34], confidences[:34] = 1, 0.9
+    precision[34:67], confidences[34:67] = 2 / 3, 0.4
+    plot_f1_curves([PrecisionRecallCurve("a", 0.5, recall, precision, confidences)], tmp_path / "f1.png")
+    line, dot = figures[0].axes[0].lines
+    assert line.get_drawstyle() == "steps-pre"
+    assert line.get_xydata().tolist() == [
+        pytest.approx([0.4, 2 * 0.66 * (2 / 3) / (0.66 + 2 / 3)]), pytest.approx([0.9, 2 * 0.33 / 1.33])
+    ]  # fmt: skip
+    assert dot.get_xydata().tolist() == [line.get_xydata()[0].tolist()]
+
+
+def test_f1_of_nothing_found(tmp_path: Path, figures: list[Figure]) -> None:
+    recall = np.linspace(0, 1, 101)
+    plot_f1_curves([PrecisionRecallCurve("a", 0.5, recall, np.zeros(101), np.zeros(101))], tmp_path / "f1.png")
+    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == ["0.000  a"]
+    with pytest.raises(ValueError, match="at least one curve"):
+        plot_f1_curves([], tmp_path / "none.png")
 
 
 @pytest.mark.parametrize(("num_classes", "num_texts"), [(1, 1), (20, 20), (21, 0), (80, 0), (300, 0)])

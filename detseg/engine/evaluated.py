@@ -1,0 +1,155 @@
+"""What ``detseg eval`` measures: a model in any of its forms, opened together with its data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from detseg.config import load_config, to_dict
+from detseg.data.open import open_dataset
+from detseg.engine.describe import describe
+from detseg.engine.evaluate import OnResult, evaluate, evaluate_runner
+from detseg.engine.exported import load_exported
+from detseg.engine.samples import Samples, as_samples
+from detseg.engine.settings import RunConfig
+from detseg.evaluation.base import Evaluator
+from detseg.models.load_weights import load_weights
+from detseg.runtime.runner import Runner
+from detseg.tasks.package import PackageConfig, adapt_task, default_device, load_package
+
+_CONFIGURATIONS = (".yaml", ".yml")
+_FOREIGN = (".pt", ".pth", ".ckpt")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A model with the task that judges it, and the ``samples`` of the ``split`` of ``data`` that it is to be judged
+    on.
+
+    ``path`` is the file with the weights; ``device`` where torch runs them, None where ONNX Runtime does.
+    """
+
+    path: Path
+    network: nn.Module | Runner
+    task: Any
+    samples: Samples
+    data: str
+    split: str
+    device: torch.device | None
+
+    def evaluate(self, *, batch_size: int, num_workers: int, on_result: OnResult | None = None) -> Evaluator:
+        """Run the model over the samples; see :func:`detseg.engine.evaluate.evaluate`."""
+        if not isinstance(self.network, nn.Module):
+            return evaluate_runner(
+                self.network,
+                self.task,
+                self.samples,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                on_result=on_result,
+            )
+        assert self.device is not None
+        return evaluate(
+            self.network.to(self.device),
+            self.task,
+            self.samples,
+            batch_size=batch_size,
+            num_workers=num_workers,
+            device=self.device,
+            on_result=on_result,
+        )
+
+    def describe(self) -> dict[str, dict[str, str]]:
+        """What is measured, on what, and with what settings, for a report."""
+        num_parameters, device = None, "ONNX Runtime"
+        if isinstance(self.network, nn.Module):
+            num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
+            device = f"torch, {self.device}"
+        return describe(
+            self.path,
+            data=self.data,
+            split=self.split,
+            num_images=len(self.samples),
+            settings=to_dict(self.task.config),
+            num_parameters=num_parameters,
+            device=device,
+        )
+
+
+def open_evaluated(
+    model_path: Path,
+    *,
+    weights: Path | None = None,
+    data: str | None = None,
+    format: str | None = None,
+    split: str = "val",
+    device: str = "auto",
+    postprocess: Mapping[str, Any] | None = None,
+    size: tuple[int, int] | None = None,
+) -> Evaluated:
+    """Open ``model_path`` and the data to evaluate it on.
+
+    Args:
+        model_path: a ``.safetensors`` file, an ``.onnx`` file that ``detseg export`` wrote, or a configuration.
+        weights: the weights of a configuration.
+        data: a folder, a YAML, or the name of drawn data; None for that of the configuration.
+        format: of the data, where its layout is ambiguous.
+        split: of the data.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ....
+        postprocess: settings that replace those of evaluation, such as ``{"iou": 0.6}``.
+        size: height and width of the input, in place of the model's own.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is none of these forms, the data cannot be opened, or a setting is impossible.
+    """
+    settings, suffix = dict(postprocess or {}), model_path.suffix.lower()
+    if suffix in _FOREIGN:
+        raise ValueError(
+            f"{model_path} is a file of another program; evaluate what "
+            f"`detseg convert {model_path} -o {model_path.stem}.safetensors` makes of it"
+        )
+    if suffix in _CONFIGURATIONS:
+        if weights is None:
+            raise ValueError(f"{model_path} is a configuration; name the weights to evaluate with --weights FILE")
+        return _open_configuration(model_path, weights, data, format, split, device, settings, size)
+    if weights is not None:
+        raise ValueError(f"--weights is for configurations, and {model_path} is none; leave one of them out")
+    if data is None:
+        raise ValueError("name the data to evaluate on: --data FOLDER_OR_YAML, or --data shapes")
+    network: nn.Module | Runner
+    if suffix == ".onnx":
+        network, task = load_exported(model_path, device, settings, size)
+        chosen = None
+    else:
+        package = load_package(model_path, postprocess=settings, size=size)
+        network, task, chosen = package.model, package.task, default_device(device)
+    samples = as_samples(open_dataset(data, split, format, task.truth), task.spec)
+    return Evaluated(model_path, network, task, samples, data, split, chosen)
+
+
+def _open_configuration(
+    config_path: Path,
+    weights: Path,
+    data: str | None,
+    format: str | None,
+    split: str,
+    device: str,
+    settings: Mapping[str, Any],
+    size: tuple[int, int] | None,
+) -> Evaluated:
+    chosen = default_device(device)
+    config = load_config(RunConfig, config_path)
+    own = config.data if data is None else None
+    data = data or str(config.data.path)
+    chosen_format, description = (format or own.format, own.description) if own else (format, None)
+    dataset = open_dataset(data, split, chosen_format, config.task.truth, description)
+    task_config = adapt_task(config.task, settings, size)
+    model, task = PackageConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
+    load_weights(model, weights)
+    return Evaluated(weights, model, task, as_samples(dataset, task.spec), data, split, chosen)

@@ -1,0 +1,197 @@
+"""An evaluation as one HTML page that needs nothing else: no network, no scripts, all pictures inside."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from detseg.engine.html_style import STYLE
+from detseg.engine.pictures import BoxTally, Picture, Pictures
+from detseg.evaluation.report import MEANING
+from detseg.files import write_text
+from detseg.structures import Metrics
+
+# How a browser is told that the page may load nothing and run nothing.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A PNG with what it shows, in words."""
+
+    title: str
+    png: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """All that a page shows; ``settings`` are sections of named values, see ``detseg.engine.describe``."""
+
+    metrics: Metrics
+    classes_without_truth: Sequence[str] = ()
+    charts: Sequence[Chart] = ()
+    pictures: Pictures = field(default_factory=Pictures)
+    settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    title: str = "Evaluation"
+
+
+def write_html(path: Path, report: Report) -> None:
+    """Write ``report`` to ``path`` as one page, whole or not at all.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
+    write_text(path, render(report))
+
+
+def render(report: Report) -> str:
+    """The page as HTML. Every text in it is escaped: names of classes and files may hold anything."""
+    pictures = report.pictures
+    sections = [
+        ("numbers", "Numbers", _numbers(report.metrics)),
+        ("classes", "Classes", _class_table(report.metrics, report.classes_without_truth)),
+        ("errors", "Errors", _error_table(report) if pictures.tally else ""),
+        ("charts", "Curves and confusion", _charts(report.charts)),
+        ("worst", "The worst pictures", _worst(pictures)),
+        ("examples", "Examples", _gallery(pictures.examples, "Example: truth beside prediction")),
+        ("settings", "Settings", _settings(report.settings)),
+    ]
+    shown = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _ in shown)
+    body = "\n".join(
+        f'<section id="{anchor}">\n<h2>{heading}</h2>\n{content}\n</section>' for anchor, heading, content in shown
+    )
+    title = escape(report.title)
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<title>{title}</title>
+<style>{STYLE}</style>
+</head>
+<body>
+<header>
+<h1>{title}</h1>
+{_subject(report.settings)}
+<nav>{links}</nav>
+</header>
+<main>
+{body}
+</main>
+</body>
+</html>
+"""
+
+
+def _subject(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    """The model and the data set in a line, as far as they are told."""
+    model, data = settings.get("Model", {}), settings.get("Data", {})
+    parts = [model.get("file"), data.get("data set"), data.get("split"), data.get("images")]
+    names = ("model", "data", "split", "images")
+    told = [f"{name} {escape(str(part))}" for name, part in zip(names, parts, strict=True) if part is not None]
+    return f'<p class="faint">{" · ".join(told)}</p>' if told else ""
+
+
+def _numbers(metrics: Metrics) -> str:
+    items = []
+    for name, value in metrics.items():
+        if "/" not in name:
+            kind = ' class="primary"' if name == metrics.primary else ""
+            meaning = f"<small>{escape(MEANING[name])}</small>" if name in MEANING else ""
+            items.append(f"<li{kind}>{escape(name)}<strong>{_number(value)}</strong>{meaning}</li>")
+    return f'<ul class="numbers">\n{"".join(items)}\n</ul>'
+
+
+def _class_table(metrics: Metrics, classes_without_truth: Sequence[str]) -> str:
+    columns: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        column, slash, class_name = name.partition("/")
+        if slash:
+            columns.setdefault(column, {})[class_name] = value
+    class_names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    parts = []
+    if class_names:
+        rows = [[name, *(_number(column.get(name, -1.0)) for column in columns.values())] for name in class_names]
+        parts.append(_table(["class", *columns], rows, "Each metric by class; a dash where there is no ground truth"))
+    if classes_without_truth:
+        parts.append(f"<p>No ground truth: {escape(', '.join(classes_without_truth))}.</p>")
+    return "\n".join(parts)
+
+
+def _error_table(report: Report) -> str:
+    tally = report.pictures.tally
+    assert isinstance(tally, BoxTally)
+    header = ["class", "confidence", "right", "false positives", "wrong class", "badly placed", "missed"]
+    rows = [
+        [name, f"{confidence:.3f}", *map(str, counts)]
+        for name, confidence, counts in zip(
+            tally.class_names, tally.confidences.tolist(), tally.counts.tolist(), strict=True
+        )
+        if any(counts)
+    ]
+    rows.append(["all", "", *map(str, tally.counts.sum(axis=0).tolist())])
+    caption = "Boxes by what they turned out to be, at the confidence of best F1 of each class, IoU 0.5"
+    return f"<p>F1 over all objects: {tally.f1:.4f}.</p>\n{_table(header, rows, caption)}"
+
+
+def _charts(charts: Sequence[Chart]) -> str:
+    figures = (
+        f"<figure>\n{_image('png', chart.png, chart.title)}\n<figcaption>{escape(chart.title)}</figcaption>\n</figure>"
+        for chart in charts
+    )
+    content = "\n".join(figures)
+    return f'<div class="charts">\n{content}\n</div>' if content else ""
+
+
+def _worst(pictures: Pictures) -> str:
+    if not pictures.measure:
+        return ""
+    gallery = _gallery(pictures.worst, "Errors") if pictures.worst else "<p>No picture has an error.</p>"
+    return f"<p>{escape(pictures.measure)}</p>\n{gallery}"
+
+
+def _gallery(pictures: Sequence[Picture], what: str) -> str:
+    figures = []
+    for picture in pictures:
+        caption = f"{picture.name}: {picture.caption}" if picture.caption else picture.name
+        image = _image("jpeg", picture.jpeg, f"{what}, {caption}")
+        figures.append(f"<figure>\n{image}\n<figcaption>{escape(caption)}</figcaption>\n</figure>")
+    return f'<div class="gallery">\n{"".join(figures)}\n</div>' if figures else ""
+
+
+def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
+    parts = []
+    for section, values in settings.items():
+        rows = "".join(
+            f'<tr><th scope="row">{escape(str(name))}</th><td>{escape(str(value))}</td></tr>\n'
+            for name, value in values.items()
+        )
+        parts.append(f'<h3>{escape(section)}</h3>\n<table class="settings">\n<tbody>\n{rows}</tbody>\n</table>')
+    return "\n".join(parts)
+
+
+def _table(header: Iterable[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
+    body = "\n".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        for row in rows
+    )
+    return (
+        f'<div class="wide">\n<table>\n<caption class="faint">{escape(caption)}</caption>\n'
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
+    )
+
+
+def _image(format: str, content: bytes, alternative: str) -> str:
+    encoded = base64.b64encode(content).decode("ascii")
+    return f'<img src="data:image/{format};base64,{encoded}" alt="{escape(alternative)}">'
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value >= 0 else "-"

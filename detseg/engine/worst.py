@@ -1,0 +1,183 @@
+"""Finding the pictures on which a model is worst, while it is evaluated."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.arrays import ByteArray, DoubleArray
+from detseg.engine.pictures import BoxTally, encode_jpeg
+from detseg.evaluation.base import Evaluator
+from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.evaluation.errors import BoxErrors, Outcome, best_confidences, find_box_errors, label_scores
+from detseg.runtime.draw_errors import Mark, MarkedBox, draw_marked_boxes
+from detseg.structures import Detections, GroundTruth, LabelMap
+from detseg.volumes import LabelVolume
+
+_NUM_NAMED_CLASSES = 3
+_MARKS = {
+    Outcome.FALSE_POSITIVE: Mark("false positives", (235, 30, 45)),
+    Outcome.MISS: Mark("misses", (255, 183, 3)),
+    Outcome.WRONG_CLASS: Mark("wrong class", (170, 95, 240)),
+    Outcome.BADLY_PLACED: Mark("badly placed", (42, 157, 244)),
+    Outcome.RIGHT: Mark("right", (46, 184, 114)),
+}
+"""The kinds of boxes, those drawn in front first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A picture that may be among the worst: the larger ``badness``, the worse. ``jpeg`` shows what is wrong."""
+
+    badness: float
+    index: int
+    caption: str
+    jpeg: bytes
+
+    @property
+    def rank(self) -> tuple[float, int]:
+        """Sorts the worst to the front; of equals the first in the data set."""
+        return -self.badness, self.index
+
+
+class WorstPictures(Protocol):
+    """Is told of every picture, and names the worst in the end."""
+
+    measure: str
+    """How badness is measured, in a sentence."""
+
+    def add(self, index: int, result: Any, truth: Any) -> None:
+        """What was found in picture ``index``, and what is true."""
+
+    def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally | None]:
+        """The worst of the pictures added, those without an error left out, the worst first; and of boxes how many
+        errors of each kind all pictures added have. ``evaluator`` has seen the whole data set."""
+
+
+class WorstLabels:
+    """Masks and volumes, by the mean score of their classes in this picture alone.
+
+    A picture is drawn as soon as it is among the worst so far, and dropped when it no longer is, so that no more than
+    ``num_pictures`` are ever kept.
+    """
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        num_pictures: int,
+        draw: Callable[[int, Any, Any], ByteArray],
+        score_name: str,
+    ) -> None:
+        self.measure = f"Lowest {score_name} of the picture by itself: the mean of the classes that it holds."
+        self._class_names = class_names
+        self._num_pictures = num_pictures
+        self._draw = draw
+        self._score_name = score_name
+        self._worst: list[Candidate] = []
+
+    def add(self, index: int, result: LabelMap | LabelVolume, truth: Any) -> None:
+        """See :class:`WorstPictures`."""
+        scores = label_scores(result, truth, self._class_names)
+        if not scores:
+            return
+        badness = 1 - sum(scores.values()) / len(scores)
+        is_full = len(self._worst) == self._num_pictures
+        if badness <= 0 or (is_full and (-badness, index) > self._worst[-1].rank):
+            return
+        picture = encode_jpeg(self._draw(index, result, truth))
+        self._worst = sorted(
+            [*self._worst, Candidate(badness, index, self._caption(scores), picture)], key=lambda one: one.rank
+        )
+        del self._worst[self._num_pictures :]
+
+    def find(self, evaluator: Evaluator) -> tuple[list[Candidate], None]:
+        """See :class:`WorstPictures`."""
+        return self._worst, None
+
+    def _caption(self, scores: dict[str, float]) -> str:
+        lowest = heapq.nsmallest(_NUM_NAMED_CLASSES, scores.items(), key=lambda item: item[1])
+        mean = sum(scores.values()) / len(scores)
+        named = ", ".join(f"{name} {score:.2f}" for name, score in lowest)
+        return f"{self._score_name} {mean:.3f}; lowest: {named}"
+
+
+class WorstBoxes:
+    """Objects, by the number of errors at the confidence of best F1 of each class, which is known in the end.
+
+    The detections are those that the evaluator holds as well, so that keeping them takes no memory.
+    """
+
+    measure = (
+        "Most errors, at the confidence where the F1 of each class is best. A false positive and a miss count 1; a box "
+        "of the wrong class or in the wrong place counts 2, being a false positive that leaves an object without its "
+        "box. So a picture ranks by its share of what F1 = 2 TP / (2 TP + FP + FN) over all objects lacks to 1."
+    )
+
+    def __init__(self, class_names: Sequence[str], num_pictures: int, read: Callable[[int], ByteArray]) -> None:
+        self._class_names = class_names
+        self._num_pictures = num_pictures
+        self._read = read
+        self._pictures: list[tuple[int, Detections, GroundTruth]] = []
+
+    def add(self, index: int, result: Detections, truth: GroundTruth) -> None:
+        """See :class:`WorstPictures`."""
+        self._pictures.append((index, result, truth))
+
+    def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally]:
+        """See :class:`WorstPictures`."""
+        assert isinstance(evaluator, CocoEvaluator)
+        confidences = best_confidences(evaluator.precision_recall_curves(), self._class_names)
+        counts = np.zeros((len(self._class_names), len(Outcome)), np.int64)
+        ranked = []
+        for position, (index, result, truth) in enumerate(self._pictures):
+            errors = find_box_errors(result, truth, confidences)
+            counts += errors.tally(truth, len(self._class_names))
+            if errors.num_errors:
+                ranked.append((-errors.num_errors, index, position))
+        worst = [
+            self._drawn(*self._pictures[position], confidences)
+            for _, _, position in heapq.nsmallest(self._num_pictures, ranked)
+        ]
+        return worst, BoxTally(tuple(self._class_names), confidences, counts)
+
+    def _drawn(self, index: int, result: Detections, truth: GroundTruth, confidences: DoubleArray) -> Candidate:
+        errors = find_box_errors(result, truth, confidences)
+        counts = [(mark, errors.count(outcome)) for outcome, mark in _MARKS.items()]
+        front = list(_MARKS.values())
+        boxes = sorted(_marked(errors, truth, self._class_names), key=lambda box: front.index(box.mark))
+        picture = draw_marked_boxes(self._read(index), boxes, counts)
+        caption = ", ".join(f"{mark.name} {count}" for mark, count in counts if count)
+        return Candidate(float(errors.num_errors), index, caption, encode_jpeg(picture))
+
+
+def _marked(errors: BoxErrors, truth: GroundTruth, class_names: Sequence[str]) -> list[MarkedBox]:
+    """The boxes found and the objects missed, in no order; an object whose box is badly placed is shown as well."""
+    truth_xyxy = truth.boxes_xywh.copy()
+    truth_xyxy[:, 2:] += truth_xyxy[:, :2]
+    boxes = []
+    found = errors.found
+    columns = found.boxes_xyxy, found.scores, found.labels, errors.outcomes, errors.objects, errors.overlaps
+    for xyxy, score, label, outcome, true, overlap in zip(*columns, strict=True):
+        mark = _MARKS[Outcome(outcome)]
+        text = f"{class_names[label]} {score:.2f}"
+        if outcome == Outcome.WRONG_CLASS:
+            text += f", is {class_names[truth.labels[true]]}"
+        if outcome == Outcome.BADLY_PLACED:
+            text += f", IoU {overlap:.2f}"
+            boxes.append(MarkedBox(_corners(truth_xyxy[true]), mark, dashed=True))
+        boxes.append(MarkedBox(_corners(xyxy), mark, "" if outcome == Outcome.RIGHT else text))
+    boxes += [
+        MarkedBox(_corners(truth_xyxy[missed]), _MARKS[Outcome.MISS], class_names[truth.labels[missed]], dashed=True)
+        for missed in np.flatnonzero(errors.missed)
+    ]
+    return boxes
+
+
+def _corners(xyxy: NDArray[Any]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = xyxy.tolist()
+    return left, top, right, bottom

@@ -1,0 +1,48 @@
+"""Targets, losses and decoding agree: a detector that learns four pictures by heart finds their boxes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detseg.augment.pipeline import EvalPipeline
+from detseg.config import load_config
+from detseg.data.open import open_dataset
+from detseg.engine.settings import RunConfig
+from detseg.tasks.package import PackageConfig
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
+NUM_PICTURES = 4
+NUM_STEPS = 400
+LEARNING_RATE = 2e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["c2f_n", "yolox_nano"])
+def test_four_pictures_are_learned_by_heart(name: str) -> None:
+    config = load_config(RunConfig, CONFIGS / f"{name}.yaml", ["task.input.height=128", "task.input.width=128"])
+    data = open_dataset("shapes", "train", None, "boxes")
+    torch.manual_seed(0)
+    model, task = PackageConfig(config.model, config.task, data.class_names, data.category_ids).build()
+    place = EvalPipeline(config.task.input)
+    batch = task.collate([place(data.load(index)) for index in range(NUM_PICTURES)])
+    images = task.normalize(batch.images)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0)
+    model.train()
+    for step in range(NUM_STEPS):
+        optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 10) * (1 - step / NUM_STEPS)
+        optimizer.zero_grad()
+        task.loss(model(images), batch).total().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        optimizer.step()
+
+    evaluator = task.evaluator(data.class_names, data.category_ids)
+    with torch.inference_mode():
+        found = task.results(task.infer(model.eval(), images), batch.placements)
+    for index, detections in enumerate(found):
+        evaluator.update(data.image_id(index), detections, data.ground_truth(index))
+    metrics = evaluator.compute()
+    assert metrics["AP"] > 0.9
+    assert metrics["AP50"] > 0.99
