@@ -30,30 +30,26 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
 
 import detseg
+from detseg.conversion.convert import convert
 from detseg.export.export import export_model
-from detseg.models.detector import DetectorConfig
 from detseg.runtime.geometry import InputSpec, fitted
 from detseg.runtime.images import read_image
 from detseg.runtime.onnx_model import OnnxModel
 from detseg.runtime.sources import expand_sources
 from detseg.runtime.video_file import OpenCVVideo
 from detseg.runtime.video_reader import Section, read_video
-from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
 
 PREPARE = """
-import sys, json, numpy, shutil
+import sys, shutil
 from ultralytics import YOLO
 weights, folder = sys.argv[1:]
 model = YOLO(weights)
-numpy.savez(folder + "/weights.npz", *[value.float().numpy() for value in model.model.state_dict().values()])
-open(folder + "/names.json", "w").write(json.dumps(list(model.names.values())))
 shutil.copy(model.export(format="onnx", imgsz=640), folder + "/peer.onnx")
 shutil.copy(model.export(format="onnx", imgsz=640, dynamic=True), folder + "/peer-dynamic.onnx")
 """
+SIZE = (640, 640)
 PICTURES = """
 import sys, time, json
 import torch
@@ -76,17 +72,9 @@ print(json.dumps([(time.perf_counter() - start) / len(paths), boxes]))
 def make_models(peer_python: Path, peer_weights: Path, folder: Path) -> tuple[Path, Path]:
     """The peer's weights as a model file of detseg's and as its ONNX file; ``folder/peer.onnx`` is the peer's."""
     subprocess.run([peer_python, "-c", PREPARE, peer_weights, folder], check=True, capture_output=True)
-    values = [torch.from_numpy(value) for value in np.load(folder / "weights.npz").values()]
-    names = tuple(json.loads((folder / "names.json").read_text()))
-    config = PackageConfig(DetectorConfig(), DetectionTaskConfig(), names, tuple(range(len(names))))
-    model, _ = config.build()
-    state = model.state_dict()
-    # The same tensors in the same order, except the bins of the head, which the peer has last.
-    ordered = [name for name in state if name != "head.projection"] + ["head.projection"]
-    weights = {name: value.view(state[name].shape) for name, value in zip(ordered, values, strict=True)}
-    save_package(folder / "detseg.safetensors", weights, config)
-    made = export_model(folder / "detseg.safetensors", folder / "detseg.onnx")
-    return folder / "detseg.safetensors", Path(made.path)
+    package = folder / "detseg.safetensors"
+    convert(peer_weights, package)
+    return package, Path(export_model(package, folder / "detseg.onnx", size=SIZE).path)
 
 
 def seconds(command: list[str | Path]) -> float:
@@ -144,7 +132,7 @@ def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> lis
 
 def detseg_pictures(path: Path, paths: list[Path], threads: int) -> tuple[float, int]:
     """Seconds per picture, and the number of boxes."""
-    model = detseg.load(path, device="cpu", num_threads=threads)
+    model = detseg.load(path, device="cpu", num_threads=threads, size=SIZE)
 
     def run() -> int:
         return sum(len(found.result) for found in model.predict(paths))  # type: ignore[arg-type]
@@ -158,7 +146,7 @@ def detseg_pictures(path: Path, paths: list[Path], threads: int) -> tuple[float,
 def network_alone(path: Path, paths: list[Path], threads: int) -> float:
     """Seconds per picture of the exported network, whose inputs, of the sizes of the pictures, are there already."""
     model = OnnxModel(path, threads)
-    spec = fitted(InputSpec(640, 640), 32)
+    spec = fitted(InputSpec(*SIZE), 32)
     shapes = [(1, 3, *spec.input_size(*read_image(path).shape[:2])) for path in paths]
     inputs = {shape: np.random.default_rng(0).random(shape, np.float32) for shape in set(shapes)}
     for array in inputs.values():

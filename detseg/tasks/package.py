@@ -21,6 +21,7 @@ from detseg.tasks import TASKS
 from detseg.tasks.base import Task
 
 FORMAT = 1
+_FOREIGN_SUFFIXES = (".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ def read_header(path: Path) -> PackageConfig:
         FileNotFoundError: there is no such file.
         ValueError: it is no safetensors file, or not one of detseg's.
     """
+    if path.suffix.lower() in _FOREIGN_SUFFIXES:
+        raise ValueError(
+            f"{path} is a file of another program; use what "
+            f"`detseg convert {path} -o {path.stem}.safetensors` makes of it"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"no model file at {path}")
     try:

@@ -150,6 +150,8 @@ def test_files_that_are_no_models(saved: Path, tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(2)}, foreign, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"foreign\.safetensors has no detseg header.*--weights"):
         load_package(foreign)
+    with pytest.raises(ValueError, match=r"`detseg convert .*best\.pt -o best\.safetensors`"):
+        load_package(tmp_path / "best.pt")
     for content in (b"", b"not a model", saved.read_bytes()[:-10]):
         broken = tmp_path / "broken.safetensors"
         broken.write_bytes(content)
