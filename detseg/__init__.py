@@ -24,8 +24,8 @@ def load(
     """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("film.mp4"): ...``.
 
     Args:
-        path: a ``.safetensors`` file, which torch runs, or an ``.onnx`` file that ``detseg export`` wrote, which ONNX
-            Runtime runs without torch.
+        path: a ``.safetensors`` file, which torch runs, an ``.onnx`` file that ``detseg export`` wrote, which ONNX
+            Runtime runs without torch, or the name of released weights, see ``detseg download``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ....
         precision: ``fp32``, ``fp16`` or ``bf16``; an ``.onnx`` file has its own.
         num_threads: CPU cores for the network; None leaves it to the library.
@@ -36,14 +36,18 @@ def load(
         settings: of the postprocessing, in place of the model's own, such as ``confidence`` and ``iou``.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or the released weights of this name are not on this machine;
+            nothing is downloaded.
         ValueError: it is no model of detseg's, or a setting is impossible.
         ModuleNotFoundError: what runs the model is not installed.
     """
-    if Path(path).suffix.lower() == ".onnx":
+    from detseg.runtime.released import find_model
+
+    path = find_model(path)
+    if path.suffix.lower() == ".onnx":
         from detseg.runtime.load import load_onnx
 
-        return load_onnx(Path(path), device, precision, num_threads, size, full_input, settings)
+        return load_onnx(path, device, precision, num_threads, size, full_input, settings)
     try:
         from detseg.inference.load import load_package_model
     except ModuleNotFoundError as error:
@@ -51,4 +55,4 @@ def load(
             f"{path}: needs torch, which is not installed: pip install 'detseg[train]', or run the model as an .onnx "
             "file, which `detseg export` makes"
         ) from error
-    return load_package_model(Path(path), device, precision, num_threads, size, full_input, settings)
+    return load_package_model(path, device, precision, num_threads, size, full_input, settings)

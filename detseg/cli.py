@@ -1,4 +1,4 @@
-"""The command line: seven verbs over one contract. Each verb imports what it needs when it is used."""
+"""The command line: eight verbs over one contract. Each verb imports what it needs when it is used."""
 
 from __future__ import annotations
 
@@ -176,6 +176,12 @@ def _convert(options: argparse.Namespace) -> int:
     )
 
 
+def _download(options: argparse.Namespace) -> int:
+    from detseg.runtime.download import download_command
+
+    return download_command(options.names, options.to, options.url)
+
+
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "split": _split,
@@ -184,6 +190,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "predict": _predict,
     "export": _export,
     "convert": _convert,
+    "download": _download,
 }
 
 

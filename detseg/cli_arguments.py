@@ -57,7 +57,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     evaluate = verbs.add_parser("eval", help="measure a model on a data set")
     evaluate.add_argument(
-        "model", type=Path, help="a .safetensors or .onnx file, or a configuration together with --weights"
+        "model",
+        type=Path,
+        help="a .safetensors or .onnx file, the name of released weights, or a configuration together with --weights",
     )
     evaluate.add_argument("--weights", type=Path, help="weights for a configuration: .safetensors, .pt or .pth")
     evaluate.add_argument("--data", help="folder or YAML of a data set, or the word shapes or blobs")
@@ -80,11 +82,12 @@ def make_parser() -> argparse.ArgumentParser:
     _add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
     _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
     _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8, a YOLOX or MONAI's VNet"))
+    _add_download(verbs.add_parser("download", help="fetch released weights, or list them"))
     return parser
 
 
 def _add_predict(predict: argparse.ArgumentParser) -> None:
-    predict.add_argument("model", type=Path, help="a .safetensors or .onnx file")
+    predict.add_argument("model", type=Path, help="a .safetensors or .onnx file, or the name of released weights")
     predict.add_argument(
         "sources",
         nargs="+",
@@ -122,8 +125,14 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
-    export.add_argument("model", type=Path, help="a .safetensors file")
-    export.add_argument("-o", "--output", type=Path, metavar="FILE.onnx", help="default: beside the model")
+    export.add_argument("model", type=Path, help="a .safetensors file, or the name of released weights")
+    export.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE.onnx",
+        help="default: beside the model; of released weights, in the current folder",
+    )
     export.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
     forms = export.add_mutually_exclusive_group()
     forms.add_argument("--nms", dest="form", action="store_const", const="nms", help="suppression in the graph (boxes)")
@@ -142,6 +151,19 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--names", metavar="NAME,NAME,...", help="the classes in order, where the file has none")
     convert.add_argument("--config", type=Path, help="take the task, such as the spacing of volumes, from this YAML")
     convert.add_argument("--json", type=Path, metavar="FILE", help="write the report with all tensors to this file")
+
+
+def _add_download(download: argparse.ArgumentParser) -> None:
+    download.description = "No other verb downloads anything. Each file is checked against the table of releases."
+    download.add_argument("names", nargs="*", metavar="NAME", help="of released weights; without names they are listed")
+    download.add_argument(
+        "--to",
+        type=Path,
+        metavar="DIR",
+        help="folder for the files (default: $DETSEG_WEIGHTS, or detseg/weights among the user's data; there models "
+        "are found by name)",
+    )
+    download.add_argument("--url", metavar="BASE", help="https address of the folder that the files are in")
 
 
 def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> None:

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
+import torch
 
 from detseg import __version__
 from detseg.cli import EXIT_USER_ERROR, main
+from detseg.models.backbones.csp_darknet import CSPDarknetConfig
+from detseg.models.detector import DetectorConfig
+from detseg.runtime import released
+from detseg.runtime.geometry import InputSpec
+from detseg.tasks.detection import DetectionTaskConfig
+from detseg.tasks.package import PackageConfig, save_package
 
 TINY = """
 model: {name: detector, backbone: {name: csp_darknet, width: 0.125}}
@@ -46,6 +58,7 @@ VERBS = {
     "eval": ["--weights", "--data", "--split", "--json", "--conf", "--device", "--size", "--flip"],
     "predict": ["SOURCE", "--save", "--conf", "--iou", "--device", "--fps"],
     "convert": ["FILE.safetensors", "--names", "--config", "--json"],
+    "download": ["[NAME ...]", "--to", "--url"],
 }
 RUN_FILES = {"best.safetensors", "last.safetensors", "config.yaml", "metrics.json", "metrics.jsonl", "history.png"}
 
@@ -127,6 +140,11 @@ def test_a_mistake_is_one_line_and_exit_code_2(tiny: Path, capsys: pytest.Captur
         (["eval", "nowhere.safetensors"], "name the data to evaluate on: --data"),
         (["eval", tiny], "name the weights to evaluate with --weights FILE"),
         (["predict", "nowhere.safetensors", tiny], "detseg predict: "),
+        (["predict", "nowhere", tiny], "no model file at nowhere, and no released weights are called nowhere; "),
+        (["eval", "nowhere", "--data", "shapes"], "no model file at nowhere, and no released weights"),
+        (["export", "nowhere"], "no model file at nowhere, and no released weights"),
+        (["download", "nowhere"], "detseg download: no released weights are called nowhere; "),
+        (["download", "--to", "there"], "detseg download: name the weights to download"),
         (["check", "nowhere"], "detseg check: "),
         (["convert", "nowhere.pt", "-o", "a.safetensors"], "detseg convert: no file at nowhere.pt"),
         (["convert", tiny, "-o", "a.safetensors"], "must end in .pt, .pth, .onnx"),
@@ -217,6 +235,69 @@ def test_train_eval_predict_check(tiny: Path, capsys: pytest.CaptureFixture[str]
     assert detseg("check", "data/shapes.yaml", "--preview", "preview", "--config", tiny, "--json", "findings.json") == 0
     assert json.loads((folder / "findings.json").read_text())["exit_code"] == 0
     assert list((folder / "preview").iterdir())
+
+
+@pytest.fixture
+def released_tiny(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``tiny_shapes`` is released, with weights that have learned nothing; the address of its file."""
+    folder = tiny.parent
+    config = PackageConfig(
+        DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
+        DetectionTaskConfig(input=InputSpec(64, 64)),
+        ("circle", "square", "triangle"),
+        (1, 2, 3),
+    )
+    torch.manual_seed(0)
+    made = folder / "served" / "tiny_shapes.safetensors"
+    save_package(made, config.build()[0].state_dict(), config)
+    monkeypatch.setattr(released, "TABLE", folder / "released.yaml")
+    monkeypatch.setenv("DETSEG_WEIGHTS", str(folder / "mine"))
+    (folder / "released.yaml").write_text("url: null")
+    size = made.stat().st_size
+    release = released.Release(made.name, released.sha256_of(made), size, "detection", "shapes", "Apache-2.0", "AP 0")
+    released.add_release("tiny_shapes", release)
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(made.parent))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_released_weights_by_name(released_tiny: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verb in ("predict", "eval", "export"):
+        assert detseg(verb, "tiny_shapes", *{"predict": [tiny], "eval": ["--data", "data/shapes.yaml"]}.get(verb, []))
+        assert "get them: detseg download tiny_shapes" in capsys.readouterr().err
+    assert detseg("download", "tiny_shapes", "--url", released_tiny) == 0
+    mine = tiny.parent / "mine" / "tiny_shapes.safetensors"
+    assert capsys.readouterr().out.startswith(f"tiny_shapes: {mine}, ")
+    assert detseg("download") == 0
+    assert f"  here:    {mine}\n" in capsys.readouterr().out
+
+    on_cpu = ["--device", "cpu"]
+    options = ["--data", "data/shapes.yaml", "--workers", 0, *on_cpu]
+    for model in ("tiny_shapes", mine):
+        assert detseg("eval", model, *options, "--json", f"{Path(model).stem}-{model == mine}.json") == 0
+    assert Path("tiny_shapes-False.json").read_text() == Path("tiny_shapes-True.json").read_text()
+    picture = Path("picture.png")
+    assert cv2.imwrite(str(picture), np.full((64, 64, 3), 90, np.uint8))
+    assert detseg("predict", "tiny_shapes", picture, "-o", "seen", *on_cpu) == 0
+    assert Path("seen/picture.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "name"), [([], "tiny_shapes.onnx"), (["--precision", "fp16"], "tiny_shapes_fp16.onnx")]
+)
+def test_released_weights_are_exported_to_the_current_folder(
+    options: list[str], name: str, released_tiny: str, tiny: Path
+) -> None:
+    assert detseg("download", "tiny_shapes", "--url", released_tiny) == 0
+    assert detseg("export", "tiny_shapes", *options) == 0
+    assert Path(name).is_file()
+    mine = tiny.parent / "mine"
+    assert list(mine.iterdir()) == [mine / "tiny_shapes.safetensors"]
 
 
 def test_check_shapes(capsys: pytest.CaptureFixture[str]) -> None:

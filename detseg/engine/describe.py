@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from collections.abc import Iterator, Mapping
 from importlib import metadata
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg import __version__
+from detseg.runtime.released import sha256_of
 
 _PACKAGES = ("torch", "onnxruntime", "numpy", "opencv-python-headless", "pycocotools", "faster-coco-eval", "monai")
 _OF_TRAINING = ("loss", "crop", "patch")
@@ -36,7 +36,7 @@ def describe(
         num_parameters: of the model, where they are known.
         device: what it ran on.
     """
-    model_facts = {"file": str(model), "sha256": _sha256(model)}
+    model_facts = {"file": str(model), "sha256": sha256_of(model)}
     if num_parameters is not None:
         model_facts["parameters"] = f"{num_parameters:,}"
     versions = {"detseg": __version__, "Python": platform.python_version()}
@@ -62,8 +62,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

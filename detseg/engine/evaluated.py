@@ -19,11 +19,11 @@ from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.base import Evaluator
 from detseg.models.load_weights import load_weights
+from detseg.runtime.released import find_model
 from detseg.runtime.runner import Runner
 from detseg.tasks.package import PackageConfig, adapt_task, default_device, load_package
 
 _CONFIGURATIONS = (".yaml", ".yml")
-_FOREIGN = (".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,8 @@ def open_evaluated(
     """Open ``model_path`` and the data to evaluate it on.
 
     Args:
-        model_path: a ``.safetensors`` file, an ``.onnx`` file that ``detseg export`` wrote, or a configuration.
+        model_path: a ``.safetensors`` file, an ``.onnx`` file that ``detseg export`` wrote, a configuration, or the
+            name of released weights.
         weights: the weights of a configuration.
         data: a folder, a YAML, or the name of drawn data; None for that of the configuration.
         format: of the data, where its layout is ambiguous.
@@ -108,12 +109,8 @@ def open_evaluated(
         FileNotFoundError: there is no such file.
         ValueError: it is none of these forms, the data cannot be opened, or a setting is impossible.
     """
+    model_path = find_model(model_path)
     settings, suffix = dict(postprocess or {}), model_path.suffix.lower()
-    if suffix in _FOREIGN:
-        raise ValueError(
-            f"{model_path} is a file of another program; evaluate what "
-            f"`detseg convert {model_path} -o {model_path.stem}.safetensors` makes of it"
-        )
     if suffix in _CONFIGURATIONS:
         if weights is None:
             raise ValueError(f"{model_path} is a configuration; name the weights to evaluate with --weights FILE")

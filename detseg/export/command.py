@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detseg.runtime.released import find_model
+
 EXIT_NOT_EQUAL = 3
 """The exported file does not give the results of the model; it was not kept."""
 
@@ -27,7 +29,14 @@ def export_command(
     verify: str | None = None,
     postprocess: Mapping[str, Any] | None = None,
 ) -> int:
-    """``detseg export``. Returns 0, or ``EXIT_NOT_EQUAL`` where the file would not give the results of the model."""
+    """``detseg export`` of a model file or of released weights, by name.
+
+    Returns 0, or ``EXIT_NOT_EQUAL`` where the file would not give the results of the model.
+    """
+    named, model_path = model_path, find_model(model_path)
+    if output is None and model_path != named:
+        # The folder of released weights is no place for results.
+        output = Path(f"{named}.onnx" if precision == "fp32" else f"{named}_{precision}.onnx")
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"export needs {' and '.join(missing)}: pip install 'detseg[export]'")
