@@ -48,6 +48,7 @@ class OnnxModel:
         content, properties = read_onnx_file(self.path)
         self.metadata: ModelMetadata = parse_metadata(properties, self.path)
         self.num_threads = num_threads or num_physical_cores()
+        self.runs_on_cpu = tuple(providers or (_CPU,)) == (_CPU,)
         self._session = _make_session(self.path, content, self.num_threads, providers)
         self.output_names = _output_names(self.metadata)
         self.input_name = "volumes" if isinstance(self.metadata, VolumeMetadata) else "images"

@@ -26,6 +26,9 @@ from detseg.runtime.volume_geometry import VolumeSpec
 from detseg.structures import Detections, LabelMap, Placement
 from detseg.volumes import LabelVolume, Volume, VolumePlacement
 
+MAX_LANES = 4
+"""How many batches share the cores."""
+
 
 @dataclass(frozen=True, slots=True)
 class OnnxPending:
@@ -39,8 +42,12 @@ class OnnxPending:
 
 
 class OnnxRunner:
-    """Runs ``model`` over batches in a thread of its own, so that the next batch is prepared and the results of the
+    """Runs ``model`` over batches in threads of its own, so that the next batch is prepared and the results of the
     last one are used meanwhile. See :class:`detseg.runtime.runner.Runner`.
+
+    On a CPU a batch of images that comes alone gets all cores. Those that come while others are in the network share
+    the cores between them, up to ``MAX_LANES`` at a time: threads of one network spend much of their time waiting for
+    each other, the more so when others read and write on the same cores.
 
     ``overrides`` replace settings of ``model.metadata.postprocess`` by their names, such as ``{"confidence": 0.25}``,
     ``size`` the height and width of the input. Without ``full_input`` a detector's images are padded no further than
@@ -51,7 +58,6 @@ class OnnxRunner:
             changed any more; the file has a fixed input size other than that which it would be given.
     """
 
-    num_pending = 2
     good_batch_size = 1
 
     def __init__(
@@ -69,8 +75,14 @@ class OnnxRunner:
         self.task_name: str = metadata.task
         self.class_names = metadata.class_names
         self.category_ids = metadata.category_ids
+        self._model = model
+        self._metadata = metadata
         self._road = _road(model, metadata)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="onnx-runner")
+        self._shared_road: _Road | None = None
+        shares = metadata.input.one_size and model.runs_on_cpu
+        self._num_lanes = min(MAX_LANES, model.num_threads) if shares else 1
+        self._threads = ThreadPoolExecutor(self._num_lanes, thread_name_prefix="onnx-runner")
+        self.num_pending = self._num_lanes + 1
         # The batches under way, by the memory that they are in.
         self._under_way: list[Future[list[Any]] | None] = [None] * self.num_pending
         self._next = 0
@@ -90,10 +102,20 @@ class OnnxRunner:
         if before is not None:
             wait([before])
         inputs, placements = self._road.prepare(images, slot)
-        future = self._thread.submit(self._road.results, inputs, placements)
+        future = self._threads.submit(self._choose_road().results, inputs, placements)
         self._under_way[slot] = future
         self._next = (slot + 1) % self.num_pending
         return OnnxPending(future)
+
+    def _choose_road(self) -> _Road:
+        """That with all cores, unless others are in the network now."""
+        alone = all(future is None or future.done() for future in self._under_way)
+        if alone or self._num_lanes == 1:
+            return self._road
+        if self._shared_road is None:
+            num_threads = round(self._model.num_threads / self._num_lanes)
+            self._shared_road = _road(OnnxModel(self._model.path, num_threads), self._metadata)
+        return self._shared_road
 
 
 def _adapted(model: OnnxModel, overrides: Mapping[str, Any], size: tuple[int, int] | None) -> ModelMetadata:

@@ -19,7 +19,7 @@ from detseg.ops.nms import batched_nms
 from detseg.runtime.frames import Frame
 from detseg.runtime.geometry import InputSpec, fitted
 from detseg.runtime.onnx_model import OnnxModel
-from detseg.runtime.onnx_runner import OnnxRunner
+from detseg.runtime.onnx_runner import MAX_LANES, OnnxRunner
 from detseg.runtime.postprocess_config import PostprocessConfig, ViewsConfig, WindowsConfig
 from detseg.runtime.prediction import predict_frames
 from detseg.runtime.volume_geometry import VolumeSpec
@@ -283,7 +283,7 @@ def test_the_next_batch_is_prepared_while_one_is_in_the_network(save_onnx: Any) 
     path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(), "raw"))
     runner = OnnxRunner(OnnxModel(path, num_threads=1))
     released = threading.Event()
-    blocker = runner._thread.submit(released.wait)  # what comes next waits behind it
+    blocker = runner._threads.submit(released.wait)  # what comes next waits behind it
     timer = threading.Timer(5, released.set)
     timer.start()
     pending = [runner.submit([image]) for image in PICTURES[:2]]
@@ -291,6 +291,44 @@ def test_the_next_batch_is_prepared_while_one_is_in_the_network(save_onnx: Any) 
     released.set()
     timer.cancel()
     assert all(len(one.results()) == 1 for one in pending)
+
+
+def test_batches_that_come_together_share_the_cores(save_onnx: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = detection_task()
+    path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(task, "raw"))
+    runner = OnnxRunner(OnnxModel(path, num_threads=7))
+    assert runner.num_pending == MAX_LANES + 1
+    runs: list[tuple[int, threading.Barrier | None]] = []
+    at_once: threading.Barrier | None = None
+    real_run = OnnxModel.run
+
+    def run(model: OnnxModel, inputs: Any) -> Any:
+        runs.append((model.num_threads, at_once))
+        if at_once is not None:
+            at_once.wait(20)  # breaks unless so many are here at the same time
+        return real_run(model, inputs)
+
+    monkeypatch.setattr(OnnxModel, "run", run)
+    expected = in_torch(task, RawMaps(), PICTURES)
+    for image, other in zip(PICTURES, expected, strict=True):  # each alone
+        assert_same_boxes(runner.submit([image]).results()[0], other)
+    assert [threads for threads, _ in runs] == [7] * 5
+    runs.clear()
+    at_once = threading.Barrier(MAX_LANES)
+    pending = [runner.submit([image]) for image in PICTURES[:MAX_LANES]]
+    for one, other in zip(pending, expected, strict=False):
+        assert_same_boxes(one.results()[0], other)
+    assert sorted(threads for threads, _ in runs) == [2, 2, 2, 7]
+
+
+def test_one_core_and_volumes_are_not_shared(save_onnx: Any) -> None:
+    path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(), "raw"))
+    assert OnnxRunner(OnnxModel(path, num_threads=1)).num_pending == 2
+    assert OnnxRunner(OnnxModel(path, num_threads=2)).num_pending == 3
+    task = VolumeTaskConfig(input=VolumeSpec((1.0, 1.0, 1.0)), patch=(8, 8, 8)).build(Smoothing(3, 1, 3), CLASSES)
+    graph = "g (float[batch, 1, d, h, w] volumes) => (float[b, c, z, y, x] logits) { logits = Conv (volumes, w) }"
+    volumes = save_onnx(graph, {"w": np.zeros((3, 1, 1, 1, 1), np.float32)}, metadata_of(task, patch=[8, 8, 8]))
+    assert OnnxRunner(OnnxModel(volumes, num_threads=4)).num_pending == 2
 
 
 class Smoothing(nn.Module):
