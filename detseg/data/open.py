@@ -12,6 +12,7 @@ import yaml
 
 from detseg.data import DATASETS
 from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source, find_existing, relative_candidates
+from detseg.data.joined import JoinedDataset
 from detseg.data.volumes import VolumeDataset
 from detseg.structures import Truth
 
@@ -28,7 +29,8 @@ def open_dataset(
     truth: Truth | None = None,
     description: Path | str | None = None,
 ) -> Dataset | VolumeDataset:
-    """One split of the data set at ``path``: a YAML, a folder in a known layout, or the word ``shapes`` or ``blobs``.
+    """One split of the data set at ``path``: a YAML, a folder in a known layout, or the word ``shapes`` or ``blobs``;
+    or, for images, several as one: ``train+val``.
 
     ``format`` is a name of the table ``DATASETS``; without it, the layout decides. ``truth`` says what is to be
     learned from; without it, the format's first. ``description`` is the YAML of a data set: its keys, but ``path``,
@@ -43,7 +45,7 @@ def open_dataset(
     format_name = find_format(source, format, truth)
     if truth not in (None, *load_format(format_name).truths):
         raise DatasetError(_describe_missing_truth(source, format_name, truth))
-    dataset = load_format(format_name).open(source, split, truth)
+    dataset = _open_split(load_format(format_name), source, split, truth)
     if dataset.num_dropped:
         warnings.warn(
             f"{source.name}: {dataset.num_dropped} of the boxes of {dataset.split} are left out: degenerate or outside "
@@ -113,6 +115,22 @@ def load_format(name: str) -> DatasetFormat:
     module, _, attribute = DATASETS[name].partition(":")
     made: DatasetFormat = getattr(importlib.import_module(module), attribute)()
     return made
+
+
+def _open_split(reader: DatasetFormat, source: Source, split: str, truth: Truth | None) -> Dataset | VolumeDataset:
+    """The split, or what splits with a + between them hold together."""
+    if "+" not in split or split in reader.splits(source):
+        return reader.open(source, split, truth)
+    parts: list[Dataset] = []
+    for name in split.split("+"):
+        part = reader.open(source, name.strip(), truth)
+        if not isinstance(part, Dataset):
+            raise DatasetError(
+                f"{source.name}: splits of volumes cannot be joined as {split!r}; a data set with a division has the "
+                "split all, and a YAML may name others"
+            )
+        parts.append(part)
+    return JoinedDataset(parts)
 
 
 def _describe_missing_truth(source: Source, format_name: str, truth: Truth | None) -> str:

@@ -66,7 +66,7 @@ class RunLog:
                 self._board.add_scalar(name, value, int(record["epoch"]))
         self._board.flush()
         if self.bar:
-            hidden = ("epoch", "step", "learning_rate", "eval_seconds")
+            hidden = ("epoch", "step", "learning_rate", "wait_seconds", "eval_seconds")
             shown = [name for name in record if "/" not in name and name not in hidden]
             tqdm.write(f"epoch {record['epoch'] + 1}: " + "  ".join(f"{name} {record[name]:.4g}" for name in shown[:5]))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detseg.data.loader import TrainLoader
+from detseg.engine.awaited import Awaited
 from detseg.engine.checkpoint import save_state
 from detseg.engine.distributed import Group
 from detseg.engine.ema import ModelEMA
@@ -117,20 +118,21 @@ class Trainer:
         with self.stop:
             while self.progress.epoch < self.config.epochs and not self._out_of_patience():
                 started = time.monotonic()
-                self._train_epoch(log)
-                self._finish_epoch(log, time.monotonic() - started)
+                wait_seconds = self._train_epoch(log)
+                self._finish_epoch(log, time.monotonic() - started, wait_seconds)
 
     def _out_of_patience(self) -> bool:
         waited = self.progress.epoch - 1 - self.progress.best_epoch
         return self.config.patience is not None and self.progress.best_epoch >= 0 and waited >= self.config.patience
 
-    def _train_epoch(self, log: RunLog) -> None:
+    def _train_epoch(self, log: RunLog) -> float:
+        """Take the steps that are left of the epoch; returns the seconds in which there was no batch to work on."""
         progress, config = self.progress, self.config
         self.model.train()
         frozen = self.frozen_names if config.freeze_epochs is None or progress.epoch < config.freeze_epochs else set()
         freeze(self.model, frozen, self.learned, norms=config.freeze_norms)
         model = self._wrapped()
-        batches = self.loader.epoch(progress.epoch, start_batch=progress.batch)
+        batches = Awaited(self.loader.epoch(progress.epoch, start_batch=progress.batch))
         with log.epoch_bar(progress.epoch, config.epochs, self.steps_per_epoch, progress.num_steps) as bar:
             for micro_batches in _chunks(batches, config.accumulate):
                 told_to_stop = self._step(model, micro_batches)
@@ -142,6 +144,7 @@ class Trainer:
                     self._save_and_stop()
                 if config.save_steps and progress.step % config.save_steps == 0:
                     self._save()
+        return batches.seconds
 
     def _wrapped(self) -> nn.Module:
         if self.group.world_size == 1:
@@ -233,13 +236,14 @@ class Trainer:
             return model.no_sync()
         return contextlib.nullcontext()
 
-    def _finish_epoch(self, log: RunLog, train_seconds: float) -> None:
+    def _finish_epoch(self, log: RunLog, train_seconds: float, wait_seconds: float) -> None:
         progress, config = self.progress, self.config
         num_steps = max(1, progress.num_steps)
         record: dict[str, float] = {
             "epoch": progress.epoch,
             "step": progress.step,
             "train_seconds": round(train_seconds, 3),
+            "wait_seconds": round(wait_seconds, 3),
         }
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         record |= {f"loss/{name}": value / num_steps for name, value in progress.sums.items()}

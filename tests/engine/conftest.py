@@ -57,7 +57,7 @@ def fingerprint(run_dir: Path) -> dict[str, str]:
     }
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     for record in records:
-        del record["train_seconds"], record["eval_seconds"]
+        del record["train_seconds"], record["wait_seconds"], record["eval_seconds"]
     return digests | {"records": json.dumps(records)}
 
 

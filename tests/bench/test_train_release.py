@@ -1,0 +1,260 @@
+"""The road from a training to released weights, small: every row of the table, and what may go wrong on the way."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import detseg
+from detseg.config import load_config
+from detseg.engine.settings import RunConfig
+from detseg.runtime.images import read_image
+from detseg.runtime.released import read_table, sha256_of
+from detseg.tasks.package import PackageConfig, load_package, save_package
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+BENCH = REPOSITORY / "bench"
+INTERRUPTED = 75
+
+
+def command(name: str, out: Path, *arguments: str) -> list[str]:
+    script = str(BENCH / "train_release.py")
+    return [sys.executable, script, name, "--tiny", "--device", "cpu", "--out", str(out), *arguments]
+
+
+def run(name: str, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(name, out, *arguments), capture_output=True, text=True, cwd=out)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(BENCH))
+
+
+def epochs(run_dir: Path) -> list[int]:
+    """The epochs that a training has finished."""
+    return [json.loads(line)["epoch"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def require_release(name: str, out: Path) -> dict[str, Any]:
+    """Check what every finished command leaves; returns the row of the table as it is."""
+    folder = out / f"{name}-tiny" / "weights"
+    weights = folder / f"{name}.safetensors"
+    release = read_table(folder / "released.yaml")[name]
+    assert (release.sha256, release.num_bytes) == (sha256_of(weights), weights.stat().st_size)
+    card = (folder / "README.md").read_text()
+    assert card.count(f"## {name}\n") == 1
+    for expected in (release.sha256, f"python bench/train_release.py {name}", "CPU cores", "| seed | 0 |"):
+        assert expected in card, expected
+    for picture in re.findall(r"\]\((images/\S+)\)", card):
+        assert read_image(folder / picture).std() > 5, picture
+    assert card.count("](images/") == 2
+    for class_name in load_package(weights).config.class_names[1:]:
+        assert re.search(rf"^\| {class_name} \| (0\.\d{{4}}|1\.0000|-) \|", card, re.MULTILINE), class_name
+    assert detseg.load(weights, device="cpu").class_names == load_package(weights).config.class_names
+    return vars(release)
+
+
+def test_shapes_in_two_calls(tmp_path: Path) -> None:
+    """Stopped in the middle of its training, the same command goes on."""
+    folder = tmp_path / "detseg_n_shapes-tiny"
+    process = subprocess.Popen(command("detseg_n_shapes", tmp_path), stderr=subprocess.PIPE, text=True)
+    while not (folder / "plain" / "state.pt").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate()
+    assert process.returncode == INTERRUPTED, errors
+    assert "stopped by SIGTERM in epoch 1" in errors
+    assert "the same command goes on" in errors
+    assert len(epochs(folder / "plain")) == 1
+    assert not (folder / "weights").exists()
+
+    before = (REPOSITORY / "detseg/runtime/released.yaml").read_bytes()
+    done = run("detseg_n_shapes", tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"going on with {folder / 'plain'}" in done.stdout
+    assert epochs(folder / "plain") == [0, 1]
+    row = require_release("detseg_n_shapes", tmp_path)
+    assert (row["task"], row["license"]) == ("detection", "Apache-2.0; data: Apache-2.0")
+    header, _, last = done.stdout.splitlines()[-3:]
+    assert header == "| training |  | AP on val | images/s | waiting for data | minutes |"
+    metrics = json.loads((folder / "plain" / "metrics.json").read_text())
+    assert last.startswith(f"| **plain** | the demo's training | {metrics['AP']:.4f} | ")
+    # A trial leaves the repository as it is.
+    assert (REPOSITORY / "detseg/runtime/released.yaml").read_bytes() == before
+
+
+def test_a_limit_of_time_ends_the_call(tmp_path: Path) -> None:
+    stopped = run("detseg_n_shapes", tmp_path, "--hours", str(0.2 / 3600))
+    assert stopped.returncode == INTERRUPTED, stopped.stderr
+    assert "the same command goes on" in stopped.stderr
+    assert not (tmp_path / "detseg_n_shapes-tiny" / "weights").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "candidates", "views"),
+    [
+        ("letnet_camvid", ["plain"], ["flip"]),
+        ("vnet_hippocampus", ["plain"], ["8 flips"]),
+        ("detseg_n_bccd", ["scratch", "finetune"], []),
+    ],
+)
+def test_rows_of_real_data(
+    name: str, candidates: list[str], views: list[str], tmp_path: Path, detseg_data: Path, bench: None
+) -> None:
+    from release_rows import ROWS
+
+    done = run(name, tmp_path, "--candidate", *candidates)
+    assert done.returncode == 0, done.stderr
+    row = require_release(name, tmp_path)
+    base, limit = tmp_path / f"{name}-tiny", ROWS[name].max_bytes
+    assert limit is None or row["num_bytes"] <= limit
+    assert all(f"({view})" in row["quality"] for view in views)
+    final = base / "final-plain"
+    assert final.exists() == bool(ROWS[name].final)
+    weights = load_file(base / "weights" / f"{name}.safetensors")
+    if final.exists():
+        # The last weights of the last training, which saw val and is not judged by it.
+        expected = load_file(final / "last.safetensors")
+        assert all(torch.equal(weights[key], expected[key]) for key in expected)
+        split = load_config(RunConfig, final / "config.yaml").data.train_split
+        assert split == {"letnet_camvid": "train+val", "vnet_hippocampus": "all"}[name]
+        assert "| final | the chosen way, on all of it | - |" in done.stdout
+    assert any(value.dtype == torch.float16 for value in weights.values()) == ROWS[name].half
+
+
+def test_what_cannot_be_asked_for(
+    tmp_path: Path, bench: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from train_release import main
+
+    for arguments, status, message in (
+        (("--candidate", "plan"), 2, "no candidates plan; it has plain"),
+        (("--fold", "0"), 2, "--fold must be one of the 0 folds"),
+        (("--hours", "0"), 2, "--hours must be above 0"),
+        (("--stage", "final"), 1, "no candidate of plain is finished"),
+    ):
+        monkeypatch.setattr("sys.argv", command("detseg_n_shapes", tmp_path, *arguments)[1:])
+        before = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(SystemExit) as ended:
+            sys.exit(main())
+        signal.signal(signal.SIGTERM, before)
+        assert ended.value.code == status
+        assert message in capsys.readouterr().err
+
+
+def test_rows_name_configurations_that_load(bench: None, detseg_data: Path) -> None:
+    from release_rows import CONFIGS, ROWS
+
+    assert list(ROWS) == ["letnet_camvid", "vnet_hippocampus", "detseg_n_bccd", "detseg_n_shapes"]
+    page = (REPOSITORY / "weights" / "README.md").read_text()
+    for name, row in ROWS.items():
+        assert f"python bench/train_release.py {name}`" in page
+        for candidate in row.candidates.values():
+            config = load_config(RunConfig, CONFIGS / candidate.config, candidate.settings)
+            assert config.task.name == row.task
+            assert config.data.val_split in ("val", "fold0-val")
+            for view in row.views.values():
+                assert view.keys() <= vars(config.task.postprocess).keys()
+
+
+def package_of(tmp_path: Path, scale: float) -> Path:
+    """A tiny detector whose weights are the usual ones times ``scale``."""
+    torch.manual_seed(0)
+    config = load_config(RunConfig, REPOSITORY / "configs/detection/shapes.yaml")
+    package = PackageConfig(config.model, config.task, ("a", "b"), (1, 2))
+    model, _ = package.build()
+    weights = {name: value * scale if value.ndim > 1 else value for name, value in model.state_dict().items()}
+    save_package(tmp_path / "source.safetensors", weights, package)
+    return tmp_path / "source.safetensors"
+
+
+def test_half_weights_are_whole_when_they_are_loaded(tmp_path: Path, bench: None) -> None:
+    from release_card import store
+
+    source, target = package_of(tmp_path, 1.0), tmp_path / "half.safetensors"
+    store(source, target, half=True, max_bytes=None)
+    assert target.stat().st_size < 0.6 * source.stat().st_size
+    before, stored = load_file(source), load_file(target)
+    loaded = load_package(target).model.state_dict()
+    for name, value in before.items():
+        halved = value.is_floating_point() and value.ndim > 1
+        assert stored[name].dtype == (torch.float16 if halved else value.dtype)
+        assert loaded[name].dtype == value.dtype
+        assert torch.equal(loaded[name], value.half().float() if halved else value)
+
+
+def test_a_file_that_is_too_large_is_not_kept(tmp_path: Path, bench: None) -> None:
+    from release_card import store
+
+    source, target = package_of(tmp_path, 1.0), tmp_path / "large.safetensors"
+    limit = source.stat().st_size
+    store(source, target, half=False, max_bytes=limit)
+    with pytest.raises(ValueError, match=f"would have {limit:,} bytes"):
+        store(source, target, half=False, max_bytes=limit - 1)
+    assert not target.exists()
+    with pytest.raises(ValueError, match="weights too large for 16 bits: backbone"):
+        store(package_of(tmp_path, 1e8), target, half=True, max_bytes=None)
+    assert not target.exists()
+
+
+def test_sections_are_replaced_in_their_order(tmp_path: Path, bench: None) -> None:
+    from release_card import write_section
+
+    page = tmp_path / "README.md"
+    page.write_text("# Weights\n\nThe beginning.\n")
+    write_section(page, "detseg_n_bccd", "cells")
+    write_section(page, "letnet_camvid", "roads\n")
+    write_section(page, "detseg_n_bccd", "more cells")
+    assert (
+        page.read_text()
+        == "# Weights\n\nThe beginning.\n\n## letnet_camvid\n\nroads\n\n## detseg_n_bccd\n\nmore cells\n"
+    )
+
+
+def test_means_leave_out_what_has_no_truth(bench: None) -> None:
+    from release_runs import mean_figures
+
+    several = [{"Dice": 0.5, "Dice/a": -1.0, "HD95": 2.0}, {"Dice": 0.75, "Dice/a": 0.25}, {"Dice/b": -1.0}]
+    assert mean_figures(several) == {"Dice": 0.625, "Dice/a": 0.25, "HD95": 2.0, "Dice/b": -1.0}
+
+
+def test_speed_is_that_of_the_typical_epoch(tmp_path: Path, bench: None) -> None:
+    """The second epoch was interrupted: its record has the seconds of its last part only."""
+    from release_runs import Run
+
+    config = load_config(RunConfig, REPOSITORY / "configs/detection/shapes.yaml", ["train.accumulate=2"])
+    records = [
+        {"epoch": 0, "step": 10, "train_seconds": 4.0, "wait_seconds": 1.0},
+        {"epoch": 1, "step": 20, "train_seconds": 1.0, "wait_seconds": 0.0, "eval_seconds": 3.0},
+        {"epoch": 2, "step": 30, "train_seconds": 5.0, "wait_seconds": 1.5},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    speed = Run(tmp_path, config, {}).speed
+    # 10 steps of 2 batches of 8 in 4 seconds; 2.5 of 10 seconds; 10 and 3 seconds
+    assert (speed.images_per_second, speed.waiting, speed.seconds) == (40.0, 0.25, 13.0)
+
+
+def test_another_recipe_does_not_go_on_with_a_training(tmp_path: Path, bench: None) -> None:
+    from release_runs import complete
+
+    path = REPOSITORY / "configs/detection/shapes.yaml"
+    tiny = ["train.epochs=1", "task.input.height=32", "task.input.width=32", "train.num_threads=1"]
+    first = complete(path, tiny, tmp_path / "run", "cpu")
+    assert complete(path, tiny, tmp_path / "run", "cpu").figures == first.figures != {}
+    for changed in ("augment.mosaic=0.25", "train.seed=1", "model.neck.depth=0.5", "task.postprocess.iou=0.5"):
+        with pytest.raises(ValueError, match="holds a training with other settings"):
+            complete(path, [*tiny, changed], tmp_path / "run", "cpu")
+    # Of two settings of one key, the last counts.
+    assert complete(path, ["train.epochs=3", *tiny], tmp_path / "run", "cpu").figures == first.figures
