@@ -19,10 +19,10 @@ class DataConfig:
 
     ``path``: a folder in a known layout, a YAML, or the word ``shapes`` or ``blobs`` for a built-in set; ``format`` is
     needed only where the layout is ambiguous. ``description``: a data set's YAML whose keys, but ``path``, describe a
-    folder that has none of its own. Splits of images are joined by ``+``, as in ``train+val``. ``num_workers``: processes that read and augment. ``cache``: decoded images, or
-    volumes in the network's grid, kept in memory (``ram``) or outside the data set (``disk``); images for training
-    reduced to ``cache_max_side`` pixels on the longer side where given. ``on_bad_image``: what a training picture that
-    cannot be read does.
+    folder that has none of its own. Splits of images are joined by ``+``, as in ``train+val``. ``num_workers``:
+    processes that read and augment. ``cache``: decoded images, or volumes in the network's grid, kept in memory
+    (``ram``) or outside the data set (``disk``); images for training reduced to ``cache_max_side`` pixels on the longer
+    side where given. ``on_bad_image``: what a training picture that cannot be read does.
     """
 
     path: Literal["shapes", "blobs"] | InputPath = "shapes"
