@@ -37,6 +37,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
         "SGD with Nesterov momentum, rate 0.01",
         ["train.optimizer.name=sgd", "train.optimizer.learning_rate=0.01", "train.optimizer.momentum=0.937"],
     ),
+    "min_target": ("least target score of 0.1 for each object", ["task.loss.min_target=0.1"]),
     "simota": ("direct head and SimOTA for distributional head and TAL", ["model.head=direct", "task.loss=simota"]),
 }
 

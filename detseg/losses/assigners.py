@@ -57,6 +57,7 @@ def task_aligned_assign(
     alpha: float = 0.5,
     beta: float = 6.0,
     min_side: float = 16.0,
+    min_target: float = 0.0,
 ) -> Assignment:
     """Task-aligned assignment (TOOD, arXiv 2108.07755, section 3.2) with CIoU.
 
@@ -64,7 +65,8 @@ def task_aligned_assign(
     long. It claims its ``top_k`` candidates by alignment, ``score ** alpha * max(CIoU, 0) ** beta``. A point claimed
     more than once goes to the highest CIoU among all ground truths it is a candidate of, even one that did not claim
     it, as in YOLOv8. The target score is the alignment, scaled per ground truth such that the best equals the best
-    CIoU.
+    CIoU, or ``min_target`` where that is more. Without such a minimum a ground truth that all its candidates miss has
+    targets of next to zero, which weigh its losses too, so that it may never be learned.
 
     ``predicted_xyxy`` ``[B, A, 4]``, ``points_xy`` ``[A, 2]`` and ``boxes_xyxy`` ``[B, M, 4]`` in pixels;
     ``class_logits`` ``[B, A, C]``; ``labels`` ``[B, M]`` int64, -1 is padding.
@@ -93,7 +95,11 @@ def task_aligned_assign(
     best_overlap, best_alignment = best.scatter_reduce(1, box.expand(2, -1), torch.stack((overlap, alignment)), "amax")
     assignment.foreground[image, point] = True
     assignment.index[image, point] = slot_of_box[box]
-    assignment.target_scores[image, point] = alignment * best_overlap[box] / (best_alignment[box] + 1e-9)
+    target_scores = alignment * best_overlap[box] / (best_alignment[box] + 1e-9)
+    if min_target > 0:
+        relative = torch.where(best_alignment[box] > 0, alignment / best_alignment[box], 1.0)
+        target_scores = torch.maximum(target_scores, min_target * relative)
+    assignment.target_scores[image, point] = target_scores
     return assignment
 
 

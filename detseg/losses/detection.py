@@ -37,7 +37,10 @@ class DetectionLoss(Protocol):
 
 @dataclass(frozen=True)
 class TALLossConfig:
-    """Task-aligned assignment with CIoU, DFL and cross-entropy, for the ``dfl`` head: gains and assignment."""
+    """Task-aligned assignment with CIoU, DFL and cross-entropy, for the ``dfl`` head: gains and assignment.
+
+    ``min_target``: the least target score of each object's best candidate, see ``task_aligned_assign``; 0 is YOLOv8.
+    """
 
     name: str = "tal"
     box: float = 7.5
@@ -46,6 +49,11 @@ class TALLossConfig:
     top_k: int = 10
     alpha: float = 0.5
     beta: float = 6.0
+    min_target: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.min_target <= 1:
+            raise ValueError(f"min_target must lie between 0 and 1, got {self.min_target}")
 
     def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> TALLoss:
         """The loss for a model of these dimensions."""
@@ -107,6 +115,7 @@ class TALLoss:
                 top_k=self.config.top_k,
                 alpha=self.config.alpha,
                 beta=self.config.beta,
+                min_target=self.config.min_target,
             )
             image, point = torch.nonzero(assignment.foreground, as_tuple=True)
             slot, weight = assignment.index[image, point], assignment.target_scores[image, point]

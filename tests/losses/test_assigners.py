@@ -105,6 +105,22 @@ def test_best_target_score_is_the_best_overlap():
     assert assignment.target_scores.max().item() == pytest.approx(0.6 - 16 / 656)
 
 
+def test_a_box_that_all_its_candidates_miss_has_targets_all_the_same():
+    none_hits = _predicted({})
+    assert _align(none_hits, [(0, 0, 16, 16)], [1]).target_scores.abs().max() == 0
+    targets = _align(none_hits, [(0, 0, 16, 16)], [1], min_target=0.1).target_scores[0]
+    assert targets[[0, 1, 4, 5]].tolist() == pytest.approx([0.1] * 4)
+    assert targets.sum().item() == pytest.approx(0.4)
+
+
+def test_the_least_target_is_that_of_the_best_candidate():
+    predicted = _predicted({1: (4, 0, 20, 16), 4: (8, 0, 24, 16)})
+    second, third = 0.6 - 16 / 656, 1 / 3 - 64 / 832
+    for min_target, best in ((0.9, 0.9), (0.5, second)):
+        targets = _align(predicted, [(0, 0, 16, 16)], [1], top_k=2, min_target=min_target).target_scores[0]
+        assert targets[[1, 4]].tolist() == pytest.approx([best, best * (third / second) ** 6])
+
+
 def test_of_equal_points_the_first_are_claimed():
     same = _predicted(dict.fromkeys(range(16), (0.0, 0.0, 32.0, 32.0)))
     assert _owners(_align(same, [(0, 0, 32, 32)], [0], top_k=5)) == dict.fromkeys(range(5), 0)
