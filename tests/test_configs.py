@@ -43,10 +43,11 @@ NUM_PARAMETERS = {
 
 
 def load(name: str, tmp_path: Path) -> RunConfig:
-    # The data need not be there to look at the rest.
-    return load_config(
-        RunConfig, CONFIGS / name, [f"data.path={tmp_path}"] if Path(name).stem not in ("shapes", "blobs") else []
-    )
+    # Neither the data nor the weights to start from need be there to look at the rest.
+    overrides = ["train.weights=null"]
+    if Path(name).stem not in ("shapes", "blobs"):
+        overrides.append(f"data.path={tmp_path}")
+    return load_config(RunConfig, CONFIGS / name, overrides)
 
 
 @pytest.mark.parametrize(
