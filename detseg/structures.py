@@ -117,6 +117,11 @@ class GroundTruth:
         require_array(self.crowd, "crowd", np.bool_, (count,))
         require_array(self.areas, "areas", np.float64, (count,))
 
+    @property
+    def boxes_xyxy(self) -> DoubleArray:
+        """The boxes by their corners, ``[N, 4]`` float64."""
+        return np.concatenate([self.boxes_xywh[:, :2], self.boxes_xywh[:, :2] + self.boxes_xywh[:, 2:]], axis=1)
+
 
 @dataclass(frozen=True, slots=True)
 class Detections:

@@ -11,7 +11,7 @@ from typing import Any
 
 from detseg.engine.html_style import STYLE
 from detseg.engine.pictures import BoxTally, Picture, Pictures
-from detseg.evaluation.report import MEANING
+from detseg.evaluation.report import MEANING, by_class
 from detseg.files import write_text
 from detseg.structures import Metrics
 
@@ -109,12 +109,7 @@ def _numbers(metrics: Metrics) -> str:
 
 
 def _class_table(metrics: Metrics, classes_without_truth: Sequence[str]) -> str:
-    columns: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        column, slash, class_name = name.partition("/")
-        if slash:
-            columns.setdefault(column, {})[class_name] = value
-    class_names = list(dict.fromkeys(name for column in columns.values() for name in column))
+    columns, class_names = by_class(metrics)
     parts = []
     if class_names:
         rows = [[name, *(_number(column.get(name, -1.0)) for column in columns.values())] for name in class_names]

@@ -157,8 +157,7 @@ class WorstBoxes:
 
 def _marked(errors: BoxErrors, truth: GroundTruth, class_names: Sequence[str]) -> list[MarkedBox]:
     """The boxes found and the objects missed, in no order; an object whose box is badly placed is shown as well."""
-    truth_xyxy = truth.boxes_xywh.copy()
-    truth_xyxy[:, 2:] += truth_xyxy[:, :2]
+    truth_xyxy = truth.boxes_xyxy
     boxes = []
     found = errors.found
     columns = found.boxes_xyxy, found.scores, found.labels, errors.outcomes, errors.objects, errors.overlaps

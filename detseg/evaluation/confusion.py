@@ -47,8 +47,7 @@ class ConfusionMatrix:
                 raise ValueError(f"labels from {labels.min()} to {labels.max()}; allowed are 0 to {background - 1}")
         found = detections.select(detections.scores >= self.confidence)
         found_xyxy = found.boxes_xyxy.astype(np.float64)
-        truth_xyxy = truth.boxes_xywh.copy()
-        truth_xyxy[:, 2:] += truth_xyxy[:, :2]
+        truth_xyxy = truth.boxes_xyxy
         objects_xyxy, object_labels = truth_xyxy[~truth.crowd], truth.labels[~truth.crowd]
 
         object_index, found_index = _pair_greedily(pairwise_iou(objects_xyxy, found_xyxy), found.scores, self.iou)
@@ -66,8 +65,8 @@ class ConfusionMatrix:
 
 def pairwise_iou(first_xyxy: DoubleArray, second_xyxy: DoubleArray) -> DoubleArray:
     """Boxes ``[N, 4]`` and ``[M, 4]`` in pixels -> their IoU ``[N, M]``; 0 where both are without area."""
-    intersection = _intersection(first_xyxy, second_xyxy)
-    union = _area(first_xyxy)[:, None] + _area(second_xyxy) - intersection
+    intersection = intersections(first_xyxy, second_xyxy)
+    union = areas(first_xyxy)[:, None] + areas(second_xyxy) - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0)
 
 
@@ -88,18 +87,20 @@ def _pair_greedily(iou: DoubleArray, scores: FloatArray, threshold: float) -> tu
 def _lies_in_crowd(
     boxes_xyxy: DoubleArray, labels: IntArray, crowd_xyxy: DoubleArray, crowd_labels: IntArray, share: float
 ) -> BoolArray:
-    inside = _intersection(boxes_xyxy, crowd_xyxy) >= np.maximum(share * _area(boxes_xyxy)[:, None], 1e-9)
+    inside = intersections(boxes_xyxy, crowd_xyxy) >= np.maximum(share * areas(boxes_xyxy)[:, None], 1e-9)
     covered: BoolArray = (inside & (labels[:, None] == crowd_labels)).any(axis=1)
     return covered
 
 
-def _intersection(first_xyxy: DoubleArray, second_xyxy: DoubleArray) -> DoubleArray:
+def intersections(first_xyxy: DoubleArray, second_xyxy: DoubleArray) -> DoubleArray:
+    """Boxes ``[N, 4]`` and ``[M, 4]`` in pixels -> the areas that they share ``[N, M]``."""
     low = np.maximum(first_xyxy[:, None, :2], second_xyxy[:, :2])
     high = np.minimum(first_xyxy[:, None, 2:], second_xyxy[:, 2:])
     area: DoubleArray = (high - low).clip(min=0).prod(axis=2)
     return area
 
 
-def _area(boxes_xyxy: DoubleArray) -> DoubleArray:
+def areas(boxes_xyxy: DoubleArray) -> DoubleArray:
+    """Boxes ``[N, 4]`` in pixels -> their areas ``[N]``; 0 where a side is negative."""
     area: DoubleArray = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).clip(min=0).prod(axis=1)
     return area

@@ -9,6 +9,7 @@ from enum import IntEnum
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, DoubleArray, IntArray
+from detseg.evaluation.confusion import areas, intersections
 from detseg.evaluation.miou import SegmentationEvaluator
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 from detseg.structures import VOID, Detections, GroundTruth, LabelMap
@@ -90,8 +91,7 @@ def find_box_errors(detections: Detections, truth: GroundTruth, confidences: Dou
     """
     found = detections.select(detections.scores.astype(np.float64) >= confidences[detections.labels])
     found = found.select(np.argsort(-found.scores, kind="stable"))
-    truth_xyxy = truth.boxes_xywh.copy()
-    truth_xyxy[:, 2:] += truth_xyxy[:, :2]
+    truth_xyxy = truth.boxes_xyxy
     overlaps = _overlaps(found.boxes_xyxy.astype(np.float64), truth_xyxy, truth.crowd)
     same_class = found.labels[:, None] == truth.labels
     free = ~truth.crowd
@@ -125,12 +125,9 @@ def find_box_errors(detections: Detections, truth: GroundTruth, confidences: Dou
 
 def _overlaps(found_xyxy: DoubleArray, truth_xyxy: DoubleArray, crowd: BoolArray) -> DoubleArray:
     """The IoU ``[D, G]`` of boxes; with a crowd region the share of the box that lies in it."""
-    low = np.maximum(found_xyxy[:, None, :2], truth_xyxy[:, :2])
-    high = np.minimum(found_xyxy[:, None, 2:], truth_xyxy[:, 2:])
-    intersection = (high - low).clip(min=0).prod(axis=2)
-    found_area = (found_xyxy[:, 2:] - found_xyxy[:, :2]).prod(axis=1)[:, None]
-    truth_area = (truth_xyxy[:, 2:] - truth_xyxy[:, :2]).prod(axis=1)
-    whole = np.where(crowd, found_area, found_area + truth_area - intersection)
+    intersection = intersections(found_xyxy, truth_xyxy)
+    found_areas = areas(found_xyxy)[:, None]
+    whole = np.where(crowd, found_areas, found_areas + areas(truth_xyxy) - intersection)
     share: DoubleArray = np.divide(intersection, whole, out=np.zeros_like(intersection), where=whole > 0)
     return share
 

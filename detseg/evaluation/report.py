@@ -33,18 +33,23 @@ MEANING = {
 }
 
 
+def by_class(metrics: Metrics) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """The metrics called ``<name>/<class>`` as columns by name, each with its values by class; and all classes."""
+    columns: dict[str, dict[str, float]] = {}
+    for name, value in metrics.items():
+        column, slash, class_name = name.partition("/")
+        if slash:
+            columns.setdefault(column, {})[class_name] = value
+    return columns, list(dict.fromkeys(class_name for column in columns.values() for class_name in column))
+
+
 def format_table(metrics: Metrics, classes_without_truth: Sequence[str] = ()) -> str:
     """The metrics as a plain text table: the numbers over all classes, then one row per class with one column for each
     ``<name>/<class>``. A dash stands for -1, "no ground truth"."""
     overall = {name: value for name, value in metrics.items() if "/" not in name}
     width = max(12, *(len(name) + 2 for name in overall))
     lines = [f"{name:<{width}}{_cell(value)}  {MEANING.get(name, '')}".rstrip() for name, value in overall.items()]
-    columns: dict[str, dict[str, float]] = {}
-    for name, value in metrics.items():
-        column, slash, class_name = name.partition("/")
-        if slash:
-            columns.setdefault(column, {})[class_name] = value
-    class_names = list(dict.fromkeys(class_name for column in columns.values() for class_name in column))
+    columns, class_names = by_class(metrics)
     if class_names:
         width = max(12, *(len(class_name) + 2 for class_name in class_names))
         widths = {column: max(8, len(column) + 2) for column in columns}

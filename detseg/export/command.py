@@ -34,15 +34,15 @@ def export_command(
     Returns 0, or ``EXIT_NOT_EQUAL`` where the file would not give the results of the model.
     """
     named, model_path = model_path, find_model(model_path)
-    if output is None and model_path != named:
-        # The folder of released weights is no place for results.
-        output = Path(f"{named}.onnx" if precision == "fp32" else f"{named}_{precision}.onnx")
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"export needs {' and '.join(missing)}: pip install 'detseg[export]'")
     from detseg.export.base import ParityError
-    from detseg.export.export import export_model
+    from detseg.export.export import default_path, export_model
 
+    if output is None and model_path != named:
+        # The folder of released weights is no place for results.
+        output = Path(default_path(model_path, precision).name)
     try:
         made = export_model(
             model_path,

@@ -87,7 +87,7 @@ def export_model(
             f"the task {package.task.name} has the output form {' or '.join(exporter_class.forms)}, got {form!r}"
         )
     settings = ExportSettings(precision, form, opset or DEFAULT_OPSET, dynamic)  # type: ignore[arg-type]
-    output = output or _default_path(model_path, precision)
+    output = output or default_path(model_path, precision)
     if output.suffix != ".onnx":
         raise ValueError(f"the output must end in .onnx, got {output}")
 
@@ -157,7 +157,8 @@ def _exporter_class(task_name: str) -> type[Exporter]:
     return found
 
 
-def _default_path(model_path: Path, precision: str) -> Path:
+def default_path(model_path: Path, precision: str) -> Path:
+    """Where the file goes if the user does not say: beside the model."""
     return model_path.with_name(f"{model_path.stem}{'' if precision == 'fp32' else f'_{precision}'}.onnx")
 
 

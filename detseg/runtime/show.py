@@ -60,13 +60,11 @@ def compare_boxes(
     image: ByteArray, truth: GroundTruth, detections: Detections, class_names: Sequence[str]
 ) -> ByteArray:
     """The annotated objects of ``image`` ``[H, W, 3]`` beside those found with a score of 0.25 or more."""
-    boxes_xyxy = truth.boxes_xywh.copy()
-    boxes_xyxy[:, 2:] += boxes_xyxy[:, :2]
     names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
     labels = truth.labels + np.where(truth.crowd, len(class_names), 0)
     shown = detections.select(detections.scores >= SHOWN_CONFIDENCE)
     panels = [
-        _captioned(draw_boxes(image, boxes_xyxy.astype(np.float32), labels, names), f"truth: {len(labels)}"),
+        _captioned(draw_boxes(image, truth.boxes_xyxy.astype(np.float32), labels, names), f"truth: {len(labels)}"),
         _captioned(draw_result(image, shown, class_names), f"found, score {SHOWN_CONFIDENCE} or more: {len(shown)}"),
     ]
     return montage(panels, columns=2)
