@@ -44,7 +44,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
 
 def train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, float]:
     """The metrics of the last epoch of one run."""
-    folder = options.runs / f"{variant}-{options.size}-{seed}"
+    folder = options.runs / f"{variant}-{options.size}-{options.amp}-{seed}"
     if (folder / "config.yaml").exists():
         words = ["--resume", str(folder)]
     else:
@@ -57,6 +57,7 @@ def train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, flo
             f"train.epochs={options.epochs}",
             f"train.evaluate_epochs={options.epochs}",
             f"train.num_threads={options.threads}",
+            f"train.amp={options.amp}",
             "-o",
             str(folder),
         ]
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--size", type=int, default=320, help="of the input, in pixels")
     parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--amp", choices=("none", "bf16"), default="none", help="precision of the training")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true", help="run nothing")
     options = parser.parse_args()
@@ -105,17 +107,17 @@ def main() -> None:
     unknown = [name for name in variants if name not in VARIANTS]
     if unknown:
         parser.error(f"unknown variants: {', '.join(unknown)}; there are {', '.join(VARIANTS)}")
+    shared = {"size": options.size, "epochs": options.epochs, "amp": options.amp}
     for seed in map(int, options.seeds.split(",")):
         for variant in variants:
-            setting = {"variant": variant, "seed": seed, "size": options.size, "epochs": options.epochs}
+            setting = {"variant": variant, "seed": seed, **shared}
             if options.table or any(setting.items() <= row.items() for row in read(options.results)):
                 continue
             metrics = train(variant, seed, options)
             with options.results.open("a") as file:
                 file.write(json.dumps({**setting, **metrics}) + "\n")
             print(f"{variant}, seed {seed}: AP {metrics['AP']:.4f}", flush=True)
-    chosen = {"size": options.size, "epochs": options.epochs}
-    print(*table([row for row in read(options.results) if chosen.items() <= row.items()]), sep="\n")
+    print(*table([row for row in read(options.results) if shared.items() <= row.items()]), sep="\n")
 
 
 if __name__ == "__main__":

@@ -32,10 +32,17 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def candidate_run(name: str, candidate: str, fold: int | None, options: argparse.Namespace) -> Run:
     """One training of a candidate: finished now, if it is not yet."""
     chosen = ROWS[name].candidates[candidate]
-    settings = (*chosen.settings, *(ROWS[name].tiny if options.tiny else ()))
+    settings = settings_of(name, candidate, options)
     if fold is not None:
         settings += (f"data.train_split=fold{fold}-train", f"data.val_split=fold{fold}-val")
     return complete(CONFIGS / chosen.config, settings, run_folder(name, candidate, fold, options), options.device)
+
+
+def settings_of(name: str, candidate: str, options: argparse.Namespace) -> tuple[str, ...]:
+    """What a candidate changes in its configuration, and what the options do."""
+    row = ROWS[name]
+    tiny = row.tiny if options.tiny else ()
+    return (*row.candidates[candidate].settings, *tiny, f"train.compile={options.compile}")
 
 
 def run_folder(name: str, candidate: str, fold: int | None, options: argparse.Namespace) -> Path:
@@ -99,7 +106,7 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
     final, looks = None, {"": {}, **dict(views)}
     if row.final:
         candidate = row.candidates[chosen.name]
-        settings = [*candidate.settings, *(row.tiny if options.tiny else ()), *row.final]
+        settings = [*settings_of(name, chosen.name, options), *row.final]
         # There is nothing left to judge it by: the weights are those of the last epoch, and one evaluation is enough.
         settings.append(f"train.evaluate_epochs={chosen.runs[0].config.train.epochs}")
         final_folder = base_folder(name, options) / f"final-{chosen.name}"
@@ -128,6 +135,7 @@ def main() -> int:
     parser.add_argument("--stage", choices=("choose", "final"), help="default: both")
     parser.add_argument("--candidate", nargs="+", help="of the row; default: all")
     parser.add_argument("--fold", type=int, help="of volumes; default: all")
+    parser.add_argument("--compile", choices=("none", "fused", "graphs"), default="none", help="see train.compile")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--out", type=Path, default=REPOSITORY / "runs" / "release", help="where the trainings are kept"

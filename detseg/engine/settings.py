@@ -51,6 +51,9 @@ class TrainConfig:
     ``patience``: epochs without a better primary metric before the run ends. ``save_steps``: optimizer steps between
     saved states (None: once an epoch). ``weights``: a file to start from; ``partial_weights`` takes what fits of it.
     ``num_threads``: threads of torch on the CPU (None: as torch finds them).
+    ``compile``: ``fused`` makes kernels of the model's steps with ``torch.compile``, ``graphs`` also replays them as
+    CUDA graphs, so that a GPU does not wait for their launching; it takes minutes when an input size is first seen.
+    Evaluation and the saved weights are the same model's, uncompiled.
     """
 
     epochs: int = 100
@@ -74,6 +77,7 @@ class TrainConfig:
     channels_last: bool = True
     device: str = "auto"
     num_threads: int | None = None
+    compile: Literal["none", "fused", "graphs"] = "none"
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "evaluate_epochs"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,7 @@ from detseg.losses.base import LossSum
 from detseg.structures import Metrics
 from detseg.tasks.base import Batch, Task
 
+COMPILE_MODES = {"fused": "default", "graphs": "reduce-overhead"}
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -84,6 +85,8 @@ class Trainer:
         self.frozen_names = names_to_freeze(model, config.freeze)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.ema = ModelEMA(model, config.ema) if config.ema else None
+        mode = COMPILE_MODES.get(config.compile)
+        self.learner = cast(nn.Module, torch.compile(model, mode=mode)) if mode else model
         self.progress = Progress()
         self.stop = StopRequest()
 
@@ -148,8 +151,8 @@ class Trainer:
 
     def _wrapped(self) -> nn.Module:
         if self.group.world_size == 1:
-            return self.model
-        return DistributedDataParallel(self.model, gradient_as_bucket_view=True)
+            return self.learner
+        return DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
 
     def _step(self, model: nn.Module, batches: list[Batch]) -> bool:
         """One optimizer step on ``batches``; returns whether some process was told to stop.
