@@ -33,6 +33,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "no_ema": ("without EMA", ["train.ema=null"]),
     "linear": ("learning rate falls linearly", ["train.schedule.kind=linear"]),
     "constant": ("learning rate stays", ["train.schedule.kind=constant"]),
+    "rate_double": ("twice the learning rate", ["train.optimizer.learning_rate=3.0e-3"]),
     "sgd": (
         "SGD with Nesterov momentum, rate 0.01",
         ["train.optimizer.name=sgd", "train.optimizer.learning_rate=0.01", "train.optimizer.momentum=0.937"],
@@ -61,7 +62,9 @@ def train(variant: str, seed: int, options: argparse.Namespace) -> dict[str, flo
             "-o",
             str(folder),
         ]
-    subprocess.run([sys.executable, "-m", "detseg", "train", *words], check=True, capture_output=True)
+    process = subprocess.run([sys.executable, "-m", "detseg", "train", *words], capture_output=True, text=True)
+    if process.returncode:
+        sys.exit(f"the training in {folder} failed:\n{process.stderr[-2000:]}")
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return {name: records[-1][name] for name in ("AP", "AP50", "AP75")}
 
