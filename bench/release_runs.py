@@ -193,7 +193,8 @@ def _require_same(found: RunConfig, wanted: RunConfig, folder: Path) -> None:
 
 def _note_hardware(path: Path, device: torch.device) -> None:
     """Add what this call trains on to what earlier ones did."""
-    name = f"{num_physical_cores()} CPU cores, {platform.machine()}"
+    num_cores = num_physical_cores()
+    name = f"{num_cores} CPU core{'' if num_cores == 1 else 's'}, {platform.machine()}"
     if device.type == "cuda":
         name = f"{torch.cuda.get_device_name(device)}, {name}"
     known = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

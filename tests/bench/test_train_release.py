@@ -54,7 +54,7 @@ def require_release(name: str, out: Path) -> dict[str, Any]:
     assert (release.sha256, release.num_bytes) == (sha256_of(weights), weights.stat().st_size)
     card = (folder / "README.md").read_text()
     assert card.count(f"## {name}\n") == 1
-    for expected in (release.sha256, f"python bench/train_release.py {name}", "CPU cores", "| seed | 0 |"):
+    for expected in (release.sha256, f"python bench/train_release.py {name}", "CPU core", "| seed | 0 |"):
         assert expected in card, expected
     for picture in re.findall(r"\]\((images/\S+)\)", card):
         assert read_image(folder / picture).std() > 5, picture
