@@ -33,7 +33,8 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
     "no_ema": ("without EMA", ["train.ema=null"]),
     "linear": ("learning rate falls linearly", ["train.schedule.kind=linear"]),
     "constant": ("learning rate stays", ["train.schedule.kind=constant"]),
-    "rate_double": ("twice the learning rate", ["train.optimizer.learning_rate=3.0e-3"]),
+    "rate_double": ("twice the learning rate", ["train.optimizer.learning_rate=6.0e-3"]),
+    "rate_half": ("half the learning rate", ["train.optimizer.learning_rate=1.5e-3"]),
     "sgd": (
         "SGD with Nesterov momentum, rate 0.01",
         ["train.optimizer.name=sgd", "train.optimizer.learning_rate=0.01", "train.optimizer.momentum=0.937"],
