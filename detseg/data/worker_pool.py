@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import multiprocessing
+import os
 import shutil
 import signal
 import threading
@@ -233,6 +234,19 @@ def _prepare_worker(worker_id: int) -> None:
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOP_SIGNALS)
     cv2.setNumThreads(0)
+    threading.Thread(target=_end_with_main_process, daemon=True).start()
+
+
+def _end_with_main_process() -> None:
+    """End this worker once the main process is gone, also by SIGKILL.
+
+    torch looks at the parent's process id for that, which is the fork server's where workers come from one; and that
+    lives as long as they do.
+    """
+    main_process = multiprocessing.parent_process()
+    if main_process is not None:
+        main_process.join()
+        os._exit(1)
 
 
 def _close(pool: weakref.ref[WorkerPool[Any, Any]]) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -209,3 +210,29 @@ def _runs(pid: int) -> bool:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_when_the_main_process_is_killed(tmp_path: Path, method: str) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import multiprocessing, os, time\n"
+        "from detseg.data.worker_pool import WorkerPool\n"
+        "def job(item): return os.getpid()\n"
+        "if __name__ == '__main__':\n"
+        f"    multiprocessing.set_start_method('{method}')\n"
+        "    pool = WorkerPool(job, num_workers=2)\n"
+        "    print(*pool.run(range(4)), flush=True)\n"
+        "    time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [Path("/proc", pid) for pid in set(process.stdout.readline().split())]
+        assert len(workers) == 2
+        assert all(worker.exists() for worker in workers)
+        process.kill()
+    deadline = time.monotonic() + 20
+    while any(worker.exists() for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not [worker for worker in workers if worker.exists()]
