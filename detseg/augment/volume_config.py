@@ -37,7 +37,7 @@ class VolumeAugmentConfig:
       cells along each axis, whose corners move at random along each axis by up to a share of the cell that lies in
       ``elastic_shift``. Up to 0.4 the warp cannot fold space.
     - ``flip``: a probability for each of the axes, right, anterior, superior. Set the first to 0 where classes differ
-      by side.
+      by side, the second where they differ by front and back; ``task.postprocess.flip_axes`` names those that are left.
     - ``noise``: Gaussian noise with a standard deviation of up to ``noise_std``, in units of the normalized image.
     - ``blur``: a Gaussian with a standard deviation in ``blur_sigma`` voxels, for each axis its own.
     - ``brightness``: intensities multiplied by one of ``brightness_factors``.

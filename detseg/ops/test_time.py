@@ -48,16 +48,15 @@ def average_over_views(
     return total / (len(scales) * (2 if flip else 1))
 
 
-def average_over_flips(predict: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+def average_over_flips(predict: Callable[[Tensor], Tensor], images: Tensor, axes: Sequence[int]) -> Tensor:
     """Mean class probabilities ``[B, K, *spatial]`` float32 over ``images`` ``[B, C, *spatial]`` and their mirror
-    images along every spatial axis and every combination of axes: four views of an image, eight of a volume.
+    images along the spatial ``axes``, counted from 0, and every combination of them: eight views for three axes.
 
     ``predict`` maps ``[B, C, *spatial]`` to logits ``[B, K, *spatial]``.
     """
-    axes = range(2, images.ndim)
     total: Tensor | None = None
     for chosen in product((False, True), repeat=len(axes)):
-        mirrored = [axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored]
+        mirrored = [2 + axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored]
         probabilities = predict(images.flip(mirrored)).float().softmax(dim=1).flip(mirrored)
         total = probabilities if total is None else total + probabilities
     assert total is not None

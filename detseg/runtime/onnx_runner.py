@@ -280,8 +280,8 @@ class _VolumeRoad:
         return [self._labels(array[None], placement) for array, placement in zip(inputs, placements, strict=True)]
 
     def _labels(self, volume: FloatArray, placement: VolumePlacement) -> LabelVolume:
-        look = self._look
-        probabilities = average_over_flips(look, volume) if self._views.flip else softmax(look(volume))
+        look, views = self._look, self._views
+        probabilities = average_over_flips(look, volume, views.flip_axes) if views.flip else softmax(look(volume))
         return best_voxel_classes(probabilities[0], placement)
 
 

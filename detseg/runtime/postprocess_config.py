@@ -66,7 +66,8 @@ class WindowsConfig:
 
     ``window``: depth, height and width, those of training patches where it is None; neighbors ``overlap`` by this share
     of it; ``batch_size`` windows go through the model at once. ``flip``: the class probabilities are averaged over the
-    volume and its seven mirror images.
+    volume and its mirror images along ``flip_axes`` and every combination of them (0: right, 1: anterior, 2: superior);
+    they should be axes along which the model saw mirrored patches in training.
     """
 
     window: Shape3 | None = None
@@ -74,6 +75,7 @@ class WindowsConfig:
     weighting: Weighting = "gaussian"
     batch_size: int = 1
     flip: bool = False
+    flip_axes: tuple[int, ...] = (0, 1, 2)
 
     def __post_init__(self) -> None:
         if self.window is not None and (len(self.window) != 3 or min(self.window) < 1):
@@ -82,3 +84,8 @@ class WindowsConfig:
             raise ValueError(f"overlap must lie in [0, 1), got {self.overlap}")
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not self.flip_axes or len(set(self.flip_axes)) < len(self.flip_axes) or set(self.flip_axes) - {0, 1, 2}:
+            raise ValueError(
+                "flip_axes must be one or more of 0 (right), 1 (anterior), 2 (superior), each once; got "
+                f"{self.flip_axes}"
+            )

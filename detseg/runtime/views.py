@@ -112,13 +112,13 @@ def average_over_views(
     return total
 
 
-def average_over_flips(predict: Network, images: FloatArray) -> FloatArray:
+def average_over_flips(predict: Network, images: FloatArray, axes: Sequence[int]) -> FloatArray:
     """Mean class probabilities ``[B, K, *spatial]`` over ``images`` ``[B, C, *spatial]`` and their mirror images along
-    every spatial axis and every combination of axes. ``predict`` gives logits ``[B, K, *spatial]``."""
-    axes = range(2, images.ndim)
+    the spatial ``axes``, counted from 0, and every combination of them. ``predict`` gives logits
+    ``[B, K, *spatial]``."""
     total: FloatArray | None = None
     for chosen in product((False, True), repeat=len(axes)):
-        mirrored = tuple(axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored)
+        mirrored = tuple(2 + axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored)
         probabilities = np.flip(softmax(predict(np.flip(images, mirrored))), mirrored)
         total = probabilities.copy() if total is None else total + probabilities
     assert total is not None

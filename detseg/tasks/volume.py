@@ -146,7 +146,7 @@ class VolumeTask:
             weighting=views.weighting,
             batch_size=views.batch_size,
         )
-        return average_over_flips(look, images) if views.flip else look(images).softmax(dim=1)
+        return average_over_flips(look, images, views.flip_axes) if views.flip else look(images).softmax(dim=1)
 
     def results(self, outputs: Tensor, placements: Sequence[VolumePlacement]) -> list[LabelVolume]:
         """Probabilities ``[B, C, D, H, W]`` -> the best class of every voxel of the original volumes.

@@ -407,7 +407,15 @@ def scan(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Vo
     return Volume(voxels.copy(), np.diag([-spacing[0], spacing[1], spacing[2], 1.0]))
 
 
-@pytest.mark.parametrize("views", [{}, {"window": (9, 8, 7), "batch_size": 3}, {"flip": True, "weighting": "uniform"}])
+@pytest.mark.parametrize(
+    "views",
+    [
+        {},
+        {"window": (9, 8, 7), "batch_size": 3},
+        {"flip": True, "weighting": "uniform"},
+        {"flip": True, "flip_axes": (2,)},
+    ],
+)
 def test_volumes(save_onnx: Any, views: dict[str, Any]) -> None:
     spec = VolumeSpec(spacing=(1.0, 1.0, 1.0))
     config = VolumeTaskConfig(input=spec, patch=(8, 12, 10), postprocess=WindowsConfig(**views))

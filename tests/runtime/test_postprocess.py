@@ -132,6 +132,9 @@ def test_label_volumes_are_those_of_torch(directions: str, spacing: tuple[float,
         (lambda: WindowsConfig(window=(1, 2, 0)), "window must be a positive depth"),
         (lambda: WindowsConfig(overlap=-0.1), "overlap must lie in"),
         (lambda: WindowsConfig(batch_size=0), "batch_size must be at least 1"),
+        (lambda: WindowsConfig(flip_axes=(0, 3)), r"flip_axes must be one or more of .*; got \(0, 3\)"),
+        (lambda: WindowsConfig(flip_axes=(1, 1)), "flip_axes must be .* each once"),
+        (lambda: WindowsConfig(flip_axes=()), "flip_axes must be one or more"),
     ],
 )
 def test_settings_that_are_not_allowed(make: Any, words: str) -> None:

@@ -84,11 +84,11 @@ def test_logits_of_any_size_are_resized() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("spatial", [(6, 9), (5, 6, 7)])
-def test_flips(spatial: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("spatial", "axes"), [((6, 9), (0, 1)), ((5, 6, 7), (0, 1, 2)), ((5, 6, 7), (1,))])
+def test_flips(spatial: tuple[int, ...], axes: tuple[int, ...]) -> None:
     images = images_of(1, 2, *spatial)
-    expected = flips_of_tensors(network, torch.from_numpy(images)).numpy()
-    np.testing.assert_allclose(average_over_flips(in_numpy, images), expected, rtol=1e-5, atol=1e-6)
+    expected = flips_of_tensors(network, torch.from_numpy(images), axes).numpy()
+    np.testing.assert_allclose(average_over_flips(in_numpy, images, axes), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_softmax_of_large_logits() -> None:

@@ -151,6 +151,14 @@ def test_flip_averages_over_all_eight_views() -> None:
     assert not flipped.labels.any()
 
 
+def test_flip_averages_over_the_axes_that_are_named() -> None:
+    """Toward the right or the left, each voxel is in the marked corner of one of two views, and the surer one wins."""
+    volume = Volume(np.zeros((8, 8, 8), np.float32), np.eye(4))
+    found = predict(make_task(postprocess=WindowsConfig(flip=True, flip_axes=(0,))), volume, LowerHalf()).labels
+    assert np.count_nonzero(found) == 8 * 4 * 4
+    assert (found[:, :4, :4] == 1).all()
+
+
 def test_what_the_data_set_does_not_know_is_background() -> None:
     found = LabelVolume(np.array([[[0, 1, 2, 1]]], np.uint8), np.eye(4))
     assert make_task().relabel(found, np.array([0, -1, 1])).labels.tolist() == [[[0, 0, 1, 0]]]
