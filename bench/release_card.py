@@ -24,6 +24,7 @@ PRIMARY = {"detection": "AP", "semantic": "mIoU", "volume": "Dice"}
 CARD_NAME = "README.md"
 TABLE_HEAD = "# Weights of a trial, in the format of detseg/runtime/released.yaml.\nurl: null\nweights: {}\n"
 LICENSE = "Apache-2.0"
+PRECISIONS = {"none": "float32", "bf16": "bfloat16 where autocast takes it", "fp16": "float16 where autocast takes it"}
 NUM_PICTURES = 3
 MAX_PICTURE_WIDTH = 1200
 
@@ -167,6 +168,7 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
         "training": f"{made.chosen.name}: {made.chosen.about}",
         "seed": str(run.config.train.seed),
         "epochs": str(len(run.records)),
+        "precision": PRECISIONS[run.config.train.amp],
         "duration": f"{run.speed.seconds / 60:.1f} minutes, {run.speed.images_per_second:.1f} images per second, "
         f"{run.speed.waiting:.1%} of the time of the steps waiting for data",
         "hardware": run.hardware,

@@ -79,6 +79,11 @@ ROWS: dict[str, Row] = {
         goal="mean Dice 0.89",
         candidates={
             "plain": Candidate("release/vnet_hippocampus.yaml", (), "60 epochs"),
+            "all_flips": Candidate(
+                "release/vnet_hippocampus.yaml",
+                ("augment.flip=[0.5,0.5,0.5]", "task.postprocess.flip_axes=[0,1,2]"),
+                "60 epochs, mirror images along all three axes",
+            ),
             "long": Candidate("release/vnet_hippocampus.yaml", ("train.epochs=150",), "150 epochs"),
         },
         tiny=(
@@ -91,7 +96,7 @@ ROWS: dict[str, Row] = {
         final=("data.train_split=all",),
         final_data="all 208 volumes, by the schedule that was best in cross-validation",
         num_folds=5,
-        views={"8 flips": {"flip": True}},
+        views={"mirrored": {"flip": True}},
         max_bytes=16_000_000,
     ),
     "detseg_n_bccd": Row(

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -35,6 +35,7 @@ VIEWS_NAME = "views.json"
 MAX_WORKERS = 14
 
 Figures = Mapping[str, float]
+Amp = Literal["none", "bf16"]
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,11 @@ class Run:
         return found
 
 
-def complete(config_path: Path, settings: Sequence[str], folder: Path, device: str) -> Run:
+def complete(config_path: Path, settings: Sequence[str], folder: Path, device: str, amp: Amp | None) -> Run:
     """Train in ``folder``, from the beginning or from where an earlier call was stopped; nothing if it is finished.
 
-    Of several ``settings`` of one key, the last counts.
+    Of several ``settings`` of one key, the last counts. ``amp`` is that of a training that begins; None: 16 bits on a
+    GPU alone.
 
     Raises:
         InterruptedRunError: told to stop; the state is saved.
@@ -118,7 +120,7 @@ def complete(config_path: Path, settings: Sequence[str], folder: Path, device: s
         folder.mkdir(parents=True, exist_ok=True)
         _note_hardware(folder / HARDWARE_NAME, on)
         print(f"{'going on with' if begun else 'training'} {folder}", flush=True)
-        train(_placed(wanted, on, begun), folder, resume=begun, bar=sys.stderr.isatty())
+        train(_placed(wanted, on, amp, begun), folder, resume=begun, bar=sys.stderr.isatty())
     found = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
     figures = {name: value for name, value in found.items() if isinstance(value, float)}
     return Run(folder, load_config(RunConfig, folder / CONFIG_NAME), figures)
@@ -161,15 +163,15 @@ def stop_after(hours: float | None) -> None:
         signal.setitimer(signal.ITIMER_REAL, hours * 3600)
 
 
-def _placed(config: RunConfig, device: torch.device, begun: bool) -> RunConfig:
-    """``config`` with what keeps ``device`` busy; what is learned is not changed by it, save for 16 bits at the
-    beginning of a training on a GPU."""
+def _placed(config: RunConfig, device: torch.device, amp: Amp | None, begun: bool) -> RunConfig:
+    """``config`` with what keeps ``device`` busy; what is learned is not changed by it, save for the precision at the
+    beginning of a training."""
     training = replace(config.train, device=str(device))
     data = config.data
     if device.type == "cuda":
         data = replace(data, num_workers=max(1, min(MAX_WORKERS, num_physical_cores() - 2)))
-        if not begun:
-            training = replace(training, amp="bf16")
+    if not begun:
+        training = replace(training, amp=amp or ("bf16" if device.type == "cuda" else "none"))
     return replace(config, train=training, data=data)
 
 

@@ -35,7 +35,8 @@ def candidate_run(name: str, candidate: str, fold: int | None, options: argparse
     settings = settings_of(name, candidate, options)
     if fold is not None:
         settings += (f"data.train_split=fold{fold}-train", f"data.val_split=fold{fold}-val")
-    return complete(CONFIGS / chosen.config, settings, run_folder(name, candidate, fold, options), options.device)
+    folder = run_folder(name, candidate, fold, options)
+    return complete(CONFIGS / chosen.config, settings, folder, options.device, options.amp)
 
 
 def settings_of(name: str, candidate: str, options: argparse.Namespace) -> tuple[str, ...]:
@@ -87,8 +88,8 @@ def folds_of(row: Row, options: argparse.Namespace) -> Sequence[int | None]:
     """The folds to train in; None where there are none."""
     if row.num_folds is None:
         return (None,)
-    if options.fold is not None:
-        return (options.fold,)
+    if options.fold:
+        return sorted(set(options.fold))
     return range(1 if options.tiny else row.num_folds)
 
 
@@ -110,7 +111,7 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
         # There is nothing left to judge it by: the weights are those of the last epoch, and one evaluation is enough.
         settings.append(f"train.evaluate_epochs={chosen.runs[0].config.train.epochs}")
         final_folder = base_folder(name, options) / f"final-{chosen.name}"
-        final = complete(CONFIGS / candidate.config, settings, final_folder, options.device)
+        final = complete(CONFIGS / candidate.config, settings, final_folder, options.device, options.amp)
         figures = {
             view: mean_figures([run.look(view, how, options.device) if view else run.figures for run in chosen.runs])
             for view, how in looks.items()
@@ -123,6 +124,12 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
     command = f"python bench/train_release.py {name}"
     if options.candidate:
         command += f" --candidate {' '.join(options.candidate)}"
+    if options.fold:
+        command += f" --fold {' '.join(str(one) for one in options.fold)}"
+    if options.amp:
+        command += f" --amp {options.amp}"
+    if options.compile != "none":
+        command += f" --compile {options.compile}"
     made = Made(tried, chosen, final, figures, command)
     written = publish(name, made, folder, folder / "released.yaml" if options.tiny else TABLE)
     print(f"{weights}: {written.num_bytes:,} bytes, sha256 {written.sha256}\n{written.quality}\n")
@@ -134,8 +141,9 @@ def main() -> int:
     parser.add_argument("name", choices=ROWS)
     parser.add_argument("--stage", choices=("choose", "final"), help="default: both")
     parser.add_argument("--candidate", nargs="+", help="of the row; default: all")
-    parser.add_argument("--fold", type=int, help="of volumes; default: all")
+    parser.add_argument("--fold", type=int, nargs="+", help="of volumes; default: all")
     parser.add_argument("--compile", choices=("none", "fused", "graphs"), default="none", help="see train.compile")
+    parser.add_argument("--amp", choices=("none", "bf16"), help="see train.amp; default: bf16 on a GPU, else none")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--out", type=Path, default=REPOSITORY / "runs" / "release", help="where the trainings are kept"
@@ -147,8 +155,9 @@ def main() -> int:
     unknown = [one for one in options.candidate or () if one not in row.candidates]
     if unknown:
         parser.error(f"{options.name} has no candidates {', '.join(unknown)}; it has {', '.join(row.candidates)}")
-    if options.fold is not None and options.fold not in range(row.num_folds or 0):
-        parser.error(f"--fold must be one of the {row.num_folds or 0} folds of {options.name}, got {options.fold}")
+    num_folds = row.num_folds or 0
+    if strange := set(options.fold or ()) - set(range(num_folds)):
+        parser.error(f"--fold takes some of the {num_folds} folds of {options.name}, from 0 on; got {min(strange)}")
     if options.hours is not None and not options.hours > 0:
         parser.error(f"--hours must be above 0, got {options.hours}")
     stop_after(options.hours)

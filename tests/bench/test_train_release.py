@@ -103,21 +103,31 @@ def test_a_limit_of_time_ends_the_call(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "candidates", "views"),
+    ("name", "candidates", "views", "options"),
     [
-        ("letnet_camvid", ["plain"], ["flip"]),
-        ("vnet_hippocampus", ["plain"], ["8 flips"]),
-        ("detseg_n_bccd", ["scratch", "finetune"], []),
+        ("letnet_camvid", ["plain"], ["flip"], []),
+        ("vnet_hippocampus", ["plain"], ["mirrored"], ["--fold", "1", "3"]),
+        ("detseg_n_bccd", ["scratch", "finetune"], [], ["--amp", "bf16"]),
     ],
 )
 def test_rows_of_real_data(
-    name: str, candidates: list[str], views: list[str], tmp_path: Path, detseg_data: Path, bench: None
+    name: str,
+    candidates: list[str],
+    views: list[str],
+    options: list[str],
+    tmp_path: Path,
+    detseg_data: Path,
+    bench: None,
 ) -> None:
     from release_rows import ROWS
 
-    done = run(name, tmp_path, "--candidate", *candidates)
+    done = run(name, tmp_path, "--candidate", *candidates, *options)
     assert done.returncode == 0, done.stderr
     row = require_release(name, tmp_path)
+    card = (tmp_path / f"{name}-tiny" / "weights" / "README.md").read_text()
+    assert " ".join(["`python bench/train_release.py", name, "--candidate", *candidates, *options]) + "`" in card
+    assert ("| precision | bfloat16 " in card) == ("--amp" in options)
+    assert ("2 of 5 folds" in row["quality"]) == ("--fold" in options)
     base, limit = tmp_path / f"{name}-tiny", ROWS[name].max_bytes
     assert limit is None or row["num_bytes"] <= limit
     assert all(f"({view})" in row["quality"] for view in views)
@@ -141,7 +151,7 @@ def test_what_cannot_be_asked_for(
 
     for arguments, status, message in (
         (("--candidate", "plan"), 2, "no candidates plan; it has plain"),
-        (("--fold", "0"), 2, "--fold must be one of the 0 folds"),
+        (("--fold", "0"), 2, "--fold takes some of the 0 folds"),
         (("--hours", "0"), 2, "--hours must be above 0"),
         (("--stage", "final"), 1, "no candidate of plain is finished"),
     ):
@@ -251,10 +261,10 @@ def test_another_recipe_does_not_go_on_with_a_training(tmp_path: Path, bench: No
 
     path = REPOSITORY / "configs/detection/shapes.yaml"
     tiny = ["train.epochs=1", "task.input.height=32", "task.input.width=32", "train.num_threads=1"]
-    first = complete(path, tiny, tmp_path / "run", "cpu")
-    assert complete(path, tiny, tmp_path / "run", "cpu").figures == first.figures != {}
+    first = complete(path, tiny, tmp_path / "run", "cpu", None)
+    assert complete(path, tiny, tmp_path / "run", "cpu", None).figures == first.figures != {}
     for changed in ("augment.mosaic=0.25", "train.seed=1", "model.neck.depth=0.5", "task.postprocess.iou=0.5"):
         with pytest.raises(ValueError, match="holds a training with other settings"):
-            complete(path, [*tiny, changed], tmp_path / "run", "cpu")
+            complete(path, [*tiny, changed], tmp_path / "run", "cpu", None)
     # Of two settings of one key, the last counts.
-    assert complete(path, ["train.epochs=3", *tiny], tmp_path / "run", "cpu").figures == first.figures
+    assert complete(path, ["train.epochs=3", *tiny], tmp_path / "run", "cpu", None).figures == first.figures
