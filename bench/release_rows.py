@@ -79,12 +79,20 @@ ROWS: dict[str, Row] = {
         goal="mean Dice 0.89",
         candidates={
             "plain": Candidate("release/vnet_hippocampus.yaml", (), "60 epochs"),
-            "all_flips": Candidate(
-                "release/vnet_hippocampus.yaml",
-                ("augment.flip=[0.5,0.5,0.5]", "task.postprocess.flip_axes=[0,1,2]"),
-                "60 epochs, mirror images along all three axes",
-            ),
             "long": Candidate("release/vnet_hippocampus.yaml", ("train.epochs=150",), "150 epochs"),
+            "short": Candidate(
+                "release/vnet_hippocampus.yaml", ("train.epochs=12", "train.evaluate_epochs=4"), "12 epochs"
+            ),
+            "short_all_flips": Candidate(
+                "release/vnet_hippocampus.yaml",
+                (
+                    "train.epochs=12",
+                    "train.evaluate_epochs=4",
+                    "augment.flip=[0.5,0.5,0.5]",
+                    "task.postprocess.flip_axes=[0,1,2]",
+                ),
+                "12 epochs, mirror images along all three axes",
+            ),
         },
         tiny=(
             *_BRIEF,
