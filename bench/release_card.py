@@ -175,7 +175,8 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
         "goal": row.goal,
     }
     if row.num_folds:
-        where = "on the volumes left out, mean of the folds; the released weights have learned from all volumes"
+        folds = f"{len(made.chosen.runs)} of {row.num_folds} folds"
+        where = f"on the volumes left out, mean of {folds}; the released weights have learned from all volumes"
     elif made.final:
         where = "on val, by the same training on train alone; the released weights have learned from val as well"
     else:
