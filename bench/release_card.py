@@ -176,7 +176,7 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
     }
     if row.num_folds:
         folds = f"{len(made.chosen.runs)} of {row.num_folds} folds"
-        where = f"on the volumes left out, mean of {folds}; the released weights have learned from all volumes"
+        where = f"on volumes left out, by the epoch best there, mean of {folds}; the release learned from all"
     elif made.final:
         where = "on val, by the same training on train alone; the released weights have learned from val as well"
     else:

@@ -102,7 +102,7 @@ def complete(config_path: Path, settings: Sequence[str], folder: Path, device: s
     """Train in ``folder``, from the beginning or from where an earlier call was stopped; nothing if it is finished.
 
     Of several ``settings`` of one key, the last counts. ``amp`` is that of a training that begins; None: 16 bits on a
-    GPU alone.
+    GPU, elsewhere as configured.
 
     Raises:
         InterruptedRunError: told to stop; the state is saved.
@@ -171,7 +171,7 @@ def _placed(config: RunConfig, device: torch.device, amp: Amp | None, begun: boo
     if device.type == "cuda":
         data = replace(data, num_workers=max(1, min(MAX_WORKERS, num_physical_cores() - 2)))
     if not begun:
-        training = replace(training, amp=amp or ("bf16" if device.type == "cuda" else "none"))
+        training = replace(training, amp=amp or ("bf16" if device.type == "cuda" else training.amp))
     return replace(config, train=training, data=data)
 
 
