@@ -143,7 +143,7 @@ def main() -> int:
     parser.add_argument("--candidate", nargs="+", help="of the row; default: all")
     parser.add_argument("--fold", type=int, nargs="+", help="of volumes; default: all")
     parser.add_argument("--compile", choices=("none", "fused", "graphs"), default="none", help="see train.compile")
-    parser.add_argument("--amp", choices=("none", "bf16"), help="see train.amp; default: bf16 on a GPU, else as configured")
+    parser.add_argument("--amp", choices=("none", "bf16"), help="default: bf16 on a GPU, else train.amp")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(
         "--out", type=Path, default=REPOSITORY / "runs" / "release", help="where the trainings are kept"
