@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -30,6 +30,7 @@ MAX_PICTURE_WIDTH = 1200
 
 _HEAD = "# Released weights\n"
 _OVERALL = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "mIoU", "pixel_accuracy", "Dice", "HD95")
+_BY_SIZE = ("AP", "AP50", "AP75", "mIoU")
 _PER_CLASS = ("AP", "AP50", "IoU", "Dice", "HD95")
 
 
@@ -56,23 +57,28 @@ class Tried:
 @dataclass(frozen=True)
 class Made:
     """What a release was made from: the ``chosen`` of the ``tried`` ways, the last training on more data if there was
-    one, and the figures on val by the way of looking at an image."""
+    one, the figures on val by the way of looking at an image, and of the best weights by the size of the input, the
+    best size first."""
 
     tried: Sequence[Tried]
     chosen: Tried
     final: Run | None
     figures: Mapping[str, Figures]
     command: str
+    sizes: Mapping[tuple[int, int], Figures] = field(default_factory=dict)
 
 
-def store(source: Path, target: Path, *, half: bool, max_bytes: int | None) -> None:
-    """Copy a model file; with ``half``, matrices and kernels in 16 bits, which are 32 again when the file is loaded.
-    What there is once per channel, norms among it, costs little and stays as it is.
+def store(
+    source: Path, target: Path, *, half: bool, max_bytes: int | None, size: tuple[int, int] | None = None
+) -> None:
+    """Copy a model file, with another ``size`` of its input if one is given; with ``half``, matrices and kernels in 16
+    bits, which are 32 again when the file is loaded. What there is once per channel, norms among it, costs little and
+    stays as it is.
 
     Raises:
         ValueError: a weight is too large for 16 bits, or the file is larger than ``max_bytes``; it is not kept.
     """
-    package = load_package(source)
+    package = load_package(source, size=size)
     weights = package.model.state_dict()
     if half:
         weights = {
@@ -91,8 +97,11 @@ def store(source: Path, target: Path, *, half: bool, max_bytes: int | None) -> N
         )
 
 
-def publish(name: str, made: Made, folder: Path, table: Path) -> Release:
-    """Write pictures, section and row of the weights ``folder/NAME.safetensors``; returns the row."""
+def publish(name: str, made: Made, pictures_of_val: Path, folder: Path, table: Path) -> Release:
+    """Write pictures, section and row of the weights ``folder/NAME.safetensors``; returns the row.
+
+    In the folder ``pictures_of_val`` lie some that show truth beside prediction.
+    """
     row, weights = ROWS[name], folder / f"{name}.safetensors"
     release = Release(
         file=weights.name,
@@ -108,7 +117,7 @@ def publish(name: str, made: Made, folder: Path, table: Path) -> Release:
     curve, pictures = images / f"{name}_curve.png", images / f"{name}_val.jpg"
     # Of the run on train alone: what was measured while training on val as well says nothing.
     plot_history(made.chosen.runs[0].records, curve)
-    _stack(sorted((made.chosen.runs[0].folder / "pictures").glob("*.jpg"))[:NUM_PICTURES], pictures)
+    _stack(sorted(pictures_of_val.glob("*.jpg"))[:NUM_PICTURES], pictures)
     write_section(folder / CARD_NAME, name, _section(row, made, run, release, weights))
     if not table.exists():
         write_text(table, TABLE_HEAD)
@@ -168,6 +177,7 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
         "training": f"{made.chosen.name}: {made.chosen.about}",
         "seed": str(run.config.train.seed),
         "epochs": str(len(run.records)),
+        **({"input": _pixels(next(iter(made.sizes)))} if made.sizes else {}),
         "precision": PRECISIONS[run.config.train.amp],
         "duration": f"{run.speed.seconds / 60:.1f} minutes, {run.speed.images_per_second:.1f} images per second, "
         f"{run.speed.waiting:.1%} of the time of the steps waiting for data",
@@ -180,10 +190,13 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
     elif made.final:
         where = "on val, by the same training on train alone; the released weights have learned from val as well"
     else:
-        where = "on val, by the released file; the epoch and the way of training were chosen there"
+        too = ", the way of training and the size of the input" if made.sizes else " and the way of training"
+        where = f"on val, by the released file; the epoch{too} were chosen there"
     lines = [f"{row.title[0].upper()}{row.title[1:]}.", "", *_table(("", ""), facts.items()), ""]
     lines += [f"Figures {where}:", "", *_figures(made.figures, _overall(made.figures)), ""]
     lines += [*_per_class(made.figures), "", "What was tried:", "", *results(made, PRIMARY[row.task]), ""]
+    if made.sizes:
+        lines += ["The same weights with other sizes of the input (before they were stored):", "", *_sizes(made), ""]
     lines += [f"![Course of the training](images/{name}_curve.png)", ""]
     lines += [f"![Pictures of val: truth and prediction](images/{name}_val.jpg)"]
     return "\n".join(lines)
@@ -197,6 +210,20 @@ def _figures(figures: Mapping[str, Figures], names: Iterable[str]) -> list[str]:
     views = list(figures)
     rows = [(name, *(_cell(figures[view], name) for view in views)) for name in names]
     return _table(("", *(view or "as usual" for view in views)), rows)
+
+
+def _sizes(made: Made) -> list[str]:
+    names, trained = [name for name in _overall(made.figures) if name in _BY_SIZE], made.chosen.runs[0].input_size
+    rows = []
+    for size, figures in sorted(made.sizes.items()):
+        text = f"{_pixels(size)}{', as in training' if size == trained else ''}"
+        cells = (_cell(figures, name) for name in names)
+        rows.append((f"**{text}**" if size == next(iter(made.sizes)) else text, *cells))
+    return _table(("input", *names), rows)
+
+
+def _pixels(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _per_class(figures: Mapping[str, Figures]) -> list[str]:

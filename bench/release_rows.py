@@ -25,9 +25,11 @@ class Row:
 
     ``candidates`` are compared on val, by the mean over ``num_folds`` folds where there are any. The best way is then
     trained once more with the settings ``final`` (on more data, so that nothing is left to judge it by); without such
-    settings, its best weights are those of the release. ``views``: other ways to look at an image, measured beside the
-    usual one, as settings of the task's postprocessing. ``half``: weights are stored in 16 bits. ``tiny``: settings
-    with which the whole road can be tried in a minute.
+    settings, its best weights are those of the release, with the one of ``sizes`` (height and width of the input,
+    beside those of training) that is best on val: many a model sees more in pictures that are larger than those it
+    learned from (FixRes, arXiv:1906.06423). ``views``: other ways to look at an image, measured beside the usual one,
+    as settings of the task's postprocessing. ``half``: weights are stored in 16 bits. ``tiny``: settings with which the
+    whole road can be tried in a minute.
     """
 
     task: Literal["detection", "semantic", "volume"]
@@ -41,6 +43,7 @@ class Row:
     final_data: str = ""
     num_folds: int | None = None
     views: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    sizes: tuple[tuple[int, int], ...] = ()
     half: bool = False
     max_bytes: int | None = None
 
@@ -128,6 +131,7 @@ ROWS: dict[str, Row] = {
             ),
         },
         tiny=(*_BRIEF, "task.input.height=64", "task.input.width=64", "data.cache_max_side=64"),
+        sizes=((384, 384), (448, 448), (480, 480), (512, 512), (576, 576)),
         half=True,
         max_bytes=8_000_000,
     ),

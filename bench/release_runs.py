@@ -20,6 +20,7 @@ from detseg.config import load_config
 from detseg.data.open import open_dataset
 from detseg.engine.checkpoint import STATE_NAME
 from detseg.engine.evaluate import evaluate
+from detseg.engine.gallery import Gallery
 from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.log import RECORDS_NAME, read_records
 from detseg.engine.run import CONFIG_NAME, train
@@ -87,12 +88,25 @@ class Run:
             in_steps + sum(one.get("eval_seconds", 0.0) for one in records),
         )
 
-    def look(self, name: str, settings: Mapping[str, object], device: str) -> Figures:
-        """The figures of the best weights on val with other settings of the postprocessing; measured once."""
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width that pictures were given for training."""
+        return self.config.task.input.height, self.config.task.input.width
+
+    def look(
+        self,
+        name: str,
+        device: str,
+        *,
+        settings: Mapping[str, object] | None = None,
+        size: tuple[int, int] | None = None,
+    ) -> Figures:
+        """The figures of the best weights on val with other settings of the postprocessing or another size of the
+        input; measured once."""
         path = self.folder / VIEWS_NAME
         known: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if name not in known:
-            known[name] = measure(self.best, self.config, device, settings)
+            known[name] = measure(self.best, self.config, device, settings=settings, size=size)
             write_text(path, json.dumps(known, indent=2) + "\n")
         found: Figures = known[name]
         return found
@@ -126,16 +140,27 @@ def complete(config_path: Path, settings: Sequence[str], folder: Path, device: s
     return Run(folder, load_config(RunConfig, folder / CONFIG_NAME), figures)
 
 
-def measure(weights: Path, config: RunConfig, device: str, settings: Mapping[str, object] | None = None) -> Figures:
-    """The figures of a model file on the val split of ``config``, with other settings of the postprocessing."""
-    package, on = load_package(weights, postprocess=settings), default_device(device)
+def measure(
+    weights: Path,
+    config: RunConfig,
+    device: str,
+    *,
+    settings: Mapping[str, object] | None = None,
+    size: tuple[int, int] | None = None,
+    pictures: Path | None = None,
+) -> Figures:
+    """The figures of a model file on the val split of ``config``, with other settings of the postprocessing or another
+    size of the input; some ``pictures``, truth beside prediction, are drawn into that folder."""
+    package, on = load_package(weights, postprocess=settings, size=size), default_device(device)
     data = config.data
     val_set = as_samples(
         open_dataset(data.path, data.val_split, data.format, config.task.truth, data.description), package.task.spec
     )
     batch_size = config.train.eval_batch_size or config.train.batch_size
     model, bar = package.model.to(on), sys.stderr.isatty()
-    return dict(evaluate(model, package.task, val_set, batch_size=batch_size, device=on, bar=bar).compute())
+    draw = Gallery(package.task, val_set, pictures) if pictures else None
+    found = evaluate(model, package.task, val_set, batch_size=batch_size, device=on, bar=bar, on_result=draw)
+    return dict(found.compute())
 
 
 def mean_figures(several: Sequence[Figures]) -> Figures:

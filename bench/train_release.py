@@ -21,7 +21,7 @@ from pathlib import Path
 
 from release_card import PRIMARY, Made, Tried, publish, results, store
 from release_rows import CONFIGS, ROWS, Row
-from release_runs import METRICS_NAME, Run, complete, mean_figures, measure, stop_after
+from release_runs import METRICS_NAME, Figures, Run, complete, mean_figures, measure, stop_after
 
 from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.runtime.released import TABLE
@@ -98,13 +98,27 @@ def best_of(tried: Sequence[Tried], primary: str) -> Tried:
     return max(tried, key=lambda one: one.figures[primary])
 
 
+def figures_by_size(run: Run, row: Row, options: argparse.Namespace) -> dict[tuple[int, int], Figures]:
+    """The figures of the best weights of ``run`` by the size of the input, the best on val first; none where the row
+    has no other sizes than that of training."""
+    others = row.sizes[: 1 if options.tiny else None]
+    if not others:
+        return {}
+    found = {run.input_size: run.figures}
+    for height, width in others:
+        size = height, width
+        if size not in found:
+            found[size] = run.look(f"{height}x{width}", options.device, size=size)
+    return dict(sorted(found.items(), key=lambda one: one[1][PRIMARY[row.task]], reverse=True))
+
+
 def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> Made:
     """The last training, if there is one, and all that is written about it."""
     row, chosen = ROWS[name], best_of(tried, PRIMARY[ROWS[name].task])
     folder = base_folder(name, options) / "weights" if options.tiny else REPOSITORY / "weights"
     weights = folder / f"{name}.safetensors"
     views = list(row.views.items())[: 1 if options.tiny else None]
-    final, looks = None, {"": {}, **dict(views)}
+    final, looks, sizes = None, {"": {}, **dict(views)}, {}
     if row.final:
         candidate = row.candidates[chosen.name]
         settings = [*settings_of(name, chosen.name, options), *row.final]
@@ -113,14 +127,23 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
         final_folder = base_folder(name, options) / f"final-{chosen.name}"
         final = complete(CONFIGS / candidate.config, settings, final_folder, options.device, options.amp)
         figures = {
-            view: mean_figures([run.look(view, how, options.device) if view else run.figures for run in chosen.runs])
+            view: mean_figures(
+                [run.look(view, options.device, settings=how) if view else run.figures for run in chosen.runs]
+            )
             for view, how in looks.items()
         }
+        pictures = chosen.runs[0].folder / "pictures"
         store(final.folder / "last.safetensors", weights, half=row.half, max_bytes=row.max_bytes)
     else:
         (run,) = chosen.runs
-        store(run.best, weights, half=row.half, max_bytes=row.max_bytes)
-        figures = {view: measure(weights, run.config, options.device, how) for view, how in looks.items()}
+        sizes = figures_by_size(run, row, options)
+        size = next(iter(sizes), None)
+        store(run.best, weights, half=row.half, max_bytes=row.max_bytes, size=size)
+        pictures = base_folder(name, options) / "pictures"
+        figures = {
+            view: measure(weights, run.config, options.device, settings=how, pictures=None if view else pictures)
+            for view, how in looks.items()
+        }
     command = f"python bench/train_release.py {name}"
     if options.candidate:
         command += f" --candidate {' '.join(options.candidate)}"
@@ -130,8 +153,8 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
         command += f" --amp {options.amp}"
     if options.compile != "none":
         command += f" --compile {options.compile}"
-    made = Made(tried, chosen, final, figures, command)
-    written = publish(name, made, folder, folder / "released.yaml" if options.tiny else TABLE)
+    made = Made(tried, chosen, final, figures, command, sizes)
+    written = publish(name, made, pictures, folder, folder / "released.yaml" if options.tiny else TABLE)
     print(f"{weights}: {written.num_bytes:,} bytes, sha256 {written.sha256}\n{written.quality}\n")
     return made
 

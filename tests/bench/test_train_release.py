@@ -142,6 +142,34 @@ def test_rows_of_real_data(
         assert split == {"letnet_camvid": "train+val", "vnet_hippocampus": "all"}[name]
         assert "| final | the chosen way, on all of it | - |" in done.stdout
     assert any(value.dtype == torch.float16 for value in weights.values()) == ROWS[name].half
+    if ROWS[name].sizes:
+        require_best_size(base, card)
+
+
+def require_best_size(base: Path, card: str) -> None:
+    """The stored size is the better one of the two that a trial measures, and the card has both."""
+    chosen = re.search(r"\| training \| (\w+): ", card)
+    assert chosen is not None
+    trained = json.loads((base / chosen[1] / "metrics.json").read_text())
+    larger = json.loads((base / chosen[1] / "views.json").read_text())["384x384"]
+    size = 384 if larger["AP"] > trained["AP"] else 64
+    stored = load_package(base / "weights" / "detseg_n_bccd.safetensors").config.task.input
+    assert (stored.height, stored.width) == (size, size)
+    for side, text, figures in ((64, "64x64, as in training", trained), (384, "384x384", larger)):
+        shown = f"**{text}**" if side == size else text
+        assert f"| {shown} | {figures['AP']:.4f} | {figures['AP50']:.4f} |" in card
+
+
+def test_an_input_of_another_size_is_stored(tmp_path: Path, bench: None) -> None:
+    from release_card import store
+
+    source, target = package_of(tmp_path, 1.0), tmp_path / "larger.safetensors"
+    store(source, target, half=False, max_bytes=None, size=(96, 160))
+    before, after = load_package(source), load_package(target)
+    assert (after.config.task.input.height, after.config.task.input.width) == (96, 160)
+    assert after.config.model == before.config.model
+    expected = before.model.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in after.model.state_dict().items())
 
 
 def test_what_cannot_be_asked_for(
