@@ -95,6 +95,11 @@ ROWS: dict[str, Row] = {
         candidates={
             "plain": Candidate("release/vnet_hippocampus.yaml", (), "60 epochs"),
             "long": Candidate("release/vnet_hippocampus.yaml", ("train.epochs=150",), "150 epochs"),
+            "strong": Candidate(
+                "release/vnet_hippocampus.yaml",
+                ("augment.rotation=0.5", "augment.scaling=0.5", "augment.elastic=0.5"),
+                "60 epochs; turned, scaled and bent half of the time",
+            ),
             "short": Candidate(
                 "release/vnet_hippocampus.yaml", ("train.epochs=12", "train.evaluate_epochs=4"), "12 epochs"
             ),
