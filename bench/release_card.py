@@ -67,6 +67,11 @@ class Made:
     command: str
     sizes: Mapping[tuple[int, int], Figures] = field(default_factory=dict)
 
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """The input size of the release; None where only that of training was tried."""
+        return next(iter(self.sizes), None)
+
 
 def store(
     source: Path, target: Path, *, half: bool, max_bytes: int | None, size: tuple[int, int] | None = None
@@ -177,7 +182,7 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
         "training": f"{made.chosen.name}: {made.chosen.about}",
         "seed": str(run.config.train.seed),
         "epochs": str(len(run.records)),
-        **({"input": _pixels(next(iter(made.sizes)))} if made.sizes else {}),
+        **({"input": _pixels(made.size)} if made.size else {}),
         "precision": PRECISIONS[run.config.train.amp],
         "duration": f"{run.speed.seconds / 60:.1f} minutes, {run.speed.images_per_second:.1f} images per second, "
         f"{run.speed.waiting:.1%} of the time of the steps waiting for data",
@@ -218,7 +223,7 @@ def _sizes(made: Made) -> list[str]:
     for size, figures in sorted(made.sizes.items()):
         text = f"{_pixels(size)}{', as in training' if size == trained else ''}"
         cells = (_cell(figures, name) for name in names)
-        rows.append((f"**{text}**" if size == next(iter(made.sizes)) else text, *cells))
+        rows.append((f"**{text}**" if size == made.size else text, *cells))
     return _table(("input", *names), rows)
 
 

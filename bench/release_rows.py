@@ -47,6 +47,10 @@ class Row:
     half: bool = False
     max_bytes: int | None = None
 
+    def __post_init__(self) -> None:
+        # The weights of a last training on val as well have nothing by which a size could be chosen.
+        assert not (self.final and self.sizes)
+
 
 _BRIEF = ("train.epochs=2", "train.evaluate_epochs=2", "train.schedule.warmup_epochs=1", "data.num_workers=0")
 
