@@ -8,6 +8,8 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from detseg.layers.cpu_autocast import in_32_bits, learns_in_16_bits
+
 Activation = Literal["silu", "relu", "leaky_relu", "hardswish", "gelu", "prelu", "identity"]
 
 ConvT = TypeVar("ConvT", nn.Conv2d, nn.ConvTranspose2d)
@@ -41,6 +43,14 @@ def make_activation(name: str, channels: int = 1) -> nn.Module:
     raise ValueError(f"unknown activation {name!r}; use silu, relu, leaky_relu, hardswish, gelu, prelu or identity")
 
 
+class DilatedDepthwiseConv2d(nn.Conv2d):
+    """``nn.Conv2d`` of one dilated filter per channel, which learns in 32 bits on a CPU (see ``cpu_autocast``)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As ``nn.Conv2d``."""
+        return in_32_bits(super().forward, x) if learns_in_16_bits(x) else super().forward(x)
+
+
 class ConvNormAct(nn.Module):
     """Convolution without bias, batch norm, activation; keeps ``ceil(size / stride)`` for odd kernels.
 
@@ -61,7 +71,8 @@ class ConvNormAct(nn.Module):
         super().__init__()
         height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
         padding = (height // 2 * dilation, width // 2 * dilation)
-        self.conv = nn.Conv2d(
+        conv_type = DilatedDepthwiseConv2d if dilation > 1 and groups == in_channels else nn.Conv2d
+        self.conv: nn.Conv2d = conv_type(
             in_channels, out_channels, (height, width), stride, padding, dilation, groups=groups, bias=False
         )
         self.bn: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(out_channels, eps=BATCH_NORM_EPS, momentum=momentum)

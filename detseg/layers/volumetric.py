@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detseg.layers.cpu_autocast import in_32_bits, learns_in_16_bits
 from detseg.layers.volume_pointwise import InstanceNorm3d, PReLU
 from detseg.layers.winograd import MIN_CHANNELS, MIN_VOXELS, point_kernels, winograd_conv3d, winograd_pays
 from detseg.volumes import Shape3
@@ -85,6 +86,8 @@ class SameConv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` -> ``[B, O, D, H, W]``."""
+        if learns_in_16_bits(input) and min(input.shape[2:]) < self.kernel_size[0]:
+            return in_32_bits(self.forward, input)
         if winograd_pays(input, self.weight):
             kernels = point_kernels(self.weight) if self.points is None else self.points
             return winograd_conv3d(input, kernels, self.bias)

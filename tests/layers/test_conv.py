@@ -49,6 +49,25 @@ def test_dilation_and_flat_kernels_keep_the_size(kernel: int | tuple[int, int], 
     assert ConvNormAct(4, 6, kernel, dilation=dilation)(torch.rand(1, 4, 7, 5)).shape == (1, 6, 7, 5)
 
 
+@pytest.mark.parametrize("dilation", [1, 2, 16])
+@pytest.mark.parametrize("kernel", [(1, 3), (3, 1), (3, 3)])
+def test_gradients_in_16_bits_are_those_in_32(kernel: tuple[int, int], dilation: int) -> None:
+    """On the CPU, with the channels beside each other in memory, where torch's own may hold memory never written."""
+    conv = ConvNormAct(64, 64, kernel, groups=64, dilation=dilation).conv
+    images = torch.randn(4, 64, 30, 40).contiguous(memory_format=torch.channels_last)
+    factor = torch.randn(4, 64, 30, 40).contiguous(memory_format=torch.channels_last)
+
+    def gradients(bf16: bool) -> tuple[torch.Tensor, ...]:
+        x = images.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            out = conv(x)
+        assert out.dtype == (torch.bfloat16 if bf16 else torch.float32)
+        return torch.autograd.grad((out.float() * factor).sum(), (x, conv.weight))
+
+    for in_bf16, expected in zip(gradients(True), gradients(False), strict=True):
+        assert (in_bf16 - expected).norm() < 0.01 * expected.norm()
+
+
 def test_parameter_counts() -> None:
     def count(module: nn.Module) -> int:
         return sum(parameter.numel() for parameter in module.parameters())

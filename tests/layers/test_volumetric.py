@@ -25,6 +25,28 @@ def randn(*shape: int) -> Tensor:
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
+@pytest.mark.parametrize(
+    ("kernel_size", "size"), [(3, (2, 2, 2)), (3, (5, 7, 5)), (5, (4, 4, 4)), (5, (8, 3, 8)), (5, (6, 8, 6))]
+)
+def test_gradients_in_16_bits_are_those_in_32(
+    kernel_size: int, size: tuple[int, int, int], layout: torch.memory_format
+) -> None:
+    """On the CPU, where torch's own may hold memory never written if the kernel is longer than the volume."""
+    conv = SameConv3d(32, 32, kernel_size, bias=False)
+    volumes = randn(2, 32, *size).contiguous(memory_format=layout)
+
+    def gradients(bf16: bool) -> tuple[Tensor, ...]:
+        x = volumes.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=bf16):
+            out = conv(x)
+        assert out.dtype == (torch.bfloat16 if bf16 else torch.float32)
+        return torch.autograd.grad((out.float() * randn(*out.shape)).sum(), (x, conv.weight))
+
+    for in_bf16, expected in zip(gradients(True), gradients(False), strict=True):
+        assert (in_bf16 - expected).norm() < 0.01 * expected.norm()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize("kernel_size", [3, 5])
 @pytest.mark.parametrize(
     ("in_channels", "out_channels", "size"),
