@@ -69,13 +69,16 @@ ROWS: dict[str, Row] = {
             "short": Candidate(
                 "release/letnet_camvid.yaml",
                 (
-                    "train.epochs=200",
-                    "train.batch_size=8",
+                    "train.epochs=60",
+                    "train.batch_size=4",
+                    "train.schedule.warmup_epochs=2",
                     "train.evaluate_epochs=10",
                     "train.ema.decay=0.999",
+                    "data.num_workers=0",
                     "task.crop=[240, 320]",
+                    "augment.scale=[0.7, 1.8]",
                 ),
-                "200 epochs in windows of 240x320, for a machine without a GPU",
+                "60 epochs in windows of 240x320, for a machine without a GPU",
             ),
         },
         tiny=(

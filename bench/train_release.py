@@ -5,6 +5,7 @@
 ``choose`` trains every candidate of the row (see ``release_rows.py``), volumes in every fold, and measures them on val.
 ``final`` takes the best of those that are finished, trains it once more where there is more to learn from, and writes
 ``weights/NAME.safetensors``, its section of ``weights/README.md`` and its row of ``detseg/runtime/released.yaml``.
+With ``--skip-final``, it releases the weights of the best themselves, which have not learned from val.
 Without ``--stage``, both. No test split is touched. The last lines are a table of what was reached and how fast.
 
 The same command goes on where the last one was stopped, by SIGTERM or after ``--hours``. It then ends with status 75,
@@ -119,7 +120,7 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
     weights = folder / f"{name}.safetensors"
     views = list(row.views.items())[: 1 if options.tiny else None]
     final, looks, sizes = None, {"": {}, **dict(views)}, {}
-    if row.final:
+    if row.final and not options.skip_final:
         candidate = row.candidates[chosen.name]
         settings = [*settings_of(name, chosen.name, options), *row.final]
         # There is nothing left to judge it by: the weights are those of the last epoch, and one evaluation is enough.
@@ -149,6 +150,8 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
         command += f" --candidate {' '.join(options.candidate)}"
     if options.fold:
         command += f" --fold {' '.join(str(one) for one in options.fold)}"
+    if options.skip_final:
+        command += " --skip-final"
     if options.amp:
         command += f" --amp {options.amp}"
     if options.compile != "none":
@@ -165,6 +168,7 @@ def main() -> int:
     parser.add_argument("--stage", choices=("choose", "final"), help="default: both")
     parser.add_argument("--candidate", nargs="+", help="of the row; default: all")
     parser.add_argument("--fold", type=int, nargs="+", help="of volumes; default: all")
+    parser.add_argument("--skip-final", action="store_true", help="release the best weights of the choice themselves")
     parser.add_argument("--compile", choices=("none", "fused", "graphs"), default="none", help="see train.compile")
     parser.add_argument("--amp", choices=("none", "bf16"), help="default: bf16 on a GPU, else train.amp")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
@@ -181,6 +185,9 @@ def main() -> int:
     num_folds = row.num_folds or 0
     if strange := set(options.fold or ()) - set(range(num_folds)):
         parser.error(f"--fold takes some of the {num_folds} folds of {options.name}, from 0 on; got {min(strange)}")
+    if options.skip_final and (num_folds or not row.final):
+        why = "is cross-validated: its folds have no weights in common" if num_folds else "has no last training"
+        parser.error(f"--skip-final: {options.name} {why}")
     if options.hours is not None and not options.hours > 0:
         parser.error(f"--hours must be above 0, got {options.hours}")
     stop_after(options.hours)

@@ -106,6 +106,7 @@ def test_a_limit_of_time_ends_the_call(tmp_path: Path) -> None:
     ("name", "candidates", "views", "options"),
     [
         ("letnet_camvid", ["plain"], ["flip"], []),
+        ("letnet_camvid", ["plain"], ["flip"], ["--skip-final"]),
         ("vnet_hippocampus", ["plain"], ["mirrored"], ["--fold", "1", "3"]),
         ("detseg_n_bccd", ["scratch", "finetune"], [], ["--amp", "bf16"]),
     ],
@@ -132,7 +133,7 @@ def test_rows_of_real_data(
     assert limit is None or row["num_bytes"] <= limit
     assert all(f"({view})" in row["quality"] for view in views)
     final = base / "final-plain"
-    assert final.exists() == bool(ROWS[name].final)
+    assert final.exists() == (bool(ROWS[name].final) and "--skip-final" not in options)
     weights = load_file(base / "weights" / f"{name}.safetensors")
     if final.exists():
         # The last weights of the last training, which saw val and is not judged by it.
@@ -141,6 +142,11 @@ def test_rows_of_real_data(
         split = load_config(RunConfig, final / "config.yaml").data.train_split
         assert split == {"letnet_camvid": "train+val", "vnet_hippocampus": "all"}[name]
         assert "| final | the chosen way, on all of it | - |" in done.stdout
+    elif "--skip-final" in options:
+        expected = load_file(base / "plain" / "best.safetensors")
+        assert all(torch.equal(weights[key], expected[key]) for key in expected)
+        assert row["data"] == ROWS[name].data
+        assert "on val, by the released file" in card
     assert any(value.dtype == torch.float16 for value in weights.values()) == ROWS[name].half
     if ROWS[name].sizes:
         require_best_size(base, card)
@@ -181,6 +187,7 @@ def test_what_cannot_be_asked_for(
         (("--candidate", "plan"), 2, "no candidates plan; it has plain"),
         (("--fold", "0"), 2, "--fold takes some of the 0 folds"),
         (("--hours", "0"), 2, "--hours must be above 0"),
+        (("--skip-final",), 2, "--skip-final: detseg_n_shapes has no last training"),
         (("--stage", "final"), 1, "no candidate of plain is finished"),
     ):
         monkeypatch.setattr("sys.argv", command("detseg_n_shapes", tmp_path, *arguments)[1:])
