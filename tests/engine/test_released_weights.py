@@ -45,3 +45,8 @@ def test_hippocampus(tmp_path: Path, detseg_data: Path) -> None:
     folds = str(REPOSITORY / "configs/data/hippocampus_folds.yaml")
     found = measured("vnet_hippocampus", folds, "Dice", tmp_path, "--split", "fold0-val")
     assert found > said("vnet_hippocampus", "Dice") > 0.85
+
+
+def test_road_scenes(tmp_path: Path, detseg_data: Path) -> None:
+    found = measured("letnet_camvid", str(REPOSITORY / "configs/data/camvid.yaml"), "mIoU", tmp_path)
+    assert found == pytest.approx(said("letnet_camvid", "mIoU"), abs=1e-3)
