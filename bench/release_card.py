@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -121,7 +121,7 @@ def publish(name: str, made: Made, pictures_of_val: Path, folder: Path, table: P
     run = made.final or made.chosen.runs[0]
     curve, pictures = images / f"{name}_curve.png", images / f"{name}_val.jpg"
     # Of the run on train alone: what was measured while training on val as well says nothing.
-    plot_history(made.chosen.runs[0].records, curve)
+    plot_history(made.chosen.runs[0].history, curve)
     _stack(sorted(pictures_of_val.glob("*.jpg"))[:NUM_PICTURES], pictures)
     write_section(folder / CARD_NAME, name, _section(row, made, run, release, weights))
     if not table.exists():
@@ -153,12 +153,18 @@ def results(made: Made, primary: str) -> list[str]:
         for one in made.tried
     ]
     if made.final:
-        rows.append(("final", "the chosen way, on all of it", "-", *_speed_cells(made.final.speed)))
+        speed = replace(made.final.speed, seconds=_seconds(made.final))
+        rows.append(("final", "the chosen way, on all of it", "-", *_speed_cells(speed)))
     return _table(("training", "", f"{primary} on val", "images/s", "waiting for data", "minutes"), rows)
 
 
 def _speed_cells(speed: Speed) -> tuple[str, str, str]:
     return f"{speed.images_per_second:.1f}", f"{speed.waiting:.1%}", f"{speed.seconds / 60:.1f}"
+
+
+def _seconds(run: Run) -> float:
+    """How long it took with the trainings that it goes on from."""
+    return sum(stage.speed.seconds for stage in run.stages)
 
 
 def _quality(row: Row, made: Made) -> str:
@@ -181,10 +187,10 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
         "command": f"`{made.command}`",
         "training": f"{made.chosen.name}: {made.chosen.about}",
         "seed": str(run.config.train.seed),
-        "epochs": str(len(run.records)),
+        "epochs": " + ".join(str(len(stage.records)) for stage in run.stages),
         **({"input": _pixels(made.size)} if made.size else {}),
         "precision": PRECISIONS[run.config.train.amp],
-        "duration": f"{run.speed.seconds / 60:.1f} minutes, {run.speed.images_per_second:.1f} images per second, "
+        "duration": f"{_seconds(run) / 60:.1f} minutes, {run.speed.images_per_second:.1f} images per second, "
         f"{run.speed.waiting:.1%} of the time of the steps waiting for data",
         "hardware": run.hardware,
         "goal": row.goal,

@@ -12,11 +12,15 @@ CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to train: a configuration below ``configs/``, what is changed in it, and both in words."""
+    """One way to train: a configuration below ``configs/``, what is changed in it, and both in words.
+
+    ``after``: the candidate of the same row whose last weights it goes on from; None: it begins anew.
+    """
 
     config: str
     settings: tuple[str, ...]
     about: str
+    after: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,13 @@ class Row:
 
 _BRIEF = ("train.epochs=2", "train.evaluate_epochs=2", "train.schedule.warmup_epochs=1", "data.num_workers=0")
 
+_ROADS_IN_WINDOWS = (
+    "train.batch_size=4",
+    "data.num_workers=0",
+    "task.crop=[240, 320]",
+    "augment.scale=[0.7, 1.8]",
+)
+
 ROWS: dict[str, Row] = {
     "letnet_camvid": Row(
         task="semantic",
@@ -69,16 +80,28 @@ ROWS: dict[str, Row] = {
             "short": Candidate(
                 "release/letnet_camvid.yaml",
                 (
+                    *_ROADS_IN_WINDOWS,
                     "train.epochs=60",
-                    "train.batch_size=4",
                     "train.schedule.warmup_epochs=2",
                     "train.evaluate_epochs=10",
                     "train.ema.decay=0.999",
-                    "data.num_workers=0",
-                    "task.crop=[240, 320]",
-                    "augment.scale=[0.7, 1.8]",
                 ),
                 "60 epochs in windows of 240x320, for a machine without a GPU",
+            ),
+            "short_lovasz": Candidate(
+                "release/letnet_camvid.yaml",
+                (
+                    *_ROADS_IN_WINDOWS,
+                    "train.epochs=24",
+                    "train.optimizer.learning_rate=5.0e-4",
+                    "train.schedule.warmup_epochs=1",
+                    "train.evaluate_epochs=6",
+                    "train.ema.decay=0.998",
+                    "task.loss.class_weights=none",
+                    "task.loss.lovasz=1.0",
+                ),
+                "24 epochs more, with a Lovasz term instead of class weights",
+                after="short",
             ),
         },
         tiny=(
@@ -106,6 +129,17 @@ ROWS: dict[str, Row] = {
                 "release/vnet_hippocampus.yaml",
                 ("augment.rotation=0.5", "augment.scaling=0.5", "augment.elastic=0.5"),
                 "60 epochs; turned, scaled and bent half of the time",
+            ),
+            "strong_long": Candidate(
+                "release/vnet_hippocampus.yaml",
+                (
+                    "train.epochs=120",
+                    "train.optimizer.weight_decay=0.1",
+                    "augment.rotation=0.5",
+                    "augment.scaling=0.5",
+                    "augment.elastic=0.5",
+                ),
+                "120 epochs, weight decay 0.1; turned, scaled and bent half of the time",
             ),
             "short": Candidate(
                 "release/vnet_hippocampus.yaml", ("train.epochs=12", "train.evaluate_epochs=4"), "12 epochs"

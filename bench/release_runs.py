@@ -51,11 +51,12 @@ class Speed:
 
 @dataclass(frozen=True)
 class Run:
-    """A finished training and its folder."""
+    """A finished training and its folder; ``before`` is the one from whose last weights it went on."""
 
     folder: Path
     config: RunConfig
     figures: Figures
+    before: Run | None = None
 
     @property
     def best(self) -> Path:
@@ -63,9 +64,28 @@ class Run:
         return self.folder / "best.safetensors"
 
     @property
+    def last(self) -> Path:
+        """The weights of the last epoch."""
+        return self.folder / "last.safetensors"
+
+    @property
+    def stages(self) -> list[Run]:
+        """The trainings that led to these weights, this one last."""
+        return [*(self.before.stages if self.before else ()), self]
+
+    @property
     def records(self) -> list[dict[str, Any]]:
         """What was noted after each epoch."""
         return read_records(self.folder / RECORDS_NAME)
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """The records of all stages, whose epochs are counted on."""
+        found: list[dict[str, Any]] = []
+        for stage in self.stages:
+            first = len(found)
+            found += [record | {"epoch": first + record["epoch"]} for record in stage.records]
+        return found
 
     @property
     def hardware(self) -> str:
@@ -112,9 +132,17 @@ class Run:
         return found
 
 
-def complete(config_path: Path, settings: Sequence[str], folder: Path, device: str, amp: Amp | None) -> Run:
+def complete(
+    config_path: Path,
+    settings: Sequence[str],
+    folder: Path,
+    device: str,
+    amp: Amp | None,
+    before: Run | None = None,
+) -> Run:
     """Train in ``folder``, from the beginning or from where an earlier call was stopped; nothing if it is finished.
 
+    A training begins with the last weights of the one ``before`` it, if there is one.
     Of several ``settings`` of one key, the last counts. ``amp`` is that of a training that begins; None: 16 bits on a
     GPU, elsewhere as configured.
 
@@ -123,6 +151,8 @@ def complete(config_path: Path, settings: Sequence[str], folder: Path, device: s
         ValueError: the folder holds a training with other settings.
     """
     by_key = dict(text.partition("=")[::2] for text in settings)
+    if before is not None:
+        by_key["train.weights"] = str(before.last.resolve())
     wanted = load_config(RunConfig, config_path, [f"{key}={value}" for key, value in by_key.items()])
     begun = (folder / STATE_NAME).exists()
     if begun:
@@ -137,7 +167,7 @@ def complete(config_path: Path, settings: Sequence[str], folder: Path, device: s
         train(_placed(wanted, on, amp, begun), folder, resume=begun, bar=sys.stderr.isatty())
     found = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
     figures = {name: value for name, value in found.items() if isinstance(value, float)}
-    return Run(folder, load_config(RunConfig, folder / CONFIG_NAME), figures)
+    return Run(folder, load_config(RunConfig, folder / CONFIG_NAME), figures, before)
 
 
 def measure(

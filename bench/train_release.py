@@ -31,13 +31,26 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def candidate_run(name: str, candidate: str, fold: int | None, options: argparse.Namespace) -> Run:
-    """One training of a candidate: finished now, if it is not yet."""
+    """One training of a candidate, after that of the candidate it goes on from: finished now, if they are not yet."""
     chosen = ROWS[name].candidates[candidate]
+    before = candidate_run(name, chosen.after, fold, options) if chosen.after else None
     settings = settings_of(name, candidate, options)
     if fold is not None:
         settings += (f"data.train_split=fold{fold}-train", f"data.val_split=fold{fold}-val")
     folder = run_folder(name, candidate, fold, options)
-    return complete(CONFIGS / chosen.config, settings, folder, options.device, options.amp)
+    return complete(CONFIGS / chosen.config, settings, folder, options.device, options.amp, before)
+
+
+def final_run(name: str, candidate: str, options: argparse.Namespace) -> Run:
+    """The last training of a candidate, on more data, after that of the candidate it goes on from."""
+    row, chosen = ROWS[name], ROWS[name].candidates[candidate]
+    before = final_run(name, chosen.after, options) if chosen.after else None
+    # There is nothing left to judge it by: the weights are those of the last epoch, and one evaluation is enough.
+    judged = candidate_run(name, candidate, folds_of(row, options)[0], options)
+    once = f"train.evaluate_epochs={judged.config.train.epochs}"
+    settings = (*settings_of(name, candidate, options), *row.final, once)
+    folder = base_folder(name, options) / f"final-{candidate}"
+    return complete(CONFIGS / chosen.config, settings, folder, options.device, options.amp, before)
 
 
 def settings_of(name: str, candidate: str, options: argparse.Namespace) -> tuple[str, ...]:
@@ -64,7 +77,7 @@ def try_candidates(name: str, options: argparse.Namespace) -> list[Tried]:
         ValueError: in the stage ``final``, none is.
     """
     row, folds = ROWS[name], folds_of(ROWS[name], options)
-    wanted, tried = list(options.candidate or row.candidates), []
+    wanted, tried = with_those_before(row, options.candidate or list(row.candidates)), []
     if options.stage == "final":
         asked = wanted
         wanted = [
@@ -83,6 +96,15 @@ def try_candidates(name: str, options: argparse.Namespace) -> list[Tried]:
         tried.append(Tried(candidate, row.candidates[candidate].about, runs, figures))
         print(f"{candidate}: {PRIMARY[row.task]} {figures[PRIMARY[row.task]]:.4f} on val", flush=True)
     return tried
+
+
+def with_those_before(row: Row, candidates: Sequence[str]) -> list[str]:
+    """The candidates, each after the one it goes on from, which is compared with it."""
+    ordered: list[str] = []
+    for candidate in candidates:
+        after = row.candidates[candidate].after
+        ordered += [*(with_those_before(row, [after]) if after else ()), candidate]
+    return list(dict.fromkeys(ordered))
 
 
 def folds_of(row: Row, options: argparse.Namespace) -> Sequence[int | None]:
@@ -121,12 +143,7 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
     views = list(row.views.items())[: 1 if options.tiny else None]
     final, looks, sizes = None, {"": {}, **dict(views)}, {}
     if row.final and not options.skip_final:
-        candidate = row.candidates[chosen.name]
-        settings = [*settings_of(name, chosen.name, options), *row.final]
-        # There is nothing left to judge it by: the weights are those of the last epoch, and one evaluation is enough.
-        settings.append(f"train.evaluate_epochs={chosen.runs[0].config.train.epochs}")
-        final_folder = base_folder(name, options) / f"final-{chosen.name}"
-        final = complete(CONFIGS / candidate.config, settings, final_folder, options.device, options.amp)
+        final = final_run(name, chosen.name, options)
         figures = {
             view: mean_figures(
                 [run.look(view, options.device, settings=how) if view else run.figures for run in chosen.runs]
@@ -134,7 +151,7 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
             for view, how in looks.items()
         }
         pictures = chosen.runs[0].folder / "pictures"
-        store(final.folder / "last.safetensors", weights, half=row.half, max_bytes=row.max_bytes)
+        store(final.last, weights, half=row.half, max_bytes=row.max_bytes)
     else:
         (run,) = chosen.runs
         sizes = figures_by_size(run, row, options)

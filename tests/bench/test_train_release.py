@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,9 +42,14 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCH))
 
 
+def records(run_dir: Path) -> list[dict[str, Any]]:
+    """What a training noted after each epoch that it has finished."""
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
 def epochs(run_dir: Path) -> list[int]:
     """The epochs that a training has finished."""
-    return [json.loads(line)["epoch"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [record["epoch"] for record in records(run_dir)]
 
 
 def require_release(name: str, out: Path) -> dict[str, Any]:
@@ -225,6 +231,47 @@ def package_of(tmp_path: Path, scale: float) -> Path:
     return tmp_path / "source.safetensors"
 
 
+def test_a_candidate_goes_on_from_another(
+    tmp_path: Path, bench: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In the choice and in the last training alike; the card speaks of both stages."""
+    from release_rows import ROWS, Candidate
+    from train_release import main
+
+    row = ROWS["detseg_n_shapes"]
+    (plain,) = row.candidates.values()
+    # Its steps are too small to be seen, so its weights are those that it began with.
+    second = Candidate(plain.config, ("train.optimizer.learning_rate=1.0e-12",), "a second stage", after="plain")
+    row = replace(
+        row, candidates={"second": second, "plain": plain}, final=("train.seed=1",), final_data="shapes, drawn anew"
+    )
+    monkeypatch.setitem(ROWS, "detseg_n_shapes", row)
+    monkeypatch.setattr("train_release.best_of", lambda tried, primary: tried[-1])
+    monkeypatch.setattr("sys.argv", command("detseg_n_shapes", tmp_path, "--candidate", "second")[1:])
+    before = signal.getsignal(signal.SIGTERM)
+    status = main()
+    signal.signal(signal.SIGTERM, before)
+    assert status == 0
+
+    base = tmp_path / "detseg_n_shapes-tiny"
+    released = load_file(base / "weights" / "detseg_n_shapes.safetensors")
+    for folders, seed in ((("plain", "second"), 0), (("final-plain", "final-second"), 1)):
+        first, then = (load_file(base / folder / "last.safetensors") for folder in folders)
+        learned = [key for key, value in first.items() if value.ndim > 1]
+        assert learned
+        assert all(torch.allclose(then[key], first[key], rtol=0, atol=1e-6) for key in learned)
+        assert all(load_config(RunConfig, base / folder / "config.yaml").train.seed == seed for folder in folders)
+    assert all(torch.equal(released[key], then[key]) for key in then)
+    assert not torch.equal(load_file(base / "plain" / "last.safetensors")[learned[0]], first[learned[0]])
+
+    card = (base / "weights" / "README.md").read_text()
+    assert "| epochs | 2 + 2 |" in card
+    rows = [re.sub(r"[*]", "", line).split(" | ") for line in capsys.readouterr().out.splitlines()[-3:]]
+    assert [cells[0] for cells in rows] == ["| plain", "| second", "| final"]
+    both = records(base / "final-plain") + records(base / "final-second")
+    assert sum(one["train_seconds"] for one in both) / 60 <= float(rows[-1][-1].removesuffix(" |")) + 0.05
+
+
 def test_half_weights_are_whole_when_they_are_loaded(tmp_path: Path, bench: None) -> None:
     from release_card import store
 
@@ -280,12 +327,12 @@ def test_speed_is_that_of_the_typical_epoch(tmp_path: Path, bench: None) -> None
     from release_runs import Run
 
     config = load_config(RunConfig, REPOSITORY / "configs/detection/shapes.yaml", ["train.accumulate=2"])
-    records = [
+    written = [
         {"epoch": 0, "step": 10, "train_seconds": 4.0, "wait_seconds": 1.0},
         {"epoch": 1, "step": 20, "train_seconds": 1.0, "wait_seconds": 0.0, "eval_seconds": 3.0},
         {"epoch": 2, "step": 30, "train_seconds": 5.0, "wait_seconds": 1.5},
     ]
-    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(one) + "\n" for one in written))
     speed = Run(tmp_path, config, {}).speed
     # 10 steps of 2 batches of 8 in 4 seconds; 2.5 of 10 seconds; 10 and 3 seconds
     assert (speed.images_per_second, speed.waiting, speed.seconds) == (40.0, 0.25, 13.0)
