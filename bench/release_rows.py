@@ -76,7 +76,11 @@ ROWS: dict[str, Row] = {
             "plain": Candidate("release/letnet_camvid.yaml", (), "the paper's schedule, with EMA"),
             "no_ema": Candidate("release/letnet_camvid.yaml", ("train.ema=null",), "without EMA"),
             "ohem": Candidate("release/letnet_camvid.yaml", ("task.loss.ohem.threshold=0.7",), "hard pixels only"),
-            "lovasz": Candidate("release/letnet_camvid.yaml", ("task.loss.lovasz=0.5",), "with half a Lovasz term"),
+            "lovasz": Candidate(
+                "release/letnet_camvid.yaml",
+                ("task.loss.class_weights=none", "task.loss.lovasz=1.0"),
+                "with a Lovasz term instead of class weights",
+            ),
             "short": Candidate(
                 "release/letnet_camvid.yaml",
                 (
