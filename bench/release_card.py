@@ -185,7 +185,7 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
         "trained on": release.data,
         "license": f"{LICENSE}; of the data: {row.data_license}",
         "command": f"`{made.command}`",
-        "training": f"{made.chosen.name}: {made.chosen.about}",
+        "training": _training(row, made.chosen.name),
         "seed": str(run.config.train.seed),
         "epochs": " + ".join(str(len(stage.records)) for stage in run.stages),
         **({"input": _pixels(made.size)} if made.size else {}),
@@ -211,6 +211,12 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
     lines += [f"![Course of the training](images/{name}_curve.png)", ""]
     lines += [f"![Pictures of val: truth and prediction](images/{name}_val.jpg)"]
     return "\n".join(lines)
+
+
+def _training(row: Row, name: str) -> str:
+    """A candidate in words, after the one that it goes on from."""
+    chosen = row.candidates[name]
+    return f"{f'{_training(row, chosen.after)}; then ' if chosen.after else ''}{name}: {chosen.about}"
 
 
 def _overall(figures: Mapping[str, Figures]) -> list[str]:

@@ -266,6 +266,7 @@ def test_a_candidate_goes_on_from_another(
 
     card = (base / "weights" / "README.md").read_text()
     assert "| epochs | 2 + 2 |" in card
+    assert "| training | plain: the demo's training; then second: a second stage |" in card
     rows = [re.sub(r"[*]", "", line).split(" | ") for line in capsys.readouterr().out.splitlines()[-3:]]
     assert [cells[0] for cells in rows] == ["| plain", "| second", "| final"]
     both = records(base / "final-plain") + records(base / "final-second")

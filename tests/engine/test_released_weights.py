@@ -50,4 +50,4 @@ def test_hippocampus(tmp_path: Path, detseg_data: Path) -> None:
 def test_road_scenes(tmp_path: Path, detseg_data: Path) -> None:
     """These weights have learned from val too, so they must be better there than those that had not."""
     found = measured("letnet_camvid", str(REPOSITORY / "configs/data/camvid.yaml"), "mIoU", tmp_path)
-    assert found > said("letnet_camvid", "mIoU") > 0.6
+    assert found > said("letnet_camvid", "mIoU") > 0.65
