@@ -65,6 +65,15 @@ _ROADS_IN_WINDOWS = (
     "augment.scale=[0.7, 1.8]",
 )
 
+_ROADS_WITH_LOVASZ = (
+    *_ROADS_IN_WINDOWS,
+    "train.optimizer.learning_rate=5.0e-4",
+    "train.schedule.warmup_epochs=1",
+    "train.ema.decay=0.998",
+    "task.loss.class_weights=none",
+    "task.loss.lovasz=1.0",
+)
+
 ROWS: dict[str, Row] = {
     "letnet_camvid": Row(
         task="semantic",
@@ -94,18 +103,15 @@ ROWS: dict[str, Row] = {
             ),
             "short_lovasz": Candidate(
                 "release/letnet_camvid.yaml",
-                (
-                    *_ROADS_IN_WINDOWS,
-                    "train.epochs=24",
-                    "train.optimizer.learning_rate=5.0e-4",
-                    "train.schedule.warmup_epochs=1",
-                    "train.evaluate_epochs=6",
-                    "train.ema.decay=0.998",
-                    "task.loss.class_weights=none",
-                    "task.loss.lovasz=1.0",
-                ),
+                (*_ROADS_WITH_LOVASZ, "train.epochs=24", "train.evaluate_epochs=6"),
                 "24 epochs more, with a Lovasz term instead of class weights",
                 after="short",
+            ),
+            "short_lovasz_again": Candidate(
+                "release/letnet_camvid.yaml",
+                (*_ROADS_WITH_LOVASZ, "train.epochs=40", "train.evaluate_epochs=10"),
+                "40 epochs more of that",
+                after="short_lovasz",
             ),
         },
         tiny=(

@@ -89,8 +89,9 @@ class Run:
 
     @property
     def hardware(self) -> str:
-        """What it was trained on."""
-        return (self.folder / HARDWARE_NAME).read_text(encoding="utf-8").strip().replace("\n", "; ")
+        """What all its stages were trained on."""
+        texts = [(stage.folder / HARDWARE_NAME).read_text(encoding="utf-8") for stage in self.stages]
+        return "; ".join(dict.fromkeys(line for text in texts for line in text.splitlines()))
 
     @property
     def speed(self) -> Speed:

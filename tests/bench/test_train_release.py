@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 import detseg
 from detseg.config import load_config
 from detseg.engine.settings import RunConfig
+from detseg.files import write_text
 from detseg.runtime.images import read_image
 from detseg.runtime.released import read_table, sha256_of
 from detseg.tasks.package import PackageConfig, load_package, save_package
@@ -248,12 +249,13 @@ def test_a_candidate_goes_on_from_another(
     monkeypatch.setitem(ROWS, "detseg_n_shapes", row)
     monkeypatch.setattr("train_release.best_of", lambda tried, primary: tried[-1])
     monkeypatch.setattr("sys.argv", command("detseg_n_shapes", tmp_path, "--candidate", "second")[1:])
+    base = tmp_path / "detseg_n_shapes-tiny"
+    write_text(base / "final-plain" / "hardware.txt", "an abacus\n")
     before = signal.getsignal(signal.SIGTERM)
     status = main()
     signal.signal(signal.SIGTERM, before)
     assert status == 0
 
-    base = tmp_path / "detseg_n_shapes-tiny"
     released = load_file(base / "weights" / "detseg_n_shapes.safetensors")
     for folders, seed in ((("plain", "second"), 0), (("final-plain", "final-second"), 1)):
         first, then = (load_file(base / folder / "last.safetensors") for folder in folders)
@@ -267,6 +269,8 @@ def test_a_candidate_goes_on_from_another(
     card = (base / "weights" / "README.md").read_text()
     assert "| epochs | 2 + 2 |" in card
     assert "| training | plain: the demo's training; then second: a second stage |" in card
+    (hardware,) = (line for line in card.splitlines() if line.startswith("| hardware |"))
+    assert re.fullmatch(r"\| hardware \| an abacus; [^;]+, torch [^;]+ \|", hardware)
     rows = [re.sub(r"[*]", "", line).split(" | ") for line in capsys.readouterr().out.splitlines()[-3:]]
     assert [cells[0] for cells in rows] == ["| plain", "| second", "| final"]
     both = records(base / "final-plain") + records(base / "final-second")
