@@ -199,7 +199,7 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
         folds = f"{len(made.chosen.runs)} of {row.num_folds} folds"
         where = f"on volumes left out, by the epoch best there, mean of {folds}; the release learned from all"
     elif made.final:
-        where = "on val, by the same training on train alone; the released weights have learned from val as well"
+        where = "on val, by the best epoch of the same training on train alone; the release learned from val as well"
     else:
         too = ", the way of training and the size of the input" if made.sizes else " and the way of training"
         where = f"on val, by the released file; the epoch{too} were chosen there"
