@@ -113,6 +113,17 @@ ROWS: dict[str, Row] = {
                 "40 epochs more of that",
                 after="short_lovasz",
             ),
+            "fast_lovasz": Candidate(
+                "release/letnet_camvid.yaml",
+                (
+                    *_ROADS_WITH_LOVASZ,
+                    "train.optimizer.learning_rate=1.0e-2",
+                    "train.schedule.warmup_epochs=2",
+                    "train.epochs=80",
+                    "train.evaluate_epochs=10",
+                ),
+                "80 epochs in windows of 240x320, with the Lovasz term from the start, at ten times the learning rate",
+            ),
         },
         tiny=(
             *_BRIEF,
