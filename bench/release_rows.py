@@ -67,12 +67,12 @@ _ROADS_IN_WINDOWS = (
 
 _ROADS_WITH_LOVASZ = (
     *_ROADS_IN_WINDOWS,
-    "train.optimizer.learning_rate=5.0e-4",
-    "train.schedule.warmup_epochs=1",
     "train.ema.decay=0.998",
     "task.loss.class_weights=none",
     "task.loss.lovasz=1.0",
 )
+
+_AGAIN = ("train.optimizer.learning_rate=5.0e-4", "train.schedule.warmup_epochs=1")
 
 ROWS: dict[str, Row] = {
     "letnet_camvid": Row(
@@ -103,13 +103,13 @@ ROWS: dict[str, Row] = {
             ),
             "short_lovasz": Candidate(
                 "release/letnet_camvid.yaml",
-                (*_ROADS_WITH_LOVASZ, "train.epochs=24", "train.evaluate_epochs=6"),
+                (*_ROADS_WITH_LOVASZ, *_AGAIN, "train.epochs=24", "train.evaluate_epochs=6"),
                 "24 epochs more, with a Lovasz term instead of class weights",
                 after="short",
             ),
             "short_lovasz_again": Candidate(
                 "release/letnet_camvid.yaml",
-                (*_ROADS_WITH_LOVASZ, "train.epochs=40", "train.evaluate_epochs=10"),
+                (*_ROADS_WITH_LOVASZ, *_AGAIN, "train.epochs=40", "train.evaluate_epochs=10"),
                 "40 epochs more of that",
                 after="short_lovasz",
             ),
