@@ -113,6 +113,18 @@ ROWS: dict[str, Row] = {
                 "40 epochs more of that",
                 after="short_lovasz",
             ),
+            "short_lovasz_fast": Candidate(
+                "release/letnet_camvid.yaml",
+                (
+                    *_ROADS_WITH_LOVASZ,
+                    "train.optimizer.learning_rate=5.0e-3",
+                    "train.schedule.warmup_epochs=2",
+                    "train.epochs=50",
+                    "train.evaluate_epochs=10",
+                ),
+                "50 epochs more of that, at ten times the learning rate",
+                after="short_lovasz_again",
+            ),
             "fast_lovasz": Candidate(
                 "release/letnet_camvid.yaml",
                 (
