@@ -11,7 +11,7 @@ from detseg.structures import Truth
 if TYPE_CHECKING:
     from detseg.augment.pipeline import TrainPipeline
 
-_PROBABILITIES = ("mosaic", "mixup", "flip_horizontal", "flip_vertical", "rotate_90")
+_PROBABILITIES = ("mosaic", "mixup", "flip_horizontal", "flip_vertical", "rotate_90", "balance_classes")
 _UPPER_LIMITS = {
     "degrees": 180.0,
     "translate": 1.0,
@@ -46,6 +46,10 @@ class AugmentConfig:
     Cityscapes is usually trained with ``{fit: [1024, 2048], crop: true, scale: [0.5, 2.0], mosaic: 0, translate: 0}``
     and an input of 512 x 1024.
 
+    ``balance_classes``: the probability that ``crop`` draws only from the windows that show a certain pixel. Its class
+    is drawn evenly from those in the label mask of the image, whatever area they cover, and the pixel evenly from those
+    of the class. A turn, a shear or the perspective may still move it out of sight.
+
     Color: ``hsv_hue`` as a fraction of the color circle, ``hsv_saturation`` and ``hsv_value`` as relative gains.
 
     ``multi_scale``: factors (smallest, largest) between which the loader draws one input size per batch.
@@ -76,6 +80,7 @@ class AugmentConfig:
     rotate_90: float = 0.0
     fit: tuple[int, int] | None = None
     crop: bool = False
+    balance_classes: float = 0.0
     hsv_hue: float = 0.015
     hsv_saturation: float = 0.7
     hsv_value: float = 0.4
@@ -106,6 +111,11 @@ class AugmentConfig:
             raise ValueError(
                 "crop takes its window at a random place of a single image, so it leaves no room for mosaic and "
                 f"translate: set mosaic: 0 and translate: 0 beside it, got {self.mosaic} and {self.translate}"
+            )
+        if self.balance_classes and not self.crop:
+            raise ValueError(
+                f"balance_classes says where crop takes its window: set crop: true beside it, or balance_classes: 0; "
+                f"got {self.balance_classes} without crop"
             )
         for position, entry in enumerate(self.albumentations):
             _require_transform(entry, f"albumentations[{position}]")

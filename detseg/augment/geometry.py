@@ -45,12 +45,14 @@ def random_view(
     size: tuple[int, int],
     rng: np.random.Generator,
     image_size: tuple[float, float] | None = None,
+    shown_xy: DoubleArray | None = None,
 ) -> DoubleArray:
     """A random map from a canvas with its origin in the middle to an output of ``size`` (height, width).
 
     In this order: perspective, turn and zoom, shear, flips, shift to the middle of the output and a little further.
     With ``config.crop`` a shift to the middle of a random window comes first; this needs ``image_size``, the height and
-    width of the one image on the canvas.
+    width of the one image on the canvas; only windows that show the point ``shown_xy`` of the canvas are drawn, if one
+    is given.
     """
     height, width = size
     tilt_x, tilt_y = rng.uniform(-config.perspective, config.perspective, 2)
@@ -69,23 +71,30 @@ def random_view(
     if not config.crop:
         return view
     assert image_size is not None
-    x, y = _random_window((zoom * image_size[0], zoom * image_size[1]), size, rng)
+    shown = None if shown_xy is None else zoom * shown_xy
+    x, y = _random_window((zoom * image_size[0], zoom * image_size[1]), size, shown, rng)
     return view @ translation(-x / zoom, -y / zoom)
 
 
 def _random_window(
-    image_size: tuple[float, float], size: tuple[int, int], rng: np.random.Generator
+    image_size: tuple[float, float], size: tuple[int, int], shown_xy: DoubleArray | None, rng: np.random.Generator
 ) -> tuple[float, float]:
     """Where the middle of a random window of ``size`` lies, as x and y from the middle of an image (height, width).
+
+    The point ``shown_xy``, from the middle of the image as well, lies in the window.
 
     Along each axis the larger of the two holds the smaller, at one of all distances in whole pixels between their first
     edges: an image that is not zoomed is copied, never interpolated.
     """
     middles = []
-    for image_side, side in zip(image_size, size, strict=True):
+    for axis, image_side, side in zip((1, 0), image_size, size, strict=True):
         room = image_side - side
         # The tolerance keeps the last place where the side was scaled to a whole number, give or take a rounding.
-        distance = int(rng.integers(math.floor(abs(room) + 1e-6) + 1))
+        first, last = 0, math.floor(abs(room) + 1e-6)
+        if shown_xy is not None and room > 0:
+            shown = float(shown_xy[axis]) + image_side / 2
+            first, last = min(max(math.floor(shown - side) + 1, 0), last), min(math.floor(shown), last)
+        distance = int(rng.integers(first, last + 1))
         middles.append(math.copysign(distance, room) - room / 2)
     return middles[1], middles[0]
 

@@ -1,4 +1,4 @@
-"""Where in a volume a training patch is taken, and the taking of it."""
+"""Where in a volume a training patch is taken, and the taking of it; and the drawing of a voxel by its class."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def sample_patch_corner(labels: ByteArray, size: Shape3, foreground: float, rng:
     """
     wants_foreground = rng.random() < foreground
     anywhere = rng.random(3)
-    voxel = _foreground_voxel(labels, rng) if wants_foreground else None
+    voxel = sample_voxel(labels, (0, VOID), rng) if wants_foreground else None
     corner = []
     for axis, (length, side) in enumerate(zip(labels.shape, size, strict=True)):
         room = length - side
@@ -49,12 +49,16 @@ def crop_or_pad(voxels: NDArray[Value], corner: Shape3, size: Shape3, fill: floa
     return patch
 
 
-def _foreground_voxel(labels: ByteArray, rng: np.random.Generator) -> Shape3 | None:
+def sample_voxel(labels: ByteArray, without: tuple[int, ...], rng: np.random.Generator) -> Shape3 | None:
+    """A random voxel of ``labels`` ``[D, H, W]`` (class positions); None if all of them are of the classes ``without``.
+
+    Of the other classes that are there all are equally likely, and so are then all voxels of the class.
+    """
     counts = np.zeros(256, np.int64)
     # By slices, because bincount makes integers of eight bytes of what it counts.
     for plane in labels:
         counts += np.bincount(plane.ravel(), minlength=256)
-    counts[[0, VOID]] = 0
+    counts[list(without)] = 0
     present = np.flatnonzero(counts)
     if len(present) == 0:
         return None

@@ -7,14 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from detseg.arrays import FloatArray
+from detseg.arrays import DoubleArray, FloatArray
 from detseg.augment.albumentations_adapter import AlbumentationsAdapter
 from detseg.augment.color import hsv_jitter
-from detseg.augment.compose import draw, mixup, mosaic_tiles, single_tile
+from detseg.augment.compose import Tile, draw, mixup, mosaic_tiles, single_tile
 from detseg.augment.config import AugmentConfig
-from detseg.augment.geometry import paste, random_view, scaling, translation
+from detseg.augment.geometry import paste, project, random_view, scaling, translation
+from detseg.augment.patches import sample_voxel
 from detseg.runtime.geometry import InputSpec, letterbox
-from detseg.structures import Placement, Sample
+from detseg.structures import VOID, Placement, Sample
 
 Load = Callable[[int], Sample]
 
@@ -77,7 +78,21 @@ class TrainPipeline:
             tiles = mosaic_tiles(samples, [self._turns(rng) for _ in samples], size, rng, config.fit)
         else:
             tiles = single_tile(load(index), config.fit or size, self._turns(rng))
-        return draw(tiles, random_view(config, size, rng, tiles[0].size), size, config)
+        shown_xy = self._shown_pixel(tiles[0], rng) if config.balance_classes else None
+        return draw(tiles, random_view(config, size, rng, tiles[0].size, shown_xy), size, config)
+
+    def _shown_pixel(self, tile: Tile, rng: np.random.Generator) -> DoubleArray | None:
+        """The middle of a pixel that a crop must show, as x and y on the canvas; None where any place is as good."""
+        mask = tile.sample.mask
+        if mask is None:
+            raise ValueError(
+                f"{tile.sample.path}: has no label mask, which balance_classes: {self.config.balance_classes} needs; "
+                "set balance_classes: 0, or give every image a mask"
+            )
+        if rng.random() >= self.config.balance_classes:
+            return None
+        pixel = sample_voxel(mask[None], (VOID,), rng)
+        return None if pixel is None else project(np.array([pixel[2] + 0.5, pixel[1] + 0.5]), tile.to_canvas)
 
     def _turns(self, rng: np.random.Generator) -> int:
         return int(rng.integers(1, 4)) if rng.random() < self.config.rotate_90 else 0

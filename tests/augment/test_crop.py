@@ -11,7 +11,7 @@ import pytest
 from detseg.augment.config import AugmentConfig
 from detseg.augment.pipeline import build_train_pipeline
 from detseg.config import from_dict
-from detseg.structures import Placement, Sample
+from detseg.structures import VOID, Placement, Sample
 
 MakeSample = Callable[..., Sample]
 CROP = AugmentConfig(
@@ -123,6 +123,66 @@ def test_image_mask_and_boxes_stay_aligned(
     assert_aligned(crop)
 
 
+def marked(height: int, width: int, row: int, column: int) -> Sample:
+    """No class anywhere but at one pixel."""
+    mask = np.full((height, width), VOID, np.uint8)
+    mask[row, column] = 3
+    return replace(numbered(height, width), mask=mask)
+
+
+def test_balanced_crops_are_all_windows_that_show_the_pixel() -> None:
+    sample = marked(40, 60, 30, 50)
+    config = replace(CROP, fit=(40, 60), balance_classes=1.0)
+    places = set()
+    for seed in range(2000):
+        crop = augmented(config, sample, (10, 12), seed)
+        left, top = crop.image[0, 0, :2].astype(int)
+        assert crop.mask[30 - top, 50 - left] == 3
+        places.add((top, left))
+    # Rows 21 to 30 and columns 39 to 48 are the first ones of windows of 10 x 12 that lie in the image and hold it.
+    assert places == {(top, left) for top in range(21, 31) for left in range(39, 49)}
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "zoom"), [(0, 0, 1.0), (39, 59, 1.0), (0, 59, 2.0), (39, 0, 2.0), (17, 40, 1.37), (39, 59, 0.25)]
+)
+def test_a_balanced_crop_shows_the_pixel_at_every_zoom_mirrored_or_not(row: int, column: int, zoom: float) -> None:
+    sample = marked(40, 60, row, column)
+    if zoom < 1:  # as many pixels as become one
+        sample.mask[36:, 56:] = 3
+    mirrored = replace(CROP, flip_horizontal=0.5, flip_vertical=0.5)
+    config = replace(mirrored, fit=(40, 60), scale=(zoom, zoom), balance_classes=1.0)
+    for seed in range(60):
+        assert (augmented(config, sample, (8, 9), seed).mask == 3).any()
+
+
+@pytest.mark.parametrize("share", [1.0, 0.4])
+def test_classes_of_all_areas_are_drawn_evenly(share: float) -> None:
+    # 24, 4 and 4 of 40 pixels; the last 8 have no class.
+    mask = np.repeat(np.array([0, 1, 2, VOID], np.uint8), [24, 4, 4, 8]).reshape(5, 8)
+    sample = replace(numbered(5, 8), mask=mask)
+    config = replace(CROP, fit=(5, 8), balance_classes=share)
+    num_draws = 1500
+    drawn = [int(augmented(config, sample, (1, 1), seed).mask[0, 0]) for seed in range(num_draws)]
+    for value, area in ((0, 0.6), (1, 0.1), (2, 0.1), (VOID, 0.2)):
+        expected = share * (value != VOID) / 3 + (1 - share) * area
+        deviation = np.sqrt(expected * (1 - expected) / num_draws)
+        assert abs(drawn.count(value) / num_draws - expected) <= 4 * deviation
+
+
+def test_without_any_class_a_balanced_crop_lies_anywhere() -> None:
+    sample = replace(numbered(12, 20), mask=np.full((12, 20), VOID, np.uint8))
+    config = replace(CROP, fit=(12, 20), balance_classes=1.0)
+    corners = {tuple(augmented(config, sample, (10, 16), seed).image[0, 0, :2].tolist()) for seed in range(200)}
+    assert corners == {(left, top) for top in range(3) for left in range(5)}
+
+
+def test_balanced_crops_of_images_without_masks_are_refused() -> None:
+    sample = replace(numbered(12, 20), mask=None)
+    with pytest.raises(ValueError, match=r"numbered.png: has no label mask, .* set balance_classes: 0, or give every"):
+        augmented(replace(CROP, balance_classes=0.5), sample, (10, 16))
+
+
 def test_without_fit_the_image_fits_the_input_as_ever() -> None:
     sample = numbered(20, 40)
     crop = augmented(CROP, sample, (20, 40))
@@ -174,6 +234,8 @@ def test_mixup_blends_two_crops_and_keeps_the_mask_of_the_larger_share(make_samp
         ({"crop": True}, "set mosaic: 0 and translate: 0 beside it, got 1.0 and 0.1"),
         ({"crop": True, "mosaic": 0.0}, "got 0.0 and 0.1"),
         ({"crop": True, "translate": 0.0}, "got 1.0 and 0.0"),
+        ({"balance_classes": 0.5}, "set crop: true beside it, or balance_classes: 0; got 0.5 without crop"),
+        ({"balance_classes": 1.5, "crop": True}, "balance_classes must be a probability from 0 to 1, got 1.5"),
         ({"fit": [0, 20]}, r"fit must be a height and a width of at least 1, .* got \(0, 20\)"),
     ],
 )
