@@ -237,10 +237,8 @@ def test_train_eval_predict_check(tiny: Path, capsys: pytest.CaptureFixture[str]
     assert list((folder / "preview").iterdir())
 
 
-@pytest.fixture
-def released_tiny(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """``tiny_shapes`` is released, with weights that have learned nothing; the address of its file."""
-    folder = tiny.parent
+def save_untrained(path: Path) -> Path:
+    """The network of ``TINY`` as it is before it has learned anything."""
     config = PackageConfig(
         DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
         DetectionTaskConfig(input=InputSpec(64, 64)),
@@ -248,8 +246,15 @@ def released_tiny(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         (1, 2, 3),
     )
     torch.manual_seed(0)
-    made = folder / "served" / "tiny_shapes.safetensors"
-    save_package(made, config.build()[0].state_dict(), config)
+    save_package(path, config.build()[0].state_dict(), config)
+    return path
+
+
+@pytest.fixture
+def released_tiny(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """``tiny_shapes`` is released, with weights that have learned nothing; the address of its file."""
+    folder = tiny.parent
+    made = save_untrained(folder / "served" / "tiny_shapes.safetensors")
     monkeypatch.setattr(released, "TABLE", folder / "released.yaml")
     monkeypatch.setenv("DETSEG_WEIGHTS", str(folder / "mine"))
     (folder / "released.yaml").write_text("url: null")
@@ -358,10 +363,13 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_ends_a_run_that_can_be_resumed(
-    tiny: Path, start: Callable[..., subprocess.Popen[str]], number: signal.Signals
+    tiny: Path,
+    start: Callable[..., subprocess.Popen[str]],
+    number: signal.Signals,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    run_dir = tiny.parent / "run"
-    process = start("detseg", "train", tiny, "-o", run_dir, "train.epochs=6")
+    run_dir, weights = tiny.parent / "run", save_untrained(tiny.parent / "weights.safetensors")
+    process = start("detseg", "train", tiny, "-o", run_dir, "train.epochs=6", f"train.weights={weights}")
     wait_for(run_dir / "metrics.jsonl", process)
     process.send_signal(number)
     _, errors = process.communicate(timeout=60)
@@ -372,7 +380,11 @@ def test_a_signal_ends_a_run_that_can_be_resumed(
     assert 1 <= num_done < 6
     assert not (run_dir / "metrics.json").exists()
 
-    assert detseg("train", "--resume", run_dir, "data.num_workers=1") == 0
+    # What it began from is in its state by now.
+    weights.unlink()
+    assert detseg("train", "--resume", run_dir) == EXIT_USER_ERROR
+    assert f"train.weights: {str(weights)!r} not found" in capsys.readouterr().err
+    assert detseg("train", "--resume", run_dir, "data.num_workers=1", "train.weights=null") == 0
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3, 4, 5]
     assert {path.name for path in run_dir.iterdir()} >= RUN_FILES

@@ -21,7 +21,8 @@ from detseg.evaluation.report import format_table
 from detseg.runtime.volume_geometry import VolumeSpec
 
 # What may change when a run goes on: where things are and how fast they come, not what is learned.
-_RESUME_OVERRIDES = ("data.path", "data.num_workers", "data.cache", "train.device")
+# A run that goes on has its weights in its state, so the file it began from may be gone: train.weights=null.
+_RESUME_OVERRIDES = ("data.path", "data.num_workers", "data.cache", "train.device", "train.weights")
 
 
 def train_command(config_path: Path | None, overrides: Sequence[str], output: Path | None, resume: Path | None) -> int:
