@@ -43,7 +43,8 @@ def test_gradients_in_16_bits_are_those_in_32(
         return torch.autograd.grad((out.float() * randn(*out.shape)).sum(), (x, conv.weight))
 
     for in_bf16, expected in zip(gradients(True), gradients(False), strict=True):
-        assert (in_bf16 - expected).norm() < 0.01 * expected.norm()
+        # Sums are rounded to 16 bits once or, by processors without bfloat16, several times.
+        assert (in_bf16 - expected).norm() < 0.03 * expected.norm()
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
