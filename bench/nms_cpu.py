@@ -29,7 +29,7 @@ from detseg.runtime.nms import nms, select_candidates, select_detections
 
 SIDE = 640
 NUM_OBJECTS = 40
-NOISY_ANCHORS, NOISY_CLASSES, NUM_NOISY = 8_400, 80, 55_000
+NUM_ANCHORS, NUM_CLASSES = 8_400, 80
 CONF = 0.001
 
 Program = Callable[[], NDArray[np.int64]]
@@ -77,12 +77,12 @@ def candidate_row(num_boxes: int, kind: str, num_classes: int, iou: float, max_d
     )
 
 
-def noisy_row(kind: str, iou: float, max_det: int) -> Row:
+def dense_row(num_candidates: int, kind: str, iou: float, max_det: int) -> Row:
     random = np.random.default_rng(0)
-    boxes_xyxy, _ = make_boxes(kind, NOISY_ANCHORS, random)
-    scores = random.uniform(0, CONF * 0.99, (NOISY_ANCHORS, NOISY_CLASSES)).astype(np.float32)
-    noisy = random.permutation(scores.size)[:NUM_NOISY]
-    scores.ravel()[noisy] = np.linspace(CONF * 1.01, 0.5, NUM_NOISY, dtype=np.float32)
+    boxes_xyxy, _ = make_boxes(kind, NUM_ANCHORS, random)
+    scores = random.uniform(0, CONF * 0.99, (NUM_ANCHORS, NUM_CLASSES)).astype(np.float32)
+    candidates = random.permutation(scores.size)[:num_candidates]
+    scores.ravel()[candidates] = np.linspace(CONF * 1.01, 0.5, num_candidates, dtype=np.float32)
 
     def ours() -> NDArray[np.int64]:
         return select_detections(boxes_xyxy, scores, CONF, iou, max_det, True, False).anchors
@@ -92,7 +92,7 @@ def noisy_row(kind: str, iou: float, max_det: int) -> Row:
         kept = reference(found.boxes_xyxy, found.scores, found.labels, iou, max_det)()
         return found.anchors[kept]
 
-    return Row(f"{NUM_NOISY:,} of 8,400 x 80, {kind}, IoU {iou}", ours, theirs, must_agree=False)
+    return Row(f"{num_candidates:,} of 8,400 x 80, {kind}, IoU {iou}", ours, theirs, must_agree=False)
 
 
 def measure(row: Row, seconds: float) -> tuple[list[float], list[float]]:
@@ -111,6 +111,7 @@ def measure(row: Row, seconds: float) -> tuple[list[float], list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1_000, 8_400, 30_000], help="candidates")
+    parser.add_argument("--dense", type=int, default=55_000, help="candidates of the dense predictions")
     parser.add_argument("--ious", type=float, nargs="+", default=[0.45, 0.7])
     parser.add_argument("--max-det", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=0.5, help="for each row of the table")
@@ -124,7 +125,9 @@ def main() -> None:
         for num_classes in (80, 1)
         for iou in options.ious
     ]
-    rows += [noisy_row(kind, iou, options.max_det) for kind in ("random", "clustered") for iou in options.ious]
+    rows += [
+        dense_row(options.dense, kind, iou, options.max_det) for kind in ("random", "clustered") for iou in options.ious
+    ]
     lines = []
     num_different = 0
     for row in rows:

@@ -372,7 +372,7 @@ def test_a_signal_ends_a_run_that_can_be_resumed(
     process = start("detseg", "train", tiny, "-o", run_dir, "train.epochs=6", f"train.weights={weights}")
     wait_for(run_dir / "metrics.jsonl", process)
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 75, errors
     assert f"stopped by {number.name} in epoch " in errors
     assert f"go on with: detseg train --resume {run_dir}" in errors
@@ -394,7 +394,7 @@ def test_two_processes_make_one_run(tiny: Path, start: Callable[..., subprocess.
     address = ["--master-addr", "127.0.0.1", "--master-port", free_port()]
     launcher = ["torch.distributed.run", "--nproc-per-node", 2, *address, "-m"]
     process = start(*launcher, "detseg", "train", tiny, "train.epochs=2")
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     runs = tiny.parent / "runs"
     assert [path.name for path in runs.iterdir()] == ["tiny"]

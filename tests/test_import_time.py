@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
 LIMIT_SECONDS = 0.5
+"""Of the processor, not of the clock: a machine that is busy with other things changes little."""
+
+
+def seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.mark.parametrize(
@@ -17,9 +23,9 @@ LIMIT_SECONDS = 0.5
 def test_start_is_quick(arguments: list[str]) -> None:
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = seconds_of_children()
         result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(seconds_of_children() - start)
         assert result.returncode == 0, result.stderr
     assert min(seconds) < LIMIT_SECONDS
 

@@ -8,7 +8,8 @@ SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "nms_cpu.py"
 
 
 def test_script_compares_with_torchvision_and_ends_with_a_table() -> None:
-    command = [sys.executable, str(SCRIPT), "--sizes", "40", "200", "--ious", "0.5", "--seconds", "0"]
+    command = [sys.executable, str(SCRIPT), "--sizes", "40", "200", "--dense", "300"]
+    command += ["--ious", "0.5", "--seconds", "0"]
     process = subprocess.run(command, capture_output=True, text=True)
     assert process.returncode == 0, process.stderr
     head, _, *rows = process.stdout[process.stdout.index("| candidates") :].splitlines()

@@ -243,8 +243,13 @@ def test_a_candidate_goes_on_from_another(
     (plain,) = row.candidates.values()
     # Its steps are too small to be seen, so its weights are those that it began with.
     second = Candidate(plain.config, ("train.optimizer.learning_rate=1.0e-12",), "a second stage", after="plain")
+    (tmp_path / "few.yaml").write_text("{format: shapes, image_size: 64, num_train: 32, num_val: 8, max_side: 40}")
     row = replace(
-        row, candidates={"second": second, "plain": plain}, final=("train.seed=1",), final_data="shapes, drawn anew"
+        row,
+        candidates={"second": second, "plain": plain},
+        tiny=(*row.tiny, "train.batch_size=16", f"data.path={tmp_path / 'few.yaml'}"),
+        final=("train.seed=1",),
+        final_data="shapes, drawn anew",
     )
     monkeypatch.setitem(ROWS, "detseg_n_shapes", row)
     monkeypatch.setattr("train_release.best_of", lambda tried, primary: tried[-1])

@@ -198,7 +198,7 @@ def test_forked_workers_read_what_the_parent_decoded(dataset: Dataset) -> None:
     queue = context.Queue()
     worker = context.Process(target=_mean_in_worker, args=(cached, queue))
     worker.start()
-    assert queue.get(timeout=30) == expected
+    assert queue.get(timeout=240) == expected
     worker.join()
 
 

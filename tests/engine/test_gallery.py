@@ -225,7 +225,7 @@ def test_two_processes_show_the_same(tmp_path: Path) -> None:
         for rank in range(2)
     ]
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 3
     assert len(list((tmp_path / "pictures" / "worst").glob("*.jpg"))) == 3

@@ -21,7 +21,7 @@ def numbers(seen: list[int], count: int = 100, error_at: int | None = None) -> I
 
 
 def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)

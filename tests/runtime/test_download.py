@@ -339,14 +339,14 @@ sys.exit(main(["download", *{[str(argument) for argument in arguments]!r}]))
 def test_an_interrupted_download_leaves_nothing(table: Path, server: Server, tmp_path: Path) -> None:
     folder = tmp_path / "chosen"
     process = start(table, "net", "--url", f"{server.url}/half", "--to", folder)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 240
     while not (folder.exists() and sum(path.stat().st_size for path in folder.iterdir())):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.01)
     assert not (folder / "net.safetensors").exists(), "its name is for whole files"
     process.send_signal(signal.SIGINT)
-    output, errors = process.communicate(timeout=30)
+    output, errors = process.communicate(timeout=240)
     assert process.returncode == EXIT_STOPPED == 130, errors
     assert output == ""
     assert "detseg download: stopped; nothing was left" in errors
@@ -359,7 +359,7 @@ def test_a_full_disk(table: Path, server: Server, tmp_path: Path) -> None:
     # A limit on the size of files makes the system refuse to write on, as a full disk does.
     limit: Any = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))"
     process = start(table, "net", "--url", f"{server.url}/good", "--to", folder, before=limit)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=240)
     assert process.returncode == 2, errors
     assert f"detseg download: could not write {folder / 'net.safetensors'}: " in errors
     assert "nothing was left behind" in errors
