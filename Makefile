@@ -1,8 +1,10 @@
-# Every target makes .venv itself: with uv where it is installed, otherwise with venv and pip.
+# Every target makes .venv itself, with Python's own venv and pip.
 
 SHELL := /bin/sh
 EXTRAS := train,timm,fast-eval,medical,export,video,dev
 BIN := .venv/bin
+# One process per core, four at the most: each takes 2 GB. Whoever has nothing left to do takes tests of another.
+PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 STAMP := .venv/.installed
 FIND_PYTHON := for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done
@@ -23,10 +25,10 @@ demo: $(STAMP)
 	$(BIN)/python tools/demo.py
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -44,13 +46,8 @@ clean:
 $(STAMP): pyproject.toml constraints.txt
 	@'$(or $(PYTHON),python3)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo 'detseg needs Python 3.11 or newer; name one with: make PYTHON=/path/to/python3.11 ...' >&2; exit 1; }
-	@if command -v uv >/dev/null; then \
-		set -ex; \
-		test -x $(BIN)/python || uv venv --quiet --python '$(PYTHON)' .venv; \
-		uv pip install --python $(BIN)/python -c constraints.txt -e '.[$(EXTRAS)]'; \
-	else \
-		set -ex; \
+	set -ex; \
 		test -x $(BIN)/pip || '$(PYTHON)' -m venv .venv; \
 		$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'; \
-	fi
+		$(BIN)/python -m pip install -c constraints.txt --no-deps cityscapesscripts
 	@touch $@
