@@ -40,6 +40,7 @@ def test_blood_cells(tmp_path: Path, detseg_data: Path) -> None:
     assert found == pytest.approx(said("detseg_n_bccd", "AP"), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_hippocampus(tmp_path: Path, detseg_data: Path) -> None:
     """These weights have learned from all volumes, so here they must be better than on volumes that were left out."""
     folds = str(REPOSITORY / "configs/data/hippocampus_folds.yaml")
@@ -47,6 +48,7 @@ def test_hippocampus(tmp_path: Path, detseg_data: Path) -> None:
     assert found > said("vnet_hippocampus", "Dice") > 0.85
 
 
+@pytest.mark.slow
 def test_road_scenes(tmp_path: Path, detseg_data: Path) -> None:
     """These weights have learned from val too, so they must be better there than those that had not."""
     found = measured("letnet_camvid", str(REPOSITORY / "configs/data/camvid.yaml"), "mIoU", tmp_path)
