@@ -45,7 +45,7 @@ from torch import Tensor, nn
 
 from detseg.inference.load import make_runner
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
-from detseg.runtime.images import read_image
+from detseg.runtime.media.images import read_image
 from detseg.runtime.model import Model
 
 EXECUTORS = ("eager", "compiled", "CUDA graph", "ONNX Runtime")

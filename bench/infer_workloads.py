@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from detseg.arrays import ByteArray
 from detseg.config import from_dict
-from detseg.runtime.images import write_image
+from detseg.runtime.media.images import write_image
 from detseg.tasks.package import PackageConfig, adapt_task
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -26,9 +26,9 @@ from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.models.heads.dfl import DFLHeadConfig
 from detseg.models.necks.pan import PANConfig
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.table_writers import CsvWriter, JsonLinesWriter
-from detseg.runtime.video_file import OpenCVVideo
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.media.video_file import OpenCVVideo
+from detseg.runtime.writers.tables import CsvWriter, JsonLinesWriter
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package
 

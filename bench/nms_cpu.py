@@ -2,12 +2,12 @@
 
     python bench/nms_cpu.py
 
-``detseg.runtime.nms.nms`` stops at ``--max-det`` boxes, which torchvision cannot; its result is cut to as many. The
-programs take turns, so that a busy machine slows both alike. ``random``: boxes and classes anywhere; ``clustered``: 40
-objects of one class each, seen by boxes that differ by some percent. Where all boxes have one class both must keep the
-same; with 80 classes torchvision moves boxes apart by class if there are few (up to 1,000 boxes on a CPU), which rounds
-them, so differing results are counted. The last rows are dense predictions, 8,400 x 80 scores of which 55,000 are above
-0.001, from scores to detections (``select_detections``); torchvision gets the same candidates.
+``detseg.runtime.postprocess.nms.nms`` stops at ``--max-det`` boxes, which torchvision cannot; its result is cut to as
+many. The programs take turns, so that a busy machine slows both alike. ``random``: boxes and classes anywhere;
+``clustered``: 40 objects of one class each, seen by boxes that differ by some percent. Where all boxes have one class
+both must keep the same; with 80 classes torchvision moves boxes apart by class if there are few (up to 1,000 boxes on a
+CPU), which rounds them, so differing results are counted. The last rows are dense predictions, 8,400 x 80 scores of
+which 55,000 are above 0.001, from scores to detections (``select_detections``); torchvision gets the same candidates.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import torch
 import torchvision
 from numpy.typing import NDArray
 
-from detseg.runtime.nms import nms, select_candidates, select_detections
+from detseg.runtime.postprocess.nms import nms, select_candidates, select_detections
 
 SIDE = 640
 NUM_OBJECTS = 40

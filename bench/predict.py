@@ -34,12 +34,12 @@ import numpy as np
 import detseg
 from detseg.conversion.convert import convert
 from detseg.export.export import export_model
-from detseg.runtime.geometry import InputSpec, fitted
-from detseg.runtime.images import read_image
-from detseg.runtime.onnx_model import OnnxModel
-from detseg.runtime.sources import expand_sources
-from detseg.runtime.video_file import OpenCVVideo
-from detseg.runtime.video_reader import Section, read_video
+from detseg.runtime.inputs.geometry import InputSpec, fitted
+from detseg.runtime.media.images import read_image
+from detseg.runtime.media.sources import expand_sources
+from detseg.runtime.media.video_file import OpenCVVideo
+from detseg.runtime.media.video_reader import Section, read_video
+from detseg.runtime.onnx.model import OnnxModel
 
 PREPARE = """
 import sys, shutil

@@ -41,7 +41,7 @@ def load(
         ValueError: it is no model of detseg's, or a setting is impossible.
         ModuleNotFoundError: what runs the model is not installed.
     """
-    from detseg.runtime.released import find_model
+    from detseg.runtime.weights.released import find_model
 
     path = find_model(path)
     if path.suffix.lower() == ".onnx":

@@ -112,8 +112,8 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from detseg.runtime.command import predict_command
-    from detseg.runtime.tracking import TrackerConfig
-    from detseg.runtime.video_reader import Section
+    from detseg.runtime.media.video_reader import Section
+    from detseg.runtime.tracking.tracker import TrackerConfig
 
     section = Section(options.every, options.start, options.end)
     settings = _postprocess_settings(options)
@@ -177,7 +177,7 @@ def _convert(options: argparse.Namespace) -> int:
 
 
 def _download(options: argparse.Namespace) -> int:
-    from detseg.runtime.download import download_command
+    from detseg.runtime.weights.download import download_command
 
     return download_command(options.names, options.to, options.url)
 

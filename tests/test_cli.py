@@ -25,8 +25,8 @@ from detseg import __version__
 from detseg.cli import EXIT_USER_ERROR, main
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
-from detseg.runtime import released
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.weights import released
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package
 

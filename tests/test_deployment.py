@@ -21,7 +21,7 @@ import detseg
 from detseg.export.export import export_model
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package
 

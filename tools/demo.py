@@ -13,8 +13,8 @@ from detseg.config import load_config
 from detseg.data.open import open_dataset
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
-from detseg.runtime.images import write_image
-from detseg.runtime.video_file import OpenCVVideo
+from detseg.runtime.media.images import write_image
+from detseg.runtime.media.video_file import OpenCVVideo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 NUM_PICTURES = 12

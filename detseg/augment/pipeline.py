@@ -14,7 +14,7 @@ from detseg.augment.compose import Tile, draw, mixup, mosaic_tiles, single_tile
 from detseg.augment.config import AugmentConfig
 from detseg.augment.geometry import paste, project, random_view, scaling, translation
 from detseg.augment.patches import sample_voxel
-from detseg.runtime.geometry import InputSpec, letterbox
+from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.structures import VOID, Placement, Sample
 
 Load = Callable[[int], Sample]

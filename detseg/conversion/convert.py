@@ -68,7 +68,7 @@ def convert(
     Raises:
         ConversionError: the output has a wrong name or exists; the file holds no network that is known, or tensors
             without a place; the class names do not fit.
-        detseg.foreign.limits.ForeignFileError, detseg.runtime.onnx_file.OnnxFileError: the file cannot be read, or is
+        detseg.foreign.limits.ForeignFileError, detseg.runtime.onnx.file.OnnxFileError: the file cannot be read, or is
             refused.
         detseg.config.ConfigError: ``config`` is not as it must be.
         detseg.files.SaveError: the output cannot be written.

@@ -9,10 +9,10 @@ from typing import Any
 
 from detseg.config import from_dict
 from detseg.conversion.report import ConversionError
-from detseg.layers.volumetric import VolumeActivation
+from detseg.layers.cpu.volumetric import VolumeActivation
 from detseg.models.detector import DetectorConfig
 from detseg.models.vnet import MONAI_VNET
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.tasks.detection import DetectionTaskConfig
 
 Shapes = Mapping[str, tuple[int, ...]]

@@ -14,8 +14,8 @@ import numpy as np
 from detseg.conversion.report import ConversionError
 from detseg.conversion.steps import Step, convolution, pooling
 from detseg.foreign.records import ForeignArray
-from detseg.runtime.onnx_file import read_onnx_file
-from detseg.runtime.onnx_metadata import KEY
+from detseg.runtime.onnx.file import read_onnx_file
+from detseg.runtime.onnx.metadata import KEY
 
 
 @dataclass
@@ -50,7 +50,7 @@ def read_onnx_graph(path: Path) -> OnnxGraph:
     """The graph in the ONNX file ``path``; it is not run.
 
     Raises:
-        ConversionError, detseg.runtime.onnx_file.OnnxFileError: the file cannot be read, or is one of detseg's own.
+        ConversionError, detseg.runtime.onnx.file.OnnxFileError: the file cannot be read, or is one of detseg's own.
     """
     file = read_onnx_file(path)
     if KEY in file.properties:

@@ -6,12 +6,12 @@ A format is one file with a :class:`detseg.data.dataset.DatasetFormat`, and one 
 from __future__ import annotations
 
 DATASETS: dict[str, str] = {
-    "coco": "detseg.data.coco:CocoFormat",
-    "voc": "detseg.data.voc:VocFormat",
-    "yolo": "detseg.data.yolo:YoloFormat",
-    "masks": "detseg.data.masks:MasksFormat",
-    "cityscapes": "detseg.data.cityscapes:CityscapesFormat",
-    "shapes": "detseg.data.shapes:ShapesFormat",
-    "nifti": "detseg.data.nifti:NiftiFormat",
-    "blobs": "detseg.data.blobs:BlobsFormat",
+    "coco": "detseg.data.formats.coco:CocoFormat",
+    "voc": "detseg.data.formats.voc:VocFormat",
+    "yolo": "detseg.data.formats.yolo:YoloFormat",
+    "masks": "detseg.data.formats.masks:MasksFormat",
+    "cityscapes": "detseg.data.formats.cityscapes:CityscapesFormat",
+    "shapes": "detseg.data.formats.shapes:ShapesFormat",
+    "nifti": "detseg.data.formats.nifti:NiftiFormat",
+    "blobs": "detseg.data.formats.blobs:BlobsFormat",
 }

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detseg.data.box_checks import check_boxes
+from detseg.data.checks.boxes import check_boxes
+from detseg.data.checks.inspection import ImageState, inspect_images
+from detseg.data.checks.leakage import find_leakage, relative_name
+from detseg.data.checks.locate import WALKS, images_in, walk_split
+from detseg.data.checks.mask_walks import ask_for_names
+from detseg.data.checks.volumes import check_volumes, summarize_generated
 from detseg.data.dataset import DatasetError, Source, match_split
 from detseg.data.findings import CheckReport, Finding, SplitSummary, Summary
-from detseg.data.inspection import ImageState, inspect_images
-from detseg.data.leakage import find_leakage, relative_name
-from detseg.data.locate import WALKS, images_in, walk_split
-from detseg.data.mask_walks import ask_for_names
 from detseg.data.open import find_format, find_source, load_format
 from detseg.data.records import ImageRecord, SplitRecords, enumerate_some, summarize_splits
-from detseg.data.volume_checks import check_volumes, summarize_generated
 from detseg.data.volumes import VolumeDataset
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.data.packed import PackedAnnotations, Segmentation
-from detseg.runtime.images import ImageError, read_image
+from detseg.runtime.media.images import ImageError, read_image
 from detseg.structures import GroundTruth, Placement, Sample, Truth
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from detseg.arrays import ByteArray
 from detseg.data.dataset import Dataset, DatasetError
 from detseg.data.mask_coding import MaskCoding
 from detseg.data.packed import PackedBuilder, PackedStrings
-from detseg.runtime.image_header import read_header
-from detseg.runtime.images import ImageError, image_size
+from detseg.runtime.media.image_header import read_header
+from detseg.runtime.media.images import ImageError, image_size
 
 
 class MaskDataset(Dataset):

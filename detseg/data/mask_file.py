@@ -17,8 +17,8 @@ from PIL.ImageFile import ImageFile
 
 from detseg.arrays import ByteArray
 from detseg.data.dataset import DatasetError
-from detseg.runtime.image_header import is_complete, read_header
-from detseg.runtime.images import ImageError, image_size
+from detseg.runtime.media.image_header import is_complete, read_header
+from detseg.runtime.media.images import ImageError, image_size
 
 MASK_SUFFIXES = (".bmp", ".png", ".tif", ".tiff")
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeGuard
 
-from detseg.data.coco import MAX_COORDINATE
 from detseg.data.findings import Finding, MaskSummary, SplitSummary, Summary
+from detseg.data.formats.coco import MAX_COORDINATE
 from detseg.structures import Truth
 
 XYXY = tuple[float, float, float, float]

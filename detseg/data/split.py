@@ -12,17 +12,17 @@ from pathlib import Path
 import numpy as np
 
 from detseg.arrays import DoubleArray, IntArray
+from detseg.data.checks.inspection import ImageState, inspect_images
+from detseg.data.checks.locate import walk_split
+from detseg.data.checks.mask_walks import ask_for_names
 from detseg.data.dataset import DatasetError, Source, match_split
 from detseg.data.findings import Summary, histogram_lines, require_outside
-from detseg.data.inspection import ImageState, inspect_images
-from detseg.data.locate import walk_split
-from detseg.data.mask_walks import ask_for_names
-from detseg.data.nifti import DivisionConfig
+from detseg.data.formats.nifti import DivisionConfig
 from detseg.data.open import find_format, find_source, load_format
 from detseg.data.records import ImageRecord, SplitRecords, summarize_splits
-from detseg.data.split_files import WRITERS, YAML_NAME, Division, write_division
-from detseg.data.stratify import exact_sizes, parse_ratios, split_names, stratify
-from detseg.data.volume_split import split_volumes
+from detseg.data.splits.split_files import WRITERS, YAML_NAME, Division, write_division
+from detseg.data.splits.stratify import exact_sizes, parse_ratios, split_names, stratify
+from detseg.data.splits.volumes import split_volumes
 from detseg.structures import Truth
 
 _REFUSALS = {

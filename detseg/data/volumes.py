@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from detseg.arrays import ByteArray, DoubleArray
 from detseg.data.dataset import DatasetError
 from detseg.data.packed import PackedStrings
-from detseg.runtime.nifti import read_label_values, read_volume, read_volume_header
-from detseg.runtime.nifti_header import VolumeError, VolumeHeader
-from detseg.runtime.volume_geometry import orientation
+from detseg.runtime.inputs.volume_geometry import orientation
+from detseg.runtime.media.nifti import read_label_values, read_volume, read_volume_header
+from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
 from detseg.structures import VOID, Truth
 from detseg.volumes import LabelVolume, Shape3, Volume, spacing_of
 

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from detseg.config import load_config
-from detseg.data.preview import preview
 from detseg.engine.evaluated import open_evaluated
 from detseg.engine.gallery import PICTURES_NAME, Gallery
 from detseg.engine.html_report import write_html
 from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
+from detseg.engine.preview import preview
 from detseg.engine.report import REPORT_NAME, make_report, write_metrics, write_report
 from detseg.engine.run import CONFIG_NAME, train
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.report import format_table
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 
 # What may change when a run goes on: where things are and how fast they come, not what is learned.
 # A run that goes on has its weights in its state, so the file it began from may be gone: train.weights=null.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg import __version__
-from detseg.runtime.released import sha256_of
+from detseg.runtime.weights.released import sha256_of
 
 _PACKAGES = ("torch", "onnxruntime", "numpy", "opencv-python-headless", "pycocotools", "faster-coco-eval", "monai")
 _OF_TRAINING = ("loss", "crop", "patch")

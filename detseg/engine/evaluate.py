@@ -11,11 +11,11 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from detseg.data.loader import EvalLoader
+from detseg.data.loading.loader import EvalLoader
 from detseg.engine.distributed import Group
 from detseg.engine.samples import Samples, eval_placing
 from detseg.evaluation.base import Evaluator
-from detseg.runtime.frames import Frame
+from detseg.runtime.media.frames import Frame
 from detseg.runtime.prediction import predict_frames
 from detseg.runtime.runner import Runner
 from detseg.structures import Result

@@ -19,8 +19,8 @@ from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.base import Evaluator
 from detseg.models.load_weights import load_weights
-from detseg.runtime.released import find_model
 from detseg.runtime.runner import Runner
+from detseg.runtime.weights.released import find_model
 from detseg.tasks.package import PackageConfig, adapt_task, default_device, load_package
 
 _CONFIGURATIONS = (".yaml", ".yml")

@@ -10,16 +10,15 @@ from typing import Any
 
 from detseg.losses.detection import SimOTALossConfig, TALLossConfig
 from detseg.runtime.load import load_onnx
-from detseg.runtime.onnx_file import read_onnx_file
-from detseg.runtime.onnx_metadata import (
+from detseg.runtime.onnx.file import read_onnx_file
+from detseg.runtime.onnx.metadata import (
     DetectionMetadata,
-    HeadMetadata,
     ModelMetadata,
     SemanticMetadata,
     VolumeMetadata,
     parse_metadata,
 )
-from detseg.runtime.postprocess_config import PostprocessConfig
+from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.runtime.runner import Runner
 from detseg.tasks.base import Task
 from detseg.tasks.detection import DetectionTask, DetectionTaskConfig
@@ -40,7 +39,7 @@ def load_exported(
     is part of the graph keeps its own.
 
     Raises:
-        detseg.runtime.onnx_file.OnnxFileError: the file is missing or damaged, or is not one of detseg's.
+        detseg.runtime.onnx.file.OnnxFileError: the file is missing or damaged, or is not one of detseg's.
         ValueError: impossible settings, or such as the graph has fixed.
         ModuleNotFoundError: ONNX Runtime is not installed.
     """

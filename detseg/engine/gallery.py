@@ -20,8 +20,8 @@ from detseg.engine.worst import Candidate, WorstBoxes, WorstLabels, WorstPicture
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.errors import Outcome
 from detseg.files import atomic_path
-from detseg.runtime.images import write_image
-from detseg.runtime.nifti import volume_stem
+from detseg.runtime.media.images import write_image
+from detseg.runtime.media.nifti import volume_stem
 from detseg.structures import Detections, LabelMap
 
 PICTURES_NAME = "pictures"

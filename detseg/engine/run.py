@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.config import save_config, to_dict
-from detseg.data.loader import TrainLoader
+from detseg.data.loading.loader import TrainLoader
 from detseg.data.open import open_dataset
 from detseg.engine.checkpoint import STATE_NAME, load_state
 from detseg.engine.describe import describe

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 from detseg.augment.pipeline import EvalPipeline
-from detseg.data.cache import CachedDataset
 from detseg.data.dataset import Dataset
-from detseg.data.volume_cache import PlacedVolumes
+from detseg.data.loading.cache import CachedDataset
+from detseg.data.loading.volume_cache import PlacedVolumes
 from detseg.data.volumes import VolumeDataset
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 
 Samples = Dataset | PlacedVolumes
 

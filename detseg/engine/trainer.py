@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detseg.data.loader import TrainLoader
+from detseg.data.loading.loader import TrainLoader
 from detseg.engine.awaited import Awaited
 from detseg.engine.checkpoint import save_state
 from detseg.engine.distributed import Group

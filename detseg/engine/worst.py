@@ -15,7 +15,7 @@ from detseg.engine.pictures import BoxTally, encode_jpeg
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import BoxErrors, Outcome, best_confidences, find_box_errors, label_scores
-from detseg.runtime.draw_errors import Mark, MarkedBox, draw_marked_boxes
+from detseg.runtime.drawing.errors import Mark, MarkedBox, draw_marked_boxes
 from detseg.structures import Detections, GroundTruth, LabelMap
 from detseg.volumes import LabelVolume
 

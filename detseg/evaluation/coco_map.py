@@ -14,7 +14,7 @@ from detseg.evaluation.coco_backend import BACKENDS, Accumulated, Backend, accum
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.plots import plot_confusion_matrix, plot_pr_curves
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
-from detseg.runtime.coco_results import detections_to_coco, write_results
+from detseg.runtime.writers.coco_results import detections_to_coco, write_results
 from detseg.structures import Detections, GroundTruth, Metrics
 
 # name: (kind, IoU threshold or None for the mean over all ten, area range, detections per image and class)
@@ -138,7 +138,7 @@ class CocoEvaluator:
         return matrix
 
     def results(self) -> list[dict[str, Any]]:
-        """All detections as COCO result records, ready for :func:`detseg.runtime.coco_results.write_results`."""
+        """All detections as COCO result records, for :func:`detseg.runtime.writers.coco_results.write_results`."""
         return list(self._records())
 
     def write_artifacts(self, folder: Path) -> None:

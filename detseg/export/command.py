@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detseg.runtime.released import find_model
+from detseg.runtime.weights.released import find_model
 
 EXIT_NOT_EQUAL = 3
 """The exported file does not give the results of the model; it was not kept."""

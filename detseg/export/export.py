@@ -20,8 +20,8 @@ from detseg.export.int8 import to_int8
 from detseg.export.parity import BATCH_SIZE, Parity, compare
 from detseg.export.pictures import calibration_inputs, proving_pictures
 from detseg.files import atomic_path, write_text
-from detseg.runtime.onnx_model import OnnxModel
-from detseg.runtime.onnx_runner import OnnxRunner
+from detseg.runtime.onnx.model import OnnxModel
+from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.tasks.package import Package, load_package, read_header
 
 

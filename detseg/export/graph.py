@@ -12,8 +12,8 @@ import torch
 from detseg import __version__
 from detseg.config import to_dict
 from detseg.export.base import Exporter, ExportSettings
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.onnx_metadata import FORMAT, KEY
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.onnx.metadata import FORMAT, KEY
 
 MAX_FILE_BYTES = 2**31 - 1
 """What a protobuf file can hold; larger models would need their weights in a second file."""

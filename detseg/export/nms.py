@@ -10,8 +10,8 @@ import onnx
 import onnx.compose
 import onnx.parser
 
-from detseg.runtime.nms import floor_to_float32
-from detseg.runtime.postprocess_config import PostprocessConfig
+from detseg.runtime.postprocess.config import PostprocessConfig
+from detseg.runtime.postprocess.nms import floor_to_float32
 
 # The candidates that the operator sees, ``candidates`` [B, C, A], and where an anchor counts for one class only that
 # class, ``best`` [B, A, 1].
@@ -107,9 +107,10 @@ def append_nms(decoded: onnx.ModelProto, settings: PostprocessConfig) -> onnx.Mo
     """``decoded`` with suppression by ``settings`` behind it: outputs ``boxes`` ``[B, M, 4]``, ``scores`` ``[B, M]``,
     ``labels`` ``[B, M]`` int64 and ``counts`` ``[B]`` int64, best first; rows past the count are 0.
 
-    Boxes, thresholds and the order of equal scores are those of :func:`detseg.runtime.nms.select_detections`, but for
-    its limit of 30,000 candidates. With ``class_agnostic`` an anchor counts for its best class only, as its other
-    classes, in the same place, would be suppressed by that.
+    Boxes, thresholds and the order of equal scores are those of
+    :func:`detseg.runtime.postprocess.nms.select_detections`, but for its limit of 30,000 candidates. With
+    ``class_agnostic`` an anchor counts for its best class only, as its other classes, in the same place, would be
+    suppressed by that.
     """
     opset = next(entry.version for entry in decoded.opset_import if entry.domain == "")
     merged: onnx.ModelProto = onnx.compose.merge_models(

@@ -13,8 +13,8 @@ from torch import nn
 
 from detseg.export.base import Comparison
 from detseg.export.pictures import Pictures
-from detseg.runtime.onnx_model import OnnxModel
-from detseg.runtime.onnx_runner import OnnxRunner
+from detseg.runtime.onnx.model import OnnxModel
+from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.structures import Metrics
 from detseg.tasks.base import Task
 from detseg.tasks.package import match_classes

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,

@@ -18,8 +18,8 @@ from detseg.arrays import ByteArray
 from detseg.inference.base import PredictionTask
 from detseg.inference.cuda_stream import CudaStream, Stream
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.structures import Placement, Result
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from detseg.inference.base import PredictionTask
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.runner import Finished
-from detseg.runtime.volume_geometry import VolumeSpec
 
 
 class EagerRunner:

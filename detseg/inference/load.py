@@ -12,7 +12,7 @@ from torch import nn
 from detseg.inference.base import PRECISIONS, PredictionTask
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.eager_runner import EagerRunner
-from detseg.runtime.geometry import InputSpec, fitted
+from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Runner
 from detseg.tasks.package import default_device, load_package
@@ -29,7 +29,7 @@ def make_runner(
 ) -> Runner:
     """What runs ``model`` on images, letterboxed to the task's input each on its own, so that batches may mix sizes
     freely, or on volumes. Without ``full_input``, for boxes on the CPU, images are padded no further than the stride
-    asks for, see :class:`detseg.runtime.geometry.FittedInputSpec`.
+    asks for, see :class:`detseg.runtime.inputs.geometry.FittedInputSpec`.
 
     The model itself is moved to ``device``, converted to ``precision`` and put into evaluation mode. On a GPU images go
     through a CUDA graph, see :class:`detseg.inference.cuda_runner.CudaRunner`, unless ``cuda_graph`` is false; on the

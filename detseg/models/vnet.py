@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detseg.layers.volume_pointwise import PointwiseConv3d
-from detseg.layers.volumetric import (
+from detseg.layers.cpu.volume_pointwise import PointwiseConv3d
+from detseg.layers.cpu.volumetric import (
     BlockSettings,
     ConvNorm,
     DownStage,

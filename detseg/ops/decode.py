@@ -6,15 +6,13 @@ Shapes: ``B`` images, ``A`` anchor points of all levels, ``C`` classes, ``K`` bi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from detseg.ops.anchors import anchor_points, flatten_levels, level_sizes
 from detseg.ops.boxes import cxcywh_to_xyxy
-
-HeadKind = Literal["dfl", "direct"]
+from detseg.runtime.postprocess.config import HeadKind
 
 
 def decode(kind: HeadKind, levels: Sequence[Tensor], strides: Sequence[int], bins: int = 16) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from detseg.arrays import ByteArray
-from detseg.runtime.geometry import InputSpec, check_image, placement_of
+from detseg.runtime.inputs.geometry import InputSpec, check_image, placement_of
 from detseg.structures import Placement
 
 TABLE_COLUMNS = 7
@@ -33,7 +33,7 @@ def pack_images(images: Sequence[ByteArray], spec: InputSpec, pixels: Tensor, ta
 
     ``images`` are ``[H, W, 3]`` uint8 RGB of any sizes, ``pixels`` ``[capacity]`` uint8, ``table`` ``[B, 7]`` int64,
     both on the CPU. There may be fewer images than rows; the remaining rows become 0, which means that there is none.
-    Returns the way back for each image, as :func:`detseg.runtime.geometry.letterbox` does.
+    Returns the way back for each image, as :func:`detseg.runtime.inputs.geometry.letterbox` does.
 
     Raises:
         ValueError: an image is not ``[H, W, 3]`` uint8 with at least one pixel, there are more than B, they take more
@@ -69,10 +69,10 @@ def letterbox_into(pixels: Tensor, table: Tensor, spec: InputSpec, out: Tensor) 
     ``pixels`` ``[capacity]`` uint8 and ``table`` ``[B, 7]`` int64 as :func:`pack_images` wrote them, ``out``
     ``[B, 3, H, W]`` float32, float16 or bfloat16, contiguous or channels last, all on one device.
 
-    The result is that of :func:`detseg.runtime.geometry.letterbox` and ``normalize_images``: equal with the arithmetic
-    of OpenCV's own code, within one gray level where a build of OpenCV brings another. It is computed in float32 and
-    rounded once to the type of ``out``. A row of zeros gives ``spec.pad_value`` everywhere. The host does not wait, and
-    what the table says is not checked.
+    The result is that of :func:`detseg.runtime.inputs.geometry.letterbox` and ``normalize_images``: equal with the
+    arithmetic of OpenCV's own code, within one gray level where a build of OpenCV brings another. It is computed in
+    float32 and rounded once to the type of ``out``. A row of zeros gives ``spec.pad_value`` everywhere. The host does
+    not wait, and what the table says is not checked.
 
     Raises:
         ValueError: for tensors of other shapes, types or layouts, or not on one GPU.

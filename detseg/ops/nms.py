@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from detseg.arrays import FloatArray
-from detseg.runtime import nms as numpy_nms
-from detseg.runtime.postprocess_config import NmsBackend
+from detseg.runtime.postprocess import nms as numpy_nms
+from detseg.runtime.postprocess.config import NmsBackend
 
 Settings = tuple[float, float, int, bool, bool, int]
 """conf, iou, max_det, multi_label, class_agnostic, max_candidates: an operator takes them one by one."""
@@ -50,7 +50,8 @@ def batched_nms(
 
     ``boxes_xyxy`` ``[B, A, 4]`` and ``scores`` ``[B, A, C]`` of any strides, float32, float16 or bfloat16 (float64 is
     rounded to float32); the arithmetic is float32. Which boxes are candidates is told in
-    :func:`detseg.runtime.nms.select_candidates`, which of these survive in :func:`detseg.runtime.nms.nms`.
+    :func:`detseg.runtime.postprocess.nms.select_candidates`, which of these survive in
+    :func:`detseg.runtime.postprocess.nms.nms`.
 
     On a GPU nothing waits for the host and all shapes are fixed, so that it can be captured in a CUDA graph. The
     ``torchvision`` backend does the same with a loop over images and classes, and waits for the host; it is there for
@@ -112,8 +113,8 @@ def nms(
 ) -> Tensor:
     """The indices (int64, on the device of ``boxes_xyxy``) of the boxes that survive, best score first.
 
-    ``boxes_xyxy`` ``[N, 4]``, ``scores`` and ``labels`` ``[N]``; rules of :func:`detseg.runtime.nms.nms`. The length of
-    the result depends on the data: on a GPU the host waits for it, where :func:`batched_nms` does not.
+    ``boxes_xyxy`` ``[N, 4]``, ``scores`` and ``labels`` ``[N]``; rules of :func:`detseg.runtime.postprocess.nms.nms`.
+    The length of the result depends on the data: on a GPU the host waits for it, where :func:`batched_nms` does not.
 
     Raises:
         ValueError: for shapes that do not fit, a threshold outside [0, 1] or ``max_det`` below 1.

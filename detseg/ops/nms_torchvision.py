@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import nms
 
-from detseg.runtime.nms import floor_to_float32
+from detseg.runtime.postprocess.nms import floor_to_float32
 
 
 def batched_nms_by_torchvision(

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detseg.runtime.postprocess_config import Weighting
-from detseg.runtime.views import SIGMA_SHARE, SMALLEST_WEIGHT, window_starts
+from detseg.runtime.postprocess.config import Weighting
+from detseg.runtime.postprocess.views import SIGMA_SHARE, SMALLEST_WEIGHT, window_starts
 
 
 def sliding_window(

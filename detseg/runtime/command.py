@@ -14,14 +14,14 @@ from tqdm import tqdm
 
 from detseg.files import write_text
 from detseg.runtime.background import Sink
-from detseg.runtime.frames import Frame
-from detseg.runtime.images import ImageError
+from detseg.runtime.media.frames import Frame
+from detseg.runtime.media.images import ImageError
+from detseg.runtime.media.sources import Source, find_sources
+from detseg.runtime.media.video_reader import Section
 from detseg.runtime.model import Model
 from detseg.runtime.prediction import Prediction
-from detseg.runtime.saving import DEFAULT_SAVE, make_writers
-from detseg.runtime.sources import Source, find_sources
-from detseg.runtime.tracking import TrackerConfig
-from detseg.runtime.video_reader import Section
+from detseg.runtime.tracking.tracker import TrackerConfig
+from detseg.runtime.writers.saving import DEFAULT_SAVE, make_writers
 
 EXIT_SOME_FAILED = 1
 ERRORS = "errors.jsonl"

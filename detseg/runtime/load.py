@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from detseg.runtime.model import Model
-from detseg.runtime.onnx_metadata import DetectionMetadata
-from detseg.runtime.onnx_model import OnnxModel
-from detseg.runtime.onnx_runner import OnnxRunner
+from detseg.runtime.onnx.metadata import DetectionMetadata
+from detseg.runtime.onnx.model import OnnxModel
+from detseg.runtime.onnx.runner import OnnxRunner
 
 _PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
 

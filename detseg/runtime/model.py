@@ -10,19 +10,19 @@ import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray
 from detseg.runtime.background import iterate_ahead
-from detseg.runtime.frames import Frame
+from detseg.runtime.media.frames import Frame
+from detseg.runtime.media.source_reader import OnError, read_frames
+from detseg.runtime.media.sources import Source, find_sources
+from detseg.runtime.media.video_reader import Section
 from detseg.runtime.prediction import Prediction, predict_frames
 from detseg.runtime.runner import Runner
-from detseg.runtime.source_reader import OnError, read_frames
-from detseg.runtime.sources import Source, find_sources
-from detseg.runtime.tracking import ByteTracker, TrackerConfig
-from detseg.runtime.video_reader import Section
+from detseg.runtime.tracking.tracker import ByteTracker, TrackerConfig
 from detseg.structures import VOID, Detections, LabelMap, Result
 from detseg.volumes import Volume
 
 Given = str | Path | Source | ByteArray | Volume
-"""What can be predicted on: the name of a source, see :func:`detseg.runtime.sources.find_sources`, or the image or
-volume itself, ``[H, W, 3]`` uint8 RGB."""
+"""What can be predicted on: the name of a source, see :func:`detseg.runtime.media.sources.find_sources`, or the image
+or volume itself, ``[H, W, 3]`` uint8 RGB."""
 
 
 class Model:

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from detseg.arrays import ByteArray
-from detseg.runtime.coco_results import detections_to_coco
-from detseg.runtime.frames import Frame
-from detseg.runtime.geometry import InputSpec, check_image
+from detseg.runtime.drawing.show import draw_result
+from detseg.runtime.inputs.geometry import InputSpec, check_image
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.media.frames import Frame
 from detseg.runtime.runner import Pending, Runner
-from detseg.runtime.show import draw_result
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.writers.coco_results import detections_to_coco
 from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from detseg.arrays import ByteArray, IntArray
 from detseg.evaluation.base import Evaluator
 from detseg.losses.base import LossSum
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.structures import Placement, Sample, Truth
 from detseg.volumes import VolumePlacement
 

@@ -18,9 +18,9 @@ from detseg.losses.base import LossSum
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode
 from detseg.ops.nms import batched_nms
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.postprocess_config import PostprocessConfig
-from detseg.runtime.show import compare_boxes
+from detseg.runtime.drawing.show import compare_boxes
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
 from detseg.tasks.base import Batch, make_batch, normalize_images
 

@@ -21,9 +21,9 @@ from detseg.losses.base import LossSum
 from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram
 from detseg.ops.sliding_window import sliding_window
 from detseg.ops.test_time import average_over_views
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.postprocess_config import ViewsConfig
-from detseg.runtime.show import compare_labels
+from detseg.runtime.drawing.show import compare_labels
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.structures import VOID, LabelMap, Placement, Sample, Truth
 from detseg.tasks.base import Batch, make_batch, normalize_images
 

@@ -19,9 +19,9 @@ from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LossSum
 from detseg.ops.sliding_window import sliding_window
 from detseg.ops.test_time import average_over_flips
-from detseg.runtime.draw_volume import compare_volumes
-from detseg.runtime.postprocess_config import WindowsConfig
-from detseg.runtime.volume_geometry import VolumeSpec, to_file_axes
+from detseg.runtime.drawing.volume import compare_volumes
+from detseg.runtime.inputs.volume_geometry import VolumeSpec, to_file_axes
+from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.structures import VOID, Truth
 from detseg.tasks.base import Batch
 from detseg.volumes import LabelVolume, Shape3, Volume, VolumePlacement, VolumeSample

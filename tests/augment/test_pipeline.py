@@ -8,7 +8,7 @@ import pytest
 
 from detseg.augment.config import AugmentConfig
 from detseg.augment.pipeline import EvalPipeline, build_train_pipeline
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.structures import Placement, Sample
 
 MakeSample = Callable[..., Sample]

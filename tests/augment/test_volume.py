@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detseg.augment.volume_config import VolumeAugmentConfig
-from detseg.data.loader import TrainLoader
+from detseg.data.loading.loader import TrainLoader
 from detseg.structures import VOID
 from detseg.volumes import Shape3, VolumePlacement, VolumeSample
 

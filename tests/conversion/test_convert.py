@@ -22,7 +22,7 @@ from detseg.engine.command import eval_command
 from detseg.export.export import export_model
 from detseg.files import SaveError
 from detseg.foreign.limits import ForeignFileError
-from detseg.runtime.onnx_file import OnnxFileError
+from detseg.runtime.onnx.file import OnnxFileError
 from detseg.tasks.package import load_package
 from tests.conversion.checkpoints import CONFIGS, build, save, yolov8_weights, yolox_weights
 

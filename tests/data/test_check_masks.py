@@ -20,7 +20,7 @@ from detseg.data.check import check_dataset
 from detseg.data.dataset import DatasetError
 from detseg.data.findings import CheckReport, MaskSummary
 from detseg.data.open import available_splits, open_dataset
-from detseg.runtime.images import write_image
+from detseg.runtime.media.images import write_image
 
 HEIGHT, WIDTH = 6, 10
 NAMES = ["sky", "road", "car"]

@@ -10,13 +10,13 @@ import nibabel
 import numpy as np
 import pytest
 
-from detseg.data.blobs import write_blobs
 from detseg.data.check import check_dataset
+from detseg.data.checks.volumes import inspect_volumes
 from detseg.data.findings import CheckReport, VolumeSummary
-from detseg.data.nifti import find_pairs
+from detseg.data.formats.blobs import write_blobs
+from detseg.data.formats.nifti import find_pairs
 from detseg.data.open import find_source, open_dataset
-from detseg.data.volume_checks import inspect_volumes
-from detseg.runtime.nifti import read_label_values, read_volume
+from detseg.runtime.media.nifti import read_label_values, read_volume
 
 
 @pytest.fixture

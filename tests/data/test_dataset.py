@@ -18,7 +18,7 @@ from detseg.data.dataset import (
     relative_candidates,
 )
 from detseg.data.packed import PackedBuilder
-from detseg.runtime.images import ImageError, write_image
+from detseg.runtime.media.images import ImageError, write_image
 
 
 def _dataset(root: Path, boxes: list[tuple[float, float, float, float]], num_images: int = 1) -> Dataset:

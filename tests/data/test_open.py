@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from detseg.data import DATASETS
-from detseg.data.blobs import BlobsConfig, write_blobs
 from detseg.data.dataset import Dataset, DatasetError, DatasetFormat
+from detseg.data.formats.blobs import BlobsConfig, write_blobs
 from detseg.data.open import available_splits, find_source, load_format, open_dataset
 from detseg.data.volumes import VolumeDataset
-from detseg.runtime.images import write_image
+from detseg.runtime.media.images import write_image
 from detseg.structures import Truth
 
 XML = (

@@ -17,7 +17,7 @@ from detseg.data.check import check_dataset
 from detseg.data.dataset import Dataset, DatasetError
 from detseg.data.open import open_dataset
 from detseg.data.split import split_dataset
-from detseg.runtime.images import write_image
+from detseg.runtime.media.images import write_image
 
 NUM_IMAGES = 20
 NAMES = ("cat", "dog")

@@ -16,7 +16,7 @@ from detseg.data.dataset import DatasetError
 from detseg.data.findings import MaskSummary
 from detseg.data.open import open_dataset
 from detseg.data.split import SplitResult, split_dataset
-from detseg.runtime.images import write_image
+from detseg.runtime.media.images import write_image
 
 NUM_IMAGES = 20
 SIZE = 16

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from detseg.cli import main
-from detseg.data.blobs import write_blobs
 from detseg.data.check import check_dataset
+from detseg.data.formats.blobs import write_blobs
 from detseg.data.open import available_splits, open_dataset
 from detseg.data.split import split_dataset
 

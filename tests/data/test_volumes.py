@@ -10,8 +10,8 @@ import pytest
 from detseg.arrays import DoubleArray
 from detseg.data.dataset import DatasetError
 from detseg.data.volumes import VolumeDataset, grid_distance_mm, spacing_toward_ras, to_positions
-from detseg.runtime.nifti import write_label_volume, write_volume
-from detseg.runtime.nifti_header import VolumeError
+from detseg.runtime.media.nifti import write_label_volume, write_volume
+from detseg.runtime.media.nifti_header import VolumeError
 from detseg.volumes import LabelVolume, Volume
 
 SHAPE = (4, 5, 6)

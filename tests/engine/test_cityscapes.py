@@ -12,8 +12,8 @@ from cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling import evaluate
 from PIL import Image
 
 from detseg.cli import main
-from detseg.data.cityscapes_labels import CLASSES
-from detseg.runtime.images import write_image
+from detseg.data.formats.cityscapes_labels import CLASSES
+from detseg.runtime.media.images import write_image
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 HEIGHT, WIDTH = 64, 128

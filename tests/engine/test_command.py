@@ -12,7 +12,7 @@ import torch
 from detseg.cli import EXIT_USER_ERROR, main
 from detseg.export.export import export_model
 from detseg.models.vnet import VNetConfig
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.tasks.package import PackageConfig, save_package
 from detseg.tasks.volume import VolumeTaskConfig
 

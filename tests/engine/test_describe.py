@@ -9,7 +9,7 @@ import torch
 from detseg import __version__
 from detseg.config import to_dict
 from detseg.engine.describe import describe
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.tasks.detection import DetectionTaskConfig
 
 

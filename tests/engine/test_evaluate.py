@@ -25,10 +25,10 @@ from detseg.inference.load import make_runner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.models.necks.pan import PANConfig
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.images import ImageError, write_image
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.media.images import ImageError, write_image
 from detseg.runtime.model import Model
-from detseg.runtime.postprocess_config import PostprocessConfig
+from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import Package, PackageConfig, save_package

@@ -20,10 +20,10 @@ from detseg.models.heads.direct import DirectHeadConfig
 from detseg.models.letnet import LETNetConfig
 from detseg.models.necks.pan import PANConfig
 from detseg.models.vnet import VNetConfig
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.onnx_file import OnnxFileError
-from detseg.runtime.postprocess_config import PostprocessConfig
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.onnx.file import OnnxFileError
+from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Metrics
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package

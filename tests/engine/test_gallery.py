@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from detseg.arrays import ByteArray
-from detseg.data.blobs import BlobsConfig, BlobsDataset
-from detseg.data.shapes import ShapesConfig, ShapesDataset
+from detseg.data.formats.blobs import BlobsConfig, BlobsDataset
+from detseg.data.formats.shapes import ShapesConfig, ShapesDataset
 from detseg.engine.gallery import Gallery
 from detseg.engine.pictures import Pictures
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import Outcome
 from detseg.models.letnet import LETNetConfig
-from detseg.runtime.draw_volume import compare_volumes
-from detseg.runtime.images import read_image
-from detseg.runtime.show import compare_boxes, compare_labels
+from detseg.runtime.drawing.show import compare_boxes, compare_labels
+from detseg.runtime.drawing.volume import compare_volumes
+from detseg.runtime.media.images import read_image
 from detseg.structures import Detections, LabelMap
 from detseg.tasks.semantic import SemanticTaskConfig
 

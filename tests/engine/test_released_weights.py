@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg.runtime.released import read_table
+from detseg.runtime.weights.released import read_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

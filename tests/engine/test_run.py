@@ -23,7 +23,7 @@ from detseg.engine.evaluate import evaluate
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.models.load_weights import WeightsError
-from detseg.runtime.images import read_image, write_image
+from detseg.runtime.media.images import read_image, write_image
 from detseg.tasks.detection import DetectionTask
 from detseg.tasks.package import load_package
 

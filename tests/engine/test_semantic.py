@@ -20,7 +20,7 @@ from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
 from detseg.engine.trainer import Trainer
-from detseg.runtime.images import read_image, write_image
+from detseg.runtime.media.images import read_image, write_image
 from detseg.structures import VOID
 from detseg.tasks.package import load_package
 

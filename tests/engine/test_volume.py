@@ -14,14 +14,14 @@ import pytest
 
 from detseg.cli import main
 from detseg.config import load_config
-from detseg.data.blobs import write_blobs
+from detseg.data.formats.blobs import write_blobs
 from detseg.data.open import open_dataset
 from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
 from detseg.engine.trainer import Trainer
-from detseg.runtime.images import read_image
-from detseg.runtime.nifti import read_label_values, read_volume
+from detseg.runtime.media.images import read_image
+from detseg.runtime.media.nifti import read_label_values, read_volume
 from detseg.tasks.package import load_package
 
 CLASSES = ("background", "bright", "dark")

@@ -13,8 +13,8 @@ from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.models.heads.dfl import DFLHeadConfig
 from detseg.models.necks.pan import PANConfig
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.postprocess_config import PostprocessConfig
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package
 from detseg.tasks.volume import VolumeTask, VolumeTaskConfig

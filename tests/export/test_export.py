@@ -16,7 +16,7 @@ from detseg import __version__
 from detseg.export import EXPORTERS
 from detseg.export.base import ParityError
 from detseg.export.export import Exported, export_model
-from detseg.runtime.onnx_model import OnnxModel
+from detseg.runtime.onnx.model import OnnxModel
 from detseg.tasks import TASKS
 from detseg.tasks.package import load_package
 

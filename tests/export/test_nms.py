@@ -12,8 +12,8 @@ import pytest
 
 from detseg.arrays import FloatArray
 from detseg.export.nms import append_nms
-from detseg.runtime.nms import select_detections
-from detseg.runtime.postprocess_config import PostprocessConfig
+from detseg.runtime.postprocess.config import PostprocessConfig
+from detseg.runtime.postprocess.nms import select_detections
 
 # Gives its inputs back, in place of a network.
 PASSING_ON = """

@@ -8,7 +8,7 @@ import pytest
 
 from detseg.data.open import open_dataset
 from detseg.export.pictures import NUM_PROVED, calibration_inputs, proving_pictures
-from detseg.runtime.geometry import InputSpec, letterbox
+from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.tasks.detection import DetectionTask
 from detseg.tasks.package import load_package
 from detseg.volumes import Volume

@@ -12,9 +12,9 @@ import torch
 from detseg.export.export import export_model
 from detseg.models.letnet import LETNetConfig
 from detseg.models.vnet import VNetConfig
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.onnx_model import OnnxModel
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.onnx.model import OnnxModel
 from detseg.tasks.package import PackageConfig, save_package
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.ops.nms import batched_nms
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.structures import Detections, Placement
 
 

@@ -13,11 +13,11 @@ import detseg
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.command import EXIT_SOME_FAILED, predict_command
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.images import read_image, write_image
-from detseg.runtime.sources import SourceError
-from detseg.runtime.tracking import TrackerConfig
-from detseg.runtime.video_reader import Section, read_video
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.media.images import read_image, write_image
+from detseg.runtime.media.sources import SourceError
+from detseg.runtime.media.video_reader import Section, read_video
+from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package

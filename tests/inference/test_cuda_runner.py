@@ -14,8 +14,8 @@ from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.eager_runner import EagerRunner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.postprocess_config import PostprocessConfig
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Detections, LabelMap
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.semantic import SemanticTaskConfig

@@ -13,9 +13,9 @@ from detseg.inference.cuda_stream import CudaStream
 from detseg.inference.load import make_runner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
-from detseg.runtime.frames import Frame
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.postprocess_config import PostprocessConfig
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.media.frames import Frame
+from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.prediction import predict_frames
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig

@@ -12,10 +12,10 @@ from detseg.inference.eager_runner import EagerRunner
 from detseg.inference.load import make_runner
 from detseg.models.detector import DetectorConfig
 from detseg.models.letnet import LETNetConfig
-from detseg.runtime.geometry import FittedInputSpec, InputSpec
+from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.media.nifti import write_volume
 from detseg.runtime.model import Model
-from detseg.runtime.nifti import write_volume
-from detseg.runtime.volume_geometry import VolumeSpec
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from detseg.ops.kernels.letterbox import launch_letterbox
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
-from detseg.runtime.geometry import InputSpec, letterbox
-from detseg.runtime.images import read_image
+from detseg.runtime.inputs.geometry import InputSpec, letterbox
+from detseg.runtime.media.images import read_image
 from detseg.tasks.base import normalize_images
 
 DEVICE = "cpu" if os.environ["TRITON_INTERPRET"] == "1" else "cuda"

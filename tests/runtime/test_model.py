@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
-from detseg.runtime.frames import Frame
-from detseg.runtime.geometry import InputSpec, fitted
-from detseg.runtime.images import ImageError, read_image, write_image
+from detseg.runtime.inputs.geometry import InputSpec, fitted
+from detseg.runtime.media.frames import Frame
+from detseg.runtime.media.images import ImageError, read_image, write_image
+from detseg.runtime.media.sources import SourceError, expand_sources
+from detseg.runtime.media.video_reader import Section
 from detseg.runtime.model import Model
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Finished
-from detseg.runtime.sources import SourceError, expand_sources
-from detseg.runtime.tracking import TrackerConfig
-from detseg.runtime.video_reader import Section
+from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import VOID, Detections, LabelMap
 from detseg.volumes import LabelVolume
 

@@ -11,8 +11,8 @@ from torch import Tensor
 from detseg.losses.detection import SimOTALossConfig, TALLossConfig
 from detseg.models.detector import Detector, DetectorConfig
 from detseg.models.heads.direct import DirectHeadConfig
-from detseg.runtime.geometry import InputSpec
-from detseg.runtime.postprocess_config import PostprocessConfig
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Placement, Sample
 from detseg.tasks.detection import DetectionTask, DetectionTaskConfig
 

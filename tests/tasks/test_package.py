@@ -19,7 +19,7 @@ from detseg import __version__
 from detseg.models.backbones.adapter import AdapterConfig
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
-from detseg.runtime.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.structures import Placement
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import (

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from detseg.losses.segmentation import SegmentationLossConfig
-from detseg.runtime.geometry import InputSpec, letterbox
-from detseg.runtime.postprocess_config import ViewsConfig
+from detseg.runtime.inputs.geometry import InputSpec, letterbox
+from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.structures import VOID, LabelMap, Placement, Sample
 from detseg.tasks.base import Batch
 from detseg.tasks.semantic import SemanticTask, SemanticTaskConfig

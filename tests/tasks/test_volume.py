@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detseg.runtime.postprocess_config import WindowsConfig
-from detseg.runtime.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.structures import VOID
 from detseg.tasks.package import adapt_task
 from detseg.tasks.volume import VolumeTask, VolumeTaskConfig

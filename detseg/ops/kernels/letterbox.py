@@ -125,7 +125,7 @@ def launch_letterbox(
     if not out.is_cuda and isinstance(letterbox, triton.JITFunction):
         raise ValueError(
             f"the letterbox kernel takes tensors on a GPU, got {out.device}; on the CPU use "
-            "detseg.runtime.geometry.letterbox"
+            "detseg.runtime.inputs.geometry.letterbox"
         )
     num_images, _, height, width = out.shape
     if num_images == 0:

@@ -18,7 +18,7 @@ from triton.errors import TritonError
 from detseg.ops.kernels.candidates import collect, key_score, limit
 from detseg.ops.kernels.sorting import merge, rank
 from detseg.ops.nms import empty_outputs
-from detseg.runtime.nms import floor_to_float32
+from detseg.runtime.postprocess.nms import floor_to_float32
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 

@@ -90,7 +90,7 @@ def test_tensors_on_the_cpu_are_refused() -> None:
     done = run_without_interpreter(
         "import torch\n"
         "from detseg.ops.letterbox import letterbox_into\n"
-        "from detseg.runtime.geometry import InputSpec\n"
+        "from detseg.runtime.inputs.geometry import InputSpec\n"
         "pixels, table = torch.zeros(16, dtype=torch.uint8), torch.zeros(1, 7, dtype=torch.int64)\n"
         "letterbox_into(pixels, table, InputSpec(8, 8), torch.zeros(1, 3, 8, 8))\n"
     )

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from detseg.ops.kernels import nms as kernels
-from detseg.runtime.nms import floor_to_float32
+from detseg.runtime.postprocess.nms import floor_to_float32
 
 Launch = Callable[..., tuple[Tensor, Tensor, Tensor]]
 Images = Callable[..., tuple[Tensor, Tensor]]

@@ -1,0 +1,181 @@
+"""Volumes as a network sees them, kept in memory or on disk: placing one takes longer than making a patch of it."""
+
+from __future__ import annotations
+
+import math
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+
+from detseg.arrays import ByteArray, DoubleArray, FloatArray
+from detseg.data.loading.cache_store import CacheError, DiskStore, MemoryStore, Store
+from detseg.data.volumes import VolumeDataset
+from detseg.runtime.inputs.volume_geometry import VolumeSpec, place_labels, place_volume, placement_of
+from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
+from detseg.structures import Truth
+from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
+
+_VERSION = 2
+"""Part of the key of a file on disk: a change of what is stored makes the old files unused, not wrong."""
+
+
+class _Placed(NamedTuple):
+    """What is kept of a volume: ``image`` ``[D, H, W]`` float32 and, where there are any, ``labels`` uint8."""
+
+    image: FloatArray
+    labels: ByteArray | None
+
+
+class PlacedVolumes:
+    """``dataset`` with its volumes placed in the grid of a network as ``spec`` says, for the loaders.
+
+    ``mode`` "ram" places all volumes now, in ``num_threads`` threads, into buffers that forked workers share; "disk"
+    writes each to ``folder`` when it is first loaded, under a name made of its paths, times, sizes and ``spec``.
+    ``folder`` is ``~/.cache/detseg`` (or in ``$XDG_CACHE_HOME``) where it is None. A volume that cannot be read is not
+    kept: ``load`` raises its VolumeError every time, as with the mode "none".
+
+    Raises:
+        CacheError: before anything is placed: the volumes would not fit, or ``folder`` is inside of the data set.
+        DatasetError: with "ram", the labels of a volume do not fit it.
+    """
+
+    truth: Truth = "volumes"
+
+    def __init__(
+        self,
+        dataset: VolumeDataset,
+        spec: VolumeSpec,
+        mode: Literal["none", "ram", "disk"] = "none",
+        folder: Path | None = None,
+        num_threads: int | None = None,
+    ) -> None:
+        if mode not in ("none", "ram", "disk"):
+            raise CacheError(f"cache: mode must be none, ram or disk, got {mode!r}")
+        self.dataset = dataset
+        self.spec = spec
+        self.root, self.home, self.split = dataset.root, dataset.home, dataset.split
+        self.class_names, self.category_ids = dataset.class_names, dataset.category_ids
+        self.has_labels, self.num_dropped = dataset.has_labels, dataset.num_dropped
+        self._store: Store | None = None
+        self._placements: list[VolumePlacement | None] = []
+        if mode == "none":
+            return
+        with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
+            self._placements = list(pool.map(self._find_placement, range(len(self))))
+            num_bytes = np.array([self._num_bytes(index) for index in range(len(self))], np.int64)
+            advice = ("volumes", "set a larger spacing")
+            if mode == "disk":
+                self._store = DiskStore(folder, num_bytes, self._key, dataset.home, *advice)
+            else:
+                self._store = MemoryStore(num_bytes, *advice)
+                list(pool.map(self._fill, range(len(self))))
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image_id(self, index: int) -> int:
+        """The number of volume ``index``."""
+        return self.dataset.image_id(index)
+
+    def path(self, index: int) -> str:
+        """The file of volume ``index``."""
+        return self.dataset.path(index)
+
+    def label_path(self, index: int) -> str:
+        """The file with the labels of volume ``index``; see :meth:`VolumeDataset.label_path`."""
+        return self.dataset.label_path(index)
+
+    def header(self, index: int) -> VolumeHeader:
+        """What the header of volume ``index`` says; see :meth:`VolumeDataset.header`."""
+        return self.dataset.header(index)
+
+    def read(self, index: int) -> tuple[Volume, LabelVolume | None]:
+        """Volume ``index`` and its labels on the grid of the file; see :meth:`VolumeDataset.read`."""
+        return self.dataset.read(index)
+
+    def label_volume(self, index: int) -> LabelVolume:
+        """The labels of volume ``index`` on the grid of the file; see :meth:`VolumeDataset.label_volume`."""
+        return self.dataset.label_volume(index)
+
+    def spacings(self) -> DoubleArray:
+        """The spacing of the files; see :meth:`VolumeDataset.spacings`."""
+        return self.dataset.spacings()
+
+    def load(self, index: int) -> VolumeSample:
+        """Volume ``index`` with its labels, if there are any, in the grid of the network. From the cache in memory, the
+        arrays can only be read.
+
+        Raises:
+            VolumeError: a file is missing or damaged.
+            DatasetError: the labels have another grid than the volume, or hold what is no class.
+            CacheError: the cache on disk cannot be written.
+        """
+        image_id, path = self.image_id(index), self.path(index)
+        if self._store is not None:
+            kept, known = self._store.get(index), self._placements[index]
+            if kept is not None and known is not None:
+                image, labels = _unpack(kept, known, self.has_labels)
+                return VolumeSample(image, image_id, path, known, labels)
+        placed, placement = self._place(index)
+        self._keep(index, placed, placement)
+        return VolumeSample(placed.image, image_id, path, placement, placed.labels)
+
+    def _place(self, index: int) -> tuple[_Placed, VolumePlacement]:
+        volume, labels = self.dataset.read(index)
+        try:
+            image, placement = place_volume(volume, self.spec)
+        except VolumeError as error:
+            raise VolumeError(f"{self.path(index)}: {error}") from error
+        return _Placed(image, None if labels is None else place_labels(labels.labels, placement)), placement
+
+    def _keep(self, index: int, placed: _Placed, placement: VolumePlacement) -> None:
+        known = self._placements[index] if self._store is not None else None
+        # They differ where the file was changed after its header had been read.
+        if self._store is not None and known is not None and _describe(known) == _describe(placement):
+            self._store.put(index, _pack(placed))
+
+    def _fill(self, index: int) -> None:
+        try:
+            self._keep(index, *self._place(index))
+        except VolumeError:
+            # Stays out of the cache; the loader decides what becomes of it when its turn comes.
+            return
+
+    def _find_placement(self, index: int) -> VolumePlacement | None:
+        """Where volume ``index`` will lie, from its header; None where that cannot be read, and ``load`` says why."""
+        try:
+            header = self.dataset.header(index)
+            return placement_of(header.shape, header.affine, self.spec)
+        except VolumeError:
+            return None
+
+    def _num_bytes(self, index: int) -> int:
+        placement = self._placements[index]
+        return 0 if placement is None else math.prod(placement.input_shape) * (5 if self.has_labels else 4)
+
+    def _key(self, index: int) -> str:
+        placement = self._placements[index]
+        where = None if placement is None else _describe(placement)
+        return f"volume|{_VERSION}|{where}|{self.spec}|{self.dataset.fingerprint(index)}"
+
+
+def _pack(placed: _Placed) -> ByteArray:
+    """The bytes of the image, then those of the labels."""
+    parts = [np.ascontiguousarray(part).reshape(-1).view(np.uint8) for part in placed if part is not None]
+    return np.concatenate(parts)
+
+
+def _unpack(content: ByteArray, placement: VolumePlacement, has_labels: bool) -> _Placed:
+    shape = placement.input_shape
+    length = 4 * math.prod(shape)
+    image = content[:length].view(np.float32).reshape(shape)
+    return _Placed(image, content[length:].reshape(shape) if has_labels else None)
+
+
+def _describe(placement: VolumePlacement) -> str:
+    """The same for equal placements only."""
+    placed = (placement.axes, placement.flips, placement.input_shape, placement.original_shape)
+    return f"{placed}|{placement.affine.tolist()}"

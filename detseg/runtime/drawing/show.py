@@ -1,0 +1,110 @@
+"""Results for eyes, whatever their kind: drawn on the picture, or beside what is true."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from detseg.arrays import ByteArray
+from detseg.runtime.drawing.boxes import color_of, draw_boxes, montage
+from detseg.runtime.drawing.labels import classes_in, draw_labels
+from detseg.runtime.drawing.lettering import Lettering
+from detseg.runtime.drawing.volume import draw_slices
+from detseg.runtime.media.frames import Frame
+from detseg.structures import VOID, Detections, GroundTruth, LabelMap, Result
+from detseg.volumes import LabelVolume, Volume
+
+SHOWN_CONFIDENCE = 0.25
+"""Objects with a lower score count in evaluation, but would cover the picture."""
+
+_WRONG = (235, 30, 45)
+_IGNORED = (120, 120, 120)
+
+
+def draw_result(
+    image: ByteArray | Volume, result: Result, class_names: Sequence[str], line_width: int | None = None
+) -> ByteArray:
+    """A copy of ``image`` ``[H, W, 3]`` with what was found in it; of a volume three planes.
+
+    Boxes carry names, scores and the numbers of tracks, in lines of ``line_width`` pixels.
+
+    Raises:
+        ValueError: the result is not one of this picture, or of other classes.
+    """
+    if isinstance(result, LabelVolume):
+        assert isinstance(image, Volume)
+        return draw_slices(image, result, class_names)
+    assert isinstance(image, np.ndarray)
+    if isinstance(result, LabelMap):
+        return draw_labels(image, result.labels, class_names)
+    boxes = result.boxes_xyxy, result.labels, class_names, result.scores
+    return draw_boxes(image, *boxes, line_width=line_width, track_ids=result.track_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """How results are drawn: class names, and the width of lines in pixels (None: it grows with the picture)."""
+
+    class_names: tuple[str, ...]
+    line_width: int | None = None
+
+    def __call__(self, frame: Frame, result: Detections | LabelMap) -> ByteArray:
+        """The image of ``frame`` with ``result``."""
+        return draw_result(frame.pixels, result, self.class_names, self.line_width)
+
+
+def compare_boxes(
+    image: ByteArray, truth: GroundTruth, detections: Detections, class_names: Sequence[str]
+) -> ByteArray:
+    """The annotated objects of ``image`` ``[H, W, 3]`` beside those found with a score of 0.25 or more."""
+    names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
+    labels = truth.labels + np.where(truth.crowd, len(class_names), 0)
+    shown = detections.select(detections.scores >= SHOWN_CONFIDENCE)
+    panels = [
+        _captioned(draw_boxes(image, truth.boxes_xyxy.astype(np.float32), labels, names), f"truth: {len(labels)}"),
+        _captioned(draw_result(image, shown, class_names), f"found, score {SHOWN_CONFIDENCE} or more: {len(shown)}"),
+    ]
+    return montage(panels, columns=2)
+
+
+def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_names: Sequence[str]) -> ByteArray:
+    """``image`` ``[H, W, 3]``, its true mask, the mask found and the errors, with a legend.
+
+    In the map of errors wrong pixels are red, those without truth gray; its caption says how many of the others are
+    wrong.
+
+    Raises:
+        ValueError: the sizes differ, or a label has no name.
+    """
+    drawn = [draw_labels(image, mask, class_names, names=False) for mask in (truth, labels)]
+    judged = truth != VOID
+    wrong = judged & (truth != labels)
+    errors = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
+    errors[wrong] = _WRONG
+    errors[~judged] = _IGNORED
+    share = f"{wrong.sum() / judged.sum():.1%}" if judged.any() else "none judged"
+    panels = [
+        _captioned(image, "image"),
+        _captioned(drawn[0], "truth"),
+        _captioned(drawn[1], "prediction"),
+        _captioned(errors.astype(np.uint8), f"errors: {share}"),
+    ]
+    sheet = montage(panels, columns=2)
+    entries = [(color_of(label), class_names[label]) for label in classes_in(truth, labels)]
+    return np.concatenate([sheet, _lettering(image.shape).legend(entries, sheet.shape[1])])
+
+
+def _lettering(image_shape: tuple[int, ...]) -> Lettering:
+    """Text that suits pictures of this size."""
+    return Lettering(max(0.45, max(image_shape[:2]) / 1400))
+
+
+def _captioned(image: ByteArray, text: str) -> ByteArray:
+    """``image`` under a strip with ``text``, in smaller letters where the picture is too narrow for it."""
+    lettering = _lettering(image.shape)
+    strip = lettering.blank(lettering.line, image.shape[1])
+    lettering.fitted(text, image.shape[1] - 6).write(strip, text, 2, 0, lettering.line)
+    return np.concatenate([strip, image])

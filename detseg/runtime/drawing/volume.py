@@ -1,0 +1,181 @@
+"""Drawing volumes for eyes: three planes or many slices of a scan, with the outlines of labeled structures.
+
+All pictures keep the radiological convention: one looks from the feet, or into the patient's face, so that the
+patient's right is at the left of the picture. Letters say so: R, L, A, P, S and I for right, left, anterior, posterior,
+superior and inferior. Slices are counted from 1 toward the right, the front and the top. Proportions are true whatever
+the shape of the voxels; gray values run from the 1st to the 99th percentile of the scan.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from detseg.arrays import ByteArray
+from detseg.runtime.drawing.boxes import color_of, montage
+from detseg.runtime.drawing.labels import classes_in
+from detseg.runtime.drawing.lettering import Lettering
+from detseg.runtime.drawing.volume_planes import AXIAL, PLANES, Scan, foreground, middle
+from detseg.volumes import LabelVolume, Shape3, Volume
+
+_DARK = 20
+_PAPER = (_DARK, _DARK, _DARK)
+_TITLE = Lettering(0.55, ink=(235, 235, 235), paper=_PAPER)
+_HEADING = Lettering(0.75, ink=(255, 255, 255), paper=_PAPER)
+_LETTER = Lettering(0.5, ink=(165, 165, 165), paper=_PAPER)
+_MARGIN = 24
+_PANEL_PIXELS = (420, 720)
+_CELL_PIXELS = (240, 320)
+"""The longest side of a picture: at least, and at most."""
+
+
+def draw_slices(volume: Volume, labels: LabelVolume, class_names: Sequence[str]) -> ByteArray:
+    """Three planes through the middle of what is labeled, or of the scan, side by side; a picture ``[H, W, 3]``.
+
+    Classes are outlined, but for class 0, the background; the legend says how many milliliters each has.
+
+    Raises:
+        ValueError: the shapes of volume and labels differ, or a label has no name.
+    """
+    _check(volume, [labels], class_names)
+    scan = Scan(volume)
+    position = middle(foreground(scan.orient(labels.labels)))
+    planes = _planes(scan, scan.orient(labels.labels), position)
+    return np.concatenate([planes, _legend(labels, _shown(labels), class_names, planes.shape[1])])
+
+
+def compare_volumes(volume: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
+    """The same three planes twice, a picture ``[H, W, 3]``: above with what is true, below with what was found.
+
+    The planes go through the middle of what is true, of what was found where nothing is, or of the scan.
+
+    Raises:
+        ValueError: the shapes differ, or a label has no name.
+    """
+    _check(volume, [truth, result], class_names)
+    scan = Scan(volume)
+    both = [scan.orient(labels.labels) for labels in (truth, result)]
+    position = middle(next((region for region in map(foreground, both) if region.any()), foreground(both[0])))
+    shown = _shown(truth, result)
+    rows: list[ByteArray] = []
+    for title, labels, oriented in zip(("truth", "prediction"), (truth, result), both, strict=True):
+        planes = _planes(scan, oriented, position)
+        width = planes.shape[1]
+        rows += [_strip(title, width, _HEADING), planes, _legend(labels, shown, class_names, width), _rule(width)]
+    return np.concatenate(rows[:-1])
+
+
+def draw_montage(volume: Volume, labels: LabelVolume, class_names: Sequence[str], max_slices: int = 24) -> ByteArray:
+    """The axial slices that hold a labeled structure, from the bottom to the top, in a picture ``[H, W, 3]``.
+
+    Of more than ``max_slices`` as many are shown, evenly spread; where nothing is labeled, slices of the whole scan.
+
+    Raises:
+        ValueError: the shapes of volume and labels differ, a label has no name, or ``max_slices`` is below 1.
+    """
+    _check(volume, [labels], class_names)
+    if max_slices < 1:
+        raise ValueError(f"max_slices must be at least 1, got {max_slices}")
+    scan = Scan(volume)
+    oriented = scan.orient(labels.labels)
+    num_slices = scan.shape[AXIAL.normal]
+    holding = np.flatnonzero(foreground(oriented).any(axis=(0, 1)))
+    candidates = holding if len(holding) else np.arange(num_slices)
+    chosen = candidates[np.linspace(0, len(candidates) - 1, min(max_slices, len(candidates))).round().astype(int)]
+    scale = scan.scale((AXIAL,), *_CELL_PIXELS)
+    cells = []
+    for position in chosen.tolist():
+        picture = scan.picture(AXIAL, position, oriented, scale)
+        cells.append(_centered_under(f"{position + 1} / {num_slices}", picture))
+    height, width = cells[0].shape[:2]
+    sheet = montage(cells, columns=max(1, round(math.sqrt(len(cells) * 1.4 * height / width))), background=_DARK)
+    title = "axial slices, bottom to top; left: patient's right"
+    legend = _legend(labels, _shown(labels), class_names, sheet.shape[1])
+    return np.concatenate([_strip(title, sheet.shape[1]), sheet, legend])
+
+
+def _check(volume: Volume, all_labels: Sequence[LabelVolume], class_names: Sequence[str]) -> None:
+    for labels in all_labels:
+        if labels.labels.shape != volume.voxels.shape:
+            raise ValueError(
+                f"labels and volume must have one shape, got {labels.labels.shape} and {volume.voxels.shape}"
+            )
+        present = classes_in(labels.labels)
+        if present and present[-1] >= len(class_names):
+            raise ValueError(f"label {present[-1]} in the volume, but there are {len(class_names)} class names")
+
+
+def _planes(scan: Scan, labels: ByteArray, position: Shape3) -> ByteArray:
+    """The three planes through ``position`` at one scale, each with its name, its slice and letters at its sides."""
+    scale = scan.scale(PLANES, *_PANEL_PIXELS)
+    pictures = [scan.picture(plane, position[plane.normal], labels, scale) for plane in PLANES]
+    height = max(len(picture) for picture in pictures)
+    panels = []
+    for plane, picture in zip(PLANES, pictures, strict=True):
+        text = f"{plane.name}, slice {position[plane.normal] + 1} of {scan.shape[plane.normal]}"
+        panels.append(_centered_under(text, _framed(picture, plane.letters, height)))
+    return np.concatenate(panels, axis=1)
+
+
+def _framed(picture: ByteArray, letters: tuple[str, str, str, str], height: int) -> ByteArray:
+    """``picture`` in the middle of a frame of this inner height, with letters at its left, right, top and bottom."""
+    rows, columns = picture.shape[:2]
+    frame = _LETTER.blank(height + 2 * _MARGIN, columns + 2 * _MARGIN)
+    top = _MARGIN + (height - rows) // 2
+    frame[top : top + rows, _MARGIN : _MARGIN + columns] = picture
+    half_line = _LETTER.line // 2
+    center_x, center_y = _MARGIN + columns // 2, top + rows // 2
+    places = [
+        (_MARGIN // 2, center_y),
+        (_MARGIN + columns + _MARGIN // 2, center_y),
+        (center_x, top - _MARGIN // 2),
+        (center_x, top + rows + _MARGIN // 2),
+    ]
+    for letter, (x, y) in zip(letters, places, strict=True):
+        _LETTER.write(frame, letter, x - _LETTER.width(letter) // 2, y - half_line)
+    return frame
+
+
+def _centered_under(text: str, picture: ByteArray) -> ByteArray:
+    """``picture`` under a line of text, both centered in what is wide enough for either."""
+    width = max(picture.shape[1], _TITLE.width(text) + 8)
+    sheet = _TITLE.blank(_TITLE.line + len(picture), width)
+    left = (width - picture.shape[1]) // 2
+    sheet[_TITLE.line :, left : left + picture.shape[1]] = picture
+    _TITLE.write(sheet, text, (width - _TITLE.width(text)) // 2, 0)
+    return sheet
+
+
+def _strip(text: str, width: int, lettering: Lettering = _TITLE) -> ByteArray:
+    strip = lettering.blank(lettering.line, width)
+    lettering.write(strip, text, 8, 0)
+    return strip
+
+
+def _rule(width: int) -> ByteArray:
+    """A thin line between rows."""
+    rule = _TITLE.blank(13, width)
+    rule[6] = 110
+    return rule
+
+
+def _shown(*all_labels: LabelVolume) -> list[int]:
+    return [label for label in classes_in(*(labels.labels for labels in all_labels)) if label != 0]
+
+
+def _legend(labels: LabelVolume, shown: Sequence[int], class_names: Sequence[str], width: int) -> ByteArray:
+    """The name and the milliliters of each class in ``shown``."""
+    if not shown:
+        return _strip("nothing is labeled", width)
+    counts = np.bincount(labels.labels.ravel(), minlength=256)
+    entries = [
+        (color_of(label), f"{class_names[label]} {_rounded(counts[label] * labels.voxel_milliliters)} ml")
+        for label in shown
+    ]
+    return _TITLE.legend(entries, width)
+
+
+def _rounded(milliliters: float) -> str:
+    return f"{milliliters:,.0f}" if milliliters >= 1000 else f"{milliliters:.3g}"

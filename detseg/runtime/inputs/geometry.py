@@ -1,0 +1,153 @@
+"""How an image is placed in the input of a network: one letterbox for training, evaluation, prediction and export."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import ClassVar, Literal, get_args
+
+import cv2
+import numpy as np
+
+from detseg.arrays import ByteArray
+from detseg.runtime.media.images import IMAGE_SUFFIXES, read_image
+from detseg.structures import Placement
+
+Anchor = Literal["center", "top_left"]
+ChannelOrder = Literal["rgb", "bgr"]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """What a network expects of its input image.
+
+    ``height`` and ``width`` in pixels. ``anchor``: where the resized image lies, centered (YOLOv8) or in the top left
+    corner (YOLOX). ``pad_value`` is the gray level around it. With ``upscale`` false an image that is smaller than the
+    input keeps its size. ``mean`` and ``std`` are in gray levels (0 to 255) and in ``channel_order``; the network sees
+    ``(pixel - mean) / std``.
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = IMAGE_SUFFIXES
+    """How the names of files end that can be read."""
+    one_size: ClassVar[bool] = True
+    """Whether all inputs have one size, so that several make a batch."""
+
+    height: int
+    width: int
+    anchor: Anchor = "center"
+    pad_value: int = 114
+    upscale: bool = True
+    channel_order: ChannelOrder = "rgb"
+    mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise ValueError(f"the input size must be positive, got {self.height}x{self.width} (height x width)")
+        if self.anchor not in get_args(Anchor):
+            raise ValueError(f"anchor must be one of {', '.join(get_args(Anchor))}, got {self.anchor!r}")
+        if self.channel_order not in get_args(ChannelOrder):
+            allowed = ", ".join(get_args(ChannelOrder))
+            raise ValueError(f"channel_order must be one of {allowed}, got {self.channel_order!r}")
+        if not 0 <= self.pad_value <= 255:
+            raise ValueError(f"pad_value must be a gray level from 0 to 255, got {self.pad_value}")
+        if len(self.mean) != 3 or len(self.std) != 3:
+            raise ValueError(f"mean and std must have three values each, got {self.mean} and {self.std}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be positive, got {self.std}")
+
+    def read(self, path: Path | str) -> ByteArray:
+        """The image in the file ``path``, ``[H, W, 3]`` uint8 RGB. Raises ImageError: it cannot be read."""
+        return read_image(path)
+
+    def place(self, image: ByteArray) -> tuple[ByteArray, Placement]:
+        """``image`` as the network takes it, ``[3, H, W]`` uint8, and the way back. See :func:`letterbox`."""
+        placed, placement = letterbox(image, self)
+        return placed.transpose(2, 0, 1), placement
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width of the input for an image of this size: always the same."""
+        return self.height, self.width
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width that an image of this size gets inside the input, its aspect ratio kept."""
+        ratio = min(self.height / height, self.width / width)
+        if not self.upscale:
+            ratio = min(ratio, 1.0)
+        # YOLOX cuts off where YOLOv8 rounds: a pixel of difference moves every box, so each anchor keeps its rule.
+        fit = round if self.anchor == "center" else int
+        return max(1, fit(height * ratio)), max(1, fit(width * ratio))
+
+
+@dataclass(frozen=True, slots=True)
+class FittedInputSpec(InputSpec):
+    """An input that is no larger than the image needs: ``height`` and ``width`` are limits, and each side is padded to
+    the next multiple of ``stride`` only. At 640x640 an image of 16:9 takes 384x640, three fifths of the work.
+
+    The scale is that of the full input; what the network sees beyond the image's border is not, so predictions there
+    differ a little. Inputs of images of different shapes make no batch.
+
+    Raises:
+        ValueError: the height or the width is no multiple of ``stride``.
+    """
+
+    stride: int = 32
+
+    def __post_init__(self) -> None:
+        # Named in full: the class that `super()` stands for is replaced where a dataclass has slots.
+        InputSpec.__post_init__(self)
+        if self.stride < 1 or self.height % self.stride or self.width % self.stride:
+            raise ValueError(
+                f"height and width must be multiples of the stride, got {self.height}x{self.width} and {self.stride}"
+            )
+
+    def input_size(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width of the input for an image of this size."""
+        new_height, new_width = self.resized(height, width)
+        return -(-new_height // self.stride) * self.stride, -(-new_width // self.stride) * self.stride
+
+
+def fitted(spec: InputSpec, stride: int) -> FittedInputSpec:
+    """``spec`` with no more padding than up to the next multiple of ``stride``."""
+    return FittedInputSpec(**{one.name: getattr(spec, one.name) for one in fields(InputSpec)}, stride=stride)
+
+
+def placement_of(height: int, width: int, spec: InputSpec) -> Placement:
+    """Where an image of ``height`` x ``width`` pixels lies in the input of ``spec``, and the way back.
+
+    Holds the ratios that are really applied (after rounding to whole pixels), one per axis, so that boxes come back
+    without drift.
+    """
+    new_height, new_width = spec.resized(height, width)
+    top, left = 0, 0
+    if spec.anchor == "center":
+        input_height, input_width = spec.input_size(height, width)
+        top, left = (input_height - new_height) // 2, (input_width - new_width) // 2
+    return Placement(new_width / width, new_height / height, float(left), float(top), height, width)
+
+
+def check_image(image: ByteArray) -> None:
+    """Raise ValueError unless ``image`` is ``[H, W, 3]`` uint8 with at least one pixel."""
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
+
+
+def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
+    """Resize ``image`` ``[H, W, 3]`` uint8 to fit ``spec``, keep its aspect ratio, and pad the rest.
+
+    Bilinear, channels untouched. Where the image lies is told in :func:`placement_of`. The result depends on this image
+    alone.
+
+    Raises:
+        ValueError: if ``image`` is not ``[H, W, 3]`` uint8 with at least one pixel.
+    """
+    check_image(image)
+    height, width = image.shape[:2]
+    placement = placement_of(height, width, spec)
+    new_height, new_width = spec.resized(height, width)
+    if (new_height, new_width) != (height, width):
+        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    top, left = int(placement.offset_y), int(placement.offset_x)
+    canvas = np.full((*spec.input_size(height, width), 3), spec.pad_value, np.uint8)
+    canvas[top : top + new_height, left : left + new_width] = image
+    return canvas, placement

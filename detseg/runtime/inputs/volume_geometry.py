@@ -1,0 +1,219 @@
+"""How a volume is placed in the input of a network, for training, evaluation, prediction and export: orientation,
+resampling and intensities, in numpy alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.arrays import ByteArray, DoubleArray, FloatArray, IntArray
+from detseg.runtime.media.nifti import VOLUME_SUFFIXES, read_volume
+from detseg.runtime.media.nifti_header import MAX_VOXELS, VolumeError
+from detseg.volumes import Shape3, Spacing, Volume, VolumePlacement, spacing_of
+
+Intensity = Literal["zscore", "window"]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeSpec:
+    """What a network expects of its input volume.
+
+    ``spacing``: millimeters between voxels toward the patient's right, front and top; None: not decided yet, the median
+    of the training set will be taken. ``intensity``: ``zscore`` gives each volume mean 0 and standard deviation 1;
+    ``window`` clips to ``window`` (lower, upper), such as Hounsfield units of CT, and maps it to [-1, 1].
+    """
+
+    suffixes: ClassVar[tuple[str, ...]] = VOLUME_SUFFIXES
+    """How the names of files end that can be read."""
+    one_size: ClassVar[bool] = False
+    """Whether all inputs have one size; volumes keep theirs."""
+
+    spacing: Spacing | None = None
+    intensity: Intensity = "zscore"
+    window: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.spacing is not None and (len(self.spacing) != 3 or not all(0 < step < np.inf for step in self.spacing)):
+            raise ValueError(f"spacing must be three positive numbers of millimeters, got {self.spacing}")
+        if self.intensity not in get_args(Intensity):
+            raise ValueError(f"intensity must be one of {', '.join(get_args(Intensity))}, got {self.intensity!r}")
+        if self.intensity == "zscore" and self.window is not None:
+            raise ValueError(f"a window belongs to intensity window, but intensity is zscore; got window {self.window}")
+        if self.intensity == "window" and (
+            self.window is None or len(self.window) != 2 or not -np.inf < self.window[0] < self.window[1] < np.inf
+        ):
+            raise ValueError(
+                f"intensity window needs a window (lower, upper) with lower < upper, such as [-160, 240] for soft "
+                f"tissue in CT; got {self.window}"
+            )
+
+    def completed(self, spacings: DoubleArray) -> Self:
+        """This specification with the median of ``spacings`` ``[N, 3]`` as its spacing, unless it has one."""
+        if self.spacing is not None:
+            return self
+        right, front, top = np.median(spacings, axis=0).round(4).tolist()
+        return replace(self, spacing=(right, front, top))
+
+    def read(self, path: Path | str) -> Volume:
+        """The volume in the file ``path``.
+
+        Raises:
+            VolumeError: it cannot be read, or would become too large when it is placed.
+        """
+        volume = read_volume(path)
+        try:
+            placement_of(volume.voxels.shape, volume.affine, self)
+        except VolumeError as error:
+            raise VolumeError(f"{path}: {error}") from error
+        return volume
+
+    def place(self, volume: Volume) -> tuple[FloatArray, VolumePlacement]:
+        """``volume`` as the network takes it, ``[1, D, H, W]``, and the way back. See :func:`place_volume`."""
+        placed, placement = place_volume(volume, self)
+        return placed[None], placement
+
+
+def orientation(affine: DoubleArray) -> tuple[Shape3, tuple[bool, bool, bool]]:
+    """Which axis of a file with this ``affine`` ``[4, 4]`` runs most nearly along the right-left, the front-back and
+    the top-bottom axis of the patient, and whether it runs the other way, toward the left, the back or the bottom.
+
+    Judged by the rotation that is nearest to the affine (its polar decomposition): the axes of the file choose their
+    best match, the one with the clearest match first; of equal ones the first counts, in the file and in the patient.
+    """
+    directions = affine[:3, :3] / np.array(spacing_of(affine))
+    left, _, right = np.linalg.svd(directions)
+    rotation = left @ right
+    closeness = np.abs(rotation)
+    axes, flips = [0, 0, 0], [False, False, False]
+    for file_axis in np.argsort(-closeness.max(axis=0), kind="stable").tolist():
+        patient_axis = int(closeness[:, file_axis].argmax())
+        axes[patient_axis] = file_axis
+        flips[patient_axis] = bool(rotation[patient_axis, file_axis] < 0)
+        # Taken: below every match that is left.
+        closeness[patient_axis] = -1
+    return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
+
+
+def placement_of(shape: Shape3, affine: DoubleArray, spec: VolumeSpec) -> VolumePlacement:
+    """Where a volume of this ``shape`` and ``affine`` lies in the input that ``spec`` describes, at its own spacing
+    where that of ``spec`` is None.
+
+    Raises:
+        VolumeError: the input would have more than ``MAX_VOXELS`` voxels. The message names no path, as none is known.
+    """
+    axes, flips = orientation(affine)
+    spacing = spacing_of(affine)
+    wanted = spec.spacing or tuple(spacing[axis] for axis in axes)
+    depth, height, width = (
+        max(1, round(shape[axis] * spacing[axis] / step)) for axis, step in zip(axes, wanted, strict=True)
+    )
+    if depth * height * width > MAX_VOXELS:
+        raise VolumeError(
+            f"{'x'.join(map(str, shape))} voxels of {'x'.join(f'{step:g}' for step in spacing)} mm would become "
+            f"{depth}x{height}x{width} of {'x'.join(f'{step:g}' for step in wanted)} mm in the input of the network, "
+            f"allowed are {MAX_VOXELS:,}; set a larger spacing, or correct that of the file"
+        )
+    return VolumePlacement(axes, flips, (depth, height, width), shape, affine)
+
+
+def place_volume(volume: Volume, spec: VolumeSpec) -> tuple[FloatArray, VolumePlacement]:
+    """``volume`` as a network sees it, ``[D, H, W]`` float32, and the way back: axes toward right, front and top,
+    intensities normalized, then resampled to the spacing of ``spec`` (its own where that is None).
+
+    Intensities are normalized on the grid of the file, so that they do not depend on the spacing.
+    Raises VolumeError like :func:`placement_of`.
+    """
+    depth, height, width = volume.voxels.shape
+    placement = placement_of((depth, height, width), volume.affine, spec)
+    oriented = to_input_axes(normalize_intensity(volume.voxels, spec), placement)
+    return np.ascontiguousarray(resample(oriented, placement.input_shape)), placement
+
+
+def place_labels(labels: ByteArray, placement: VolumePlacement) -> ByteArray:
+    """Class positions ``[X, Y, Z]`` of a file in the grid of a network input, ``[D, H, W]``.
+
+    Where the grids differ, each class's region is resampled like an image and the largest value wins, the lower class
+    if two are equal. ``VOID`` counts as a class of its own.
+    """
+    oriented = to_input_axes(labels, placement)
+    if placement.input_shape == placement.oriented_shape:
+        return np.ascontiguousarray(oriented)
+    best = np.zeros(placement.input_shape, np.float32)
+    winners = np.zeros(placement.input_shape, np.uint8)
+    for label in np.flatnonzero(np.bincount(labels.ravel(order="K"), minlength=256)):
+        share = resample((oriented == label).astype(np.float32), placement.input_shape)
+        np.copyto(winners, label, where=share > best, casting="unsafe")
+        np.maximum(best, share, out=best)
+    return winners
+
+
+def to_input_axes(array: NDArray[Any], placement: VolumePlacement) -> NDArray[Any]:
+    """A view of ``array`` ``[X, Y, Z]`` with the axes of the network input; its voxels stay what they are."""
+    reversals = tuple(slice(None, None, -1 if flip else None) for flip in placement.flips)
+    return array.transpose(placement.axes)[reversals]
+
+
+def to_file_axes(array: NDArray[Any], placement: VolumePlacement) -> NDArray[Any]:
+    """A view of ``array``, of ``placement.oriented_shape``, with the axes of the file: :func:`to_input_axes` undone."""
+    reversals = tuple(slice(None, None, -1 if flip else None) for flip in placement.flips)
+    return array[reversals].transpose(np.argsort(placement.axes))
+
+
+def normalize_intensity(voxels: FloatArray, spec: VolumeSpec) -> FloatArray:
+    """``voxels`` of a whole volume as ``spec`` wants their intensities, float32. A constant volume becomes zeros."""
+    if spec.intensity == "window":
+        assert spec.window is not None
+        lower, upper = spec.window
+        clipped = np.clip(voxels, lower, upper)
+        return np.asarray((clipped - lower) * (2 / (upper - lower)) - 1, np.float32)
+    mean, deviation = voxels.mean(dtype=np.float64), voxels.std(dtype=np.float64)
+    # Below this, differences are those that float32 makes of one and the same number.
+    if deviation <= np.finfo(np.float32).eps * abs(mean):
+        return np.zeros_like(voxels)
+    return np.asarray((voxels - mean) / deviation, np.float32)
+
+
+def resample(array: NDArray[Any], shape: Shape3) -> FloatArray:
+    """``array`` ``[D, H, W]`` float32 on a grid of another ``shape`` that covers the same space, edge to edge.
+
+    Linear along each axis in turn, between the centers of voxels, borders repeated. Where an axis is shortened, each
+    new voxel is a weighted mean (a triangle as wide as two new voxels), so that nothing is skipped. What is already of
+    this shape is returned as it is.
+    """
+    resampled = np.asarray(array, np.float32)
+    # The axes that shrink most go first: less is left to do for the others.
+    for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):
+        if shape[axis] != array.shape[axis]:
+            resampled = _resample_axis(resampled, axis, shape[axis])
+    return resampled
+
+
+def _resample_axis(array: FloatArray, axis: int, new_length: int) -> FloatArray:
+    positions, weights = _neighbors(array.shape[axis], new_length)
+    along_axis = [-1 if other == axis else 1 for other in range(array.ndim)]
+    total: FloatArray = array.take(positions[0], axis) * weights[0].reshape(along_axis)
+    for position, weight in zip(positions[1:], weights[1:], strict=True):
+        part = array.take(position, axis)
+        part *= weight.reshape(along_axis)
+        total += part
+    return total
+
+
+@lru_cache(maxsize=64)
+def _neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
+    """Which old voxels along an axis contribute to each new one, and how much: ``positions`` and ``weights``
+    ``[K, new_length]``; the weights of a new voxel sum to 1."""
+    ratio = length / new_length
+    reach = max(1.0, ratio)
+    centers = (np.arange(new_length) + 0.5) * ratio - 0.5
+    positions = np.floor(centers - reach).astype(np.int64) + 1 + np.arange(math.ceil(2 * reach))[:, None]
+    weights = np.maximum(0, 1 - np.abs(positions - centers) / reach)
+    # Where the row ends, the voxels that are there share the whole weight.
+    weights[(positions < 0) | (positions >= length)] = 0
+    return positions.clip(0, length - 1), (weights / weights.sum(axis=0)).astype(np.float32)

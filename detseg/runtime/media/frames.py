@@ -1,0 +1,70 @@
+"""Images with where they come from: what sources give and writers take."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from detseg.arrays import ByteArray
+from detseg.runtime.media.nifti import is_volume_path, volume_stem
+from detseg.volumes import Volume
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """A video: frames per second, as its time stamps show them, size in pixels, and how many frames there will be, by
+    what its header claims (None for what has no end)."""
+
+    fps: float
+    width: int
+    height: int
+    num_expected: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """An ``image``, ``[H, W, 3]`` uint8 RGB, or a volume.
+
+    ``source``: the file, address or camera it comes from, as the user named it, or "" for an array; ``path``: the file;
+    of a video also ``index``, its number from 0 in the order of decoding, ``time_s``, its time stamp in seconds, and
+    the ``stream``.
+    """
+
+    image: ByteArray | Volume
+    source: str = ""
+    path: Path | None = None
+    index: int | None = None
+    time_s: float | None = None
+    stream: StreamInfo | None = None
+
+    @property
+    def pixels(self) -> ByteArray:
+        """The image, where it is no volume."""
+        assert isinstance(self.image, np.ndarray)
+        return self.image
+
+    @property
+    def volume(self) -> Volume:
+        """The image, where it is a volume."""
+        assert isinstance(self.image, Volume)
+        return self.image
+
+    @property
+    def stem(self) -> str:
+        """The name of its source without the suffix: of the file, of the address, of the camera."""
+        path = Path(self.source)
+        return volume_stem(path) if is_volume_path(path) else path.stem
+
+    @property
+    def name(self) -> str:
+        """A name for files about this image: the stem of its source, of a frame of a video with the number."""
+        return self.stem if self.index is None else f"{self.stem}_{self.index:06d}"
+
+    def follows(self, last: Frame) -> bool:
+        """Whether this is a later frame of the same video as ``last``. Still pictures in a row are one video. Where a
+        video is read once more, its numbers begin anew."""
+        if self.index is None or last.index is None:
+            return self.index is last.index
+        return self.source == last.source and self.index > last.index

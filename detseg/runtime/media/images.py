@@ -1,0 +1,159 @@
+"""Reading and writing still images, always as RGB, always upright."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import cv2
+import numpy as np
+
+from detseg.arrays import ByteArray
+from detseg.files import atomic_path
+from detseg.runtime.media.image_header import HeaderError, ImageHeader, is_complete, read_header
+
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+MAX_PIXELS = 178_000_000
+"""Images with more pixels are refused before decoding; 178 million take half a gigabyte."""
+
+_WRITE_OPTIONS: dict[str, list[int]] = {
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95],
+}
+
+# What undoes each EXIF orientation (Exif 2.3, tag 0x0112).
+_UPRIGHT: dict[int, Callable[[ByteArray], ByteArray]] = {
+    1: lambda image: image,
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.transpose(1, 0, 2),
+    6: lambda image: image[::-1].transpose(1, 0, 2),
+    7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda image: image[:, ::-1].transpose(1, 0, 2),
+}
+
+
+class ImageError(ValueError):
+    """A file that cannot be used as an image; the message begins with its path."""
+
+
+def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> ByteArray:
+    """Decode a JPEG, PNG, BMP, WebP or TIFF file into ``[H, W, 3]`` uint8 RGB.
+
+    The format is taken from the content, not from the name. The EXIF orientation is always applied. Gray images get
+    three equal channels and palettes are resolved; of several pages or frames the first counts. An alpha channel is
+    dropped, except in TIFF, where transparent means black.
+
+    Raises:
+        ImageError: the file is missing, of another format, larger than ``max_pixels`` (known before decoding), deeper
+            than 8 bits per channel, truncated or damaged.
+    """
+    try:
+        data = _open_checked(path, max_pixels)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    return decode_image(data, path, max_pixels)
+
+
+def decode_image(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS) -> ByteArray:
+    """:func:`read_image` for the bytes of a file; ``name`` stands in the error messages."""
+    header = _checked_header(io.BytesIO(data), name, max_pixels)
+    if header.bits > 8:
+        raise ImageError(
+            f"{name}: {header.bits} bits per channel, allowed are 8; convert it with the value range you want"
+        )
+    if not is_complete(data, header.format):
+        raise ImageError(f"{name}: truncated, the {header.format} does not reach its end in {len(data)} bytes")
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if bgr is None:
+        raise ImageError(f"{name}: damaged or truncated, the {header.format} cannot be decoded")
+    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    # The decoder of TIFF turns the image itself, flag or not; the others leave it as stored.
+    if header.format != "TIFF":
+        rgb = _UPRIGHT[header.orientation](rgb)
+    if rgb.shape[:2] != header.upright_size:
+        raise ImageError(f"{name}: damaged, the header says {header.upright_size}, the pixels are {rgb.shape[:2]}")
+    return np.ascontiguousarray(rgb)
+
+
+def image_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """``(height, width)`` that :func:`read_image` would return, read from the header alone.
+
+    Raises:
+        ImageError: as :func:`read_image`, but damage behind the header goes unnoticed.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            return _checked_header(stream, path, max_pixels).upright_size
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def write_image(path: Path | str, image: ByteArray) -> None:
+    """Write ``image`` ``[H, W, 3]`` uint8 RGB in the format that the suffix names; the folder is created.
+
+    Atomic: whoever reads ``path`` sees the old file or the new one, never a part.
+
+    Raises:
+        ImageError: for a suffix that is no supported format.
+        ValueError: if ``image`` is not ``[H, W, 3]`` uint8.
+        SaveError: the file cannot be written.
+    """
+    path = Path(path)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+        raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
+    suffix = path.suffix.lower()
+    if suffix not in IMAGE_SUFFIXES:
+        raise ImageError(
+            f"{path}: cannot write {suffix or 'a name without suffix'}; use one of {', '.join(IMAGE_SUFFIXES)}"
+        )
+    done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _WRITE_OPTIONS.get(suffix, []))
+    if not done:
+        raise ImageError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels cannot be encoded as {suffix}")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+
+
+def write_mask(path: Path | str, mask: ByteArray) -> None:
+    """Write ``mask`` ``[H, W]`` uint8 as a gray PNG of 8 bits, lossless and whole or not at all; the folder is created.
+
+    Raises:
+        ImageError: ``path`` does not end in .png.
+        ValueError: if ``mask`` is not ``[H, W]`` uint8.
+        SaveError: the file cannot be written.
+    """
+    path = Path(path)
+    if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
+        raise ValueError(f"mask must be HxW uint8 and not empty, got {mask.shape} {mask.dtype}")
+    if path.suffix.lower() != ".png":
+        raise ImageError(f"{path}: a mask is written as .png, which changes no value; got {path.suffix or 'no suffix'}")
+    done, encoded = cv2.imencode(".png", mask)
+    if not done:
+        raise ImageError(f"{path}: {mask.shape[1]}x{mask.shape[0]} pixels cannot be encoded as .png")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(encoded.tobytes())
+
+
+def _open_checked(path: Path | str, max_pixels: int) -> bytes:
+    with Path(path).open("rb") as stream:
+        # Before the rest is read: an archive of many gigabytes named .jpg is refused by its first bytes.
+        _checked_header(stream, path, max_pixels)
+        stream.seek(0)
+        return stream.read()
+
+
+def _checked_header(stream: BinaryIO, name: Path | str, max_pixels: int) -> ImageHeader:
+    try:
+        header = read_header(stream)
+    except HeaderError as error:
+        raise ImageError(f"{name}: damaged or truncated, {error}") from error
+    if header is None:
+        raise ImageError(f"{name}: not an image of a supported format (JPEG, PNG, BMP, WebP or TIFF, by its content)")
+    if header.height * header.width > max_pixels:
+        size = f"{header.width}x{header.height} = {header.height * header.width:,}"
+        raise ImageError(f"{name}: {size} pixels, allowed are {max_pixels:,}; cut it into tiles or make it smaller")
+    return header

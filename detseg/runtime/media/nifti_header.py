@@ -1,0 +1,202 @@
+"""The header of a NIfTI file (https://nifti.nimh.nih.gov): every claim checked before memory is taken for it."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from detseg.arrays import DoubleArray
+from detseg.runtime.media.images import ImageError
+from detseg.volumes import Shape3, Spacing, spacing_of
+
+_HEADER_SIZES = {348: "NIfTI-1", 540: "NIfTI-2"}
+_PAIR_MAGIC = (b"ni1", b"ni2")
+MAX_VOXELS = 2**30
+"""Volumes with more voxels are refused before they are read; as float32 these take 4 GiB."""
+_LARGEST_DEFLATE_RATIO = 1032
+"""No deflate stream expands to more than so many times its size (zlib's technical details)."""
+_CHUNK_BYTES = 2**22
+_LARGEST_SPACING_MM = 1e4
+_FOREIGN_UNITS = {1: "meters", 3: "micrometers"}
+"""What ``xyzt_units`` may say apart from millimeters and nothing."""
+
+
+class VolumeError(ImageError):
+    """A file that cannot be used as a volume; the message begins with its path."""
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeHeader:
+    """What a file says of its voxels: their number along X, Y, Z, the ``affine`` ``[4, 4]`` float64 to millimeters, and
+    the type in which they are stored."""
+
+    shape: Shape3
+    affine: DoubleArray
+    dtype: str
+
+    @property
+    def spacing(self) -> Spacing:
+        """Millimeters between voxels along X, Y, Z."""
+        return spacing_of(self.affine)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A header with what is needed to find and to scale the voxels behind it."""
+
+    header: VolumeHeader
+    dtype: np.dtype[Any]
+    offset: int
+    slope: float
+    intercept: float
+
+    @property
+    def num_bytes(self) -> int:
+        """What the voxels take."""
+        return math.prod(self.header.shape) * self.dtype.itemsize
+
+
+def require_nibabel() -> Any:
+    """The package nibabel. Raises ValueError: it is not installed."""
+    try:
+        import nibabel
+    except ModuleNotFoundError as error:
+        raise ValueError("volumes need the extra `medical`: pip install 'detseg[medical]'") from error
+    return nibabel
+
+
+def open_nifti(path: Path | str) -> BinaryIO | gzip.GzipFile:
+    """The file's bytes, uncompressed where its content begins as gzip does. Raises VolumeError: it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            is_compressed = file.read(2) == b"\x1f\x8b"
+        return gzip.open(path, "rb") if is_compressed else Path(path).open("rb")
+    except OSError as error:
+        raise VolumeError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def read_bytes(stream: BinaryIO | gzip.GzipFile, count: int, path: Path | str) -> bytearray:
+    """Up to ``count`` bytes; memory grows with what is really there. Raises VolumeError: the stream is damaged."""
+    data = bytearray()
+    try:
+        while len(data) < count and (chunk := stream.read(min(_CHUNK_BYTES, count - len(data)))):
+            data += chunk
+    except (EOFError, zlib.error, OSError) as error:
+        raise VolumeError(f"{path}: damaged or truncated after {len(data)} bytes: {error}") from error
+    return data
+
+
+def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> Layout:
+    """The header at the beginning of ``stream``, which comes from ``path``. Raises VolumeError: it is of no use."""
+    start = bytes(read_bytes(stream, 4, path))
+    little, big = int.from_bytes(start, "little"), int.from_bytes(start, "big")
+    size, endianness = (little, "<") if little in _HEADER_SIZES else (big, ">")
+    if size not in _HEADER_SIZES:
+        raise VolumeError(f"{path}: no NIfTI file: it begins with {start!r} instead of the size of a NIfTI header")
+    raw = start + bytes(read_bytes(stream, size - 4, path))
+    if len(raw) < size:
+        raise VolumeError(
+            f"{path}: truncated: the {_HEADER_SIZES[size]} header takes {size} bytes, there are {len(raw)}"
+        )
+    nibabel = require_nibabel()
+    header = (nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header)(raw, endianness, check=False)
+    magic = bytes(header["magic"])[:3]
+    if magic in _PAIR_MAGIC:
+        raise VolumeError(f"{path}: the voxels are in another file (.img); convert the pair to a single .nii file")
+    if magic not in (b"n+1", b"n+2"):
+        raise VolumeError(f"{path}: no NIfTI file: its magic word is {magic!r}")
+    shape, dtype, affine = _shape_of(header, path), _dtype_of(header, path), _affine_of(header, path)
+    slope, intercept = _scale_of(header, path)
+    layout = Layout(VolumeHeader(shape, affine, dtype.name), dtype, _offset_of(header, size, path), slope, intercept)
+    _require_room(layout, stream, path)
+    return layout
+
+
+def _shape_of(header: Any, path: Path | str) -> Shape3:
+    dims = [int(length) for length in header["dim"]]
+    num_dims = dims[0]
+    if not 1 <= num_dims <= 7 or min(dims[1 : num_dims + 1]) < 1:
+        raise VolumeError(f"{path}: the header gives no possible shape: {num_dims} dimensions, {dims[1:]}")
+    shape = dims[1 : num_dims + 1]
+    while len(shape) > 3 and shape[-1] == 1:
+        shape.pop()
+    if len(shape) != 3:
+        what = "x".join(map(str, shape))
+        advice = "split it into one file for each channel or time" if len(shape) > 3 else "a volume has 3"
+        raise VolumeError(f"{path}: {len(shape)} dimensions ({what}), expected 3; {advice}")
+    if math.prod(shape) > MAX_VOXELS:
+        raise VolumeError(
+            f"{path}: {'x'.join(map(str, shape))} = {math.prod(shape):,} voxels, allowed are {MAX_VOXELS:,}; cut it "
+            "into parts or resample it, if its header does not lie"
+        )
+    return shape[0], shape[1], shape[2]
+
+
+def _dtype_of(header: Any, path: Path | str) -> np.dtype[Any]:
+    code = int(header["datatype"])
+    try:
+        dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
+    except KeyError as error:  # of nibabel's table of types
+        raise VolumeError(f"{path}: unknown type of voxels, code {code}") from error
+    if dtype.kind not in "iuf" or dtype.itemsize > 8:
+        raise VolumeError(f"{path}: voxels are {dtype}, expected whole or real numbers of up to 64 bits")
+    return dtype
+
+
+def _affine_of(header: Any, path: Path | str) -> DoubleArray:
+    """The sform where there is one, else the qform, else the spacing alone, as nibabel has it."""
+    units = _FOREIGN_UNITS.get(int(header["xyzt_units"]) & 7)
+    if units is not None:
+        raise VolumeError(
+            f"{path}: its lengths are in {units}; many programs would take them for millimeters, convert them"
+        )
+    try:
+        affine = np.asarray(header.get_best_affine(), np.float64)
+    except (ValueError, require_nibabel().spatialimages.HeaderDataError) as error:
+        raise VolumeError(f"{path}: the orientation in the header is of no use: {error}") from error
+    spacing = spacing_of(affine)
+    usable = np.isfinite(affine).all() and min(spacing) > 0 and max(spacing) <= _LARGEST_SPACING_MM
+    # Relative to the spacing: the determinant of a volume with tiny voxels is small, too.
+    if not usable or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
+        raise VolumeError(
+            f"{path}: the affine in the header is of no use: {affine[:3].tolist()}; its columns must be finite, of a "
+            f"length of up to {_LARGEST_SPACING_MM:g} mm, and not lie in a plane"
+        )
+    return affine
+
+
+def _offset_of(header: Any, size: int, path: Path | str) -> int:
+    offset = float(header["vox_offset"])
+    if not (offset >= size and offset.is_integer()):
+        raise VolumeError(f"{path}: the voxels cannot begin at byte {offset:g}, as the header takes {size}")
+    return int(offset)
+
+
+def _scale_of(header: Any, path: Path | str) -> tuple[float, float]:
+    """Slope and intercept. A slope of 0, or one that is no number, means that nothing is to be scaled or shifted."""
+    slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+    if slope == 0 or not math.isfinite(slope):
+        return 1.0, 0.0
+    if not math.isfinite(intercept):
+        raise VolumeError(f"{path}: the intercept in the header is {intercept:g}, which makes no voxel a number")
+    return slope, intercept
+
+
+def _require_room(layout: Layout, stream: BinaryIO | gzip.GzipFile, path: Path | str) -> None:
+    """Refuse a claim that the file is too short to fulfil; a compressed file has to be read to know exactly."""
+    size = os.fstat(stream.fileno()).st_size
+    largest = size * (_LARGEST_DEFLATE_RATIO if isinstance(stream, gzip.GzipFile) else 1)
+    claimed = layout.offset + layout.num_bytes
+    if claimed > largest:
+        shape = "x".join(map(str, layout.header.shape))
+        raise VolumeError(
+            f"{path}: truncated, or its header lies: {shape} voxels of {layout.header.dtype} take {claimed} bytes, the "
+            f"file of {size} bytes can hold {largest}"
+        )

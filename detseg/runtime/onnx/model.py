@@ -1,0 +1,181 @@
+"""An exported model in ONNX Runtime: the file is checked, then run as it says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.arrays import FloatArray
+from detseg.runtime.onnx.cores import num_physical_cores
+from detseg.runtime.onnx.file import OnnxFileError, read_onnx_file
+from detseg.runtime.onnx.metadata import DetectionMetadata, ModelMetadata, VolumeMetadata, parse_metadata
+
+Outputs = dict[str, NDArray[Any]]
+
+_CPU = "CPUExecutionProvider"
+_ONLY_ERRORS = 3
+_DETECTION_OUTPUTS = {
+    "raw": ("raw",),
+    "decoded": ("boxes", "scores"),
+    "nms": ("boxes", "scores", "labels", "counts"),
+}
+
+
+class OnnxModel:
+    """The network of an ``.onnx`` file that ``detseg export`` wrote.
+
+    ``num_threads``: how many cores a run uses, all physical ones of this process where it is None. ``providers``: where
+    it runs, in the order of preference, by ONNX Runtime's names; on the CPU where it is None. ``metadata`` is what the
+    file says of itself. A model may be used by several threads at once.
+
+    Raises:
+        OnnxFileError: the file is missing or damaged, was not written by detseg or by a later one, needs other files,
+            or ONNX Runtime cannot run it.
+        ValueError: the number of threads is below 1, or a provider is not there.
+        ModuleNotFoundError: ONNX Runtime is not installed.
+    """
+
+    def __init__(
+        self, path: Path | str, num_threads: int | None = None, providers: Sequence[str] | None = None
+    ) -> None:
+        if num_threads is not None and num_threads < 1:
+            raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+        self.path = Path(path)
+        content, properties = read_onnx_file(self.path)
+        self.metadata: ModelMetadata = parse_metadata(properties, self.path)
+        self.num_threads = num_threads or num_physical_cores()
+        self.runs_on_cpu = tuple(providers or (_CPU,)) == (_CPU,)
+        self._session = _make_session(self.path, content, self.num_threads, providers)
+        self.output_names = _output_names(self.metadata)
+        self.input_name = "volumes" if isinstance(self.metadata, VolumeMetadata) else "images"
+        self.input_sides = self._checked_interface()
+
+    @property
+    def batch_size(self) -> int | None:
+        """How many images the file takes at a time; None where any number will do."""
+        return self.input_sides[0]
+
+    @property
+    def has_free_sides(self) -> bool:
+        """Whether inputs may be of any size."""
+        return all(side is None for side in self.input_sides[2:])
+
+    def run(self, inputs: FloatArray) -> Outputs:
+        """``inputs`` ``[B, channels, *spatial]`` float32, normalized, through the network: its outputs by name, for any
+        B. Where the file has a fixed batch they go through in portions, the last filled up with zeros.
+
+        Raises:
+            ValueError: the inputs are not float32, or have a size that the file does not take.
+        """
+        self._check_inputs(inputs)
+        if self.batch_size is None or len(inputs) == self.batch_size:
+            return self._run_at_once(inputs)
+        portions = [
+            self._run_at_once(_filled_up(inputs[start : start + self.batch_size], self.batch_size))
+            for start in range(0, len(inputs), self.batch_size)
+        ]
+        return {
+            name: np.concatenate([portion[name] for portion in portions])[: len(inputs)] for name in self.output_names
+        }
+
+    def _run_at_once(self, inputs: FloatArray) -> Outputs:
+        found = self._session.run(self.output_names, {self.input_name: np.ascontiguousarray(inputs)})
+        return dict(zip(self.output_names, found, strict=True))
+
+    def require_shape(self, shape: Sequence[int]) -> None:
+        """Raise ValueError unless one input may have this ``shape``, ``(channels, *spatial)``."""
+        sides = self.input_sides[1:]
+        if len(sides) != len(shape) or any(side not in (None, got) for side, got in zip(sides, shape, strict=True)):
+            wanted = "x".join("N" if side is None else str(side) for side in sides)
+            raise ValueError(f"{self.path}: takes inputs of shape {wanted}, got {'x'.join(map(str, shape))}")
+
+    def _check_inputs(self, inputs: FloatArray) -> None:
+        if inputs.dtype != np.float32 or len(inputs) == 0:
+            raise ValueError(f"{self.path}: inputs must be float32, at least one, got {len(inputs)} of {inputs.dtype}")
+        self.require_shape(inputs.shape[1:])
+
+    def _checked_interface(self) -> tuple[int | None, ...]:
+        """The sides of the input, None where they are free; raises OnnxFileError where the graph is not as it says."""
+        inputs = {value.name: value for value in self._session.get_inputs()}
+        names = {value.name for value in self._session.get_outputs()}
+        missing = [name for name in self.output_names if name not in names]
+        if missing or list(inputs) != [self.input_name]:
+            raise OnnxFileError(
+                f"{self.path}: a {self.metadata.form} {self.metadata.task} model has the input {self.input_name} and "
+                f"the outputs {', '.join(self.output_names)}; this file has {', '.join(inputs)} and "
+                f"{', '.join(sorted(names))}; export the model again"
+            )
+        value = inputs[self.input_name]
+        num_sides = 5 if isinstance(self.metadata, VolumeMetadata) else 4
+        if value.type != "tensor(float)" or len(value.shape) != num_sides:
+            raise OnnxFileError(
+                f"{self.path}: the input {self.input_name} must be float32 with {num_sides} dimensions, it is "
+                f"{value.type} with {len(value.shape)}; export the model again"
+            )
+        return tuple(side if isinstance(side, int) else None for side in value.shape)
+
+
+def _output_names(metadata: ModelMetadata) -> tuple[str, ...]:
+    return _DETECTION_OUTPUTS[metadata.form] if isinstance(metadata, DetectionMetadata) else ("logits",)
+
+
+def _filled_up(inputs: FloatArray, batch_size: int) -> FloatArray:
+    if len(inputs) == batch_size:
+        return inputs
+    filled = np.zeros((batch_size, *inputs.shape[1:]), np.float32)
+    filled[: len(inputs)] = inputs
+    return filled
+
+
+def _make_session(path: Path, content: bytes, num_threads: int, providers: Sequence[str] | None) -> Any:
+    onnxruntime = _import_onnxruntime()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_threads
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = _ONLY_ERRORS
+    # Threads that wait for the next run of the network would take the cores from those that read and write.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    chosen = _checked_providers(onnxruntime, providers)
+    try:
+        return onnxruntime.InferenceSession(content, options, providers=chosen)
+    except _session_errors() as error:
+        reason = str(error).splitlines()[0]
+        raise OnnxFileError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run it: {reason}") from error
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            "running .onnx files needs ONNX Runtime, which is not installed: pip install onnxruntime"
+        ) from error
+    return onnxruntime
+
+
+def _session_errors() -> tuple[type[Exception], ...]:
+    """What ONNX Runtime raises for a model that it cannot load; its errors have no common class of their own."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+
+
+def _checked_providers(onnxruntime: Any, providers: Sequence[str] | None) -> list[str]:
+    available = onnxruntime.get_available_providers()
+    unknown = [name for name in providers or () if name not in available]
+    if unknown or (providers is not None and not providers):
+        raise ValueError(
+            f"ONNX Runtime here cannot run on {', '.join(unknown) or 'nothing'}; it has {', '.join(available)}"
+        )
+    return list(providers or (_CPU,))

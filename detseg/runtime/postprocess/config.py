@@ -1,0 +1,112 @@
+"""Settings of the way from a network's outputs to results, as model files carry them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from detseg.volumes import Shape3
+
+HeadKind = Literal["dfl", "direct"]
+NmsBackend = Literal["detseg", "torchvision"]
+Weighting = Literal["uniform", "gaussian"]
+
+
+@dataclass(frozen=True)
+class HeadMetadata:
+    """How raw maps of a detector are decoded, see ``detseg.ops.decode``; ``strides`` of the levels, fine to coarse."""
+
+    kind: HeadKind
+    strides: tuple[int, ...]
+    bins: int = 16
+
+    def __post_init__(self) -> None:
+        if not self.strides or min(self.strides) < 1:
+            raise ValueError(f"strides must be positive, one for each level, got {self.strides}")
+        if self.bins < 2:
+            raise ValueError(f"bins must be at least 2, got {self.bins}")
+
+    @property
+    def num_box_channels(self) -> int:
+        """The channels before those of the classes."""
+        return 4 * self.bins if self.kind == "dfl" else 5
+
+
+@dataclass(frozen=True)
+class PostprocessConfig:
+    """Which raw predictions become detections.
+
+    ``confidence``: the lowest score kept. ``iou``: boxes of one class that overlap more than this are the same object.
+    ``max_detections`` per image. ``multi_label``: one box may carry several classes. ``class_agnostic``: boxes of any
+    class suppress each other. ``nms_backend``: ``detseg``, or ``torchvision`` for GPUs where Triton does not run.
+    """
+
+    confidence: float = 0.001
+    iou: float = 0.7
+    max_detections: int = 300
+    multi_label: bool = True
+    class_agnostic: bool = False
+    nms_backend: NmsBackend = "detseg"
+
+    def __post_init__(self) -> None:
+        for name in ("confidence", "iou"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+        if self.max_detections < 1:
+            raise ValueError(f"max_detections must be at least 1, got {self.max_detections}")
+
+
+@dataclass(frozen=True)
+class ViewsConfig:
+    """How an image is looked at; without any of these settings it goes through the model once, as a whole.
+
+    ``window``: height and width of windows that slide over the input and ``overlap`` by this share, their logits
+    averaged by ``weighting``. ``scales`` and ``flip``: the class probabilities are averaged over the input at these
+    scales, and mirrored as well.
+    """
+
+    window: tuple[int, int] | None = None
+    overlap: float = 0.25
+    weighting: Weighting = "gaussian"
+    scales: tuple[float, ...] = (1.0,)
+    flip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.window is not None and (len(self.window) != 2 or min(self.window) < 1):
+            raise ValueError(f"window must be a positive height and width, got {self.window}")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap must lie in [0, 1), got {self.overlap}")
+        if not self.scales or min(self.scales) <= 0:
+            raise ValueError(f"scales must be positive numbers, at least one, got {self.scales}")
+
+
+@dataclass(frozen=True)
+class WindowsConfig:
+    """How a volume goes through the model: windows slide over it, and their logits are averaged where they overlap.
+
+    ``window``: depth, height and width, those of training patches where it is None; neighbors ``overlap`` by this share
+    of it; ``batch_size`` windows go through the model at once. ``flip``: the class probabilities are averaged over the
+    volume and its mirror images along ``flip_axes`` and every combination of them (0: right, 1: anterior, 2: superior);
+    they should be axes along which the model saw mirrored patches in training.
+    """
+
+    window: Shape3 | None = None
+    overlap: float = 0.5
+    weighting: Weighting = "gaussian"
+    batch_size: int = 1
+    flip: bool = False
+    flip_axes: tuple[int, ...] = (0, 1, 2)
+
+    def __post_init__(self) -> None:
+        if self.window is not None and (len(self.window) != 3 or min(self.window) < 1):
+            raise ValueError(f"window must be a positive depth, height and width, got {self.window}")
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap must lie in [0, 1), got {self.overlap}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        if not self.flip_axes or len(set(self.flip_axes)) < len(self.flip_axes) or set(self.flip_axes) - {0, 1, 2}:
+            raise ValueError(
+                "flip_axes must be one or more of 0 (right), 1 (anterior), 2 (superior), each once; got "
+                f"{self.flip_axes}"
+            )

@@ -1,0 +1,120 @@
+"""Non-maximum suppression in numpy: from dense predictions to candidates, from candidates to detections.
+
+Shape legend: N candidates, A anchors, C classes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.arrays import FloatArray, IntArray
+from detseg.runtime.postprocess.suppression import suppress
+
+
+class Candidates(NamedTuple):
+    """Boxes with one score and one class each: ``[N, 4]`` float32, ``[N]`` float32, ``[N]`` int64; ``anchors`` ``[N]``
+    int64 are their rows among the dense predictions."""
+
+    boxes_xyxy: FloatArray
+    scores: FloatArray
+    labels: IntArray
+    anchors: IntArray
+
+
+def nms(
+    boxes_xyxy: FloatArray,
+    scores: FloatArray,
+    labels: IntArray,
+    iou_threshold: float,
+    max_det: int,
+    class_agnostic: bool = False,
+) -> IntArray:
+    """The indices of the at most ``max_det`` boxes that survive, best score first.
+
+    A box is suppressed by a better one of its class (of any class when ``class_agnostic``) if their IoU, in float32, is
+    greater than the largest float32 that is not above ``iou_threshold``. Classes are compared, boxes never offset by
+    class. Equal scores rank by index; a NaN score drops its box. The work is O(N x max_det), the memory O(N).
+
+    Raises:
+        ValueError: for shapes that do not fit, a threshold outside [0, 1] or ``max_det`` below 1.
+    """
+    _check(boxes_xyxy, scores, labels, iou_threshold, max_det)
+    threshold = floor_to_float32(iou_threshold)
+    if class_agnostic:
+        labels = np.zeros_like(labels)
+    return suppress(boxes_xyxy, scores, labels, threshold, max_det)
+
+
+def select_candidates(
+    boxes_xyxy: FloatArray, scores: FloatArray, conf: float, multi_label: bool, max_candidates: int
+) -> Candidates:
+    """The boxes whose score is above ``conf``, in the order of anchor, then class.
+
+    ``boxes_xyxy`` ``[A, 4]``, ``scores`` ``[A, C]``. With ``multi_label`` every class above ``conf`` makes a candidate
+    of its own, otherwise an anchor counts for its best class only, and not at all if one of its scores is NaN. Of more
+    than ``max_candidates`` the best stay; equal scores at the limit go to the lower index.
+    """
+    if scores.ndim != 2 or boxes_xyxy.shape != (len(scores), 4):
+        raise ValueError(f"boxes must be Ax4 and scores AxC, got {boxes_xyxy.shape} and {scores.shape}")
+    if max_candidates < 1:
+        raise ValueError(f"max_candidates must be at least 1, got {max_candidates}")
+    threshold = floor_to_float32(conf)
+    if multi_label:
+        anchors, labels = np.nonzero(scores > threshold)
+    elif scores.shape[1] == 0:
+        anchors = labels = np.zeros(0, np.int64)
+    else:
+        best = scores.argmax(axis=1)
+        anchors = np.nonzero(scores[np.arange(len(scores)), best] > threshold)[0]
+        labels = best[anchors]
+    values = scores[anchors, labels]
+    if len(values) > max_candidates:
+        chosen = _best(values, max_candidates)
+        anchors, labels, values = anchors[chosen], labels[chosen], values[chosen]
+    anchors, labels = (indices.astype(np.int64, copy=False) for indices in (anchors, labels))
+    return Candidates(boxes_xyxy[anchors], values, labels, anchors)
+
+
+def select_detections(
+    boxes_xyxy: FloatArray,
+    scores: FloatArray,
+    conf: float,
+    iou: float,
+    max_det: int,
+    multi_label: bool,
+    class_agnostic: bool,
+    max_candidates: int = 30_000,
+) -> Candidates:
+    """From dense predictions to final boxes, best first: :func:`select_candidates`, then :func:`nms`."""
+    found = select_candidates(boxes_xyxy, scores, conf, multi_label, max_candidates)
+    keep = nms(found.boxes_xyxy, found.scores, found.labels, iou, max_det, class_agnostic)
+    return Candidates(found.boxes_xyxy[keep], found.scores[keep], found.labels[keep], found.anchors[keep])
+
+
+def floor_to_float32(value: float) -> np.float32:
+    """The largest float32 that is not above ``value``: float32 numbers compare with it as they do with ``value``."""
+    nearest = np.float32(value)
+    return nearest if float(nearest) <= value else np.nextafter(nearest, np.float32(-np.inf))
+
+
+def _check(boxes_xyxy: FloatArray, scores: FloatArray, labels: IntArray, iou_threshold: float, max_det: int) -> None:
+    num_boxes = len(boxes_xyxy)
+    if boxes_xyxy.shape != (num_boxes, 4) or scores.shape != (num_boxes,) or labels.shape != (num_boxes,):
+        raise ValueError(
+            f"boxes must be Nx4, scores and labels N, got {boxes_xyxy.shape}, {scores.shape} and {labels.shape}"
+        )
+    if not 0 <= iou_threshold <= 1:
+        raise ValueError(f"the IoU threshold must be from 0 to 1, got {iou_threshold}")
+    if max_det < 1:
+        raise ValueError(f"max_det must be at least 1, got {max_det}")
+
+
+def _best(values: FloatArray, count: int) -> NDArray[np.int64]:
+    """The positions of the ``count`` largest values, ascending; ties at the limit go to the lower position."""
+    limit = np.partition(values, len(values) - count)[len(values) - count]
+    above = np.nonzero(values > limit)[0]
+    equal = np.nonzero(values == limit)[0][: count - len(above)]
+    return np.sort(np.concatenate([above, equal]))

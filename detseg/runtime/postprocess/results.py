@@ -1,0 +1,107 @@
+"""From a network's outputs to results in pixels or voxels of the originals, in numpy and OpenCV: what the tasks do with
+tensors.
+
+Shape legend: A anchor points, C classes, M the largest number of detections, H, W and D, H, W sides of inputs.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from detseg.arrays import FloatArray, IntArray
+from detseg.runtime.inputs.volume_geometry import to_file_axes
+from detseg.runtime.postprocess.config import PostprocessConfig
+from detseg.runtime.postprocess.nms import select_detections
+from detseg.structures import Detections, LabelMap, Placement
+from detseg.volumes import LabelVolume, Shape3, VolumePlacement
+
+
+def detect(boxes_xyxy: FloatArray, scores: FloatArray, placement: Placement, settings: PostprocessConfig) -> Detections:
+    """Decoded boxes ``[A, 4]`` in input pixels and scores ``[A, C]`` -> the objects in the original image."""
+    found = select_detections(
+        boxes_xyxy,
+        scores,
+        settings.confidence,
+        settings.iou,
+        settings.max_detections,
+        settings.multi_label,
+        settings.class_agnostic,
+    )
+    return Detections(placement.to_original(found.boxes_xyxy), found.scores, found.labels)
+
+
+def detections_of_graph(
+    boxes_xyxy: FloatArray, scores: FloatArray, labels: IntArray, count: int, placement: Placement, num_classes: int
+) -> Detections:
+    """The first ``count`` of the rows that suppression in the graph gave -> the objects in the original image.
+
+    Raises:
+        ValueError: the count does not fit the rows, or a label is none of ``num_classes``.
+    """
+    if not 0 <= count <= len(scores):
+        raise ValueError(f"the graph counts {count} boxes and gives {len(scores)}")
+    labels = labels[:count]
+    if count and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"the graph gives labels from {labels.min()} to {labels.max()} for {num_classes} classes")
+    # Copies: what is left over of the arrays is not kept alive by the few rows that are used.
+    return Detections(placement.to_original(boxes_xyxy[:count]), scores[:count].copy(), labels.copy())
+
+
+def best_classes(scores: FloatArray, placement: Placement) -> LabelMap:
+    """Scores ``[C, H, W]`` of an input -> the best class of every pixel of the original image, the first of equals.
+
+    The padding is cut off, the rest resized to the original image (bilinear) before the best is chosen, which keeps
+    borders smooth.
+    """
+    top, left = int(placement.offset_y), int(placement.offset_x)
+    height = round(placement.original_height * placement.scale_y)
+    width = round(placement.original_width * placement.scale_x)
+    size = (placement.original_width, placement.original_height)
+    planes = (
+        cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) if (width, height) != size else plane
+        for plane in scores[:, top : top + height, left : left + width]
+    )
+    best = np.array(next(planes), np.float32)
+    labels = np.zeros(best.shape, np.uint8)
+    for label, plane in enumerate(planes, start=1):
+        # Several times as fast as numpy's argmax. A later label is the larger one, so that it wins where it is set.
+        is_better = np.asarray(cv2.compare(plane, best, cv2.CMP_GT), np.uint8)
+        cv2.max(labels, is_better & np.uint8(label), dst=labels)
+        cv2.max(best, plane, dst=best)
+    return LabelMap(labels)
+
+
+def best_voxel_classes(scores: FloatArray, placement: VolumePlacement) -> LabelVolume:
+    """Scores ``[C, D, H, W]`` of an input -> the best class of every voxel on the grid of the file, the first of
+    equals; they are resampled (trilinear) before the best is chosen."""
+    shape = placement.oriented_shape
+    best = interpolate_volume(scores[0], shape).copy()
+    labels = np.zeros(shape, np.uint8)
+    for label in range(1, len(scores)):
+        values = interpolate_volume(scores[label], shape)
+        labels[values > best] = label
+        np.maximum(best, values, out=best)
+    return LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine)
+
+
+def interpolate_volume(values: FloatArray, shape: Shape3) -> FloatArray:
+    """``values`` ``[D, H, W]`` on a grid of another ``shape`` that covers the same space: linear between the two
+    nearest centers along each axis, borders repeated; voxels between are skipped where an axis shrinks."""
+    for axis in sorted(range(3), key=lambda axis: shape[axis] / values.shape[axis]):
+        if shape[axis] != values.shape[axis]:
+            values = _interpolate_axis(values, axis, shape[axis])
+    return values
+
+
+def _interpolate_axis(values: FloatArray, axis: int, new_length: int) -> FloatArray:
+    length = values.shape[axis]
+    centers = (np.arange(new_length, dtype=np.float32) + np.float32(0.5)) * np.float32(length / new_length)
+    positions = np.maximum(centers - np.float32(0.5), 0)
+    lower = positions.astype(np.int64)
+    upper = np.minimum(lower + 1, length - 1)
+    along_axis = [-1 if other == axis else 1 for other in range(3)]
+    share = (positions - lower).astype(np.float32).reshape(along_axis)
+    result: FloatArray = values.take(lower, axis) * (np.float32(1) - share)
+    result += values.take(upper, axis) * share
+    return result

@@ -1,0 +1,215 @@
+"""Tracking: which detection in one frame is the same object as which in the frames before.
+
+ByteTrack (Zhang et al., "ByteTrack: Multi-Object Tracking by Associating Every Detection Box", arXiv 2110.06864): boxes
+are compared with where each object is expected by now; sure detections are given to the objects first, and unsure ones,
+which other trackers throw away, continue the objects left over. One that is half hidden keeps its track that way.
+
+Shape legend: T tracks, N detections.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from detseg.arrays import BoolArray, DoubleArray, FloatArray, IntArray
+from detseg.runtime.tracking.assignment import match
+from detseg.runtime.tracking.motion import BoxMotion
+from detseg.structures import Detections
+
+
+@dataclass(frozen=True, slots=True)
+class TrackerConfig:
+    """Which detections make, continue and end a track.
+
+    Detections that score ``high_score`` or more are sure, those from ``low_score`` on only continue a track, those
+    below are not looked at; one from ``new_score`` on may begin a track. The paper's 0.6 is for a detector of one
+    class, trained for the scene; 0.25, the confidence at which predictions are shown, suits one that knows many. The
+    detector must be asked for boxes from ``low_score`` on, or nothing is left that could continue half-hidden objects.
+
+    A detection belongs to a track if its IoU with the expected box is above ``match_iou``, above ``low_match_iou`` if
+    it is not sure, above ``new_match_iou`` if the track was seen only once. A track unseen for more than
+    ``max_lost_frames`` frames, skipped ones counted, is forgotten, and its object gets another number when it comes
+    back; 30 are the paper's, a second of most videos. With ``class_agnostic`` a track may change its class.
+    """
+
+    high_score: float = 0.25
+    low_score: float = 0.1
+    new_score: float = 0.25
+    match_iou: float = 0.2
+    low_match_iou: float = 0.5
+    new_match_iou: float = 0.3
+    max_lost_frames: int = 30
+    class_agnostic: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low_score <= self.high_score <= self.new_score <= 1:
+            raise ValueError(
+                "0 <= low_score <= high_score <= new_score <= 1 must hold, "
+                f"got {self.low_score}, {self.high_score} and {self.new_score}"
+            )
+        for name in ("match_iou", "low_match_iou", "new_match_iou"):
+            value = getattr(self, name)
+            if not 0 <= value < 1:
+                raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
+        if self.max_lost_frames < 0:
+            raise ValueError(f"max_lost_frames must be at least 0, got {self.max_lost_frames}")
+
+
+class ByteTracker:
+    """Follows objects through one video: :meth:`update` with each frame, :meth:`reset` before the next video.
+
+    The ids depend on the detections alone. Time is counted in frames of the video, so that a video of which every
+    fifth frame is looked at is tracked with the speeds that objects have, not five times those.
+    """
+
+    def __init__(self, config: TrackerConfig | None = None) -> None:
+        self.config = config or TrackerConfig()
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next frame is the first of a video, and ids begin at 1 again."""
+        self._tracks = _Tracks.begin(Detections.empty(), np.zeros(0, np.int64), 0)
+        self._frame_index = -1
+        self._num_ids = 0
+
+    def update(self, detections: Detections, frame_index: int | None = None) -> Detections:
+        """Those ``detections`` that belong to a track, in their order, with its number in ``track_ids``.
+
+        Boxes, scores and labels stay as they are. An object counts when it is seen for the second time running, so that
+        what flares up once gets no number; in the first frame of a video it counts at once. ``frame_index`` is the
+        number of the frame in its video, from 0; without it, this is the frame after the last one.
+
+        Raises:
+            ValueError: if ``frame_index`` is not above that of the last frame.
+        """
+        last_index = self._frame_index
+        index = last_index + 1 if frame_index is None else frame_index
+        if index <= last_index:
+            raise ValueError(
+                f"frame {index} was given after frame {last_index}: give a video's frames in their order, numbered "
+                "from 0, and call reset() before another video"
+            )
+        tracks = self._tracks.select(self._is_remembered(index)).predicted(index - last_index)
+        found = self._associate(tracks, detections)
+        tracks = self._numbered(tracks.corrected(found, detections, index), found)
+        # One that was seen once, and then not, was a flicker; it never had a number.
+        confirmed = tracks.ids > 0
+        tracks, found = tracks.select(confirmed), found[confirmed]
+
+        is_newcomer = detections.scores >= self.config.new_score
+        is_newcomer[found[found >= 0]] = False
+        newcomers = np.nonzero(is_newcomer)[0]
+        begun = _Tracks.begin(detections, newcomers, index)
+        if last_index < 0:
+            begun = self._numbered(begun, newcomers)
+        self._tracks, self._frame_index = tracks.joined(begun), index
+        return _with_ids(detections, np.concatenate([found, newcomers]), self._tracks.ids)
+
+    def _is_remembered(self, index: int) -> BoolArray:
+        """``[T]``: the tracks that can be found in frame ``index``."""
+        num_unseen = index - self._tracks.last_seen - 1
+        remembered: BoolArray = num_unseen <= self.config.max_lost_frames
+        # One that is in view is looked for however many frames were skipped.
+        remembered |= self._tracks.last_seen == self._frame_index
+        return remembered
+
+    def _associate(self, tracks: _Tracks, detections: Detections) -> IntArray:
+        """The detection of each track, ``[T]``, or -1."""
+        config = self.config
+        iou = _pairwise_iou(tracks.motion.boxes_xyxy, detections.boxes_xyxy)
+        if not config.class_agnostic:
+            iou[tracks.labels[:, None] != detections.labels] = 0
+        high = detections.scores >= config.high_score
+        low = (detections.scores >= config.low_score) & ~high
+        confirmed = tracks.ids > 0
+        # An unsure detection is too little to bring back an object that was hidden altogether.
+        in_view = confirmed & (tracks.last_seen == self._frame_index)
+        found = np.full(len(tracks.ids), -1)
+        for is_candidate, is_wanted, min_iou in (
+            (confirmed, high, config.match_iou),
+            (in_view, low, config.low_match_iou),
+            (~confirmed, high, config.new_match_iou),
+        ):
+            rows = np.nonzero(is_candidate & (found < 0))[0]
+            columns = np.setdiff1d(np.nonzero(is_wanted)[0], found)
+            matched = match(iou[np.ix_(rows, columns)] - min_iou)
+            found[rows[matched >= 0]] = columns[matched[matched >= 0]]
+        return found
+
+    def _numbered(self, tracks: _Tracks, found: IntArray) -> _Tracks:
+        """The tracks, with the next numbers for those found that have none, in the order of their detections."""
+        unnumbered = np.nonzero((found >= 0) & (tracks.ids == 0))[0]
+        unnumbered = unnumbered[np.argsort(found[unnumbered])]
+        ids = tracks.ids.copy()
+        ids[unnumbered] = self._num_ids + 1 + np.arange(len(unnumbered))
+        self._num_ids += len(unnumbered)
+        return tracks._replace(ids=ids)
+
+
+class _Tracks(NamedTuple):
+    """Tracks, the oldest first: ``ids`` ``[T]`` int64, 0 where seen only once; ``labels`` ``[T]`` int64, the classes
+    they began with; ``last_seen`` ``[T]`` int64, the number of a frame; their motion."""
+
+    ids: IntArray
+    labels: IntArray
+    last_seen: IntArray
+    motion: BoxMotion
+
+    @classmethod
+    def begin(cls, detections: Detections, chosen: IntArray, index: int) -> Self:
+        """A track for each of the ``chosen`` detections."""
+        return cls(
+            np.zeros(len(chosen), np.int64),
+            detections.labels[chosen],
+            np.full(len(chosen), index),
+            BoxMotion.begin(detections.boxes_xyxy[chosen]),
+        )
+
+    def select(self, index: BoolArray) -> Self:
+        return self._replace(
+            ids=self.ids[index],
+            labels=self.labels[index],
+            last_seen=self.last_seen[index],
+            motion=self.motion.select(index),
+        )
+
+    def joined(self, others: _Tracks) -> Self:
+        return self._replace(
+            ids=np.concatenate([self.ids, others.ids]),
+            labels=np.concatenate([self.labels, others.labels]),
+            last_seen=np.concatenate([self.last_seen, others.last_seen]),
+            motion=self.motion.joined(others.motion),
+        )
+
+    def predicted(self, num_frames: int) -> Self:
+        return self._replace(motion=self.motion.predicted(num_frames))
+
+    def corrected(self, found: IntArray, detections: Detections, index: int) -> Self:
+        """The tracks after detection ``found`` ``[T]`` was given to each, -1 where there was none."""
+        seen = found >= 0
+        last_seen = np.where(seen, index, self.last_seen)
+        motion = self.motion.corrected(seen, detections.boxes_xyxy[found[seen]])
+        return self._replace(last_seen=last_seen, motion=motion)
+
+
+def _with_ids(detections: Detections, found: IntArray, ids: IntArray) -> Detections:
+    """The detections that were found for a numbered track."""
+    track_ids = np.zeros(len(detections), np.int64)
+    track_ids[found[found >= 0]] = ids[found >= 0]
+    shown = track_ids > 0
+    return replace(detections.select(shown), track_ids=track_ids[shown])
+
+
+def _pairwise_iou(expected_xyxy: DoubleArray, boxes_xyxy: FloatArray) -> DoubleArray:
+    """``[T, N]``: the IoU of ``[T, 4]`` with ``[N, 4]``, 0 where they do not meet."""
+    first, second = expected_xyxy.T[:, :, None], boxes_xyxy.astype(np.float64).T
+    width = np.minimum(first[2], second[2]) - np.maximum(first[0], second[0])
+    height = np.minimum(first[3], second[3]) - np.maximum(first[1], second[1])
+    overlap = np.maximum(width, 0) * np.maximum(height, 0)
+    first_area, second_area = ((corners[2] - corners[0]) * (corners[3] - corners[1]) for corners in (first, second))
+    union = first_area + second_area - overlap
+    iou: DoubleArray = np.divide(overlap, union, out=np.zeros_like(overlap), where=overlap > 0)
+    return iou

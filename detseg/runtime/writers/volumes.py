@@ -1,0 +1,180 @@
+"""Writers of what was found in volumes: NIfTI labels, a table of milliliters, pictures. They take one volume at a time
+and keep none."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from detseg.arrays import ByteArray
+from detseg.files import atomic_path
+from detseg.runtime.drawing.labels import classes_in
+from detseg.runtime.drawing.volume import draw_montage, draw_slices
+from detseg.runtime.media.frames import Frame
+from detseg.runtime.media.images import write_image
+from detseg.runtime.media.nifti import write_label_volume
+from detseg.runtime.writers.output_folder import OutputFolder
+from detseg.runtime.writers.pictures import JsonList
+from detseg.volumes import LabelVolume, Volume
+
+
+class NiftiWriter:
+    """Writes every result into ``folder`` as ``NAME.nii.gz``, on the grid and with the affine of its source.
+
+    The values are class positions or, with ``category_ids``, the data set's own numbers of the classes. A voxel for
+    which no class is claimed (``VOID``) gets the number of class 0, the background.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``, the numbers of category ids and classes differ, or an id
+            does not fit into 8 bits.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        class_names: Sequence[str],
+        sources: Iterable[Path | str] = (),
+        *,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        self._output = OutputFolder(folder, sources)
+        self._num_classes = len(class_names)
+        ids = tuple(range(self._num_classes) if category_ids is None else category_ids)
+        if len(ids) != self._num_classes:
+            raise ValueError(f"got {len(ids)} category ids for {self._num_classes} classes; one each is needed")
+        for name, number in zip(class_names, ids, strict=True):
+            if not 0 <= number <= 255:
+                raise ValueError(f"class {name} has the id {number}; a label volume of 8 bits holds 0 to 255")
+        self._table = np.full(256, ids[0], np.uint8)
+        self._table[: len(ids)] = ids
+
+    def write(self, frame: Frame, result: LabelVolume) -> None:
+        """Write one label volume.
+
+        Raises:
+            ValueError: a label is no class position.
+            SaveError: the file cannot be written.
+        """
+        _check_labels(frame.source, result, self._num_classes)
+        path = self._output.path_for(frame, ".nii.gz")
+        write_label_volume(path, LabelVolume(self._table[result.labels], result.affine))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do: every file is complete when it is written."""
+
+
+class TableWriter:
+    """Writes how much of every class but class 0, the background, is in each volume: ``folder/volumes.csv`` and
+    ``folder/volumes.json``.
+
+    The CSV has one row per volume: ``file``; ``spacing_x_mm``, ``spacing_y_mm``, ``spacing_z_mm``, the distances
+    between voxels along the axes of the file; and for each class ``<name>_voxels`` and ``<name>_ml``. The JSON lists
+    the same as ``{"file", "spacing_mm": [x, y, z], "classes": {<name>: {"voxels", "milliliters"}}}``.
+
+    Rows are streamed to temporary files, which get their names when the ``with`` block is left. If it ends in an
+    exception, they are removed and tables of an earlier run stay.
+
+    Raises:
+        SaveError: the files cannot be written.
+    """
+
+    def __init__(self, folder: Path | str, class_names: Sequence[str]) -> None:
+        self.class_names = tuple(class_names)
+        self._files = ExitStack()
+        folder = Path(folder)
+        path = self._files.enter_context(atomic_path(folder / "volumes.csv"))
+        # A file name that is not UTF-8 must not cost the table.
+        stream = self._files.enter_context(path.open("w", encoding="utf-8", errors="backslashreplace", newline=""))
+        self._csv = csv.writer(stream, lineterminator="\n")
+        path = self._files.enter_context(atomic_path(folder / "volumes.json"))
+        self._json = self._files.enter_context(JsonList(path))
+        columns = [f"{name}_{unit}" for name in self.class_names[1:] for unit in ("voxels", "ml")]
+        self._csv.writerow(["file", *(f"spacing_{axis}_mm" for axis in "xyz"), *columns])
+
+    def write(self, frame: Frame, result: LabelVolume) -> None:
+        """Take the result of one volume.
+
+        Raises:
+            ValueError: a label is no class position.
+        """
+        _check_labels(frame.source, result, len(self.class_names))
+        counts = np.bincount(result.labels.ravel(), minlength=len(self.class_names))[1 : len(self.class_names)].tolist()
+        # Digits beyond those of a float32 affine would only be noise.
+        spacing = [_rounded(length) for length in result.spacing]
+        milliliters = [_rounded(count * result.voxel_milliliters) for count in counts]
+        cells = [value for pair in zip(counts, milliliters, strict=True) for value in pair]
+        self._csv.writerow([frame.source, *spacing, *cells])
+        classes = {
+            name: {"voxels": count, "milliliters": amount}
+            for name, count, amount in zip(self.class_names[1:], counts, milliliters, strict=True)
+        }
+        self._json.append({"file": frame.source, "spacing_mm": spacing, "classes": classes})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._files.__exit__(kind, error, trace)
+
+
+class _VolumePictures:
+    """Writes a picture of every result, which ``draw`` makes, into ``folder`` as ``NAME.png``.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
+    """
+
+    draw: Callable[[Volume, LabelVolume, Sequence[str]], ByteArray]
+
+    def __init__(self, folder: Path | str, class_names: Sequence[str], sources: Iterable[Path | str] = ()) -> None:
+        self.class_names = tuple(class_names)
+        self._output = OutputFolder(folder, sources)
+
+    def write(self, frame: Frame, result: LabelVolume) -> None:
+        """Draw and write one picture.
+
+        Raises:
+            ValueError: the result is not one of this volume, or of other classes.
+            SaveError: the picture cannot be written.
+        """
+        picture = type(self).draw(frame.volume, result, self.class_names)
+        write_image(self._output.path_for(frame, ".png"), picture)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do: every picture is complete when it is written."""
+
+
+class SlicesWriter(_VolumePictures):
+    """Writes pictures of three planes with outlines, see :func:`detseg.runtime.drawing.volume.draw_slices`."""
+
+    draw = staticmethod(draw_slices)
+
+
+class MontageWriter(_VolumePictures):
+    """Writes sheets of axial slices with outlines, see :func:`detseg.runtime.drawing.volume.draw_montage`."""
+
+    draw = staticmethod(draw_montage)
+
+
+def _check_labels(source: str, result: LabelVolume, num_classes: int) -> None:
+    strange = [label for label in classes_in(result.labels) if label >= num_classes]
+    if strange:
+        raise ValueError(f"{source}: label {strange[0]} in the result; allowed are 0 to {num_classes - 1}")
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.7g}")

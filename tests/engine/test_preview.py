@@ -1,0 +1,175 @@
+"""Previews: sheets of augmented batches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detseg.arrays import FloatArray
+from detseg.augment.config import AugmentConfig
+from detseg.engine.preview import draw_sample, preview
+from detseg.runtime.drawing.boxes import color_of
+from detseg.runtime.media.images import read_image, write_image
+from detseg.structures import Placement, Sample, Truth
+
+PLAIN = AugmentConfig(
+    mosaic=0, translate=0, scale=(1, 1), flip_horizontal=0, hsv_hue=0, hsv_saturation=0, hsv_value=0, pad_value=0
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    for number in range(5):
+        image = np.full((64, 64, 3), 40 * number + 20, np.uint8)
+        write_image(root / "images" / "train" / f"{number}.png", image)
+        labels = root / "labels" / "train" / f"{number}.txt"
+        labels.parent.mkdir(parents=True, exist_ok=True)
+        labels.write_text("0 0.5 0.5 0.5 0.5\n")
+    (root / "classes.txt").write_text("thing\n")
+    return root
+
+
+def test_sheets(data: Path, tmp_path: Path) -> None:
+    pictures = preview(data, tmp_path / "out", num_batches=3, batch_size=2, size=(64, 96))
+    # Five images fill two batches of two.
+    assert [path.name for path in pictures] == ["train_000_000.png", "train_000_001.png"]
+    assert sorted((tmp_path / "out").iterdir()) == sorted(pictures)
+    # Two cells of 64x96 in a row with 6 pixels about each.
+    assert read_image(pictures[0]).shape == (64 + 2 * 6, 2 * 96 + 3 * 6, 3)
+
+
+def test_boxes_are_drawn_where_the_objects_are(data: Path, tmp_path: Path) -> None:
+    (picture,) = preview(data, tmp_path / "out", config=PLAIN, num_batches=1, batch_size=1, size=(64, 64))
+    cell = read_image(picture)[6:-6, 6:-6]
+    # The box from (16, 16) to (48, 48): its left and bottom sides away from the tag, and nothing inside of it.
+    assert (cell[30:40, 16] == color_of(0)).all()
+    assert (cell[48, 20:40] == color_of(0)).all()
+    assert len(np.unique(cell[36:44, 24:44])) == 1
+
+
+def test_seed_and_epoch_decide(data: Path, tmp_path: Path) -> None:
+    def draw(name: str, **settings: int) -> bytes:
+        (picture,) = preview(data, tmp_path / name, num_batches=1, batch_size=4, size=(64, 64), **settings)
+        return picture.read_bytes()
+
+    assert draw("a", seed=1) == draw("b", seed=1)
+    assert draw("a", seed=1) != draw("c", seed=2)
+    assert draw("a", seed=1) != draw("d", seed=1, epoch=1)
+
+
+def test_closing_shows_no_mosaic(data: Path, tmp_path: Path) -> None:
+    mosaic = AugmentConfig(**{**vars(PLAIN), "mosaic": 1.0})
+    (closed, open_) = (
+        preview(data, tmp_path / str(closing), config=mosaic, batch_size=1, size=(64, 64), closing=closing)[0]
+        for closing in (True, False)
+    )
+    # Without a mosaic there is one gray level outside of the box.
+    assert len(np.unique(read_image(closed)[56:68, 10:60])) == 1
+    assert closed.read_bytes() != open_.read_bytes()
+
+
+def test_small_data_set_is_one_batch(data: Path, tmp_path: Path) -> None:
+    pictures = preview(data, tmp_path / "out", batch_size=100, size=(32, 32))
+    assert len(pictures) == 1
+    assert read_image(pictures[0]).shape == (2 * 32 + 3 * 6, 3 * 32 + 4 * 6, 3)
+
+
+def test_mask_and_crowd() -> None:
+    mask = np.full((40, 40), 255, np.uint8)
+    mask[:, 20:] = 1
+    sample = Sample(
+        image=np.full((40, 40, 3), 100, np.uint8),
+        boxes_xyxy=np.array([[2, 2, 12, 38]], np.float32),
+        labels=np.array([0]),
+        crowd=np.array([True]),
+        image_id=1,
+        path="x",
+        placement=Placement.identity(40, 40),
+        mask=mask,
+    )
+    drawn = draw_sample(sample, ("a", "b"))
+    tinted = np.round((100 + np.array(color_of(1))) / 2)
+    assert np.abs(drawn[30, 30] - tinted).max() <= 1
+    assert (drawn[30, 16] == 100).all()
+    # A crowd region has its own color, that of label + number of classes.
+    assert (drawn[30, 2] == color_of(2)).all()
+
+
+def test_wrong_settings(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="inside the data set"):
+        preview(data, data / "preview")
+    with pytest.raises(ValueError, match="num_batches must be at least 1, got 0"):
+        preview(data, tmp_path / "out", num_batches=0)
+    with pytest.raises(ValueError, match="positive multiples of the stride, 32; got 50x320"):
+        preview(data, tmp_path / "out", size=(50, 320))
+    with pytest.raises(ValueError, match="no split 'val'; there is train"):
+        preview(data, tmp_path / "out", split="val")
+    assert not (tmp_path / "out").exists()
+
+
+def test_shapes(tmp_path: Path) -> None:
+    (picture,) = preview("shapes", tmp_path, split="val", num_batches=1, batch_size=4, size=(64, 64))
+    assert read_image(picture).shape == (2 * 64 + 3 * 6, 2 * 64 + 3 * 6, 3)
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    """Gray pictures whose left half is class 1, whose right is class 0, and whose lowest quarter is void."""
+    root = tmp_path / "masks"
+    mask = np.ones((64, 64), np.uint8)
+    mask[:, 32:] = 0
+    mask[48:] = 255
+    for number in range(2):
+        write_image(root / "train" / "images" / f"{number}.png", np.full((64, 64, 3), 100, np.uint8))
+        (root / "train" / "masks").mkdir(exist_ok=True)
+        Image.fromarray(mask).save(root / "train" / "masks" / f"{number}.png")
+    (root / "classes.txt").write_text("ground\nthing\n")
+    return root
+
+
+def tint(gray: int, label: int) -> FloatArray:
+    return np.round((gray + np.array(color_of(label), np.float32)) / 2)
+
+
+def test_masks_are_tinted_and_void_is_clear(masks: Path, tmp_path: Path) -> None:
+    (picture,) = preview(masks, tmp_path / "out", config=PLAIN, num_batches=1, batch_size=1, size=(64, 64))
+    cell = read_image(picture)[6:-6, 6:-6].astype(np.float32)
+    for (y, x), expected in {(40, 4): tint(100, 1), (40, 60): tint(100, 0), (60, 4): 100, (60, 60): 100}.items():
+        assert np.abs(cell[y, x] - expected).max() <= 1, (y, x)
+
+
+def test_masks_turn_with_their_images(masks: Path, tmp_path: Path) -> None:
+    turned = AugmentConfig(**{**vars(PLAIN), "flip_horizontal": 1.0})
+    (picture,) = preview(masks, tmp_path / "out", config=turned, num_batches=1, batch_size=1, size=(64, 64))
+    cell = read_image(picture)[6:-6, 6:-6].astype(np.float32)
+    assert np.abs(cell[40, 60] - tint(100, 1)).max() <= 1
+    assert np.abs(cell[40, 4] - tint(100, 0)).max() <= 1
+
+
+def test_the_truth_decides_what_is_drawn(tmp_path: Path) -> None:
+    def draw(name: str, truth: Truth | None) -> bytes:
+        settings: dict[str, Any] = {"config": PLAIN, "num_batches": 1, "batch_size": 1, "size": (160, 160)}
+        (picture,) = preview("shapes", tmp_path / name, split="val", truth=truth, **settings)
+        return picture.read_bytes()
+
+    assert draw("none", None) == draw("boxes", "boxes") != draw("masks", "masks")
+
+
+def test_a_truth_that_is_not_there(data: Path, masks: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="boxes were asked for"):
+        preview(masks, tmp_path / "out", truth="boxes")
+    with pytest.raises(ValueError, match="masks were asked for"):
+        preview(data, tmp_path / "out", truth="masks")
+    assert not (tmp_path / "out").exists()
+
+
+def test_camvid(detseg_data: Path, tmp_path: Path) -> None:
+    assert (detseg_data / "camvid").is_dir()
+    described = Path(__file__).parents[2] / "configs/data/camvid.yaml"
+    (picture,) = preview(described, tmp_path, truth="masks", num_batches=1, batch_size=4, size=(96, 128))
+    assert read_image(picture).shape == (2 * 96 + 3 * 6, 2 * 128 + 3 * 6, 3)

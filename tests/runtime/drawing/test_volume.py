@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detseg.arrays import ByteArray
+from detseg.runtime.drawing import volume as draw_volume
+from detseg.runtime.drawing.boxes import color_of
+from detseg.runtime.drawing.volume import compare_volumes, draw_montage, draw_slices
+from detseg.runtime.drawing.volume_planes import AXIAL, CORONAL, SAGITTAL
+from detseg.runtime.media.nifti import read_label_values, read_volume
+from detseg.structures import VOID
+from detseg.volumes import LabelVolume, Volume
+
+NAMES = ("background", "anterior", "posterior")
+AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])
+VOLUME = Volume(np.random.default_rng(0).random((20, 24, 16)).astype(np.float32), AFFINE)
+
+
+def labels_of(**boxes: tuple[slice, slice, slice]) -> LabelVolume:
+    """Labels of the size of ``VOLUME`` with these boxes in the class of this name, or ``void``."""
+    labels = np.zeros(VOLUME.voxels.shape, np.uint8)
+    for name, box in boxes.items():
+        labels[box] = VOID if name == "void" else NAMES.index(name)
+    return LabelVolume(labels, AFFINE)
+
+
+BOTH = labels_of(anterior=np.s_[4:10, 12:20, 3:9], posterior=np.s_[4:10, 4:12, 3:9])
+EMPTY = labels_of()
+
+
+def num_pixels(picture: ByteArray, label: int) -> int:
+    return int((picture == color_of(label)).all(axis=2).sum())
+
+
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The texts that are written from here on."""
+    texts: list[str] = []
+    write = draw_volume.Lettering.write
+
+    def record(self: draw_volume.Lettering, canvas: ByteArray, text: str, *place: int) -> None:
+        texts.append(text)
+        write(self, canvas, text, *place)
+
+    monkeypatch.setattr(draw_volume.Lettering, "write", record)
+    return texts
+
+
+def test_three_planes_with_letters_and_milliliters(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = written(monkeypatch)
+    picture = draw_slices(VOLUME, BOTH, NAMES)
+    # Counted from 1, half of the 576 labeled voxels lie in the axial slices 4 to 6, the coronal 5 to 12 and so on.
+    assert texts == [
+        *"RLAP", "axial, slice 6 of 16", *"RLSI", "coronal, slice 12 of 24", *"APSI", "sagittal, slice 7 of 20",
+        "anterior 0.288 ml", "posterior 0.288 ml",
+    ]  # fmt: skip
+    # 24 mm are 420 pixels: three pictures of 350, 350 and 420 pixels, each between two margins.
+    assert picture.shape[1] == 350 + 350 + 420 + 6 * 24
+    assert num_pixels(picture, 1) > 500
+    assert num_pixels(picture, 2) > 500
+
+
+def test_panels_are_the_slices_themselves() -> None:
+    """The pictures of the planes stand in the sheet unchanged, centered in a common height."""
+    picture = draw_slices(VOLUME, EMPTY, NAMES)
+    scan = draw_volume.Scan(VOLUME)
+    left = 24
+    for plane, position in ((AXIAL, 8), (CORONAL, 12), (SAGITTAL, 10)):
+        panel = scan.picture(plane, position, EMPTY.labels, 420 / 24)
+        height, width = panel.shape[:2]
+        column = picture[:, left : left + width]
+        tops = [top for top in range(len(column) - height) if np.array_equal(column[top : top + height], panel)]
+        assert len(tops) == 1
+        left += width + 48
+
+
+@pytest.mark.parametrize(
+    ("labels", "legend"),
+    [
+        (EMPTY, ["nothing is labeled"]),
+        (labels_of(void=np.s_[:5]), ["nothing is labeled"]),
+        (labels_of(posterior=np.s_[:1, :1, :1]), ["posterior 0.001 ml"]),
+    ],
+)
+def test_the_legend_names_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, labels: LabelVolume, legend: list[str]
+) -> None:
+    for draw in (draw_slices, draw_montage):
+        texts = written(monkeypatch)
+        draw(VOLUME, labels, NAMES)
+        assert [text for text in texts if "labeled" in text or text.endswith(" ml")] == legend
+
+
+@pytest.mark.parametrize(
+    ("milliliters", "text"),
+    [(0.0, "0 ml"), (0.00123456, "0.00123 ml"), (1.5, "1.5 ml"), (987.6, "988 ml"), (1234.2, "1,234 ml")],
+)
+def test_milliliters_are_rounded_for_the_eye(monkeypatch: pytest.MonkeyPatch, milliliters: float, text: str) -> None:
+    affine = np.diag([10.0, 10.0, 10.0 * (milliliters or 1), 1.0])
+    labels = np.zeros((3, 3, 3), np.uint8)
+    labels[1, 1, 1] = 1
+    found = LabelVolume(labels if milliliters else np.zeros_like(labels), affine)
+    texts = written(monkeypatch)
+    volume = Volume(np.zeros((3, 3, 3), np.float32), affine)
+    compare_volumes(volume, LabelVolume(labels, affine), found, NAMES)
+    assert texts[-1] == f"anterior {text}"
+
+
+def test_a_comparison_shows_the_same_planes_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = labels_of(posterior=np.s_[4:10, 4:10, 10:14])
+    texts = written(monkeypatch)
+    picture = compare_volumes(VOLUME, BOTH, found, NAMES)
+    titles = [text for text in texts if "slice" in text]
+    assert titles == ["axial, slice 6 of 16", "coronal, slice 12 of 24", "sagittal, slice 7 of 20"] * 2
+    captions = [text for text in texts if text in ("truth", "prediction") or text.endswith(" ml")]
+    assert captions == [
+        "truth", "anterior 0.288 ml", "posterior 0.288 ml", "prediction", "anterior 0 ml", "posterior 0.144 ml",
+    ]  # fmt: skip
+    upper, lower = np.array_split(picture, 2)
+    # Below there is only the color in the legend.
+    assert num_pixels(upper, 1) > 500 > 200 > num_pixels(lower, 1) > 0
+    assert num_pixels(lower, 2) > 300
+
+
+def test_where_nothing_is_true_the_planes_go_through_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = labels_of(anterior=np.s_[0:1, 1:2, 2:3])
+    for truth in (EMPTY, labels_of(void=np.s_[10:])):
+        texts = written(monkeypatch)
+        compare_volumes(VOLUME, truth, found, NAMES)
+        assert [text for text in texts if "slice" in text][:3] == [
+            "axial, slice 3 of 16", "coronal, slice 2 of 24", "sagittal, slice 1 of 20",
+        ]  # fmt: skip
+        assert [text for text in texts if text.endswith(" ml")] == ["anterior 0 ml", "anterior 0.001 ml"]
+
+
+@pytest.mark.parametrize(
+    ("labels", "max_slices", "expected"),
+    [
+        (BOTH, 24, [4, 5, 6, 7, 8, 9]),
+        (BOTH, 6, [4, 5, 6, 7, 8, 9]),
+        (BOTH, 3, [4, 6, 9]),
+        (BOTH, 1, [4]),
+        (labels_of(anterior=np.s_[:, :, 2:3], posterior=np.s_[:, :, 11:12], void=np.s_[:, :, 5:7]), 24, [3, 12]),
+        (EMPTY, 4, [1, 6, 11, 16]),
+    ],
+)
+def test_a_montage_shows_slices_that_hold_something(
+    monkeypatch: pytest.MonkeyPatch, labels: LabelVolume, max_slices: int, expected: list[int]
+) -> None:
+    texts = written(monkeypatch)
+    draw_montage(VOLUME, labels, NAMES, max_slices)
+    assert [text for text in texts if "/" in text] == [f"{number} / 16" for number in expected]
+    assert "axial slices, bottom to top; left: patient's right" in texts
+
+
+def test_a_class_is_where_the_convention_puts_it() -> None:
+    """A file that runs toward the left, the back and the top (LPS): class 1 is at the patient's right and front."""
+    affine = np.diag([-1.0, -1.0, 1.0, 1.0])
+    labels = np.zeros((40, 40, 1), np.uint8)
+    labels[2:10, 2:10] = 1
+    sheet = draw_montage(Volume(np.zeros((40, 40, 1), np.float32), affine), LabelVolume(labels, affine), NAMES)
+    rows, columns = np.nonzero((sheet[:280] == color_of(1)).all(axis=2))
+    # The picture is 240 x 240 pixels, 6 to the millimeter: at the left and the top of it.
+    assert (columns.min(), columns.max() + 1) == pytest.approx((6 + 12, 6 + 60), abs=2)
+    assert rows.max() + 1 - rows.min() == pytest.approx(48, abs=2)
+    assert rows.max() < len(sheet) / 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (LabelVolume(np.zeros((20, 24, 15), np.uint8), AFFINE), r"one shape, got \(20, 24, 15\) and \(20, 24, 16\)"),
+        (LabelVolume(np.full((20, 24, 16), 3, np.uint8), AFFINE), "label 3 in the volume, but there are 3 class names"),
+    ],
+)
+def test_labels_of_something_else_are_refused(labels: LabelVolume, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        draw_slices(VOLUME, labels, NAMES)
+    with pytest.raises(ValueError, match=message):
+        draw_montage(VOLUME, labels, NAMES)
+    for truth, found in ((labels, EMPTY), (EMPTY, labels)):
+        with pytest.raises(ValueError, match=message):
+            compare_volumes(VOLUME, truth, found, NAMES)
+
+
+def test_a_montage_of_no_slices_is_refused() -> None:
+    with pytest.raises(ValueError, match="max_slices must be at least 1, got 0"):
+        draw_montage(VOLUME, BOTH, NAMES, max_slices=0)
+
+
+def test_real_scans(detseg_data: Path) -> None:
+    for path in sorted((detseg_data / "hippocampus" / "labelsTr").glob("[!.]*.nii.gz"))[:2]:
+        volume = read_volume(detseg_data / "hippocampus" / "imagesTr" / path.name)
+        values, affine = read_label_values(path)
+        labels = LabelVolume(values.astype(np.uint8), affine)
+        for picture in (draw_slices(volume, labels, NAMES), draw_montage(volume, labels, NAMES)):
+            assert min(picture.shape[:2]) > 450
+            assert min(num_pixels(picture, label) for label in (1, 2)) > 200
