@@ -6,6 +6,15 @@ stands in, and what is allowed there. Values are never coerced, except that a wh
 
 The layers (bases first, command line last) are kept apart until a value is built, so that every value still knows which
 file it came from: errors can name that file, and relative paths start from its folder.
+
+A dataclass may say what of it was renamed; old names are then still read, with a notice (a ``FutureWarning``)::
+
+    renamed: ClassVar[Mapping[str, str]] = {"close_last_epochs": "close_mosaic_epochs"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"head": {"direct": "yolox"}}
+
+The first is about its keys. The second is about the values of a key (by its new name, if it has one): those that are
+text, or the names of a ``choice``. One file that gives a key by its old and its new name is an error; a file may
+override its base's old name by the new one.
 """
 
 from __future__ import annotations
@@ -14,11 +23,12 @@ import copy
 import dataclasses
 import difflib
 import functools
-import importlib
 import math
 import os
+import pkgutil
 import types
 import typing
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
 from pathlib import Path
@@ -48,7 +58,7 @@ def choice(table: Mapping[str, str], *, default: Any = MISSING, **kwargs: Any) -
     """
     if isinstance(default, str):
         name = default
-        kwargs["default_factory"] = lambda: _load_class(table[name])(name=name)
+        kwargs["default_factory"] = lambda: pkgutil.resolve_name(table[name])(name=name)
     elif default is not MISSING:
         kwargs["default"] = default
     return dataclasses.field(metadata={_CHOICE: table, **kwargs.pop("metadata", {})}, **kwargs)
@@ -103,7 +113,7 @@ def _build(hint: Any, layers: list[Layer], path: str, default: Any = None) -> An
     if hint is Any:
         return _merge_plain(layers, path)
     if origin is dict:
-        keys = _mapping_keys(layers, path)
+        keys = _mapping_keys(layers, path, {})
         return {key: _build(args[1], speaking, f"{path}.{key}") for key, speaking in keys.items()}
     if origin in (list, tuple):
         return _build_sequence(hint, top, path)
@@ -159,7 +169,7 @@ def _build_sequence(hint: Any, top: Layer, path: str) -> Any:
 
 def _build_dataclass(schema: Any, layers: list[Layer], path: str, default: Any) -> Any:
     """``default``, where it is a ``schema``, supplies what no layer names: it beats the defaults of the class."""
-    given = _mapping_keys(layers, path)
+    given = _mapping_keys(layers, path, getattr(schema, "renamed", {}))
     fields = {f.name: f for f in dataclasses.fields(schema) if f.init}
     hints = typing.get_type_hints(schema, include_extras=True)
     prefix = f"{path}." if path else ""
@@ -171,9 +181,11 @@ def _build_dataclass(schema: Any, layers: list[Layer], path: str, default: Any) 
     for key, field in fields.items():
         inherited = _default_of(field) if type(default) is not schema else getattr(default, key)
         if key in given:
+            old_values = getattr(schema, "renamed_values", {}).get(key, {})
+            speaking = [_with_new_value(layer, prefix + key, old_values) for layer in given[key]]
             table = field.metadata.get(_CHOICE)
             build = _build if table is None else functools.partial(_build_choice, table)
-            values[key] = build(hints[key], given[key], prefix + key, inherited)
+            values[key] = build(hints[key], speaking, prefix + key, inherited)
         elif inherited is not MISSING:
             values[key] = inherited
         else:
@@ -192,7 +204,7 @@ def _build_choice(table: Mapping[str, str], hint: Any, layers: list[Layer], path
             return None
         layers = _after_last(layers, lambda value: value is None)
     layers = [dataclasses.replace(x, value={"name": x.value}) if isinstance(x.value, str) else x for x in layers]
-    naming = _mapping_keys(layers, path).get("name", [])
+    naming = _mapping_keys(layers, path, {}).get("name", [])
     if not naming and default in (MISSING, None):
         fail(layers[-1], f"{path}.name", f"missing key; allowed: {', '.join(table)}")
     name = getattr(default, "name", None)
@@ -207,27 +219,50 @@ def _build_choice(table: Mapping[str, str], hint: Any, layers: list[Layer], path
         reason = f"unknown name {show(name)}{_nearest(name, table)}; allowed: {', '.join(table)}"
         fail((naming or layers)[-1], f"{path}.name", reason)
     inherited = default if getattr(default, "name", None) == name else None
-    return _build_dataclass(_load_class(table[name]), kept, path, inherited)
+    return _build_dataclass(pkgutil.resolve_name(table[name]), kept, path, inherited)
 
 
 def _merge_plain(layers: list[Layer], path: str) -> Any:
     if not isinstance(layers[-1].value, Mapping):
         return copy.deepcopy(layers[-1].value)
     mappings = _after_last(layers, lambda value: not isinstance(value, Mapping))
-    return {key: _merge_plain(x, f"{path}.{key}") for key, x in _mapping_keys(mappings, path).items()}
+    return {key: _merge_plain(x, f"{path}.{key}") for key, x in _mapping_keys(mappings, path, {}).items()}
 
 
-def _mapping_keys(layers: list[Layer], path: str) -> dict[str, list[Layer]]:
-    """Each key that any layer gives, with the layers that give it."""
+def _mapping_keys(layers: list[Layer], path: str, renamed: Mapping[str, str]) -> dict[str, list[Layer]]:
+    """Each key that any layer gives, under its new name where it was ``renamed``, with the layers that give it."""
     keys: dict[str, list[Layer]] = {}
+    written: dict[tuple[str, str], str] = {}
+    prefix = f"{path}." if path else ""
     for layer in layers:
         if not isinstance(layer.value, Mapping):
             fail(layer, path, f"expected a mapping (`key: value` lines), got {show(layer.value)}")
         for key in layer.value:
             if not isinstance(key, str):
                 fail(layer, path, f"keys must be text, got {show(key)}; put it in quotes")
-            keys.setdefault(key, []).append(layer.child(key))
+            name = renamed.get(key, key)
+            other = written.setdefault((layer.source, name), key)
+            if other != key:
+                fail(layer, prefix + name, f"given twice, as {other} and as {key}; keep {name}, which is its name now")
+            if name != key:
+                _give_notice(layer, prefix + key, prefix + name)
+            keys.setdefault(name, []).append(layer.child(key))
     return keys
+
+
+def _with_new_value(layer: Layer, path: str, renamed: Mapping[str, str]) -> Layer:
+    """``layer`` with the new name of its text, or of the ``name`` in its mapping, where that was ``renamed``."""
+    in_mapping = isinstance(layer.value, Mapping)
+    old = layer.value.get("name") if in_mapping else layer.value
+    if not isinstance(old, str) or old not in renamed:
+        return layer
+    _give_notice(layer, f"{path}: {old}", renamed[old])
+    return dataclasses.replace(layer, value={**layer.value, "name": renamed[old]} if in_mapping else renamed[old])
+
+
+def _give_notice(layer: Layer, old: str, new: str) -> None:
+    text = f"{layer.source}: {old} is now called {new}; this version still reads the old name, the next will not"
+    warnings.warn(text, FutureWarning, stacklevel=2)
 
 
 def _after_last(layers: list[Layer], resets: Any) -> list[Layer]:
@@ -246,11 +281,6 @@ def _find_path(top: Layer, path: str) -> Path:
             return candidate
     hint = "" if data else " (DETSEG_DATA is not set)"
     fail(top, path, f"{top.value!r} not found; tried {', '.join(map(str, dict.fromkeys(tried)))}{hint}")
-
-
-def _load_class(location: str) -> Any:
-    module, _, name = location.partition(":")
-    return getattr(importlib.import_module(module), name)
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pytest
 
@@ -67,6 +68,25 @@ class Run:
     options: Any = None
     title: str = ""
     resume: bool = False
+
+
+@dataclass(frozen=True)
+class Renamed:
+    renamed: ClassVar[Mapping[str, str]] = {"body": "backbone", "pace": "mode", "tempo": "mode"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "backbone": {"residual": "resnet50", "simple": "plain"},
+        "mode": {"quick": "fast", "rapid": "fast"},
+    }
+
+    backbone: Any = choice(BACKBONES, default=Plain())
+    neck: Plain | None = choice(BACKBONES, default=None)
+    mode: Literal["fast", "slow"] | None = "slow"
+    quick: bool = False
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Renamed = field(default_factory=Renamed)
 
 
 @pytest.fixture(autouse=True)
@@ -405,3 +425,93 @@ def test_a_failed_save_keeps_the_file_before(tmp_path: Path, monkeypatch: pytest
         save_config(Run(model=Model(3, Plain())), path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+ANSWER = "; this version still reads the old name, the next will not"
+KEY = "inner.pace is now called inner.mode"
+VALUE = "inner.backbone: residual is now called resnet50"
+TEXT = "inner.mode: quick is now called fast"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "wanted", "notices"),
+    [
+        # a key
+        ("pace: fast", [], Renamed(mode="fast"), [f"run.yaml: {KEY}"]),
+        ("pace: null", [], Renamed(mode=None), [f"run.yaml: {KEY}"]),
+        ("body: {depth: 4}", [], Renamed(Plain(depth=4)), ["run.yaml: inner.body is now called inner.backbone"]),
+        # a value: the bare name of a choice, the name in its mapping, text
+        ("backbone: residual", [], Renamed(Adapted()), [f"run.yaml: {VALUE}"]),
+        ("backbone: {width: 3, name: residual}", [], Renamed(Adapted(width=3.0)), [f"run.yaml: {VALUE}"]),
+        ("mode: quick", [], Renamed(mode="fast"), [f"run.yaml: {TEXT}"]),
+        # both at once
+        ("pace: quick", [], Renamed(mode="fast"), [f"run.yaml: {KEY}", f"run.yaml: {TEXT}"]),
+        # the command line, which wins by either name
+        ("quick: true", ["inner.pace=fast"], Renamed(mode="fast", quick=True), [f"command line: {KEY}"]),
+        ("mode: null", ["inner.pace=fast"], Renamed(mode="fast"), [f"command line: {KEY}"]),
+        ("pace: fast", ["inner.mode=slow"], Renamed(mode="slow"), [f"run.yaml: {KEY}"]),
+        ("pace: fast", ["inner.pace=slow"], Renamed(mode="slow"), [f"run.yaml: {KEY}", f"command line: {KEY}"]),
+        ("backbone: {width: 3}", ["inner.backbone=residual"], Renamed(Adapted()), [f"command line: {VALUE}"]),
+        # the old and the new name of a choice are the same one, so its settings stay
+        (
+            "backbone: {name: residual, width: 3}",
+            ["inner.backbone.name=resnet50", "inner.backbone.pretrained=true"],
+            Renamed(Adapted(width=3.0, pretrained=True)),
+            [f"run.yaml: {VALUE}"],
+        ),
+        # the old words elsewhere, and the new ones
+        ("quick: true", [], Renamed(quick=True), []),
+        ("mode: fast", ["inner.backbone=resnet50"], Renamed(Adapted(), mode="fast"), []),
+    ],
+)  # fmt: skip
+def test_old_names_are_read_with_a_notice(
+    tmp_path: Path, text: str, overrides: list[str], wanted: Renamed, notices: list[str]
+) -> None:
+    (tmp_path / "run.yaml").write_text(f"inner: {{{text}}}\n")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        config = load_config(Outer, tmp_path / "run.yaml", overrides)
+    assert config == Outer(wanted)
+    assert [(w.category, str(w.message).removeprefix(f"{tmp_path}/")) for w in caught] == [
+        (FutureWarning, notice + ANSWER) for notice in notices
+    ]
+
+
+def test_what_is_saved_has_the_new_names(tmp_path: Path) -> None:
+    stored = {"body": "residual", "pace": "quick"}
+    with pytest.warns(FutureWarning, match=r"^model\.safetensors: (body|pace|backbone: residual|mode: quick) is now"):
+        config = from_dict(Renamed, stored, "model.safetensors")
+    save_config(config, tmp_path / "run.yaml")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert load_config(Renamed, tmp_path / "run.yaml") == config == Renamed(Adapted(), mode="fast")
+
+
+def test_a_base_may_have_the_old_name_and_what_stands_on_it_the_new_one(tmp_path: Path) -> None:
+    (tmp_path / "old.yaml").write_text("body: {name: residual, width: 3}\n")
+    (tmp_path / "new.yaml").write_text("base: old.yaml\nbackbone: {pretrained: true}\n")
+    (tmp_path / "older.yaml").write_text("base: new.yaml\nbody: simple\n")
+    with pytest.warns(FutureWarning, match=r"old\.yaml: body is now called backbone"):
+        assert load_config(Renamed, tmp_path / "new.yaml") == Renamed(Adapted(width=3.0, pretrained=True))
+    with pytest.warns(FutureWarning, match=r"older\.yaml: backbone: simple is now called plain"):
+        assert load_config(Renamed, tmp_path / "older.yaml") == Renamed(Plain())
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("mode: fast, pace: fast", [], "run.yaml: inner.mode: given twice, as mode and as pace; keep mode"),
+        ("pace: fast, mode: fast", [], "run.yaml: inner.mode: given twice, as pace and as mode; keep mode"),
+        ("pace: fast, tempo: fast", [], "run.yaml: inner.mode: given twice, as pace and as tempo; keep mode"),
+        ("", ["inner.mode=fast", "inner.pace=fast"], "command line: inner.mode: given twice, as mode and as pace"),
+        ("pace: quik", [], "run.yaml: inner.mode: expected one of 'fast', 'slow', got 'quik' (str)"),
+        ("body: {widths: 3}", [], "run.yaml: inner.backbone.widths: unknown key; did you mean inner.backbone.width"),
+        ("neck: residual", [], "run.yaml: inner.neck.name: unknown name 'residual' (str)"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_old_names_do_not_hide_mistakes(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
+    (tmp_path / "run.yaml").write_text(f"inner: {{{text}}}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(Outer, tmp_path / "run.yaml", overrides)
+    assert message in str(caught.value)
