@@ -1,4 +1,4 @@
-"""Albumentations pipelines from a configuration, on samples with boxes and label masks.
+"""Albumentations pipelines, on samples with boxes and label masks.
 
 The package takes seconds to import, so that happens only when a pipeline is asked for.
 """
@@ -10,7 +10,7 @@ import inspect
 import os
 import random
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module, metadata
 from types import ModuleType
@@ -18,8 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from detseg.augment.config import AugmentConfig
-from detseg.augment.geometry import clip_boxes
+from detseg.augment.geometry import BoxFilter
 from detseg.structures import Placement, Sample
 
 ALBUMENTATIONS_VERSION = "2.0.8"
@@ -51,27 +50,28 @@ def import_albumentations() -> ModuleType:
 
 
 class AlbumentationsAdapter:
-    """The pipeline that ``config.albumentations`` lists, as one function of a sample and a random generator.
+    """The transforms that ``entries`` names, as one function of a sample and a random generator.
 
-    Boxes go through as pixel xyxy with their labels and crowd flags; afterwards the rules of the config for boxes that
-    are nearly gone apply. Where a transform fills a label mask, it does so with ``mask_fill`` unless told otherwise.
+    An entry is ``{name: RandomGamma, params: {p: 0.5}}``, with ``transforms`` where it holds others, as in
+    :class:`~detseg.augment.config.AugmentConfig`, which checks that.
+
+    Boxes go through as pixel xyxy with their labels and crowd flags; ``box_filter`` drops those that are nearly gone.
+    Where a transform fills a label mask, it does so with ``mask_fill`` unless told otherwise.
     Dropouts leave masks alone unless told otherwise. Masks are never interpolated.
 
     Raises:
         ValueError: if a transform is unknown, refuses its parameters, or is to interpolate masks.
     """
 
-    def __init__(self, config: AugmentConfig) -> None:
+    def __init__(self, entries: Sequence[Mapping[str, Any]], box_filter: BoxFilter, mask_fill: int) -> None:
         library = import_albumentations()
-        self._config = config
-        self._unfit = sorted(_names(config.albumentations) & _NOT_FOR_MASKS)
-        transforms = [
-            _build(library, one, config, f"albumentations[{i}]") for i, one in enumerate(config.albumentations)
-        ]
+        self._box_filter = box_filter
+        self._unfit = sorted(_names(entries) & _NOT_FOR_MASKS)
+        transforms = [_build(library, one, mask_fill, f"albumentations[{i}]") for i, one in enumerate(entries)]
         bbox_params = library.BboxParams(
             format="pascal_voc",
             label_fields=["rows"],
-            min_visibility=config.min_area_ratio,
+            min_visibility=box_filter.min_area_ratio,
             clip=True,
             filter_invalid_bboxes=True,
         )
@@ -106,7 +106,7 @@ class AlbumentationsAdapter:
                 "Normalize, ToFloat, ToGray with one channel and ToTensorV2: normalization belongs to the input spec"
             )
         size: tuple[int, int] = image.shape[:2]
-        boxes, keep = clip_boxes(np.asarray(result["bboxes"], np.float64).reshape(-1, 4), size, self._config)
+        boxes, keep = self._box_filter.clip(np.asarray(result["bboxes"], np.float64).reshape(-1, 4), size)
         rows = np.asarray(result["rows"]).astype(np.int64)[keep]
         return replace(
             sample,
@@ -126,13 +126,13 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def _names(entries: list[Any]) -> set[str]:
+def _names(entries: Sequence[Mapping[str, Any]]) -> set[str]:
     """The names of all transforms in a list as the config has it, nested ones included."""
     own = {str(entry.get("name", entry.get("transform"))) for entry in entries}
     return own.union(*(_names(entry.get("transforms", [])) for entry in entries))
 
 
-def _build(library: ModuleType, entry: Mapping[str, Any], config: AugmentConfig, where: str) -> Any:
+def _build(library: ModuleType, entry: Mapping[str, Any], mask_fill: int, where: str) -> Any:
     name = entry.get("name", entry.get("transform"))
     allowed = _transforms(library)
     if name not in allowed:
@@ -151,12 +151,14 @@ def _build(library: ModuleType, entry: Mapping[str, Any], config: AugmentConfig,
             "two class positions would be a third class"
         )
     if "fill_mask" in accepted and accepted["fill_mask"].default is not None:
-        params.setdefault("fill_mask", config.mask_fill)
+        params.setdefault("fill_mask", mask_fill)
     if "transforms" in accepted:
         inner = entry.get("transforms", [])
         if not inner:
             raise ValueError(f"{where}: {name} needs a list of transforms under the key `transforms`")
-        params["transforms"] = [_build(library, one, config, f"{where}.transforms[{i}]") for i, one in enumerate(inner)]
+        params["transforms"] = [
+            _build(library, one, mask_fill, f"{where}.transforms[{i}]") for i, one in enumerate(inner)
+        ]
     elif "transforms" in entry:
         raise ValueError(f"{where}: {name} takes no list of transforms")
     try:

@@ -9,9 +9,16 @@ import cv2
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, FloatArray
-from detseg.augment.config import AugmentConfig
-from detseg.augment.geometry import clip_boxes, paste, quarter_turns, scaling, transform_boxes, translation
+from detseg.augment.geometry import BoxFilter, paste, quarter_turns, scaling, transform_boxes, translation
 from detseg.structures import Placement, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """What pixels get that no image covers: the gray level ``pad_value``, and in a label mask ``mask_fill``."""
+
+    pad_value: int
+    mask_fill: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +64,7 @@ def mosaic_tiles(
     return tiles
 
 
-def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], config: AugmentConfig) -> Sample:
+def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_filter: BoxFilter, fill: Fill) -> Sample:
     """The picture of ``size`` (height, width) that ``view`` shows of the tiles, with the boxes and mask in it.
 
     Each tile goes through a single warp into the picture itself: no canvas is ever made, and no pixel is interpolated
@@ -66,8 +73,8 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], config
     Raises:
         ValueError: if some of the samples have a label mask and others have none.
     """
-    image = np.full((*size, 3), config.pad_value, np.uint8)
-    mask = np.full(size, config.mask_fill, np.uint8) if _have_masks([tile.sample for tile in tiles]) else None
+    image = np.full((*size, 3), fill.pad_value, np.uint8)
+    mask = np.full(size, fill.mask_fill, np.uint8) if _have_masks([tile.sample for tile in tiles]) else None
     boxes: list[FloatArray] = []
     keeps: list[BoolArray] = []
     for tile in tiles:
@@ -75,7 +82,7 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], config
         paste(image, tile.sample.image, matrix)
         if mask is not None and tile.sample.mask is not None:
             paste(mask, tile.sample.mask, matrix, interpolate=False)
-        clipped, keep = clip_boxes(transform_boxes(tile.sample.boxes_xyxy, matrix), size, config)
+        clipped, keep = box_filter.clip(transform_boxes(tile.sample.boxes_xyxy, matrix), size)
         boxes.append(clipped)
         keeps.append(keep)
     kept = np.concatenate(keeps)

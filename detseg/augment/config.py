@@ -121,10 +121,42 @@ class AugmentConfig:
             _require_transform(entry, f"albumentations[{position}]")
 
     def build(self) -> TrainPipeline:
-        """The training pipeline of these settings; see :func:`detseg.augment.pipeline.build_train_pipeline`."""
-        from detseg.augment.pipeline import build_train_pipeline
+        """The training pipeline of these settings; albumentations is imported only if they name a transform of it.
 
-        return build_train_pipeline(self)
+        Raises:
+            ValueError: if an albumentations transform is unknown, refuses its parameters, or the package is not the one
+                that this project works with.
+        """
+        from detseg.augment.albumentations_adapter import AlbumentationsAdapter
+        from detseg.augment.color import HsvJitter
+        from detseg.augment.compose import Fill
+        from detseg.augment.geometry import BoxFilter, RandomView
+        from detseg.augment.pipeline import TrainPipeline
+
+        box_filter = BoxFilter(self.min_area_ratio, self.min_box_side, self.max_box_aspect)
+        return TrainPipeline(
+            mosaic=self.mosaic,
+            mixup=self.mixup,
+            rotate_90=self.rotate_90,
+            balance_classes=self.balance_classes,
+            fit=self.fit,
+            view=RandomView(
+                degrees=self.degrees,
+                translate=self.translate,
+                scale=self.scale,
+                shear=self.shear,
+                perspective=self.perspective,
+                flip_horizontal=self.flip_horizontal,
+                flip_vertical=self.flip_vertical,
+                crop=self.crop,
+            ),
+            box_filter=box_filter,
+            fill=Fill(self.pad_value, self.mask_fill),
+            transform=(
+                AlbumentationsAdapter(self.albumentations, box_filter, self.mask_fill) if self.albumentations else None
+            ),
+            color=HsvJitter(self.hsv_hue, self.hsv_saturation, self.hsv_value),
+        )
 
     def _require_range(self, name: str, smallest: float, largest: float, allowed: str) -> None:
         value = getattr(self, name)

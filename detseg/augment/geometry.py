@@ -7,6 +7,7 @@ top left pixel, as boxes do; the center of that pixel is ``(0.5, 0.5)``.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -14,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray
-from detseg.augment.config import AugmentConfig
 
 _MAX_SHRINK = 1.5
 """Bilinear interpolation reads two pixels per axis; a step of more than this between its samples shows as aliasing."""
@@ -40,40 +40,54 @@ def quarter_turns(count: int, height: int, width: int) -> DoubleArray:
     }[count % 4]
 
 
-def random_view(
-    config: AugmentConfig,
-    size: tuple[int, int],
-    rng: np.random.Generator,
-    image_size: tuple[float, float] | None = None,
-    shown_xy: DoubleArray | None = None,
-) -> DoubleArray:
-    """A random map from a canvas with its origin in the middle to an output of ``size`` (height, width).
+@dataclass(frozen=True, slots=True)
+class RandomView:
+    """How much of a canvas a picture shows, and from where; :class:`~detseg.augment.config.AugmentConfig` says what the
+    values mean. Without any, the view is the middle of the canvas as it is."""
 
-    In this order: perspective, turn and zoom, shear, flips, shift to the middle of the output and a little further.
-    With ``config.crop`` a shift to the middle of a random window comes first; this needs ``image_size``, the height and
-    width of the one image on the canvas; only windows that show the point ``shown_xy`` of the canvas are drawn, if one
-    is given.
-    """
-    height, width = size
-    tilt_x, tilt_y = rng.uniform(-config.perspective, config.perspective, 2)
-    angle = math.radians(rng.uniform(-config.degrees, config.degrees))
-    zoom = rng.uniform(*config.scale)
-    shear_x, shear_y = np.tan(np.radians(rng.uniform(-config.shear, config.shear, 2)))
-    shift_x, shift_y = rng.uniform(-config.translate, config.translate, 2)
-    mirror_x, mirror_y = np.where(rng.random(2) < (config.flip_horizontal, config.flip_vertical), -1.0, 1.0)
+    degrees: float = 0.0
+    translate: float = 0.0
+    scale: tuple[float, float] = (1.0, 1.0)
+    shear: float = 0.0
+    perspective: float = 0.0
+    flip_horizontal: float = 0.0
+    flip_vertical: float = 0.0
+    crop: bool = False
 
-    perspective = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [2 * tilt_x / width, 2 * tilt_y / height, 1.0]])
-    cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
-    turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
-    shear = np.array([[1.0, shear_x, 0.0], [shear_y, 1.0, 0.0], [0.0, 0.0, 1.0]])
-    shift = translation(width * (0.5 + shift_x), height * (0.5 + shift_y))
-    view = np.asarray(shift @ scaling(mirror_x, mirror_y) @ shear @ turn @ perspective, dtype=np.float64)
-    if not config.crop:
-        return view
-    assert image_size is not None
-    shown = None if shown_xy is None else zoom * shown_xy
-    x, y = _random_window((zoom * image_size[0], zoom * image_size[1]), size, shown, rng)
-    return view @ translation(-x / zoom, -y / zoom)
+    def matrix(
+        self,
+        size: tuple[int, int],
+        rng: np.random.Generator,
+        image_size: tuple[float, float] | None = None,
+        shown_xy: DoubleArray | None = None,
+    ) -> DoubleArray:
+        """A random map from a canvas with its origin in the middle to an output of ``size`` (height, width).
+
+        In this order: perspective, turn and zoom, shear, flips, shift to the middle of the output and a little further.
+        With ``crop`` a shift to the middle of a random window comes first; this needs ``image_size``, the height and
+        width of the one image on the canvas; only windows that show the point ``shown_xy`` of the canvas are drawn, if
+        one is given.
+        """
+        height, width = size
+        tilt_x, tilt_y = rng.uniform(-self.perspective, self.perspective, 2)
+        angle = math.radians(rng.uniform(-self.degrees, self.degrees))
+        zoom = rng.uniform(*self.scale)
+        shear_x, shear_y = np.tan(np.radians(rng.uniform(-self.shear, self.shear, 2)))
+        shift_x, shift_y = rng.uniform(-self.translate, self.translate, 2)
+        mirror_x, mirror_y = np.where(rng.random(2) < (self.flip_horizontal, self.flip_vertical), -1.0, 1.0)
+
+        perspective = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [2 * tilt_x / width, 2 * tilt_y / height, 1.0]])
+        cos, sin = zoom * math.cos(angle), zoom * math.sin(angle)
+        turn = np.array([[cos, -sin, 0.0], [sin, cos, 0.0], [0.0, 0.0, 1.0]])
+        shear = np.array([[1.0, shear_x, 0.0], [shear_y, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        shift = translation(width * (0.5 + shift_x), height * (0.5 + shift_y))
+        view = np.asarray(shift @ scaling(mirror_x, mirror_y) @ shear @ turn @ perspective, dtype=np.float64)
+        if not self.crop:
+            return view
+        assert image_size is not None
+        shown = None if shown_xy is None else zoom * shown_xy
+        x, y = _random_window((zoom * image_size[0], zoom * image_size[1]), size, shown, rng)
+        return view @ translation(-x / zoom, -y / zoom)
 
 
 def _random_window(
@@ -111,21 +125,27 @@ def transform_boxes(boxes_xyxy: NDArray[Any], matrix: DoubleArray) -> DoubleArra
     return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
 
 
-def clip_boxes(boxes_xyxy: NDArray[Any], size: tuple[int, int], config: AugmentConfig) -> tuple[FloatArray, BoolArray]:
-    """Clip boxes ``[N, 4]`` to an image of ``size`` (height, width) and say which of them are worth keeping.
+@dataclass(frozen=True, slots=True)
+class BoxFilter:
+    """Which boxes are dropped: of which less than ``min_area_ratio`` is left inside the image, with a side under
+    ``min_box_side`` pixels, or with one side over ``max_box_aspect`` times the other."""
 
-    Returns:
-        The clipped boxes ``[N, 4]`` and ``[N]`` bool, true where enough is left by the three rules in the config.
-    """
-    limit = np.array([size[1], size[0]] * 2, np.float64)
-    clipped = np.clip(boxes_xyxy, 0, limit)
-    sides = clipped[:, 2:] - clipped[:, :2]
-    full = np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1)
-    short, long = sides.min(axis=1), sides.max(axis=1)
-    # The tolerance keeps a box of exactly the smallest side after it went through floating-point matrices.
-    keep = (short > 0) & (short >= config.min_box_side - 1e-6) & (long <= config.max_box_aspect * short)
-    keep &= np.prod(sides, axis=1) >= config.min_area_ratio * full
-    return clipped.astype(np.float32), keep
+    min_area_ratio: float
+    min_box_side: float
+    max_box_aspect: float
+
+    def clip(self, boxes_xyxy: NDArray[Any], size: tuple[int, int]) -> tuple[FloatArray, BoolArray]:
+        """The boxes ``[N, 4]`` clipped to an image of ``size`` (height, width), and ``[N]`` bool, true for those to
+        keep."""
+        limit = np.array([size[1], size[0]] * 2, np.float64)
+        clipped = np.clip(boxes_xyxy, 0, limit)
+        sides = clipped[:, 2:] - clipped[:, :2]
+        full = np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1)
+        short, long = sides.min(axis=1), sides.max(axis=1)
+        # The tolerance keeps a box of exactly the smallest side after it went through floating-point matrices.
+        keep = (short > 0) & (short >= self.min_box_side - 1e-6) & (long <= self.max_box_aspect * short)
+        keep &= np.prod(sides, axis=1) >= self.min_area_ratio * full
+        return clipped.astype(np.float32), keep
 
 
 def paste(target: ByteArray, source: ByteArray, matrix: DoubleArray, interpolate: bool = True) -> None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from detseg.arrays import DoubleArray, FloatArray
-from detseg.augment.albumentations_adapter import AlbumentationsAdapter
-from detseg.augment.color import hsv_jitter
-from detseg.augment.compose import Tile, draw, mixup, mosaic_tiles, single_tile
-from detseg.augment.config import AugmentConfig
-from detseg.augment.geometry import paste, project, random_view, scaling, translation
+from detseg.augment.color import HsvJitter
+from detseg.augment.compose import Fill, Tile, draw, mixup, mosaic_tiles, single_tile
+from detseg.augment.geometry import BoxFilter, RandomView, paste, project, scaling, translation
 from detseg.augment.patches import sample_voxel
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.structures import VOID, Placement, Sample
@@ -20,27 +18,27 @@ from detseg.structures import VOID, Placement, Sample
 Load = Callable[[int], Sample]
 
 
-def build_train_pipeline(config: AugmentConfig) -> TrainPipeline:
-    """The training pipeline of ``config``; albumentations is imported only if the config names a transform of it.
-
-    Raises:
-        ValueError: if an albumentations transform is unknown, refuses its parameters, or the package is not the one
-            that this project works with.
-    """
-    adapter = AlbumentationsAdapter(config) if config.albumentations else None
-    return TrainPipeline(config, adapter)
-
-
+@dataclass(frozen=True)
 class TrainPipeline:
     """Fit, mosaic, random view or crop, mixup, albumentations and color jitter, in this order.
+
+    :class:`~detseg.augment.config.AugmentConfig`, whose ``build`` makes it, says what its numbers mean. ``transform``
+    is the part of albumentations; what it gives is fitted to the input size.
 
     The result is a pure function of the sample's index, the seed and the epoch: all that is random comes from one
     generator that is made from the three.
     """
 
-    def __init__(self, config: AugmentConfig, adapter: AlbumentationsAdapter | None = None) -> None:
-        self.config = config
-        self._adapter = adapter
+    mosaic: float
+    mixup: float
+    rotate_90: float
+    balance_classes: float
+    fit: tuple[int, int] | None
+    view: RandomView
+    box_filter: BoxFilter
+    fill: Fill
+    transform: Callable[[Sample, np.random.Generator], Sample] | None
+    color: HsvJitter
 
     def __call__(
         self,
@@ -54,48 +52,55 @@ class TrainPipeline:
     ) -> Sample:
         """The augmented sample number ``index``, its image exactly ``size`` (height, width).
 
-        ``load`` gives the sample of an index below ``num_samples``; mosaic and mixup load others too. ``closing`` turns
-        these two off.
+        ``load`` gives the sample of an index below ``num_samples``; mosaic and mixup load others too. ``closing``
+        turns these two off.
         """
         rng = np.random.default_rng([seed, epoch, index])
         sample = self._place(load, num_samples, index, size, closing, rng)
-        if not closing and rng.random() < self.config.mixup:
+        if not closing and rng.random() < self.mixup:
             partner = int(rng.integers(num_samples))
             sample = mixup(sample, self._place(load, num_samples, partner, size, closing, rng), rng)
-        if self._adapter is not None:
-            sample = self._adapter(sample, rng)
+        if self.transform is not None:
+            sample = self.transform(sample, rng)
             if sample.image.shape[:2] != size:
-                sample = draw(single_tile(sample, size), translation(size[1] / 2, size[0] / 2), size, self.config)
-        return replace(sample, image=hsv_jitter(sample.image, self.config, rng))
+                middle = translation(size[1] / 2, size[0] / 2)
+                sample = draw(single_tile(sample, size), middle, size, self.box_filter, self.fill)
+        return replace(sample, image=self.color(sample.image, rng))
 
     def _place(
-        self, load: Load, num_samples: int, index: int, size: tuple[int, int], closing: bool, rng: np.random.Generator
+        self,
+        load: Load,
+        num_samples: int,
+        index: int,
+        size: tuple[int, int],
+        closing: bool,
+        rng: np.random.Generator,
     ) -> Sample:
-        config = self.config
-        if not closing and rng.random() < config.mosaic:
+        if not closing and rng.random() < self.mosaic:
             others = rng.integers(num_samples, size=3)
             samples = [load(index), *(load(int(other)) for other in others)]
-            tiles = mosaic_tiles(samples, [self._turns(rng) for _ in samples], size, rng, config.fit)
+            tiles = mosaic_tiles(samples, [self._turns(rng) for _ in samples], size, rng, self.fit)
         else:
-            tiles = single_tile(load(index), config.fit or size, self._turns(rng))
-        shown_xy = self._shown_pixel(tiles[0], rng) if config.balance_classes else None
-        return draw(tiles, random_view(config, size, rng, tiles[0].size, shown_xy), size, config)
+            tiles = single_tile(load(index), self.fit or size, self._turns(rng))
+        shown_xy = self._shown_pixel(tiles[0], rng) if self.balance_classes else None
+        view = self.view.matrix(size, rng, tiles[0].size, shown_xy)
+        return draw(tiles, view, size, self.box_filter, self.fill)
 
     def _shown_pixel(self, tile: Tile, rng: np.random.Generator) -> DoubleArray | None:
         """The middle of a pixel that a crop must show, as x and y on the canvas; None where any place is as good."""
         mask = tile.sample.mask
         if mask is None:
             raise ValueError(
-                f"{tile.sample.path}: has no label mask, which balance_classes: {self.config.balance_classes} needs; "
+                f"{tile.sample.path}: has no label mask, which balance_classes: {self.balance_classes} needs; "
                 "set balance_classes: 0, or give every image a mask"
             )
-        if rng.random() >= self.config.balance_classes:
+        if rng.random() >= self.balance_classes:
             return None
         pixel = sample_voxel(mask[None], (VOID,), rng)
         return None if pixel is None else project(np.array([pixel[2] + 0.5, pixel[1] + 0.5]), tile.to_canvas)
 
     def _turns(self, rng: np.random.Generator) -> int:
-        return int(rng.integers(1, 4)) if rng.random() < self.config.rotate_90 else 0
+        return int(rng.integers(1, 4)) if rng.random() < self.rotate_90 else 0
 
 
 class EvalPipeline:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from detseg.augment.patches import crop_or_pad, sample_patch_corner
-from detseg.augment.volume_config import VolumeAugmentConfig
 from detseg.structures import VOID
 from detseg.volumes import Shape3, VolumeSample
 
@@ -22,38 +21,23 @@ if TYPE_CHECKING:
 Load = Callable[[int], VolumeSample]
 
 
+@dataclass(frozen=True)
 class VolumeTrainPipeline:
-    """A patch of a volume, warped, mirrored and with changed intensities, in this order; see the settings for each.
+    """A patch of a volume, warped, mirrored and with changed intensities, in this order.
+
+    ``foreground`` is the share of patches with a class in their middle; ``flip`` has a probability for each axis.
 
     Voxels whose centers lie outside the volume become 0, the mean of an image normalized by z-score, with the label
     ``VOID``; no others do.
 
     The result is a pure function of the sample's index, the seed and the epoch. Place, warp, flips and each change of
     intensity have random numbers of their own: another probability for one leaves the others as they were.
-
-    MONAI takes seconds to import, so that happens only if a change that it makes has a probability.
-
-    Raises:
-        ValueError: if MONAI is needed and not installed.
     """
 
-    def __init__(self, config: VolumeAugmentConfig) -> None:
-        self.config = config
-        self._warp: RandomWarp | None = None
-        self._change_intensity: RandomIntensity | None = None
-        try:
-            if config.warps:
-                from detseg.augment.volume_warp import RandomWarp
-
-                self._warp = RandomWarp(config)
-            if config.changes_intensity:
-                from detseg.augment.volume_intensity import RandomIntensity
-
-                self._change_intensity = RandomIntensity(config)
-        except ModuleNotFoundError as error:
-            raise ValueError(
-                f"volumes need the extra `medical`: pip install 'detseg[medical]' (missing: {error.name})"
-            ) from error
+    foreground: float
+    flip: tuple[float, float, float]
+    warp: RandomWarp | None = None
+    intensity: RandomIntensity | None = None
 
     def __call__(
         self,
@@ -77,18 +61,18 @@ class VolumeTrainPipeline:
             raise ValueError(f"{sample.path} has no labels, so it cannot be trained on; take a split with labels")
         for_place, for_warp, for_flips, for_intensity = np.random.default_rng([seed, epoch, index]).spawn(4)
         with _single_thread():
-            corner = sample_patch_corner(sample.labels, size, self.config.foreground, for_place)
-            grid = None if self._warp is None else self._warp.grid(size, sample.placement.input_spacing, for_warp)
-            if self._warp is None or grid is None:
+            corner = sample_patch_corner(sample.labels, size, self.foreground, for_place)
+            grid = None if self.warp is None else self.warp.grid(size, sample.placement.input_spacing, for_warp)
+            if self.warp is None or grid is None:
                 image = crop_or_pad(sample.image, corner, size, 0)
                 labels = crop_or_pad(sample.labels, corner, size, VOID)
             else:
-                image, labels = self._warp(sample.image, sample.labels, corner, grid)
-            axes = tuple(axis for axis in range(3) if for_flips.random() < self.config.flip[axis])
+                image, labels = self.warp(sample.image, sample.labels, corner, grid)
+            axes = tuple(axis for axis in range(3) if for_flips.random() < self.flip[axis])
             # Copies: of an axis of one voxel, `ascontiguousarray` keeps the negative stride, which torch refuses.
             image, labels = np.flip(image, axes).copy(), np.flip(labels, axes).copy()
-            if self._change_intensity is not None:
-                image = self._change_intensity(image, for_intensity)
+            if self.intensity is not None:
+                image = self.intensity(image, for_intensity)
         return replace(sample, image=image, labels=labels)
 
 

@@ -10,6 +10,8 @@ from detseg.structures import Truth
 
 if TYPE_CHECKING:
     from detseg.augment.volume import VolumeTrainPipeline
+    from detseg.augment.volume_intensity import RandomIntensity
+    from detseg.augment.volume_warp import RandomWarp
 
 _INTENSITY = ("noise", "blur", "brightness", "contrast", "low_resolution", "gamma", "gamma_inverted")
 _PROBABILITIES = ("foreground", "rotation", "scaling", "elastic", *_INTENSITY)
@@ -117,14 +119,53 @@ class VolumeAugmentConfig:
         return any(getattr(self, name) > 0 for name in _INTENSITY)
 
     def build(self) -> VolumeTrainPipeline:
-        """The training pipeline of these settings; MONAI is imported only now, and only if they need it.
+        """The training pipeline of these settings; MONAI takes seconds to import, which happens only if they need it.
 
         Raises:
             ValueError: if MONAI is needed and not installed.
         """
         from detseg.augment.volume import VolumeTrainPipeline
 
-        return VolumeTrainPipeline(self)
+        try:
+            warp = self._build_warp() if self.warps else None
+            intensity = self._build_intensity() if self.changes_intensity else None
+        except ModuleNotFoundError as error:
+            raise ValueError(
+                f"volumes need the extra `medical`: pip install 'detseg[medical]' (missing: {error.name})"
+            ) from error
+        return VolumeTrainPipeline(self.foreground, self.flip, warp, intensity)
+
+    def _build_warp(self) -> RandomWarp:
+        from detseg.augment.volume_warp import RandomWarp
+
+        return RandomWarp(
+            rotation=self.rotation,
+            rotation_degrees=self.rotation_degrees,
+            scaling=self.scaling,
+            scaling_factors=self.scaling_factors,
+            elastic=self.elastic,
+            elastic_cells=self.elastic_cells,
+            elastic_shift=self.elastic_shift,
+        )
+
+    def _build_intensity(self) -> RandomIntensity:
+        from detseg.augment.volume_intensity import RandomIntensity
+
+        return RandomIntensity(
+            noise=self.noise,
+            noise_std=self.noise_std,
+            blur=self.blur,
+            blur_sigma=self.blur_sigma,
+            brightness=self.brightness,
+            brightness_factors=self.brightness_factors,
+            contrast=self.contrast,
+            contrast_factors=self.contrast_factors,
+            low_resolution=self.low_resolution,
+            low_resolution_factors=self.low_resolution_factors,
+            gamma=self.gamma,
+            gamma_inverted=self.gamma_inverted,
+            gamma_exponents=self.gamma_exponents,
+        )
 
 
 def _require_numbers(name: str, values: tuple[float, ...], length: int, largest: float, allowed: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,17 +17,44 @@ from monai.transforms.intensity.array import (
 from monai.transforms.spatial.array import RandSimulateLowResolution
 
 from detseg.arrays import FloatArray
-from detseg.augment.volume_config import VolumeAugmentConfig
 
 _SIGMAS_IN_KERNEL = 4
 """How far MONAI's Gaussian kernels reach, in standard deviations."""
 
 
+@dataclass
 class RandomIntensity:
-    """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, each with its probability."""
+    """Noise, blur, brightness, contrast, low resolution and gamma, in nnU-Net's order, each with its probability;
+    :class:`~detseg.augment.volume_config.VolumeAugmentConfig` says what the values mean."""
 
-    def __init__(self, config: VolumeAugmentConfig) -> None:
-        self._changes = _changes(config)
+    noise: float = 0.0
+    noise_std: float = 0.0
+    blur: float = 0.0
+    blur_sigma: tuple[float, float] = (0.0, 0.0)
+    brightness: float = 0.0
+    brightness_factors: tuple[float, float] = (1.0, 1.0)
+    contrast: float = 0.0
+    contrast_factors: tuple[float, float] = (1.0, 1.0)
+    low_resolution: float = 0.0
+    low_resolution_factors: tuple[float, float] = (1.0, 1.0)
+    gamma: float = 0.0
+    gamma_inverted: float = 0.0
+    gamma_exponents: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self) -> None:
+        # MONAI's own coins are loaded, so that a transform runs only when ours says so.
+        brightness, contrast = (
+            (smallest - 1, largest - 1) for smallest, largest in (self.brightness_factors, self.contrast_factors)
+        )
+        self._changes: list[tuple[float, Any]] = [
+            (self.noise, RandGaussianNoise(prob=1.0, std=self.noise_std)),
+            (self.blur, _Blur(self.blur_sigma)),
+            (self.brightness, RandScaleIntensity(brightness, prob=1.0)),
+            (self.contrast, RandScaleIntensityFixedMean(1.0, contrast, preserve_range=True)),
+            (self.low_resolution, _low_resolution(self.low_resolution_factors)),
+            (self.gamma_inverted, RandAdjustContrast(1.0, self.gamma_exponents, invert_image=True, retain_stats=True)),
+            (self.gamma, RandAdjustContrast(1.0, self.gamma_exponents, retain_stats=True)),
+        ]
 
     def __call__(self, image: FloatArray, rng: np.random.Generator) -> FloatArray:
         """The changed ``image`` ``[D, H, W]``; each change draws from a generator of its own."""
@@ -59,19 +87,3 @@ def _low_resolution(factors: tuple[float, float]) -> RandSimulateLowResolution:
     """By means of areas, as a scanner with larger voxels sees them. MONAI's default, the nearest voxel, moves the image
     by up to half a voxel of the low resolution against its labels."""
     return RandSimulateLowResolution(1.0, downsample_mode="area", zoom_range=factors)
-
-
-def _changes(config: VolumeAugmentConfig) -> list[tuple[float, Any]]:
-    """Probabilities and transforms; MONAI's own coins are loaded, so that a transform runs only when ours says so."""
-    brightness, contrast = (
-        (smallest - 1, largest - 1) for smallest, largest in (config.brightness_factors, config.contrast_factors)
-    )
-    return [
-        (config.noise, RandGaussianNoise(prob=1.0, std=config.noise_std)),
-        (config.blur, _Blur(config.blur_sigma)),
-        (config.brightness, RandScaleIntensity(brightness, prob=1.0)),
-        (config.contrast, RandScaleIntensityFixedMean(1.0, contrast, preserve_range=True)),
-        (config.low_resolution, _low_resolution(config.low_resolution_factors)),
-        (config.gamma_inverted, RandAdjustContrast(1.0, config.gamma_exponents, invert_image=True, retain_stats=True)),
-        (config.gamma, RandAdjustContrast(1.0, config.gamma_exponents, retain_stats=True)),
-    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,35 +13,42 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.arrays import ByteArray, DoubleArray, FloatArray
-from detseg.augment.volume_config import VolumeAugmentConfig
 from detseg.structures import VOID
 from detseg.volumes import Shape3, Spacing
 
 _CLASSES_AT_ONCE = 4
 """How many classes are resampled together: enough to be fast, few enough to need little memory."""
 
+_resample = Resample(padding_mode="border", dtype=np.float32)
 
+
+@dataclass(frozen=True)
 class RandomWarp:
     """A turn, a scale and an elastic warp about the middle of the patch, at the cost of one interpolation.
+
+    Each with its probability; :class:`~detseg.augment.volume_config.VolumeAugmentConfig` says what the values mean.
 
     It reads what the volume holds beyond the patch. Labels follow by linear interpolation of each class, the largest
     wins. Voxels whose centers lie outside the volume become 0 with the label ``VOID``.
     """
 
-    def __init__(self, config: VolumeAugmentConfig) -> None:
-        self.config = config
-        self._resample = Resample(padding_mode="border", dtype=np.float32)
+    rotation: float = 0.0
+    rotation_degrees: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    scaling: float = 0.0
+    scaling_factors: tuple[float, float] = (1.0, 1.0)
+    elastic: float = 0.0
+    elastic_cells: int = 1
+    elastic_shift: tuple[float, float] = (0.0, 0.0)
 
     def grid(self, size: Shape3, spacing: Spacing, rng: np.random.Generator) -> FloatArray | None:
         """Where each voxel of a patch of ``size`` looks after a random warp, or None where the coins say so.
 
         ``[3, D, H, W]``, in voxels from the middle of the patch; ``spacing``: millimeters between voxels.
         """
-        config = self.config
-        turns, scales, bends = rng.random(3) < (config.rotation, config.scaling, config.elastic)
-        radians = np.deg2rad(rng.uniform(-1, 1, 3) * config.rotation_degrees)
-        factor = np.exp(rng.uniform(*np.log(config.scaling_factors)))
-        shift = rng.uniform(*config.elastic_shift)
+        turns, scales, bends = rng.random(3) < (self.rotation, self.scaling, self.elastic)
+        radians = np.deg2rad(rng.uniform(-1, 1, 3) * self.rotation_degrees)
+        factor = np.exp(rng.uniform(*np.log(self.scaling_factors)))
+        shift = rng.uniform(*self.elastic_shift)
         if not (turns or scales or bends):
             return None
         matrix = np.eye(3)
@@ -52,7 +60,7 @@ class RandomWarp:
         own = [(np.arange(side) - (side - 1) / 2).astype(np.float32) for side in size]
         places = np.stack(np.meshgrid(*own, indexing="ij"))
         if bends:
-            places += elastic_shifts(size, config.elastic_cells, shift, rng)
+            places += elastic_shifts(size, self.elastic_cells, shift, rng)
         warped: FloatArray = np.tensordot(matrix.astype(np.float32), places, axes=1)
         return warped
 
@@ -70,28 +78,11 @@ class RandomWarp:
         # MONAI counts from the middle of what it samples.
         from_middle = torch.from_numpy(positions - _per_axis((first + stop - 1) / 2))
 
-        (warped,) = self._sample([image[box]], from_middle)
+        (warped,) = _sample([image[box]], from_middle)
         warped[outside] = 0
-        warped_labels = self._warp_labels(labels[box], from_middle)
+        warped_labels = _warp_labels(labels[box], from_middle)
         warped_labels[outside] = VOID
         return warped, warped_labels
-
-    def _warp_labels(self, labels: ByteArray, from_middle: Tensor) -> ByteArray:
-        present = np.flatnonzero(np.bincount(labels.ravel())).tolist()
-        winner = np.full(from_middle.shape[1:], VOID, np.uint8)
-        highest = np.zeros(winner.shape, np.float32)
-        for start in range(0, len(present), _CLASSES_AT_ONCE):
-            values = present[start : start + _CLASSES_AT_ONCE]
-            weights = self._sample([labels == value for value in values], from_middle)
-            for value, weight in zip(values, weights, strict=True):
-                winner[weight > highest] = value
-                np.maximum(highest, weight, out=highest)
-        return winner
-
-    def _sample(self, layers: list[NDArray[Any]], from_middle: Tensor) -> FloatArray:
-        """All of ``layers`` ``[N, D, H, W]``, linearly interpolated."""
-        sampled = self._resample(torch.from_numpy(np.stack(layers).astype(np.float32, copy=False)), from_middle)
-        return np.asarray(sampled)
 
 
 def elastic_shifts(size: Shape3, num_cells: int, shift: float, rng: np.random.Generator) -> FloatArray:
@@ -105,6 +96,25 @@ def elastic_shifts(size: Shape3, num_cells: int, shift: float, rng: np.random.Ge
     for axis, side in enumerate(size, start=1):
         field = np.moveaxis(np.tensordot(_spline_weights(side, num_cells), field, axes=(1, axis)), 0, axis)
     return field
+
+
+def _warp_labels(labels: ByteArray, from_middle: Tensor) -> ByteArray:
+    present = np.flatnonzero(np.bincount(labels.ravel())).tolist()
+    winner = np.full(from_middle.shape[1:], VOID, np.uint8)
+    highest = np.zeros(winner.shape, np.float32)
+    for start in range(0, len(present), _CLASSES_AT_ONCE):
+        values = present[start : start + _CLASSES_AT_ONCE]
+        weights = _sample([labels == value for value in values], from_middle)
+        for value, weight in zip(values, weights, strict=True):
+            winner[weight > highest] = value
+            np.maximum(highest, weight, out=highest)
+    return winner
+
+
+def _sample(layers: list[NDArray[Any]], from_middle: Tensor) -> FloatArray:
+    """All of ``layers`` ``[N, D, H, W]``, linearly interpolated."""
+    sampled = _resample(torch.from_numpy(np.stack(layers).astype(np.float32, copy=False)), from_middle)
+    return np.asarray(sampled)
 
 
 def _per_axis(values: DoubleArray) -> FloatArray:

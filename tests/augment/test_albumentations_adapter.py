@@ -13,14 +13,15 @@ import pytest
 
 from detseg.augment.albumentations_adapter import AlbumentationsAdapter
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import build_train_pipeline
+from detseg.augment.geometry import BoxFilter
 from detseg.structures import Sample
 
 MakeSample = Callable[..., Sample]
 
 
-def adapter(*transforms: dict[str, Any], **settings: Any) -> AlbumentationsAdapter:
-    return AlbumentationsAdapter(AugmentConfig(albumentations=list(transforms), **settings))
+def adapter(*transforms: dict[str, Any], **rules: float) -> AlbumentationsAdapter:
+    box_filter = BoxFilter(**{"min_area_ratio": 0.1, "min_box_side": 2, "max_box_aspect": 100, **rules})
+    return AlbumentationsAdapter(transforms, box_filter, mask_fill=255)
 
 
 def rng(seed: int = 0) -> np.random.Generator:
@@ -96,7 +97,7 @@ def test_transforms_draw_independently(make_sample: MakeSample) -> None:
 
 def test_the_pipeline_restores_the_requested_size(make_sample: MakeSample) -> None:
     crop = {"name": "RandomCrop", "params": {"height": 20, "width": 40, "p": 1.0}}
-    pipeline = build_train_pipeline(AugmentConfig(mosaic=0, albumentations=[crop]))
+    pipeline = AugmentConfig(mosaic=0, albumentations=[crop]).build()
     sample = pipeline(lambda index: make_sample(), 1, 0, 0, 0, (64, 64))
     assert sample.image.shape == (64, 64, 3)
     assert (sample.mask[:16] == 255).all()
@@ -177,8 +178,7 @@ def test_another_distribution_is_refused_before_it_is_imported(
 def test_without_a_pipeline_albumentations_is_not_imported(tmp_path: Path) -> None:
     code = """
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import build_train_pipeline
-build_train_pipeline(AugmentConfig())
+AugmentConfig().build()
 print("imported" if {"albumentations", "torch"} & set(sys.modules) else "untouched")
 """
     result = run_with_distribution(tmp_path, "albumentationsx", "2.0.13", code)

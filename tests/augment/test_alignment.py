@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from detseg.augment.albumentations_adapter import AlbumentationsAdapter
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import build_train_pipeline
+from detseg.augment.geometry import BoxFilter
 from detseg.structures import Placement, Sample
 
 MakeSample = Callable[..., Sample]
+KEEP_ALL = BoxFilter(min_area_ratio=0, min_box_side=0, max_box_aspect=1e9)
 GRAY = [114, 114, 114]
 FILLED = {"fill": GRAY, "interpolation": 0}
 
@@ -75,7 +76,7 @@ def test_albumentations_moves_image_and_mask_alike(
     sample: Sample, palette: np.ndarray, name: str, params: dict[str, Any], fills: bool
 ) -> None:
     transform = {"name": name, "params": {**params, "p": 1.0}}
-    adapter = AlbumentationsAdapter(AugmentConfig(albumentations=[transform]))
+    adapter = AlbumentationsAdapter([transform], KEEP_ALL, mask_fill=255)
     given_values, filled = set(np.unique(sample.mask).tolist()), False
     for seed in range(5):
         result = adapter(sample, np.random.default_rng(seed))
@@ -91,7 +92,7 @@ def test_the_usual_interpolation_of_the_image_leaves_the_mask_nearest(
 ) -> None:
     params: dict[str, Any] = {"size": [90, 100], "scale": [0.5, 1]} if name == "RandomResizedCrop" else {"fill": GRAY}
     transform = {"name": name, "params": {**params, "p": 1.0}}
-    adapter = AlbumentationsAdapter(AugmentConfig(albumentations=[transform]))
+    adapter = AlbumentationsAdapter([transform], KEEP_ALL, mask_fill=255)
     for seed in range(5):
         result = adapter(sample, np.random.default_rng(seed))
         # Only the colors are of interest here: each class gets a box around the whole image.
@@ -106,7 +107,7 @@ def test_the_usual_interpolation_of_the_image_leaves_the_mask_nearest(
 def test_dropouts_keep_the_mask_unless_told_otherwise(sample: Sample, name: str) -> None:
     lines = {"num_masks_x": [2, 2], "num_masks_y": [2, 2], "mask_x_length": [9, 9], "mask_y_length": [9, 9]}
     transform = {"name": name, "params": {**(lines if name == "XYMasking" else {}), "p": 1.0}}
-    result = AlbumentationsAdapter(AugmentConfig(albumentations=[transform]))(sample, np.random.default_rng(0))
+    result = AlbumentationsAdapter([transform], KEEP_ALL, mask_fill=255)(sample, np.random.default_rng(0))
     assert (result.image != sample.image).any()
     np.testing.assert_array_equal(result.mask, sample.mask)
 
@@ -124,8 +125,8 @@ def test_what_would_write_wrong_classes_is_refused_for_masks_only(
     sample: Sample, name: str, params: dict[str, Any]
 ) -> None:
     inner = {"name": name, "params": {**params, "p": 1.0}}
-    config = AugmentConfig(albumentations=[{"name": "OneOf", "params": {"p": 1.0}, "transforms": [inner]}])
-    adapter = AlbumentationsAdapter(config)
+    one_of = {"name": "OneOf", "params": {"p": 1.0}, "transforms": [inner]}
+    adapter = AlbumentationsAdapter([one_of], KEEP_ALL, mask_fill=255)
     with pytest.raises(ValueError, match=rf"0\.png has a label mask, and {name} would put wrong classes into it"):
         adapter(sample, np.random.default_rng(0))
     assert adapter(replace(sample, mask=None), np.random.default_rng(0)).mask is None
@@ -135,7 +136,7 @@ def test_what_would_write_wrong_classes_is_refused_for_masks_only(
 def test_masks_are_never_interpolated(value: int) -> None:
     transform = {"name": "Affine", "params": {"mask_interpolation": value}}
     with pytest.raises(ValueError, match=rf"albumentations\[0\]: mask_interpolation must be 0 .*got {value}"):
-        AlbumentationsAdapter(AugmentConfig(albumentations=[transform]))
+        AlbumentationsAdapter([transform], KEEP_ALL, mask_fill=255)
 
 
 @settings(max_examples=60, deadline=None)
@@ -169,6 +170,6 @@ def test_a_mask_never_holds_a_value_that_was_not_there(data: st.DataObject) -> N
         return Sample(image, empty, np.zeros(0, np.int64), np.zeros(0, bool), index, "x.png", placement, mask)
 
     size = data.draw(st.tuples(st.integers(8, 64), st.integers(8, 64)), label="size")
-    sample = build_train_pipeline(config)(load, 4, 1, 0, 0, size)
+    sample = config.build()(load, 4, 1, 0, 0, size)
     assert sample.mask.shape == size
     assert set(np.unique(sample.mask).tolist()) <= {*values, config.mask_fill}

@@ -2,22 +2,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from detseg.augment.compose import Tile, draw, mixup, mosaic_tiles, single_tile
-from detseg.augment.config import AugmentConfig
-from detseg.augment.geometry import project, random_view, translation
+from detseg.augment.compose import Fill, Tile, draw, mixup, mosaic_tiles, single_tile
+from detseg.augment.geometry import BoxFilter, RandomView, project, translation
 from detseg.structures import Placement, Sample
 
-KEEP_ALL = AugmentConfig(min_area_ratio=0, min_box_side=0, max_box_aspect=1e9)
+KEEP_ALL = BoxFilter(min_area_ratio=0, min_box_side=0, max_box_aspect=1e9)
+KEEP_MOST = BoxFilter(min_area_ratio=0.1, min_box_side=2, max_box_aspect=100)
+FILL = Fill(pad_value=114, mask_fill=255)
 MakeSample = Callable[..., Sample]
 
 
 def test_a_single_image_is_letterboxed(make_sample: MakeSample) -> None:
     sample = make_sample(height=96, width=128, boxes=((8, 10, 50, 40),))
-    drawn = draw(single_tile(sample, (64, 64)), translation(32, 32), (64, 64), KEEP_ALL)
+    drawn = draw(single_tile(sample, (64, 64)), translation(32, 32), (64, 64), KEEP_ALL, FILL)
     # 128x96 becomes 64x48, with 8 rows above and below.
     np.testing.assert_allclose(drawn.boxes_xyxy, [[4, 13, 25, 28]])
     assert drawn.mask is not None
@@ -35,7 +37,7 @@ def test_a_turned_image_is_fitted_after_the_turn(make_sample: MakeSample, turns:
     sample = make_sample(height=96, width=128)
     size = (128, 96) if turns % 2 else (96, 128)
     view = translation(size[1] / 2, size[0] / 2)
-    drawn = draw(single_tile(sample, size, turns), view, size, KEEP_ALL)
+    drawn = draw(single_tile(sample, size, turns), view, size, KEEP_ALL, FILL)
     np.testing.assert_array_equal(drawn.image, np.rot90(sample.image, turns))
     np.testing.assert_array_equal(drawn.mask, np.rot90(sample.mask, turns))
     for box, label in zip(drawn.boxes_xyxy.astype(int), drawn.labels, strict=True):
@@ -88,11 +90,11 @@ def test_mosaic_centers_spread_over_the_middle_half_of_the_canvas(make_sample: M
 def test_image_mask_and_boxes_stay_aligned(
     make_sample: MakeSample,
     assert_aligned: Callable[..., None],
-    settings: dict[str, object],
+    settings: dict[str, Any],
     layout: str,
     seed: int,
 ) -> None:
-    config = replace(KEEP_ALL, **settings)
+    view = RandomView(**{"translate": 0.1, "scale": (0.5, 1.5), "flip_horizontal": 0.5, **settings})
     rng = np.random.default_rng(seed)
     size = (96, 112)
     samples = [make_sample(i, height=80 + 30 * i, width=150 - 20 * i, boxes=((8, 10, 50, 40),)) for i in range(4)]
@@ -100,7 +102,7 @@ def test_image_mask_and_boxes_stay_aligned(
         tiles = single_tile(samples[seed % 4], size, turns=seed)
     else:
         tiles = mosaic_tiles(samples, rng.integers(0, 4, 4).tolist(), size, rng)
-    drawn = draw(tiles, random_view(config, size, rng), size, config)
+    drawn = draw(tiles, view.matrix(size, rng), size, KEEP_ALL, FILL)
     assert drawn.image.shape == (*size, 3)
     assert_aligned(drawn)
 
@@ -108,7 +110,7 @@ def test_image_mask_and_boxes_stay_aligned(
 def test_labels_and_crowd_flags_follow_their_boxes(make_sample: MakeSample) -> None:
     sample = make_sample(height=64, width=64, boxes=((0, 0, 8, 8), (20, 20, 40, 40), (30, 0, 31, 5)))
     sample = replace(sample, crowd=np.array([False, True, True]), labels=np.array([4, 5, 6]))
-    drawn = draw([Tile(sample, translation(-8, 0))], np.eye(3), (64, 64), AugmentConfig())
+    drawn = draw([Tile(sample, translation(-8, 0))], np.eye(3), (64, 64), KEEP_MOST, FILL)
     # The first box is out of the picture, the third one under two pixels wide.
     np.testing.assert_allclose(drawn.boxes_xyxy, [[12, 20, 32, 40]])
     assert drawn.labels.tolist() == [5]
@@ -117,14 +119,14 @@ def test_labels_and_crowd_flags_follow_their_boxes(make_sample: MakeSample) -> N
 
 def test_no_boxes_and_no_mask(make_sample: MakeSample) -> None:
     sample = make_sample(boxes=(), with_mask=False)
-    drawn = draw(single_tile(sample, (32, 32)), translation(16, 16), (32, 32), AugmentConfig())
+    drawn = draw(single_tile(sample, (32, 32)), translation(16, 16), (32, 32), KEEP_MOST, FILL)
     assert drawn.boxes_xyxy.shape == (0, 4)
     assert drawn.mask is None
 
 
-def test_fill_values_come_from_the_config(make_sample: MakeSample) -> None:
-    config = AugmentConfig(pad_value=3, mask_fill=11)
-    drawn = draw(single_tile(make_sample(height=32, width=64), (64, 64)), translation(32, 32), (64, 64), config)
+def test_what_no_image_covers_is_filled(make_sample: MakeSample) -> None:
+    tiles = single_tile(make_sample(height=32, width=64), (64, 64))
+    drawn = draw(tiles, translation(32, 32), (64, 64), KEEP_ALL, Fill(pad_value=3, mask_fill=11))
     assert (drawn.image[:16] == 3).all()
     assert drawn.mask is not None
     assert (drawn.mask[:16] == 11).all()
@@ -152,4 +154,4 @@ def test_masks_are_for_all_or_none(make_sample: MakeSample) -> None:
         mixup(with_mask, without, np.random.default_rng(0))
     tiles = mosaic_tiles([with_mask, without, with_mask, with_mask], [0] * 4, (32, 32), np.random.default_rng(0))
     with pytest.raises(ValueError, match=r"1\.png has no label mask"):
-        draw(tiles, translation(16, 16), (32, 32), AugmentConfig())
+        draw(tiles, translation(16, 16), (32, 32), KEEP_MOST, FILL)

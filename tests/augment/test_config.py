@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from detseg.augment.color import HsvJitter
+from detseg.augment.compose import Fill
 from detseg.augment.config import AugmentConfig
+from detseg.augment.geometry import BoxFilter, RandomView
 from detseg.augment.pipeline import TrainPipeline
 
 
@@ -45,8 +49,51 @@ def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], messa
 
 
 def test_the_settings_build_their_pipeline() -> None:
-    config = AugmentConfig(mosaic=0.5)
+    config = AugmentConfig(
+        mosaic=0.0,
+        mixup=0.01,
+        degrees=2,
+        translate=0.0,
+        scale=(0.3, 0.4),
+        shear=5,
+        perspective=0.06,
+        flip_horizontal=0.07,
+        flip_vertical=0.08,
+        rotate_90=0.09,
+        fit=(10, 11),
+        crop=True,
+        balance_classes=0.12,
+        hsv_hue=0.13,
+        hsv_saturation=0.14,
+        hsv_value=0.15,
+        min_area_ratio=0.16,
+        min_box_side=17,
+        max_box_aspect=18,
+        pad_value=19,
+        mask_fill=20,
+    )
     assert config.name == "image"
     pipeline = config.build()
-    assert isinstance(pipeline, TrainPipeline)
-    assert pipeline.config is config
+    assert pipeline == TrainPipeline(
+        mosaic=0.0,
+        mixup=0.01,
+        rotate_90=0.09,
+        balance_classes=0.12,
+        fit=(10, 11),
+        view=RandomView(
+            degrees=2,
+            translate=0.0,
+            scale=(0.3, 0.4),
+            shear=5,
+            perspective=0.06,
+            flip_horizontal=0.07,
+            flip_vertical=0.08,
+            crop=True,
+        ),
+        box_filter=BoxFilter(min_area_ratio=0.16, min_box_side=17, max_box_aspect=18),
+        fill=Fill(pad_value=19, mask_fill=20),
+        transform=None,
+        color=HsvJitter(hue=0.13, saturation=0.14, value=0.15),
+    )
+    mosaic = replace(config, crop=False, balance_classes=0.0, mosaic=0.1, translate=0.2).build()
+    assert (mosaic.mosaic, mosaic.view.translate) == (0.1, 0.2)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import build_train_pipeline
 from detseg.config import from_dict
 from detseg.structures import VOID, Placement, Sample
 
@@ -40,7 +39,7 @@ def numbered(height: int, width: int) -> Sample:
 
 
 def augmented(config: AugmentConfig, sample: Sample, size: tuple[int, int], seed: int = 0) -> Sample:
-    return build_train_pipeline(config)(lambda index: sample, 1, 0, seed, 0, size)
+    return config.build()(lambda index: sample, 1, 0, seed, 0, size)
 
 
 def test_every_pixel_of_a_crop_is_one_of_the_image_and_all_places_are_as_likely() -> None:
@@ -212,7 +211,7 @@ def test_the_images_of_a_mosaic_are_fitted_too(make_sample: MakeSample) -> None:
 
 def test_a_crop_is_a_pure_function_of_seed_epoch_and_index() -> None:
     sample = numbered(40, 60)
-    pipeline = build_train_pipeline(replace(CROP, fit=(40, 60), scale=(0.5, 2.0)))
+    pipeline = replace(CROP, fit=(40, 60), scale=(0.5, 2.0)).build()
 
     def run(index: int, seed: int, epoch: int) -> np.ndarray:
         return pipeline(lambda _: sample, 9, index, seed, epoch, (24, 24)).image
@@ -223,7 +222,7 @@ def test_a_crop_is_a_pure_function_of_seed_epoch_and_index() -> None:
 
 
 def test_mixup_blends_two_crops_and_keeps_the_mask_of_the_larger_share(make_sample: MakeSample) -> None:
-    mixed = build_train_pipeline(replace(CROP, mixup=1.0))(make_sample, 4, 0, 0, 0, (96, 128))
+    mixed = replace(CROP, mixup=1.0).build()(make_sample, 4, 0, 0, 0, (96, 128))
     assert mixed.mask is not None
     assert any((mixed.mask == make_sample(index).mask).all() for index in range(4))
 

@@ -1,23 +1,22 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from detseg.augment.config import AugmentConfig
 from detseg.augment.geometry import (
-    clip_boxes,
+    BoxFilter,
+    RandomView,
     paste,
     project,
     quarter_turns,
-    random_view,
     scaling,
     transform_boxes,
     translation,
 )
 
-STILL = AugmentConfig(translate=0, scale=(1.0, 1.0), flip_horizontal=0)
 ROOT_2 = math.sqrt(2)
 TURN_45 = np.array([[ROOT_2 / 2, -ROOT_2 / 2, 0], [ROOT_2 / 2, ROOT_2 / 2, 0], [0, 0, 1]])
 
@@ -64,11 +63,11 @@ def test_transform_boxes_takes_no_boxes() -> None:
         ((10, 10, 10, 10), (10, 10, 10, 10), False),
     ],
 )
-def test_clip_boxes_follows_the_rules_of_the_config(
+def test_boxes_are_clipped_and_dropped_by_three_rules(
     box: tuple[float, ...], clipped: tuple[float, ...], keep: bool
 ) -> None:
-    config = AugmentConfig(min_area_ratio=0.1, min_box_side=2, max_box_aspect=40)
-    boxes, kept = clip_boxes(np.array([box], np.float64), (50, 100), config)
+    rules = BoxFilter(min_area_ratio=0.1, min_box_side=2, max_box_aspect=40)
+    boxes, kept = rules.clip(np.array([box], np.float64), (50, 100))
     assert boxes.dtype == np.float32
     np.testing.assert_allclose(boxes, [clipped], rtol=1e-6)
     assert kept.tolist() == [keep]
@@ -162,27 +161,26 @@ def test_shrinking_moves_nothing(matrix: np.ndarray) -> None:
         ({"scale": (2.0, 2.0)}, (3, -2), (56, 26)),
     ],
 )
-def test_views_without_a_choice(settings: dict[str, object], point: tuple[int, int], expected: tuple[int, int]) -> None:
-    config = AugmentConfig(**{**STILL.__dict__, **settings})
-    view = random_view(config, (60, 100), np.random.default_rng(0))
+def test_views_without_a_choice(settings: dict[str, Any], point: tuple[int, int], expected: tuple[int, int]) -> None:
+    view = RandomView(**settings).matrix((60, 100), np.random.default_rng(0))
     np.testing.assert_allclose(project(np.array([point]), view), [expected], atol=1e-12)
 
 
 def test_random_views_stay_within_their_limits() -> None:
-    config = AugmentConfig(degrees=20, translate=0.1, scale=(0.5, 1.5), flip_horizontal=0.5)
+    view = RandomView(degrees=20, translate=0.1, scale=(0.5, 1.5), flip_horizontal=0.5)
     rng = np.random.default_rng(0)
-    views = [random_view(config, (60, 100), rng) for _ in range(500)]
-    middles = np.array([view[:2, 2] for view in views]) - (50, 30)
-    zooms = np.array([math.sqrt(abs(np.linalg.det(view[:2, :2]))) for view in views])
-    turns = np.array([math.degrees(math.atan2(view[1, 0], abs(view[0, 0]))) for view in views])
+    matrices = np.array([view.matrix((60, 100), rng) for _ in range(500)])
+    middles = matrices[:, :2, 2] - (50, 30)
+    zooms = np.sqrt(np.abs(np.linalg.det(matrices[:, :2, :2])))
+    turns = np.degrees(np.arctan2(matrices[:, 1, 0], np.abs(matrices[:, 0, 0])))
     for values, limit in ((middles[:, 0], 10), (middles[:, 1], 6), (turns, 20), (zooms - 1, 0.5)):
         assert 0.9 * limit < np.abs(values).max() <= limit + 1e-9
-    mirrored = np.mean([np.linalg.det(view[:2, :2]) < 0 for view in views])
+    mirrored = np.mean(np.linalg.det(matrices[:, :2, :2]) < 0)
     assert 0.4 < mirrored < 0.6
 
 
 def test_perspective_changes_the_scale_at_the_border_by_the_given_share() -> None:
-    config = AugmentConfig(**{**STILL.__dict__, "perspective": 0.1})
+    view = RandomView(perspective=0.1)
     rng = np.random.default_rng(0)
-    weights = [random_view(config, (60, 100), rng)[2] @ (50, 0, 1) for _ in range(500)]
+    weights = [view.matrix((60, 100), rng)[2] @ (50, 0, 1) for _ in range(500)]
     assert 0.09 < max(abs(weight - 1) for weight in weights) <= 0.1

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import EvalPipeline, build_train_pipeline
+from detseg.augment.pipeline import EvalPipeline
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.structures import Placement, Sample
 
@@ -45,7 +45,7 @@ RICH = AugmentConfig(mixup=0.5, degrees=10, shear=3, perspective=0.02, flip_vert
 
 @pytest.mark.parametrize("config", [AugmentConfig(), RICH], ids=["default", "rich"])
 def test_a_sample_is_a_pure_function_of_seed_epoch_and_index(load: RecordingLoad, config: AugmentConfig) -> None:
-    first, second = build_train_pipeline(config), build_train_pipeline(config)
+    first, second = config.build(), config.build()
     expected = first(load, NUM_SAMPLES, 3, 1, 2, (64, 96))
     for other in ((4, 1, 2), (3, 2, 2), (3, 1, 3)):
         assert (second(load, NUM_SAMPLES, *other, (64, 96)).image != expected.image).any()
@@ -56,7 +56,7 @@ def test_a_sample_is_a_pure_function_of_seed_epoch_and_index(load: RecordingLoad
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (32, 32)])
 @pytest.mark.parametrize("closing", [True, False])
 def test_the_image_has_exactly_the_requested_size(load: RecordingLoad, size: tuple[int, int], closing: bool) -> None:
-    sample = build_train_pipeline(RICH)(load, NUM_SAMPLES, 0, 0, 0, size, closing=closing)
+    sample = RICH.build()(load, NUM_SAMPLES, 0, 0, 0, size, closing=closing)
     assert sample.image.shape == (*size, 3)
     assert sample.mask is not None
     assert sample.mask.shape == size
@@ -72,7 +72,7 @@ def test_the_image_has_exactly_the_requested_size(load: RecordingLoad, size: tup
 def test_mosaic_and_mixup_load_other_images_and_end_when_closing(
     load: RecordingLoad, mosaic: float, mixup: float, closing: bool, num_loaded: int
 ) -> None:
-    pipeline = build_train_pipeline(AugmentConfig(mosaic=mosaic, mixup=mixup))
+    pipeline = AugmentConfig(mosaic=mosaic, mixup=mixup).build()
     for index in range(NUM_SAMPLES):
         load.loaded.clear()
         sample = pipeline(load, NUM_SAMPLES, index, 0, 0, (64, 64), closing=closing)
@@ -83,7 +83,7 @@ def test_mosaic_and_mixup_load_other_images_and_end_when_closing(
 
 
 def test_partners_are_drawn_from_the_whole_set(load: RecordingLoad) -> None:
-    pipeline = build_train_pipeline(AugmentConfig())
+    pipeline = AugmentConfig().build()
     for epoch in range(20):
         pipeline(load, NUM_SAMPLES, 0, 0, epoch, (32, 32))
     assert set(load.loaded) == set(range(NUM_SAMPLES))
@@ -96,12 +96,12 @@ def test_image_mask_and_boxes_stay_aligned(
 ) -> None:
     config = replace(KEEP_ALL, mosaic=mosaic, degrees=15, shear=5, rotate_90=0.5, flip_vertical=0.5)
     # Labels repeat in a mosaic, so that extents are only compared for single images.
-    assert_aligned(build_train_pipeline(config)(load, NUM_SAMPLES, index, 0, 0, (96, 96)), tight=not mosaic)
+    assert_aligned(config.build()(load, NUM_SAMPLES, index, 0, 0, (96, 96)), tight=not mosaic)
 
 
 def test_quarter_turns_happen_as_often_as_asked(load: RecordingLoad) -> None:
     config = replace(KEEP_ALL, mosaic=0, rotate_90=0.5, translate=0, scale=(1.0, 1.0), flip_horizontal=0)
-    pipeline = build_train_pipeline(config)
+    pipeline = config.build()
     # Sample 0 is 60x100: turned by one or three quarters it is padded at the sides, else above and below.
     sideways = [pipeline(load, 1, 0, seed, 0, (50, 50)).image[25, 0, 0] == 114 for seed in range(300)]
     assert 0.5 * 2 / 3 - 0.08 < np.mean(sideways) < 0.5 * 2 / 3 + 0.08
@@ -110,7 +110,7 @@ def test_quarter_turns_happen_as_often_as_asked(load: RecordingLoad) -> None:
 def test_without_randomness_training_sees_what_evaluation_sees(make_sample: MakeSample) -> None:
     config = replace(KEEP_ALL, mosaic=0, translate=0, scale=(1.0, 1.0), flip_horizontal=0)
     sample = make_sample(height=96, width=128)
-    trained = build_train_pipeline(config)(lambda index: sample, 1, 0, 0, 0, (64, 64))
+    trained = config.build()(lambda index: sample, 1, 0, 0, 0, (64, 64))
     evaluated = EvalPipeline(InputSpec(64, 64))(sample)
     assert np.abs(trained.image.astype(int) - evaluated.image.astype(int)).max() <= 1
     np.testing.assert_array_equal(trained.mask, evaluated.mask)

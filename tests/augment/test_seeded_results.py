@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import build_train_pipeline
 from detseg.structures import Placement, Sample
 
 RICH = {"mixup": 0.5, "degrees": 10, "shear": 3, "perspective": 0.02, "flip_vertical": 0.5, "rotate_90": 0.5}
@@ -78,7 +77,7 @@ def test_a_seed_gives_what_it_gave_before(
     means: list[float],
 ) -> None:
     index, epoch = which
-    sample = build_train_pipeline(AugmentConfig(**settings))(load, 8, index, 11, epoch, (64, 96))
+    sample = AugmentConfig(**settings).build()(load, 8, index, 11, epoch, (64, 96))
     assert sample.labels.tolist() == labels
     np.testing.assert_allclose(sample.boxes_xyxy[:2], boxes, atol=1e-3)
     assert abs(int((sample.mask == 255).sum()) - num_filled) <= 3

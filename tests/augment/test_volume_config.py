@@ -72,6 +72,38 @@ def test_the_table_names_both_kinds_with_what_they_keep_in_step() -> None:
     assert VolumeAugmentConfig.close_last_epochs == 0
 
 
+def test_the_settings_build_their_pipeline() -> None:
+    config = VolumeAugmentConfig(
+        foreground=0.01,
+        rotation=0.02,
+        rotation_degrees=(3, 4, 5),
+        scaling=0.06,
+        scaling_factors=(0.7, 0.8),
+        elastic=0.09,
+        elastic_cells=10,
+        elastic_shift=(0.11, 0.12),
+        flip=(0.13, 0.14, 0.15),
+        noise=0.16,
+        noise_std=0.17,
+        blur=0.18,
+        blur_sigma=(0.19, 0.2),
+        brightness=0.21,
+        brightness_factors=(0.22, 0.23),
+        contrast=0.24,
+        contrast_factors=(0.25, 0.26),
+        low_resolution=0.27,
+        low_resolution_factors=(0.28, 0.29),
+        gamma=0.3,
+        gamma_inverted=0.31,
+        gamma_exponents=(0.32, 0.33),
+    )
+    pipeline = config.build()
+    assert (pipeline.foreground, pipeline.flip) == (config.foreground, config.flip)
+    passed = to_dict(pipeline.warp) | to_dict(pipeline.intensity)
+    wanted = to_dict(config)
+    assert passed == {name: wanted[name] for name in wanted if name not in ("name", "foreground", "flip")}
+
+
 def test_settings_are_read_without_torch_and_monai() -> None:
     code = """
 import sys

@@ -7,11 +7,17 @@ import pytest
 import torch
 from scipy.ndimage import gaussian_filter
 
-from detseg.augment.volume_config import VolumeAugmentConfig
 from detseg.augment.volume_intensity import RandomIntensity
 
 CHANGES = ("noise", "blur", "brightness", "contrast", "low_resolution", "gamma", "gamma_inverted")
-OFF: dict[str, Any] = dict.fromkeys(CHANGES, 0.0)
+LIMITS: dict[str, Any] = {
+    "noise_std": 0.1,
+    "blur_sigma": (0.5, 1.0),
+    "brightness_factors": (0.75, 1.25),
+    "contrast_factors": (0.75, 1.25),
+    "low_resolution_factors": (0.5, 1.0),
+    "gamma_exponents": (0.7, 1.5),
+}
 SHAPE = (16, 18, 14)
 
 
@@ -21,7 +27,7 @@ def image_of(seed: int = 0) -> np.ndarray:
 
 
 def changed(name: str, seed: int = 0, image: np.ndarray | None = None, **settings: Any) -> np.ndarray:
-    change = RandomIntensity(VolumeAugmentConfig(**{**OFF, name: 1.0, **settings}))
+    change = RandomIntensity(**{**LIMITS, name: 1.0, **settings})
     return change(image_of() if image is None else image, np.random.default_rng(seed))
 
 
@@ -45,7 +51,7 @@ def test_an_even_patch_stays_finite(name: str, value: float) -> None:
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_each_change_has_its_probability(name: str) -> None:
-    change = RandomIntensity(VolumeAugmentConfig(**{**OFF, name: 0.3, "low_resolution_factors": (0.5, 0.5)}))
+    change = RandomIntensity(**{**LIMITS, name: 0.3, "low_resolution_factors": (0.5, 0.5)})
     image = image_of()[:4, :4, :4]
     happened = [bool((change(image, np.random.default_rng(seed)) != image).any()) for seed in range(400)]
     assert np.mean(happened) == pytest.approx(0.3, abs=0.07)
@@ -53,7 +59,7 @@ def test_each_change_has_its_probability(name: str) -> None:
 
 def test_without_probabilities_the_image_stays() -> None:
     image = image_of()
-    assert RandomIntensity(VolumeAugmentConfig(**OFF))(image, np.random.default_rng(0)) is image
+    assert RandomIntensity(**LIMITS)(image, np.random.default_rng(0)) is image
 
 
 def test_changes_draw_on_their_own() -> None:
@@ -132,7 +138,7 @@ def test_nothing_moves_against_the_labels(name: str, factor: float) -> None:
     middle = np.array([11.0, 9.5, 7.25])
     distance = sum((axis - place) ** 2 for axis, place in zip(axes, middle, strict=True))
     image = np.exp(-distance / 8).astype(np.float32)
-    change = RandomIntensity(VolumeAugmentConfig(**{**OFF, name: 1.0, "low_resolution_factors": (factor, factor)}))
+    change = RandomIntensity(**{**LIMITS, name: 1.0, "low_resolution_factors": (factor, factor)})
     seen = change(image, np.random.default_rng(0))
     assert np.abs(seen - image).max() > 0.02
     centers = np.array([(seen * axis).sum() for axis in axes]) / seen.sum()

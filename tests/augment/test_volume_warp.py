@@ -7,13 +7,17 @@ import pytest
 from scipy.interpolate import BSpline
 from scipy.ndimage import map_coordinates
 
-from detseg.augment.volume_config import VolumeAugmentConfig
 from detseg.augment.volume_warp import RandomWarp, elastic_shifts
 from detseg.structures import VOID
 from detseg.volumes import Shape3, Spacing
 
 SIZE = (12, 16, 10)
-OFF = {"rotation": 0.0, "scaling": 0.0, "elastic": 0.0}
+LIMITS: dict[str, Any] = {
+    "rotation_degrees": (30.0, 30.0, 30.0),
+    "scaling_factors": (0.7, 1.4),
+    "elastic_cells": 3,
+    "elastic_shift": (0.0, 0.3),
+}
 WARPS: list[dict[str, Any]] = [
     {"rotation": 1.0},
     {"scaling": 1.0},
@@ -23,7 +27,7 @@ WARPS: list[dict[str, Any]] = [
 
 
 def random_warp(**settings: Any) -> RandomWarp:
-    return RandomWarp(VolumeAugmentConfig(**{**OFF, **settings}))
+    return RandomWarp(**{**LIMITS, **settings})
 
 
 def grid_of(warp: RandomWarp, seed: int, size: Shape3 = SIZE, spacing: Spacing = (1.0, 1.0, 1.0)) -> np.ndarray:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from detseg.augment.config import AugmentConfig
-from detseg.augment.pipeline import EvalPipeline, build_train_pipeline
+from detseg.augment.pipeline import EvalPipeline
 from detseg.data.loading.loader import BadImagesError, EvalLoader, TrainLoader
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.media.images import ImageError
@@ -71,7 +71,7 @@ def train_loader() -> Iterator[MakeLoader]:
 
     def make(dataset: Any = None, config: AugmentConfig | None = None, **settings: Any) -> TrainLoader[Tensors]:
         values = {"batch_size": 4, "seed": 0, "size": (32, 64), "num_workers": 0, **settings}
-        pipeline = build_train_pipeline(config or AugmentConfig(mixup=0.3, degrees=5))
+        pipeline = (config or AugmentConfig(mixup=0.3, degrees=5)).build()
         made.append(TrainLoader(dataset or Pictures(18), pipeline, collate, **values))
         return made[-1]
 
