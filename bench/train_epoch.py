@@ -68,7 +68,7 @@ def run_ours(data: Path, num_epochs: int, folder: Path) -> list[tuple[float, flo
         f"data.path={data}",
         f"train.epochs={num_epochs + 1}",
         "data.num_workers=2",
-        "augment.close_last_epochs=0",
+        "augment.close_mosaic_epochs=0",
     ]
     command = [sys.executable, "-m", "detseg", "train", config, *settings, "-o", str(out)]
     subprocess.run(command, check=True, capture_output=True)

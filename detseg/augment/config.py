@@ -31,7 +31,7 @@ class AugmentConfig:
 
     Probabilities per image: ``mosaic`` (four images around a random point), ``mixup`` (a blend with a second image),
     ``flip_horizontal``, ``flip_vertical``, ``rotate_90`` (a quarter, half or three-quarter turn). In the last
-    ``close_last_epochs`` epochs mosaic and mixup are off, so that training ends on images as they are.
+    ``close_mosaic_epochs`` epochs mosaic and mixup are off, so that training ends on images as they are.
 
     Random view: a turn of up to ``degrees``; a zoom by a factor between the two values of ``scale``; a shift of up to
     ``translate`` of the input size; ``shear`` in degrees; ``perspective``, the largest relative change of scale from
@@ -65,11 +65,12 @@ class AugmentConfig:
     """
 
     truths: ClassVar[tuple[Truth, ...]] = ("boxes", "masks")
+    renamed: ClassVar[Mapping[str, str]] = {"close_last_epochs": "close_mosaic_epochs"}
 
     name: Literal["image"] = "image"
     mosaic: float = 1.0
     mixup: float = 0.0
-    close_last_epochs: int = 10
+    close_mosaic_epochs: int = 10
     degrees: float = 0.0
     translate: float = 0.1
     scale: tuple[float, float] = (0.5, 1.5)
@@ -99,7 +100,7 @@ class AugmentConfig:
             self._require_range(name, 0, limit, f"from 0 to {limit:g}")
         for name in _GRAY_LEVELS:
             self._require_range(name, 0, 255, "from 0 to 255")
-        self._require_range("close_last_epochs", 0, float("inf"), "0 or more epochs")
+        self._require_range("close_mosaic_epochs", 0, float("inf"), "0 or more epochs")
         self._require_range("min_box_side", 0, float("inf"), "0 or more pixels")
         self._require_range("max_box_aspect", 1, float("inf"), "1 or more")
         require_factors("scale", self.scale)

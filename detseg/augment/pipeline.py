@@ -48,18 +48,18 @@ class TrainPipeline:
         seed: int,
         epoch: int,
         size: tuple[int, int],
-        closing: bool = False,
+        close_mosaic: bool = False,
     ) -> Sample:
         """The augmented sample number ``index``, its image exactly ``size`` (height, width).
 
-        ``load`` gives the sample of an index below ``num_samples``; mosaic and mixup load others too. ``closing``
+        ``load`` gives the sample of an index below ``num_samples``; mosaic and mixup load others too. ``close_mosaic``
         turns these two off.
         """
         rng = np.random.default_rng([seed, epoch, index])
-        sample = self._place(load, num_samples, index, size, closing, rng)
-        if not closing and rng.random() < self.mixup:
+        sample = self._place(load, num_samples, index, size, close_mosaic, rng)
+        if not close_mosaic and rng.random() < self.mixup:
             partner = int(rng.integers(num_samples))
-            sample = mixup(sample, self._place(load, num_samples, partner, size, closing, rng), rng)
+            sample = mixup(sample, self._place(load, num_samples, partner, size, close_mosaic, rng), rng)
         if self.transform is not None:
             sample = self.transform(sample, rng)
             if sample.image.shape[:2] != size:
@@ -73,10 +73,10 @@ class TrainPipeline:
         num_samples: int,
         index: int,
         size: tuple[int, int],
-        closing: bool,
+        close_mosaic: bool,
         rng: np.random.Generator,
     ) -> Sample:
-        if not closing and rng.random() < self.mosaic:
+        if not close_mosaic and rng.random() < self.mosaic:
             others = rng.integers(num_samples, size=3)
             samples = [load(index), *(load(int(other)) for other in others)]
             tiles = mosaic_tiles(samples, [self._turns(rng) for _ in samples], size, rng, self.fit)

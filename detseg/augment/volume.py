@@ -47,11 +47,11 @@ class VolumeTrainPipeline:
         seed: int,
         epoch: int,
         size: Shape3,
-        closing: bool = False,
+        close_mosaic: bool = False,
     ) -> VolumeSample:
         """The augmented patch of ``size`` (depth, height, width) from the volume of ``index``, which ``load`` gives.
 
-        ``num_samples`` and ``closing`` make no difference.
+        ``num_samples`` and ``close_mosaic`` make no difference.
 
         Raises:
             ValueError: if the volume has no labels.

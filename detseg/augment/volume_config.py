@@ -60,7 +60,7 @@ class VolumeAugmentConfig:
     truths: ClassVar[tuple[Truth, ...]] = ("volumes",)
     multi_scale: ClassVar[None] = None
     """All patches have one size, which is the task's."""
-    close_last_epochs: ClassVar[int] = 0
+    close_mosaic_epochs: ClassVar[int] = 0
     """The last epochs are like all others: a patch never mixes volumes, so there is nothing to wean the model from."""
 
     name: Literal["volume"] = "volume"

@@ -43,13 +43,13 @@ def preview(
     batch_size: int = 16,
     num_batches: int = 4,
     epoch: int = 0,
-    closing: bool = False,
+    close_mosaic: bool = False,
 ) -> list[Path]:
     """Draw augmented batches of a split as ``output/<split>_<epoch>_<batch>.png``, one sheet per batch; returns these.
 
     They are the first ``num_batches`` of ``epoch`` in a training with this augmentation, ``size`` (height, width, or
     depth before both), seed and batch size. A data set with fewer images than ``batch_size`` gives one batch of all.
-    ``closing`` shows the last epochs, without mosaic and mixup. ``truth`` is what is learned from; without it, the
+    ``close_mosaic`` shows the last epochs, without mosaic and mixup. ``truth`` is what is learned from; without it, the
     format's first. Masks are tinted where samples have one; the names of crowd regions say so. Of volumes, three planes
     of each patch are drawn; ``spec`` says how volumes are placed, without it by z-score at their median spacing.
 
@@ -84,13 +84,13 @@ def preview(
         size=size,
         stride=1 if dataset.truth == "volumes" else 32,
         multi_scale=config.multi_scale,
-        closing_epoch=epoch if closing else None,
+        close_mosaic_from=epoch if close_mosaic else None,
     )
     pipeline: Any = config.build()
     pictures = []
     for number, batch in enumerate(islice(plan.epoch(epoch), num_batches)):
         samples = [
-            pipeline(load, len(dataset), index, seed, epoch, batch.size, batch.closing) for index in batch.indices
+            pipeline(load, len(dataset), index, seed, epoch, batch.size, batch.close_mosaic) for index in batch.indices
         ]
         picture = folder / f"{dataset.split}_{epoch:03d}_{number:03d}.png"
         columns = int(np.ceil(np.sqrt(len(samples))))

@@ -128,7 +128,7 @@ def build_trainer(
         seed=settings.seed,
         size=task.train_size,
         num_epochs=settings.epochs,
-        close_last_epochs=config.augment.close_last_epochs,
+        close_mosaic_epochs=config.augment.close_mosaic_epochs,
         num_workers=config.data.num_workers,
         rank=group.rank,
         world_size=group.world_size,

@@ -10,11 +10,12 @@ from detseg.augment.compose import Fill
 from detseg.augment.config import AugmentConfig
 from detseg.augment.geometry import BoxFilter, RandomView
 from detseg.augment.pipeline import TrainPipeline
+from detseg.config import from_dict
 
 
 def test_defaults_and_limits_are_accepted() -> None:
     AugmentConfig()
-    AugmentConfig(mosaic=0, mixup=1, close_last_epochs=0, degrees=180, scale=(1.0, 1.0), multi_scale=(0.5, 1.5))
+    AugmentConfig(mosaic=0, mixup=1, close_mosaic_epochs=0, degrees=180, scale=(1.0, 1.0), multi_scale=(0.5, 1.5))
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ def test_defaults_and_limits_are_accepted() -> None:
         ({"mosaic": 1.5}, "mosaic must be a probability from 0 to 1, got 1.5"),
         ({"flip_vertical": -0.1}, "flip_vertical must be a probability"),
         ({"rotate_90": float("nan")}, "rotate_90 must be a probability"),
-        ({"close_last_epochs": -1}, "close_last_epochs must be 0 or more epochs, got -1"),
+        ({"close_mosaic_epochs": -1}, "close_mosaic_epochs must be 0 or more epochs, got -1"),
         ({"degrees": 200}, "degrees must be from 0 to 180, got 200"),
         ({"perspective": 0.2}, "perspective must be from 0 to 0.1"),
         ({"scale": (1.5, 0.5)}, "scale must be two factors, 0 < smallest <= largest"),
@@ -46,6 +47,11 @@ def test_defaults_and_limits_are_accepted() -> None:
 def test_impossible_settings_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AugmentConfig(**settings)
+
+
+def test_the_old_name_of_the_last_epochs_is_still_read() -> None:
+    with pytest.warns(FutureWarning, match="close_last_epochs is now called close_mosaic_epochs"):
+        assert from_dict(AugmentConfig, {"close_last_epochs": 3}, "run.yaml").close_mosaic_epochs == 3
 
 
 def test_the_settings_build_their_pipeline() -> None:

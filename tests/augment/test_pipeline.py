@@ -54,9 +54,11 @@ def test_a_sample_is_a_pure_function_of_seed_epoch_and_index(load: RecordingLoad
 
 
 @pytest.mark.parametrize("size", [(64, 96), (96, 64), (32, 32)])
-@pytest.mark.parametrize("closing", [True, False])
-def test_the_image_has_exactly_the_requested_size(load: RecordingLoad, size: tuple[int, int], closing: bool) -> None:
-    sample = RICH.build()(load, NUM_SAMPLES, 0, 0, 0, size, closing=closing)
+@pytest.mark.parametrize("close_mosaic", [True, False])
+def test_the_image_has_exactly_the_requested_size(
+    load: RecordingLoad, size: tuple[int, int], close_mosaic: bool
+) -> None:
+    sample = RICH.build()(load, NUM_SAMPLES, 0, 0, 0, size, close_mosaic=close_mosaic)
     assert sample.image.shape == (*size, 3)
     assert sample.mask is not None
     assert sample.mask.shape == size
@@ -66,16 +68,16 @@ def test_the_image_has_exactly_the_requested_size(load: RecordingLoad, size: tup
 
 
 @pytest.mark.parametrize(
-    ("mosaic", "mixup", "closing", "num_loaded"),
+    ("mosaic", "mixup", "close_mosaic", "num_loaded"),
     [(0, 0, False, 1), (1, 0, False, 4), (0, 1, False, 2), (1, 1, False, 8), (1, 1, True, 1)],
 )
-def test_mosaic_and_mixup_load_other_images_and_end_when_closing(
-    load: RecordingLoad, mosaic: float, mixup: float, closing: bool, num_loaded: int
+def test_mosaic_and_mixup_load_other_images_and_end_when_closed(
+    load: RecordingLoad, mosaic: float, mixup: float, close_mosaic: bool, num_loaded: int
 ) -> None:
     pipeline = AugmentConfig(mosaic=mosaic, mixup=mixup).build()
     for index in range(NUM_SAMPLES):
         load.loaded.clear()
-        sample = pipeline(load, NUM_SAMPLES, index, 0, 0, (64, 64), closing=closing)
+        sample = pipeline(load, NUM_SAMPLES, index, 0, 0, (64, 64), close_mosaic=close_mosaic)
         assert len(load.loaded) == num_loaded
         assert load.loaded[0] == index
         assert max(load.loaded) < NUM_SAMPLES

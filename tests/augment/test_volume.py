@@ -211,9 +211,9 @@ def test_another_change_leaves_place_warp_and_flips_as_they_were() -> None:
         np.testing.assert_array_equal(take(plain, epoch=epoch).labels, take(loud, epoch=epoch).labels)
 
 
-def test_closing_changes_nothing() -> None:
+def test_closing_mosaic_changes_nothing() -> None:
     pipeline = VolumeAugmentConfig().build()
-    assert digest(pipeline(load, 8, 3, 0, 1, SIZE, closing=True)) == digest(pipeline(load, 8, 3, 0, 1, SIZE))
+    assert digest(pipeline(load, 8, 3, 0, 1, SIZE, close_mosaic=True)) == digest(pipeline(load, 8, 3, 0, 1, SIZE))
 
 
 def test_a_volume_without_labels_is_refused_by_name() -> None:

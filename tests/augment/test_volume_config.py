@@ -69,7 +69,7 @@ def test_the_table_names_both_kinds_with_what_they_keep_in_step() -> None:
     assert VolumeAugmentConfig().name == "volume"
     assert VolumeAugmentConfig.truths == ("volumes",)
     assert VolumeAugmentConfig.multi_scale is None
-    assert VolumeAugmentConfig.close_last_epochs == 0
+    assert VolumeAugmentConfig.close_mosaic_epochs == 0
 
 
 def test_the_settings_build_their_pipeline() -> None:

@@ -20,7 +20,7 @@ model:
   head: dfl
 task: {name: detection, input: {height: 64, width: 64}}
 data: {path: shapes.yaml, num_workers: 0}
-augment: {mosaic: 0.5, close_last_epochs: 1}
+augment: {mosaic: 0.5, close_mosaic_epochs: 1}
 train:
   epochs: 2
   batch_size: 4

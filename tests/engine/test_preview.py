@@ -62,11 +62,11 @@ def test_seed_and_epoch_decide(data: Path, tmp_path: Path) -> None:
     assert draw("a", seed=1) != draw("d", seed=1, epoch=1)
 
 
-def test_closing_shows_no_mosaic(data: Path, tmp_path: Path) -> None:
+def test_closed_mosaic_is_not_shown(data: Path, tmp_path: Path) -> None:
     mosaic = AugmentConfig(**{**vars(PLAIN), "mosaic": 1.0})
     (closed, open_) = (
-        preview(data, tmp_path / str(closing), config=mosaic, batch_size=1, size=(64, 64), closing=closing)[0]
-        for closing in (True, False)
+        preview(data, tmp_path / str(closed), config=mosaic, batch_size=1, size=(64, 64), close_mosaic=closed)[0]
+        for closed in (True, False)
     )
     # Without a mosaic there is one gray level outside of the box.
     assert len(np.unique(read_image(closed)[56:68, 10:60])) == 1

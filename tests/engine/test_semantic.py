@@ -32,7 +32,7 @@ task:
   input: {height: 64, width: 64}
   loss: {name: segmentation, class_weights: enet}
 data: {path: shapes.yaml, num_workers: 0}
-augment: {mosaic: 0, translate: 0, crop: true, scale: [0.7, 1.5], close_last_epochs: 0}
+augment: {mosaic: 0, translate: 0, crop: true, scale: [0.7, 1.5], close_mosaic_epochs: 0}
 train:
   epochs: 2
   batch_size: 4

@@ -26,7 +26,7 @@ class PlannedBatch:
     epoch: int
     indices: tuple[int, ...]
     size: tuple[int, ...] = ()
-    closing: bool = False
+    close_mosaic: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class TrainPlan:
     of an epoch that do not fill a batch are left out, other ones in each epoch.
 
     ``multi_scale``: factors (smallest, largest) for one random size per batch, rounded to multiples of ``stride``.
-    From epoch ``closing_epoch`` on, batches are marked as closing.
+    From epoch ``close_mosaic_from`` on, batches are marked as those that mosaic and mixup are off for.
 
     Raises:
         ValueError: for a batch size, size, rank or seed that is not possible; the message says what is.
@@ -52,7 +52,7 @@ class TrainPlan:
     rank: int = 0
     world_size: int = 1
     multi_scale: tuple[float, float] | None = None
-    closing_epoch: int | None = None
+    close_mosaic_from: int | None = None
 
     def __post_init__(self) -> None:
         require_rank(self.rank, self.world_size)
@@ -90,11 +90,11 @@ class TrainPlan:
         """The batches of this rank in ``epoch``, from number ``start_batch`` on."""
         order = epoch_order(self.num_samples, self.seed, epoch)
         share = self.batch_size // self.world_size
-        closing = self.closing_epoch is not None and epoch >= self.closing_epoch
+        close_mosaic = self.close_mosaic_from is not None and epoch >= self.close_mosaic_from
         for batch in range(start_batch, self.batches_per_epoch):
             start = batch * self.batch_size + self.rank * share
             indices = tuple(order[start : start + share].tolist())
-            yield PlannedBatch(epoch, indices, self.size_of(epoch, batch), closing)
+            yield PlannedBatch(epoch, indices, self.size_of(epoch, batch), close_mosaic)
 
     def size_of(self, epoch: int, batch: int) -> tuple[int, ...]:
         """The input size of a batch, the same on every rank."""

@@ -37,7 +37,7 @@ class Pipeline(Protocol):
         seed: int,
         epoch: int,
         size: Any,
-        closing: bool = False,
+        close_mosaic: bool = False,
         /,
     ) -> Any:
         """The augmented sample ``index``, of this ``size``."""
@@ -52,8 +52,8 @@ class TrainLoader(Generic[Batch]):
 
     ``batch_size`` counts the images of all ranks together; the batches of all ranks put together in order of rank are
     those of a single process. ``size`` is (height, width) or (depth, height, width), with ``multi_scale`` one random
-    size per batch. In the last
-    ``close_last_epochs`` of ``num_epochs`` mosaic and mixup are off. ``collate`` makes a batch of a list of samples.
+    size per batch. In the last ``close_mosaic_epochs`` of ``num_epochs`` mosaic and mixup are off. ``collate`` makes a
+    batch of a list of samples.
 
     ``on_bad_image``: with "fail" an image that cannot be read ends the run and its path is named; with "skip" the next
     image of the data set takes its place, and more than ``max_bad_images`` different ones end the run.
@@ -76,7 +76,7 @@ class TrainLoader(Generic[Batch]):
         world_size: int = 1,
         multi_scale: tuple[float, float] | None = None,
         num_epochs: int | None = None,
-        close_last_epochs: int = 0,
+        close_mosaic_epochs: int = 0,
         stride: int = 32,
         pin_memory: bool = False,
         on_bad_image: BadImagePolicy = "fail",
@@ -93,7 +93,7 @@ class TrainLoader(Generic[Batch]):
             rank=rank,
             world_size=world_size,
             multi_scale=multi_scale,
-            closing_epoch=None if num_epochs is None else num_epochs - close_last_epochs,
+            close_mosaic_from=None if num_epochs is None else num_epochs - close_mosaic_epochs,
         )
         self.bad_images: dict[int, str] = {}
         """The images that were skipped so far: index in the data set and what was wrong, which begins with the path."""
@@ -200,7 +200,9 @@ class _TrainJob(Generic[Batch]):
             return self._load(index, bad_images)
 
         samples = [
-            self._pipeline(load, len(self._dataset), index, self._seed, planned.epoch, planned.size, planned.closing)
+            self._pipeline(
+                load, len(self._dataset), index, self._seed, planned.epoch, planned.size, planned.close_mosaic
+            )
             for index in planned.indices
         ]
         return _Loaded(self._collate(samples), bad_images)

@@ -59,9 +59,9 @@ def test_sizes_are_multiples_of_the_stride_within_the_range() -> None:
 
 
 def test_the_last_epochs_are_marked() -> None:
-    closing = plan(closing_epoch=3)
-    assert [next(closing.epoch(epoch)).closing for epoch in range(5)] == [False, False, False, True, True]
-    assert not next(plan().epoch(1000)).closing
+    closed = plan(close_mosaic_from=3)
+    assert [next(closed.epoch(epoch)).close_mosaic for epoch in range(5)] == [False, False, False, True, True]
+    assert not next(plan().epoch(1000)).close_mosaic
 
 
 @pytest.mark.parametrize(

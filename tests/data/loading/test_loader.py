@@ -93,7 +93,7 @@ def digests(loader: TrainLoader[Tensors], epoch: int, start_batch: int = 0) -> l
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_batches_do_not_depend_on_the_number_of_workers(train_loader: MakeLoader, num_workers: int) -> None:
-    settings = {"multi_scale": (0.5, 1.5), "num_epochs": 3, "close_last_epochs": 1}
+    settings = {"multi_scale": (0.5, 1.5), "num_epochs": 3, "close_mosaic_epochs": 1}
     alone, together = train_loader(**settings), train_loader(**settings, num_workers=num_workers)
     epochs = [digests(alone, epoch) for epoch in range(3)]
     assert [digests(together, epoch) for epoch in range(3)] == epochs
@@ -142,7 +142,7 @@ def test_ranks_together_give_the_batches_of_one_process(train_loader: MakeLoader
 def test_mosaic_ends_with_the_last_epochs(train_loader: MakeLoader) -> None:
     config = AugmentConfig(translate=0, scale=(1.0, 1.0), flip_horizontal=0)
     plain = train_loader(config=AugmentConfig(mosaic=0, translate=0, scale=(1.0, 1.0), flip_horizontal=0))
-    loader = train_loader(config=config, num_epochs=2, close_last_epochs=1)
+    loader = train_loader(config=config, num_epochs=2, close_mosaic_epochs=1)
     per_image = [sum(len(batch.boxes_xyxy) for batch in loader.epoch(epoch)) / 16 for epoch in range(2)]
     assert per_image[0] > 2
     assert per_image[1] == 2
