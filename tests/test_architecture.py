@@ -41,9 +41,9 @@ ALL = frozenset(DOORS) | {"cli"}
 DOORS |= {"cli": ALL, "tools": ALL}
 
 FLOORS: dict[str, frozenset[str]] = {
-    "data/formats": frozenset({"data", "data/splits"}),
-    "data/checks": frozenset({"data", "data/formats"}),
-    "data/splits": frozenset({"data", "data/checks", "data/formats"}),
+    "data/formats": frozenset({"data"}),
+    "data/checks": frozenset({"data"}),
+    "data/splits": frozenset({"data"}),
     "data/loading": frozenset({"data"}),
     "runtime/media": frozenset(),
     "runtime/inputs": frozenset({"runtime/media"}),

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import os
-import warnings
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from detseg.data.checks.boxes import check_boxes
-from detseg.data.checks.inspection import ImageState, inspect_images
+from detseg.data.checks.inspect import inspect
+from detseg.data.checks.inspection import Inspection
 from detseg.data.checks.leakage import find_leakage, relative_name
-from detseg.data.checks.locate import WALKS, images_in, walk_split
-from detseg.data.checks.mask_walks import ask_for_names
-from detseg.data.checks.volumes import check_volumes, summarize_generated
-from detseg.data.dataset import DatasetError, Source, match_split
-from detseg.data.findings import CheckReport, Finding, SplitSummary, Summary
+from detseg.data.checks.report import CheckReport, Summary
+from detseg.data.division import disjoint_groups
+from detseg.data.findings import Finding
+from detseg.data.format import match_split
 from detseg.data.open import find_format, find_source, load_format
-from detseg.data.records import ImageRecord, SplitRecords, enumerate_some, summarize_splits
-from detseg.data.volumes import VolumeDataset
+from detseg.data.parsing import enumerate_some
+from detseg.data.records import SplitRecords
+from detseg.data.source import DatasetError, Source
 
 
 def check_dataset(
@@ -40,35 +37,32 @@ def check_dataset(
     """
     source = find_source(path)
     format_name = find_format(source, format)
-    available = load_format(format_name).splits(source)
+    chosen_format = load_format(format_name)
+    available = chosen_format.splits(source)
     wanted = available if splits is None else (match_split(name, available, source.name) for name in splits)
     chosen = tuple(dict.fromkeys(wanted))
-    is_whole = set(chosen) == set(available)
-    if format_name not in (*WALKS, "nifti"):
-        return _report_generated(source, format_name, chosen)
-    root = _existing_root(source)
-    if format_name == "nifti":
-        check = check_volumes(source, chosen, root, is_whole, num_threads)
-        return _report(source, root, format_name, check.findings, check.splits)
-    records = [walk_split(source, format_name, name) for name in chosen]
-    images = inspect_images((image.path for split in records for image in split.images), decode, num_threads)
     findings: list[Finding] = []
-    for split in records:
-        findings += split.findings
-        findings += _check_images(split, images)
-        for image in split.images:
-            findings += check_boxes(image, images[image.path].size, split.name)
-    if is_whole:
-        findings += _check_unlisted(records)
-    findings += ask_for_names(records, source)
-    members = {split.name: {image.path for image in split.images} for split in records}
-    findings += find_leakage([members], {path: state.digest for path, state in images.items()}, root)
-    summaries = summarize_splits(records)
-    judged = {split.name: summaries[split.name] for split in records if not split.is_unlabeled}
-    findings += _check_missing_classes(judged, source)
-    if not any(finding.severity == "error" for finding in findings):
-        findings += _check_readable(source, format_name, records)
-    return _report(source, root, format_name, findings, summaries, decode)
+    records: list[SplitRecords] = []
+    for name in chosen:
+        try:
+            records.append(chosen_format.records(source, name, chosen_format.truths[0]))
+        except DatasetError as error:
+            message = str(error).removeprefix(f"{source.name}: ")
+            findings.append(Finding("D100", str(source.yaml_path or source.root), message, (), name))
+    root = _existing_root(source)
+    summaries: dict[str, Summary] = {}
+    if records:
+        inspection = inspect(records, decode, num_threads)
+        summaries = {name: inspection.summarize(amounts) for name, amounts in inspection.amounts.items()}
+        findings += [finding for split in records for finding in split.findings]
+        findings += inspection.findings
+        # What could not be read would make all of its images look unlisted.
+        if set(chosen) == set(available) and all(split.paths() for split in records) and len(records) == len(chosen):
+            findings += inspection.unlisted
+        findings += _find_leakage(records, inspection, root)
+        findings += _find_missing_classes(records, summaries, source)
+        findings += _find_other_refusals(records, findings, source)
+    return _report(source, root, format_name, _once(findings), summaries, decode)
 
 
 def _report(
@@ -77,7 +71,7 @@ def _report(
     format_name: str,
     findings: Iterable[Finding],
     summaries: Mapping[str, Summary],
-    decoded: bool = True,
+    decoded: bool,
 ) -> CheckReport:
     shortened = [replace(one, file=relative_name(Path(one.file), root)) for one in findings]
     shortened.sort(key=lambda one: (one.code, one.split or "", one.file))
@@ -92,85 +86,42 @@ def _existing_root(source: Source) -> Path:
         return source.root
 
 
-def _check_images(split: SplitRecords, states: dict[Path, ImageState]) -> Iterator[Finding]:
-    num_uses = Counter(image.path for image in split.images)
-    for path, count in num_uses.items():
-        if count > 1:
-            yield Finding("D106", str(path), f"{count} entries are about this image", (), split.name)
-    for image in split.images:
-        state, file = states[image.path], str(image.path)
-        if state.digest is None:
-            yield Finding("D101", file, f"{state.problem} (annotated in {image.source.name})", (), split.name)
-        elif state.size is None:
-            yield Finding("D102", file, str(state.problem), (), split.name)
-        elif image.recorded_size is not None and image.recorded_size != state.size:
-            ids = tuple(box.annotation_id for box in image.boxes)
-            yield Finding("D103", file, _describe_mismatch(image, state, split), ids, split.name)
-        if split.truth == "boxes" and not image.boxes:
-            yield Finding("D104", file, f"no box in {image.source.name}", (), split.name)
+def _once(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """A fault of a file that several splits share is told once."""
+    seen: set[Finding] = set()
+    for finding in findings:
+        # The names of classes are missing in the whole data set, whatever values each split has.
+        key = replace(finding, split=None, message="" if finding.code == "D307" else finding.message)
+        if key not in seen:
+            yield finding
+        seen.add(key)
 
 
-def _describe_mismatch(image: ImageRecord, state: ImageState, split: SplitRecords) -> str:
-    recorded = image.recorded_size
-    assert state.size is not None
-    assert recorded is not None
-    (height, width), (recorded_height, recorded_width) = state.size, recorded
-    annotation = "annotation" if split.truth == "boxes" else f"mask {image.source.name}"
-    message = f"the image is {width}x{height}, the {annotation} is for {recorded_width}x{recorded_height}"
-    if recorded == state.stored_size:
-        return (
-            f"{message}: its EXIF orientation {state.orientation} turns the image, and the annotation is for the "
-            f"pixels before that; annotate the upright image, or store the image without the orientation"
-        )
-    if recorded == state.size[::-1]:
-        return f"{message}: the sides are swapped, and no EXIF orientation of the file explains it"
-    return message
+def _find_leakage(records: Sequence[SplitRecords], inspection: Inspection, root: Path) -> Iterator[Finding]:
+    members = {split.name: set(split.paths()) for split in records}
+    groups = [{name: members[name] for name in group} for group in disjoint_groups(members)]
+    return find_leakage(groups, inspection.digests, root)
 
 
-def _check_unlisted(records: Sequence[SplitRecords]) -> Iterator[Finding]:
-    listed = {os.path.realpath(image.path) for split in records for image in split.images}
-    # A split whose file is unreadable would make all of its images look unlisted.
-    if any(finding.code == "D100" for split in records for finding in split.findings if not split.images):
-        return
-    for folder in dict.fromkeys(folder for split in records for folder in split.image_folders):
-        for path in images_in(folder):
-            if os.path.realpath(path) not in listed:
-                yield Finding("D105", str(path), f"in {folder.name}, but no split lists it")
-
-
-def _check_missing_classes(summaries: Mapping[str, Summary], source: Source) -> Iterator[Finding]:
-    for name, summary in summaries.items():
+def _find_missing_classes(
+    records: Sequence[SplitRecords], summaries: Mapping[str, Summary], source: Source
+) -> Iterator[Finding]:
+    for split in records:
+        summary = summaries[split.name]
         unit, missing = summary.missing_classes()
-        if missing and summary.num_images:
-            message = f"{name} has no {unit} of {len(missing)} of {len(summary.num_images_by_class)} classes"
-            yield Finding("D202", source.name, f"{message}: {enumerate_some(missing)}", (), name)
+        if missing and summary.num_images and not split.is_unlabeled:
+            message = f"{split.name} has no {unit} of {len(missing)} of {len(summary.num_images_by_class)} classes"
+            yield Finding("D202", source.name, f"{message}: {enumerate_some(missing)}", (), split.name)
 
 
-def _check_readable(source: Source, format_name: str, records: Sequence[SplitRecords]) -> Iterator[Finding]:
-    """What the reader still refuses, so that a data set that passes can be opened."""
+def _find_other_refusals(
+    records: Sequence[SplitRecords], findings: Sequence[Finding], source: Source
+) -> Iterator[Finding]:
+    """What would keep a split from being opened and is not among the errors."""
+    if any(finding.severity == "error" for finding in findings):
+        return
     for split in records:
         try:
-            with warnings.catch_warnings():
-                # What a reader may warn about is a finding already.
-                warnings.simplefilter("ignore", UserWarning)
-                load_format(format_name).open(source, split.name)
+            split.refuse()
         except DatasetError as error:
-            yield Finding("D100", source.name, f"the reader refuses it: {error}", (), split.name)
-
-
-def _report_generated(source: Source, format_name: str, splits: Sequence[str]) -> CheckReport:
-    """The report on a data set that is computed, not stored: its histogram."""
-    summaries: dict[str, Summary] = {}
-    for name in splits:
-        dataset = load_format(format_name).open(source, name)
-        if isinstance(dataset, VolumeDataset):
-            summaries[name] = summarize_generated(dataset)
-            continue
-        counts = {class_name: [0, 0] for class_name in dataset.class_names}
-        for index in range(len(dataset)):
-            for label, count in Counter(dataset.ground_truth(index).labels.tolist()).items():
-                counts[dataset.class_names[label]][0] += count
-                counts[dataset.class_names[label]][1] += 1
-        boxes, images = ({key: pair[part] for key, pair in counts.items()} for part in (0, 1))
-        summaries[name] = SplitSummary(len(dataset), sum(boxes.values()), boxes, images)
-    return CheckReport(source.root, source.root, format_name, (), summaries)
+            yield Finding("D100", source.name, f"cannot be opened: {error}", (), split.name)

@@ -1,14 +1,10 @@
-"""A split of a data set in memory, and what a format must supply to make one."""
+"""A split of images in memory."""
 
 from __future__ import annotations
 
-import os
-import re
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,17 +13,8 @@ from detseg.data.packed import PackedAnnotations, Segmentation
 from detseg.runtime.media.images import ImageError, read_image
 from detseg.structures import GroundTruth, Placement, Sample, Truth
 
-if TYPE_CHECKING:
-    from detseg.data.volumes import VolumeDataset
-
 MIN_BOX_SIDE = 1.0
 """Pixels; after clipping, boxes with a shorter side have nothing to learn from and are left out of samples."""
-
-_OTHER_NAMES = {"val": ("valid", "validation")}
-
-
-class DatasetError(ValueError):
-    """A data set that cannot be read; the message names the file and the record."""
 
 
 class Dataset:
@@ -173,123 +160,6 @@ class Dataset:
         except OSError as error:
             raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
         return f"{path.absolute()}|{status.st_mtime_ns}|{status.st_size}"
-
-
-@dataclass(frozen=True)
-class Source:
-    """What the user named: a folder, or a YAML with ``settings``, whose folder ``root`` then is."""
-
-    root: Path
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    yaml_path: Path | None = None
-
-    @property
-    def name(self) -> str:
-        """How error messages call it."""
-        return str(self.yaml_path or self.root)
-
-    def data_root(self) -> Path:
-        """The folder itself, or what ``path:`` in the YAML names. Raises DatasetError: there is no such folder."""
-        if self.yaml_path is None:
-            return self.root
-        path = str(self.settings.get("path") or ".")
-        return find_existing(relative_candidates(path, self.root), "path", self.name)
-
-    def candidates(self, text: str) -> list[Path]:
-        """Where the path ``text`` in the YAML may point: relative to ``path:``, else to the YAML itself."""
-        return [*relative_candidates(text, self.data_root()), *relative_candidates(text, self.root)]
-
-
-class DatasetFormat(ABC):
-    """How data sets of one format are recognized and read.
-
-    ``layouts`` describes for users what is looked for, ``truths`` what can be learned from; the first is the default.
-    """
-
-    layouts: ClassVar[tuple[str, ...]]
-    truths: ClassVar[tuple[Truth, ...]] = ("boxes",)
-
-    @abstractmethod
-    def splits(self, source: Source) -> tuple[str, ...]:
-        """The splits that ``source`` holds in this format; none if it is of another format."""
-
-    def open(self, source: Source, split: str, truth: Truth | None = None) -> Dataset | VolumeDataset:
-        """The split that ``split`` means (see ``match_split``), with the first of ``truths`` where none is named.
-
-        Raises:
-            DatasetError: there is no such split, or its files cannot be read.
-        """
-        truth = truth or self.truths[0]
-        assert truth in self.truths, f"{type(self).__name__} has {self.truths}"
-        return self.read_split(source, match_split(split, self.splits(source), source.name), truth)
-
-    @abstractmethod
-    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset | VolumeDataset:
-        """``open`` for ``split``, one of ``splits(source)``, and ``truth``, one of ``truths``."""
-
-
-def match_split(wanted: str, available: Sequence[str], name: str) -> str:
-    """The split that is meant by ``wanted``: itself, or itself with a year (val2017), or val as valid or validation.
-
-    Raises DatasetError where there is none or more than one; ``name`` names the data set.
-    """
-    if wanted in available:
-        return wanted
-    others = _OTHER_NAMES.get(wanted, ())
-    matches = [one for one in available if re.fullmatch(re.escape(wanted) + r"_?\d+", one) or one in others]
-    if len(matches) == 1:
-        return matches[0]
-    if matches:
-        raise DatasetError(f"{name}: the split {wanted!r} may be {' or '.join(matches)}; name one of them")
-    raise DatasetError(f"{name}: no split {wanted!r}; there is {', '.join(available) or 'none'}")
-
-
-def find_existing(candidates: Iterable[Path], what: str, named_in: str) -> Path:
-    """The first of ``candidates`` that exists. Raises DatasetError that lists them where none does."""
-    tried = list(dict.fromkeys(candidates))
-    for candidate in tried:
-        if candidate.exists():
-            return candidate
-    raise DatasetError(f"{named_in}: {what} not found; tried {', '.join(map(str, tried))}")
-
-
-def relative_candidates(text: str, folder: Path) -> list[Path]:
-    """Where a path in a YAML or list in ``folder`` may point: relative to that folder, else to ``$DETSEG_DATA``."""
-    shared = os.environ.get("DETSEG_DATA")
-    return [Path(os.path.normpath(base / text)) for base in (folder, *([Path(shared)] if shared else []))]
-
-
-def leaves_root(name: str) -> bool:
-    """Whether the file name ``name`` from an annotation file would lead out of the folder of images."""
-    unified = name.replace("\\", "/")
-    return not name or "\0" in name or unified[0] == "/" or unified[1:2] == ":" or ".." in PurePosixPath(unified).parts
-
-
-def check_class_names(names: Any, where: str) -> tuple[str, ...]:
-    """``names`` as a tuple, if it is a non-empty list of different non-empty texts. Raises DatasetError otherwise."""
-    if not isinstance(names, (list, tuple)) or not names:
-        raise DatasetError(f"{where}: expected a list of class names, got {names!r}")
-    for name in names:
-        if not isinstance(name, str) or not name.strip():
-            raise DatasetError(f"{where}: every class name must be text, got {name!r}; put it in quotes")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
-        raise DatasetError(f"{where}: class names must differ, but there are several of {', '.join(repeated)}")
-    return tuple(names)
-
-
-def read_class_file(path: Path) -> tuple[str, ...]:
-    """The class names in a text file, one per line. Raises DatasetError for an empty or ambiguous list."""
-    return check_class_names(read_lines(path), str(path))
-
-
-def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without space around them. Raises DatasetError: unreadable."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DatasetError(f"{path}: cannot be read as text: {error}") from error
-    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _clip(boxes_xywh: Any, sizes: IntArray) -> tuple[FloatArray, BoolArray]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.data.dataset import Dataset, DatasetError
+from detseg.data.dataset import Dataset
 from detseg.data.packed import PackedAnnotations, PackedBuilder
+from detseg.data.source import DatasetError
 
 
 class JoinedDataset(Dataset):

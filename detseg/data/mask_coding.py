@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, IntArray
-from detseg.data.dataset import DatasetError
 from detseg.data.mask_file import read_color_mask, read_index_mask
+from detseg.data.source import DatasetError
 from detseg.structures import VOID
 
 MAX_CLASSES = 254
@@ -54,9 +55,16 @@ class MaskCoding:
             raise DatasetError(f"{path}: {self._describe(values, unknown)}")
         return labels
 
+    def settings(self) -> dict[str, Any]:
+        """The keys of a YAML with this meaning, see :mod:`detseg.data.formats.masks`."""
+        if not self.colored:
+            return {"names": dict(zip(self.values, self.class_names, strict=True)), "void": list(self.void)}
+        colors, void = ([list(unpack_color(value)) for value in some] for some in (self.values, self.void))
+        return {"names": list(self.class_names), "colors": colors, "void": void}
+
     def show(self, value: int) -> str:
         """How messages write a value: as a number, or as a color."""
-        return str((value >> 16, value >> 8 & 255, value & 255)) if self.colored else str(value)
+        return str(unpack_color(value)) if self.colored else str(value)
 
     def allowed(self) -> str:
         """All values that have a meaning, for messages."""
@@ -105,6 +113,11 @@ def pack_color(color: Sequence[int]) -> int:
     """An RGB color as one number of 24 bits."""
     red, green, blue = color
     return red << 16 | green << 8 | blue
+
+
+def unpack_color(value: int) -> tuple[int, int, int]:
+    """The RGB color that ``pack_color`` makes ``value`` of."""
+    return value >> 16, value >> 8 & 255, value & 255
 
 
 def pack_colors(colors: ByteArray) -> IntArray:

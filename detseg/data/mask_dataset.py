@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from detseg.arrays import ByteArray
-from detseg.data.dataset import Dataset, DatasetError
+from detseg.data.dataset import Dataset
 from detseg.data.mask_coding import MaskCoding
 from detseg.data.packed import PackedBuilder, PackedStrings
+from detseg.data.source import DatasetError
 from detseg.runtime.media.image_header import read_header
 from detseg.runtime.media.images import ImageError, image_size
+from detseg.structures import VOID
 
 
 class MaskDataset(Dataset):
@@ -70,6 +74,16 @@ class MaskDataset(Dataset):
         return f"{image}|{path.absolute()}|{status.st_mtime_ns}|{status.st_size}|{self.coding}"
 
 
+class UnlabeledDataset(MaskDataset):
+    """Images about which nothing is known: every pixel is void. No file of a mask is read."""
+
+    def mask(self, index: int) -> ByteArray:
+        return np.full(self.size(index), VOID, np.uint8)
+
+    def fingerprint(self, index: int) -> str:
+        return Dataset.fingerprint(self, index)
+
+
 def pack_images(images: Sequence[Path], root: Path) -> PackedBuilder:
     """The ``images``, numbered from 1, with the sizes in their headers; (0, 0) where there is no readable one.
 
@@ -104,16 +118,6 @@ def require_same_size(
                 "image, or store the image without the orientation"
             )
     raise DatasetError(message)
-
-
-def require_files(paths: Sequence[Path], images: Sequence[Path], what: str) -> None:
-    """Raises DatasetError where any of ``paths``, one per image, is missing."""
-    missing = [number for number, path in enumerate(paths) if not path.is_file()]
-    if missing:
-        raise DatasetError(
-            f"{len(missing)} of {len(images)} images have no {what}; the first is {images[missing[0]]}: "
-            f"{paths[missing[0]]} was expected"
-        )
 
 
 def _name(path: Path, root: Path) -> str:

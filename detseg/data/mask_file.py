@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 
 from detseg.arrays import ByteArray
-from detseg.data.dataset import DatasetError
+from detseg.data.source import DatasetError
 from detseg.runtime.media.image_header import is_complete, read_header
 from detseg.runtime.media.images import ImageError, image_size
 

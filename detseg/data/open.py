@@ -11,8 +11,10 @@ from typing import Any
 import yaml
 
 from detseg.data import DATASETS
-from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source, find_existing, relative_candidates
+from detseg.data.dataset import Dataset
+from detseg.data.format import DatasetFormat
 from detseg.data.joined import JoinedDataset
+from detseg.data.source import DatasetError, Source, find_existing, relative_candidates
 from detseg.data.volumes import VolumeDataset
 from detseg.structures import Truth
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,10 @@ class PackedStrings:
         offsets = np.zeros(len(encoded) + 1, np.int64)
         np.cumsum([len(text) for text in encoded], out=offsets[1:])
         return cls(np.frombuffer(b"".join(encoded), np.uint8), offsets)
+
+    def select(self, rows: IntArray) -> PackedStrings:
+        """The texts number ``rows``, in this order."""
+        return PackedStrings(self.buffer[_gather(self.offsets, rows)], _cumulative(np.diff(self.offsets)[rows]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -63,6 +67,17 @@ class PackedSegmentations:
         polygons = range(self.object_offsets[index], self.object_offsets[index + 1])
         bounds = self.polygon_offsets
         return [self.points[bounds[p] : bounds[p + 1]].reshape(-1, 2) for p in polygons] or None
+
+    def select(self, rows: IntArray) -> PackedSegmentations:
+        """The outlines of the objects ``rows``, in this order."""
+        polygon_rows = _gather(self.object_offsets, rows)
+        point_rows = _gather(self.polygon_offsets, polygon_rows)
+        return PackedSegmentations(
+            points=self.points[point_rows],
+            polygon_offsets=_cumulative(np.diff(self.polygon_offsets)[polygon_rows]),
+            object_offsets=_cumulative(np.diff(self.object_offsets)[rows]),
+            run_lengths=self.run_lengths.select(rows),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +114,25 @@ class PackedAnnotations:
             raise IndexError(f"image {index} of a data set of {len(self)} images")
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
+    def select(self, keep: BoolArray) -> PackedAnnotations:
+        """All images with the objects that ``keep`` ``[M]`` chooses."""
+        rows = np.flatnonzero(keep)
+        return replace(
+            self,
+            offsets=_cumulative(keep.astype(np.int64))[self.offsets],
+            boxes_xywh=self.boxes_xywh[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            difficult=self.difficult[rows],
+            areas=self.areas[rows],
+            annotation_ids=self.annotation_ids[rows],
+            segmentations=self.segmentations.select(rows),
+        )
+
+    def renumbered(self) -> PackedAnnotations:
+        """The same with objects that are numbered 1, 2, ... in their order."""
+        return replace(self, annotation_ids=np.arange(1, len(self.labels) + 1, dtype=np.int64))
+
 
 class PackedBuilder:
     """Collects images and objects in any order; ``build`` groups the objects by image, keeping their order."""
@@ -124,9 +158,9 @@ class PackedBuilder:
         self._image_columns.extend((image_id, height, width))
         return len(self._names) - 1
 
-    def sizes(self) -> list[tuple[int, int]]:
-        """(height, width) of the images added so far."""
-        return list(zip(self._image_columns[1::3], self._image_columns[2::3], strict=True))
+    def size(self, image: int) -> tuple[int, int]:
+        """(height, width) of the image at position ``image``."""
+        return self._image_columns[3 * image + 1], self._image_columns[3 * image + 2]
 
     def add_object(
         self,
@@ -143,11 +177,11 @@ class PackedBuilder:
     ) -> None:
         """Adds an object to the image at position ``image``.
 
-        ``area`` is that of the box where it is None; ``annotation_id`` then counts from 1. Raises TypeError for a
-        polygon with something that is no number in it.
+        ``area`` is that of the box where it is None; ``annotation_id`` then counts from 1. Raises TypeError or
+        OverflowError for a polygon with something that is no number in it; then nothing is added.
         """
-        for polygon in polygons:
-            self._points.extend(polygon)
+        for points in [array("f", polygon) for polygon in polygons]:
+            self._points.extend(points)
             self._polygon_ends.append(len(self._points))
         self._object_polygon_ends.append(len(self._polygon_ends) - 1)
         if run_length is not None:
@@ -181,17 +215,13 @@ class PackedBuilder:
         )
 
     def _segmentations(self, order: IntArray) -> PackedSegmentations:
-        points = np.array(self._points, np.float32)
-        polygon_offsets = np.array(self._polygon_ends, np.int64)
-        object_offsets = np.array(self._object_polygon_ends, np.int64)
-        polygon_order = _gather(object_offsets, order)
-        point_order = _gather(polygon_offsets, polygon_order)
-        return PackedSegmentations(
-            points=points[point_order],
-            polygon_offsets=_cumulative(np.diff(polygon_offsets)[polygon_order]),
-            object_offsets=_cumulative(np.diff(object_offsets)[order]),
-            run_lengths=PackedStrings.pack(self._run_lengths.get(int(row), "") for row in order),
+        as_added = PackedSegmentations(
+            points=np.array(self._points, np.float32),
+            polygon_offsets=np.array(self._polygon_ends, np.int64),
+            object_offsets=np.array(self._object_polygon_ends, np.int64),
+            run_lengths=PackedStrings.pack(self._run_lengths.get(row, "") for row in range(len(order))),
         )
+        return as_added.select(order)
 
 
 def _columns(flat: array[Any], num_columns: int, dtype: type[np.generic]) -> list[Any]:

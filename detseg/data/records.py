@@ -1,138 +1,246 @@
-"""What annotation files say, right or wrong, in one form for all formats; and small parsers that never raise."""
+"""One split as its files say, right or wrong: what a format makes, and what check, split, train and eval start from.
+
+A format adds what it finds, also where it is wrong, and says so: ``report`` where the split can be used all the same,
+``reject`` where it cannot. ``detseg check`` lists all of it; ``refuse`` raises for what was rejected, and what is left
+is a data set.
+"""
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TypeGuard
+from typing import Any, ClassVar
 
-from detseg.data.findings import Finding, MaskSummary, SplitSummary, Summary
-from detseg.data.formats.coco import MAX_COORDINATE
+import numpy as np
+
+from detseg.data.dataset import Dataset
+from detseg.data.findings import Finding
+from detseg.data.packed import PackedAnnotations, PackedBuilder
+from detseg.data.parsing import enumerate_some, four_numbers, show
+from detseg.data.source import DatasetError, check_class_names
+from detseg.data.volumes import VolumeDataset
+from detseg.runtime.media.images import ImageError, image_size
 from detseg.structures import Truth
 
-XYXY = tuple[float, float, float, float]
+_MAX_SHOWN = 10
+
+AnyDataset = Dataset | VolumeDataset
 
 
-@dataclass(frozen=True, slots=True)
-class BoxRecord:
-    """One annotated box; ``category`` is its class name, or None where it names no known class."""
+class SplitRecords(ABC):
+    """One split with its findings; ``name`` is the split's, ``entry`` what messages call the records of a file.
 
-    annotation_id: int | str
-    category: str | None
-    xyxy: XYXY
-    crowd: bool = False
-
-
-@dataclass(slots=True)
-class ImageRecord:
-    """One image as annotated in ``source``; ``recorded_size`` is (height, width) as the annotation claims, if it does.
-
-    The boxes are in pixels, or in fractions of the image's sides where ``in_fractions``. Where the truth is a mask,
-    ``source`` is its file, and ``num_pixels`` of every class and ``num_void_pixels`` are what it holds.
+    Where ``is_unlabeled``, there is nothing to learn from and nothing to judge by.
     """
 
-    path: Path
-    source: Path
-    recorded_size: tuple[int, int] | None = None
-    in_fractions: bool = False
-    boxes: list[BoxRecord] = field(default_factory=list)
-    num_pixels: Mapping[str, int] = field(default_factory=dict)
-    num_void_pixels: int = 0
+    truth: ClassVar[Truth]
 
-    def counts(self) -> Counter[str]:
-        """The boxes or pixels of every class that is there; crowd regions are no objects."""
-        objects = (box.category for box in self.boxes if box.category is not None and not box.crowd)
-        return Counter(objects) + Counter(self.num_pixels)
+    def __init__(self, name: str, entry: str = "annotation") -> None:
+        self.name = name
+        self.entry = entry
+        self.class_names: tuple[str, ...] = ()
+        self.findings: list[Finding] = []
+        self.is_unlabeled = False
+        self._refusals: list[tuple[str, str]] = []
 
+    @abstractmethod
+    def paths(self) -> list[Path]:
+        """The files of the images or volumes, in their order."""
 
-@dataclass(slots=True)
-class SplitRecords:
-    """One split as its files say, and what is wrong with these files.
+    @abstractmethod
+    def to_dataset(self) -> AnyDataset:
+        """The split in memory; ``refuse`` has been called."""
 
-    ``class_names`` as far as the format lists them; ``image_folders`` hold nothing but images of the data set. A split
-    that ``is_unlabeled`` can be predicted, not judged. Without ``has_names``, the values in masks are the names.
-    """
-
-    name: str
-    class_names: tuple[str, ...] = ()
-    images: list[ImageRecord] = field(default_factory=list)
-    findings: list[Finding] = field(default_factory=list)
-    image_folders: tuple[Path, ...] = ()
-    truth: Truth = "boxes"
-    is_unlabeled: bool = False
-    has_names: bool = True
-
-    def report(self, code: str, file: Path, message: str, *annotation_ids: int | str) -> None:
-        """Add a finding about this split."""
+    def report(self, code: str, file: Path | str, message: str, *annotation_ids: int | str) -> None:
+        """Add a finding that does not keep the split from being used."""
         self.findings.append(Finding(code, str(file), message, annotation_ids, self.name))
 
+    def reject(self, code: str, file: Path | str, message: str, *annotation_ids: int | str) -> None:
+        """Add a finding for which ``refuse`` raises."""
+        self.report(code, file, message, *annotation_ids)
+        entries = f"{self.entry}{'s' if len(annotation_ids) > 1 else ''} {enumerate_some(annotation_ids)}: "
+        self.deny(file, f"{entries if annotation_ids else ''}{message}")
 
-def summarize_splits(records: Sequence[SplitRecords]) -> dict[str, Summary]:
-    """The histograms of splits, all over the same classes; crowd regions are no objects."""
-    listed = dict.fromkeys(name for split in records for name in split.class_names)
-    found = {box.category for split in records for image in split.images for box in image.boxes}
-    names = [*listed, *sorted(name for name in found if name is not None and name not in listed)]
-    return {split.name: _summarize_split(split, names) for split in records}
+    def deny(self, file: Path | str, message: str) -> None:
+        """Let ``refuse`` raise for what a check finds anyway, such as a missing file."""
+        self._refusals.append((str(file), message))
 
-
-def _summarize_split(split: SplitRecords, names: Sequence[str]) -> Summary:
-    units = Counter(dict.fromkeys(names, 0))
-    with_class = Counter(dict.fromkeys(names, 0))
-    for image in split.images:
-        counts = image.counts()
-        units.update(counts)
-        with_class.update(counts.keys())
-    if split.truth == "boxes":
-        return SplitSummary(len(split.images), units.total(), dict(units), dict(with_class))
-    num_void_pixels = sum(image.num_void_pixels for image in split.images)
-    return MaskSummary(len(split.images), units.total(), num_void_pixels, dict(units), dict(with_class))
-
-
-def is_integer(value: object) -> TypeGuard[int]:
-    """Whether a value from JSON is an integer; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    def refuse(self) -> None:
+        """Raise DatasetError with the first ten messages, if anything was rejected."""
+        if not self._refusals:
+            return
+        lines, last = [], None
+        for file, message in self._refusals[:_MAX_SHOWN]:
+            lines.append(message if file == last else f"{file}: {message}")
+            last = file
+        if len(self._refusals) > _MAX_SHOWN:
+            lines.append(f"... and {len(self._refusals) - _MAX_SHOWN} more; `detseg check` lists all")
+        raise DatasetError("\n  ".join(lines))
 
 
-def is_coordinate(value: object) -> bool:
-    """Whether a value is a number under ``MAX_COORDINATE``, which infinity and NaN are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_COORDINATE
+class BoxRecords(SplitRecords):
+    """Images with boxes.
+
+    File names are relative to ``root``; ``home`` is the folder of the whole data set, ``image_folders`` hold nothing
+    but images of it. ``class_names`` in the order of the labels; ``category_ids`` are their numbers in the files, if
+    they have any. ``keeps_all``: degenerate boxes stay in the data set, as the evaluation of COCO wants it, and so do
+    the numbers of annotations. ``in_fractions``: the boxes of images without a size are in fractions of their sides.
+    """
+
+    truth = "boxes"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        root: Path,
+        class_names: Sequence[str],
+        home: Path | None = None,
+        category_ids: Sequence[int] | None = None,
+        image_folders: Sequence[Path] = (),
+        entry: str = "annotation",
+        keeps_all: bool = False,
+        in_fractions: bool = False,
+    ) -> None:
+        super().__init__(name, entry)
+        self.root = root
+        self.home = home or root
+        self.class_names = tuple(class_names)
+        self.category_ids = category_ids
+        self.image_folders = tuple(image_folders)
+        self.in_fractions = in_fractions
+        self.sources: list[Path] = []
+        self.states_size: list[bool] = []
+        self._keeps_all = keeps_all
+        self._builder = PackedBuilder()
+        self._label_of = {class_name: label for label, class_name in enumerate(self.class_names)}
+
+    def add_image(
+        self, name: Path | str, source: Path, size: tuple[int, int] | None = None, number: int | None = None
+    ) -> int:
+        """Add the image with the file ``name``, absolute or relative to ``root``, and return its position.
+
+        ``source`` is the file that its boxes are in, ``size`` the (height, width) that this states. Without it, they
+        are those of the image; (0, 0) if that cannot be read, which ``load`` says when its turn comes. ``number``
+        counts from 1 if it is None.
+        """
+        path = Path(name)
+        if path.is_absolute() and path.is_relative_to(self.root):
+            name = path.relative_to(self.root)
+        self.states_size.append(size is not None)
+        self.sources.append(source)
+        if size is None:
+            try:
+                size = image_size(self.root / name)
+            except ImageError:
+                size = 0, 0
+        return self._builder.add_image(len(self.sources) if number is None else number, str(name), *size)
+
+    def size(self, image: int) -> tuple[int, int]:
+        """The (height, width) of the image at position ``image``."""
+        return self._builder.size(image)
+
+    def add_box(
+        self,
+        image: int,
+        box_xywh: Any,
+        label: int | str | None,
+        number: int,
+        *,
+        crowd: bool = False,
+        difficult: bool = False,
+        area: float | None = None,
+        polygons: Sequence[Sequence[float]] = (),
+        run_length: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Add the box ``number`` of a file, left, top, width and height in pixels, to the image at position ``image``.
+
+        ``label`` is a position in the classes or a name of one; None where it is unknown and that has been said. What
+        is no box of a known class is rejected.
+        """
+        xywh = four_numbers(box_xywh)
+        if xywh is None:
+            message = f"the box must be 4 finite numbers x, y, width, height, got {show(box_xywh)}"
+            self.reject("D005", self.sources[image], message, number)
+            return
+        position = self._label_of.get(label, -1) if isinstance(label, str) else label
+        if position is None or not 0 <= position < len(self.class_names):
+            if label is not None:
+                message = f"{label!r} is no class; known are {self.describe_classes()}"
+                self.reject("D004", self.sources[image], message, number)
+            position = -1
+        try:
+            self._builder.add_object(
+                image,
+                xywh,
+                position,
+                crowd=crowd,
+                difficult=difficult,
+                area=area,
+                annotation_id=number,
+                polygons=polygons,
+                run_length=run_length,
+            )
+        except (TypeError, OverflowError) as error:
+            self.reject("D005", self.sources[image], f"the outline must hold numbers only: {error}", number)
+
+    def describe_classes(self) -> str:
+        """The classes and their positions, for messages."""
+        return enumerate_some(f"{label} {name}" for label, name in enumerate(self.class_names))
+
+    @cached_property
+    def packed(self) -> PackedAnnotations:
+        """All boxes by image, with the label -1 where the class is unknown; nothing can be added any more."""
+        return self._builder.build()
+
+    def paths(self) -> list[Path]:
+        names = self.packed.names
+        return [self.root / names[index] for index in range(len(names))]
+
+    def refuse(self) -> None:
+        super().refuse()
+        check_class_names(self.class_names, f"{self.home}: the classes")
+
+    def to_dataset(self) -> Dataset:
+        if self.is_unlabeled:
+            warn_unlabeled(self.paths()[0].parent.parent, len(self.sources))
+        packed, num_dropped = self.packed, 0
+        if not self._keeps_all:
+            sizes = np.repeat(packed.heights, np.diff(packed.offsets))
+            usable = (packed.boxes_xywh[:, 2:] > 0).all(axis=1)
+            known = (sizes > 0) | (not self.in_fractions)
+            num_dropped = int((known & ~usable).sum())
+            packed = packed.select(known & usable).renumbered()
+        return Dataset(
+            root=self.root,
+            home=self.home,
+            split=self.name,
+            class_names=self.class_names,
+            category_ids=self.category_ids,
+            annotations=packed,
+            num_dropped_by_reader=num_dropped,
+        )
 
 
-def parse_number(text: str | None) -> float | None:
-    """The finite number that ``text`` is, else None."""
-    try:
-        number = math.nan if text is None else float(text)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+def warn_unlabeled(folder: Path, num_images: int) -> None:
+    """Warn that the images in ``folder`` have no truth."""
+    warnings.warn(f"{folder}: {num_images} images without truth: they can be predicted, not judged", stacklevel=4)
 
 
-def parse_integer(text: str | None) -> int | str | None:
-    """The integer that ``text`` is, else ``text`` itself, to be shown."""
-    number = parse_number(text)
-    return int(number) if number is not None and number == int(number) else text
+class GeneratedRecords(SplitRecords):
+    """A split that is computed, not stored: there is nothing wrong with it."""
 
+    def __init__(self, dataset: AnyDataset) -> None:
+        super().__init__(dataset.split)
+        self.truth = dataset.truth  # type: ignore[misc]
+        self.class_names = dataset.class_names
+        self._dataset = dataset
 
-def four_numbers(values: object) -> XYXY | None:
-    """``values`` as four floats if it is a list of four numbers under ``MAX_COORDINATE``, else None."""
-    if not isinstance(values, list) or len(values) != 4:
-        return None
-    if not all(map(is_coordinate, values)):
-        return None
-    first, second, third, fourth = (float(one) for one in values)
-    return first, second, third, fourth
+    def paths(self) -> list[Path]:
+        return []
 
-
-def show(value: object) -> str:
-    """A value as it was received, shortened for a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def enumerate_some(values: Iterable[object]) -> str:
-    """The first twenty values in words."""
-    texts = [str(value) for value in values]
-    return ", ".join(texts[:20]) + (f", ... ({len(texts)} in all)" if len(texts) > 20 else "") if texts else "none"
+    def to_dataset(self) -> AnyDataset:
+        return self._dataset

@@ -1,39 +1,22 @@
-"""``detseg split``: new splits of a data set, seeded and stratified, as lists and a YAML; no image is copied."""
+"""``detseg split``: new splits of a data set in any format, with every class in each and no image in two."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from detseg.arrays import DoubleArray, IntArray
-from detseg.data.checks.inspection import ImageState, inspect_images
-from detseg.data.checks.locate import walk_split
-from detseg.data.checks.mask_walks import ask_for_names
-from detseg.data.dataset import DatasetError, Source, match_split
-from detseg.data.findings import Summary, histogram_lines, require_outside
-from detseg.data.formats.nifti import DivisionConfig
+from detseg.data.checks.inspect import inspect
+from detseg.data.checks.inspection import Inspection
+from detseg.data.checks.report import Summary, histogram_lines
+from detseg.data.division import ALL, DivisionConfig, parse_ratios, split_names
+from detseg.data.format import DatasetFormat, match_split
 from detseg.data.open import find_format, find_source, load_format
-from detseg.data.records import ImageRecord, SplitRecords, summarize_splits
-from detseg.data.splits.split_files import WRITERS, YAML_NAME, Division, write_division
-from detseg.data.splits.stratify import exact_sizes, parse_ratios, split_names, stratify
-from detseg.data.splits.volumes import split_volumes
-from detseg.structures import Truth
-
-_REFUSALS = {
-    "cityscapes": (
-        "the splits of cityscapes are official: results compare on no others, and no city is in two of them, as it "
-        "would be in splits by image; there is nothing to divide"
-    ),
-    "shapes": "shapes has its splits built in; there are no files to divide",
-    "blobs": "blobs has its splits built in; there are no files to divide",
-}
-"""Why formats without a writer are not divided."""
+from detseg.data.records import SplitRecords
+from detseg.data.source import DatasetError, Source, require_outside
+from detseg.data.splits.images import deal_images
+from detseg.data.splits.volumes import deal_volumes, refuse_copies
+from detseg.data.writing import YAML_NAME, NewSplits, write_split_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +51,8 @@ def split_dataset(
     by default all.
 
     ``output``, a new or empty folder outside of the data set, appears with everything in it or not at all:
-    ``data.yaml`` and, per split, a COCO file with the original ids and fields, or a list of images (VOC, YOLO) and
-    another of their masks or labels.
+    ``data.yaml`` and what it names, in the format of the data set, or else per split a COCO file, or a list of images
+    and another of their masks or labels.
 
     Raises:
         ValueError: the ratios or the folder are not as described, there are too few images, or (DatasetError) the data
@@ -77,34 +60,37 @@ def split_dataset(
     """
     if (ratios is None) == (folds is None):
         raise ValueError(f"either ratios or folds are needed, got ratios {ratios!r} and folds {folds!r}")
-    shares = () if ratios is None else parse_ratios(ratios)
+    division = DivisionConfig(None if ratios is None else parse_ratios(ratios), folds, seed)
     source = find_source(path)
     format_name = find_format(source, format)
-    if format_name == "nifti":
-        target = _checked_output(Path(output), source.data_root().resolve())
-        division = DivisionConfig(None if ratios is None else shares, folds, seed)
-        return SplitResult(target / YAML_NAME, split_volumes(source, division, target, splits), 0)
-    if folds is not None:
+    chosen_format = load_format(format_name)
+    if chosen_format.indivisible:
+        raise DatasetError(f"{source.name}: {chosen_format.indivisible}")
+    if folds is not None and chosen_format.truths[0] != "volumes":
         raise ValueError(f"folds are for volumes (format nifti); {source.name} is {format_name}: give ratios instead")
-    if format_name not in WRITERS:
-        raise DatasetError(f"{source.name}: {_REFUSALS[format_name]}")
     root = source.data_root().resolve()
     target = _checked_output(Path(output), root)
-    available = load_format(format_name).splits(source)
-    chosen = available if splits is None else tuple(match_split(name, available, source.name) for name in splits)
-    records = [walk_split(source, format_name, name) for name in dict.fromkeys(chosen)]
-    images = {image.path: image for split in records for image in split.images}
-    states = inspect_images(images, decode=False)
-    _refuse_errors(source, records, states)
-    assignment = _assign(images, states, root, shares, seed, records[0].truth)
-    names = split_names(len(shares))
-    with_names = {image_path: names[position] for image_path, position in assignment.items()}
-    write_division(target, format_name, Division(source, records, images, names, with_names))
-    made = [SplitRecords(name, records[0].class_names, truth=records[0].truth) for name in names]
-    for image_path, position in assignment.items():
-        made[position].images.append(images[image_path])
-    num_copies = len(images) - len({state.digest for state in states.values()})
-    return SplitResult(target / YAML_NAME, summarize_splits(made), num_copies)
+    old = _old_splits(source, chosen_format, splits)
+    inspection = inspect(old, decode=False)
+    _refuse_errors(source, old, inspection)
+    amounts_of = {
+        path: amounts
+        for split in old
+        for path, amounts in zip(split.paths(), inspection.amounts[split.name], strict=True)
+    }
+    if old[0].truth == "volumes":
+        refuse_copies(source, inspection.digests)
+        members = deal_volumes(source, list(amounts_of), division)
+    else:
+        counts_of = {path: amounts.counts for path, amounts in amounts_of.items()}
+        shares = parse_ratios(division.shares)
+        dealt = deal_images(counts_of, inspection.digests, root, shares, seed, old[0].truth)
+        members = dict(zip(split_names(len(shares)), dealt, strict=True))
+    contents, settings = chosen_format.write_splits(NewSplits(source, old, members), target)
+    write_split_folder(target, contents, {"format": format_name, "path": str(root), **settings})
+    summaries = {name: inspection.summarize([amounts_of[path] for path in paths]) for name, paths in members.items()}
+    num_copies = len(amounts_of) - len({inspection.digests[path] for path in amounts_of})
+    return SplitResult(target / YAML_NAME, summaries, num_copies)
 
 
 def _checked_output(output: Path, root: Path) -> Path:
@@ -114,49 +100,29 @@ def _checked_output(output: Path, root: Path) -> Path:
     return target
 
 
-def _refuse_errors(source: Source, records: Sequence[SplitRecords], states: Mapping[Path, ImageState]) -> None:
-    found = [finding for split in records for finding in split.findings if finding.severity == "error"]
-    found += ask_for_names(records, source)
-    messages = [f"{finding.code} {finding.file}: {finding.message}" for finding in found]
-    messages += [f"D102 {path}: {state.problem}" for path, state in states.items() if state.problem is not None]
-    if messages:
+def _old_splits(source: Source, format: DatasetFormat, wanted: Sequence[str] | None) -> list[SplitRecords]:
+    """The splits to be put together, those without labels left out where there is nothing to deal them out by."""
+    available = format.splits(source)
+    if wanted is None:
+        # Of a folder that is divided by rule, ``all`` holds what the other splits are parts of.
+        wanted = (ALL,) if ALL in available else available
+    chosen = dict.fromkeys(match_split(name, available, source.name) for name in wanted)
+    records = [format.records(source, name, format.truths[0]) for name in chosen]
+    labeled = [split for split in records if not split.is_unlabeled]
+    if not labeled:
+        raise DatasetError(f"{source.name}: {', '.join(chosen)} have no labels; there is nothing to divide")
+    return labeled
+
+
+def _refuse_errors(source: Source, old: Sequence[SplitRecords], inspection: Inspection) -> None:
+    found = [*(finding for split in old for finding in split.findings), *inspection.findings]
+    # Boxes outside of their image and sizes that differ are left out or corrected when samples are made.
+    errors = [one for one in found if one.severity == "error" and one.code not in ("D006", "D103")]
+    if errors:
+        first = errors[0]
         raise DatasetError(
-            f"{source.name}: number of errors: {len(messages)}; the first is {messages[0]}\n  correct them before "
-            f"splitting; `detseg check {source.name}` lists all"
+            f"{source.name}: number of errors: {len(errors)}; the first is {first.code} {first.file}: {first.message}\n"
+            f"  correct them before splitting; `detseg check {source.name}` lists all"
         )
-
-
-def _assign(
-    images: Mapping[Path, ImageRecord],
-    states: Mapping[Path, ImageState],
-    root: Path,
-    shares: Sequence[float],
-    seed: int,
-    truth: Truth,
-) -> dict[Path, int]:
-    """The position of the split of every image, in the order of their names."""
-    keys = {path: Path(os.path.relpath(path.resolve(), root)).as_posix() for path in images}
-    groups: dict[str, list[Path]] = defaultdict(list)
-    for path in sorted(images, key=keys.__getitem__):
-        groups[str(states[path].digest)].append(path)
-
-    def shuffled(members: Sequence[Path]) -> bytes:
-        return hashlib.sha256(f"{seed}:{keys[members[0]]}".encode("utf-8", "surrogateescape")).digest()
-
-    ordered = sorted(groups.values(), key=shuffled)
-    counts_of = {path: image.counts() for path, image in images.items()}
-    classes = sorted({name for counts in counts_of.values() for name in counts})
-    column_of = {name: column for column, name in enumerate(classes)}
-    amounts: IntArray | DoubleArray = np.zeros((len(ordered), len(classes)), np.int64)
-    for row, members in enumerate(ordered):
-        for path in members:
-            for name, count in counts_of[path].items():
-                amounts[row, column_of[name]] += count
-    if truth == "masks":
-        # In units of the pixels that an image with the class has on average: as boxes, they are then few enough not to
-        # outweigh the number of images with the class.
-        amounts = amounts * ((amounts > 0).sum(0) / amounts.sum(0))
-    num_images = np.array([len(members) for members in ordered], np.int64)
-    positions = stratify(amounts, num_images, exact_sizes(len(images), shares))
-    assigned = {path: int(split) for split, members in zip(positions, ordered, strict=True) for path in members}
-    return {path: assigned[path] for path in sorted(images, key=keys.__getitem__)}
+    for split in old:
+        split.refuse()

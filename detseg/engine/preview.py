@@ -12,10 +12,10 @@ import numpy as np
 from detseg.arrays import ByteArray
 from detseg.augment.config import AugmentConfig
 from detseg.augment.volume_config import VolumeAugmentConfig
-from detseg.data.findings import require_outside
 from detseg.data.loading.batch_plan import TrainPlan
 from detseg.data.loading.volume_cache import PlacedVolumes
 from detseg.data.open import find_source, open_dataset
+from detseg.data.source import require_outside
 from detseg.data.volumes import VolumeDataset
 from detseg.runtime.drawing.boxes import draw_boxes, draw_mask, montage
 from detseg.runtime.drawing.labels import draw_labels

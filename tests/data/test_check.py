@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 from detseg.data.check import check_dataset
-from detseg.data.dataset import DatasetError
-from detseg.data.findings import CheckReport
+from detseg.data.checks.report import CheckReport
 from detseg.data.open import available_splits, open_dataset
+from detseg.data.source import DatasetError
 from detseg.runtime.media.images import write_image
 
 HEIGHT, WIDTH = 48, 64
@@ -182,7 +182,7 @@ COCO_CASES: dict[str, tuple[Break, Expected, int]] = {
     "no dog in val": (change_annotation(32, COCO_VAL, category_id=3), [("D202", "", ())], 1),
     "two classes of one name": (
         edit(lambda doc: doc["categories"].append({"id": 9, "name": "cat"})),
-        [("D100", "", ())],
+        [("D005", COCO_TRAIN, ())],
         2,
     ),
     "file cut off": (lambda root: cut_in_half(root / COCO_TRAIN), [("D100", COCO_TRAIN, ())], 2),
@@ -331,7 +331,7 @@ VOC_CASES: dict[str, tuple[Break, Expected, int]] = {
     "without objects": (objects_of_a(), [("D104", "JPEGImages/a.jpg", ())], 0),
     "document type": (
         lambda root: (root / A_XML).write_text("<!DOCTYPE a>\n" + (root / A_XML).read_text()),
-        [("D100", "", ()), ("D100", "", ())],
+        [("D100", A_XML, ()), ("D104", "JPEGImages/a.jpg", ())],
         2,
     ),
     "listed twice": (put(TRAIN_LIST, "a\nb\na\n"), [("D106", TRAIN_LIST, ())], 2),
@@ -415,12 +415,12 @@ YOLO_CASES: dict[str, tuple[Break, Expected, int]] = {
     ),
     "another number of names": (
         put("data.yaml", "train: images/train\nval: images/val\nnames: [cat, dog]\nnc: 3\n"),
-        [("D100", "data.yaml", ()), ("D100", "data.yaml", ())],
+        [("D100", "data.yaml", ())],
         2,
     ),
     "no names": (
         put("data.yaml", "train: images/train\nval: images/val\nnames: 3\n"),
-        [("D100", "data.yaml", ()), ("D100", "data.yaml", ())],
+        [("D100", "data.yaml", ())],
         2,
     ),
 }

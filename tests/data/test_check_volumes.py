@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from detseg.data.check import check_dataset
-from detseg.data.checks.volumes import inspect_volumes
-from detseg.data.findings import CheckReport, VolumeSummary
+from detseg.data.checks.report import CheckReport, VolumeSummary
+from detseg.data.checks.volumes import VolumeState, inspect_volumes
 from detseg.data.formats.blobs import write_blobs
-from detseg.data.formats.nifti import find_pairs
+from detseg.data.formats.nifti import NiftiFormat
 from detseg.data.open import find_source, open_dataset
 from detseg.runtime.media.nifti import read_label_values, read_volume
 
@@ -208,15 +208,16 @@ def test_built_in_volumes_have_a_histogram_too() -> None:
 
 
 def test_counts_are_those_of_the_files(folder: Path) -> None:
-    pairs = find_pairs(find_source(folder), "all")
-    states = inspect_volumes(pairs, {0: "background", 1: "bright", 2: "dark"})
-    for pair, state in zip(pairs, states, strict=True):
+    records = NiftiFormat().records(find_source(folder), "all", "volumes")
+    inspection = inspect_volumes([records])
+    for pair, state in zip(records.pairs, inspection.amounts["all"], strict=True):
         assert pair.label is not None
+        assert isinstance(state, VolumeState)
         values, _ = read_label_values(pair.label)
         assert list(state.num_voxels.values()) == np.bincount(values.ravel(), minlength=3).tolist()
         assert state.header is not None
         assert state.header.shape == read_volume(pair.image).voxels.shape
-    assert len({state.digest for state in states}) == len(states)
+    assert len(set(inspection.digests.values())) == len(records.pairs)
 
 
 def test_real_volumes(detseg_data: Path) -> None:

@@ -7,17 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.data.dataset import (
-    Dataset,
+from detseg.data.dataset import Dataset
+from detseg.data.format import match_split
+from detseg.data.packed import PackedBuilder
+from detseg.data.source import (
     DatasetError,
     check_class_names,
     find_existing,
     leaves_root,
-    match_split,
     read_lines,
     relative_candidates,
 )
-from detseg.data.packed import PackedBuilder
 from detseg.runtime.media.images import ImageError, write_image
 
 

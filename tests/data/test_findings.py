@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from detseg.data.findings import CODES, CheckReport, Finding, SplitSummary
+from detseg.data.checks.report import CheckReport, SplitSummary
+from detseg.data.findings import CODES, Finding
 
 ERROR, WARNING, INFO = "D101", "D001", "D104"
 

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detseg.data.dataset import Dataset, DatasetError
+from detseg.data.dataset import Dataset
 from detseg.data.loading.cache import CachedDataset
 from detseg.data.open import open_dataset
+from detseg.data.source import DatasetError
 from detseg.runtime.media.images import write_image
 
 CAMVID = Path(__file__).parents[2] / "configs" / "data" / "camvid.yaml"

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detseg.data.dataset import DatasetError
 from detseg.data.mask_file import mask_size, read_color_mask, read_index_mask, read_instance_mask
+from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
 
 VALUES = np.array([[0, 1, 2, 3], [4, 5, 200, 255]], np.uint8)

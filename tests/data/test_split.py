@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from detseg.data.check import check_dataset
-from detseg.data.dataset import Dataset, DatasetError
+from detseg.data.dataset import Dataset
 from detseg.data.open import open_dataset
+from detseg.data.source import DatasetError
 from detseg.data.split import split_dataset
 from detseg.runtime.media.images import write_image
 

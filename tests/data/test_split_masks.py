@@ -12,9 +12,9 @@ import yaml
 from PIL import Image
 
 from detseg.data.check import check_dataset
-from detseg.data.dataset import DatasetError
-from detseg.data.findings import MaskSummary
+from detseg.data.checks.report import MaskSummary
 from detseg.data.open import open_dataset
+from detseg.data.source import DatasetError
 from detseg.data.split import SplitResult, split_dataset
 from detseg.runtime.media.images import write_image
 

@@ -1,65 +1,152 @@
-"""What can be wrong with the boxes of one image."""
+"""What can be wrong with images and their boxes."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
+import numpy as np
+
+from detseg.arrays import BoolArray, DoubleArray, IntArray
+from detseg.data.checks.images import Annotated, check_images, find_unlisted, inspect_images
+from detseg.data.checks.inspection import ClassCounts, Inspection
+from detseg.data.checks.report import SplitSummary
 from detseg.data.dataset import MIN_BOX_SIDE
 from detseg.data.findings import Finding
-from detseg.data.records import XYXY, BoxRecord, ImageRecord
+from detseg.data.packed import PackedAnnotations
+from detseg.data.records import BoxRecords
 
 TOLERANCE = 0.5
 """Pixels that a box may reach outside of its image before it is worth a word: rounding, not a mistake."""
 
 
-def check_boxes(image: ImageRecord, size: tuple[int, int] | None, split: str) -> Iterator[Finding]:
-    """The findings D001, D002, D003 and D006 about ``image``, whose file has the ``size`` (height, width), if readable.
+def inspect_boxes(splits: Sequence[BoxRecords], decode: bool, num_threads: int | None = None) -> Inspection:
+    """Read every image and look at every box of ``splits``."""
+    paths_of = {split.name: split.paths() for split in splits}
+    states = inspect_images((path for paths in paths_of.values() for path in paths), decode, num_threads)
+    findings: list[Finding] = []
+    for split in splits:
+        paths = paths_of[split.name]
+        findings += check_images(_annotated(split, paths), states, split.name)
+        findings += check_boxes(split, paths)
+    names = list(dict.fromkeys(name for split in splits for name in split.class_names))
+
+    def summarize(amounts: Sequence[ClassCounts]) -> SplitSummary:
+        boxes, images = Counter(dict.fromkeys(names, 0)), Counter(dict.fromkeys(names, 0))
+        for one in amounts:
+            boxes.update(one.counts)
+            images.update(one.counts.keys())
+        return SplitSummary(len(amounts), boxes.total(), dict(boxes), dict(images))
+
+    return Inspection(
+        findings,
+        {path: state.digest for path, state in states.items()},
+        {split.name: count_boxes(split.packed, split.class_names) for split in splits},
+        summarize,
+        find_unlisted((folder for split in splits for folder in split.image_folders), states),
+    )
+
+
+def count_boxes(packed: PackedAnnotations, class_names: Sequence[str]) -> list[ClassCounts]:
+    """The boxes of every class in each image; crowd regions are no objects, and unknown classes no classes."""
+    images, counted = _image_of(packed), (packed.labels >= 0) & ~packed.crowd
+    counts: list[Counter[str]] = [Counter() for _ in range(len(packed))]
+    pairs, numbers = np.unique(np.stack([images, packed.labels])[:, counted], axis=1, return_counts=True)
+    for image, label, number in zip(*pairs.tolist(), numbers.tolist(), strict=True):
+        counts[image][class_names[label]] = number
+    return [ClassCounts(one) for one in counts]
+
+
+def check_boxes(split: BoxRecords, paths: Sequence[Path]) -> Iterator[Finding]:
+    """The findings D001, D002, D003, D006 and D104 about ``split``, whose images are ``paths``.
 
     A box is held against the size that its annotation records, because another size is a finding of its own; without
     any size, only boxes that are degenerate or outside of every image are found.
     """
-    height, width = image.recorded_size or size or (None, None)
-    seen: dict[tuple[str | None, XYXY], list[BoxRecord]] = defaultdict(list)
-    for box in image.boxes:
-        x_scale, y_scale = (width or 1, height or 1) if image.in_fractions else (1, 1)
-        left, top, right, bottom = box.xyxy
-        scaled = (left * x_scale, top * y_scale, right * x_scale, bottom * y_scale)
-        judged = _judge(scaled, width, height, MIN_BOX_SIDE if width or not image.in_fractions else 0)
-        if judged is None:
-            rounded = tuple(round(side, 2) for side in scaled) if width or not image.in_fractions else box.xyxy
-            seen[box.category, rounded].append(box)  # type: ignore[index]
+    packed = split.packed
+    images = _image_of(packed)
+    heights, widths = packed.heights[images].astype(float), packed.widths[images].astype(float)
+    unknown = heights == 0
+    heights[unknown] = widths[unknown] = np.inf
+    xyxy = np.concatenate([packed.boxes_xywh[:, :2], packed.boxes_xywh[:, :2] + packed.boxes_xywh[:, 2:]], axis=1)
+    # Without the size of their image, fractions of it say nothing about pixels.
+    min_side = np.where(unknown & split.in_fractions, 0, MIN_BOX_SIDE)
+    good = np.ones(len(xyxy), bool)
+    for row, code, message in _judge(xyxy, packed.boxes_xywh[:, 2:], heights, widths, min_side):
+        good[row] = False
+        image = int(images[row])
+        shown = f"box {_show(xyxy[row])} {message} in {paths[image].name}"
+        yield Finding(code, str(split.sources[image]), shown, (int(packed.annotation_ids[row]),), split.name)
+    rounded = np.where(unknown[:, None] & split.in_fractions, xyxy, xyxy.round(2))
+    for rows in _equal_rows(images, packed.labels, rounded, good):
+        if packed.crowd[rows].any():
             continue
-        code, message = judged
-        yield Finding(code, str(image.source), f"{message} in {image.path.name}", (box.annotation_id,), split)
-    for (category, xyxy), copies in seen.items():
-        if len(copies) > 1 and not any(box.crowd for box in copies):
-            ids = tuple(box.annotation_id for box in copies)
-            message = (
-                f"{len(copies)} equal boxes {_show(xyxy)} of {category or 'an unknown class'} in {image.path.name}"
-            )
-            yield Finding("D003", str(image.source), message, ids, split)
+        image, label = int(images[rows[0]]), int(packed.labels[rows[0]])
+        name = split.class_names[label] if label >= 0 else "an unknown class"
+        message = f"{len(rows)} equal boxes {_show(rounded[rows[0]])} of {name} in {paths[image].name}"
+        yield Finding(
+            "D003", str(split.sources[image]), message, tuple(packed.annotation_ids[rows].tolist()), split.name
+        )
+    if not split.is_unlabeled:
+        for image in np.flatnonzero(np.diff(packed.offsets) == 0).tolist():
+            yield Finding("D104", str(paths[image]), f"no box in {split.sources[image].name}", (), split.name)
 
 
-def _judge(xyxy: XYXY, width: int | None, height: int | None, min_side: float) -> tuple[str, str] | None:
-    """The code and the message for a box, or None if it is good."""
-    left, top, right, bottom = xyxy
-    shown = f"box {_show(xyxy)}"
-    if right - left <= 0 or bottom - top <= 0:
-        return "D001", f"{shown} is {right - left:g} wide and {bottom - top:g} high"
-    outer_right, outer_bottom = width or float("inf"), height or float("inf")
-    seen_width = min(right, outer_right) - max(left, 0)
-    seen_height = min(bottom, outer_bottom) - max(top, 0)
-    limits = f"the image, {width}x{height}" if width else "any image"
-    if seen_width <= 0 or seen_height <= 0:
-        return "D006", f"{shown} lies outside of {limits},"
-    if seen_width < min_side or seen_height < min_side:
-        return "D001", f"{shown} is {seen_width:g} wide and {seen_height:g} high, less than {min_side:g} pixel,"
-    overhang = max(-left, -top, right - outer_right, bottom - outer_bottom)
-    if overhang > TOLERANCE:
-        return "D002", f"{shown} reaches {overhang:g} pixels outside of {limits},"
-    return None
+def _annotated(split: BoxRecords, paths: Sequence[Path]) -> list[Annotated]:
+    packed = split.packed
+    return [
+        Annotated(
+            path,
+            split.sources[image],
+            (int(packed.heights[image]), int(packed.widths[image])) if split.states_size[image] else None,
+            "annotation",
+            tuple(packed.annotation_ids[packed.rows(image)].tolist()),
+        )
+        for image, path in enumerate(paths)
+    ]
 
 
-def _show(xyxy: XYXY) -> str:
+def _judge(
+    xyxy: DoubleArray, sides: DoubleArray, heights: DoubleArray, widths: DoubleArray, min_side: DoubleArray
+) -> Iterator[tuple[int, str, str]]:
+    """The row, the code and the message of each box ``[M, 4]`` that is not good, in an image of these sizes ``[M]``."""
+    left, top, right, bottom = xyxy.T
+    seen_width = np.minimum(right, widths) - np.maximum(left, 0)
+    seen_height = np.minimum(bottom, heights) - np.maximum(top, 0)
+    overhang = np.max([-left, -top, right - widths, bottom - heights], axis=0, initial=-np.inf)
+    degenerate = sides.min(axis=1, initial=np.inf) <= 0
+    seen = np.minimum(seen_width, seen_height)
+    outside, small = seen <= 0, seen < min_side
+    for row in np.flatnonzero(degenerate | outside | small | (overhang > TOLERANCE)).tolist():
+        limits = f"the image, {widths[row]:g}x{heights[row]:g}" if heights[row] < np.inf else "any image"
+        if degenerate[row]:
+            yield row, "D001", f"is {sides[row, 0]:g} wide and {sides[row, 1]:g} high"
+        elif outside[row]:
+            yield row, "D006", f"lies outside of {limits},"
+        elif small[row]:
+            size = f"{seen_width[row]:g} wide and {seen_height[row]:g} high"
+            yield row, "D001", f"is {size}, less than {min_side[row]:g} pixel,"
+        else:
+            yield row, "D002", f"reaches {overhang[row]:g} pixels outside of {limits},"
+
+
+def _equal_rows(images: IntArray, labels: IntArray, xyxy: DoubleArray, chosen: BoolArray) -> Iterator[list[int]]:
+    """The rows of each box that is there several times in an image with one label, of those ``chosen``."""
+    rows = np.flatnonzero(chosen)
+    keys = np.concatenate([images[:, None], labels[:, None], xyxy], axis=1)[rows]
+    order = np.lexsort(keys.T[::-1])
+    is_new = np.append(True, (np.diff(keys[order], axis=0) != 0).any(axis=1))
+    starts = np.flatnonzero(is_new)
+    for start, stop in zip(starts, np.append(starts[1:], len(order)), strict=True):
+        if stop - start > 1:
+            yield sorted(rows[order[start:stop]].tolist())
+
+
+def _image_of(packed: PackedAnnotations) -> IntArray:
+    """The image of each object, ``[M]``."""
+    return np.repeat(np.arange(len(packed)), np.diff(packed.offsets))
+
+
+def _show(xyxy: DoubleArray) -> str:
     return f"({', '.join(f'{side:g}' for side in xyxy)})"

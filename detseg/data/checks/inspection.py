@@ -1,61 +1,44 @@
-"""What the image files of a data set are: size, content hash, damage. Files are read in threads and never written."""
+"""What a look at the files of a data set gives, the same for boxes, masks and volumes."""
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
-from detseg.runtime.media.image_header import read_header
-from detseg.runtime.media.images import ImageError, image_size, read_image
+from detseg.data.checks.report import Summary
+from detseg.data.findings import Finding
+
+
+class Amounts(Protocol):
+    """What one image or volume holds of every class that is there: boxes, pixels or voxels."""
+
+    @property
+    def counts(self) -> Mapping[str, int]:
+        """The amounts by class."""
 
 
 @dataclass(frozen=True, slots=True)
-class ImageState:
-    """One image file; ``size`` is (height, width) upright, None where ``problem`` says why it cannot be used.
+class ClassCounts:
+    """``counts`` of boxes or pixels by class; of a mask also the pixels without a class."""
 
-    ``orientation`` is the EXIF orientation, 1 to 8; ``digest`` the SHA-256 of the file, None where there is no file.
+    counts: Counter[str]
+    num_void: int = 0
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found in the files of some splits.
+
+    ``digests`` of files, None where they cannot be read; ``amounts`` of each split in the order of its files, which
+    ``summarize`` makes a histogram of; ``unlisted`` is what lies among the files and is in none of the splits, and so
+    means something only where these are all.
     """
 
-    size: tuple[int, int] | None
-    orientation: int = 1
-    digest: str | None = None
-    problem: str | None = None
-
-    @property
-    def stored_size(self) -> tuple[int, int] | None:
-        """Height and width of the pixels as stored, before the orientation is applied."""
-        return self.size[::-1] if self.size is not None and self.orientation >= 5 else self.size
-
-
-def inspect_images(paths: Iterable[Path], decode: bool, num_threads: int | None = None) -> dict[Path, ImageState]:
-    """The state of every file, read in threads; ``decode`` reads the pixels, else damage behind headers is missed."""
-    distinct = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as executor:
-        states = executor.map(lambda path: inspect_image(path, decode), distinct)
-        return dict(zip(distinct, states, strict=True))
-
-
-def inspect_image(path: Path, decode: bool) -> ImageState:
-    """The state of one file; a missing one has no digest."""
-    try:
-        digest = content_digest(path)
-    except OSError as error:
-        return ImageState(None, problem=f"cannot be read: {error.strerror}")
-    try:
-        size = read_image(path).shape[:2] if decode else image_size(path)
-        with path.open("rb") as stream:
-            header = read_header(stream)
-    except ImageError as error:
-        return ImageState(None, digest=digest, problem=str(error).removeprefix(f"{path}: "))
-    assert header is not None
-    return ImageState((size[0], size[1]), header.orientation, digest)
-
-
-def content_digest(path: Path) -> str:
-    """The SHA-256 of a file. Raises OSError."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    findings: list[Finding]
+    digests: Mapping[Path, str | None]
+    amounts: Mapping[str, Sequence[Amounts]]
+    summarize: Callable[[Sequence[Any]], Summary]
+    unlisted: list[Finding] = field(default_factory=list)

@@ -1,9 +1,11 @@
-"""What can be wrong with mask files. They are read in threads, whole: a value may be wrong in a single pixel."""
+"""What can be wrong with images and their masks, which are read in threads, whole: a value may be wrong in a single
+pixel."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,10 +13,17 @@ from pathlib import Path
 import numpy as np
 
 from detseg.arrays import ByteArray, IntArray
-from detseg.data.dataset import DatasetError
+from detseg.data.checks.images import Annotated, check_images, inspect_images
+from detseg.data.checks.inspection import ClassCounts, Inspection
+from detseg.data.checks.report import MaskSummary
+from detseg.data.findings import Finding
 from detseg.data.mask_coding import MaskCoding, pack_colors
 from detseg.data.mask_file import read_color_mask, read_index_mask
+from detseg.data.mask_records import MaskRecords
+from detseg.data.parsing import enumerate_some
+from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
+from detseg.structures import VOID
 
 Values = Mapping[int, int]
 """Values as they are in a file (colors as 24 bits), each with its number of pixels."""
@@ -32,10 +41,67 @@ class MaskState:
     problem: tuple[str, str] | None = None
 
 
-def inspect_masks(pairs: Iterable[tuple[Path, Path]], coding: MaskCoding | None) -> list[MaskState]:
-    """The states of the masks in ``pairs`` of image and mask; without ``coding``, any number may be in a mask."""
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as executor:
-        return list(executor.map(lambda pair: inspect_mask(pair[0], pair[1], coding), pairs))
+def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int | None = None) -> Inspection:
+    """Read every image and every mask of ``splits``; a split that turns out to have none of the classes where it
+    ``may_be_void`` becomes one without labels."""
+    images = inspect_images((image for split in splits for image, _ in split.pairs), decode, num_threads)
+    states = {split.name: _read_masks(split, num_threads) for split in splits}
+    found = {value for of_split in states.values() for state in of_split for value in state.values}
+    coding = splits[0].coding
+    names: Mapping[int, str]
+    void: Sequence[int]
+    if coding is None:
+        # The values are the names until there are others.
+        names, void = {value: str(value) for value in sorted(found - {VOID})}, (VOID,)
+    else:
+        names, void = dict(zip(coding.values, coding.class_names, strict=True)), coding.void
+    findings: list[Finding] = []
+    amounts: dict[str, list[ClassCounts]] = {}
+    for split in splits:
+        pairs = list(zip(split.pairs, states[split.name], strict=True))
+        entries = [Annotated(image, mask, state.size, f"mask {mask.name}") for (image, mask), state in pairs]
+        findings += check_images(entries, images, split.name)
+        amounts[split.name] = [_count_pixels(state.values, names, void) for _, state in pairs]
+        if split.may_be_void and pairs and not split.is_unlabeled and not any(a.counts for a in amounts[split.name]):
+            split.is_unlabeled = True
+            folder = split.pairs[0][1].parent.parent
+            split.report("D308", folder, f"{len(pairs)} images can be predicted, not judged")
+        for (_, mask), state in pairs:
+            if state.problem is not None and not (split.is_unlabeled and state.problem[0] == "D305"):
+                code, message = state.problem
+                findings.append(Finding(code, str(mask), message, (), split.name))
+    if coding is None:
+        findings.append(Finding("D307", str(splits[0].root), _ask_for_names(splits[0], sorted(found))))
+
+    def summarize(amounts: Sequence[ClassCounts]) -> MaskSummary:
+        pixels, in_images = (Counter(dict.fromkeys(names.values(), 0)) for _ in range(2))
+        for one in amounts:
+            pixels.update(one.counts)
+            in_images.update(one.counts.keys())
+        num_void = sum(one.num_void for one in amounts)
+        return MaskSummary(len(amounts), pixels.total(), num_void, dict(pixels), dict(in_images))
+
+    return Inspection(findings, {path: state.digest for path, state in images.items()}, amounts, summarize)
+
+
+def _read_masks(split: MaskRecords, num_threads: int | None) -> list[MaskState]:
+    if split.is_unlabeled:
+        return [MaskState() for _ in split.pairs]
+    with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as executor:
+        return list(executor.map(lambda pair: inspect_mask(pair[0], pair[1], split.coding), split.pairs))
+
+
+def _ask_for_names(split: MaskRecords, values: Sequence[int]) -> str:
+    return (
+        f"masks hold the values {enumerate_some(values)}, which stand for themselves here ({VOID} is taken for void); "
+        f"to name them, write a YAML and give that as the data set: {'; '.join(split.describe_yaml(values))}; or, for "
+        f"the values 0, 1, 2, ..., one name per line in {split.root / 'classes.txt'}"
+    )
+
+
+def _count_pixels(values: Values, names: Mapping[int, str], void: Sequence[int]) -> ClassCounts:
+    counts = Counter({names[value]: count for value, count in values.items() if value in names})
+    return ClassCounts(counts, sum(values.get(value, 0) for value in void))
 
 
 def inspect_mask(image: Path, mask: Path, coding: MaskCoding | None) -> MaskState:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import os
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,94 +15,59 @@ from threading import Condition
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.data.checks.leakage import find_leakage
-from detseg.data.dataset import DatasetError, Source
-from detseg.data.findings import Finding, VolumeSummary
-from detseg.data.formats.nifti import ALL, find_pairs
-from detseg.data.formats.nifti_names import read_class_names
-from detseg.data.formats.nifti_pairs import IMAGES, LABELS, Pair, list_volumes
-from detseg.data.volumes import VolumeDataset, require_same_grid, spacing_toward_ras, to_positions
+from detseg.data.checks.inspection import Inspection
+from detseg.data.checks.report import VolumeSummary
+from detseg.data.findings import Finding
+from detseg.data.source import DatasetError
+from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
+from detseg.data.volumes import require_same_grid, spacing_toward_ras, to_positions
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, placement_of
 from detseg.runtime.media.nifti import read_label_values, read_volume, read_volume_header, volume_stem
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
-from detseg.volumes import LabelVolume, Shape3
+from detseg.volumes import Shape3
 
 _VOXELS_AT_ONCE = 2**26
 """How many voxels the threads hold together; while one is read and compared it takes up to 26 bytes, so 1.7 GB."""
-_FOLD = re.compile(r"(fold\d+)-")
 
 
 @dataclass(slots=True)
 class VolumeState:
     """What was found in a volume and its labels: the code and message of each fault, the ``digest`` of the voxels (None
-    where they cannot be read), and the voxels of each class."""
+    where they cannot be read), and the voxels of each class, the background included."""
 
-    pair: Pair
+    pair: VolumePair
     faults: list[tuple[str, Path, str]] = field(default_factory=list)
     header: VolumeHeader | None = None
     digest: str | None = None
     num_voxels: dict[str, int] = field(default_factory=dict)
 
-
-@dataclass(frozen=True, slots=True)
-class VolumeCheck:
-    """What a check of volumes found, and the histograms of its splits."""
-
-    findings: tuple[Finding, ...]
-    splits: dict[str, VolumeSummary]
+    @property
+    def counts(self) -> dict[str, int]:
+        """The voxels of the classes that are there."""
+        return {name: number for name, number in list(self.num_voxels.items())[1:] if number}
 
 
-def check_volumes(
-    source: Source, splits: Sequence[str], root: Path, is_whole: bool, num_threads: int | None = None
-) -> VolumeCheck:
-    """Look at every volume and label volume of ``splits``, which are all there are where ``is_whole``; what is wrong is
-    a finding, never an exception. Messages name files as they lie in ``root``."""
-    findings: list[Finding] = []
-    pairs_of: dict[str, list[Pair]] = {}
-    for split in splits:
-        try:
-            pairs_of[split] = find_pairs(source, split)
-        except DatasetError as error:
-            findings.append(Finding("D100", source.name, _message(error, source.name), (), split))
-    pairs = list(dict.fromkeys(pair for members in pairs_of.values() for pair in members))
-    name_of: Mapping[int, str] = {}
-    try:
-        name_of = read_class_names(source, [pair.label for pair in pairs if pair.label is not None])
-    except DatasetError as error:
-        findings.append(Finding("D307", source.name, _message(error, source.name)))
-    except VolumeError:
-        # No names, and the labels that would show the values cannot be read: the fault is found below.
-        findings.append(Finding("D307", source.name, "the names of the classes are nowhere; write them in a YAML"))
-    states = {state.pair: state for state in inspect_volumes(pairs, name_of, num_threads)}
-    # A volume may be in several splits, as in the folds of a cross-validation; its faults are told once.
-    for state in states.values():
-        split = next(name for name, members in pairs_of.items() if state.pair in members)
-        findings += [Finding(code, str(file), message, (), split) for code, file, message in state.faults]
-    digests = {state.pair.image: state.digest for state in states.values()}
-    findings += find_leakage(_divisions(pairs_of), digests, root)
-    if is_whole and set(pairs_of) == set(splits):  # the files of what was not read would seem to be left over
-        findings += _find_strays(root, pairs)
-    class_names = list(name_of.values())[1:]
-    summaries = {
-        split: summarize_volumes([states[pair] for pair in members], class_names) for split, members in pairs_of.items()
-    }
-    for split, members in pairs_of.items():
-        unit, missing = summaries[split].missing_classes()
-        if missing and any(pair.label is not None for pair in members):
-            findings.append(Finding("D202", source.name, f"{split} has no {unit} of {', '.join(missing)}", (), split))
-        elif members and all(pair.label is None for pair in members):
-            findings.append(Finding("D308", str(members[0].image.parent), f"{len(members)} volumes", (), split))
-    return VolumeCheck(tuple(findings), summaries)
-
-
-def inspect_volumes(
-    pairs: Sequence[Pair], name_of: Mapping[int, str], num_threads: int | None = None
-) -> list[VolumeState]:
-    """Read every volume with its labels. ``name_of`` names the values of the background and the classes; without it
-    labels are only looked at as files."""
+def inspect_volumes(splits: Sequence[VolumeRecords], num_threads: int | None = None) -> Inspection:
+    """Read every volume of ``splits`` with its labels; where their values have no names, these are only looked at as
+    files."""
+    pairs = list(dict.fromkeys(pair for split in splits for pair in split.pairs))
+    name_of = next((split.name_of for split in splits if split.name_of), {})
     budget = _Budget(_VOXELS_AT_ONCE)
     with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
-        return list(pool.map(lambda pair: _inspect(pair, name_of, budget), pairs))
+        states = dict(zip(pairs, pool.map(lambda pair: _inspect(pair, name_of, budget), pairs), strict=True))
+    findings: list[Finding] = []
+    # A volume may be in several splits, as in the folds of a cross-validation; its faults are told once.
+    for pair, state in states.items():
+        split = next(one.name for one in splits if pair in one.pairs)
+        findings += [Finding(code, str(file), message, (), split) for code, file, message in state.faults]
+    class_names = list(name_of.values())[1:]
+    return Inspection(
+        findings,
+        {pair.image: state.digest for pair, state in states.items()},
+        {split.name: [states[pair] for pair in split.pairs] for split in splits},
+        lambda some: summarize_volumes(some, class_names),
+        list(_find_strays(splits[0], pairs)),
+    )
 
 
 class _Budget:
@@ -129,7 +93,7 @@ class _Budget:
                 self._changed.notify_all()
 
 
-def _inspect(pair: Pair, name_of: Mapping[int, str], budget: _Budget) -> VolumeState:
+def _inspect(pair: VolumePair, name_of: Mapping[int, str], budget: _Budget) -> VolumeState:
     state = VolumeState(pair)
     try:
         # The header alone first: it is what labels are compared with, even where voxels are damaged.
@@ -205,39 +169,16 @@ def summarize_volumes(states: Sequence[VolumeState], class_names: Sequence[str])
     )
 
 
-def summarize_generated(dataset: VolumeDataset) -> VolumeSummary:
-    """The histogram of a data set that is computed, not stored."""
-    states = []
-    for index in range(len(dataset)):
-        labels: LabelVolume = dataset.label_volume(index)
-        counts = np.bincount(labels.labels.ravel(), minlength=len(dataset.class_names)).tolist()
-        pair = Pair(Path(dataset.path(index)), None)
-        states.append(
-            VolumeState(pair, [], dataset.header(index), None, dict(zip(dataset.class_names, counts, strict=True)))
-        )
-    return summarize_volumes(states, dataset.class_names[1:])
-
-
-def _divisions(pairs_of: Mapping[str, Iterable[Pair]]) -> list[dict[str, set[Path]]]:
-    """The volumes of the splits that shall have none in common: of all, or of each fold of a cross-validation with what
-    belongs to no fold. The split of all volumes is no part of a division."""
-    members = {split: {pair.image for pair in pairs} for split, pairs in pairs_of.items()}
-    if len(members) > 1:
-        members.pop(ALL, None)
-    fold_of = {split: match[1] for split in members if (match := _FOLD.match(split))}
-    folds = list(dict.fromkeys(fold_of.values())) or [None]
-    return [{split: paths for split, paths in members.items() if fold_of.get(split, fold) == fold} for fold in folds]
-
-
-def _find_strays(root: Path, pairs: Sequence[Pair]) -> Iterator[Finding]:
+def _find_strays(records: VolumeRecords, pairs: Sequence[VolumePair]) -> Iterator[Finding]:
     """Volumes that no split has, and labels for which there is no volume."""
-    images, labels = (list_volumes(folder) if folder.is_dir() else [] for folder in (root / IMAGES, root / LABELS))
+    folders = (records.image_folder, records.label_folder)
+    images, labels = (list_volumes(folder) if folder and folder.is_dir() else [] for folder in folders)
     used = {path.resolve() for pair in pairs for path in pair if path is not None}
     for path in images:
         if path.resolve() not in used:
-            yield Finding("D105", str(path), f"in {IMAGES}, but no split lists it")
+            yield Finding("D105", str(path), f"in {path.parent.name}, but no split lists it")
     # nnU-Net's volumes have the number of their channel behind the name of their labels.
     names = {volume_stem(path).removesuffix("_0000") for path in images}
     for path in labels:
         if path.resolve() not in used and volume_stem(path).removesuffix("_0000") not in names:
-            yield Finding("D306", str(path), f"in {LABELS}, but there is no volume of this name in {IMAGES}")
+            yield Finding("D306", str(path), f"in {path.parent.name}, but there is no volume of this name")

@@ -16,7 +16,9 @@ import numpy as np
 
 from detseg.arrays import ByteArray, DoubleArray, FloatArray
 from detseg.config import from_dict
-from detseg.data.dataset import DatasetError, DatasetFormat, Source
+from detseg.data.format import DatasetFormat
+from detseg.data.records import GeneratedRecords
+from detseg.data.source import DatasetError, Source
 from detseg.data.volumes import VolumeDataset
 from detseg.files import write_text
 from detseg.runtime.media.nifti import write_label_volume, write_volume
@@ -105,6 +107,7 @@ class BlobsFormat(DatasetFormat):
     """The word ``blobs``, or a YAML with ``format: blobs`` and the keys of :class:`BlobsConfig`."""
 
     truths = ("volumes",)
+    indivisible = "blobs has its splits built in; there are no files to divide"
     layouts = ("the word `blobs`, or a YAML with `format: blobs`, `num_train:`, `min_side:`, ...",)
 
     def splits(self, source: Source) -> tuple[str, ...]:
@@ -113,8 +116,8 @@ class BlobsFormat(DatasetFormat):
         config = _config(source)
         return tuple(split for split in _SPLITS if config.num_volumes(split))
 
-    def read_split(self, source: Source, split: str, truth: Truth) -> VolumeDataset:
-        return BlobsDataset(split, _config(source))
+    def records(self, source: Source, split: str, truth: Truth) -> GeneratedRecords:
+        return GeneratedRecords(BlobsDataset(split, _config(source)))
 
 
 class BlobsDataset(VolumeDataset):

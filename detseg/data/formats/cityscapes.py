@@ -6,20 +6,18 @@ kinds, ``gtFine/SPLIT/CITY/CITY_SEQUENCE_FRAME_gtFine_KIND``.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from detseg.arrays import ByteArray
-from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source
+from detseg.data.format import DatasetFormat
 from detseg.data.formats.cityscapes_boxes import ThingBox, boxes_from_instances, boxes_from_polygons
 from detseg.data.formats.cityscapes_labels import CLASSES, LABELS, THINGS
 from detseg.data.mask_coding import MaskCoding
-from detseg.data.mask_dataset import MaskDataset, pack_images, require_files
-from detseg.data.packed import PackedBuilder
+from detseg.data.mask_records import MaskRecords
+from detseg.data.records import BoxRecords, SplitRecords
+from detseg.data.source import DatasetError, Source
+from detseg.runtime.media.images import ImageError
 from detseg.structures import VOID, Truth
 
 _IMAGES, _TRUTH = "leftImg8bit", "gtFine"
@@ -48,6 +46,10 @@ class CityscapesFormat(DatasetFormat):
     """The official tree; masks of the 19 classes that are evaluated, or boxes of the 8 that are objects."""
 
     truths = ("masks", "boxes")
+    indivisible = (
+        "the splits of cityscapes are official: results compare on no others, and no city is in two of them, as it "
+        "would be in splits by image; there is nothing to divide"
+    )
     layouts = (
         f"{_IMAGES}/SPLIT/CITY/*{_IMAGE_ENDING} with {_TRUTH}/SPLIT/CITY/*_{_TRUTH}_KIND",
         "a YAML with `format: cityscapes`, `path:` and optionally `boxes: instances` or `boxes: polygons`",
@@ -62,13 +64,15 @@ class CityscapesFormat(DatasetFormat):
         found = {path.name for path in folder.iterdir() if path.is_dir()}
         return (*(name for name in _SPLITS if name in found), *sorted(found.difference(_SPLITS)))
 
-    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
+    def records(self, source: Source, split: str, truth: Truth) -> MaskRecords | BoxRecords:
         unknown = [str(key) for key in source.settings if key not in _SETTINGS]
         if unknown:
             raise DatasetError(f"{source.name}: unknown keys {', '.join(unknown)}; allowed are {', '.join(_SETTINGS)}")
         root = source.data_root().absolute()
         images = find_images(root, split)
-        return _read_masks(root, split, images) if truth == "masks" else _read_boxes(source, root, split, images)
+        if truth == "masks":
+            return _mask_records(source.name, root, split, images)
+        return _box_records(source, root, split, images)
 
 
 def find_images(root: Path, split: str) -> list[Path]:
@@ -107,90 +111,97 @@ def choose_kind(root: Path, images: Sequence[Path], kinds: Sequence[str]) -> str
     return next((kind for kind in kinds if any(truth_file(root, image, kind).is_file() for image in images)), None)
 
 
-def _read_masks(root: Path, split: str, images: Sequence[Path]) -> Dataset:
-    kind = choose_kind(root, images, list(MASK_CODINGS))
-    category_ids = [label.label_id for label in CLASSES]
-    if kind is None:
-        _accept_without_truth(root, split, images, "labelIds.png")
-        return _UnlabeledDataset(
-            root=root,
-            split=split,
-            class_names=_NAMES,
-            category_ids=category_ids,
-            annotations=pack_images(images, root).build(),
-            truth="masks",
-        )
+def _mask_records(dataset_name: str, root: Path, split: str, images: Sequence[Path]) -> MaskRecords:
+    present = choose_kind(root, images, list(MASK_CODINGS))
+    kind = present or next(iter(MASK_CODINGS))
     masks = [truth_file(root, image, kind) for image in images]
-    require_files(masks, images, kind)
-    coding = MASK_CODINGS[kind]
-    return MaskDataset(root=root, split=split, images=images, masks=masks, coding=coding, category_ids=category_ids)
+    folder = masks[0].parent.parent
+    records = MaskRecords(
+        split,
+        dataset_name=dataset_name,
+        root=root,
+        pairs=list(zip(images, masks, strict=True)),
+        coding=MASK_CODINGS[kind],
+        category_ids=[label.label_id for label in CLASSES],
+        is_unlabeled=present is None and split == "test",
+        may_be_void=split == "test",
+    )
+    if present is None and split != "test":
+        _deny_without_truth(records, root, images[0], kind)
+    if records.is_unlabeled:
+        records.report("D308", folder, f"{len(images)} images can be predicted, not judged")
+    else:
+        for mask in sorted(set(folder.glob(f"*/*_{kind}")) - set(masks)):
+            records.report("D306", mask, f"{split} has no image of this name")
+    return records
 
 
-def _read_boxes(source: Source, root: Path, split: str, images: Sequence[Path]) -> Dataset:
+def _box_records(source: Source, root: Path, split: str, images: Sequence[Path]) -> BoxRecords:
     wanted = source.settings.get("boxes")
     if wanted not in (None, *_BOX_READERS):
         raise DatasetError(f"{source.name}: boxes: allowed are {' and '.join(_BOX_READERS)}, got {wanted!r}")
-    readers = [_BOX_READERS[name] for name in _BOX_READERS if wanted in (None, name)]
-    kind = choose_kind(root, images, [kind for kind, _ in readers])
-    builder = pack_images(images, root)
-    if kind is None:
-        _accept_without_truth(root, split, images, readers[0][0])
-    else:
-        paths = [truth_file(root, image, kind) for image in images]
-        require_files(paths, images, kind)
-        _add_boxes(builder, images, paths, dict(readers)[kind])
-    return Dataset(
+    readers = {kind: read for name, (kind, read) in _BOX_READERS.items() if wanted in (None, name)}
+    present = choose_kind(root, images, list(readers))
+    kind = present or next(iter(readers))
+    records = BoxRecords(
+        split,
         root=root,
-        split=split,
         class_names=[label.name for label in THINGS],
         category_ids=[label.label_id for label in THINGS],
-        annotations=builder.build(),
     )
+    paths = [truth_file(root, image, kind) for image in images]
+    positions = [records.add_image(image, path) for image, path in zip(images, paths, strict=True)]
+    if present is not None:
+        _add_boxes(records, images, positions, readers[kind])
+    elif split == "test":
+        records.is_unlabeled = True
+        records.report("D308", paths[0].parent.parent, f"{len(images)} images can be predicted, not judged")
+    else:
+        _deny_without_truth(records, root, images[0], kind)
+    return records
 
 
 def _add_boxes(
-    builder: PackedBuilder,
+    records: BoxRecords,
     images: Sequence[Path],
-    paths: Sequence[Path],
+    positions: Sequence[int],
     read: Callable[[Path, Path, tuple[int, int]], list[ThingBox]],
 ) -> None:
-    sizes = builder.sizes()
+    def read_or_say_why(path: Path, image: Path, size: tuple[int, int]) -> list[ThingBox] | ValueError:
+        try:
+            return read(path, image, size)
+        except (DatasetError, ImageError) as error:
+            return error
+
+    paths = [records.sources[position] for position in positions]
+    missing = [number for number, path in enumerate(paths) if not path.is_file()]
+    if missing:
+        image, path = images[missing[0]], paths[missing[0]]
+        kind = path.name.split(f"{_TRUTH}_")[-1]
+        records.deny(
+            f"{records.root}: {records.name}",
+            f"{len(missing)} of {len(images)} images have no {kind}; the first is {image}: {path} was expected",
+        )
     with ThreadPoolExecutor() as pool:
-        boxes_of_images = pool.map(read, paths, images, sizes)
-        for index, boxes in enumerate(boxes_of_images):
-            for box in boxes if sizes[index] != (0, 0) else ():
-                builder.add_object(
-                    index,
+        found = pool.map(read_or_say_why, paths, images, map(records.size, positions))
+        for position, path, boxes in zip(positions, paths, found, strict=True):
+            if isinstance(boxes, ValueError):
+                records.reject("D100", path, str(boxes).removeprefix(f"{path}: "))
+                continue
+            for number, box in enumerate(boxes if records.size(position) != (0, 0) else (), 1):
+                records.add_box(
+                    position,
                     box.box_xywh,
                     box.label,
+                    number,
                     crowd=box.crowd,
                     area=box.area,
                     polygons=[box.polygon] if box.polygon else [],
                 )
 
 
-def _accept_without_truth(root: Path, split: str, images: Sequence[Path], kind: str) -> None:
+def _deny_without_truth(records: SplitRecords, root: Path, image: Path, kind: str) -> None:
     """Only the test split may be without truth: it is not public."""
-    if split != "test":
-        folder = root / _TRUTH / split
-        state = "is missing" if not folder.is_dir() else "has no such files"
-        raise DatasetError(
-            f"{folder}: {state}; the truth about {images[0].name} was expected in {truth_file(root, images[0], kind)}"
-        )
-    warnings.warn(
-        f"{root / _IMAGES / split}: {len(images)} images without truth: they can be predicted, not judged", stacklevel=2
-    )
-
-
-class _UnlabeledDataset(Dataset):
-    """Images about which nothing is known: every pixel is void."""
-
-    def mask(self, index: int) -> ByteArray:
-        return np.full(self.size(index), VOID, np.uint8)
-
-    def mask_path(self, index: int) -> str:
-        return str(truth_file(self.home, Path(self.path(index)), "labelIds.png"))
-
-    def read(self, index: int) -> tuple[ByteArray, ByteArray | None]:
-        image, _ = super().read(index)
-        return image, self.mask(index)
+    folder = root / _TRUTH / records.name
+    state = "is missing" if not folder.is_dir() else "has no such files"
+    records.deny(folder, f"{state}; the truth about {image.name} was expected in {truth_file(root, image, kind)}")

@@ -3,33 +3,30 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 
-from detseg.data.dataset import (
-    Dataset,
-    DatasetError,
-    DatasetFormat,
-    Source,
-    check_class_names,
-    find_existing,
-    leaves_root,
-)
-from detseg.data.packed import PackedAnnotations, PackedBuilder
+from detseg.data.format import DatasetFormat
+from detseg.data.parsing import MAX_COORDINATE, enumerate_some, is_integer, show, show_key
+from detseg.data.records import BoxRecords, SplitRecords
+from detseg.data.source import DatasetError, Source, check_class_names, find_existing, leaves_root
+from detseg.data.writing import Contents, NewSplits
 from detseg.structures import Truth
 
 MAX_JSON_BYTES = 8 * 2**30
 MAX_SIDE = 1_000_000
-MAX_COORDINATE = 1e8
-"""Beyond this pycocotools crashes on polygons, and no image is so large."""
-_MAX_PROBLEMS = 10
 
 _PREFIX = "instances_"
 _ROBOFLOW = "_annotations.coco.json"
 _SETTINGS = {"format", "path"}
+_TABLES = ("categories", "images", "annotations")
+
+Entry = dict[str, Any]
 
 
 class CocoFormat(DatasetFormat):
@@ -49,233 +46,274 @@ class CocoFormat(DatasetFormat):
         exported = (path.parent.name for path in source.root.glob(f"*/{_ROBOFLOW}"))
         return tuple(sorted({*official, *exported}))
 
-    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
+    def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
         if source.yaml_path is not None:
-            return self._open_yaml(source, split)
+            return _records_of_yaml(source, split)
         exported = source.root / split / _ROBOFLOW
         if exported.is_file():
-            return read_coco(exported, [exported.parent], split, home=source.root)
+            return coco_records(exported, [exported.parent], split, home=source.root)
         plain = split.rstrip("0123456789").rstrip("_") or split
         folders = [source.root / name for name in (split, f"images/{split}", plain, f"images/{plain}", "images", "")]
-        return read_coco(source.root / "annotations" / f"{_PREFIX}{split}.json", folders, split, home=source.root)
+        return coco_records(source.root / "annotations" / f"{_PREFIX}{split}.json", folders, split, home=source.root)
 
-    def _open_yaml(self, source: Source, split: str) -> Dataset:
-        for key, value in source.settings.items():
-            if key not in _SETTINGS and not (isinstance(value, Mapping) and set(value) == {"images", "annotations"}):
-                raise DatasetError(
-                    f"{source.name}: {key}: expected {{images: FOLDER, annotations: FILE}}, got {value!r}; "
-                    "other keys are format and path"
-                )
-        where = f"{source.name}: {split}"
-        root = source.data_root()
-        chosen = source.settings[split]
-        annotations = find_existing(source.candidates(str(chosen["annotations"])), "annotations", where)
-        images = find_existing(source.candidates(str(chosen["images"])), "images", where)
-        return read_coco(annotations, [images], split, home=root)
+    def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
+        """COCO files with the ids and fields of the old ones."""
+        old = [records for records in new.old if isinstance(records, BoxRecords) and records.sources]
+        roots = {records.root for records in old}
+        # Images of several folders are named relative to the folder around them.
+        common = roots.pop() if len(roots) == 1 else Path(os.path.commonpath([records.root for records in old]))
+        documents = _put_together(old, new, common)
+        contents = {_file_name(name): json.dumps(part, ensure_ascii=False) + "\n" for name, part in documents.items()}
+        images = str(common.resolve())
+        return contents, {name: {"images": images, "annotations": str(folder / _file_name(name))} for name in documents}
 
 
-def read_coco(path: Path, image_folders: Iterable[Path], split: str, home: Path | None = None) -> Dataset:
-    """The data set in the COCO file ``path``; its images lie in the first of ``image_folders`` that has any of them.
+def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Path | None = None) -> BoxRecords:
+    """What the COCO file ``path`` says; its images lie in the first of ``image_folders`` that has any of them.
 
-    Labels are positions in the order of category id. Boxes and areas of the ground truth are those of the file, so an
-    evaluation equals pycocotools on it; a missing ``area`` is that of the box, a missing ``iscrowd`` is 0. ``home`` is
-    the folder of the whole data set.
-
-    Raises:
-        DatasetError: the file is missing, no JSON, too large, or has records that are malformed, of unknown category or
-            image, or use an id twice; the message names file, record and id of up to ten of them. Or no folder has the
-            images.
+    Labels are positions in the order of category id. Boxes and areas are those of the file, so that an evaluation
+    equals pycocotools on it; a missing ``area`` is that of the box, a missing ``iscrowd`` is 0. ``home`` is the folder
+    of the whole data set.
     """
-    content = _read_json(path)
-    problems = _Problems(path)
-    position_of_category, names = _read_categories(content, problems)
-    builder = PackedBuilder()
-    position_of_image = _read_images(content, builder, problems)
-    _read_annotations(content, builder, position_of_category, position_of_image, problems)
-    problems.raise_if_any()
-    annotations = builder.build()
-    _check_points(annotations, path)
-    return Dataset(
-        root=_folder_of_images(annotations, list(image_folders), path),
+    found = SplitFile(path, split)
+    names: dict[int, str] = {}
+    for entry in found.tables["categories"]:
+        if not isinstance(entry.get("name"), str):
+            found.reject("D005", f"category {entry['id']}: name must be text, got {show_key(entry, 'name')}")
+        else:
+            names[entry["id"]] = entry["name"]
+    ids = sorted(names)
+    if found.is_complete:
+        try:
+            check_class_names([names[number] for number in ids], "categories")
+        except DatasetError as error:
+            found.reject("D005", str(error))
+    root = _folder_of_images(found, list(dict.fromkeys(image_folders)))
+    records = BoxRecords(
+        split,
+        root=root,
         home=home,
-        split=split,
-        class_names=check_class_names(names, f"{path}: categories"),
-        annotations=annotations,
-        category_ids=list(position_of_category),
+        class_names=[names[number] for number in ids],
+        category_ids=ids,
+        image_folders=(root,),
+        keeps_all=True,
     )
+    found.hand_over(records)
+    position_of_image = {}
+    for entry in found.tables["images"]:
+        position_of_image[entry["id"]] = _add_image(records, path, entry)
+    _add_annotations(records, path, found.tables["annotations"], position_of_image, ids)
+    _check_points(records, path)
+    return records
 
 
-class _Problems:
-    """Collects what is wrong with a file, so that one attempt shows more than the first mistake."""
+class SplitFile:
+    """The tables of a COCO file, and what is wrong with it before there are records of a split."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, split: str) -> None:
         self.path = path
-        self.messages: list[str] = []
+        self._rejected: list[tuple[str, str, tuple[int, ...]]] = []
+        content = self._read()
+        self.is_complete = content is not None
+        self.tables = {key: self._identified(key, content.get(key)) if content else [] for key in _TABLES}
 
-    def add(self, record: str, message: str) -> None:
-        self.messages.append(f"{record}: {message}")
-        if len(self.messages) >= _MAX_PROBLEMS:
-            self.messages.append("... (`detseg check` lists all)")
-            self.raise_if_any()
+    def reject(self, code: str, message: str, *ids: int) -> None:
+        """Keep what is to be rejected."""
+        self._rejected.append((code, message, ids))
 
-    def raise_if_any(self) -> None:
-        if self.messages:
-            raise DatasetError(f"{self.path}: " + "\n  ".join(self.messages))
+    def hand_over(self, records: SplitRecords) -> None:
+        """Reject it in ``records``."""
+        for code, message, ids in self._rejected:
+            records.reject(code, self.path, message, *ids)
 
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        num_bytes = path.stat().st_size
-        if num_bytes > MAX_JSON_BYTES:
-            raise DatasetError(f"{path}: {num_bytes:,} bytes, allowed are {MAX_JSON_BYTES:,}; split the file")
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, DatasetError):
-            raise
-        raise DatasetError(f"{path}: no valid JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise DatasetError(f"{path}: expected an object with images, annotations and categories, got {_show(content)}")
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content.get(key), list):
-            received = _show(content[key]) if key in content else "no such key"
-            raise DatasetError(f"{path}: {key} must be a list, got {received}")
-    return content
-
-
-def _records(content: dict[str, Any], kind: str, problems: _Problems) -> Iterator[tuple[str, int, dict[str, Any]]]:
-    """The records with a valid id of their own, each with its name in messages."""
-    seen: set[int] = set()
-    for position, record in enumerate(content[kind]):
-        if not isinstance(record, dict):
-            problems.add(f"{kind}[{position}]", f"expected an object, got {_show(record)}")
-        elif not _is_id(record.get("id")):
-            problems.add(f"{kind}[{position}]", f"id must be an integer, got {_show_key(record, 'id')}")
-        elif record["id"] in seen:
-            problems.add(f"{kind}[{position}] (id {record['id']})", "the id is used before; every id must be unique")
+    def _read(self) -> Entry | None:
+        try:
+            num_bytes = self.path.stat().st_size
+            if num_bytes > MAX_JSON_BYTES:
+                self.reject("D100", f"{num_bytes:,} bytes, allowed are {MAX_JSON_BYTES:,}; split the file")
+                return None
+            document = json.loads(self.path.read_bytes())
+        except OSError as error:
+            self.reject("D100", f"cannot be read: {error.strerror}")
+        except json.JSONDecodeError as error:
+            self.reject("D100", f"no valid JSON: {error.msg} at line {error.lineno}, column {error.colno}")
+        except UnicodeDecodeError as error:
+            self.reject("D100", f"no valid JSON: not UTF-8, {error.reason} at byte {error.start}")
+        except (ValueError, RecursionError) as error:
+            self.reject("D100", f"no valid JSON: {error}")
         else:
-            seen.add(record["id"])
-            yield f"{kind}[{position}] (id {record['id']})", record["id"], record
+            if isinstance(document, dict):
+                return document
+            message = f"must be an object with images, annotations and categories, got {show(document)}"
+            self.reject("D100", message)
+        return None
+
+    def _identified(self, key: str, table: object) -> list[Entry]:
+        """The entries of a table that have an id, each id once."""
+        if not isinstance(table, list):
+            self.is_complete = False
+            self.reject("D100", f"{key} must be a list, got {'no such key' if table is None else show(table)}")
+            return []
+        entries: list[Entry] = []
+        num_uses: dict[int, int] = defaultdict(int)
+        for position, entry in enumerate(table):
+            if not isinstance(entry, dict):
+                self.reject("D005", f"{key}[{position}]: must be an object, got {show(entry)}")
+                continue
+            number = entry.get("id")
+            if not is_integer(number):
+                self.reject("D005", f"{key}[{position}]: id must be an integer, got {show_key(entry, 'id')}")
+                continue
+            num_uses[number] += 1
+            # A second annotation is still a box to look at; a second image or category of that id cannot be told apart.
+            if num_uses[number] == 1 or key == "annotations":
+                entries.append(entry)
+        for number, count in num_uses.items():
+            if count > 1:
+                ids = (number,) if key == "annotations" else ()
+                self.reject("D106", f"{count} entries of {key} have the id {number}; every id must be unique", *ids)
+        return entries
 
 
-def _read_categories(content: dict[str, Any], problems: _Problems) -> tuple[dict[int, int], list[str]]:
-    names = {}
-    for where, number, record in _records(content, "categories", problems):
-        if not isinstance(record.get("name"), str):
-            problems.add(where, f"name must be text, got {_show_key(record, 'name')}")
-        names[number] = record.get("name", "")
-    ordered = sorted(names)
-    return {number: position for position, number in enumerate(ordered)}, [names[number] for number in ordered]
+def _records_of_yaml(source: Source, split: str) -> BoxRecords:
+    for key, value in source.settings.items():
+        if key not in _SETTINGS and not (isinstance(value, Mapping) and set(value) == {"images", "annotations"}):
+            raise DatasetError(
+                f"{source.name}: {key}: expected {{images: FOLDER, annotations: FILE}}, got {value!r}; "
+                "other keys are format and path"
+            )
+    where = f"{source.name}: {split}"
+    chosen = source.settings[split]
+    annotations = find_existing(source.candidates(str(chosen["annotations"])), "annotations", where)
+    images = find_existing(source.candidates(str(chosen["images"])), "images", where)
+    return coco_records(annotations, [images], split, home=source.data_root())
 
 
-def _read_images(content: dict[str, Any], builder: PackedBuilder, problems: _Problems) -> dict[int, int]:
-    positions = {}
-    for where, number, record in _records(content, "images", problems):
-        name, height, width = record.get("file_name"), record.get("height"), record.get("width")
-        if not isinstance(name, str):
-            problems.add(where, f"file_name must be text, got {_show_key(record, 'file_name')}")
-        elif leaves_root(name):
-            problems.add(where, f"file_name must stay inside the folder of images, got {name!r}")
-        elif not _is_side(height) or not _is_side(width):
-            received = f"{_show_key(record, 'height')} and {_show_key(record, 'width')}"
-            problems.add(where, f"height and width must be integers from 1 to {MAX_SIDE:,}, got {received}")
-        else:
-            positions[number] = builder.add_image(number, name, height, width)
-            continue
-        positions[number] = -1
-    return positions
-
-
-def _read_annotations(
-    content: dict[str, Any],
-    builder: PackedBuilder,
-    position_of_category: dict[int, int],
-    position_of_image: dict[int, int],
-    problems: _Problems,
-) -> None:
-    for where, number, record in _records(content, "annotations", problems):
-        image, category = record.get("image_id"), record.get("category_id")
-        box, area, crowd = record.get("bbox"), record.get("area"), record.get("iscrowd", 0)
-        outline = record.get("segmentation")
-        if not _is_id(image) or image not in position_of_image:
-            problems.add(where, f"image_id must be the id of one of the images, got {_show_key(record, 'image_id')}")
-        elif not _is_id(category) or category not in position_of_category:
-            received = _show_key(record, "category_id")
-            problems.add(where, f"category_id must be one of {_show(list(position_of_category))}, got {received}")
-        elif not (isinstance(box, list) and len(box) == 4 and all(map(_is_coordinate, box))):
-            problems.add(where, f"bbox must be 4 finite numbers x, y, width, height, got {_show_key(record, 'bbox')}")
-        elif area is not None and not (_is_number(area) and abs(area) < MAX_COORDINATE**2):
-            problems.add(where, f"area must be a finite number, got {_show(area)}")
-        elif crowd not in (0, 1):
-            problems.add(where, f"iscrowd must be 0 or 1, got {_show(crowd)}")
-        elif not _is_outline(outline):
-            problems.add(where, f"segmentation must be lists of x, y, ... or {{counts, size}}, got {_show(outline)}")
-        elif position_of_image[image] >= 0:
-            try:
-                builder.add_object(
-                    position_of_image[image],
-                    box,
-                    position_of_category[category],
-                    crowd=bool(crowd),
-                    area=area,
-                    annotation_id=number,
-                    polygons=outline if isinstance(outline, list) else (),
-                    run_length=outline if isinstance(outline, dict) else None,
-                )
-            except (TypeError, OverflowError) as error:
-                problems.add(where, f"segmentation must hold numbers only: {error}")
-
-
-def _is_outline(value: Any) -> bool:
-    if isinstance(value, list):
-        return all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in value)
-    return value is None or (isinstance(value, dict) and {"counts", "size"} <= set(value))
-
-
-def _check_points(annotations: PackedAnnotations, path: Path) -> None:
-    packed = annotations.segmentations
-    wrong = np.flatnonzero(~(np.abs(packed.points) < MAX_COORDINATE))
-    if len(wrong):
-        polygon = np.searchsorted(packed.polygon_offsets, wrong[0], side="right") - 1
-        row = np.searchsorted(packed.object_offsets, polygon, side="right") - 1
-        raise DatasetError(
-            f"{path}: annotations (id {annotations.annotation_ids[row]}): segmentation must hold finite numbers under "
-            f"{MAX_COORDINATE:g}, got {packed.points[wrong[0]]}"
-        )
-
-
-def _folder_of_images(annotations: PackedAnnotations, folders: list[Path], path: Path) -> Path:
-    existing = [folder for folder in dict.fromkeys(folders) if folder.is_dir()]
-    # Some images may be missing, which is for `detseg check` to say; so more than one name is tried.
-    names = [annotations.names[index] for index in range(min(len(annotations), 1000))]
+def _folder_of_images(found: SplitFile, folders: Sequence[Path]) -> Path:
+    existing = [folder for folder in folders if folder.is_dir()]
+    # Some images may be missing, which a check says; so more than one name is tried.
+    names = [str(entry.get("file_name")) for entry in found.tables["images"][:1000]]
+    names = [name for name in names if not leaves_root(name)]
     for folder in existing:
         if not names or any((folder / name).is_file() for name in names):
             return folder
-    example = f" (as {names[0]})" if names else ""
-    raise DatasetError(f"{path}: its images{example} not found; tried {', '.join(map(str, dict.fromkeys(folders)))}")
+    if found.is_complete:
+        example = f" (as {names[0]})" if names else ""
+        found.reject("D101", f"its images{example} not found; tried {', '.join(map(str, folders))}")
+    return (existing or list(folders))[0]
 
 
-def _is_id(value: Any) -> TypeGuard[int]:
-    return type(value) is int and abs(value) < 2**63
+def _add_image(records: BoxRecords, path: Path, entry: Entry) -> int | None:
+    """The position of the image, None where the entry names no file."""
+    name, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
+    if not isinstance(name, str):
+        records.reject("D005", path, f"image {entry['id']}: file_name must be text, got {show_key(entry, 'file_name')}")
+        return None
+    if leaves_root(name):
+        records.reject("D107", path, f"image {entry['id']}: file_name must stay inside {records.root}, got {name!r}")
+        return None
+    if is_integer(height) and is_integer(width) and 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE:
+        return records.add_image(name, path, (height, width), entry["id"])
+    received = f"{show_key(entry, 'height')} and {show_key(entry, 'width')}"
+    message = f"image {entry['id']} ({name}): height and width must be integers from 1 to {MAX_SIDE:,}, got {received}"
+    records.reject("D005", path, message)
+    return records.add_image(name, path, None, entry["id"])
 
 
-def _is_side(value: Any) -> TypeGuard[int]:
-    return type(value) is int and 1 <= value <= MAX_SIDE
+def _add_annotations(
+    records: BoxRecords,
+    path: Path,
+    entries: Sequence[Entry],
+    position_of_image: Mapping[int, int | None],
+    category_ids: Sequence[int],
+) -> None:
+    label_of = {number: label for label, number in enumerate(category_ids)}
+    unknown: dict[str, list[int]] = defaultdict(list)
+    for entry in entries:
+        number, image_id, category = entry["id"], entry.get("image_id"), entry.get("category_id")
+        if not is_integer(image_id) or image_id not in position_of_image:
+            message = f"image_id must be the id of one of the images, got {show_key(entry, 'image_id')}"
+            records.reject("D005", path, message, number)
+            continue
+        label = label_of.get(category) if is_integer(category) else None
+        if label is None:
+            unknown[show_key(entry, "category_id")].append(number)
+        problems = list(_problems_of_fields(entry))
+        for message in problems:
+            records.reject("D005", path, message, number)
+        image, outline = position_of_image[image_id], entry.get("segmentation")
+        if image is not None:
+            records.add_box(
+                image,
+                entry.get("bbox"),
+                label,
+                number,
+                crowd=entry.get("iscrowd") in (1, True),
+                area=None if problems else entry.get("area"),
+                polygons=outline if isinstance(outline, list) and not problems else (),
+                run_length=outline if isinstance(outline, dict) and not problems else None,
+            )
+    for received, numbers in unknown.items():
+        message = f"category_id must be one of {enumerate_some(category_ids)}, got {received}"
+        records.reject("D004", path, message, *numbers)
 
 
-def _is_number(value: Any) -> TypeGuard[float]:
-    return type(value) is float or type(value) is int
+def _problems_of_fields(entry: Entry) -> Iterator[str]:
+    area, crowd, outline = entry.get("area"), entry.get("iscrowd", 0), entry.get("segmentation")
+    if area is not None and not (type(area) in (int, float) and abs(area) < MAX_COORDINATE**2):
+        yield f"area must be a finite number, got {show(area)}"
+    if crowd not in (0, 1):
+        yield f"iscrowd must be 0 or 1, got {show(crowd)}"
+    is_mask = isinstance(outline, dict) and {"counts", "size"} <= set(outline)
+    are_polygons = isinstance(outline, list) and all(isinstance(one, list) and len(one) % 2 == 0 for one in outline)
+    if not (outline is None or is_mask or are_polygons):
+        yield f"segmentation must be lists of x, y, ... or {{counts, size}}, got {show(outline)}"
 
 
-def _is_coordinate(value: Any) -> TypeGuard[float]:
-    return _is_number(value) and abs(value) < MAX_COORDINATE
+def _check_points(records: BoxRecords, path: Path) -> None:
+    packed = records.packed.segmentations
+    wrong = np.flatnonzero(~(np.abs(packed.points) < MAX_COORDINATE))
+    polygons = np.unique(np.searchsorted(packed.polygon_offsets, wrong, side="right") - 1)
+    for row in np.unique(np.searchsorted(packed.object_offsets, polygons, side="right") - 1).tolist():
+        message = f"segmentation must hold finite numbers under {MAX_COORDINATE:g}"
+        records.reject("D005", path, message, int(records.packed.annotation_ids[row]))
 
 
-def _show_key(record: dict[str, Any], key: str) -> str:
-    return _show(record[key]) if key in record else "no such key"
+def _put_together(old: Sequence[BoxRecords], new: NewSplits, common: Path) -> dict[str, Entry]:
+    """One document for each new split; where images are not in one folder, they are named from ``common``."""
+    first_path = old[0].sources[0]
+    split_of = new.split_of
+    parts: dict[str, Entry] = {}
+    owners: dict[tuple[str, int], Path] = {}
+    for records in old:
+        path = records.sources[0]
+        document = json.loads(path.read_bytes())
+        if not parts:
+            categories = document["categories"]
+            parts = {name: {**document, "images": [], "annotations": []} for name in new.members}
+        elif document["categories"] != categories:
+            raise DatasetError(f"{path}: other categories than in {first_path}; make them equal before splitting")
+        part_of: dict[int, Entry] = {}
+        for entry in document["images"]:
+            _claim(owners, "image", entry["id"], path)
+            image = records.root / entry["file_name"]
+            part_of[entry["id"]] = parts[split_of[image]]
+            renamed = {} if records.root == common else {"file_name": image.relative_to(common).as_posix()}
+            part_of[entry["id"]]["images"].append({**entry, **renamed})
+        for entry in document["annotations"]:
+            _claim(owners, "annotation", entry["id"], path)
+            part_of[entry["image_id"]]["annotations"].append(entry)
+    return parts
 
 
-def _show(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _file_name(split: str) -> str:
+    return f"{_PREFIX}{split}.json"
+
+
+def _claim(owners: dict[tuple[str, int], Path], kind: str, number: int, path: Path) -> None:
+    owner = owners.setdefault((kind, number), path)
+    if owner != path:
+        raise DatasetError(
+            f"{kind} id {number} is in {owner} and in {path}: files that share ids cannot be put together; name "
+            f"splits that do not, or renumber one file"
+        )

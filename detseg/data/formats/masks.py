@@ -5,16 +5,18 @@ An image and its mask have the same name but for the suffix. A mask holds a numb
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import numpy as np
-
-from detseg.data.dataset import (
-    Dataset,
+from detseg.data.format import DatasetFormat
+from detseg.data.mask_coding import MAX_CLASSES, MaskCoding, pack_color
+from detseg.data.mask_file import MASK_SUFFIXES
+from detseg.data.mask_records import MaskRecords
+from detseg.data.parsing import enumerate_some
+from detseg.data.source import (
     DatasetError,
-    DatasetFormat,
     Source,
     check_class_names,
     find_existing,
@@ -22,15 +24,13 @@ from detseg.data.dataset import (
     read_lines,
     relative_candidates,
 )
-from detseg.data.mask_coding import MAX_CLASSES, MaskCoding, pack_color
-from detseg.data.mask_dataset import MaskDataset
-from detseg.data.mask_file import MASK_SUFFIXES, read_index_mask
+from detseg.data.writing import Contents, NewSplits
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import VOID, Truth
 
-_SETTINGS = ("format", "path", "names", "void", "colors")
+_MEANINGS = ("names", "void", "colors")
+_SETTINGS = ("format", "path", *_MEANINGS)
 _CLASS_FILE = "classes.txt"
-_NUM_LOOKED_AT = 20
 
 
 class MasksFormat(DatasetFormat):
@@ -56,39 +56,36 @@ class MasksFormat(DatasetFormat):
         stated = source.settings.get("format") == "masks"
         return named or (_splits_of_folder(source.data_root()) if stated else ())
 
-    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
-        root = source.data_root().absolute()
-        images, masks = find_pairs(source, split)
-        coding = read_coding(source, masks, images)
-        return MaskDataset(root=root, split=split, images=images, masks=masks, coding=coding)
-
-
-def find_pairs(source: Source, split: str) -> tuple[list[Path], list[Path]]:
-    """The images of ``split`` and, for each, its mask.
-
-    Raises:
-        DatasetError: a folder is missing, empty, or has several files of one name, or an image has no mask.
-    """
-    images_at, masks_at = find_places(source, split)
-    where = f"{source.name}: {split}"
-    images = list_images(images_at) if images_at.is_dir() else _listed(images_at, source)
-    if not images:
-        raise DatasetError(f"{where}: no images in {images_at}; suffixes are {', '.join(IMAGE_SUFFIXES)}")
-    if not masks_at.is_dir():
-        masks = _listed(masks_at, source)
-        if len(masks) != len(images):
-            raise DatasetError(f"{where}: {images_at} has {len(images)} images, {masks_at} lists {len(masks)} masks")
-        return images, masks
-    mask_of = _by_stem(list_masks(masks_at))
-    if images_at.is_dir():
-        _by_stem(images)
-    missing = [image for image in images if image.stem not in mask_of]
-    if missing:
-        raise DatasetError(
-            f"{where}: {len(missing)} of {len(images)} images have no mask; the first is {missing[0]}: "
-            f"{masks_at / missing[0].stem}{{{','.join(MASK_SUFFIXES)}}} was expected"
+    def records(self, source: Source, split: str, truth: Truth) -> MaskRecords:
+        images_at, masks_at = find_places(source, split)
+        records = MaskRecords(
+            split,
+            dataset_name=source.name,
+            root=source.data_root().absolute(),
+            pairs=(),
+            coding=read_coding(source),
         )
-    return images, [mask_of[image.stem] for image in images]
+        images = _members(records, images_at, source, IMAGE_SUFFIXES)
+        if not images:
+            message = f"no images in {images_at}; suffixes are {', '.join(IMAGE_SUFFIXES)}"
+            records.reject("D309", images_at, message)
+        masks = _members(records, masks_at, source, MASK_SUFFIXES)
+        if masks_at.is_dir():
+            records.pairs = _pair(records, images, masks, images_at, masks_at)
+        elif len(masks) == len(images):
+            records.pairs = list(zip(images, masks, strict=True))
+        else:
+            message = f"{images_at} has {len(images)} images, {masks_at} lists {len(masks)} masks"
+            records.reject("D100", source.name, message)
+        return records
+
+    def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
+        """Lists, and what the values mean as the data set says it."""
+        contents, settings = super().write_splits(new, folder)
+        stated = {key: new.source.settings[key] for key in _MEANINGS if new.source.settings.get(key) is not None}
+        if "names" not in stated:
+            stated["names"] = list(read_class_file(new.source.data_root() / _CLASS_FILE))
+        return contents, {**{key: value for key, value in settings.items() if key not in _MEANINGS}, **stated}
 
 
 def find_places(source: Source, split: str) -> tuple[Path, Path]:
@@ -113,28 +110,15 @@ def find_places(source: Source, split: str) -> tuple[Path, Path]:
     return images_at.absolute(), masks_at.absolute()
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The files in ``folder`` that have the suffix of an image, sorted."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def list_masks(folder: Path) -> list[Path]:
-    """The files in ``folder`` that have the suffix of a mask, sorted."""
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in MASK_SUFFIXES)
-
-
-def read_coding(source: Source, masks: Sequence[Path], images: Sequence[Path]) -> MaskCoding:
-    """What the values in the masks mean, from ``names``, ``colors`` and ``void`` of the YAML, or from classes.txt.
-
-    Raises:
-        DatasetError: they contradict each other, or are missing; then the message says what the first masks hold.
-    """
+def read_coding(source: Source) -> MaskCoding | None:
+    """What the values in the masks mean, from ``names``, ``colors`` and ``void`` of the YAML, or from classes.txt; None
+    where there are no names. Raises DatasetError: they contradict each other."""
     where = source.name
     named = source.settings.get("names")
     if named is None:
         class_file = source.data_root() / _CLASS_FILE
         if not class_file.is_file():
-            raise DatasetError(_ask_for_names(source, masks, images))
+            return None
         named = list(read_class_file(class_file))
     colors = source.settings.get("colors")
     if colors is not None:
@@ -211,39 +195,47 @@ def _splits_of_folder(root: Path) -> tuple[str, ...]:
     return tuple(sorted({*inner, *(name for name in outer if (root / "masks" / name).is_dir())}))
 
 
-def _listed(path: Path, source: Source) -> list[Path]:
-    """The files that a list names: relative to the list, else to the data set."""
-    files, seen = [], set()
-    for line in read_lines(path):
-        candidates = [*relative_candidates(line, path.parent), *relative_candidates(line, source.data_root())]
-        file = find_existing(candidates, repr(line), str(path)).absolute()
-        if file in seen:
-            raise DatasetError(f"{path}: {line!r} is listed twice")
-        seen.add(file)
-        files.append(file)
-    return files
+def _members(records: MaskRecords, place: Path, source: Source, suffixes: Sequence[str]) -> list[Path]:
+    """The files with ``suffixes`` in a folder, or those that a list names: relative to it, else to the data set."""
+    if place.is_dir():
+        return sorted(path for path in place.iterdir() if path.suffix.lower() in suffixes)
+    members: dict[Path, None] = {}
+    for line in read_lines(place):
+        candidates = [*relative_candidates(line, place.parent), *relative_candidates(line, source.data_root())]
+        found = next((path for path in candidates if path.exists()), None)
+        if found is None:
+            records.deny(place, f"{line!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")
+        member = (found or candidates[0]).absolute()
+        if member in members:
+            records.reject("D106", place, f"{line!r} is listed twice")
+        members[member] = None
+    return list(members)
 
 
-def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
-    by_stem: dict[str, Path] = {}
+def _pair(
+    records: MaskRecords, images: Sequence[Path], masks: Sequence[Path], images_at: Path, masks_at: Path
+) -> list[tuple[Path, Path]]:
+    """Every image with the mask of its name, or where that is expected."""
+    masks_by_name = _by_name(records, masks)
+    if images_at.is_dir():
+        # A list may leave images out; a folder holds all that there are.
+        images_by_name = _by_name(records, images)
+        for mask in masks:
+            if mask.stem not in images_by_name:
+                records.report("D306", mask, f"{records.name} has no image of this name")
+    expected = masks_at / f"NAME{MASK_SUFFIXES[1]}"
+    return [(image, masks_by_name.get(image.stem) or expected.with_stem(image.stem)) for image in images]
+
+
+def _by_name(records: MaskRecords, paths: Sequence[Path]) -> dict[str, Path]:
+    by_name: dict[str, list[Path]] = defaultdict(list)
     for path in paths:
-        other = by_stem.setdefault(path.stem, path)
-        if other != path:
-            raise DatasetError(f"{path}: {other.name} has the same name; which mask belongs to which image is unclear")
-    return by_stem
-
-
-def _ask_for_names(source: Source, masks: Sequence[Path], images: Sequence[Path]) -> str:
-    chosen = range(0, len(masks), max(1, len(masks) // _NUM_LOOKED_AT))
-    found = sorted(set().union(*(np.unique(read_index_mask(masks[i], images[i])).tolist() for i in chosen)))
-    root = source.data_root().absolute()
-    names = ", ".join(f"{value}: NAME" for value in found if value != VOID)
-    return (
-        f"{source.name}: the names of the classes are missing; masks hold the values {', '.join(map(str, found))} "
-        f"({len(chosen)} of {len(masks)} were read). Write a YAML and give that as the data set:\n"
-        f"  format: masks\n  path: {root}\n  names: {{{names}}}\n  void: {VOID}\n"
-        f"or, for the values 0, 1, 2, ..., one name per line in {root / _CLASS_FILE}"
-    )
+        by_name[path.stem].append(path)
+    for first, *others in by_name.values():
+        if others:
+            names = enumerate_some(path.name for path in (first, *others))
+            records.reject("D106", first, f"{names}: which mask belongs to which image is unclear")
+    return {name: same[0] for name, same in by_name.items()}
 
 
 def _is_byte(value: Any) -> TypeGuard[int]:

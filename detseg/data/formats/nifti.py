@@ -6,77 +6,41 @@ of its channel (``a_0000.nii.gz``). Volumes that nobody has divided into splits 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detseg.config import from_dict
-from detseg.data.dataset import DatasetError, DatasetFormat, Source
-from detseg.data.formats.nifti_names import read_class_names
-from detseg.data.formats.nifti_pairs import (
-    IMAGES,
-    TEST_IMAGES,
-    Pair,
-    find_named_pairs,
-    find_test_pairs,
-    find_training_pairs,
+from detseg.data.division import DivisionConfig
+from detseg.data.format import DatasetFormat
+from detseg.data.source import (
+    DatasetError,
+    Source,
+    check_class_names,
+    find_existing,
+    leaves_root,
+    read_lines,
+    relative_candidates,
 )
-from detseg.data.splits.division import divide, folds
-from detseg.data.splits.stratify import parse_ratios, split_names
-from detseg.data.volumes import VolumeDataset
-from detseg.runtime.media.nifti import volume_stem
+from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
+from detseg.data.volumes import MAX_CLASSES, MAX_VALUE
+from detseg.runtime.media.nifti import VOLUME_SUFFIXES, read_label_values, volume_stem
+from detseg.runtime.media.nifti_header import VolumeError
 from detseg.structures import Truth
 
-ALL = "all"
-"""The split with all volumes that a division deals out."""
+IMAGES, LABELS = "imagesTr", "labelsTr"
+TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
+DESCRIPTION_NAME = "dataset.json"
+MAX_DESCRIPTION_BYTES = 2**26
 
 _TEST = "test"
 _SETTINGS = ("format", "path", "names", "division")
-
-
-@dataclass(frozen=True)
-class DivisionConfig:
-    """How volumes are divided: in ``ratios`` into train, val and, where there are three, test; or into ``folds`` for
-    cross-validation, whose splits are called fold0-train, fold0-val, fold1-train, ...; at random by ``seed``.
-
-    Raises:
-        ValueError: a value is outside its range, or both are given.
-    """
-
-    ratios: tuple[float, ...] | str | None = None
-    folds: int | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.ratios is not None and self.folds is not None:
-            raise ValueError("either ratios or folds can be given, not both")
-        if self.folds is not None and self.folds < 2:
-            raise ValueError(f"folds must be at least 2, got {self.folds}")
-        if self.seed < 0:
-            raise ValueError(f"seed must not be negative, got {self.seed}")
-        parse_ratios(self.shares)
-
-    @property
-    def shares(self) -> tuple[float, ...] | str:
-        """The ratios, 8:2 where nothing else is said."""
-        return (8, 2) if self.ratios is None else self.ratios
-
-    @property
-    def split_names(self) -> tuple[str, ...]:
-        """The splits that are made, and that of all volumes."""
-        if self.folds is None:
-            return (*split_names(len(parse_ratios(self.shares))), ALL)
-        return (*(f"fold{fold}-{part}" for fold in range(self.folds) for part in ("train", "val")), ALL)
-
-    def members(self, split: str, names: Collection[str]) -> list[str]:
-        """Those of ``names`` that are in ``split``, sorted. Raises ValueError: there are too few to be divided."""
-        if split == ALL:
-            return sorted(names)
-        if self.folds is None:
-            parts = divide(names, self.shares, self.seed)
-        else:
-            parts = [part for fold in folds(names, self.folds, self.seed) for part in fold]
-        return parts[self.split_names.index(split)]
+_FIRST_CHANNEL = "_0000"
+_NUM_LOOKED_AT = 5
 
 
 class NiftiFormat(DatasetFormat):
@@ -117,21 +81,32 @@ class NiftiFormat(DatasetFormat):
         divided = _read_division(source).split_names
         return divided if _TEST in divided or not (root / TEST_IMAGES).is_dir() else (*divided, _TEST)
 
-    def read_split(self, source: Source, split: str, truth: Truth) -> VolumeDataset:
+    def records(self, source: Source, split: str, truth: Truth) -> VolumeRecords:
         pairs = find_pairs(source, split)
-        labels = [pair.label for pair in pairs if pair.label is not None]
-        name_of = read_class_names(source, labels)
-        return VolumeDataset(
-            root=source.data_root().absolute(),
-            split=split,
-            class_names=tuple(name_of.values()),
-            category_ids=tuple(name_of),
-            images=[pair.image for pair in pairs],
-            labels=labels or None,
+        name_of: dict[int, str] = {}
+        problem = ""
+        try:
+            name_of = read_class_names(source, [pair.label for pair in pairs if pair.label is not None])
+        except DatasetError as error:
+            problem = str(error).removeprefix(f"{source.name}: ")
+        except VolumeError:
+            # No names, and the labels that would show the values cannot be read, which a check says.
+            problem = "the names of the classes are nowhere; write them in a YAML"
+        root = source.data_root().absolute()
+        records = VolumeRecords(
+            split,
+            root=root,
+            pairs=pairs,
+            name_of=name_of,
+            image_folder=root / IMAGES,
+            label_folder=root / LABELS,
         )
+        if problem:
+            records.reject("D307", source.name, problem)
+        return records
 
 
-def find_pairs(source: Source, split: str) -> list[Pair]:
+def find_pairs(source: Source, split: str) -> list[VolumePair]:
     """The volumes of ``split`` with their labels; all of them have labels, or none.
 
     Raises:
@@ -176,3 +151,241 @@ def _read_division(source: Source) -> DivisionConfig:
             f"got {stated!r:.100}"
         )
     return from_dict(DivisionConfig, stated, f"{source.name}: division")
+
+
+def find_training_pairs(root: Path, where: str) -> list[VolumePair]:
+    """The volumes of the Decathlon's layout in ``root``: those listed in dataset.json, else all of the folder.
+
+    Raises:
+        DatasetError: there are none, files are missing, or several volumes have one name.
+    """
+    listed = read_description(root).get("training")
+    if not listed:
+        return pair_up(list_volumes(root / IMAGES), root / LABELS, where)
+    place = f"{root / DESCRIPTION_NAME}: training"
+    if not isinstance(listed, list):
+        raise DatasetError(f"{place}: expected a list of {{image, label}}, got {listed!r:.100}")
+    pairs = []
+    for number, entry in enumerate(listed):
+        files = _image_and_label(entry)
+        if files is None:
+            raise DatasetError(f"{place}[{number}]: expected {{image: FILE, label: FILE}}, got {entry!r:.100}")
+        if any(map(leaves_root, files)):
+            raise DatasetError(f"{place}[{number}]: lies outside of {root}: {entry!r:.200}")
+        image, label = files
+        pairs.append(VolumePair(root / image, root / label))
+    _require_files([file for pair in pairs for file in pair if file is not None], place)
+    _by_stem([pair.image for pair in pairs])
+    return _without_repetition(pairs, place)
+
+
+def find_test_pairs(root: Path, where: str) -> list[VolumePair]:
+    """The volumes that the Decathlon's layout keeps for tests, with labels if there is a folder of them."""
+    labels = root / TEST_LABELS
+    return pair_up(list_volumes(root / TEST_IMAGES), labels if labels.is_dir() else None, where)
+
+
+def find_named_pairs(entry: Any, source: Source, where: str) -> list[VolumePair]:
+    """The pairs that a YAML names for a split: folders, lists of files, or one by one.
+
+    Raises:
+        DatasetError: it is of another form, files are missing, or something is named twice.
+    """
+    if isinstance(entry, list):
+        return _without_repetition([_find_pair(item, source, where) for item in entry], where)
+    if not isinstance(entry, Mapping) or not {"images"} <= set(entry) <= {"images", "labels"}:
+        raise DatasetError(
+            f"{where}: expected {{images: FOLDER or LIST.txt, labels: FOLDER or LIST.txt}}, without labels where there "
+            f"are none, or a list of pairs [VOLUME, LABELS], got {entry!r:.200}"
+        )
+    images_at = find_existing(source.candidates(str(entry["images"])), "images", where).absolute()
+    images = list_volumes(images_at) if images_at.is_dir() else _read_list(images_at, source)
+    labels_at = None
+    if entry.get("labels") is not None:
+        labels_at = find_existing(source.candidates(str(entry["labels"])), "labels", where).absolute()
+    if labels_at is None or labels_at.is_dir():
+        return _without_repetition(pair_up(images, labels_at, where), where)
+    labels = _read_list(labels_at, source)
+    if len(labels) != len(images):
+        raise DatasetError(f"{where}: {images_at} has {len(images)} volumes, {labels_at} lists {len(labels)} labels")
+    return _without_repetition([VolumePair(image, label) for image, label in zip(images, labels, strict=True)], where)
+
+
+def pair_up(images: Sequence[Path], labels_at: Path | None, where: str) -> list[VolumePair]:
+    """Each volume with the file of its name in the folder ``labels_at``, without labels where that is None.
+
+    Raises:
+        DatasetError: there are no volumes, one has no labels, or several files have one name.
+    """
+    if not images:
+        raise DatasetError(f"{where}: there are no volumes; their names end in {' or '.join(VOLUME_SUFFIXES)}")
+    if labels_at is None:
+        return [VolumePair(image, None) for image in images]
+    _by_stem(images)
+    label_of = _by_stem(list_volumes(labels_at))
+    pairs = []
+    for image in images:
+        stem = volume_stem(image)
+        pairs.append(VolumePair(image, label_of.get(stem) or label_of.get(stem.removesuffix(_FIRST_CHANNEL))))
+    missing = [pair.image for pair in pairs if pair.label is None]
+    if missing:
+        raise DatasetError(
+            f"{where}: {len(missing)} of {len(images)} volumes have no labels; the first is {missing[0]}: "
+            f"{labels_at / volume_stem(missing[0])}{{{','.join(VOLUME_SUFFIXES)}}} was expected"
+        )
+    return pairs
+
+
+def _find_pair(item: Any, source: Source, where: str) -> VolumePair:
+    files = _image_and_label(item)
+    if files is None:
+        raise DatasetError(f"{where}: expected a pair [VOLUME, LABELS], got {item!r:.200}")
+    image, label = (find_existing(source.candidates(file), repr(file), where).absolute() for file in files)
+    return VolumePair(image, label)
+
+
+def _image_and_label(item: Any) -> tuple[str, str] | None:
+    """The names in {image, label} or [image, label], None if it is neither."""
+    match item:
+        case {"image": str(image), "label": str(label)} | [str(image), str(label)]:
+            return image, label
+    return None
+
+
+def _read_list(path: Path, source: Source) -> list[Path]:
+    """The files that a list names: relative to the list, else to the data set."""
+    if path.suffix != ".txt":
+        raise DatasetError(f"{path}: expected a folder or a .txt list")
+    files = []
+    for line in read_lines(path):
+        candidates = [*relative_candidates(line, path.parent), *relative_candidates(line, source.data_root())]
+        files.append(find_existing(candidates, repr(line), str(path)).absolute())
+    return files
+
+
+def _without_repetition(pairs: list[VolumePair], where: str) -> list[VolumePair]:
+    if not pairs:
+        raise DatasetError(f"{where}: there are no volumes")
+    images = [pair.image for pair in pairs]
+    repeated = [image for image, count in Counter(images).items() if count > 1]
+    if repeated:
+        raise DatasetError(f"{where}: {repeated[0]} is named twice")
+    return pairs
+
+
+def _require_files(files: Sequence[Path], where: str) -> None:
+    missing = [file for file in files if not file.is_file()]
+    if missing:
+        raise DatasetError(f"{where}: {len(missing)} of {len(files)} files are missing; the first is {missing[0]}")
+
+
+def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
+    by_stem: dict[str, Path] = {}
+    for path in paths:
+        other = by_stem.setdefault(volume_stem(path), path)
+        if other != path:
+            raise DatasetError(
+                f"{path}: {other.name} has the same name; which labels belong to which volume is unclear"
+            )
+    return by_stem
+
+
+def read_description(root: Path) -> Mapping[str, Any]:
+    """What dataset.json in ``root`` says; nothing where there is none.
+
+    Raises:
+        DatasetError: it cannot be read, or describes volumes of several channels.
+    """
+    path = root / DESCRIPTION_NAME
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+        raise DatasetError(f"{path}: more than {MAX_DESCRIPTION_BYTES:,} bytes, no description of a data set")
+    try:
+        description: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: no valid JSON: {error}") from error
+    if not isinstance(description, Mapping):
+        raise DatasetError(f"{path}: expected an object with labels and training, got {description!r:.100}")
+    for key in ("modality", "channel_names"):
+        channels = description.get(key)
+        if isinstance(channels, Mapping) and len(channels) > 1:
+            raise DatasetError(
+                f"{path}: {key}: {len(channels)} channels ({', '.join(map(str, channels.values()))}), but a volume has "
+                "one here: make a data set of one of them"
+            )
+    return description
+
+
+def read_class_names(source: Source, labels: Sequence[Path]) -> dict[int, str]:
+    """The name of every value, the background, 0, first: from ``names`` in the YAML, else from dataset.json.
+
+    Raises:
+        DatasetError: they are contradictory, or missing; then the message says what the first of ``labels`` hold.
+    """
+    named = source.settings.get("names")
+    if named is not None:
+        where = f"{source.name}: names"
+        if isinstance(named, (list, tuple)):
+            named = dict(enumerate(named))
+        if not isinstance(named, Mapping):
+            raise DatasetError(f"{where}: expected a list of names by value or {{VALUE: NAME}}, got {named!r:.100}")
+        return _checked_names(list(named.items()), where)
+    root = source.data_root().absolute()
+    described = read_description(root).get("labels")
+    if described is not None:
+        where = f"{root / DESCRIPTION_NAME}: labels"
+        if not isinstance(described, Mapping):
+            raise DatasetError(f"{where}: expected {{VALUE: NAME}} or {{NAME: VALUE}}, got {described!r:.100}")
+        return _checked_names(_values_and_names(described, where), where)
+    raise DatasetError(_ask_for_names(source, root, labels))
+
+
+def _values_and_names(described: Mapping[str, Any], where: str) -> list[tuple[Any, Any]]:
+    """The pairs of the Decathlon, {"1": "anterior"}, or of nnU-Net's second version, {"anterior": 1}."""
+    if all(key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in described.items()):
+        return [(int(key), name) for key, name in described.items()]
+    for name, value in described.items():
+        if isinstance(value, list) or name == "ignore":
+            kind = "a region of several values" if isinstance(value, list) else "no class but what is to be ignored"
+            raise DatasetError(
+                f"{where}: {name} is {kind}, which is not supported: write labels with one value per class, and a YAML "
+                "with `format: nifti` and `names:`"
+            )
+    return [(value, name) for name, value in described.items()]
+
+
+def _checked_names(pairs: Sequence[tuple[Any, Any]], where: str) -> dict[int, str]:
+    for value, name in pairs:
+        if type(value) is not int or not 0 <= value <= MAX_VALUE:
+            raise DatasetError(
+                f"{where}: the values must be integers from 0 to {MAX_VALUE}, got {value!r} for {name!r}"
+            )
+    check_class_names([name for _, name in pairs], where)
+    name_of = dict(sorted(pairs))
+    if len(name_of) < len(pairs):
+        raise DatasetError(f"{where}: a value has two names; every class has a value of its own")
+    if 0 not in name_of:
+        raise DatasetError(f"{where}: the value 0, which is the background, has no name")
+    if not 2 <= len(name_of) <= MAX_CLASSES:
+        raise DatasetError(
+            f"{where}: expected 2 to {MAX_CLASSES} classes with the background, got {len(name_of)}: {list(name_of)}"
+        )
+    return name_of
+
+
+def _ask_for_names(source: Source, root: Path, labels: Sequence[Path]) -> str:
+    chosen = labels[:_NUM_LOOKED_AT]
+    found = sorted({0}.union(*(np.unique(read_label_values(path)[0]).tolist() for path in chosen)))
+    names = ", ".join(f"{value}: {'NAME' if value else 'background'}" for value in found)
+    looked = f"the labels hold the values {', '.join(map(str, found))} ({len(chosen)} of {len(labels)} were read). "
+    missing = f"{source.name}: the names of the classes are missing; {looked if chosen else ''}"
+    if source.yaml_path is not None:
+        return f"{missing}Add to the YAML:\n  names: {{{names}}}"
+    return (
+        f"{missing}Write a YAML and give that as the data set:\n"
+        f"  format: nifti\n  path: {root}\n  names: {{{names}}}\n"
+        f"or name them under `labels` in {root / DESCRIPTION_NAME}"
+    )

@@ -17,8 +17,11 @@ import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray, IntArray
 from detseg.config import from_dict
-from detseg.data.dataset import Dataset, DatasetError, DatasetFormat, Source
+from detseg.data.dataset import Dataset
+from detseg.data.format import DatasetFormat
 from detseg.data.packed import PackedBuilder
+from detseg.data.records import GeneratedRecords
+from detseg.data.source import DatasetError, Source
 from detseg.structures import Truth
 
 CLASS_NAMES = ("circle", "square", "triangle")
@@ -86,6 +89,7 @@ class ShapesFormat(DatasetFormat):
     """The word ``shapes``, or a YAML with ``format: shapes`` and the keys of :class:`ShapesConfig`."""
 
     truths = ("boxes", "masks")
+    indivisible = "shapes has its splits built in; there are no files to divide"
     layouts = ("the word `shapes`, or a YAML with `format: shapes`, `image_size:`, `num_train:`, ...",)
 
     def splits(self, source: Source) -> tuple[str, ...]:
@@ -94,8 +98,8 @@ class ShapesFormat(DatasetFormat):
         config = _config(source)
         return tuple(split for split in _SPLITS if config.num_images(split))
 
-    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
-        return ShapesDataset(split, _config(source), truth)
+    def records(self, source: Source, split: str, truth: Truth) -> GeneratedRecords:
+        return GeneratedRecords(ShapesDataset(split, _config(source), truth))
 
 
 class ShapesDataset(Dataset):

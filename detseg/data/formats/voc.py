@@ -6,17 +6,17 @@ is how today's annotation tools write them, and how other toolkits count them.
 
 from __future__ import annotations
 
-import math
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detseg.data.dataset import (
-    Dataset,
+from detseg.data.format import DatasetFormat
+from detseg.data.parsing import four_numbers, is_coordinate, is_integer, parse_integer, parse_number
+from detseg.data.records import BoxRecords
+from detseg.data.source import (
     DatasetError,
-    DatasetFormat,
     Source,
     check_class_names,
     find_existing,
@@ -24,8 +24,8 @@ from detseg.data.dataset import (
     read_class_file,
     read_lines,
 )
-from detseg.data.packed import PackedBuilder
-from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError, image_size
+from detseg.data.writing import Contents, NewSplits, lists
+from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import Truth
 
 MAX_XML_BYTES = 64 * 2**20
@@ -51,69 +51,97 @@ class VocFormat(DatasetFormat):
         named = tuple(str(key) for key in source.settings if key not in _SETTINGS)
         return named or tuple(path.stem for path in sorted(root.glob("ImageSets/Main/*.txt")) if _lists_images(path))
 
-    def read_split(self, source: Source, split: str, truth: Truth) -> Dataset:
+    def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
         root = source.data_root()
         list_path = root / "ImageSets" / "Main" / f"{split}.txt"
         if split in source.settings:
             list_path = find_existing(source.candidates(str(source.settings[split])), split, source.name)
-        names = source.settings.get("names")
-        if names is not None:
-            names = check_class_names(names, f"{source.name}: names")
-        elif (root / "classes.txt").is_file():
-            names = read_class_file(root / "classes.txt")
-        return read_voc(root, list_path, split, names)
+        return voc_records(root, list_path, split, _stated_names(source))
+
+    def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
+        annotations = new.source.data_root() / "Annotations"
+        source_of = {
+            path: source
+            for records in new.old
+            if isinstance(records, BoxRecords)
+            for path, source in zip(records.paths(), records.sources, strict=True)
+        }
+        contents, places = lists(
+            new, folder, lambda path: source_of[path].relative_to(annotations).with_suffix("").as_posix()
+        )
+        names = _stated_names(new.source)
+        return contents, {**places, **({} if names is None else {"names": list(names)})}
 
 
-def read_voc(root: Path, list_path: Path, split: str, class_names: Iterable[str] | None = None) -> Dataset:
+def voc_records(root: Path, list_path: Path, split: str, class_names: tuple[str, ...] | None = None) -> BoxRecords:
     """The images of the data set in ``root`` that the file ``list_path`` lists, numbered from 1 in its order.
 
-    Without ``class_names``, they are those of all files in ``Annotations``, sorted: the same for every split. Boxes
-    without width or height are left out and counted; ``difficult`` objects are kept and flagged. An image is the file
-    in ``JPEGImages`` with the name in the list, else the one that the XML's ``filename`` names.
+    Without ``class_names``, they are those of all files in ``Annotations``, sorted: the same for every split.
+    ``difficult`` objects are kept and flagged. An image is the file in ``JPEGImages`` with the name in the list, else
+    the one that the XML's ``filename`` names.
 
     Raises:
-        DatasetError: a file is missing, is no annotation, names an unknown class, or has boxes that are no numbers.
+        DatasetError: the list or the folder of images is missing, or there are no classes.
     """
-    folder = root / "Annotations"
-    files = {path.stem: path for path in sorted(folder.glob("*.xml"))} if class_names is None else {}
-    parsed = {stem: _parse(path) for stem, path in files.items()}
+    files: dict[Path, _Annotation] = {}
     if class_names is None:
-        found = {_text(item, "name", files[stem]) for stem, tree in parsed.items() for item in tree.iterfind("object")}
-        class_names = check_class_names(sorted(found), f"{folder}: the names of the objects")
-    class_names = tuple(class_names)
-    label_of = {name: label for label, name in enumerate(class_names)}
-
+        files = {path: _Annotation(path) for path in sorted((root / "Annotations").glob("*.xml"))}
+        found = {name for annotation in files.values() for name in annotation.class_names()}
+        class_names = check_class_names(sorted(found), f"{root / 'Annotations'}: the names of the objects")
     images = _Images(root / "JPEGImages")
-    builder = PackedBuilder()
-    num_dropped = 0
-    seen: set[str] = set()
-    for line in read_lines(list_path):
-        if leaves_root(line) or line in seen:
-            raise DatasetError(f"{list_path}: {line!r} {'is listed twice' if line in seen else 'leaves the folder'}")
-        seen.add(line)
-        path = find_existing([folder / f"{line}.xml"], f"annotation of {line!r}", str(list_path))
-        tree = parsed[line] if line in parsed else _parse(path)
-        name = images.find(line, tree.findtext("filename"), path)
-        image = builder.add_image(len(seen), name, *_size(tree, path, images.folder / name))
-        for number, item in enumerate(tree.iterfind("object"), start=1):
-            where = f"{path}: object {number}"
-            label = label_of.get(_text(item, "name", path))
-            if label is None:
-                raise DatasetError(f"{where}: class {_text(item, 'name', path)!r}; known are {', '.join(class_names)}")
-            left, top, right, bottom = (_corner(item, key, where) for key in ("xmin", "ymin", "xmax", "ymax"))
-            if right <= left or bottom <= top:
-                num_dropped += 1
-                continue
-            difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
-            builder.add_object(image, (left, top, right - left, bottom - top), label, difficult=difficult)
-    return Dataset(
-        root=images.folder,
-        home=root,
-        split=split,
-        class_names=class_names,
-        annotations=builder.build(),
-        num_dropped_by_reader=num_dropped,
+    records = BoxRecords(
+        split, root=images.folder, home=root, class_names=class_names, image_folders=(images.folder,), entry="object"
     )
+    seen: set[str] = set()
+    for name in read_lines(list_path):
+        if name in seen or leaves_root(name):
+            code, problem = ("D106", "is listed twice") if name in seen else ("D107", "leaves the folder")
+            records.reject(code, list_path, f"{name!r} {problem}")
+            continue
+        seen.add(name)
+        path = root / "Annotations" / f"{name}.xml"
+        annotation = files.get(path) or _Annotation(path)
+        _add_image(records, annotation, images.find(name, annotation.file_name))
+    for path, annotation in files.items():
+        # Who reads its classes from all files must be able to read them all.
+        if annotation.problem is not None and path not in records.sources:
+            records.reject("D100", path, annotation.problem)
+    return records
+
+
+class _Annotation:
+    """One XML file: its root element, or the ``problem`` that keeps it from being used."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.problem: str | None = None
+        self.tree = ET.Element("annotation")
+        try:
+            if path.stat().st_size > MAX_XML_BYTES:
+                self.problem = f"is larger than {MAX_XML_BYTES:,} bytes"
+                return
+            tree = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_SafeBuilder()))
+        except OSError as error:
+            self.problem = f"cannot be read: {error.strerror}"
+        except ET.ParseError as error:
+            line, column = error.position
+            self.problem = f"no valid VOC annotation: {error} (line {line}, column {column + 1})"
+        except (ValueError, LookupError) as error:
+            self.problem = f"no valid VOC annotation: {error}"
+        else:
+            if tree.tag == "annotation":
+                self.tree = tree
+            else:
+                self.problem = f"expected <annotation> as outermost element, got <{tree.tag}>"
+
+    @property
+    def file_name(self) -> str:
+        """The image that the file names, if any."""
+        return (self.tree.findtext("filename") or "").strip()
+
+    def class_names(self) -> set[str]:
+        """The names of its objects."""
+        return {name for item in self.tree.iterfind("object") if (name := (item.findtext("name") or "").strip())}
 
 
 class _SafeBuilder(ET.TreeBuilder):
@@ -137,63 +165,61 @@ class _Images:
             if path.suffix.lower() in IMAGE_SUFFIXES:
                 self._by_stem.setdefault(path.stem, name)
 
-    def find(self, stem: str, file_name: str | None, xml_path: Path) -> str:
+    def find(self, stem: str, file_name: str) -> str:
         """The name of the image; the one that would be expected where there is none, for ``load`` to complain about."""
         if stem in self._by_stem:
             return self._by_stem[stem]
-        file_name = (file_name or "").strip() or f"{stem}.jpg"
-        if leaves_root(file_name):
-            raise DatasetError(f"{xml_path}: filename must stay inside {self.folder}, got {file_name!r}")
         return file_name if file_name in self._names else f"{stem}.jpg"
+
+
+def _stated_names(source: Source) -> tuple[str, ...] | None:
+    """The class names that the data set lists, None where those of its objects count. Raises DatasetError."""
+    names = source.settings.get("names")
+    if names is not None:
+        if isinstance(names, Mapping) and set(names) == set(range(len(names))):
+            names = [names[label] for label in range(len(names))]
+        return check_class_names(names, f"{source.name}: names")
+    listed = source.data_root() / "classes.txt"
+    return read_class_file(listed) if listed.is_file() else None
 
 
 def _lists_images(path: Path) -> bool:
     return not any(_CLASS_LIST_LINE.match(line) for line in read_lines(path)[:1])
 
 
-def _parse(path: Path) -> ET.Element:
-    try:
-        if path.stat().st_size > MAX_XML_BYTES:
-            raise DatasetError(f"is larger than {MAX_XML_BYTES:,} bytes")
-        tree = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_SafeBuilder()))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ET.ParseError, ValueError, LookupError) as error:
-        raise DatasetError(f"{path}: no valid VOC annotation: {error}") from error
-    if tree.tag != "annotation":
-        raise DatasetError(f"{path}: expected <annotation> as outermost element, got <{tree.tag}>")
-    return tree
+def _add_image(records: BoxRecords, annotation: _Annotation, name: str) -> None:
+    """Add an image with the boxes of its annotation."""
+    path, tree = annotation.path, annotation.tree
+    if annotation.problem is not None:
+        records.reject("D100", path, annotation.problem)
+    if annotation.file_name and leaves_root(annotation.file_name) and not (records.root / name).is_file():
+        records.reject("D107", path, f"filename must stay inside {records.root}, got {annotation.file_name!r}")
+    texts = [tree.findtext(f"size/{side}") for side in ("height", "width")]
+    stated = tuple(parse_integer(text) for text in texts)
+    size: tuple[int, int] | None = None
+    # Tools that do not know the size write none or zeros; it is then that of the image.
+    if not all(value in (None, 0, "") for value in stated):
+        height, width = stated
+        if is_integer(height) and is_integer(width) and height > 0 and width > 0:
+            size = height, width
+        else:
+            records.reject("D005", path, f"size must be positive integers, got height {texts[0]!r}, width {texts[1]!r}")
+    image = records.add_image(name, path, size)
+    for number, item in enumerate(tree.iterfind("object"), 1):
+        _add_box(records, image, path, item, number)
 
 
-def _size(tree: ET.Element, path: Path, image_path: Path) -> tuple[int, int]:
-    """(height, width) from the annotation, from the image where it says nothing or 0; (0, 0) if that is unreadable."""
-    texts = [(tree.findtext(f"size/{key}") or "0").strip() for key in ("height", "width")]
-    try:
-        height, width = (int(float(text)) for text in texts)
-    except (ValueError, OverflowError) as error:
-        raise DatasetError(f"{path}: size must be integers, got height {texts[0]!r}, width {texts[1]!r}") from error
-    if height > 0 and width > 0:
-        return height, width
-    try:
-        return image_size(image_path)
-    except ImageError:
-        # `load` says so when its turn comes, and the loader decides what becomes of it.
-        return 0, 0
-
-
-def _corner(item: ET.Element, key: str, where: str) -> float:
-    text = item.findtext(f"bndbox/{key}")
-    try:
-        value = float(text) if text is not None else math.nan
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise DatasetError(f"{where}: bndbox/{key} must be a finite number, got {text!r}")
-    return value
-
-
-def _text(item: ET.Element, key: str, path: Path) -> str:
-    text = (item.findtext(key) or "").strip()
-    if not text:
-        raise DatasetError(f"{path}: an object without <{key}>")
-    return text
+def _add_box(records: BoxRecords, image: int, path: Path, item: ET.Element, number: int) -> None:
+    label: str | None = (item.findtext("name") or "").strip()
+    if not label:
+        records.reject("D005", path, "an object without <name>", number)
+        label = None
+    texts = {side: item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")}
+    corners = four_numbers([parse_number(text) for text in texts.values()])
+    if corners is None:
+        side, text = next((side, text) for side, text in texts.items() if not is_coordinate(parse_number(text)))
+        records.reject("D005", path, f"bndbox/{side} must be a finite number, got {text!r}", number)
+        return
+    left, top, right, bottom = corners
+    difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
+    records.add_box(image, (left, top, right - left, bottom - top), label, number, difficult=difficult)

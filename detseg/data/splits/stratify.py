@@ -13,48 +13,6 @@ from numpy.typing import NDArray
 
 from detseg.arrays import DoubleArray, IntArray
 
-_SPLIT_NAMES: dict[int, tuple[str, ...]] = {2: ("train", "val"), 3: ("train", "val", "test")}
-
-
-def parse_ratios(ratios: str | Sequence[float]) -> tuple[float, ...]:
-    """``"6:2:2"``, ``"8:2"`` or numbers -> shares that sum to 1.
-
-    Raises ValueError unless there are two or three positive, finite numbers.
-    """
-    parts = ratios.split(":") if isinstance(ratios, str) else list(ratios)
-    advice = f"ratios must be two or three positive numbers, such as 8:2 or 6:2:2; got {ratios!r}"
-    try:
-        numbers = [float(part) for part in parts]
-    except (TypeError, ValueError) as error:
-        raise ValueError(advice) from error
-    if len(numbers) not in _SPLIT_NAMES or not all(np.isfinite(n) and n > 0 for n in numbers):
-        raise ValueError(advice)
-    total = sum(numbers)
-    return tuple(number / total for number in numbers)
-
-
-def split_names(num_splits: int) -> tuple[str, ...]:
-    """The names for two splits (train, val) or three (train, val, test)."""
-    return _SPLIT_NAMES[num_splits]
-
-
-def exact_sizes(num_images: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """Whole numbers nearest to the shares that sum to ``num_images``, by largest remainder (ties: the earlier split).
-
-    Raises ValueError where a split would get no image.
-    """
-    quotas = [num_images * share for share in shares]
-    sizes = [int(np.floor(quota + 1e-9)) for quota in quotas]
-    by_remainder = sorted(range(len(shares)), key=lambda split: (-round(quotas[split] - sizes[split], 9), split))
-    for split in by_remainder[: num_images - sum(sizes)]:
-        sizes[split] += 1
-    if min(sizes) == 0:
-        raise ValueError(
-            f"{num_images} images cannot be divided into {len(shares)} splits of sizes {sizes}: every split needs an "
-            f"image; use fewer splits or other ratios"
-        )
-    return tuple(sizes)
-
 
 def stratify(num_boxes: IntArray | DoubleArray, num_images: IntArray, sizes: Sequence[int]) -> IntArray:
     """Assign every group to a split, after Sechidis et al., On the Stratification of Multi-label Data (ECML 2011).

@@ -11,9 +11,10 @@ import yaml
 from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 
-from detseg.data.dataset import Dataset, DatasetError
+from detseg.data.dataset import Dataset
 from detseg.data.formats.cityscapes_labels import CLASSES, LABELS, THINGS
 from detseg.data.open import available_splits, open_dataset
+from detseg.data.source import DatasetError
 from detseg.runtime.media.images import write_image
 from detseg.structures import VOID, Truth
 
@@ -298,7 +299,8 @@ def test_a_mask_of_another_size(images_only: Path, kind: str, truth: Truth) -> N
 def test_a_missing_file(images_only: Path, kind: str, truth: Truth) -> None:
     _add_truth(images_only, kind, _label_ids())
     _truth_path(images_only, IMAGES["train"][1], kind, "train").unlink()
-    message = rf"1 of 3 images have no {kind}; the first is .*aachen_000001_000019_leftImg8bit\.png: .*_{kind} was exp"
+    what = "mask" if truth == "masks" else kind
+    message = rf"1 of 3 images have no {what}; the first is .*aachen_000001_000019_leftImg8bit\.png: .*_{kind} was exp"
     with pytest.raises(DatasetError, match=message):
         open_dataset(images_only, "train", truth=truth)
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.dataset import Dataset, DatasetError, Source
-from detseg.data.formats.coco import CocoFormat, read_coco
+from detseg.data.dataset import Dataset
+from detseg.data.formats.coco import CocoFormat, coco_records
+from detseg.data.source import DatasetError, Source
 from detseg.runtime.media.images import write_image
 
 CONTENT: dict[str, Any] = {
@@ -67,7 +68,8 @@ def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
 def test_area_and_crowd_may_be_missing(tmp_path: Path) -> None:
     content = copy.deepcopy(CONTENT)
     content["annotations"] = [{"id": 1, "image_id": 10, "category_id": 2, "bbox": [1, 2, 3, 4]}]
-    truth = read_coco(_write(tmp_path, content), [tmp_path / "val2017"], "val").ground_truth(1)
+    records = coco_records(_write(tmp_path, content), [tmp_path / "val2017"], "val")
+    truth = records.to_dataset().ground_truth(1)
     assert truth.areas.tolist() == [12]
     assert truth.crowd.tolist() == [False]
 
@@ -129,35 +131,45 @@ def test_a_yaml_that_is_wrong(tmp_path: Path, settings: dict[str, Any], message:
 
 
 BAD_RECORDS: list[tuple[str, int, dict[str, Any], str]] = [
-    ("annotations", 0, {"category_id": 3}, r"annotations\[0\] \(id 7\): category_id must be one of \[.*\], got 3"),
+    ("annotations", 0, {"category_id": 3}, r"annotation 7: category_id must be one of .*, got 3"),
     ("annotations", 0, {"category_id": True}, r"category_id must be .*got True"),
-    ("annotations", 0, {"image_id": 99}, r"annotations\[0\] \(id 7\): image_id must be the id of one of .*got 99"),
+    ("annotations", 0, {"image_id": 99}, r"annotation 7: image_id must be the id of one of .*got 99"),
     ("annotations", 0, {"image_id": [10]}, r"image_id must be .*got \[10\]"),
-    ("annotations", 0, {"bbox": [1, 2, 3]}, r"\(id 7\): bbox must be 4 finite numbers x, y, width, height"),
-    ("annotations", 0, {"bbox": [1, 2, 3, float("nan")]}, r"\(id 7\): bbox must be 4 finite numbers"),
-    ("annotations", 0, {"bbox": [1, 2, 3, 1e300]}, r"\(id 7\): bbox must be 4 finite numbers"),
-    ("annotations", 0, {"bbox": [1, 2, "3", 4]}, r"\(id 7\): bbox must be 4 finite numbers"),
-    ("annotations", 0, {"bbox": ...}, r"\(id 7\): bbox must be 4 finite numbers.*got no such key"),
-    ("annotations", 0, {"area": float("inf")}, r"\(id 7\): area must be a finite number, got inf"),
-    ("annotations", 0, {"area": 10**400}, r"\(id 7\): area must be a finite number"),
-    ("annotations", 0, {"iscrowd": 2}, r"\(id 7\): iscrowd must be 0 or 1, got 2"),
-    ("annotations", 0, {"segmentation": [[1, 2, 3]]}, r"\(id 7\): segmentation must be lists of x, y"),
-    ("annotations", 0, {"segmentation": {"counts": []}}, r"\(id 7\): segmentation must be"),
-    ("annotations", 0, {"segmentation": [[1, 2, "3", 4]]}, r"\(id 7\): segmentation must hold numbers only"),
-    ("annotations", 0, {"segmentation": [[1, 2, 3, float("nan")]]}, r"\(id 7\): segmentation must hold finite numbers"),
-    ("annotations", 0, {"segmentation": [[1, 2, 3, 1e8]]}, r"\(id 7\): segmentation must hold finite numbers under"),
-    ("annotations", 0, {"id": 5}, r"annotations\[2\] \(id 5\): the id is used before"),
+    ("annotations", 0, {"bbox": [1, 2, 3]}, r"annotation 7: the box must be 4 finite numbers x, y, width, height"),
+    ("annotations", 0, {"bbox": [1, 2, 3, float("nan")]}, r"annotation 7: the box must be 4 finite numbers"),
+    ("annotations", 0, {"bbox": [1, 2, 3, 1e300]}, r"annotation 7: the box must be 4 finite numbers"),
+    ("annotations", 0, {"bbox": [1, 2, "3", 4]}, r"annotation 7: the box must be 4 finite numbers"),
+    ("annotations", 0, {"bbox": ...}, r"annotation 7: the box must be 4 finite numbers.*got None"),
+    ("annotations", 0, {"area": float("inf")}, r"annotation 7: area must be a finite number, got inf"),
+    ("annotations", 0, {"area": 10**400}, r"annotation 7: area must be a finite number"),
+    ("annotations", 0, {"iscrowd": 2}, r"annotation 7: iscrowd must be 0 or 1, got 2"),
+    ("annotations", 0, {"segmentation": [[1, 2, 3]]}, r"annotation 7: segmentation must be lists of x, y"),
+    ("annotations", 0, {"segmentation": {"counts": []}}, r"annotation 7: segmentation must be"),
+    ("annotations", 0, {"segmentation": [[1, 2, "3", 4]]}, r"annotation 7: the outline must hold numbers only"),
+    (
+        "annotations",
+        0,
+        {"segmentation": [[1, 2, 3, float("nan")]]},
+        r"annotation 7: segmentation must hold finite numbers",
+    ),
+    (
+        "annotations",
+        0,
+        {"segmentation": [[1, 2, 3, 1e8]]},
+        r"annotation 7: segmentation must hold finite numbers under",
+    ),
+    ("annotations", 0, {"id": 5}, r"annotation 5: 2 entries of annotations have the id 5"),
     ("annotations", 0, {"id": "7"}, r"annotations\[0\]: id must be an integer, got '7'"),
     ("annotations", 0, {"id": 2**63}, r"annotations\[0\]: id must be an integer"),
-    ("images", 1, {"id": 30}, r"images\[1\] \(id 30\): the id is used before"),
+    ("images", 1, {"id": 30}, r"2 entries of images have the id 30"),
     ("images", 1, {"id": ...}, r"images\[1\]: id must be an integer, got no such key"),
-    ("images", 1, {"file_name": "../secret.png"}, r"\(id 10\): file_name must stay inside .*'\.\./secret\.png'"),
-    ("images", 1, {"file_name": "/etc/passwd"}, r"\(id 10\): file_name must stay inside"),
-    ("images", 1, {"file_name": 3}, r"\(id 10\): file_name must be text, got 3"),
-    ("images", 1, {"height": 0}, r"images\[1\] \(id 10\): height and width must be integers from 1"),
-    ("images", 1, {"width": 40.0}, r"\(id 10\): height and width must be integers .*got 20 and 40\.0"),
-    ("categories", 1, {"id": 9}, r"categories\[1\] \(id 9\): the id is used before"),
-    ("categories", 1, {"name": None}, r"categories\[1\] \(id 2\): name must be text, got None"),
+    ("images", 1, {"file_name": "../secret.png"}, r"image 10: file_name must stay inside .*'\.\./secret\.png'"),
+    ("images", 1, {"file_name": "/etc/passwd"}, r"image 10: file_name must stay inside"),
+    ("images", 1, {"file_name": 3}, r"image 10: file_name must be text, got 3"),
+    ("images", 1, {"height": 0}, r"image 10 \(.*\): height and width must be integers from 1"),
+    ("images", 1, {"width": 40.0}, r"image 10 \(.*\): height and width must be integers .*got 20 and 40\.0"),
+    ("categories", 1, {"id": 9}, r"2 entries of categories have the id 9"),
+    ("categories", 1, {"name": None}, r"category 2: name must be text, got None"),
     ("categories", 1, {"name": "dog"}, r"categories: class names must differ, but there are several of dog"),
 ]
 
@@ -180,10 +192,10 @@ def test_bad_records_are_named(tmp_path: Path, kind: str, position: int, change:
         ("", "no valid JSON"),
         ('{"images": [', "no valid JSON"),
         ("[" * 200_000, "no valid JSON"),
-        ("[]", "expected an object with images, annotations and categories"),
+        ("[]", "must be an object with images, annotations and categories, got"),
         ('{"images": [], "categories": []}', "annotations must be a list, got no such key"),
         ('{"images": {}, "categories": [], "annotations": []}', "images must be a list, got {}"),
-        ('{"images": [3], "categories": [], "annotations": []}', r"images\[0\]: expected an object, got 3"),
+        ('{"images": [3], "categories": [], "annotations": []}', r"images\[0\]: must be an object, got 3"),
         ('{"images": [], "categories": [], "annotations": []}', "categories: expected a list of class names"),
     ],
 )
@@ -198,10 +210,10 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
     content["annotations"] = [{"id": number, "image_id": 1} for number in range(1000)]
     content["categories"][0]["name"] = 1
     with pytest.raises(DatasetError) as caught:
-        read_coco(_write(tmp_path, content), [tmp_path], "val")
-    assert "(id 9)" in str(caught.value)
-    assert "(id 8)" in str(caught.value)
-    assert "(id 500)" not in str(caught.value)
+        coco_records(_write(tmp_path, content), [tmp_path], "val").refuse()
+    assert "category 9: " in str(caught.value)
+    assert "annotation 7: " in str(caught.value)
+    assert "annotation 500: " not in str(caught.value)
 
 
 @pytest.mark.parametrize(("split", "num_objects"), [("train", 705), ("val2017", 815)])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.dataset import DatasetError, Source
-from detseg.data.formats import nifti_names
-from detseg.data.formats.nifti_names import read_class_names, read_description
+from detseg.data.formats import nifti
+from detseg.data.formats.nifti import read_class_names, read_description
+from detseg.data.source import DatasetError, Source
 from detseg.runtime.media.nifti import write_label_volume
 from detseg.volumes import LabelVolume
 
@@ -105,7 +105,7 @@ def test_descriptions_that_cannot_be(tmp_path: Path, content: Any, message: str)
 
 def test_a_description_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     describe(tmp_path, {"labels": {"0": "background"}})
-    monkeypatch.setattr(nifti_names, "MAX_DESCRIPTION_BYTES", 10)
+    monkeypatch.setattr(nifti, "MAX_DESCRIPTION_BYTES", 10)
     with pytest.raises(DatasetError, match="more than 10 bytes, no description"):
         read_description(tmp_path)
 

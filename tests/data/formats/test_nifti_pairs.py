@@ -6,15 +6,9 @@ from typing import Any
 
 import pytest
 
-from detseg.data.dataset import DatasetError, Source
-from detseg.data.formats.nifti_pairs import (
-    Pair,
-    find_named_pairs,
-    find_test_pairs,
-    find_training_pairs,
-    list_volumes,
-    pair_up,
-)
+from detseg.data.formats.nifti import find_named_pairs, find_test_pairs, find_training_pairs, pair_up
+from detseg.data.source import DatasetError, Source
+from detseg.data.volume_records import VolumePair, list_volumes
 
 
 def touch(root: Path, *names: str) -> None:
@@ -44,7 +38,7 @@ def test_labels_have_the_name_of_their_volume(
     touch(tmp_path, *(f"labels/{name}" for name in labels))
     paths = [tmp_path / "images" / name for name in images]
     pairs = pair_up(paths, tmp_path / "labels", "set")
-    assert pairs == [Pair(image, tmp_path / "labels" / name) for image, name in zip(paths, expected, strict=True)]
+    assert pairs == [VolumePair(image, tmp_path / "labels" / name) for image, name in zip(paths, expected, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -70,17 +64,17 @@ def test_what_cannot_be_paired(tmp_path: Path, images: list[str], labels: list[s
 def test_the_folders_of_the_decathlon(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTr/b.nii", "imagesTr/a.nii", "labelsTr/a.nii", "labelsTr/b.nii", "imagesTs/c.nii")
     pairs = find_training_pairs(tmp_path, "set")
-    assert pairs == [Pair(tmp_path / f"imagesTr/{name}.nii", tmp_path / f"labelsTr/{name}.nii") for name in "ab"]
-    assert find_test_pairs(tmp_path, "set") == [Pair(tmp_path / "imagesTs/c.nii", None)]
+    assert pairs == [VolumePair(tmp_path / f"imagesTr/{name}.nii", tmp_path / f"labelsTr/{name}.nii") for name in "ab"]
+    assert find_test_pairs(tmp_path, "set") == [VolumePair(tmp_path / "imagesTs/c.nii", None)]
     touch(tmp_path, "labelsTs/c.nii")
-    assert find_test_pairs(tmp_path, "set") == [Pair(tmp_path / "imagesTs/c.nii", tmp_path / "labelsTs/c.nii")]
+    assert find_test_pairs(tmp_path, "set") == [VolumePair(tmp_path / "imagesTs/c.nii", tmp_path / "labelsTs/c.nii")]
 
 
 def test_the_list_of_a_description_counts(tmp_path: Path) -> None:
     touch(tmp_path, "imagesTr/a.nii", "imagesTr/b.nii", "labelsTr/other.nii")
     entry = {"image": "./imagesTr/b.nii", "label": "./labelsTr/other.nii"}
     (tmp_path / "dataset.json").write_text(json.dumps({"training": [entry]}))
-    expected = [Pair(tmp_path / "imagesTr/b.nii", tmp_path / "labelsTr/other.nii")]
+    expected = [VolumePair(tmp_path / "imagesTr/b.nii", tmp_path / "labelsTr/other.nii")]
     assert find_training_pairs(tmp_path, "set") == expected
 
 
@@ -135,7 +129,7 @@ def source(tmp_path: Path) -> Source:
 )
 def test_pairs_named_in_a_yaml(source: Source, entry: Any, order: str) -> None:
     root = source.root / "set"
-    pairs = [Pair(root / f"scans/{name}.nii", root / f"truth/{name}.nii") for name in order]
+    pairs = [VolumePair(root / f"scans/{name}.nii", root / f"truth/{name}.nii") for name in order]
     assert find_named_pairs(entry, source, "my.yaml: train") == pairs
 
 
@@ -143,7 +137,7 @@ def test_volumes_without_labels(source: Source) -> None:
     root = source.root / "set"
     for entry in ({"images": "scans"}, {"images": "scans", "labels": None}):
         pairs = find_named_pairs(entry, source, "my.yaml: test")
-        assert pairs == [Pair(root / "scans/a.nii", None), Pair(root / "scans/b.nii", None)]
+        assert pairs == [VolumePair(root / "scans/a.nii", None), VolumePair(root / "scans/b.nii", None)]
 
 
 @pytest.mark.parametrize(

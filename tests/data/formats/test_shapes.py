@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.dataset import DatasetError
 from detseg.data.formats.shapes import CLASS_NAMES, MASK_CLASS_NAMES, ShapesConfig, ShapesDataset, draw_picture
 from detseg.data.open import open_dataset
+from detseg.data.source import DatasetError
 
 SMALL = ShapesConfig(num_train=40, num_val=8, num_test=8)
 

@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.dataset import Dataset, DatasetError, Source
+from detseg.data.check import check_dataset
+from detseg.data.dataset import Dataset
 from detseg.data.formats.yolo import YoloFormat, label_file
+from detseg.data.source import DatasetError, Source
 from detseg.runtime.media.images import ImageError, write_image
 
 
@@ -98,6 +100,22 @@ def test_where_the_labels_are(image: str, label: str) -> None:
     assert label_file(Path(image)) == Path(label)
 
 
+def test_a_byte_order_mark_is_passed_over(folder: Path) -> None:
+    path = folder / "labels/train/a.txt"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(_open(folder).ground_truth(0).labels) == 2
+    assert "D005" not in check_dataset(folder).by_code()
+
+
+def test_linked_folders_are_followed_by_all_and_no_picture_is_taken_twice(folder: Path, tmp_path: Path) -> None:
+    (folder / "images/train/sub").rename(folder / "store")
+    (folder / "images/train/sub").symlink_to(folder / "store", target_is_directory=True)
+    (folder / "images/train/around").symlink_to(folder / "images", target_is_directory=True)
+    dataset = _open(folder)
+    assert sum(Path(dataset.path(index)).name == "c.png" for index in range(len(dataset))) == 1
+    assert check_dataset(folder).splits["train"].num_images == len(dataset)
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -116,7 +134,7 @@ def test_where_the_labels_are(image: str, label: str) -> None:
 )
 def test_bad_lines_are_named(folder: Path, line: str, message: str) -> None:
     (folder / "labels/train/b.txt").write_text(f"0 0.5 0.5 0.5 0.5\n{line}\n")
-    with pytest.raises(DatasetError, match=rf"labels/train/b\.txt:2: .*{message}"):
+    with pytest.raises(DatasetError, match=rf"labels/train/b\.txt: line 2: .*{message}"):
         _open(folder)
 
 
@@ -127,7 +145,7 @@ def test_bad_lines_are_named(folder: Path, line: str, message: str) -> None:
         ({"train": "../none"}, r"'\.\./none' not found; tried .*/none, .*/none"),
         ({"train": 3}, "train: expected a folder, a .txt list, or a list of these, got 3"),
         ({"train": "images/train/a.png"}, "expected a folder of images or a .txt list"),
-        ({"train": "labels/train"}, "no images for the split train; suffixes are .bmp"),
+        ({"train": "labels/train"}, "no images of train; suffixes are .bmp"),
         ({"train": "images/train", "path": "nowhere"}, "path not found; tried .*/nowhere"),
         ({"train": "images/train", "nc": 3}, "nc is 3, but there are 2 names"),
         ({"train": "images/train", "names": {1: "cat", 2: "dog"}}, "names: keys must be 0 to 1, got 1, 2"),

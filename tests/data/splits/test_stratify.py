@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from detseg.data.splits.stratify import exact_sizes, parse_ratios, stratify
+from detseg.data.division import exact_sizes, parse_ratios
+from detseg.data.splits.stratify import stratify
 
 
 @pytest.mark.parametrize(

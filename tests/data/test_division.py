@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from detseg.data.splits.division import divide, folds
+from detseg.data.division import divide, folds
 
 NAMES = [f"case_{number:03d}" for number in range(208)]
 

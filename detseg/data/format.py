@@ -1,0 +1,80 @@
+"""What a format of data sets is: one class that recognizes, reads and writes it."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from detseg.data.records import AnyDataset, SplitRecords
+from detseg.data.source import DatasetError, Source
+from detseg.data.writing import Contents, NewSplits, write_as_lists
+from detseg.structures import Truth
+
+_OTHER_NAMES = {"val": ("valid", "validation")}
+
+
+class DatasetFormat(ABC):
+    """How data sets of one format are recognized, read and written.
+
+    ``layouts`` describes for users what is looked for, ``truths`` what can be learned from; the first is the default.
+    ``indivisible`` says why such a data set has no new splits, where that is so.
+
+    A format of one's own supplies ``splits`` and ``records``, and a line in ``DATASETS``; check, split, train and eval
+    then work with it.
+    """
+
+    layouts: ClassVar[tuple[str, ...]]
+    truths: ClassVar[tuple[Truth, ...]] = ("boxes",)
+    indivisible: ClassVar[str] = ""
+
+    @abstractmethod
+    def splits(self, source: Source) -> tuple[str, ...]:
+        """The splits that ``source`` holds in this format; none if it is of another format."""
+
+    @abstractmethod
+    def records(self, source: Source, split: str, truth: Truth) -> SplitRecords:
+        """What the files say of ``split``, one of ``splits(source)``, and of ``truth``, one of ``truths``.
+
+        What is wrong inside of files is reported or rejected there, see :class:`detseg.data.records.SplitRecords`.
+
+        Raises:
+            DatasetError: the files of the split are not found, or what describes them cannot be understood.
+        """
+
+    def open(self, source: Source, split: str, truth: Truth | None = None) -> AnyDataset:
+        """The split that ``split`` means (see ``match_split``), with the first of ``truths`` where none is named.
+
+        Raises:
+            DatasetError: there is no such split, or its files are not as they should be.
+        """
+        truth = truth or self.truths[0]
+        assert truth in self.truths, f"{type(self).__name__} has {self.truths}"
+        records = self.records(source, match_split(split, self.splits(source), source.name), truth)
+        records.refuse()
+        return records.to_dataset()
+
+    def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
+        """The files of ``new`` splits by their names, to lie in ``folder``, and the keys of the YAML beside them.
+
+        Unless a format has a way of its own, boxes become COCO files, masks and volumes lists.
+        """
+        return write_as_lists(new, folder)
+
+
+def match_split(wanted: str, available: Sequence[str], name: str) -> str:
+    """The split that is meant by ``wanted``: itself, or itself with a year (val2017), or val as valid or validation.
+
+    Raises DatasetError where there is none or more than one; ``name`` names the data set.
+    """
+    if wanted in available:
+        return wanted
+    others = _OTHER_NAMES.get(wanted, ())
+    matches = [one for one in available if re.fullmatch(re.escape(wanted) + r"_?\d+", one) or one in others]
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise DatasetError(f"{name}: the split {wanted!r} may be {' or '.join(matches)}; name one of them")
+    raise DatasetError(f"{name}: no split {wanted!r}; there is {', '.join(available) or 'none'}")

@@ -1,0 +1,108 @@
+"""What the user named as a data set, and the files in it: paths, lists, class names."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from detseg.runtime.media.images import IMAGE_SUFFIXES
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be read; the message names the file and the record."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the user named: a folder, or a YAML with ``settings``, whose folder ``root`` then is."""
+
+    root: Path
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    yaml_path: Path | None = None
+
+    @property
+    def name(self) -> str:
+        """How error messages call it."""
+        return str(self.yaml_path or self.root)
+
+    def data_root(self) -> Path:
+        """The folder itself, or what ``path:`` in the YAML names. Raises DatasetError: there is no such folder."""
+        if self.yaml_path is None:
+            return self.root
+        path = str(self.settings.get("path") or ".")
+        return find_existing(relative_candidates(path, self.root), "path", self.name)
+
+    def candidates(self, text: str) -> list[Path]:
+        """Where the path ``text`` in the YAML may point: relative to ``path:``, else to the YAML itself."""
+        return [*relative_candidates(text, self.data_root()), *relative_candidates(text, self.root)]
+
+
+def find_existing(candidates: Iterable[Path], what: str, named_in: str) -> Path:
+    """The first of ``candidates`` that exists. Raises DatasetError that lists them where none does."""
+    tried = list(dict.fromkeys(candidates))
+    for candidate in tried:
+        if candidate.exists():
+            return candidate
+    raise DatasetError(f"{named_in}: {what} not found; tried {', '.join(map(str, tried))}")
+
+
+def relative_candidates(text: str, folder: Path) -> list[Path]:
+    """Where a path in a YAML or list in ``folder`` may point: relative to that folder, else to ``$DETSEG_DATA``."""
+    shared = os.environ.get("DETSEG_DATA")
+    return [Path(os.path.normpath(base / text)) for base in (folder, *([Path(shared)] if shared else []))]
+
+
+def leaves_root(name: str) -> bool:
+    """Whether the file name ``name`` from an annotation file would lead out of the folder of images."""
+    unified = name.replace("\\", "/")
+    return not name or "\0" in name or unified[0] == "/" or unified[1:2] == ":" or ".." in PurePosixPath(unified).parts
+
+
+def check_class_names(names: Any, where: str) -> tuple[str, ...]:
+    """``names`` as a tuple, if it is a non-empty list of different non-empty texts. Raises DatasetError otherwise."""
+    if not isinstance(names, (list, tuple)) or not names:
+        raise DatasetError(f"{where}: expected a list of class names, got {names!r}")
+    for name in names:
+        if not isinstance(name, str) or not name.strip():
+            raise DatasetError(f"{where}: every class name must be text, got {name!r}; put it in quotes")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise DatasetError(f"{where}: class names must differ, but there are several of {', '.join(repeated)}")
+    return tuple(names)
+
+
+def read_class_file(path: Path) -> tuple[str, ...]:
+    """The class names in a text file, one per line. Raises DatasetError for an empty or ambiguous list."""
+    return check_class_names(read_lines(path), str(path))
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without space around them. Raises DatasetError: unreadable."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DatasetError(f"{path}: cannot be read as text: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def images_in(folder: Path) -> list[Path]:
+    """The files in ``folder`` and below that have the suffix of an image, sorted; links to folders are followed."""
+    found: list[Path] = []
+    seen = {os.path.realpath(folder)}
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        # A folder that is linked to from several places is read once; a link to one around it would lead in circles.
+        folders[:] = [name for name in sorted(folders) if os.path.realpath(Path(parent, name)) not in seen]
+        seen.update(os.path.realpath(Path(parent, name)) for name in folders)
+        found += (Path(parent, name) for name in names)
+    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def require_outside(path: Path | str, root: Path) -> Path:
+    """``path``, resolved. Raises ValueError where it lies inside the data set ``root``."""
+    target = Path(path).resolve()
+    if target.is_relative_to(root.resolve()):
+        raise ValueError(f"{path}: inside the data set {root}, which is never written to; name a place outside")
+    return target

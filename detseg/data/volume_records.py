@@ -1,0 +1,76 @@
+"""One split of volumes, as the files say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from detseg.data.records import SplitRecords
+from detseg.data.source import DatasetError
+from detseg.data.volumes import VolumeDataset
+from detseg.runtime.media.nifti import is_volume_path
+
+
+class VolumePair(NamedTuple):
+    """A volume and its labels, if it has any."""
+
+    image: Path
+    label: Path | None
+
+
+class VolumeRecords(SplitRecords):
+    """``pairs`` of volumes and their labels, all with labels or none.
+
+    ``name_of`` each value in the labels, the background first; nothing where that is not known. ``image_folder`` and
+    ``label_folder`` hold nothing but volumes and labels of the data set, where there are such folders.
+    """
+
+    truth = "volumes"
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        root: Path,
+        pairs: Sequence[VolumePair],
+        name_of: Mapping[int, str],
+        image_folder: Path | None = None,
+        label_folder: Path | None = None,
+    ) -> None:
+        super().__init__(name)
+        self.root = root
+        self.pairs = list(pairs)
+        self.name_of = dict(name_of)
+        self.class_names = tuple(self.name_of.values())
+        self.image_folder = image_folder
+        self.label_folder = label_folder
+        self.is_unlabeled = all(pair.label is None for pair in self.pairs)
+        if self.is_unlabeled and self.pairs:
+            self.report("D308", self.pairs[0].image.parent, f"{len(self.pairs)} volumes can be predicted, not judged")
+
+    def paths(self) -> list[Path]:
+        return [pair.image for pair in self.pairs]
+
+    def to_dataset(self) -> VolumeDataset:
+        labels = [pair.label for pair in self.pairs if pair.label is not None]
+        return VolumeDataset(
+            root=self.root,
+            split=self.name,
+            class_names=self.class_names,
+            category_ids=tuple(self.name_of),
+            images=self.paths(),
+            labels=labels or None,
+        )
+
+
+def list_volumes(folder: Path) -> list[Path]:
+    """The volumes in ``folder``, sorted, without the files ``._NAME`` that macOS lays beside them.
+
+    Raises:
+        DatasetError: the folder cannot be read.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if is_volume_path(path) and not path.name.startswith("."))
+    except OSError as error:
+        raise DatasetError(f"{folder}: cannot be read: {error.strerror}") from error
