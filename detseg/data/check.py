@@ -57,10 +57,11 @@ def check_dataset(
         findings += [finding for split in records for finding in split.findings]
         findings += inspection.findings
         # What could not be read would make all of its images look unlisted.
-        if set(chosen) == set(available) and all(split.paths() for split in records) and len(records) == len(chosen):
+        is_whole = set(chosen) == set(available) and len(records) == len(chosen)
+        if is_whole and all(split.paths() for split in records):
             findings += inspection.unlisted
         findings += _find_leakage(records, inspection, root)
-        findings += _find_missing_classes(records, summaries, source)
+        findings += _find_missing_classes(records, summaries, source, is_whole)
         findings += _find_other_refusals(records, findings, source)
     return _report(source, root, format_name, _once(findings), summaries, decode)
 
@@ -104,14 +105,26 @@ def _find_leakage(records: Sequence[SplitRecords], inspection: Inspection, root:
 
 
 def _find_missing_classes(
-    records: Sequence[SplitRecords], summaries: Mapping[str, Summary], source: Source
+    records: Sequence[SplitRecords], summaries: Mapping[str, Summary], source: Source, is_whole: bool
 ) -> Iterator[Finding]:
-    for split in records:
-        summary = summaries[split.name]
-        unit, missing = summary.missing_classes()
-        if missing and summary.num_images and not split.is_unlabeled:
-            message = f"{split.name} has no {unit} of {len(missing)} of {len(summary.num_images_by_class)} classes"
-            yield Finding("D202", source.name, f"{message}: {enumerate_some(missing)}", (), split.name)
+    judged = {
+        split.name: summaries[split.name].missing_classes()
+        for split in records
+        if summaries[split.name].num_images and not split.is_unlabeled
+    }
+    # What no split has cannot be dealt out better.
+    nowhere = set.intersection(*(set(missing) for _, missing in judged.values())) if judged and is_whole else set()
+    for name, (unit, missing) in judged.items():
+        num_classes = len(summaries[name].num_images_by_class)
+        elsewhere = [one for one in missing if one not in nowhere]
+        if elsewhere:
+            message = f"{name} has no {unit} of {len(elsewhere)} of {num_classes} classes: {enumerate_some(elsewhere)}"
+            yield Finding("D202", source.name, message, (), name)
+    for unit, missing in list(judged.values())[:1]:
+        absent = [one for one in missing if one in nowhere]
+        if absent:
+            message = f"there is no {unit} of {len(absent)} classes: {enumerate_some(absent)}"
+            yield Finding("D204", source.name, message)
 
 
 def _find_other_refusals(

@@ -26,6 +26,8 @@ CODES: Mapping[str, Code] = {
     "D004": Code("error", "unknown category", "add the category to the list of classes or correct the annotation"),
     "D005": Code("error", "malformed annotation", "correct or delete the entry"),
     "D006": Code("error", "box entirely outside the image", "correct or delete it: no pixel of it can be learned"),
+    "D007": Code("warning", "field that cannot be used", "correct it, or leave it out: boxes are read without it"),
+    "D008": Code("info", "category left out", "nothing, if it only groups others"),
     "D100": Code("error", "unreadable annotation file", "restore or correct the file"),
     "D101": Code("error", "missing image", "add the image or delete its entry"),
     "D102": Code("error", "corrupt image", "replace the image or delete its entry"),
@@ -41,6 +43,7 @@ CODES: Mapping[str, Code] = {
     ),
     "D202": Code("warning", "class missing in a split", "`detseg split` makes stratified splits"),
     "D203": Code("warning", "same image twice in a split", "delete all but one"),
+    "D204": Code("warning", "class that occurs nowhere", "nothing, if it is still to come; else take it off the list"),
     "D301": Code("error", "missing mask", "add the mask or take the image away"),
     "D302": Code("error", "corrupt mask", "replace the mask or take it away with its image"),
     "D303": Code(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from detseg.data.division import ALL
 from detseg.data.records import AnyDataset, SplitRecords
 from detseg.data.source import DatasetError, Source
 from detseg.data.writing import Contents, NewSplits, write_as_lists
@@ -77,4 +78,5 @@ def match_split(wanted: str, available: Sequence[str], name: str) -> str:
         return matches[0]
     if matches:
         raise DatasetError(f"{name}: the split {wanted!r} may be {' or '.join(matches)}; name one of them")
-    raise DatasetError(f"{name}: no split {wanted!r}; there is {', '.join(available) or 'none'}")
+    advice = f"; `detseg split {name}` divides it" if list(available) == [ALL] else ""
+    raise DatasetError(f"{name}: no split {wanted!r}; there is {', '.join(available) or 'none'}{advice}")

@@ -177,11 +177,11 @@ class PackedBuilder:
     ) -> None:
         """Adds an object to the image at position ``image``.
 
-        ``area`` is that of the box where it is None; ``annotation_id`` then counts from 1. Raises TypeError or
-        OverflowError for a polygon with something that is no number in it; then nothing is added.
+        ``area`` is that of the box where it is None; ``annotation_id`` then counts from 1. Raises TypeError for a
+        polygon with something that is no number in it.
         """
-        for points in [array("f", polygon) for polygon in polygons]:
-            self._points.extend(points)
+        for polygon in polygons:
+            self._points.extend(polygon)
             self._polygon_ends.append(len(self._points))
         self._object_polygon_ends.append(len(self._polygon_ends) - 1)
         if run_length is not None:

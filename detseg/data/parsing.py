@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
 MAX_COORDINATE = 1e8
 """Beyond this pycocotools crashes on polygons, and no image is so large."""
+
+_DIGITS = re.compile(r"-?[0-9]{1,18}")
 
 FourNumbers = tuple[float, float, float, float]
 
@@ -15,6 +18,15 @@ FourNumbers = tuple[float, float, float, float]
 def is_integer(value: object) -> TypeGuard[int]:
     """Whether a value from JSON is an integer of at most 64 bits; true and false are none."""
     return type(value) is int and abs(value) < 2**63
+
+
+def as_integer(value: object) -> int | None:
+    """The integer that a value from JSON is, or is written as: 7, 7.0 and ``"7"``; None for anything else."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and _DIGITS.fullmatch(value):
+        return int(value)
+    return value if is_integer(value) else None
 
 
 def is_coordinate(value: object) -> bool:

@@ -7,8 +7,10 @@ is a data set.
 
 from __future__ import annotations
 
+import math
 import warnings
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 from detseg.data.dataset import Dataset
 from detseg.data.findings import Finding
 from detseg.data.packed import PackedAnnotations, PackedBuilder
-from detseg.data.parsing import enumerate_some, four_numbers, show
+from detseg.data.parsing import MAX_COORDINATE, enumerate_some, four_numbers, show
 from detseg.data.source import DatasetError, check_class_names
 from detseg.data.volumes import VolumeDataset
 from detseg.runtime.media.images import ImageError, image_size
@@ -159,8 +161,11 @@ class BoxRecords(SplitRecords):
         """Add the box ``number`` of a file, left, top, width and height in pixels, to the image at position ``image``.
 
         ``label`` is a position in the classes or a name of one; None where it is unknown and that has been said. What
-        is no box of a known class is rejected.
+        is no box of a known class is rejected; ``polygons`` that are none are left out.
         """
+        outline, problem = _as_points(polygons)
+        if problem:
+            self.report("D007", self.sources[image], problem, number)
         xywh = four_numbers(box_xywh)
         if xywh is None:
             message = f"the box must be 4 finite numbers x, y, width, height, got {show(box_xywh)}"
@@ -172,20 +177,17 @@ class BoxRecords(SplitRecords):
                 message = f"{label!r} is no class; known are {self.describe_classes()}"
                 self.reject("D004", self.sources[image], message, number)
             position = -1
-        try:
-            self._builder.add_object(
-                image,
-                xywh,
-                position,
-                crowd=crowd,
-                difficult=difficult,
-                area=area,
-                annotation_id=number,
-                polygons=polygons,
-                run_length=run_length,
-            )
-        except (TypeError, OverflowError) as error:
-            self.reject("D005", self.sources[image], f"the outline must hold numbers only: {error}", number)
+        self._builder.add_object(
+            image,
+            xywh,
+            position,
+            crowd=crowd,
+            difficult=difficult,
+            area=area,
+            annotation_id=number,
+            polygons=outline,
+            run_length=run_length,
+        )
 
     def describe_classes(self) -> str:
         """The classes and their positions, for messages."""
@@ -208,10 +210,15 @@ class BoxRecords(SplitRecords):
         if self.is_unlabeled:
             warn_unlabeled(self.paths()[0].parent.parent, len(self.sources))
         packed, num_dropped = self.packed, 0
-        if not self._keeps_all:
-            sizes = np.repeat(packed.heights, np.diff(packed.offsets))
-            usable = (packed.boxes_xywh[:, 2:] > 0).all(axis=1)
-            known = (sizes > 0) | (not self.in_fractions)
+        sides = packed.boxes_xywh[:, 2:]
+        if self._keeps_all:
+            # A box without width is a box that nothing matches; what has less than none cannot be judged.
+            usable = sides.min(axis=1, initial=0) >= 0
+            num_dropped = int((~usable).sum())
+            packed = packed if not num_dropped else packed.select(usable)
+        else:
+            usable = sides.min(axis=1, initial=np.inf) > 0
+            known = (np.repeat(packed.heights, np.diff(packed.offsets)) > 0) | (not self.in_fractions)
             num_dropped = int((known & ~usable).sum())
             packed = packed.select(known & usable).renumbered()
         return Dataset(
@@ -223,6 +230,21 @@ class BoxRecords(SplitRecords):
             annotations=packed,
             num_dropped_by_reader=num_dropped,
         )
+
+
+def _as_points(polygons: Sequence[Sequence[float]]) -> tuple[list[array[float]], str]:
+    """The polygons as arrays, or none and why they cannot be used."""
+    outline = []
+    for polygon in polygons:
+        try:
+            points = array("f", polygon)
+        except (TypeError, OverflowError) as error:
+            return [], f"the outline must hold numbers only: {error}"
+        # The sum of what is no number is none either.
+        if points and not (max(map(abs, points)) < MAX_COORDINATE and math.isfinite(sum(points))):
+            return [], f"the outline must hold finite numbers under {MAX_COORDINATE:g}, got {show(polygon)}"
+        outline.append(points)
+    return outline, ""
 
 
 def warn_unlabeled(folder: Path, num_images: int) -> None:

@@ -89,15 +89,22 @@ def read_lines(path: Path) -> list[str]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The files in ``folder`` and below that have the suffix of an image, sorted; links to folders are followed."""
+    """The files in ``folder`` and below that have the suffix of an image, sorted; links to folders are followed, names
+    that begin with a dot passed over: macOS writes ``._NAME`` beside files, and other programs what is theirs."""
     found: list[Path] = []
     seen = {os.path.realpath(folder)}
     for parent, folders, names in os.walk(folder, followlinks=True):
         # A folder that is linked to from several places is read once; a link to one around it would lead in circles.
-        folders[:] = [name for name in sorted(folders) if os.path.realpath(Path(parent, name)) not in seen]
+        visible = sorted(name for name in folders if not is_hidden(name))
+        folders[:] = [name for name in visible if os.path.realpath(Path(parent, name)) not in seen]
         seen.update(os.path.realpath(Path(parent, name)) for name in folders)
-        found += (Path(parent, name) for name in names)
+        found += (Path(parent, name) for name in names if not is_hidden(name))
     return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the name of a file or folder begins with a dot."""
+    return name.startswith(".")
 
 
 def require_outside(path: Path | str, root: Path) -> Path:

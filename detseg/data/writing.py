@@ -8,6 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ class NewSplits:
     old: Sequence[SplitRecords]
     members: Mapping[str, Sequence[Path]]
 
-    @property
+    @cached_property
     def split_of(self) -> dict[Path, str]:
         """The new split of each file; of several, the last."""
         return {path: name for name, paths in self.members.items() for path in paths}

@@ -345,10 +345,10 @@ def test_cityscapes(cityscapes: Path) -> None:
     assert len(summary.num_pixels_by_class) == 19
     assert (summary.num_pixels_by_class["road"], summary.num_pixels_by_class["sky"]) == (90, 60)
     assert found(report) == [
-        ("D202", str(cityscapes), "train"),
+        ("D204", str(cityscapes), None),
         ("D308", "gtFine/test", "test"),
     ]
-    assert "train has no pixel of 17 of 19 classes: sidewalk, building" in message_of(report, "D202")
+    assert "there is no pixel of 17 classes: sidewalk, building" in message_of(report, "D204")
 
 
 @pytest.mark.parametrize(

@@ -255,15 +255,34 @@ def test_a_broken_data_set_is_refused(data: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-def test_coco_files_that_share_ids_are_refused(tmp_path: Path) -> None:
+def test_coco_files_that_share_ids_get_new_ones(tmp_path: Path) -> None:
+    """As every export of Roboflow, which counts from 0 in each file."""
     root = make_coco(tmp_path / "data")
-    path = root / "annotations" / "instances_val.json"
-    document = json.loads(path.read_text())
-    document["annotations"][0]["id"] = 100
-    path.write_text(json.dumps(document))
-    with pytest.raises(DatasetError, match=r"annotation id 100 is in .*instances_train\.json and in .*instances_val"):
-        split_dataset(root, "8:2", 0, tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
+    for path in (root / "annotations").glob("*.json"):
+        document = json.loads(path.read_text())
+        new_ids = {entry["id"]: number for number, entry in enumerate(document["images"])}
+        for entry in document["images"]:
+            entry["id"] = new_ids[entry["id"]]
+        for number, entry in enumerate(document["annotations"]):
+            entry |= {"id": number, "image_id": new_ids[entry["image_id"]], "score": entry["bbox"][0]}
+        path.write_text(json.dumps(document))
+    result = split_dataset(root, "8:2", 0, tmp_path / "out")
+    assert check_dataset(result.yaml_path).num_findings("error") == 0
+    written = [json.loads(path.read_text()) for path in sorted((tmp_path / "out").glob("*.json"))]
+    for key in ("images", "annotations"):
+        ids = sorted(entry["id"] for document in written for entry in document[key])
+        assert ids == list(range(1, len(ids) + 1))
+    assert all(entry["score"] == entry["bbox"][0] for document in written for entry in document["annotations"])
+    # The boxes are still those of their pictures.
+    before = {
+        Path(dataset.path(index)).name: dataset.ground_truth(index).boxes_xywh.tolist()
+        for dataset in (open_dataset(root, "train"), open_dataset(root, "val"))
+        for index in range(len(dataset))
+    }
+    for split in ("train", "val"):
+        dataset = open_dataset(result.yaml_path, split)
+        for index in range(len(dataset)):
+            assert dataset.ground_truth(index).boxes_xywh.tolist() == before[Path(dataset.path(index)).name]
 
 
 def test_coco_files_of_other_categories_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
-from detseg.data.checks.images import Annotated, check_images, find_unlisted, inspect_images
+from detseg.data.checks.images import Annotated, ImageState, check_images, find_unlisted, inspect_images
 from detseg.data.checks.inspection import ClassCounts, Inspection
 from detseg.data.checks.report import SplitSummary
 from detseg.data.dataset import MIN_BOX_SIDE
@@ -28,8 +28,9 @@ def inspect_boxes(splits: Sequence[BoxRecords], decode: bool, num_threads: int |
     findings: list[Finding] = []
     for split in splits:
         paths = paths_of[split.name]
-        findings += check_images(_annotated(split, paths), states, split.name)
-        findings += check_boxes(split, paths)
+        upright = [image for image, path in enumerate(paths) if _are_upright(split, image, states[path])]
+        findings += check_images(_annotated(split, paths, upright), states, split.name)
+        findings += check_boxes(split, paths, upright)
     names = list(dict.fromkeys(name for split in splits for name in split.class_names))
 
     def summarize(amounts: Sequence[ClassCounts]) -> SplitSummary:
@@ -58,15 +59,21 @@ def count_boxes(packed: PackedAnnotations, class_names: Sequence[str]) -> list[C
     return [ClassCounts(one) for one in counts]
 
 
-def check_boxes(split: BoxRecords, paths: Sequence[Path]) -> Iterator[Finding]:
+def check_boxes(split: BoxRecords, paths: Sequence[Path], upright: Sequence[int] = ()) -> Iterator[Finding]:
     """The findings D001, D002, D003, D006 and D104 about ``split``, whose images are ``paths``.
 
-    A box is held against the size that its annotation records, because another size is a finding of its own; without
-    any size, only boxes that are degenerate or outside of every image are found.
+    A box is held against the size that its annotation records, because another size is a finding of its own; for the
+    images ``upright`` with the sides swapped. Without any size, only boxes that are degenerate or outside of every
+    image are found.
     """
     packed = split.packed
     images = _image_of(packed)
-    heights, widths = packed.heights[images].astype(float), packed.widths[images].astype(float)
+    image_heights, image_widths = packed.heights.astype(float), packed.widths.astype(float)
+    image_heights[list(upright)], image_widths[list(upright)] = (
+        packed.widths[list(upright)],
+        packed.heights[list(upright)],
+    )
+    heights, widths = image_heights[images], image_widths[images]
     unknown = heights == 0
     heights[unknown] = widths[unknown] = np.inf
     xyxy = np.concatenate([packed.boxes_xywh[:, :2], packed.boxes_xywh[:, :2] + packed.boxes_xywh[:, 2:]], axis=1)
@@ -93,8 +100,21 @@ def check_boxes(split: BoxRecords, paths: Sequence[Path]) -> Iterator[Finding]:
             yield Finding("D104", str(paths[image]), f"no box in {split.sources[image].name}", (), split.name)
 
 
-def _annotated(split: BoxRecords, paths: Sequence[Path]) -> list[Annotated]:
+def _are_upright(split: BoxRecords, image: int, state: ImageState) -> bool:
+    """Whether boxes are those of the upright image although the recorded size is that of the pixels as stored: some
+    lie outside of this size, and none outside of the other."""
     packed = split.packed
+    height, width = int(packed.heights[image]), int(packed.widths[image])
+    if not split.states_size[image] or state.size != (width, height) or state.stored_size != (height, width):
+        return False
+    boxes_xywh = packed.boxes_xywh[packed.rows(image)]
+    right, bottom = (boxes_xywh[:, :2] + boxes_xywh[:, 2:]).max(axis=0, initial=0)
+    leaves_stored = right > width + TOLERANCE or bottom > height + TOLERANCE
+    return bool(leaves_stored and right <= height + TOLERANCE and bottom <= width + TOLERANCE)
+
+
+def _annotated(split: BoxRecords, paths: Sequence[Path], upright: Sequence[int]) -> list[Annotated]:
+    packed, swapped = split.packed, set(upright)
     return [
         Annotated(
             path,
@@ -102,6 +122,7 @@ def _annotated(split: BoxRecords, paths: Sequence[Path]) -> list[Annotated]:
             (int(packed.heights[image]), int(packed.widths[image])) if split.states_size[image] else None,
             "annotation",
             tuple(packed.annotation_ids[packed.rows(image)].tolist()),
+            image in swapped,
         )
         for image, path in enumerate(paths)
     ]

@@ -67,13 +67,15 @@ def content_digest(path: Path) -> str:
 @dataclass(frozen=True, slots=True)
 class Annotated:
     """An image as annotated in ``source``, by the entries ``ids``; ``size`` is the (height, width) that this is for,
-    None where it does not say so. ``what`` it is called in messages."""
+    None where it does not say so. ``what`` it is called in messages. ``is_upright``: its boxes are those of the upright
+    image, whatever size it states."""
 
     path: Path
     source: Path
     size: tuple[int, int] | None
     what: str
     ids: tuple[int | str, ...] = ()
+    is_upright: bool = False
 
 
 def check_images(entries: Sequence[Annotated], states: Mapping[Path, ImageState], split: str) -> Iterator[Finding]:
@@ -107,6 +109,11 @@ def _describe_mismatch(entry: Annotated, state: ImageState) -> str:
     assert entry.size is not None
     (height, width), (annotated_height, annotated_width) = state.size, entry.size
     message = f"the image is {width}x{height}, the {entry.what} is for {annotated_width}x{annotated_height}"
+    if entry.is_upright:
+        return (
+            f"{message}: its EXIF orientation {state.orientation} turns the image; the boxes are those of the upright "
+            f"image, only width and height are not: write {width} and {height}"
+        )
     if entry.size == state.stored_size:
         return (
             f"{message}: its EXIF orientation {state.orientation} turns the image, and the annotation is for the "

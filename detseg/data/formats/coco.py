@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from detseg.data.format import DatasetFormat
-from detseg.data.parsing import MAX_COORDINATE, enumerate_some, is_integer, show, show_key
+from detseg.data.parsing import MAX_COORDINATE, as_integer, enumerate_some, is_coordinate, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DatasetError, Source, check_class_names, find_existing, leaves_root
 from detseg.data.writing import Contents, NewSplits
@@ -75,9 +73,12 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
     equals pycocotools on it; a missing ``area`` is that of the box, a missing ``iscrowd`` is 0. ``home`` is the folder
     of the whole data set.
     """
-    found = SplitFile(path, split)
+    found = SplitFile(path)
     names: dict[int, str] = {}
+    groups = _unused_groups(found.tables)
     for entry in found.tables["categories"]:
+        if entry["id"] in groups:
+            continue
         if not isinstance(entry.get("name"), str):
             found.reject("D005", f"category {entry['id']}: name must be text, got {show_key(entry, 'name')}")
         else:
@@ -99,18 +100,20 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
         keeps_all=True,
     )
     found.hand_over(records)
+    for number, name in groups.items():
+        message = f"category {number}, {name!r}, has no annotations and is the supercategory of others"
+        records.report("D008", path, message)
     position_of_image = {}
     for entry in found.tables["images"]:
         position_of_image[entry["id"]] = _add_image(records, path, entry)
     _add_annotations(records, path, found.tables["annotations"], position_of_image, ids)
-    _check_points(records, path)
     return records
 
 
 class SplitFile:
     """The tables of a COCO file, and what is wrong with it before there are records of a split."""
 
-    def __init__(self, path: Path, split: str) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         self._rejected: list[tuple[str, str, tuple[int, ...]]] = []
         content = self._read()
@@ -160,10 +163,11 @@ class SplitFile:
             if not isinstance(entry, dict):
                 self.reject("D005", f"{key}[{position}]: must be an object, got {show(entry)}")
                 continue
-            number = entry.get("id")
-            if not is_integer(number):
+            number = as_integer(entry.get("id"))
+            if number is None:
                 self.reject("D005", f"{key}[{position}]: id must be an integer, got {show_key(entry, 'id')}")
                 continue
+            entry["id"] = number
             num_uses[number] += 1
             # A second annotation is still a box to look at; a second image or category of that id cannot be told apart.
             if num_uses[number] == 1 or key == "annotations":
@@ -195,7 +199,7 @@ def _folder_of_images(found: SplitFile, folders: Sequence[Path]) -> Path:
     names = [str(entry.get("file_name")) for entry in found.tables["images"][:1000]]
     names = [name for name in names if not leaves_root(name)]
     for folder in existing:
-        if not names or any((folder / name).is_file() for name in names):
+        if not names or any((folder / _as_there(folder, name)).is_file() for name in names):
             return folder
     if found.is_complete:
         example = f" (as {names[0]})" if names else ""
@@ -205,19 +209,47 @@ def _folder_of_images(found: SplitFile, folders: Sequence[Path]) -> Path:
 
 def _add_image(records: BoxRecords, path: Path, entry: Entry) -> int | None:
     """The position of the image, None where the entry names no file."""
-    name, height, width = entry.get("file_name"), entry.get("height"), entry.get("width")
+    name, sides = entry.get("file_name"), [entry.get(key) for key in ("height", "width")]
     if not isinstance(name, str):
         records.reject("D005", path, f"image {entry['id']}: file_name must be text, got {show_key(entry, 'file_name')}")
         return None
     if leaves_root(name):
         records.reject("D107", path, f"image {entry['id']}: file_name must stay inside {records.root}, got {name!r}")
         return None
-    if is_integer(height) and is_integer(width) and 1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE:
-        return records.add_image(name, path, (height, width), entry["id"])
-    received = f"{show_key(entry, 'height')} and {show_key(entry, 'width')}"
-    message = f"image {entry['id']} ({name}): height and width must be integers from 1 to {MAX_SIDE:,}, got {received}"
-    records.reject("D005", path, message)
+    name = _as_there(records.root, name)
+    known = [side for side in map(_as_side, sides) if side is not None]
+    if len(known) == 2:
+        return records.add_image(name, path, (known[0], known[1]), entry["id"])
+    # What the file does not know, the image does.
+    if any(side and _as_side(side) is None for side in sides):
+        received = f"{show_key(entry, 'height')} and {show_key(entry, 'width')}"
+        message = f"height and width must be integers from 1 to {MAX_SIDE:,}, got {received}"
+        records.reject("D005", path, f"image {entry['id']} ({name}): {message}")
     return records.add_image(name, path, None, entry["id"])
+
+
+def _as_side(value: object) -> int | None:
+    """The length of a side, which some programs write as 64.0; None if it is none."""
+    side = None if isinstance(value, str) else as_integer(value)
+    return side if side is not None and 1 <= side <= MAX_SIDE else None
+
+
+def _as_there(folder: Path, name: str) -> str:
+    """``name`` with slashes for the backslashes of Windows, unless there is such a file in ``folder``."""
+    return name if "\\" not in name or (folder / name).is_file() else name.replace("\\", "/")
+
+
+def _unused_groups(tables: Mapping[str, Sequence[Entry]]) -> dict[int, str]:
+    """The category that Roboflow writes into every file: number 0, without annotations and without a supercategory, but
+    that of others. It may have the name of one of these."""
+    used = {as_integer(entry.get("category_id")) for entry in tables["annotations"]}
+    groups = {entry.get("supercategory") for entry in tables["categories"] if entry["id"]}
+    return {
+        entry["id"]: entry["name"]
+        for entry in tables["categories"]
+        if entry["id"] == 0 and entry["id"] not in used and entry.get("supercategory") in (None, "", "none")
+        if isinstance(entry.get("name"), str) and entry["name"] in groups
+    }
 
 
 def _add_annotations(
@@ -230,90 +262,104 @@ def _add_annotations(
     label_of = {number: label for label, number in enumerate(category_ids)}
     unknown: dict[str, list[int]] = defaultdict(list)
     for entry in entries:
-        number, image_id, category = entry["id"], entry.get("image_id"), entry.get("category_id")
-        if not is_integer(image_id) or image_id not in position_of_image:
+        number, image_id = entry["id"], as_integer(entry.get("image_id"))
+        if image_id is None or image_id not in position_of_image:
             message = f"image_id must be the id of one of the images, got {show_key(entry, 'image_id')}"
             records.reject("D005", path, message, number)
             continue
-        label = label_of.get(category) if is_integer(category) else None
+        category = as_integer(entry.get("category_id"))
+        label = None if category is None else label_of.get(category)
         if label is None:
             unknown[show_key(entry, "category_id")].append(number)
-        problems = list(_problems_of_fields(entry))
-        for message in problems:
-            records.reject("D005", path, message, number)
-        image, outline = position_of_image[image_id], entry.get("segmentation")
+        crowd = entry.get("iscrowd") or 0
+        if crowd not in (0, 1):
+            records.reject("D005", path, f"iscrowd must be 0 or 1, got {show(crowd)}", number)
+        area = entry.get("area")
+        if area is not None and not (type(area) in (int, float) and 0 <= area < MAX_COORDINATE**2):
+            message = f"area must be a finite number that is not negative, got {show(area)}; that of the box is taken"
+            records.report("D007", path, message, number)
+            area = None
+        polygons, run_length, problem = _outline(entry.get("segmentation"))
+        if problem:
+            records.report("D007", path, problem, number)
+        image = position_of_image[image_id]
         if image is not None:
             records.add_box(
                 image,
-                entry.get("bbox"),
+                _box_around(polygons) if entry.get("bbox") is None and polygons else entry.get("bbox"),
                 label,
                 number,
-                crowd=entry.get("iscrowd") in (1, True),
-                area=None if problems else entry.get("area"),
-                polygons=outline if isinstance(outline, list) and not problems else (),
-                run_length=outline if isinstance(outline, dict) and not problems else None,
+                crowd=crowd in (1, True),
+                area=area,
+                polygons=polygons,
+                run_length=run_length,
             )
     for received, numbers in unknown.items():
         message = f"category_id must be one of {enumerate_some(category_ids)}, got {received}"
         records.reject("D004", path, message, *numbers)
 
 
-def _problems_of_fields(entry: Entry) -> Iterator[str]:
-    area, crowd, outline = entry.get("area"), entry.get("iscrowd", 0), entry.get("segmentation")
-    if area is not None and not (type(area) in (int, float) and abs(area) < MAX_COORDINATE**2):
-        yield f"area must be a finite number, got {show(area)}"
-    if crowd not in (0, 1):
-        yield f"iscrowd must be 0 or 1, got {show(crowd)}"
-    is_mask = isinstance(outline, dict) and {"counts", "size"} <= set(outline)
-    are_polygons = isinstance(outline, list) and all(isinstance(one, list) and len(one) % 2 == 0 for one in outline)
-    if not (outline is None or is_mask or are_polygons):
-        yield f"segmentation must be lists of x, y, ... or {{counts, size}}, got {show(outline)}"
+def _outline(value: Any) -> tuple[list[list[float]], dict[str, Any] | None, str]:
+    """The polygons and the run-length mask in ``segmentation``, and what is wrong with it; boxes need neither."""
+    if not value:
+        return [], None, ""
+    if isinstance(value, dict) and {"counts", "size"} <= set(value):
+        return [], value, ""
+    if isinstance(value, list):
+        # One polygon alone, without the list around it.
+        polygons = value if isinstance(value[0], list) else [value]
+        if all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in polygons):
+            return polygons, None, ""
+    return [], None, f"segmentation must be lists of x, y, ... or {{counts, size}}, got {show(value)}"
 
 
-def _check_points(records: BoxRecords, path: Path) -> None:
-    packed = records.packed.segmentations
-    wrong = np.flatnonzero(~(np.abs(packed.points) < MAX_COORDINATE))
-    polygons = np.unique(np.searchsorted(packed.polygon_offsets, wrong, side="right") - 1)
-    for row in np.unique(np.searchsorted(packed.object_offsets, polygons, side="right") - 1).tolist():
-        message = f"segmentation must hold finite numbers under {MAX_COORDINATE:g}"
-        records.reject("D005", path, message, int(records.packed.annotation_ids[row]))
+def _box_around(polygons: Sequence[Sequence[float]]) -> list[float] | None:
+    """Left, top, width and height of what is around the polygons; None where these hold something else."""
+    points = [value for polygon in polygons for value in polygon]
+    if len(points) < 2 or not all(map(is_coordinate, points)):
+        return None
+    left, top = min(points[::2]), min(points[1::2])
+    return [left, top, max(points[::2]) - left, max(points[1::2]) - top]
 
 
 def _put_together(old: Sequence[BoxRecords], new: NewSplits, common: Path) -> dict[str, Entry]:
-    """One document for each new split; where images are not in one folder, they are named from ``common``."""
-    first_path = old[0].sources[0]
-    split_of = new.split_of
-    parts: dict[str, Entry] = {}
-    owners: dict[tuple[str, int], Path] = {}
-    for records in old:
-        path = records.sources[0]
-        document = json.loads(path.read_bytes())
-        if not parts:
-            categories = document["categories"]
-            parts = {name: {**document, "images": [], "annotations": []} for name in new.members}
-        elif document["categories"] != categories:
-            raise DatasetError(f"{path}: other categories than in {first_path}; make them equal before splitting")
-        part_of: dict[int, Entry] = {}
+    """One document for each new split; where images are not in one folder, they are named from ``common``.
+
+    Ids are kept where no two files share one, else all are new: many programs count from 0 in every file.
+    """
+    files = [(records, json.loads(records.sources[0].read_bytes())) for records in old]
+    first = files[0][1]
+    for records, document in files:
+        if document["categories"] != first["categories"]:
+            raise DatasetError(
+                f"{records.sources[0]}: other categories than in {old[0].sources[0]}; make them equal before splitting"
+            )
+    new_ids = {key: _share_ids([document[key] for _, document in files]) for key in ("images", "annotations")}
+    counts = dict.fromkeys(new_ids, 0)
+    parts: dict[str, Entry] = {name: {**first, "images": [], "annotations": []} for name in new.members}
+    for records, document in files:
+        part_of: dict[int | None, tuple[Entry, int]] = {}
         for entry in document["images"]:
-            _claim(owners, "image", entry["id"], path)
-            image = records.root / entry["file_name"]
-            part_of[entry["id"]] = parts[split_of[image]]
-            renamed = {} if records.root == common else {"file_name": image.relative_to(common).as_posix()}
-            part_of[entry["id"]]["images"].append({**entry, **renamed})
+            name = _as_there(records.root, entry["file_name"])
+            image = records.root / name
+            counts["images"] += 1
+            number = counts["images"] if new_ids["images"] else entry["id"]
+            part = parts[new.split_of[image]]
+            part_of[as_integer(entry["id"])] = part, number
+            place = name if records.root == common else image.relative_to(common).as_posix()
+            part["images"].append({**entry, "id": number, "file_name": place})
         for entry in document["annotations"]:
-            _claim(owners, "annotation", entry["id"], path)
-            part_of[entry["image_id"]]["annotations"].append(entry)
+            counts["annotations"] += 1
+            number = counts["annotations"] if new_ids["annotations"] else entry["id"]
+            part, image_id = part_of[as_integer(entry["image_id"])]
+            part["annotations"].append({**entry, "id": number, "image_id": image_id})
     return parts
+
+
+def _share_ids(tables: Sequence[Sequence[Entry]]) -> bool:
+    ids = [as_integer(entry["id"]) for table in tables for entry in table]
+    return len(set(ids)) < len(ids)
 
 
 def _file_name(split: str) -> str:
     return f"{_PREFIX}{split}.json"
-
-
-def _claim(owners: dict[tuple[str, int], Path], kind: str, number: int, path: Path) -> None:
-    owner = owners.setdefault((kind, number), path)
-    if owner != path:
-        raise DatasetError(
-            f"{kind} id {number} is in {owner} and in {path}: files that share ids cannot be put together; name "
-            f"splits that do not, or renumber one file"
-        )

@@ -20,6 +20,7 @@ from detseg.data.source import (
     Source,
     check_class_names,
     find_existing,
+    is_hidden,
     read_class_file,
     read_lines,
     relative_candidates,
@@ -198,7 +199,7 @@ def _splits_of_folder(root: Path) -> tuple[str, ...]:
 def _members(records: MaskRecords, place: Path, source: Source, suffixes: Sequence[str]) -> list[Path]:
     """The files with ``suffixes`` in a folder, or those that a list names: relative to it, else to the data set."""
     if place.is_dir():
-        return sorted(path for path in place.iterdir() if path.suffix.lower() in suffixes)
+        return sorted(p for p in place.iterdir() if p.suffix.lower() in suffixes and not is_hidden(p.name))
     members: dict[Path, None] = {}
     for line in read_lines(place):
         candidates = [*relative_candidates(line, place.parent), *relative_candidates(line, source.data_root())]

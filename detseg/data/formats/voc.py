@@ -10,8 +10,9 @@ import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from detseg.data.division import ALL
 from detseg.data.format import DatasetFormat
 from detseg.data.parsing import four_numbers, is_coordinate, is_integer, parse_integer, parse_number
 from detseg.data.records import BoxRecords
@@ -20,6 +21,7 @@ from detseg.data.source import (
     Source,
     check_class_names,
     find_existing,
+    is_hidden,
     leaves_root,
     read_class_file,
     read_lines,
@@ -31,6 +33,8 @@ from detseg.structures import Truth
 MAX_XML_BYTES = 64 * 2**20
 _SETTINGS = {"format", "path", "names"}
 # The lists of one class (aeroplane_train.txt) say 1, 0 or -1 behind each name.
+_DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""")
+_KNOWN_TO_EXPAT = frozenset({"utf-8", "utf-16", "us-ascii", "ascii", "iso-8859-1"})
 _CLASS_LIST_LINE = re.compile(r"\S+\s+-?[01]$")
 
 
@@ -39,6 +43,7 @@ class VocFormat(DatasetFormat):
 
     layouts = (
         "ImageSets/Main/SPLIT.txt with Annotations/*.xml and JPEGImages/; class names from classes.txt, else all XML",
+        "Annotations/ and JPEGImages/, annotations/ and images/, or XML beside images, without lists: the split all",
         "a YAML with `format: voc`, `path:` and optionally `names: [...]` and lists of images, `SPLIT: FILE.txt`",
     )
 
@@ -46,20 +51,24 @@ class VocFormat(DatasetFormat):
         if source.yaml_path is not None and source.settings.get("format") != "voc":
             return ()
         root = source.data_root()
-        if not (root / "Annotations").is_dir():
+        if find_folders(root) is None:
             return ()
         named = tuple(str(key) for key in source.settings if key not in _SETTINGS)
-        return named or tuple(path.stem for path in sorted(root.glob("ImageSets/Main/*.txt")) if _lists_images(path))
+        lists = tuple(path.stem for path in sorted(root.glob("ImageSets/Main/*.txt")) if _lists_images(path))
+        return named or lists or (ALL,)
 
     def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
         root = source.data_root()
-        list_path = root / "ImageSets" / "Main" / f"{split}.txt"
+        list_path: Path | None = root / "ImageSets" / "Main" / f"{split}.txt"
         if split in source.settings:
             list_path = find_existing(source.candidates(str(source.settings[split])), split, source.name)
+        elif split == ALL and not (root / "ImageSets" / "Main" / f"{split}.txt").is_file():
+            list_path = None
         return voc_records(root, list_path, split, _stated_names(source))
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
-        annotations = new.source.data_root() / "Annotations"
+        folders = find_folders(new.source.data_root())
+        assert folders is not None, "it has been read"
         source_of = {
             path: source
             for records in new.old
@@ -67,39 +76,66 @@ class VocFormat(DatasetFormat):
             for path, source in zip(records.paths(), records.sources, strict=True)
         }
         contents, places = lists(
-            new, folder, lambda path: source_of[path].relative_to(annotations).with_suffix("").as_posix()
+            new, folder, lambda path: source_of[path].relative_to(folders.annotations).with_suffix("").as_posix()
         )
         names = _stated_names(new.source)
         return contents, {**places, **({} if names is None else {"names": list(names)})}
 
 
-def voc_records(root: Path, list_path: Path, split: str, class_names: tuple[str, ...] | None = None) -> BoxRecords:
-    """The images of the data set in ``root`` that the file ``list_path`` lists, numbered from 1 in its order.
+class Folders(NamedTuple):
+    """Where the XML files and where the images lie."""
 
-    Without ``class_names``, they are those of all files in ``Annotations``, sorted: the same for every split.
-    ``difficult`` objects are kept and flagged. An image is the file in ``JPEGImages`` with the name in the list, else
-    the one that the XML's ``filename`` names.
+    annotations: Path
+    images: Path
+
+
+def find_folders(root: Path) -> Folders | None:
+    """The folders of a VOC data set, of one with other names, or that with XML files beside images."""
+    if (root / "Annotations").is_dir() and (root / "ImageSets").is_dir():
+        return Folders(root / "Annotations", root / "JPEGImages")
+    for names in (("Annotations", "JPEGImages"), ("Annotations", "images"), ("annotations", "images")):
+        folders = Folders(*(root / name for name in names))
+        if folders.images.is_dir() and folders.annotations.is_dir() and _xml_files(folders.annotations):
+            return folders
+    stems = {path.stem for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES} if root.is_dir() else set()
+    return Folders(root, root) if any(path.stem in stems for path in _xml_files(root)) else None
+
+
+def voc_records(
+    root: Path, list_path: Path | None, split: str, class_names: tuple[str, ...] | None = None
+) -> BoxRecords:
+    """The images of the data set in ``root`` that the file ``list_path`` lists, numbered from 1 in its order; without a
+    list those of all XML files.
+
+    Without ``class_names``, they are those of all XML files, sorted: the same for every split. ``difficult`` objects
+    are kept and flagged. An image is the file with the name in the list, else that which the XML's ``filename`` names.
 
     Raises:
         DatasetError: the list or the folder of images is missing, or there are no classes.
     """
+    folders = find_folders(root)
+    assert folders is not None, "or there would be no splits"
     files: dict[Path, _Annotation] = {}
     if class_names is None:
-        files = {path: _Annotation(path) for path in sorted((root / "Annotations").glob("*.xml"))}
+        files = {path: _Annotation(path) for path in _xml_files(folders.annotations)}
         found = {name for annotation in files.values() for name in annotation.class_names()}
-        class_names = check_class_names(sorted(found), f"{root / 'Annotations'}: the names of the objects")
-    images = _Images(root / "JPEGImages")
+        class_names = check_class_names(sorted(found), f"{folders.annotations}: the names of the objects")
+    images = _Images(folders.images)
     records = BoxRecords(
         split, root=images.folder, home=root, class_names=class_names, image_folders=(images.folder,), entry="object"
     )
+    if list_path is None:
+        names = [path.stem for path in _xml_files(folders.annotations)]
+    else:
+        names = [_without_suffix(line, folders.annotations) for line in read_lines(list_path)]
     seen: set[str] = set()
-    for name in read_lines(list_path):
+    for name in names:
         if name in seen or leaves_root(name):
             code, problem = ("D106", "is listed twice") if name in seen else ("D107", "leaves the folder")
-            records.reject(code, list_path, f"{name!r} {problem}")
+            records.reject(code, list_path or folders.annotations, f"{name!r} {problem}")
             continue
         seen.add(name)
-        path = root / "Annotations" / f"{name}.xml"
+        path = folders.annotations / f"{name}.xml"
         annotation = files.get(path) or _Annotation(path)
         _add_image(records, annotation, images.find(name, annotation.file_name))
     for path, annotation in files.items():
@@ -120,7 +156,7 @@ class _Annotation:
             if path.stat().st_size > MAX_XML_BYTES:
                 self.problem = f"is larger than {MAX_XML_BYTES:,} bytes"
                 return
-            tree = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_SafeBuilder()))
+            tree = ET.fromstring(_decoded(path.read_bytes()), ET.XMLParser(target=_SafeBuilder()))
         except OSError as error:
             self.problem = f"cannot be read: {error.strerror}"
         except ET.ParseError as error:
@@ -144,6 +180,29 @@ class _Annotation:
         return {name for item in self.tree.iterfind("object") if (name := (item.findtext("name") or "").strip())}
 
 
+def _xml_files(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("*.xml")) if not is_hidden(path.name)]
+
+
+def _without_suffix(line: str, annotations: Path) -> str:
+    """The name in a line of a list, some of which give the file of the image."""
+    is_file = Path(line).suffix.lower() in IMAGE_SUFFIXES and not (annotations / f"{line}.xml").is_file()
+    return str(Path(line).with_suffix("")) if is_file else line
+
+
+def _decoded(data: bytes) -> bytes | str:
+    """The text of an XML file in an encoding that the parser does not know, else the bytes as they are.
+
+    Raises:
+        LookupError: there is no such encoding.
+        UnicodeDecodeError: the bytes are not in the encoding that is declared.
+    """
+    declared = _DECLARATION.match(data)
+    if declared is None or declared[1].decode("ascii").lower() in _KNOWN_TO_EXPAT:
+        return data
+    return data[declared.end() :].decode(declared[1].decode("ascii"))
+
+
 class _SafeBuilder(ET.TreeBuilder):
     """Refuses document types, and with them entities: they can expand without limit or read other files."""
 
@@ -158,7 +217,7 @@ class _Images:
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; the images of a VOC data set lie there")
         self.folder = folder
-        self._names = {path.name for path in folder.iterdir()}
+        self._names = {path.name for path in folder.iterdir() if not is_hidden(path.name)}
         self._by_stem: dict[str, str] = {}
         for name in sorted(self._names):
             path = Path(name)

@@ -6,12 +6,14 @@ are polygons, ``class x1 y1 x2 y2 ...``: the box is the one around it, and the p
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from detseg.data.division import ALL
 from detseg.data.format import DatasetFormat
-from detseg.data.parsing import parse_number, show
+from detseg.data.parsing import as_integer, parse_number, show
 from detseg.data.records import BoxRecords
 from detseg.data.source import (
     DatasetError,
@@ -19,6 +21,7 @@ from detseg.data.source import (
     check_class_names,
     find_existing,
     images_in,
+    is_hidden,
     read_class_file,
     read_lines,
     relative_candidates,
@@ -30,7 +33,10 @@ from detseg.structures import Truth
 TOLERANCE = 0.01
 """How far outside 0 to 1 a number may lie: some tools round carelessly at the border. The box is clipped later."""
 
-_SPLITS = ("train", "val", "test")
+_SPLITS = ("train", "val", "valid", "validation", "test")
+_UNLABELED = "test"
+"""The split that may be without labels: it is often kept back."""
+_CLASS_FILES = ("classes.txt", "obj.names")
 
 
 class YoloFormat(DatasetFormat):
@@ -39,26 +45,33 @@ class YoloFormat(DatasetFormat):
     layouts = (
         "a YAML with `names:`, `path:` and per split (train, val, test) a folder of images, a .txt list, or several",
         "images/SPLIT/ and labels/SPLIT/ with the class names in classes.txt",
+        "images/ and labels/, or labels beside images, with the class names in classes.txt: the split all",
     )
 
     def splits(self, source: Source) -> tuple[str, ...]:
         if source.yaml_path is not None:
             return tuple(name for name in _SPLITS if source.settings.get(name)) if "names" in source.settings else ()
         labels, images = source.root / "labels", source.root / "images"
-        if not labels.is_dir() or not images.is_dir():
-            return ()
-        labeled = {folder.name for folder in labels.iterdir() if folder.is_dir()}
-        names = sorted(folder.name for folder in images.iterdir() if folder.is_dir())
-        return tuple(names) if labeled & set(names) else ()
+        if labels.is_dir() and images.is_dir():
+            labeled = {folder.name for folder in labels.iterdir() if folder.is_dir()}
+            names = sorted(folder.name for folder in images.iterdir() if folder.is_dir())
+            if labeled & set(names):
+                return tuple(names)
+        # Nobody has divided it yet; who has named its classes means this format.
+        undivided = _class_file(source.root) is not None and _has_labels(source.root)
+        return (ALL,) if undivided else ()
 
     def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
-        """The labels of ``.../images/a/b.jpg`` are in ``.../labels/a/b.txt``; without a folder ``images``, beside the
-        image. No label file means no objects."""
+        """The labels of ``.../images/a/b.jpg`` are in ``.../labels/a/b.txt``, or else beside the image. No label file
+        means no objects."""
         class_names, where = read_names(source), f"{source.name}: {split}"
         records = BoxRecords(
             split, root=source.data_root().absolute(), class_names=class_names, entry="line", in_fractions=True
         )
-        entries: Any = f"images/{split}" if source.yaml_path is None else source.settings[split]
+        entries: Any = source.settings[split] if source.yaml_path is not None else f"images/{split}"
+        if source.yaml_path is None and not (source.root / "images" / split).is_dir():
+            entries = "images" if (source.root / "images").is_dir() else "."
+        num_key_points = _num_key_values(source)
         images: dict[Path, None] = {}
         for entry in entries if isinstance(entries, list) else [entries]:
             if not isinstance(entry, str):
@@ -70,15 +83,22 @@ class YoloFormat(DatasetFormat):
                     records.report("D106", place, f"{path} is listed twice")
                 images[path] = None
             if place.is_dir():
-                for labels in _labels_without_image(place, members):
+                for labels in _labels_without_image(place, members, records.root):
                     records.report("D101", labels, "there is no image for these labels")
-        are_labeled = [_add_image(records, path) for path in images]
+        are_labeled = [_add_image(records, path, num_key_points) for path in images]
+        for labels, count in Counter(records.sources).items():
+            if count > 1 and labels.is_file():
+                records.report("D106", labels, f"{count} images of this name have these labels")
         if not images:
             records.reject("D309", records.root, f"no images of {split}; suffixes are {', '.join(IMAGE_SUFFIXES)}")
         elif not any(are_labeled):
-            expected = label_file(next(iter(images)))
+            expected = label_file(next(iter(images)), records.root)
             message = f"none of {len(images)} images of {split} has a label file, such as {expected}"
-            records.reject("D100", records.root, message)
+            if split == _UNLABELED:
+                records.is_unlabeled = True
+                records.report("D308", records.root, f"{message}: they can be predicted, not judged")
+            else:
+                records.reject("D100", records.root, message)
         return records
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
@@ -89,12 +109,12 @@ class YoloFormat(DatasetFormat):
 def read_names(source: Source) -> tuple[str, ...]:
     """The class names of a YOLO data set. Raises DatasetError: there are none, or they contradict each other."""
     if source.yaml_path is None:
-        path = find_existing([source.root / "classes.txt"], "list of class names, one per line,", source.name)
-        return read_class_file(path)
-    if "kpt_shape" in source.settings:
-        raise DatasetError(f"{source.name}: kpt_shape: key points are not supported, only boxes and polygons")
+        places = [source.root / name for name in _CLASS_FILES]
+        return read_class_file(find_existing(places, "list of class names, one per line,", source.name))
     names, where = source.settings["names"], source.name
     if isinstance(names, Mapping):
+        if all(as_integer(key) is not None for key in names):
+            names = {as_integer(key): name for key, name in names.items()}
         if set(names) != set(range(len(names))):
             raise DatasetError(f"{where}: names: keys must be 0 to {len(names) - 1}, got {', '.join(map(str, names))}")
         names = [names[label] for label in range(len(names))]
@@ -103,19 +123,46 @@ def read_names(source: Source) -> tuple[str, ...]:
         names = [str(name) if type(name) in (int, float) else name for name in names]
     checked = check_class_names(names, f"{where}: names")
     count = source.settings.get("nc")
-    if count is not None and count != len(checked):
+    if count is not None and as_integer(count) != len(checked):
         raise DatasetError(f"{where}: nc is {count!r}, but there are {len(checked)} names")
     return checked
 
 
-def label_file(image_path: Path) -> Path:
-    """Where the labels of an image are: the last folder ``images`` in its path replaced by ``labels``, suffix .txt."""
+def label_file(image_path: Path, root: Path | None = None) -> Path:
+    """Where the labels of an image are: the last folder ``images`` in its path replaced by ``labels``, suffix .txt.
+
+    Of an image in ``root``, the folders around that do not count.
+    """
     parts = list(image_path.parts)
-    for position in range(len(parts) - 2, -1, -1):
+    first = len(root.parts) if root is not None and image_path.is_relative_to(root) else 0
+    for position in range(len(parts) - 2, first - 1, -1):
         if parts[position] == "images":
             parts[position] = "labels"
             break
     return Path(*parts).with_suffix(".txt")
+
+
+def _class_file(root: Path) -> Path | None:
+    return next((root / name for name in _CLASS_FILES if (root / name).is_file()), None)
+
+
+def _has_labels(root: Path) -> bool:
+    """Whether images lie in the folder with labels beside them, or in ``images`` with labels in ``labels``."""
+    folder, labels = (root / "images", root / "labels") if (root / "images").is_dir() else (root, root)
+    if not labels.is_dir():
+        return False
+    stems = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    return any(path.stem in stems for path in labels.glob("*.txt"))
+
+
+def _num_key_values(source: Source) -> int:
+    """How many numbers of key points follow a box in each line, which are passed over."""
+    shape = source.settings.get("kpt_shape")
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(one, int) and one > 0 for one in shape):
+        raise DatasetError(f"{source.name}: kpt_shape: expected [number of key points, 2 or 3], got {shape!r}")
+    return int(shape[0] * shape[1])
 
 
 def _candidates(entry: str, source: Source) -> list[Path]:
@@ -140,17 +187,20 @@ def _members(records: BoxRecords, place: Path) -> list[Path]:
     return members
 
 
-def _labels_without_image(folder: Path, images: Iterable[Path]) -> list[Path]:
-    labels_folder = label_file(folder.absolute() / "any.jpg").parent
+def _labels_without_image(folder: Path, images: Iterable[Path], root: Path) -> list[Path]:
+    labels_folder = label_file(folder.absolute() / "any.jpg", root).parent
     if labels_folder == folder.absolute():
         return []
-    expected = {label_file(path) for path in images}
-    return [path for path in sorted(labels_folder.rglob("*.txt")) if path not in expected]
+    expected = {label_file(path, root) for path in images}
+    found = (path for path in sorted(labels_folder.rglob("*.txt")) if not is_hidden(path.name))
+    return [path for path in found if path not in expected and path.name not in _CLASS_FILES]
 
 
-def _add_image(records: BoxRecords, path: Path) -> bool:
+def _add_image(records: BoxRecords, path: Path, num_key_values: int) -> bool:
     """Add an image with the boxes of its label file; whether it has one."""
-    source = label_file(path)
+    source, beside = label_file(path, records.root), path.with_suffix(".txt")
+    if not source.exists() and beside.is_file():
+        source = beside
     image = records.add_image(path, source)
     try:
         text = source.read_text(encoding="utf-8-sig")
@@ -164,17 +214,22 @@ def _add_image(records: BoxRecords, path: Path) -> bool:
         return True
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
-            _add_box(records, image, source, line, number)
+            _add_box(records, image, source, line, number, num_key_values)
     return True
 
 
-def _add_box(records: BoxRecords, image: int, source: Path, line: str, number: int) -> None:
+def _add_box(records: BoxRecords, image: int, source: Path, line: str, number: int, num_key_values: int) -> None:
     fields = line.split()
+    if num_key_values and len(fields) == 5 + num_key_values:
+        fields = fields[:5]
     is_box, is_polygon = len(fields) == 5, len(fields) >= 7 and len(fields) % 2 == 1
     numbers = [value for value in map(parse_number, fields) if value is not None]
     if not (is_box or is_polygon):
         forms = "`class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`"
-        records.reject("D005", source, f"expected {forms}, got {len(fields)} numbers: {show(line.strip())}", number)
+        received = f"{len(fields)} numbers: {show(line.strip())}"
+        if len(fields) > 5 and not num_key_values:
+            received += "; if these are a box and key points, say kpt_shape in the YAML"
+        records.reject("D005", source, f"expected {forms}, got {received}", number)
         return
     if len(numbers) < len(fields):
         wrong = next(field for field in fields if parse_number(field) is None)

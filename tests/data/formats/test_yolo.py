@@ -152,7 +152,7 @@ def test_bad_lines_are_named(folder: Path, line: str, message: str) -> None:
         ({"train": "images/train", "names": {"a": "cat"}}, "names: keys must be 0 to 0, got a"),
         ({"train": "images/train", "names": ["yes", True]}, "every class name must be text, got True"),
         ({"train": "images/train", "names": "cat"}, "expected a list of class names"),
-        ({"train": "images/train", "kpt_shape": [17, 3]}, "key points are not supported"),
+        ({"train": "images/train", "kpt_shape": 17}, "kpt_shape: expected .number of key points, 2 or 3., got 17"),
         ({"train": "list.txt"}, r"list\.txt: image not found; tried .*/none\.png"),
     ],
 )
