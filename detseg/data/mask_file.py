@@ -41,13 +41,18 @@ _SPREAD = {"L;2": 85, "L;4": 17}
 def read_index_mask(path: Path | str, image: Path | str) -> ByteArray:
     """The mask of ``image`` with one number per pixel, ``[H, W]`` uint8, from a PNG, BMP or TIFF file.
 
-    Allowed are gray values and palettes of up to 8 bits.
+    Allowed are gray values and palettes of up to 8 bits, and what holds no more than that: 16 bits with values up to
+    255, three equal channels, an alpha channel that hides nothing.
 
     Raises:
         ImageError: the file is missing, damaged, or larger than ``MAX_PIXELS``, which is known before decoding.
         DatasetError: it has several channels, more than 8 bits, or a format that changes values (JPEG, WebP).
     """
-    mode, pixels = _read(path, image)
+    mode, pixels = _without_alpha(*_read(path, image))
+    if mode == "RGB" and (pixels == pixels[..., :1]).all():
+        mode, pixels = "L", pixels[..., 0]
+    elif (mode == "I" or mode.startswith("I;16")) and pixels.min() >= 0 and pixels.max() <= 255:
+        mode = "L"
     if mode not in _INDEX_MODES:
         advice = "; if it is a color map, list the colors under `colors:`" if mode == "RGB" else ""
         if pixels.ndim == 2:
@@ -57,13 +62,14 @@ def read_index_mask(path: Path | str, image: Path | str) -> ByteArray:
 
 
 def read_color_mask(path: Path | str, image: Path | str) -> ByteArray:
-    """The mask of ``image`` with a color per pixel, ``[H, W, 3]`` uint8 RGB; a palette gives its colors.
+    """The mask of ``image`` with a color per pixel, ``[H, W, 3]`` uint8 RGB; a palette gives its colors. An alpha
+    channel that hides nothing is passed over.
 
     Raises:
         ImageError: as :func:`read_index_mask`.
         DatasetError: it has no 3 channels of 8 bits, or a format that changes values.
     """
-    mode, pixels = _read(path, image, resolve_palette=True)
+    mode, pixels = _without_alpha(*_read(path, image, resolve_palette=True))
     if mode not in _COLOR_MODES:
         advice = "; without `colors:`, masks are read as numbers of classes" if pixels.ndim == 2 else ""
         raise DatasetError(f"{path}: has {_describe(mode)}; a color map has 3 channels of 8 bits (RGB){advice}")
@@ -83,6 +89,18 @@ def read_instance_mask(path: Path | str, image: Path | str) -> NDArray[np.int32]
     return np.ascontiguousarray(pixels, np.int32)
 
 
+def describe_missing(path: Path | str, image: Path | str) -> str:
+    """What to say where there is no mask at ``path``."""
+    path = Path(path)
+    # Not by a pattern: names may hold its letters.
+    near = sorted(one.name for one in path.parent.iterdir() if one.stem == path.stem) if path.parent.is_dir() else []
+    message = f"there is no such file; the mask of {image} was expected there"
+    if not near:
+        return message
+    formats = ", ".join(MASK_SUFFIXES)
+    return f"{message}; {near[0]} is no mask: JPEG and the like change values, save masks as one of {formats}"
+
+
 def mask_size(path: Path | str) -> tuple[int, int]:
     """``(height, width)`` of a mask as stored, read from the header alone. Raises ImageError as ``read_index_mask``."""
     height, width = image_size(path)
@@ -95,7 +113,7 @@ def mask_size(path: Path | str) -> tuple[int, int]:
 def _read(path: Path | str, image: Path | str, resolve_palette: bool = False) -> tuple[str, NDArray[np.generic]]:
     """Pillow's mode of the file, with its depth where that is lost in decoding, and the pixels."""
     if not Path(path).is_file():
-        raise ImageError(f"{path}: there is no such file; the mask of {image} was expected there")
+        raise ImageError(f"{path}: {describe_missing(path, image)}")
     image_size(path)
     try:
         data = Path(path).read_bytes()
@@ -117,6 +135,13 @@ def _read(path: Path | str, image: Path | str, resolve_palette: bool = False) ->
     if header.bits == 16 and mode in ("RGB", "RGBA", "LA"):
         mode = f"{mode} of 16 bits"
     return mode, pixels // spread if spread > 1 else pixels
+
+
+def _without_alpha(mode: str, pixels: NDArray[np.generic]) -> tuple[str, NDArray[np.generic]]:
+    """The mode and the pixels without an alpha channel that is opaque everywhere."""
+    if mode in ("RGBA", "LA") and (pixels[..., -1] == 255).all():
+        return mode[:-1], pixels[..., :-1] if mode == "RGBA" else pixels[..., 0]
+    return mode, pixels
 
 
 def _raw_mode(opened: Image.Image) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from detseg.data.dataset import Dataset
 from detseg.data.mask_coding import MaskCoding
 from detseg.data.mask_dataset import MaskDataset, UnlabeledDataset
-from detseg.data.mask_file import read_index_mask
+from detseg.data.mask_file import describe_missing, read_index_mask
 from detseg.data.records import SplitRecords, warn_unlabeled
 from detseg.data.source import DatasetError
 from detseg.structures import VOID
@@ -58,9 +58,10 @@ class MaskRecords(SplitRecords):
         missing = [] if self.is_unlabeled else [pair for pair in self.pairs if not pair[1].is_file()]
         if missing:
             image, mask = missing[0]
+            why = describe_missing(mask, image.name).partition("expected there")[2]
             raise DatasetError(
                 f"{self.dataset_name}: {self.name}: {len(missing)} of {len(self.pairs)} images have no mask; the first "
-                f"is {image}: {mask} was expected"
+                f"is {image}: {mask} was expected{why}"
             )
         if self.coding is None:
             raise DatasetError(self._ask_for_names())
@@ -80,10 +81,13 @@ class MaskRecords(SplitRecords):
             category_ids=self.category_ids,
         )
 
-    def describe_yaml(self, values: Iterable[int]) -> list[str]:
+    def describe_yaml(self, values: Collection[int]) -> list[str]:
         """The lines of a YAML to be completed, where ``values`` are in the masks and nobody says what they mean."""
+        lines = ["format: masks", f"path: {self.root}"]
+        if is_binary(values):
+            return [*lines, f"names: {{0: background, {VOID}: NAME}}"]
         names = ", ".join(f"{value}: NAME" for value in values if value != VOID)
-        return ["format: masks", f"path: {self.root}", f"names: {{{names}}}", f"void: {VOID}"]
+        return [*lines, f"names: {{{names}}}", f"void: {VOID}"]
 
     def _ask_for_names(self) -> str:
         chosen = self.pairs[:: max(1, len(self.pairs) // _NUM_LOOKED_AT)]
@@ -95,3 +99,8 @@ class MaskRecords(SplitRecords):
             f"as the data set:\n{yaml}or, for the values 0, 1, 2, ..., one name per line in "
             f"{self.root / 'classes.txt'}"
         )
+
+
+def is_binary(values: Collection[int]) -> bool:
+    """Whether masks with these values, 0 and 255, are black and white pictures of one thing."""
+    return set(values) == {0, VOID}

@@ -138,7 +138,7 @@ BREAKS: dict[str, tuple[Break, list[tuple[str, str]]]] = {
         [("D303", "train/masks/b.png")],
     ),
     "mask of 16 bits": (
-        lambda root: save(root / "train/masks/b.png", labels().astype(np.uint16)),
+        lambda root: save(root / "train/masks/b.png", labels().astype(np.uint16) * 257),
         [("D303", "train/masks/b.png")],
     ),
     "unknown value": (lambda root: relabel(root / "train/masks/b.png", at_5_3=9), [("D304", "train/masks/b.png")]),

@@ -95,7 +95,9 @@ def test_numbers_of_instances(tmp_path: Path, dtype: Any, name: str) -> None:
     ],
 )
 def test_what_is_no_index_mask(tmp_path: Path, mode: str, name: str, message: str) -> None:
-    path = _save(tmp_path / name, mode)
+    path = tmp_path / name
+    color = {"RGB": (0, 0, 1), "I;16": 256, "I": -1}.get(mode, 0)
+    Image.new(mode, (3, 2), color).save(path)
     with pytest.raises(DatasetError, match=message) as caught:
         read_index_mask(path, "a.jpg")
     assert str(caught.value).startswith(str(path))

@@ -18,12 +18,15 @@ from detseg.data.checks.inspection import ClassCounts, Inspection
 from detseg.data.checks.report import MaskSummary
 from detseg.data.findings import Finding
 from detseg.data.mask_coding import MaskCoding, pack_colors
-from detseg.data.mask_file import read_color_mask, read_index_mask
-from detseg.data.mask_records import MaskRecords
+from detseg.data.mask_file import describe_missing, read_color_mask, read_index_mask
+from detseg.data.mask_records import MaskRecords, is_binary
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
 from detseg.structures import VOID
+
+_MANY_VALUES = 8
+"""More values than that are not a class that was forgotten."""
 
 Values = Mapping[int, int]
 """Values as they are in a file (colors as 24 bits), each with its number of pixels."""
@@ -52,7 +55,8 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
     void: Sequence[int]
     if coding is None:
         # The values are the names until there are others.
-        names, void = {value: str(value) for value in sorted(found - {VOID})}, (VOID,)
+        void = () if is_binary(found) else (VOID,)
+        names = {value: str(value) for value in sorted(found.difference(void))}
     else:
         names, void = dict(zip(coding.values, coding.class_names, strict=True)), coding.void
     findings: list[Finding] = []
@@ -70,6 +74,10 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
             if state.problem is not None and not (split.is_unlabeled and state.problem[0] == "D305"):
                 code, message = state.problem
                 findings.append(Finding(code, str(mask), message, (), split.name))
+    if len(names) == 1 and found:
+        only = next(iter(names.values()))
+        message = f"{only} is the only class, so there is nothing to tell it from: name the background too"
+        findings.append(Finding("D310", splits[0].dataset_name, message))
     if coding is None:
         findings.append(Finding("D307", str(splits[0].root), _ask_for_names(splits[0], sorted(found))))
 
@@ -92,8 +100,9 @@ def _read_masks(split: MaskRecords, num_threads: int | None) -> list[MaskState]:
 
 
 def _ask_for_names(split: MaskRecords, values: Sequence[int]) -> str:
+    taken = "" if is_binary(values) else f" ({VOID} is taken for void)"
     return (
-        f"masks hold the values {enumerate_some(values)}, which stand for themselves here ({VOID} is taken for void); "
+        f"masks hold the values {enumerate_some(values)}, which stand for themselves here{taken}; "
         f"to name them, write a YAML and give that as the data set: {'; '.join(split.describe_yaml(values))}; or, for "
         f"the values 0, 1, 2, ..., one name per line in {split.root / 'classes.txt'}"
     )
@@ -107,7 +116,7 @@ def _count_pixels(values: Values, names: Mapping[int, str], void: Sequence[int])
 def inspect_mask(image: Path, mask: Path, coding: MaskCoding | None) -> MaskState:
     """The state of the file ``mask`` with the truth about ``image``."""
     if not mask.is_file():
-        return MaskState(problem=("D301", f"there is no such file; the mask of {image.name} was expected there"))
+        return MaskState(problem=("D301", describe_missing(mask, image.name)))
     pixels: IntArray | ByteArray
     try:
         if coding is not None and coding.colored:
@@ -135,6 +144,11 @@ def inspect_mask(image: Path, mask: Path, coding: MaskCoding | None) -> MaskStat
     if unknown:
         listed = ", ".join([*unknown[:10], *([f"and {len(unknown) - 10} more"] if len(unknown) > 10 else [])])
         message = f"neither a class nor void: {listed}; allowed are {coding.allowed()}"
+        if len(unknown) > _MANY_VALUES:
+            message += (
+                ". So many values are those of smoothed edges: draw masks without anti-aliasing, scale them by the "
+                "nearest pixel, and save them without loss"
+            )
         return MaskState((height, width), values, ("D304", message))
     if not set(values) & set(coding.values):
         return MaskState((height, width), values, ("D305", "every pixel is void"))

@@ -20,7 +20,7 @@ from detseg.data.source import (
     Source,
     check_class_names,
     find_existing,
-    is_hidden,
+    images_in,
     read_class_file,
     read_lines,
     relative_candidates,
@@ -30,7 +30,10 @@ from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import VOID, Truth
 
 _MEANINGS = ("names", "void", "colors")
-_SETTINGS = ("format", "path", *_MEANINGS)
+_SETTINGS = ("format", "path", "mask_suffix", *_MEANINGS)
+_MASK_FOLDERS = ("masks", "labels", "annotations")
+"""How folders of masks are called, beside or around those called ``images``."""
+_VOC_IMAGES, _VOC_MASKS, _VOC_LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 _CLASS_FILE = "classes.txt"
 
 
@@ -39,10 +42,15 @@ class MasksFormat(DatasetFormat):
 
     truths = ("masks",)
     layouts = (
-        "SPLIT/images/ and SPLIT/masks/, or images/SPLIT/ and masks/SPLIT/, with the class names in classes.txt",
+        (
+            "SPLIT/images/ and SPLIT/masks/, or images/SPLIT/ and masks/SPLIT/ (or labels, annotations), with the "
+            "class names in classes.txt"
+        ),
+        "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/SPLIT.txt, with the class names in classes.txt",
         (
             "a YAML with `format: masks`, `path:`, `names:`, `void:` and, unless the folders are as above, per split "
-            "`SPLIT: {images: FOLDER or LIST.txt, masks: FOLDER or LIST.txt}`; `colors:` for color maps"
+            "`SPLIT: {images: FOLDER or LIST.txt, masks: FOLDER or LIST.txt}`; `colors:` for color maps, "
+            "`mask_suffix:` where masks are called NAME_mask.png"
         ),
     )
 
@@ -58,7 +66,6 @@ class MasksFormat(DatasetFormat):
         return named or (_splits_of_folder(source.data_root()) if stated else ())
 
     def records(self, source: Source, split: str, truth: Truth) -> MaskRecords:
-        images_at, masks_at = find_places(source, split)
         records = MaskRecords(
             split,
             dataset_name=source.name,
@@ -66,13 +73,17 @@ class MasksFormat(DatasetFormat):
             pairs=(),
             coding=read_coding(source),
         )
+        images_at, masks_at = find_places(source, split)
         images = _members(records, images_at, source, IMAGE_SUFFIXES)
         if not images:
             message = f"no images in {images_at}; suffixes are {', '.join(IMAGE_SUFFIXES)}"
             records.reject("D309", images_at, message)
         masks = _members(records, masks_at, source, MASK_SUFFIXES)
+        suffix = source.settings.get("mask_suffix")
+        if suffix is not None and not isinstance(suffix, str):
+            raise DatasetError(f"{source.name}: mask_suffix: expected a text such as _mask, got {suffix!r}")
         if masks_at.is_dir():
-            records.pairs = _pair(records, images, masks, images_at, masks_at)
+            records.pairs = _pair(records, images, masks, images_at, masks_at, suffix)
         elif len(masks) == len(images):
             records.pairs = list(zip(images, masks, strict=True))
         else:
@@ -100,8 +111,7 @@ def find_places(source: Source, split: str) -> tuple[Path, Path]:
         )
     else:
         root = source.data_root().absolute()
-        places = [(root / split / "images", root / split / "masks"), (root / "images" / split, root / "masks" / split)]
-        existing = [(images, masks) for images, masks in places if images.is_dir() and masks.is_dir()]
+        existing = _existing_places(root, split)
         if len(existing) > 1:
             raise DatasetError(f"{where}: both {existing[0][0]} and {existing[1][0]} are there; name one in a YAML")
         images_at, masks_at = existing[0]
@@ -191,18 +201,42 @@ def _check_keys(source: Source) -> None:
 
 
 def _splits_of_folder(root: Path) -> tuple[str, ...]:
-    inner = (folder.parent.name for folder in root.glob("*/masks") if (folder.parent / "images").is_dir())
-    outer = (folder.name for folder in root.glob("images/*") if folder.is_dir())
-    return tuple(sorted({*inner, *(name for name in outer if (root / "masks" / name).is_dir())}))
+    folders = {path.parent.name for path in root.glob("*/images")} | {path.name for path in root.glob("images/*")}
+    lists = {path.stem for path in root.glob(f"{_VOC_LISTS}/*.txt")}
+    return tuple(sorted(name for name in folders | lists if _existing_places(root, name)))
+
+
+def _existing_places(root: Path, split: str) -> list[tuple[Path, Path]]:
+    """Where images and masks of ``split`` are, in all layouts that are there."""
+    places = [(root / split / "images", root / split / name) for name in _MASK_FOLDERS]
+    places += [(root / "images" / split, root / name / split) for name in _MASK_FOLDERS]
+    found = [(images, masks) for images, masks in places if images.is_dir() and _holds_masks(masks)]
+    listed = root / _VOC_LISTS / f"{split}.txt"
+    # A data set with boxes as well is one of another format, unless a YAML says what is meant.
+    if listed.is_file() and (root / _VOC_MASKS).is_dir() and not (root / "Annotations").is_dir():
+        found.append((listed, root / _VOC_MASKS))
+    return found
+
+
+def _holds_masks(folder: Path) -> bool:
+    """Whether ``folder`` is one of masks: by its name, else by the first files in it."""
+    if not folder.is_dir():
+        return False
+    if "masks" in (folder.name, folder.parent.name):
+        return True
+    return next((path.suffix.lower() in MASK_SUFFIXES for path in folder.rglob("*") if path.is_file()), False)
 
 
 def _members(records: MaskRecords, place: Path, source: Source, suffixes: Sequence[str]) -> list[Path]:
-    """The files with ``suffixes`` in a folder, or those that a list names: relative to it, else to the data set."""
+    """The files with ``suffixes`` in a folder and below, or those that a list names."""
     if place.is_dir():
-        return sorted(p for p in place.iterdir() if p.suffix.lower() in suffixes and not is_hidden(p.name))
+        return [path for path in images_in(place) if path.suffix.lower() in suffixes]
     members: dict[Path, None] = {}
     for line in read_lines(place):
         candidates = [*relative_candidates(line, place.parent), *relative_candidates(line, source.data_root())]
+        if place.parent.name == Path(_VOC_LISTS).name:
+            images = place.parents[2] / _VOC_IMAGES
+            candidates = [images / f"{line}{suffix}" for suffix in (".jpg", *suffixes)]
         found = next((path for path in candidates if path.exists()), None)
         if found is None:
             records.deny(place, f"{line!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")
@@ -214,24 +248,49 @@ def _members(records: MaskRecords, place: Path, source: Source, suffixes: Sequen
 
 
 def _pair(
-    records: MaskRecords, images: Sequence[Path], masks: Sequence[Path], images_at: Path, masks_at: Path
+    records: MaskRecords,
+    images: Sequence[Path],
+    masks: Sequence[Path],
+    images_at: Path,
+    masks_at: Path,
+    suffix: str | None,
 ) -> list[tuple[Path, Path]]:
     """Every image with the mask of its name, or where that is expected."""
-    masks_by_name = _by_name(records, masks)
-    if images_at.is_dir():
-        # A list may leave images out; a folder holds all that there are.
-        images_by_name = _by_name(records, images)
-        for mask in masks:
-            if mask.stem not in images_by_name:
+    # A list may leave images out, and name those of several folders; a folder holds all that there are.
+    is_folder = images_at.is_dir()
+    name_of = {path: _name(path, images_at if is_folder else path.parent) for path in images}
+    masks_by_name = _by_name(records, {path: _name(path, masks_at) for path in masks})
+    if suffix is None:
+        suffix = _common_suffix(list(name_of.values()), masks_by_name)
+    if is_folder:
+        expected_names = {f"{name}{suffix}" for name in _by_name(records, name_of)}
+        for name, mask in masks_by_name.items():
+            if name not in expected_names:
                 records.report("D306", mask, f"{records.name} has no image of this name")
-    expected = masks_at / f"NAME{MASK_SUFFIXES[1]}"
-    return [(image, masks_by_name.get(image.stem) or expected.with_stem(image.stem)) for image in images]
+    ending = MASK_SUFFIXES[1]
+    return [
+        (path, masks_by_name.get(f"{name}{suffix}") or masks_at / f"{name}{suffix}{ending}")
+        for path, name in name_of.items()
+    ]
 
 
-def _by_name(records: MaskRecords, paths: Sequence[Path]) -> dict[str, Path]:
+def _name(path: Path, folder: Path) -> str:
+    """The place of a file in ``folder`` without its suffix, by which images and masks meet."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _common_suffix(names: Sequence[str], masks: Mapping[str, Path]) -> str:
+    """What all masks have behind the names of their images, such as ``_mask``; nothing where any has none."""
+    if not names or any(name in masks for name in names):
+        return ""
+    candidates = sorted(mask.removeprefix(names[0]) for mask in masks if mask.startswith(names[0]))
+    return next((one for one in candidates if all(f"{name}{one}" in masks for name in names)), "")
+
+
+def _by_name(records: MaskRecords, name_of: Mapping[Path, str]) -> dict[str, Path]:
     by_name: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        by_name[path.stem].append(path)
+    for path, name in name_of.items():
+        by_name[name].append(path)
     for first, *others in by_name.values():
         if others:
             names = enumerate_some(path.name for path in (first, *others))

@@ -53,7 +53,7 @@ class YoloFormat(DatasetFormat):
             return tuple(name for name in _SPLITS if source.settings.get(name)) if "names" in source.settings else ()
         labels, images = source.root / "labels", source.root / "images"
         if labels.is_dir() and images.is_dir():
-            labeled = {folder.name for folder in labels.iterdir() if folder.is_dir()}
+            labeled = {folder.name for folder in labels.iterdir() if folder.is_dir() and not _holds_images(folder)}
             names = sorted(folder.name for folder in images.iterdir() if folder.is_dir())
             if labeled & set(names):
                 return tuple(names)
@@ -144,6 +144,11 @@ def label_file(image_path: Path, root: Path | None = None) -> Path:
 
 def _class_file(root: Path) -> Path | None:
     return next((root / name for name in _CLASS_FILES if (root / name).is_file()), None)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether the labels in ``folder`` are masks."""
+    return next((path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*") if path.is_file()), False)
 
 
 def _has_labels(root: Path) -> bool:

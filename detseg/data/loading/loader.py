@@ -10,6 +10,7 @@ from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, get_arg
 
 from detseg.data.loading.batch_plan import PlannedBatch, TrainPlan, eval_batches
 from detseg.data.loading.worker_pool import WorkerPool
+from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
 
 Batch = TypeVar("Batch")
@@ -213,7 +214,7 @@ class _TrainJob(Generic[Batch]):
         while True:
             try:
                 return self._dataset.load(index)
-            except ImageError as error:
+            except (ImageError, DatasetError) as error:
                 bad_images[index] = str(error)
                 _require_few(bad_images, min(self._max_bad_images, len(self._dataset) - 1))
             index = (index + 1) % len(self._dataset)

@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from detseg.data.check import check_dataset
 from detseg.data.open import available_splits, open_dataset
@@ -383,3 +385,126 @@ def test_lists_with_the_files_of_images(tmp_path: Path) -> None:
     write(root / "ImageSets/Main/val.txt", "3.PNG\n")
     assert codes(root) == []
     assert counts(root, "train") == (3, 3)
+
+
+# Masks
+
+COLORS = np.array([[0, 0, 0], [255, 0, 0], [0, 0, 255]], np.uint8)
+LABELS = np.zeros((HEIGHT, WIDTH), np.uint8)
+LABELS[10:20, 10:30] = 1
+LABELS[30:40, 5:15] = 2
+
+
+def save_mask(path: Path, pixels: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def masks(
+    root: Path, pixels: Any, mask_name: str = "SPLIT/masks/NAME.png", image_name: str = "SPLIT/images/NAME.png"
+) -> Path:
+    for split, names in (("train", "ab"), ("val", "c")):
+        for name in names:
+            picture(root / image_name.replace("SPLIT", split).replace("NAME", name), ord(name))
+            save_mask(root / mask_name.replace("SPLIT", split).replace("NAME", name), pixels)
+    write(root / "classes.txt", "ground\nroad\ncar\n")
+    return root
+
+
+def opaque(colors: Any) -> Any:
+    return np.dstack([colors, np.full((HEIGHT, WIDTH), 255, np.uint8)])
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [LABELS, LABELS.astype(np.uint16), np.dstack([LABELS] * 3), opaque(np.dstack([LABELS] * 3)), opaque(LABELS)],
+)
+def test_masks_that_hold_no_more_than_8_bits(tmp_path: Path, pixels: Any) -> None:
+    root = masks(tmp_path, pixels)
+    assert codes(root) == []
+    assert (open_dataset(root, "train").load(0).mask == LABELS).all()
+
+
+def test_an_alpha_channel_that_hides_nothing(tmp_path: Path) -> None:
+    root = masks(tmp_path, opaque(COLORS[LABELS]))
+    write(root / "data.yaml", f"format: masks\nnames: [ground, road, car]\ncolors: {COLORS.tolist()}\n")
+    assert codes(root) == []
+    assert (open_dataset(root, "train").load(0).mask == LABELS).all()
+    see_through = opaque(COLORS[LABELS])
+    see_through[0, 0, 3] = 254
+    save_mask(root / "val/masks/c.png", see_through)
+    assert "D303" in codes(root)
+
+
+@pytest.mark.parametrize(
+    ("mask_name", "image_name"),
+    [
+        ("SPLIT/masks/town/NAME.png", "SPLIT/images/town/NAME.png"),
+        ("SPLIT/masks/NAME_mask.png", "SPLIT/images/NAME.png"),
+        ("masks/SPLIT/NAME_L.png", "images/SPLIT/NAME.jpg"),
+        ("SPLIT/labels/NAME.png", "SPLIT/images/NAME.png"),
+        ("labels/SPLIT/NAME.png", "images/SPLIT/NAME.jpg"),
+        ("annotations/SPLIT/NAME.png", "images/SPLIT/NAME.jpg"),
+    ],
+)
+def test_where_masks_may_lie(tmp_path: Path, mask_name: str, image_name: str) -> None:
+    root = masks(tmp_path / "data", LABELS, mask_name, image_name)
+    assert codes(root) == []
+    assert (open_dataset(root, "val").load(0).mask == LABELS).all()
+    result = split_dataset(root, "2:1", 0, tmp_path / "new")
+    assert codes(result.yaml_path) == []
+
+
+def test_the_lists_of_voc(tmp_path: Path) -> None:
+    root = tmp_path
+    for number in range(3):
+        picture(root / f"JPEGImages/{number}.jpg", number)
+        save_mask(root / f"SegmentationClass/{number}.png", LABELS)
+    write(root / "ImageSets/Segmentation/train.txt", "0\n1\n")
+    write(root / "ImageSets/Segmentation/val.txt", "2\n")
+    write(root / "classes.txt", "ground\nroad\ncar\n")
+    assert codes(root) == []
+    assert len(open_dataset(root, "train")) == 2
+
+
+def test_a_suffix_that_is_stated(tmp_path: Path) -> None:
+    root = masks(tmp_path, LABELS, "SPLIT/masks/NAME_fine.png")
+    for split, name in (("train", "a"), ("train", "b"), ("val", "c")):
+        save_mask(root / f"{split}/masks/{name}_coarse.png", LABELS // 2)
+    write(root / "data.yaml", "format: masks\nnames: [ground, road, car]\nmask_suffix: _fine\n")
+    assert (open_dataset(root, "val").load(0).mask == LABELS).all()
+    write(root / "data.yaml", "format: masks\nnames: [ground, road, car]\nmask_suffix: 3\n")
+    with pytest.raises(DatasetError, match="mask_suffix: expected a text such as _mask, got 3"):
+        open_dataset(root, "val")
+
+
+def test_black_and_white_masks_are_two_classes(tmp_path: Path) -> None:
+    root = masks(tmp_path, LABELS.astype(bool).astype(np.uint8) * 255)
+    (root / "classes.txt").unlink()
+    (finding,) = check_dataset(root).findings
+    assert finding.code == "D307"
+    assert "names: {0: background, 255: NAME}; or" in finding.message
+    with pytest.raises(DatasetError, match=r"names: \{0: background, 255: NAME\}"):
+        open_dataset(root, "train")
+    write(root / "data.yaml", "format: masks\nnames: {0: background, 255: NAME}\n")
+    assert codes(root) == []
+    assert (open_dataset(root, "train").load(0).mask == (LABELS > 0)).all()
+    write(root / "data.yaml", "format: masks\nnames: {0: NAME}\nvoid: 255\n")
+    assert codes(root) == ["D310"]
+
+
+def test_masks_with_loss_are_told_apart_from_missing_ones(tmp_path: Path) -> None:
+    root = masks(tmp_path, LABELS, "SPLIT/masks/NAME.jpg")
+    write(root / "data.yaml", "format: masks\nnames: [ground, road, car]\n")
+    messages = [one.message for one in check_dataset(root).by_code()["D301"]]
+    assert "a.jpg is no mask: JPEG and the like change values" in messages[0]
+    with pytest.raises(DatasetError, match=r"c\.jpg is no mask"):
+        open_dataset(root, "val")
+
+
+def test_smoothed_edges_are_recognized(tmp_path: Path) -> None:
+    smoothed = cv2.GaussianBlur(COLORS[LABELS], (5, 5), 0)
+    root = masks(tmp_path, smoothed)
+    write(root / "data.yaml", f"format: masks\nnames: [ground, road, car]\ncolors: {COLORS.tolist()}\n")
+    (finding, *_) = check_dataset(root).by_code()["D304"]
+    assert "those of smoothed edges" in finding.message

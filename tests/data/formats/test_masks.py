@@ -269,8 +269,8 @@ def test_a_mask_that_vanishes_later(camvid_like: Path) -> None:
 @pytest.mark.parametrize(
     ("mask", "message"),
     [
-        (np.zeros((2, 3, 3), np.uint8), r"masks/c\.png: has 3 channels \(RGB\)"),
-        (np.zeros((2, 3), np.uint16), r"masks/c\.png: has one channel of 16 bits"),
+        (np.eye(3, dtype=np.uint8)[np.zeros((2, 3), int)], r"masks/c\.png: has 3 channels \(RGB\)"),
+        (np.full((2, 3), 256, np.uint16), r"masks/c\.png: has one channel of 16 bits"),
     ],
 )
 def test_a_mask_of_another_kind(camvid_like: Path, mask: Any, message: str) -> None:
