@@ -67,7 +67,7 @@ class Layer:
         return dataclasses.replace(self, value=self.value[key])
 
 
-def _parse(text: str, source: str) -> Any:
+def parse_yaml(text: str, source: str) -> Any:
     try:
         loader = _Loader(text)
         loader.name = source  # what the marks in its messages say
@@ -85,7 +85,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
         chain = " -> ".join(str(item) for item in (*seen, location))
         raise ConfigError(f"{seen[-1]}: base: the files name each other in a circle: {chain}")
     try:
-        data = _parse(path.read_text(encoding="utf-8"), str(path))
+        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except OSError as error:
         named_by = f" (named as base by {seen[-1]})" if seen else ""
         raise ConfigError(f"{path}: cannot read the configuration{named_by}: {error.strerror}") from error
@@ -113,7 +113,7 @@ def override_layers(overrides: Sequence[str]) -> list[Layer]:
             raise ConfigError(f"{COMMAND_LINE}: expected key.sub=value, got {override!r}")
         if parts in values:
             raise ConfigError(f"{COMMAND_LINE}: {key} is given twice")
-        values[parts] = _parse(text, f"{COMMAND_LINE}: {key}")
+        values[parts] = parse_yaml(text, f"{COMMAND_LINE}: {key}")
     # `backbone=resnet50` must come before `backbone.frozen=true`, in whatever order they were typed.
     ordered = sorted(values, key=lambda parts: len(parts) - (parts[-1] == "name"))
     layers = []

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from detseg.config_files import ConfigError, parse_yaml
 from detseg.data import DATASETS
 from detseg.data.dataset import Dataset
 from detseg.data.format import DatasetFormat
 from detseg.data.joined import JoinedDataset
+from detseg.data.parsing import show
 from detseg.data.source import DatasetError, Source, find_existing, relative_candidates
 from detseg.data.volumes import VolumeDataset
 from detseg.structures import Truth
@@ -106,7 +106,7 @@ def find_format(source: Source, wanted: str | None = None, truth: Truth | None =
             raise DatasetError(f"{source.name}: may be {' or '.join(fitting)}; say which with --format")
         return fitting[0]
     if not isinstance(chosen, str) or chosen not in DATASETS:
-        raise DatasetError(f"{source.name}: unknown format {chosen!r}; there are {', '.join(DATASETS)}")
+        raise DatasetError(f"{source.name}: unknown format {show(chosen)}; there are {', '.join(DATASETS)}")
     if not load_format(chosen).splits(source):
         raise DatasetError(f"{source.name}: no {chosen} data set; looked for {_layouts([chosen])}")
     return chosen
@@ -158,11 +158,13 @@ def _read_yaml(path: Path) -> Source:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise DatasetError(f"{path}: more than {MAX_YAML_BYTES:,} bytes, no description of a data set")
-        settings: Any = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        settings: Any = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (UnicodeDecodeError, RecursionError) as error:
         raise DatasetError(f"{path}: no valid YAML: {error}") from error
+    except ConfigError as error:
+        raise DatasetError(str(error)) from error
     if not isinstance(settings, Mapping):
-        raise DatasetError(f"{path}: expected keys such as format, path, train, val and names, got {settings!r}")
+        raise DatasetError(f"{path}: expected keys such as format, path, train, val and names, got {show(settings)}")
     return Source(path.absolute().parent, settings, path)

@@ -33,7 +33,11 @@ class Source:
         if self.yaml_path is None:
             return self.root
         path = str(self.settings.get("path") or ".")
-        return find_existing(relative_candidates(path, self.root), "path", self.name)
+        candidates = [*relative_candidates(path, self.root), Path.cwd() / path]
+        if Path(path).name == self.root.name:
+            # The folder of the YAML itself, as seen from where its author worked.
+            candidates.append(self.root)
+        return find_existing(candidates, "path", self.name)
 
     def candidates(self, text: str) -> list[Path]:
         """Where the path ``text`` in the YAML may point: relative to ``path:``, else to the YAML itself."""
@@ -44,9 +48,17 @@ def find_existing(candidates: Iterable[Path], what: str, named_in: str) -> Path:
     """The first of ``candidates`` that exists. Raises DatasetError that lists them where none does."""
     tried = list(dict.fromkeys(candidates))
     for candidate in tried:
-        if candidate.exists():
+        if exists(candidate):
             return candidate
     raise DatasetError(f"{named_in}: {what} not found; tried {', '.join(map(str, tried))}")
+
+
+def exists(path: Path) -> bool:
+    """Whether there is such a file or folder; what can be the name of none is none."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
 
 
 def relative_candidates(text: str, folder: Path) -> list[Path]:
@@ -68,10 +80,22 @@ def check_class_names(names: Any, where: str) -> tuple[str, ...]:
     for name in names:
         if not isinstance(name, str) or not name.strip():
             raise DatasetError(f"{where}: every class name must be text, got {name!r}; put it in quotes")
+        if not is_text(name):
+            raise DatasetError(f"{where}: class names must be text that can be written as UTF-8, got {name!r}")
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise DatasetError(f"{where}: class names must differ, but there are several of {', '.join(repeated)}")
     return tuple(names)
+
+
+def is_text(text: str, is_path: bool = False) -> bool:
+    """Whether ``text`` can be written as UTF-8; names of files may also hold bytes that are none, as Python escapes
+    them."""
+    try:
+        text.encode("utf-8", "surrogateescape" if is_path else "strict")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def read_class_file(path: Path) -> tuple[str, ...]:
@@ -92,14 +116,31 @@ def images_in(folder: Path) -> list[Path]:
     """The files in ``folder`` and below that have the suffix of an image, sorted; links to folders are followed, names
     that begin with a dot passed over: macOS writes ``._NAME`` beside files, and other programs what is theirs."""
     found: list[Path] = []
-    seen = {os.path.realpath(folder)}
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        # A folder that is linked to from several places is read once; a link to one around it would lead in circles.
-        visible = sorted(name for name in folders if not is_hidden(name))
-        folders[:] = [name for name in visible if os.path.realpath(Path(parent, name)) not in seen]
-        seen.update(os.path.realpath(Path(parent, name)) for name in folders)
-        found += (Path(parent, name) for name in names if not is_hidden(name))
-    return sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+    waiting, seen = [folder], {os.path.realpath(folder)}
+    while waiting:
+        place = waiting.pop()
+        try:
+            with os.scandir(place) as entries:
+                visible = sorted((one for one in entries if not is_hidden(one.name)), key=lambda one: one.name)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise DatasetError(f"{place}: cannot be read: {error.strerror}") from error
+        for entry in visible:
+            if entry.is_dir():
+                # A folder that several links lead to is read once; one to a folder around it would lead in circles.
+                real = os.path.realpath(entry.path)
+                if real not in seen:
+                    seen.add(real)
+                    waiting.append(Path(entry.path))
+            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not _is_special(entry):
+                found.append(Path(entry.path))
+    return sorted(found)
+
+
+def _is_special(entry: os.DirEntry[str]) -> bool:
+    """Whether it is a pipe or a device, which would be waited for; a link that leads nowhere is a missing file."""
+    return not entry.is_file() and not entry.is_symlink()
 
 
 def is_hidden(name: str) -> bool:

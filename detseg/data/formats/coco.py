@@ -12,7 +12,7 @@ from typing import Any
 from detseg.data.format import DatasetFormat
 from detseg.data.parsing import MAX_COORDINATE, as_integer, enumerate_some, is_coordinate, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
-from detseg.data.source import DatasetError, Source, check_class_names, find_existing, leaves_root
+from detseg.data.source import DatasetError, Source, check_class_names, exists, find_existing, is_text, leaves_root
 from detseg.data.writing import Contents, NewSplits
 from detseg.structures import Truth
 
@@ -79,7 +79,8 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
     for entry in found.tables["categories"]:
         if entry["id"] in groups:
             continue
-        if not isinstance(entry.get("name"), str):
+        name = entry.get("name")
+        if not isinstance(name, str) or not is_text(name):
             found.reject("D005", f"category {entry['id']}: name must be text, got {show_key(entry, 'name')}")
         else:
             names[entry["id"]] = entry["name"]
@@ -197,9 +198,9 @@ def _folder_of_images(found: SplitFile, folders: Sequence[Path]) -> Path:
     existing = [folder for folder in folders if folder.is_dir()]
     # Some images may be missing, which a check says; so more than one name is tried.
     names = [str(entry.get("file_name")) for entry in found.tables["images"][:1000]]
-    names = [name for name in names if not leaves_root(name)]
+    names = [name for name in names if is_text(name, is_path=True) and not leaves_root(name)]
     for folder in existing:
-        if not names or any((folder / _as_there(folder, name)).is_file() for name in names):
+        if not names or any(exists(folder / _as_there(folder, name)) for name in names):
             return folder
     if found.is_complete:
         example = f" (as {names[0]})" if names else ""
@@ -210,7 +211,7 @@ def _folder_of_images(found: SplitFile, folders: Sequence[Path]) -> Path:
 def _add_image(records: BoxRecords, path: Path, entry: Entry) -> int | None:
     """The position of the image, None where the entry names no file."""
     name, sides = entry.get("file_name"), [entry.get(key) for key in ("height", "width")]
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not is_text(name, is_path=True):
         records.reject("D005", path, f"image {entry['id']}: file_name must be text, got {show_key(entry, 'file_name')}")
         return None
     if leaves_root(name):
@@ -236,7 +237,7 @@ def _as_side(value: object) -> int | None:
 
 def _as_there(folder: Path, name: str) -> str:
     """``name`` with slashes for the backslashes of Windows, unless there is such a file in ``folder``."""
-    return name if "\\" not in name or (folder / name).is_file() else name.replace("\\", "/")
+    return name if "\\" not in name or exists(folder / name) else name.replace("\\", "/")
 
 
 def _unused_groups(tables: Mapping[str, Sequence[Entry]]) -> dict[int, str]:

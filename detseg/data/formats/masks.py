@@ -19,6 +19,7 @@ from detseg.data.source import (
     DatasetError,
     Source,
     check_class_names,
+    exists,
     find_existing,
     images_in,
     read_class_file,
@@ -237,7 +238,7 @@ def _members(records: MaskRecords, place: Path, source: Source, suffixes: Sequen
         if place.parent.name == Path(_VOC_LISTS).name:
             images = place.parents[2] / _VOC_IMAGES
             candidates = [images / f"{line}{suffix}" for suffix in (".jpg", *suffixes)]
-        found = next((path for path in candidates if path.exists()), None)
+        found = next((path for path in candidates if exists(path)), None)
         if found is None:
             records.deny(place, f"{line!r} not found; tried {', '.join(map(str, dict.fromkeys(candidates)))}")
         member = (found or candidates[0]).absolute()

@@ -19,6 +19,7 @@ from detseg.data.source import (
     DatasetError,
     Source,
     check_class_names,
+    exists,
     find_existing,
     images_in,
     is_hidden,
@@ -185,7 +186,7 @@ def _members(records: BoxRecords, place: Path) -> list[Path]:
     members = []
     for line in read_lines(place):
         places = relative_candidates(line, place.parent)
-        found = next((path for path in places if path.exists()), None)
+        found = next((path for path in places if exists(path)), None)
         if found is None:
             records.deny(place, f"image not found; tried {', '.join(map(str, places))}")
         members.append((found or places[0]).absolute())

@@ -176,6 +176,24 @@ def test_file_names_from_windows(tmp_path: Path) -> None:
     assert Path(open_dataset(root, "train").path(0)).name == "sub\\1.png"
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (set_all("categories", name="\ud800"), "D005"),
+        (set_all("images", file_name="\ud800.png"), "D005"),
+        (set_all("images", file_name="x" * 5000), "D101"),
+        (set_all("images", height=10**400), "D005"),
+    ],
+)
+def test_names_that_nothing_can_have(tmp_path: Path, change: Callable[[dict[str, Any]], object], expected: str) -> None:
+    root = coco(tmp_path, change)
+    report = check_dataset(root)
+    assert expected in report.by_code()
+    report.write_json(tmp_path.parent / f"{tmp_path.name}.json")
+    with pytest.raises(DatasetError):
+        open_dataset(root, "train")
+
+
 def turn(path: Path, orientation: int) -> None:
     """Give a JPEG an Exif orientation."""
     block = b"Exif\0\0MM\0*" + struct.pack(">IHHHIHHI", 8, 1, 274, 3, 1, orientation, 0, 0)
