@@ -21,8 +21,9 @@ MAX_CLASSES = VOID
 """Positions of classes fit in 8 bits beside ``VOID``."""
 MAX_VALUE = 2**16 - 1
 """The largest value in a label file that can have a name."""
-AFFINE_TOLERANCE_MM = 1e-3
-"""How far apart the corners of a volume and of its labels may lie; headers are rounded to float32."""
+AFFINE_TOLERANCE = 0.01
+"""How far apart the corners of a volume and of its labels may lie, as a share of a voxel's shortest side: headers hold
+float32, and quaternions and text are rounded further."""
 
 _NUM_SHOWN = 8
 
@@ -178,10 +179,12 @@ def require_same_grid(
         )
     depth, height, width = shape
     distance = grid_distance_mm(label_affine, affine, (depth, height, width))
-    if distance > AFFINE_TOLERANCE_MM:
+    allowed = AFFINE_TOLERANCE * min(spacing_of(affine))
+    if distance > allowed:
         raise DatasetError(
             f"{label_path}: its affine puts voxels up to {distance:.4g} mm away from those of the volume {image_path}; "
-            f"allowed are {AFFINE_TOLERANCE_MM} mm: correct the wrong header, or resample the labels to the volume"
+            f"allowed are {allowed:.4g} mm, {AFFINE_TOLERANCE:.0%} of a voxel: correct the wrong header, or resample "
+            "the labels to the volume"
         )
 
 

@@ -224,3 +224,28 @@ def test_real_volumes(detseg_data: Path) -> None:
     report = check_dataset(Path(__file__).parents[2] / "configs/data/hippocampus.yaml")
     assert codes(report) == []
     assert [report.splits[name].num_images for name in ("train", "val", "all")] == [166, 42, 208]
+
+
+def test_a_header_that_contradicts_itself_is_told(folder: Path) -> None:
+    image = nibabel.load(files(folder, 0)[0])
+    moved = image.affine.copy()
+    moved[0, 3] += 50
+    image.set_qform(moved, code=1)
+    image.set_sform(image.affine, code=1)
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), None, image.header), files(folder, 0)[0])
+    report = check_dataset(folder)
+    assert [code for code in codes(report) if code != "D403"] == ["D406"]
+    assert "disagree by up to 50 mm" in report.by_code()["D406"][0].message
+
+
+def test_other_values_do_not_hide_the_classes(folder: Path) -> None:
+    def change(array: Any, affine: Any) -> tuple[Any, Any]:
+        array[0, 0, 0] = 9
+        return array, affine
+
+    before = check_dataset(folder).splits["all"].num_images_by_class
+    for number in range(10):
+        rewrite(files(folder, number)[1], change)
+    report = check_dataset(folder)
+    assert set(codes(report)) == {"D404"}
+    assert report.splits["all"].num_images_by_class == before

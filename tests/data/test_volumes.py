@@ -113,7 +113,7 @@ def test_labels_of_another_shape(tmp_path: Path) -> None:
             read(0)
 
 
-@pytest.mark.parametrize(("shift", "allowed"), [(0.0005, True), (0.002, False), (10.0, False)])
+@pytest.mark.parametrize(("shift", "allowed"), [(0.0005, True), (0.002, True), (0.03, False), (10.0, False)])
 def test_labels_at_another_place(tmp_path: Path, shift: float, allowed: bool) -> None:
     moved = AFFINE.copy()
     moved[1, 3] += shift

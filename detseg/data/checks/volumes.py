@@ -14,7 +14,7 @@ from threading import Condition
 
 import numpy as np
 
-from detseg.arrays import ByteArray
+from detseg.arrays import IntArray
 from detseg.data.checks.inspection import Inspection
 from detseg.data.checks.report import VolumeSummary
 from detseg.data.findings import Finding
@@ -98,6 +98,8 @@ def _inspect(pair: VolumePair, name_of: Mapping[int, str], budget: _Budget) -> V
     try:
         # The header alone first: it is what labels are compared with, even where voxels are damaged.
         state.header = read_volume_header(pair.image)
+        if state.header.disagreement:
+            state.faults.append(("D406", pair.image, state.header.disagreement))
         with budget.hold(state.header.shape):
             state.digest = _digest(pair.image)
     except VolumeError as error:
@@ -121,7 +123,8 @@ def _inspect_labels(state: VolumeState, path: Path, name_of: Mapping[int, str], 
         with budget.hold(header.shape):
             values, _ = read_label_values(path)
             if name_of:
-                _count_voxels(state, to_positions(values, list(name_of.values()), list(name_of), path), name_of)
+                _count_voxels(state, path, values, name_of)
+                to_positions(values, list(name_of.values()), list(name_of), path)
     except VolumeError as error:
         state.faults.append(("D402", path, _message(error, path)))
     except DatasetError as error:
@@ -130,7 +133,7 @@ def _inspect_labels(state: VolumeState, path: Path, name_of: Mapping[int, str], 
 
 def _digest(path: Path) -> str:
     """The SHA-256 of the shape and the voxels, however they are stored."""
-    voxels = read_volume(path).voxels
+    voxels = read_volume(path, quiet=True).voxels
     digest = hashlib.sha256(repr(voxels.shape).encode())
     # The first axis runs fastest in files: seen this way, nothing is copied.
     digest.update(np.ascontiguousarray(voxels.T).reshape(-1).data)
@@ -142,12 +145,13 @@ def _message(error: ValueError, name: Path | str) -> str:
     return str(error).removeprefix(f"{name}: ")
 
 
-def _count_voxels(state: VolumeState, labels: ByteArray, name_of: Mapping[int, str]) -> None:
-    counts = np.bincount(labels.ravel(), minlength=len(name_of)).tolist()
-    state.num_voxels = dict(zip(name_of.values(), counts, strict=True))
-    if not sum(counts[1:]):
-        assert state.pair.label is not None
-        state.faults.append(("D405", state.pair.label, "all voxels are background"))
+def _count_voxels(state: VolumeState, path: Path, values: IntArray, name_of: Mapping[int, str]) -> None:
+    """Count the voxels of every class, whatever other values there are."""
+    found, counts = np.unique(values, return_counts=True)
+    number_of = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    state.num_voxels = {name: number_of.get(value, 0) for value, name in name_of.items()}
+    if found.tolist() == [next(iter(name_of))]:
+        state.faults.append(("D405", path, "all voxels are background"))
 
 
 def summarize_volumes(states: Sequence[VolumeState], class_names: Sequence[str]) -> VolumeSummary:

@@ -6,41 +6,36 @@ of its channel (``a_0000.nii.gz``). Volumes that nobody has divided into splits 
 
 from __future__ import annotations
 
-import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from detseg.config import from_dict
 from detseg.data.division import DivisionConfig
 from detseg.data.format import DatasetFormat
+from detseg.data.formats.nifti_names import DESCRIPTION_NAME, ONE_CHANNEL, read_class_names, read_description
 from detseg.data.source import (
     DatasetError,
     Source,
-    check_class_names,
     find_existing,
     leaves_root,
     read_lines,
     relative_candidates,
 )
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
-from detseg.data.volumes import MAX_CLASSES, MAX_VALUE
-from detseg.runtime.media.nifti import VOLUME_SUFFIXES, read_label_values, volume_stem
+from detseg.runtime.media.nifti import VOLUME_SUFFIXES, volume_stem
 from detseg.runtime.media.nifti_header import VolumeError
 from detseg.structures import Truth
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
-DESCRIPTION_NAME = "dataset.json"
-MAX_DESCRIPTION_BYTES = 2**26
 
 _TEST = "test"
 _SETTINGS = ("format", "path", "names", "division")
 _FIRST_CHANNEL = "_0000"
-_NUM_LOOKED_AT = 5
+_CHANNEL = re.compile(r"_\d{4}$")
 
 
 class NiftiFormat(DatasetFormat):
@@ -76,7 +71,7 @@ class NiftiFormat(DatasetFormat):
             if named:
                 return tuple(named)
         root = source.data_root()
-        if not (root / IMAGES).is_dir():
+        if not (root / IMAGES).is_dir() and not _lists_cases(root):
             return ()
         divided = _read_division(source).split_names
         return divided if _TEST in divided or not (root / TEST_IMAGES).is_dir() else (*divided, _TEST)
@@ -159,7 +154,10 @@ def find_training_pairs(root: Path, where: str) -> list[VolumePair]:
     Raises:
         DatasetError: there are none, files are missing, or several volumes have one name.
     """
-    listed = read_description(root).get("training")
+    description = read_description(root)
+    if "dataset" in description:
+        return _listed_cases(description["dataset"], root, f"{root / DESCRIPTION_NAME}: dataset")
+    listed = description.get("training")
     if not listed:
         return pair_up(list_volumes(root / IMAGES), root / LABELS, where)
     place = f"{root / DESCRIPTION_NAME}: training"
@@ -176,6 +174,31 @@ def find_training_pairs(root: Path, where: str) -> list[VolumePair]:
         pairs.append(VolumePair(root / image, root / label))
     _require_files([file for pair in pairs for file in pair if file is not None], place)
     _by_stem([pair.image for pair in pairs])
+    return _without_repetition(pairs, place)
+
+
+def _lists_cases(root: Path) -> bool:
+    """Whether dataset.json names the files of cases one by one, as nnU-Net's second version allows it."""
+    path = root / DESCRIPTION_NAME
+    return path.is_file() and "dataset" in read_description(root)
+
+
+def _listed_cases(cases: Any, root: Path, place: str) -> list[VolumePair]:
+    if not isinstance(cases, Mapping):
+        raise DatasetError(f"{place}: expected {{CASE: {{images: [FILE], label: FILE}}}}, got {cases!r:.100}")
+    pairs = []
+    for name, entry in cases.items():
+        match entry:
+            case {"images": [str(image)], "label": str(label)}:
+                pass
+            case {"images": [_, _, *_] as images, "label": _}:
+                raise DatasetError(f"{place}: {name}: {ONE_CHANNEL.format(len(images))}")
+            case _:
+                raise DatasetError(f"{place}: {name}: expected {{images: [FILE], label: FILE}}, got {entry!r:.200}")
+        if any(map(leaves_root, (image, label))):
+            raise DatasetError(f"{place}: {name}: lies outside of {root}: {entry!r:.200}")
+        pairs.append(VolumePair(root / image, root / label))
+    _require_files([file for pair in pairs for file in pair if file is not None], place)
     return _without_repetition(pairs, place)
 
 
@@ -228,6 +251,11 @@ def pair_up(images: Sequence[Path], labels_at: Path | None, where: str) -> list[
         stem = volume_stem(image)
         pairs.append(VolumePair(image, label_of.get(stem) or label_of.get(stem.removesuffix(_FIRST_CHANNEL))))
     missing = [pair.image for pair in pairs if pair.label is None]
+    channels = [image for image in missing if _CHANNEL.sub("", volume_stem(image)) in label_of]
+    if channels:
+        first = _CHANNEL.sub("", volume_stem(channels[0]))
+        count = sum(_CHANNEL.sub("", volume_stem(image)) == first for image in images)
+        raise DatasetError(f"{where}: {channels[0]} is one of the channels of {first}: {ONE_CHANNEL.format(count)}")
     if missing:
         raise DatasetError(
             f"{where}: {len(missing)} of {len(images)} volumes have no labels; the first is {missing[0]}: "
@@ -288,104 +316,3 @@ def _by_stem(paths: Sequence[Path]) -> dict[str, Path]:
                 f"{path}: {other.name} has the same name; which labels belong to which volume is unclear"
             )
     return by_stem
-
-
-def read_description(root: Path) -> Mapping[str, Any]:
-    """What dataset.json in ``root`` says; nothing where there is none.
-
-    Raises:
-        DatasetError: it cannot be read, or describes volumes of several channels.
-    """
-    path = root / DESCRIPTION_NAME
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > MAX_DESCRIPTION_BYTES:
-        raise DatasetError(f"{path}: more than {MAX_DESCRIPTION_BYTES:,} bytes, no description of a data set")
-    try:
-        description: Any = json.loads(path.read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: no valid JSON: {error}") from error
-    if not isinstance(description, Mapping):
-        raise DatasetError(f"{path}: expected an object with labels and training, got {description!r:.100}")
-    for key in ("modality", "channel_names"):
-        channels = description.get(key)
-        if isinstance(channels, Mapping) and len(channels) > 1:
-            raise DatasetError(
-                f"{path}: {key}: {len(channels)} channels ({', '.join(map(str, channels.values()))}), but a volume has "
-                "one here: make a data set of one of them"
-            )
-    return description
-
-
-def read_class_names(source: Source, labels: Sequence[Path]) -> dict[int, str]:
-    """The name of every value, the background, 0, first: from ``names`` in the YAML, else from dataset.json.
-
-    Raises:
-        DatasetError: they are contradictory, or missing; then the message says what the first of ``labels`` hold.
-    """
-    named = source.settings.get("names")
-    if named is not None:
-        where = f"{source.name}: names"
-        if isinstance(named, (list, tuple)):
-            named = dict(enumerate(named))
-        if not isinstance(named, Mapping):
-            raise DatasetError(f"{where}: expected a list of names by value or {{VALUE: NAME}}, got {named!r:.100}")
-        return _checked_names(list(named.items()), where)
-    root = source.data_root().absolute()
-    described = read_description(root).get("labels")
-    if described is not None:
-        where = f"{root / DESCRIPTION_NAME}: labels"
-        if not isinstance(described, Mapping):
-            raise DatasetError(f"{where}: expected {{VALUE: NAME}} or {{NAME: VALUE}}, got {described!r:.100}")
-        return _checked_names(_values_and_names(described, where), where)
-    raise DatasetError(_ask_for_names(source, root, labels))
-
-
-def _values_and_names(described: Mapping[str, Any], where: str) -> list[tuple[Any, Any]]:
-    """The pairs of the Decathlon, {"1": "anterior"}, or of nnU-Net's second version, {"anterior": 1}."""
-    if all(key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in described.items()):
-        return [(int(key), name) for key, name in described.items()]
-    for name, value in described.items():
-        if isinstance(value, list) or name == "ignore":
-            kind = "a region of several values" if isinstance(value, list) else "no class but what is to be ignored"
-            raise DatasetError(
-                f"{where}: {name} is {kind}, which is not supported: write labels with one value per class, and a YAML "
-                "with `format: nifti` and `names:`"
-            )
-    return [(value, name) for name, value in described.items()]
-
-
-def _checked_names(pairs: Sequence[tuple[Any, Any]], where: str) -> dict[int, str]:
-    for value, name in pairs:
-        if type(value) is not int or not 0 <= value <= MAX_VALUE:
-            raise DatasetError(
-                f"{where}: the values must be integers from 0 to {MAX_VALUE}, got {value!r} for {name!r}"
-            )
-    check_class_names([name for _, name in pairs], where)
-    name_of = dict(sorted(pairs))
-    if len(name_of) < len(pairs):
-        raise DatasetError(f"{where}: a value has two names; every class has a value of its own")
-    if 0 not in name_of:
-        raise DatasetError(f"{where}: the value 0, which is the background, has no name")
-    if not 2 <= len(name_of) <= MAX_CLASSES:
-        raise DatasetError(
-            f"{where}: expected 2 to {MAX_CLASSES} classes with the background, got {len(name_of)}: {list(name_of)}"
-        )
-    return name_of
-
-
-def _ask_for_names(source: Source, root: Path, labels: Sequence[Path]) -> str:
-    chosen = labels[:_NUM_LOOKED_AT]
-    found = sorted({0}.union(*(np.unique(read_label_values(path)[0]).tolist() for path in chosen)))
-    names = ", ".join(f"{value}: {'NAME' if value else 'background'}" for value in found)
-    looked = f"the labels hold the values {', '.join(map(str, found))} ({len(chosen)} of {len(labels)} were read). "
-    missing = f"{source.name}: the names of the classes are missing; {looked if chosen else ''}"
-    if source.yaml_path is not None:
-        return f"{missing}Add to the YAML:\n  names: {{{names}}}"
-    return (
-        f"{missing}Write a YAML and give that as the data set:\n"
-        f"  format: nifti\n  path: {root}\n  names: {{{names}}}\n"
-        f"or name them under `labels` in {root / DESCRIPTION_NAME}"
-    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 import zlib
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from detseg.volumes import LabelVolume, Volume
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 
 _LARGEST_WHOLE_DOUBLE = 2.0**53
+_LABEL_ERROR = 1e-3
+"""How far a label may be from a whole number. Interpolated labels have voxels much farther away."""
 _LONGEST_NIFTI_1_SIDE = 2**15 - 1
 
 
@@ -55,14 +58,17 @@ def read_volume_header(path: Path | str) -> VolumeHeader:
         return read_layout(stream, path).header
 
 
-def read_volume(path: Path | str) -> Volume:
-    """The scan in the file ``path``, scaled as its header says.
+def read_volume(path: Path | str, *, quiet: bool = False) -> Volume:
+    """The scan in the file ``path``, scaled as its header says; where that contradicts itself, this warns unless
+    ``quiet``.
 
     Raises:
         VolumeError: as :func:`read_volume_header`; also if the data are damaged or a voxel is not finite in float32.
         ValueError: nibabel is not installed.
     """
     stored, layout = _read(path)
+    if layout.header.disagreement and not quiet:
+        warnings.warn(f"{path}: {layout.header.disagreement}", stacklevel=2)
     with np.errstate(over="ignore"):
         voxels = _scaled(stored, layout).astype(np.float32, copy=False)
     finite = np.isfinite(voxels)
@@ -76,7 +82,8 @@ def read_volume(path: Path | str) -> Volume:
 
 
 def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
-    """The whole numbers ``[X, Y, Z]`` in the file ``path`` and its affine; floating-point files of such numbers too.
+    """The whole numbers ``[X, Y, Z]`` in the file ``path`` and its affine; floating-point files of such numbers too,
+    which programs that scale them store with small errors.
 
     Raises:
         VolumeError: as :func:`read_volume_header`; also if the data are damaged or a voxel is not a whole number.
@@ -89,13 +96,14 @@ def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
     if values.dtype.kind == "f":
         # Not a number and infinity are no whole numbers either.
         with np.errstate(invalid="ignore"):
-            wrong = ~((values == np.rint(values)) & (np.abs(values) < _LARGEST_WHOLE_DOUBLE))
+            wrong = ~((np.abs(values - np.rint(values)) <= _LABEL_ERROR) & (np.abs(values) < _LARGEST_WHOLE_DOUBLE))
         if wrong.any():
             first = tuple(int(position) for position in np.argwhere(wrong)[0])
             raise VolumeError(
                 f"{path}: a label must be a whole number, but {np.count_nonzero(wrong)} of {wrong.size} voxels are "
                 f"not: {values[first]} at {first}; resample labels with the nearest neighbor only"
             )
+        values = np.rint(values)
     return values.astype(np.int64), layout.header.affine
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import itertools
 import math
 import os
 import zlib
@@ -35,11 +36,12 @@ class VolumeError(ImageError):
 @dataclass(frozen=True, slots=True)
 class VolumeHeader:
     """What a file says of its voxels: their number along X, Y, Z, the ``affine`` ``[4, 4]`` float64 to millimeters, and
-    the type in which they are stored."""
+    the type in which they are stored. ``disagreement``: what it says twice, and differently."""
 
     shape: Shape3
     affine: DoubleArray
     dtype: str
+    disagreement: str = ""
 
     @property
     def spacing(self) -> Spacing:
@@ -114,7 +116,8 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> Layout:
         raise VolumeError(f"{path}: no NIfTI file: its magic word is {magic!r}")
     shape, dtype, affine = _shape_of(header, path), _dtype_of(header, path), _affine_of(header, path)
     slope, intercept = _scale_of(header, path)
-    layout = Layout(VolumeHeader(shape, affine, dtype.name), dtype, _offset_of(header, size, path), slope, intercept)
+    volume_header = VolumeHeader(shape, affine, dtype.name, _disagreement_of(header, shape))
+    layout = Layout(volume_header, dtype, _offset_of(header, size, path), slope, intercept)
     _require_room(layout, stream, path)
     return layout
 
@@ -170,6 +173,26 @@ def _affine_of(header: Any, path: Path | str) -> DoubleArray:
             f"length of up to {_LARGEST_SPACING_MM:g} mm, and not lie in a plane"
         )
     return affine
+
+
+def _disagreement_of(header: Any, shape: Shape3) -> str:
+    """What to say where the two forms of the orientation put a corner of the volume more than half a voxel apart."""
+    codes = int(header["qform_code"]), int(header["sform_code"])
+    if not min(codes) > 0:
+        return ""
+    sform = np.asarray(header.get_sform(), np.float64)
+    try:
+        qform = np.asarray(header.get_qform(), np.float64)
+    except (ValueError, require_nibabel().spatialimages.HeaderDataError):
+        return "the qform in the header is of no use; the sform is used"
+    corners = np.array(list(itertools.product(*((0, side - 1) for side in shape), (1,))), np.float64)
+    distance = float(np.linalg.norm((corners @ (qform - sform).T)[:, :3], axis=1).max())
+    if not distance > min(spacing_of(sform)) / 2:
+        return ""
+    return (
+        f"the qform and the sform in the header disagree by up to {distance:.4g} mm; the sform is used: make sure that "
+        "it is the right one, other programs may take the other"
+    )
 
 
 def _offset_of(header: Any, size: int, path: Path | str) -> int:

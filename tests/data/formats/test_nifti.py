@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -241,3 +242,26 @@ def test_the_hippocampus_without_a_description(detseg_data: Path) -> None:
     with pytest.raises(DatasetError, match=r"the labels hold the values 0, 1, 2 \(5 of 166 were read\)") as caught:
         open_dataset(detseg_data / "hippocampus", "train")
     assert "names: {0: background, 1: NAME, 2: NAME}" in str(caught.value)
+
+
+def test_cases_named_one_by_one(tmp_path: Path) -> None:
+    """As nnU-Net's second version allows it, with files anywhere in the folder."""
+    write_blobs(tmp_path, 4)
+    names = sorted(path.name for path in (tmp_path / "imagesTr").iterdir())
+    for old, new in (("imagesTr", "scans"), ("labelsTr", "truth")):
+        (tmp_path / old).rename(tmp_path / new)
+    cases: dict[str, Any] = {name: {"images": [f"scans/{name}"], "label": f"truth/{name}"} for name in names}
+    labels = {"background": "0", "bright": "1", "dark": 2}
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "dataset": cases}))
+    assert available_splits(tmp_path) == ("train", "val", "all")
+    assert len(open_dataset(tmp_path, "all")) == 4
+    assert open_dataset(tmp_path, "all").class_names == ("background", "bright", "dark")
+    for wrong, message in (
+        ({"images": ["scans/a", "scans/b"], "label": "truth/a"}, "2 channels, but a volume has one"),
+        ({"images": ["../a"], "label": "truth/a"}, "lies outside of"),
+        ({"images": ["scans/none.nii"], "label": "truth/none.nii"}, "files are missing"),
+        (7, "expected {images: .FILE., label: FILE}, got 7"),
+    ):
+        (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "dataset": {**cases, "x": wrong}}))
+        with pytest.raises(DatasetError, match=message):
+            open_dataset(tmp_path, "all")

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.formats import nifti
-from detseg.data.formats.nifti import read_class_names, read_description
+from detseg.data.formats import nifti_names
+from detseg.data.formats.nifti_names import read_class_names, read_description
 from detseg.data.source import DatasetError, Source
 from detseg.runtime.media.nifti import write_label_volume
 from detseg.volumes import LabelVolume
@@ -88,8 +88,8 @@ def test_names_that_cannot_be(tmp_path: Path, names: Any, message: str) -> None:
         ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "ignore is no class but what is to be ignored"),
         ({"labels": {"background": 0, "liver": 1, "tumor": 1}}, "a value has two names"),
         ({"labels": {"0": "background", "9" * 5000: "liver"}}, "integers from 0 to 65535, got 'background' for '0'"),
-        ({"labels": {"0": "a", "1": "b"}, "modality": {"0": "T1", "1": "T2"}}, r"modality: 2 channels \(T1, T2\)"),
-        ({"labels": {}, "channel_names": {"0": "T1", "1": "T2"}}, "channel_names: 2 channels"),
+        ({"labels": {"0": "a", "1": "b"}, "modality": {"0": "T1", "1": "T2"}}, r"modality \(T1, T2\): 2 channels"),
+        ({"labels": {}, "channel_names": {"0": "T1", "1": "T2"}}, "channel_names .*: 2 channels"),
     ],
 )
 def test_descriptions_that_cannot_be(tmp_path: Path, content: Any, message: str) -> None:
@@ -105,7 +105,7 @@ def test_descriptions_that_cannot_be(tmp_path: Path, content: Any, message: str)
 
 def test_a_description_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     describe(tmp_path, {"labels": {"0": "background"}})
-    monkeypatch.setattr(nifti, "MAX_DESCRIPTION_BYTES", 10)
+    monkeypatch.setattr(nifti_names, "MAX_DESCRIPTION_BYTES", 10)
     with pytest.raises(DatasetError, match="more than 10 bytes, no description"):
         read_description(tmp_path)
 

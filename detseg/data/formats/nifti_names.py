@@ -1,0 +1,121 @@
+"""What the values in label volumes mean: from a YAML, or from the dataset.json of the Decathlon or of nnU-Net."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg.data.parsing import as_integer
+from detseg.data.source import DatasetError, Source, check_class_names
+from detseg.data.volumes import MAX_CLASSES, MAX_VALUE
+from detseg.runtime.media.nifti import read_label_values
+
+DESCRIPTION_NAME = "dataset.json"
+MAX_DESCRIPTION_BYTES = 2**26
+ONE_CHANNEL = "{} channels, but a volume has one here: make a data set of one of them"
+
+_NUM_LOOKED_AT = 5
+
+
+def read_description(root: Path) -> Mapping[str, Any]:
+    """What dataset.json in ``root`` says; nothing where there is none.
+
+    Raises:
+        DatasetError: it cannot be read, or describes volumes of several channels.
+    """
+    path = root / DESCRIPTION_NAME
+    if not path.is_file():
+        return {}
+    if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+        raise DatasetError(f"{path}: more than {MAX_DESCRIPTION_BYTES:,} bytes, no description of a data set")
+    try:
+        description: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(f"{path}: no valid JSON: {error}") from error
+    if not isinstance(description, Mapping):
+        raise DatasetError(f"{path}: expected an object with labels and training, got {description!r:.100}")
+    for key in ("modality", "channel_names"):
+        channels = description.get(key)
+        if isinstance(channels, Mapping) and len(channels) > 1:
+            raise DatasetError(
+                f"{path}: {key} ({', '.join(map(str, channels.values()))}): {ONE_CHANNEL.format(len(channels))}"
+            )
+    return description
+
+
+def read_class_names(source: Source, labels: Sequence[Path]) -> dict[int, str]:
+    """The name of every value, the background, 0, first: from ``names`` in the YAML, else from dataset.json.
+
+    Raises:
+        DatasetError: they are contradictory, or missing; then the message says what the first of ``labels`` hold.
+    """
+    named = source.settings.get("names")
+    if named is not None:
+        where = f"{source.name}: names"
+        if isinstance(named, (list, tuple)):
+            named = dict(enumerate(named))
+        if not isinstance(named, Mapping):
+            raise DatasetError(f"{where}: expected a list of names by value or {{VALUE: NAME}}, got {named!r:.100}")
+        return _checked_names(list(named.items()), where)
+    root = source.data_root().absolute()
+    described = read_description(root).get("labels")
+    if described is not None:
+        where = f"{root / DESCRIPTION_NAME}: labels"
+        if not isinstance(described, Mapping):
+            raise DatasetError(f"{where}: expected {{VALUE: NAME}} or {{NAME: VALUE}}, got {described!r:.100}")
+        return _checked_names(_values_and_names(described, where), where)
+    raise DatasetError(_ask_for_names(source, root, labels))
+
+
+def _values_and_names(described: Mapping[str, Any], where: str) -> list[tuple[Any, Any]]:
+    """The pairs of the Decathlon, {"1": "anterior"}, or of nnU-Net's second version, {"anterior": 1}."""
+    if all(key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in described.items()):
+        return [(int(key), name) for key, name in described.items()]
+    for name, value in described.items():
+        if isinstance(value, list) or name == "ignore":
+            kind = "a region of several values" if isinstance(value, list) else "no class but what is to be ignored"
+            raise DatasetError(
+                f"{where}: {name} is {kind}, which is not supported: write labels with one value per class, and a YAML "
+                "with `format: nifti` and `names:`"
+            )
+    return [(value if as_integer(value) is None else as_integer(value), name) for name, value in described.items()]
+
+
+def _checked_names(pairs: Sequence[tuple[Any, Any]], where: str) -> dict[int, str]:
+    for value, name in pairs:
+        if type(value) is not int or not 0 <= value <= MAX_VALUE:
+            raise DatasetError(
+                f"{where}: the values must be integers from 0 to {MAX_VALUE}, got {value!r} for {name!r}"
+            )
+    check_class_names([name for _, name in pairs], where)
+    name_of = dict(sorted(pairs))
+    if len(name_of) < len(pairs):
+        raise DatasetError(f"{where}: a value has two names; every class has a value of its own")
+    if 0 not in name_of:
+        raise DatasetError(f"{where}: the value 0, which is the background, has no name")
+    if not 2 <= len(name_of) <= MAX_CLASSES:
+        raise DatasetError(
+            f"{where}: expected 2 to {MAX_CLASSES} classes with the background, got {len(name_of)}: {list(name_of)}"
+        )
+    return name_of
+
+
+def _ask_for_names(source: Source, root: Path, labels: Sequence[Path]) -> str:
+    chosen = labels[:_NUM_LOOKED_AT]
+    found = sorted({0}.union(*(np.unique(read_label_values(path)[0]).tolist() for path in chosen)))
+    names = ", ".join(f"{value}: {'NAME' if value else 'background'}" for value in found)
+    looked = f"the labels hold the values {', '.join(map(str, found))} ({len(chosen)} of {len(labels)} were read). "
+    missing = f"{source.name}: the names of the classes are missing; {looked if chosen else ''}"
+    if source.yaml_path is not None:
+        return f"{missing}Add to the YAML:\n  names: {{{names}}}"
+    return (
+        f"{missing}Write a YAML and give that as the data set:\n"
+        f"  format: nifti\n  path: {root}\n  names: {{{names}}}\n"
+        f"or name them under `labels` in {root / DESCRIPTION_NAME}"
+    )
