@@ -14,7 +14,9 @@ from detseg.arrays import ByteArray
 from detseg.files import atomic_path
 from detseg.runtime.media.image_header import HeaderError, ImageHeader, is_complete, read_header
 
-IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+WRITABLE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (*WRITABLE_SUFFIXES, ".jfif", ".jpe")
+"""What the names of images end in; the last two are other words for JPEG."""
 MAX_PIXELS = 178_000_000
 """Images with more pixels are refused before decoding; 178 million take half a gigabyte."""
 
@@ -107,9 +109,9 @@ def write_image(path: Path | str, image: ByteArray) -> None:
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
     suffix = path.suffix.lower()
-    if suffix not in IMAGE_SUFFIXES:
+    if suffix not in WRITABLE_SUFFIXES:
         raise ImageError(
-            f"{path}: cannot write {suffix or 'a name without suffix'}; use one of {', '.join(IMAGE_SUFFIXES)}"
+            f"{path}: cannot write {suffix or 'a name without suffix'}; use one of {', '.join(WRITABLE_SUFFIXES)}"
         )
     done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _WRITE_OPTIONS.get(suffix, []))
     if not done:

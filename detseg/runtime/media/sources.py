@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import glob
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ from detseg.runtime.media.video_container import VIDEO_SUFFIXES, read_container
 SCHEMES = ("http", "https", "rtmp", "rtsp", "rtsps")
 """What the addresses of streams may begin with."""
 STANDARD_INPUT = "-"
+_OTHER_VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".hdr", ".dcm")
 _NUMBER = re.compile(r"%(0\d+)?d")
 
 
@@ -87,9 +89,13 @@ def _stream(address: str, scheme: str, allow_url: bool) -> Source:
 
 
 def _file_kind(path: Path) -> Literal["image", "volume", "video"]:
+    name = path.name.lower()
     if is_volume_path(path):
         return "volume"
-    return "video" if path.name.lower().endswith(VIDEO_SUFFIXES) else "image"
+    if name.endswith(VIDEO_SUFFIXES):
+        return "video"
+    # A name that says nothing leaves it to the content.
+    return "video" if not name.endswith(IMAGE_SUFFIXES) and read_container(path) is not None else "image"
 
 
 def expand_sources(sources: Iterable[str | Path], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -98,8 +104,9 @@ def expand_sources(sources: Iterable[str | Path], suffixes: Sequence[str] = IMAG
 
     A source is a file, a folder (its files, not those of its subfolders) or a glob (``**`` reaches subfolders). Files
     of a folder or a glob come in natural order, ``frame2`` before ``frame10``, and are taken by the end of their name;
-    a file that is named itself may have any name if its content is an image. What macOS leaves beside a volume on
-    foreign disks, ``._a.nii.gz`` beside ``a.nii.gz``, is passed over.
+    a file that is named itself may have any name if its content is an image. What macOS leaves beside files on foreign
+    disks, ``._a.png`` beside ``a.png``, is passed over; volumes of other formats in a folder are passed over with a
+    warning.
 
     Raises:
         SourceError: no sources at all, or one of them is missing, holds no such file or is of an unsupported format.
@@ -140,9 +147,7 @@ class _Kind:
 
     def among(self, paths: Iterable[Path]) -> list[Path]:
         """The files of this kind among ``paths``, in natural order."""
-        files = [path for path in paths if self.names(path) and path.is_file()]
-        if self.name == "volume":
-            files = [path for path in files if not path.name.startswith("._")]
+        files = [path for path in paths if self.names(path) and not path.name.startswith("._") and path.is_file()]
         return sorted(files, key=natural_key)
 
 
@@ -158,7 +163,15 @@ def _expand(source: str, kind: _Kind) -> list[Path]:
         _require_kind(path, kind)
         return [path]
     if path.is_dir():
-        files = kind.among(path.iterdir())
+        inside = list(path.iterdir())
+        files = kind.among(inside)
+        others = sorted(one.name for one in inside if one.name.lower().endswith(_OTHER_VOLUMES))
+        if kind.name == "volume" and files and others:
+            warnings.warn(
+                f"{source}: {len(others)} volumes of other formats are passed over ({_listing(others)}); convert them "
+                f"to {VOLUME_SUFFIXES[0]}",
+                stacklevel=2,
+            )
         if not files:
             raise SourceError(
                 f"folder {source}: no {kind.name} in it ({kind.listed_suffixes}); {_subfolder_hint(path)}"
@@ -192,7 +205,9 @@ def _require_kind(path: Path, kind: _Kind) -> None:
     if kind.names(path):
         return
     if kind.name == "volume":
-        raise SourceError(f"file {path}: not a volume, by name ({kind.listed_suffixes})")
+        pair = path.suffix.lower() in (".hdr", ".img")
+        advice = "; header and voxels in two files: convert the pair to one .nii file" if pair else ""
+        raise SourceError(f"file {path}: not a volume, by name ({kind.listed_suffixes}){advice}")
     try:
         with path.open("rb") as stream:
             header = read_header(stream)

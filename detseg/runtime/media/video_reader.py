@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -59,8 +60,13 @@ def read_video(path: Path | str, section: Section | None = None, max_pixels: int
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     if container is None:
         raise ImageError(f"{path}: no video by its content; supported are {', '.join(VIDEO_SUFFIXES)}")
+    try:
+        # The whole path: OpenCV takes what stands before a colon for a protocol.
+        target = os.fsencode(Path(path).absolute()).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ImageError(f"{path!r}: its name is not UTF-8, which OpenCV cannot open; rename the file") from error
     num_frames = 0
-    for frame in _frames(str(path), str(path), Path(path), section or Section(), max_pixels):
+    for frame in _frames(target, str(path), Path(path), section or Section(), max_pixels):
         num_frames = (frame.index or 0) + 1
         yield frame
     if container.num_missing:

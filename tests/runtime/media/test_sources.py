@@ -1,13 +1,33 @@
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
-from detseg.runtime.media.images import write_image
+from detseg.runtime.media.images import ImageError, write_image
 from detseg.runtime.media.nifti import VOLUME_SUFFIXES
-from detseg.runtime.media.sources import SourceError, expand_sources, natural_key
+from detseg.runtime.media.sources import SourceError, expand_sources, find_sources, natural_key
+from detseg.runtime.media.video_reader import read_video
+
+
+class MovieWriter:
+    """A video of three frames."""
+
+    def __init__(self, path: Path) -> None:
+        self.writer = cv2.VideoWriter(str(path.absolute()), cv2.VideoWriter_fourcc(*"mp4v"), 10, (64, 48))
+        assert self.writer.isOpened()
+
+    def __enter__(self) -> None:
+        for level in (0, 100, 200):
+            self.writer.write(np.full((48, 64, 3), level, np.uint8))
+
+    def __exit__(self, *_: object) -> None:
+        self.writer.release()
+
 
 NAMES = ("frame10.jpg", "frame2.png", "frame1.JPG", "sub/deep.webp", "Zebra.tiff", "apple.bmp")
 
@@ -149,3 +169,47 @@ def test_real_folders(detseg_data: Path) -> None:
     assert len(expand_sources([detseg_data / "coco-mini" / "val2017"])) == 80
     assert len(expand_sources([detseg_data / "camvid" / "*" / "images" / "*"])) == 468
     assert len(expand_sources([detseg_data / "hippocampus" / "imagesTr"], VOLUME_SUFFIXES)) == 208
+
+
+def test_names_of_other_systems(folder: Path) -> None:
+    (folder / "frame2.png").rename(folder / "frame2.jfif")
+    (folder / "._apple.bmp").write_bytes(b"\0\5\x16\7")
+    assert [path.name for path in expand_sources(["."])][2] == "frame2.jfif"
+    assert "._apple.bmp" not in [path.name for path in expand_sources(["*"])]
+
+
+def test_a_video_is_known_by_its_content_where_its_name_says_nothing(folder: Path) -> None:
+    with MovieWriter(folder / "film.mp4"):
+        pass
+    for name in ("noext", "phone.3gp"):
+        shutil.copy(folder / "film.mp4", folder / name)
+        (source,) = find_sources([name])
+        assert source.kind == "video"
+        assert len(list(read_video(name))) == 3
+
+
+def test_a_colon_in_a_name_is_no_protocol(folder: Path) -> None:
+    name = "cam1:2026-01-01T12:30.mp4"
+    with MovieWriter(folder / name):
+        pass
+    assert len(list(read_video(name))) == 3
+    assert len(list(read_video(folder / name))) == 3
+
+
+def test_a_name_that_is_not_utf_8_is_told(folder: Path) -> None:
+    with MovieWriter(folder / "film.mp4"):
+        pass
+    name = os.fsdecode(b"film_\xe4.mp4")
+    (folder / "film.mp4").rename(name)
+    with pytest.raises(ImageError, match="is not UTF-8, which OpenCV cannot open; rename the file"):
+        list(read_video(name))
+
+
+def test_volumes_of_other_formats_are_passed_over_with_a_word(tmp_path: Path) -> None:
+    for name in ("scan.nii.gz", "._scan.nii.gz", "scan.mha", "scan.nrrd", "notes.txt"):
+        (tmp_path / name).touch()
+    with pytest.warns(UserWarning, match=r"2 volumes of other formats are passed over \(scan\.mha, scan\.nrrd\)"):
+        assert [path.name for path in expand_sources([tmp_path], VOLUME_SUFFIXES)] == ["scan.nii.gz"]
+    (tmp_path / "pair.hdr").touch()
+    with pytest.raises(SourceError, match=r"pair\.hdr: not a volume.*convert the pair to one \.nii file"):
+        expand_sources([tmp_path / "pair.hdr"], VOLUME_SUFFIXES)
