@@ -30,7 +30,7 @@ from detseg.runtime.postprocess.nms import nms, select_candidates, select_detect
 SIDE = 640
 NUM_OBJECTS = 40
 NUM_ANCHORS, NUM_CLASSES = 8_400, 80
-CONF = 0.001
+CONFIDENCE = 0.001
 
 Program = Callable[[], NDArray[np.int64]]
 
@@ -58,38 +58,42 @@ def make_boxes(kind: str, num_boxes: int, random: np.random.Generator) -> tuple[
 
 
 def reference(
-    boxes_xyxy: NDArray[np.float32], scores: NDArray[np.float32], labels: NDArray[np.int64], iou: float, max_det: int
+    boxes_xyxy: NDArray[np.float32],
+    scores: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    iou: float,
+    max_detections: int,
 ) -> Program:
     tensors = tuple(torch.from_numpy(array) for array in (boxes_xyxy, scores, labels))
-    return lambda: torchvision.ops.batched_nms(*tensors, iou)[:max_det].numpy()
+    return lambda: torchvision.ops.batched_nms(*tensors, iou)[:max_detections].numpy()
 
 
-def candidate_row(num_boxes: int, kind: str, num_classes: int, iou: float, max_det: int) -> Row:
+def candidate_row(num_boxes: int, kind: str, num_classes: int, iou: float, max_detections: int) -> Row:
     random = np.random.default_rng(num_boxes)
     boxes_xyxy, objects = make_boxes(kind, num_boxes, random)
     labels = random.integers(0, num_classes, objects.max() + 1)[objects]
     scores = random.permutation(num_boxes).astype(np.float32) / np.float32(num_boxes)
     return Row(
         f"{num_boxes:,} {kind}, {num_classes} {'class' if num_classes == 1 else 'classes'}, IoU {iou}",
-        lambda: nms(boxes_xyxy, scores, labels, iou, max_det),
-        reference(boxes_xyxy, scores, labels, iou, max_det),
+        lambda: nms(boxes_xyxy, scores, labels, iou, max_detections),
+        reference(boxes_xyxy, scores, labels, iou, max_detections),
         must_agree=num_classes == 1,
     )
 
 
-def dense_row(num_candidates: int, kind: str, iou: float, max_det: int) -> Row:
+def dense_row(num_candidates: int, kind: str, iou: float, max_detections: int) -> Row:
     random = np.random.default_rng(0)
     boxes_xyxy, _ = make_boxes(kind, NUM_ANCHORS, random)
-    scores = random.uniform(0, CONF * 0.99, (NUM_ANCHORS, NUM_CLASSES)).astype(np.float32)
+    scores = random.uniform(0, CONFIDENCE * 0.99, (NUM_ANCHORS, NUM_CLASSES)).astype(np.float32)
     candidates = random.permutation(scores.size)[:num_candidates]
-    scores.ravel()[candidates] = np.linspace(CONF * 1.01, 0.5, num_candidates, dtype=np.float32)
+    scores.ravel()[candidates] = np.linspace(CONFIDENCE * 1.01, 0.5, num_candidates, dtype=np.float32)
 
     def ours() -> NDArray[np.int64]:
-        return select_detections(boxes_xyxy, scores, CONF, iou, max_det, True, False).anchors
+        return select_detections(boxes_xyxy, scores, CONFIDENCE, iou, max_detections, True, False).anchors
 
     def theirs() -> NDArray[np.int64]:
-        found = select_candidates(boxes_xyxy, scores, CONF, True, 30_000)
-        kept = reference(found.boxes_xyxy, found.scores, found.labels, iou, max_det)()
+        found = select_candidates(boxes_xyxy, scores, CONFIDENCE, True, 30_000)
+        kept = reference(found.boxes_xyxy, found.scores, found.labels, iou, max_detections)()
         return found.anchors[kept]
 
     return Row(f"{num_candidates:,} of 8,400 x 80, {kind}, IoU {iou}", ours, theirs, must_agree=False)
@@ -113,20 +117,22 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 1_000, 8_400, 30_000], help="candidates")
     parser.add_argument("--dense", type=int, default=55_000, help="candidates of the dense predictions")
     parser.add_argument("--ious", type=float, nargs="+", default=[0.45, 0.7])
-    parser.add_argument("--max-det", type=int, default=300)
+    parser.add_argument("--max-det", dest="max_detections", type=int, default=300)
     parser.add_argument("--seconds", type=float, default=0.5, help="for each row of the table")
     parser.add_argument("--threads", type=int, default=1, help="of torch; detseg has one thread")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     rows = [
-        candidate_row(num_boxes, kind, num_classes, iou, options.max_det)
+        candidate_row(num_boxes, kind, num_classes, iou, options.max_detections)
         for num_boxes in options.sizes
         for kind in ("random", "clustered")
         for num_classes in (80, 1)
         for iou in options.ious
     ]
     rows += [
-        dense_row(options.dense, kind, iou, options.max_det) for kind in ("random", "clustered") for iou in options.ious
+        dense_row(options.dense, kind, iou, options.max_detections)
+        for kind in ("random", "clustered")
+        for iou in options.ious
     ]
     lines = []
     num_different = 0

@@ -74,14 +74,14 @@ class Case:
         labels = "multi" if self.setting.multi_label else "single"
         notes = [text for text, holds in (("fp16", self.half), ("by anchor", self.by_anchor)) if holds]
         size = f"{self.num_images} x {self.num_anchors} x {self.num_classes}"
-        return ", ".join([size, f"{self.setting.conf:g}", labels, *notes])
+        return ", ".join([size, f"{self.setting.confidence:g}", labels, *notes])
 
 
 def all_cases(tiny: bool) -> Iterator[Case]:
     batches, anchors, classes = ((1, 2), (84,), (1, 3)) if tiny else ((1, 8, 32), (8_400, 33_600), (1, 80))
-    for num_anchors, num_classes, conf, num_images in itertools.product(anchors, classes, (0.25, 0.001), batches):
+    for num_anchors, num_classes, confidence, num_images in itertools.product(anchors, classes, (0.25, 0.001), batches):
         for multi_label in (False, True) if num_classes > 1 else (False,):
-            yield Case(num_images, num_anchors, num_classes, Setting(conf, multi_label=multi_label))
+            yield Case(num_images, num_anchors, num_classes, Setting(confidence, multi_label=multi_label))
     for num_images, (half, by_anchor) in itertools.product(batches[::2], ((True, False), (False, True), (True, True))):
         yield Case(num_images, anchors[0], classes[-1], Setting(), half, by_anchor)
 
@@ -105,10 +105,10 @@ def make_inputs(case: Case, device: torch.device, seed: int) -> list[Inputs]:
 def filtered(scores: Tensor, setting: Setting) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Scores ``[B, A, C]`` -> image, anchor, class and score of each candidate."""
     if setting.multi_label:
-        images, anchors, labels = torch.nonzero(scores > setting.conf, as_tuple=True)
+        images, anchors, labels = torch.nonzero(scores > setting.confidence, as_tuple=True)
         return images, anchors, labels, scores[images, anchors, labels]
     values, best = scores.max(dim=2)
-    images, anchors = torch.nonzero(values > setting.conf, as_tuple=True)
+    images, anchors = torch.nonzero(values > setting.confidence, as_tuple=True)
     return images, anchors, best[images, anchors], values[images, anchors]
 
 
@@ -121,7 +121,9 @@ def loop_over_images(boxes_xyxy: Tensor, scores: Tensor, setting: Setting) -> li
         if len(values) > setting.max_candidates:
             values, chosen = values.topk(setting.max_candidates)
             anchors, labels = anchors[chosen], labels[chosen]
-        order = torchvision_batched_nms(boxes[anchors].float(), values.float(), labels, setting.iou)[: setting.max_det]
+        order = torchvision_batched_nms(boxes[anchors].float(), values.float(), labels, setting.iou)[
+            : setting.max_detections
+        ]
         kept.append(anchors[order])
     return kept
 
@@ -140,7 +142,7 @@ def count_same(own: BatchedDetections, inputs: Inputs, setting: Setting) -> tupl
     images, anchors = one_call(*inputs, setting)
     same = [0, 0]
     for image, (kept, count) in enumerate(zip(own.keep, own.counts.tolist(), strict=True)):
-        for index, others in enumerate((looped[image], anchors[images == image][: setting.max_det])):
+        for index, others in enumerate((looped[image], anchors[images == image][: setting.max_detections])):
             same[index] += torch.equal(kept[:count], others)
     return same[0], same[1]
 
@@ -148,7 +150,7 @@ def count_same(own: BatchedDetections, inputs: Inputs, setting: Setting) -> tupl
 def floor_bytes(case: Case, inputs: Inputs, num_candidates: int) -> int:
     """What has to pass through the memory: scores, the boxes of candidates, detections, counts and anchors."""
     boxes_xyxy, scores = inputs
-    written = case.num_images * (8 + case.setting.max_det * (6 * 4 + 8))
+    written = case.num_images * (8 + case.setting.max_detections * (6 * 4 + 8))
     return scores.numel() * scores.element_size() + num_candidates * 4 * boxes_xyxy.element_size() + written
 
 

@@ -27,9 +27,9 @@ KINDS = ("random", "clustered", "ties", "integer", "degenerate", "not finite", "
 class Setting:
     """How candidates are chosen and suppressed."""
 
-    conf: float = 0.25
+    confidence: float = 0.25
     iou: float = 0.7
-    max_det: int = 300
+    max_detections: int = 300
     multi_label: bool = False
     class_agnostic: bool = False
     max_candidates: int = 30_000

@@ -22,7 +22,7 @@ from gpu import capture
 from nms_inputs import KINDS, Setting, adversarial_predictions, realistic_predictions
 from torch import Tensor
 
-from detseg.ops.nms import BatchedDetections, batched_nms
+from detseg.ops.nms import BatchedDetections, batched_nms, empty_outputs
 
 NUM_REPEATS = 100
 NUM_STREAMS = 8
@@ -48,10 +48,11 @@ def run_interpreted(boxes_xyxy: Tensor, scores: Tensor, setting: Setting) -> Bat
     """The kernels on tensors of the CPU, in Triton's interpreter."""
     from detseg.ops.kernels.nms import launch_nms
 
-    limits = (setting.conf, setting.iou, setting.max_det)
+    limits = (setting.confidence, setting.iou, setting.max_detections)
     choices = (setting.multi_label, setting.class_agnostic, setting.max_candidates)
+    out = empty_outputs(boxes_xyxy, setting.max_detections)
     with np.errstate(all="ignore"):  # numpy warns of what is not finite, a GPU does not
-        return BatchedDetections(*launch_nms(boxes_xyxy, scores, None, *limits, *choices))
+        return BatchedDetections(*launch_nms(boxes_xyxy, scores, None, *limits, *choices, out))
 
 
 def require_equal(found: BatchedDetections, expected: BatchedDetections, name: str) -> None:
@@ -112,8 +113,8 @@ def cases(extent: Extent) -> Iterator[tuple[str, Inputs, Setting]]:
         return
     for num_images, num_anchors, num_classes in ((2, 8_400, 80), (1, 33_600, 80), (4, 8_400, 1)):
         inputs = realistic_predictions(num_images, num_anchors, num_classes, generator)
-        for conf, multi_label in itertools.product((0.25, 0.001), (False, True)):
-            setting = Setting(conf, multi_label=multi_label)
+        for confidence, multi_label in itertools.product((0.25, 0.001), (False, True)):
+            setting = Setting(confidence, multi_label=multi_label)
             yield f"{num_images}x{num_anchors}x{num_classes}, {setting}", inputs, setting
 
 
@@ -129,7 +130,9 @@ def equal_to_cpu(device: torch.device, run: Run, extent: Extent) -> str:
 
 def no_synchronization(device: torch.device) -> str:
     """Nothing waits for the host: torch raises where something does."""
-    settings = [Setting(conf, multi_label=multi_label) for conf in (0.25, 0.001) for multi_label in (False, True)]
+    settings = [
+        Setting(confidence, multi_label=multi_label) for confidence in (0.25, 0.001) for multi_label in (False, True)
+    ]
     inputs = realistic_predictions(4, 8_400, 80, torch.Generator(device).manual_seed(1))
     for setting in settings:
         run_operator(*inputs, setting)  # compiles
@@ -206,7 +209,7 @@ def compiled(device: torch.device) -> str:
 
     @torch.compile(fullgraph=True, backend=backend)
     def halved(boxes_xyxy: Tensor, scores: Tensor) -> BatchedDetections:
-        return batched_nms(boxes_xyxy * 0.5, scores * 0.5, conf=0.25, iou=0.7)
+        return batched_nms(boxes_xyxy * 0.5, scores * 0.5, confidence=0.25, iou=0.7)
 
     inputs = realistic_predictions(2, 840, 80, torch.Generator(device).manual_seed(5))
     require_equal(halved(*inputs), run_operator(inputs[0] * 0.5, inputs[1] * 0.5, Setting()), "compiled")

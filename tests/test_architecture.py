@@ -57,7 +57,7 @@ FLOORS: dict[str, frozenset[str]] = {
     "models/backbones": frozenset({"models"}),
     "models/necks": frozenset({"models"}),
     "models/heads": frozenset({"models"}),
-    "ops/kernels": frozenset({"ops"}),
+    "ops/kernels": frozenset(),
 }
 """What a floor may import of its own room, beside itself: the modules at the room's root, and other floors."""
 

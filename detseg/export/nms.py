@@ -54,7 +54,7 @@ suppression (float[batch, anchors, 4] dense_boxes, float[batch, anchors, classes
     num_classes_1 = Shape <start = 2, end = 3> (dense_scores)
     num_classes = Squeeze (num_classes_1)
     CANDIDATES
-    selected = NonMaxSuppression (dense_boxes, candidates, limit, iou_threshold, confidence)
+    selected = NonMaxSuppression (dense_boxes, candidates, limit, iou, confidence)
     selected_image = Gather <axis = 1> (selected, zero)
     selected_class = Gather <axis = 1> (selected, one)
     selected_anchor = Gather <axis = 1> (selected, two)
@@ -131,10 +131,10 @@ def _suppression(settings: PostprocessConfig, opset: int) -> onnx.ModelProto:
         candidates, label = (_EVERY_CLASS if settings.multi_label else _BEST_CLASS), _OWN_LABEL
     text = _GRAPH.replace("CANDIDATES", candidates).replace("LABEL", label)
     model = onnx.parser.parse_model(text.replace("OPSET", str(opset)).replace("LIMIT", str(settings.max_detections)))
-    for name, value in (("iou_threshold", settings.iou), ("confidence", settings.confidence)):
+    for name, value in (("iou", settings.iou), ("confidence", settings.confidence)):
         # As the comparison is in float32 here, by the float32 that decides as the number itself would.
-        threshold = onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [1], [float(floor_to_float32(value))])
-        model.graph.initializer.append(threshold)
+        limit = onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT, [1], [float(floor_to_float32(value))])
+        model.graph.initializer.append(limit)
     return model
 
 

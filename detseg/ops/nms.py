@@ -19,7 +19,7 @@ from detseg.runtime.postprocess import nms as numpy_nms
 from detseg.runtime.postprocess.config import NmsBackend
 
 Settings = tuple[float, float, int, bool, bool, int]
-"""conf, iou, max_det, multi_label, class_agnostic, max_candidates: an operator takes them one by one."""
+"""confidence, iou, max_detections, multi_label, class_agnostic, max_candidates: an operator takes them one by one."""
 
 
 class BatchedDetections(NamedTuple):
@@ -38,9 +38,9 @@ def batched_nms(
     boxes_xyxy: Tensor,
     scores: Tensor,
     *,
-    conf: float,
+    confidence: float,
     iou: float,
-    max_det: int = 300,
+    max_detections: int = 300,
     multi_label: bool = False,
     class_agnostic: bool = False,
     max_candidates: int = 30_000,
@@ -58,11 +58,11 @@ def batched_nms(
     machines without Triton.
 
     Raises:
-        ValueError: for shapes or types that do not fit, thresholds outside [0, 1], limits below 1, or a backend
-            that is none.
+        ValueError: for shapes or types that do not fit, ``confidence`` or ``iou`` outside [0, 1], limits below 1, or a
+            backend that is none.
         RuntimeError: the tensors are on a GPU and Triton is missing or cannot compile the kernel.
     """
-    settings = (conf, iou, max_det, multi_label, class_agnostic, max_candidates)
+    settings = (confidence, iou, max_detections, multi_label, class_agnostic, max_candidates)
     if backend == "torchvision":
         from detseg.ops.nms_torchvision import batched_nms_by_torchvision
 
@@ -73,42 +73,12 @@ def batched_nms(
     return BatchedDetections(*torch.ops.detseg.batched_nms_topk(boxes_xyxy, scores, None, *settings))
 
 
-def nms_predictions(
-    predictions: Tensor,
-    *,
-    conf: float,
-    iou: float,
-    max_det: int = 300,
-    multi_label: bool = False,
-    class_agnostic: bool = False,
-    max_candidates: int = 30_000,
-    backend: NmsBackend = "detseg",
-) -> BatchedDetections:
-    """:func:`batched_nms` of decoded predictions ``[B, A, 4 + C]``: a box (xyxy), then the scores of its classes.
-
-    Nothing is copied; for the layout ``[B, 4 + C, A]`` of YOLOv8's exports hand in ``predictions.transpose(1, 2)``.
-    """
-    if predictions.ndim != 3 or predictions.shape[2] < 4:
-        raise ValueError(f"predictions must be BxAx(4+C), got {tuple(predictions.shape)}")
-    return batched_nms(
-        predictions[..., :4],
-        predictions[..., 4:],
-        conf=conf,
-        iou=iou,
-        max_det=max_det,
-        multi_label=multi_label,
-        class_agnostic=class_agnostic,
-        max_candidates=max_candidates,
-        backend=backend,
-    )
-
-
 def nms(
     boxes_xyxy: Tensor,
     scores: Tensor,
     labels: Tensor,
-    iou_threshold: float,
-    max_det: int = 300,
+    iou: float,
+    max_detections: int = 300,
     class_agnostic: bool = False,
 ) -> Tensor:
     """The indices (int64, on the device of ``boxes_xyxy``) of the boxes that survive, best score first.
@@ -117,7 +87,7 @@ def nms(
     The length of the result depends on the data: on a GPU the host waits for it, where :func:`batched_nms` does not.
 
     Raises:
-        ValueError: for shapes that do not fit, a threshold outside [0, 1] or ``max_det`` below 1.
+        ValueError: for shapes that do not fit, ``iou`` outside [0, 1] or ``max_detections`` below 1.
         RuntimeError: as for :func:`batched_nms`.
     """
     num_boxes = len(boxes_xyxy)
@@ -125,7 +95,7 @@ def nms(
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (boxes_xyxy, scores, labels))
         raise ValueError(f"boxes must be Nx4, scores and labels N, got {shapes}")
     _, counts, keep = torch.ops.detseg.batched_nms_topk(
-        boxes_xyxy[None], scores[None, :, None], labels[None], 0.0, iou_threshold, max_det, False, class_agnostic, 1
+        boxes_xyxy[None], scores[None, :, None], labels[None], 0.0, iou, max_detections, False, class_agnostic, 1
     )
     kept: Tensor = keep[0, : int(counts)]
     return kept
@@ -136,9 +106,9 @@ def batched_nms_topk(
     boxes_xyxy: Tensor,
     scores: Tensor,
     labels: Tensor | None,
-    conf: float,
+    confidence: float,
     iou: float,
-    max_det: int,
+    max_detections: int,
     multi_label: bool,
     class_agnostic: bool,
     max_candidates: int,
@@ -146,21 +116,21 @@ def batched_nms_topk(
     """The operator behind :func:`batched_nms` and :func:`nms`.
 
     With ``labels`` ``[B, A]`` the scores are ``[B, A, 1]``, every box whose score is a number is a candidate, and
-    ``conf``, ``multi_label`` and ``max_candidates`` do not count.
+    ``confidence``, ``multi_label`` and ``max_candidates`` do not count.
     """
-    _check(boxes_xyxy, scores, labels, (conf, iou, max_det, multi_label, class_agnostic, max_candidates))
-    detections, counts, keep = empty_outputs(boxes_xyxy, max_det)
+    _check(boxes_xyxy, scores, labels, (confidence, iou, max_detections, multi_label, class_agnostic, max_candidates))
+    detections, counts, keep = empty_outputs(boxes_xyxy, max_detections)
     detections.zero_()
     keep.fill_(-1)
     for image in range(len(boxes_xyxy)):
         boxes, values = to_numpy(boxes_xyxy[image]), to_numpy(scores[image])
         if labels is None:
             found = numpy_nms.select_detections(
-                boxes, values, conf, iou, max_det, multi_label, class_agnostic, max_candidates
+                boxes, values, confidence, iou, max_detections, multi_label, class_agnostic, max_candidates
             )
         else:
             classes = labels[image].numpy().astype(np.int64, copy=False)
-            kept = numpy_nms.nms(boxes, values[:, 0], classes, iou, max_det, class_agnostic)
+            kept = numpy_nms.nms(boxes, values[:, 0], classes, iou, max_detections, class_agnostic)
             found = numpy_nms.Candidates(boxes[kept], values[kept, 0], classes[kept], kept)
         count = len(found.anchors)
         counts[image] = count
@@ -182,7 +152,7 @@ def _on_cuda(
             "NMS on a GPU needs Triton, which is not installed: pip install triton, or choose the torchvision backend "
             "(task.postprocess.nms_backend=torchvision)"
         ) from error
-    return launch_nms(boxes_xyxy, scores, labels, *settings)
+    return launch_nms(boxes_xyxy, scores, labels, *settings, out=empty_outputs(boxes_xyxy, settings[2]))
 
 
 @batched_nms_topk.register_fake
@@ -193,13 +163,13 @@ def _shapes(
     return empty_outputs(boxes_xyxy, settings[2])
 
 
-def empty_outputs(boxes_xyxy: Tensor, max_det: int) -> tuple[Tensor, Tensor, Tensor]:
+def empty_outputs(boxes_xyxy: Tensor, max_detections: int) -> tuple[Tensor, Tensor, Tensor]:
     """Memory for the detections, counts and anchors of ``boxes_xyxy``, beside it."""
     num_images = boxes_xyxy.shape[0]
     return (
-        boxes_xyxy.new_empty((num_images, max_det, 6), dtype=torch.float32),
+        boxes_xyxy.new_empty((num_images, max_detections, 6), dtype=torch.float32),
         boxes_xyxy.new_empty((num_images,), dtype=torch.int64),
-        boxes_xyxy.new_empty((num_images, max_det), dtype=torch.int64),
+        boxes_xyxy.new_empty((num_images, max_detections), dtype=torch.int64),
     )
 
 
@@ -209,7 +179,7 @@ def to_numpy(tensor: Tensor) -> FloatArray:
 
 
 def _check(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None, settings: Settings) -> None:
-    conf, iou, max_det, _, _, max_candidates = settings
+    confidence, iou, max_detections, _, _, max_candidates = settings
     if scores.ndim != 3 or boxes_xyxy.shape != (*scores.shape[:2], 4):
         raise ValueError(
             f"boxes must be BxAx4 and scores BxAxC, got {tuple(boxes_xyxy.shape)} and {tuple(scores.shape)}"
@@ -218,9 +188,9 @@ def _check(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None, settings: 
         raise ValueError(f"with labels BxA the scores are BxAx1, got {tuple(labels.shape)} and {tuple(scores.shape)}")
     if not (boxes_xyxy.is_floating_point() and scores.is_floating_point()):
         raise ValueError(f"boxes and scores must be floating point, got {boxes_xyxy.dtype} and {scores.dtype}")
-    for name, value in (("conf", conf), ("iou", iou)):
+    for name, value in (("confidence", confidence), ("iou", iou)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be from 0 to 1, got {value}")
-    for name, limit in (("max_det", max_det), ("max_candidates", max_candidates)):
+    for name, limit in (("max_detections", max_detections), ("max_candidates", max_candidates)):
         if limit < 1:
             raise ValueError(f"{name} must be at least 1, got {limit}")

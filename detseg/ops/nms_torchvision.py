@@ -15,9 +15,9 @@ from detseg.runtime.postprocess.nms import floor_to_float32
 def batched_nms_by_torchvision(
     boxes_xyxy: Tensor,
     scores: Tensor,
-    conf: float,
+    confidence: float,
     iou: float,
-    max_det: int,
+    max_detections: int,
     multi_label: bool,
     class_agnostic: bool,
     max_candidates: int,
@@ -27,12 +27,12 @@ def batched_nms_by_torchvision(
     Classes are suppressed one after the other instead of being moved apart, which would round their boxes.
     """
     num_images = len(boxes_xyxy)
-    detections = boxes_xyxy.new_zeros((num_images, max_det, 6), dtype=torch.float32)
+    detections = boxes_xyxy.new_zeros((num_images, max_detections, 6), dtype=torch.float32)
     counts = boxes_xyxy.new_zeros(num_images, dtype=torch.int64)
-    keep = boxes_xyxy.new_full((num_images, max_det), -1, dtype=torch.int64)
+    keep = boxes_xyxy.new_full((num_images, max_detections), -1, dtype=torch.int64)
     for image, (boxes, values) in enumerate(zip(boxes_xyxy.float(), scores.float(), strict=True)):
-        anchors, labels = _candidates(values, conf, multi_label, max_candidates)
-        kept = _suppress(boxes[anchors], values[anchors, labels], labels, iou, class_agnostic)[:max_det]
+        anchors, labels = _candidates(values, confidence, multi_label, max_candidates)
+        kept = _suppress(boxes[anchors], values[anchors, labels], labels, iou, class_agnostic)[:max_detections]
         anchors, labels = anchors[kept], labels[kept]
         count = len(anchors)
         rows = (boxes[anchors], values[anchors, labels, None], labels[:, None].float())
@@ -42,14 +42,14 @@ def batched_nms_by_torchvision(
     return detections, counts, keep
 
 
-def _candidates(scores: Tensor, conf: float, multi_label: bool, max_candidates: int) -> tuple[Tensor, Tensor]:
-    """Anchors and classes ``[N]`` of the scores ``[A, C]`` above ``conf``, best first."""
-    threshold = float(floor_to_float32(conf))
+def _candidates(scores: Tensor, confidence: float, multi_label: bool, max_candidates: int) -> tuple[Tensor, Tensor]:
+    """Anchors and classes ``[N]`` of the scores ``[A, C]`` above ``confidence``, best first."""
+    lowest = float(floor_to_float32(confidence))
     if multi_label or scores.shape[1] == 0:
-        anchors, labels = torch.nonzero(scores > threshold, as_tuple=True)
+        anchors, labels = torch.nonzero(scores > lowest, as_tuple=True)
     else:
         best = scores.argmax(dim=1)  # of equal ones the first; a NaN is the largest, and above nothing
-        anchors = torch.nonzero(scores.gather(1, best[:, None])[:, 0] > threshold)[:, 0]
+        anchors = torch.nonzero(scores.gather(1, best[:, None])[:, 0] > lowest)[:, 0]
         labels = best[anchors]
     order = torch.sort(scores[anchors, labels], descending=True, stable=True).indices[:max_candidates]
     return anchors[order], labels[order]

@@ -141,9 +141,9 @@ class DetectionTask:
         found = batched_nms(
             boxes_xyxy,
             scores,
-            conf=settings.confidence,
+            confidence=settings.confidence,
             iou=settings.iou,
-            max_det=settings.max_detections,
+            max_detections=settings.max_detections,
             multi_label=settings.multi_label,
             class_agnostic=settings.class_agnostic,
             backend=settings.nms_backend,

@@ -47,7 +47,7 @@ class SpotTask:
         top, left = torch.meshgrid(torch.arange(rows) * 8.0, torch.arange(columns) * 8.0, indexing="ij")
         boxes_xyxy = torch.stack([left, top, left + 8, top + 8], dim=-1).reshape(1, -1, 4)
         boxes_xyxy = boxes_xyxy.to(images.device).expand(len(images), -1, -1)
-        found = batched_nms(boxes_xyxy, scores.flatten(1)[..., None], conf=0.8, iou=0.5, max_det=50)
+        found = batched_nms(boxes_xyxy, scores.flatten(1)[..., None], confidence=0.8, iou=0.5, max_detections=50)
         return found.detections, found.counts
 
     def results(self, outputs: tuple[Tensor, Tensor], placements: Sequence[Placement]) -> list[Detections]:

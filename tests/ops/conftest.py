@@ -23,9 +23,9 @@ def oracle(
     scores: np.ndarray,
     labels: np.ndarray | None,
     *,
-    conf: float,
+    confidence: float,
     iou: float,
-    max_det: int = 300,
+    max_detections: int = 300,
     multi_label: bool = False,
     class_agnostic: bool = False,
     max_candidates: int = 30_000,
@@ -44,7 +44,7 @@ def oracle(
                 candidates += [(score, anchor, label) for label, score in enumerate(row)]
             elif row and not any(map(math.isnan, row)):
                 candidates.append((max(row), anchor, row.index(max(row))))
-        ranked = sorted((c for c in candidates if c[0] > conf), key=lambda c: (-c[0], *c[1:]))[:max_candidates]
+        ranked = sorted((c for c in candidates if c[0] > confidence), key=lambda c: (-c[0], *c[1:]))[:max_candidates]
     anchors = np.array([anchor for _, anchor, _ in ranked], np.int64)
     groups = [[*range(len(ranked))]]
     if not class_agnostic:
@@ -56,7 +56,7 @@ def oracle(
             survivors.append(best)
             overlaps = iou_with(boxes_xyxy[anchors[best]], boxes_xyxy[anchors[others]])
             remaining = [i for i, overlap in zip(others, overlaps.tolist(), strict=True) if not overlap > iou]
-    return [ranked[i][1:] for i in sorted(survivors)[:max_det]]
+    return [ranked[i][1:] for i in sorted(survivors)[:max_detections]]
 
 
 def iou_with(box_xyxy: np.ndarray, boxes_xyxy: np.ndarray) -> np.ndarray:
@@ -77,10 +77,10 @@ def find_mismatches(
 ) -> list[str]:
     """The images whose detections, counts or anchors are not the oracle's to the last bit, and what differs."""
     detections, counts, keep = (tensor.cpu() for tensor in found)
-    max_det = int(settings.get("max_det", 300))
-    assert (detections.shape, detections.dtype) == ((len(scores), max_det, 6), torch.float32)
+    max_detections = int(settings.get("max_detections", 300))
+    assert (detections.shape, detections.dtype) == ((len(scores), max_detections, 6), torch.float32)
     assert (counts.shape, counts.dtype) == ((len(scores),), torch.int64)
-    assert (keep.shape, keep.dtype) == ((len(scores), max_det), torch.int64)
+    assert (keep.shape, keep.dtype) == ((len(scores), max_detections), torch.int64)
     boxes_xyxy, scores = boxes_xyxy.float().cpu(), scores.float().cpu()
     mismatches = []
     for image in range(len(scores)):
@@ -88,13 +88,13 @@ def find_mismatches(
         expected = oracle(boxes_xyxy[image].numpy(), scores[image].numpy(), classes, **settings)
         anchors = [anchor for anchor, _ in expected]
         columns = [label for _, label in expected] if labels is None else [0] * len(expected)
-        rows = torch.zeros(max_det, 6)
+        rows = torch.zeros(max_detections, 6)
         rows[: len(anchors), :4] = boxes_xyxy[image, anchors]
         rows[: len(anchors), 4] = scores[image, anchors, columns]
         rows[: len(anchors), 5] = torch.tensor([float(label) for _, label in expected])
         for name, is_equal in (
             ("count", counts[image] == len(expected)),
-            ("anchors", keep[image].tolist() == anchors + [-1] * (max_det - len(anchors))),
+            ("anchors", keep[image].tolist() == anchors + [-1] * (max_detections - len(anchors))),
             ("detections", torch.equal(detections[image].view(torch.int32), rows.view(torch.int32))),
         ):
             if not is_equal:

@@ -11,19 +11,19 @@ import torchvision
 from torch import Tensor
 
 from detseg.ops import nms as module
-from detseg.ops.nms import BatchedDetections, batched_nms, nms, nms_predictions
+from detseg.ops.nms import BatchedDetections, batched_nms, nms
 
 Images = Callable[..., tuple[Tensor, Tensor]]
 Mismatches = Callable[..., list[str]]
 
 SETTINGS = [
-    {"conf": conf, "iou": iou, "multi_label": multi_label, "class_agnostic": class_agnostic}
-    for iou, conf, multi_label, class_agnostic in itertools.product(
+    {"confidence": confidence, "iou": iou, "multi_label": multi_label, "class_agnostic": class_agnostic}
+    for iou, confidence, multi_label, class_agnostic in itertools.product(
         (0.45, 0.6, 0.7), (0.001, 0.25), (False, True), (False, True)
     )
 ]
 FINITE = ("random", "clustered", "tied", "integer", "degenerate", "duplicates", "far")
-USUAL = {"conf": 0.25, "iou": 0.5}
+USUAL = {"confidence": 0.25, "iou": 0.5}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -31,9 +31,9 @@ USUAL = {"conf": 0.25, "iou": 0.5}
 def test_equals_the_oracle(
     settings: dict[str, Any], dtype: torch.dtype, images: Images, mismatches: Mismatches
 ) -> None:
-    for seed, (num_anchors, max_det, max_candidates) in enumerate([(200, 300, 30_000), (150, 20, 60)]):
+    for seed, (num_anchors, max_detections, max_candidates) in enumerate([(200, 300, 30_000), (150, 20, 60)]):
         boxes_xyxy, scores = (tensor.to(dtype) for tensor in images(num_anchors, 3, seed))
-        options = {**settings, "max_det": max_det, "max_candidates": max_candidates}
+        options = {**settings, "max_detections": max_detections, "max_candidates": max_candidates}
         assert mismatches(batched_nms(boxes_xyxy, scores, **options), boxes_xyxy, scores, **options) == []
 
 
@@ -41,8 +41,8 @@ def test_equals_the_oracle(
 def test_torchvision_gives_the_same(settings: dict[str, Any], images: Images, mismatches: Mismatches) -> None:
     """On boxes that are finite."""
     boxes_xyxy, scores = images(150, 3, 5, FINITE)
-    for max_det, max_candidates in ((300, 30_000), (20, 60)):
-        options = {**settings, "max_det": max_det, "max_candidates": max_candidates}
+    for max_detections, max_candidates in ((300, 30_000), (20, 60)):
+        options = {**settings, "max_detections": max_detections, "max_candidates": max_candidates}
         found = batched_nms(boxes_xyxy, scores, **options, backend="torchvision")
         assert mismatches(found, boxes_xyxy, scores, **options) == []
 
@@ -58,12 +58,13 @@ def test_nothing_to_suppress(shape: tuple[int, int, int], backend: str) -> None:
         assert torch.equal(found.keep, torch.full((shape[0], 300), -1))
 
 
-def test_any_strides_and_raw_predictions(images: Images) -> None:
+def test_any_strides(images: Images) -> None:
     boxes_xyxy, scores = images(90, 4, 6)
     expected = batched_nms(boxes_xyxy, scores, **USUAL)
     rows = torch.cat([boxes_xyxy, scores], dim=2)
     columns = rows.transpose(1, 2).contiguous()
-    for found in (nms_predictions(rows, **USUAL), nms_predictions(columns.transpose(1, 2), **USUAL)):
+    for predictions in (rows, columns.transpose(1, 2)):
+        found = batched_nms(predictions[..., :4], predictions[..., 4:], **USUAL)
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
@@ -91,7 +92,7 @@ def test_boxes_with_one_label_each(class_agnostic: bool, images: Images, mismatc
         detections = torch.zeros(1, 300, 6)
         detections[0, : len(keep)] = torch.cat([boxes[keep], values[keep, None], labels[keep, None].float()], dim=1)
         found = (detections, torch.tensor([len(keep)]), padded[None])
-        options = {"conf": 0.0, "iou": 0.6, "class_agnostic": class_agnostic}
+        options = {"confidence": 0.0, "iou": 0.6, "class_agnostic": class_agnostic}
         assert mismatches(found, boxes[None], values[None, :, None], labels[None], **options) == [], f"image {image}"
 
 
@@ -99,7 +100,7 @@ def test_boxes_with_one_label_each(class_agnostic: bool, images: Images, mismatc
 def test_equals_torchvision_where_all_boxes_are_of_one_class(iou: float, images: Images) -> None:
     """And where scores are unequal, as torchvision does not say which of equal ones is first."""
     for boxes_xyxy, scores in zip(*images(400, 1, 8, ["random", "clustered", "far"] * 3), strict=True):
-        keep = nms(boxes_xyxy, scores[:, 0], torch.zeros(400, dtype=torch.int64), iou, max_det=400)
+        keep = nms(boxes_xyxy, scores[:, 0], torch.zeros(400, dtype=torch.int64), iou, max_detections=400)
         assert keep.tolist() == torchvision.ops.nms(boxes_xyxy, scores[:, 0], iou).tolist()
 
 
@@ -137,10 +138,10 @@ BOXES, SCORES = torch.zeros(2, 3, 4), torch.zeros(2, 3, 5)
         ({"boxes_xyxy": torch.zeros(1, 3, 4)}, r"got \(1, 3, 4\) and \(2, 3, 5\)"),
         ({"scores": torch.zeros(2, 3)}, r"got \(2, 3, 4\) and \(2, 3\)"),
         ({"boxes_xyxy": BOXES.long()}, "floating point, got torch.int64 and torch.float32"),
-        ({"conf": 1.5}, "conf must be from 0 to 1, got 1.5"),
+        ({"confidence": 1.5}, "confidence must be from 0 to 1, got 1.5"),
         ({"iou": float("nan")}, "iou must be from 0 to 1, got nan"),
         ({"iou": -0.1}, "iou must be from 0 to 1, got -0.1"),
-        ({"max_det": 0}, "max_det must be at least 1, got 0"),
+        ({"max_detections": 0}, "max_detections must be at least 1, got 0"),
         ({"max_candidates": 0}, "max_candidates must be at least 1, got 0"),
     ],
 )
@@ -152,9 +153,6 @@ def test_impossible_requests_are_refused(changes: dict[str, Any], message: str, 
 def test_other_impossible_requests_are_refused() -> None:
     with pytest.raises(ValueError, match="must be detseg or torchvision, got 'tensorrt'"):
         batched_nms(BOXES, SCORES, **USUAL, backend="tensorrt")
-    for shape in ((2, 7), (2, 5, 3)):
-        with pytest.raises(ValueError, match=r"BxAx\(4\+C\), got"):
-            nms_predictions(torch.zeros(shape), **USUAL)
     with pytest.raises(ValueError, match=r"got \(3, 4\), \(3,\), \(2,\)"):
         nms(BOXES[0], SCORES[0, :, 0], torch.zeros(2), 0.5)
     with pytest.raises(ValueError, match=r"scores are BxAx1, got \(2, 3\) and \(2, 3, 5\)"):

@@ -47,9 +47,9 @@ def append(keys, num_found, capacity, key, passing):
         tl.store(keys + position, key, mask=passing & (position < capacity))
 
 
-@triton.jit(do_not_specialize=["num_anchors", "capacity", "threshold"])
+@triton.jit(do_not_specialize=["num_anchors", "capacity", "confidence"])
 def collect(
-    scores, keys, num_found, stride_b, stride_a, stride_c, num_anchors, capacity, threshold,
+    scores, keys, num_found, stride_b, stride_a, stride_c, num_anchors, capacity, confidence,
     NUM_CLASSES: tl.constexpr, MULTI_LABEL: tl.constexpr, LABELED: tl.constexpr,
     BLOCK_A: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
@@ -66,7 +66,7 @@ def collect(
         key, score, inside = class_keys(scores, anchors, classes, stride_a, stride_c, num_anchors, NUM_CLASSES)
         if MULTI_LABEL:
             key = tl.reshape(key, [BLOCK_A * BLOCK_C])
-            append(keys, num_found, capacity, key, tl.reshape(score > threshold, [BLOCK_A * BLOCK_C]))
+            append(keys, num_found, capacity, key, tl.reshape(score > confidence, [BLOCK_A * BLOCK_C]))
         else:
             # One score that is no number takes the whole anchor out.
             key = tl.where(score != score, 0x7FFFFFFFFFFFFFFF, key)
@@ -76,13 +76,13 @@ def collect(
         if LABELED:
             passing = key_score(best) == key_score(best)
         else:
-            passing = key_score(best) > threshold
+            passing = key_score(best) > confidence
         append(keys, num_found, capacity, best, passing)
 
 
-@triton.jit(do_not_specialize=["num_anchors", "capacity", "max_candidates", "threshold"])
+@triton.jit(do_not_specialize=["num_anchors", "capacity", "max_candidates", "confidence"])
 def limit(
-    scores, keys, num_found, stride_b, stride_a, stride_c, num_anchors, capacity, max_candidates, threshold,
+    scores, keys, num_found, stride_b, stride_a, stride_c, num_anchors, capacity, max_candidates, confidence,
     NUM_CLASSES: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """Where an image has more candidates than there is room, list the best ``max_candidates`` of them anew.
@@ -107,7 +107,7 @@ def limit(
                     classes = first + tl.arange(0, BLOCK_C)
                     key, score, _ = class_keys(scores, anchors, classes, stride_a, stride_c, num_anchors, NUM_CLASSES)
                     # In two steps, as a shift by all 64 bits is undefined.
-                    counted = (score > threshold) & ((key >> shift) >> 8 == (lowest >> shift) >> 8)
+                    counted = (score > confidence) & ((key >> shift) >> 8 == (lowest >> shift) >> 8)
                     digits = tl.reshape((key >> shift).to(tl.int32) & 255, [BLOCK_A * BLOCK_C])
                     histogram += tl.histogram(digits, 256, mask=tl.reshape(counted, [BLOCK_A * BLOCK_C]))
                 start += BLOCK_A
@@ -123,7 +123,7 @@ def limit(
             for first in range(0, NUM_CLASSES, BLOCK_C):
                 classes = first + tl.arange(0, BLOCK_C)
                 key, score, _ = class_keys(scores, anchors, classes, stride_a, stride_c, num_anchors, NUM_CLASSES)
-                listed = tl.reshape(((score > threshold) & (key >= lowest)).to(tl.int32), [BLOCK_A * BLOCK_C])
+                listed = tl.reshape(((score > confidence) & (key >= lowest)).to(tl.int32), [BLOCK_A * BLOCK_C])
                 position = num_listed + tl.cumsum(listed, 0) - 1
                 tl.store(keys + position, tl.reshape(key, [BLOCK_A * BLOCK_C]), mask=listed != 0)
                 num_listed += tl.sum(listed)

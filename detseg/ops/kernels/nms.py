@@ -2,7 +2,8 @@
 
 ``collect`` lists the candidates of every image, ``limit`` cuts a list that has become too long (rare), ``rank`` sorts
 tiles of it, ``merge`` joins the tiles, and ``greedy`` compares chunks of candidates, best first, with the boxes that
-stay. The work of the last is candidates x ``max_det``, and nothing of the size candidates x candidates is ever stored.
+stay. The work of the last is candidates x ``max_detections``, and nothing of the size candidates x candidates is ever
+stored.
 
 Shape legend: B images, A anchors, C classes, K room for candidates, M the largest number of detections.
 """
@@ -17,7 +18,6 @@ from triton.errors import TritonError
 
 from detseg.ops.kernels.candidates import collect, key_score, limit
 from detseg.ops.kernels.sorting import merge, rank
-from detseg.ops.nms import empty_outputs
 from detseg.runtime.postprocess.nms import floor_to_float32
 
 Outputs = tuple[Tensor, Tensor, Tensor]
@@ -33,15 +33,15 @@ _ROUNDING = {"enable_fp_fusion": False}
 
 
 @triton.jit
-def suppresses(left, top, right, bottom, left_w, top_w, right_w, bottom_w, threshold):
-    """``[better, worse]``: whether the IoU of two boxes is above the threshold. A box that is not finite has an area
+def suppresses(left, top, right, bottom, left_w, top_w, right_w, bottom_w, iou):
+    """``[better, worse]``: whether the IoU of two boxes is above ``iou``. A box that is not finite has an area
     that is NaN or leads to one, which is above nothing."""
     area = (right - left) * (bottom - top)
     area_w = (right_w - left_w) * (bottom_w - top_w)
     width = tl.minimum(right[:, None], right_w[None, :]) - tl.maximum(left[:, None], left_w[None, :])
     height = tl.minimum(bottom[:, None], bottom_w[None, :]) - tl.maximum(top[:, None], top_w[None, :])
     overlap = tl.maximum(width, 0.0) * tl.maximum(height, 0.0)
-    return tl.div_rn(overlap, area[:, None] + area_w[None, :] - overlap) > threshold
+    return tl.div_rn(overlap, area[:, None] + area_w[None, :] - overlap) > iou
 
 
 @triton.jit
@@ -54,10 +54,10 @@ def load_box(corner, stride_xy, mask):
     return left, top, right, bottom
 
 
-@triton.jit(do_not_specialize=["capacity", "max_candidates", "max_det", "threshold"])
+@triton.jit(do_not_specialize=["capacity", "max_candidates", "max_detections", "iou"])
 def greedy(
     boxes, labels, keys, num_found, detections, counts, keep,
-    stride_b, stride_a, stride_xy, stride_label_b, stride_label_a, capacity, max_candidates, max_det, threshold,
+    stride_b, stride_a, stride_xy, stride_label_b, stride_label_a, capacity, max_candidates, max_detections, iou,
     NUM_CLASSES: tl.constexpr, CLASS_AGNOSTIC: tl.constexpr, LABELED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Sorted keys ``[B, K]`` -> detections ``[B, M, 6]``, counts ``[B]`` and anchors ``[B, M]``, one program an image.
@@ -70,13 +70,13 @@ def greedy(
     boxes += image * stride_b
     labels += image * stride_label_b
     keys += image * capacity
-    detections += image * max_det * 6
-    keep += image * max_det
+    detections += image * max_detections * 6
+    keep += image * max_detections
     lanes = tl.arange(0, BLOCK)
     num_candidates = tl.minimum(tl.minimum(tl.load(num_found + image), capacity), max_candidates)
     num_kept = tl.zeros([], tl.int32)
     start = 0
-    while (start < num_candidates) & (num_kept < max_det):
+    while (start < num_candidates) & (num_kept < max_detections):
         alive = start + lanes < num_candidates
         key = tl.load(keys + start + lanes, mask=alive, other=0xFFFFFFFF)
         place = (0xFFFFFFFF - (key & 0xFFFFFFFF)).to(tl.int32)
@@ -87,7 +87,7 @@ def greedy(
             label = place % NUM_CLASSES
         left, top, right, bottom = load_box(boxes + anchor * stride_a, stride_xy, alive)
         # Before the loop below: Triton 3.6 cannot compile it after.
-        within = suppresses(left, top, right, bottom, left, top, right, bottom, threshold)
+        within = suppresses(left, top, right, bottom, left, top, right, bottom, iou)
         within = within & (lanes[:, None] < lanes[None, :])
         if not CLASS_AGNOSTIC:
             within = within & (label[:, None] == label[None, :])
@@ -96,7 +96,7 @@ def greedy(
             rows = first + lanes
             kept = rows < num_kept
             left_k, top_k, right_k, bottom_k = load_box(detections + rows * 6, 1, kept)
-            beats = suppresses(left_k, top_k, right_k, bottom_k, left, top, right, bottom, threshold)
+            beats = suppresses(left_k, top_k, right_k, bottom_k, left, top, right, bottom, iou)
             if not CLASS_AGNOSTIC:
                 if LABELED:  # a label may be too large to be exact in a row of float32
                     anchor_k = tl.load(keep + rows, mask=kept, other=0)
@@ -114,7 +114,7 @@ def greedy(
             num_changed = tl.sum(settled ^ stays)
             stays = settled
         row = num_kept + tl.cumsum(stays, 0) - 1
-        written = (stays != 0) & (row < max_det)
+        written = (stays != 0) & (row < max_detections)
         corner = detections + row * 6
         tl.store(corner, left, mask=written)
         tl.store(corner + 1, top, mask=written)
@@ -123,15 +123,15 @@ def greedy(
         tl.store(corner + 4, key_score(key), mask=written)
         tl.store(corner + 5, label.to(tl.float32), mask=written)
         tl.store(keep + row, anchor, mask=written)
-        num_kept = tl.minimum(num_kept + tl.sum(stays), max_det)
+        num_kept = tl.minimum(num_kept + tl.sum(stays), max_detections)
         start += BLOCK
         tl.debug_barrier()  # the next chunk is compared with the rows that other threads have just written
     first = num_kept
-    while first < max_det:
+    while first < max_detections:
         rows = first + lanes
-        tl.store(keep + rows, tl.full([BLOCK], -1, tl.int64), mask=rows < max_det)
+        tl.store(keep + rows, tl.full([BLOCK], -1, tl.int64), mask=rows < max_detections)
         for column in range(6):
-            tl.store(detections + rows * 6 + column, tl.zeros([BLOCK], tl.float32), mask=rows < max_det)
+            tl.store(detections + rows * 6 + column, tl.zeros([BLOCK], tl.float32), mask=rows < max_detections)
         first += BLOCK
     tl.store(counts + image, num_kept.to(tl.int64))
 
@@ -140,16 +140,16 @@ def launch_nms(
     boxes_xyxy: Tensor,
     scores: Tensor,
     labels: Tensor | None,
-    conf: float,
+    confidence: float,
     iou: float,
-    max_det: int,
+    max_detections: int,
     multi_label: bool,
     class_agnostic: bool,
     max_candidates: int,
-    out: Outputs | None = None,
+    out: Outputs,
 ) -> Outputs:
     """Run the kernels on the current stream of the tensors' device; arguments and results of
-    ``detseg::batched_nms_topk``, written to ``out`` if that is given.
+    ``detseg::batched_nms_topk``, written to ``out``: every place of it, whatever it holds before.
 
     Raises:
         ValueError: there are 2^31 scores or more in an image.
@@ -159,9 +159,9 @@ def launch_nms(
     if num_anchors * num_classes >= 2**31:
         raise ValueError(f"an image has {num_anchors} x {num_classes} scores, NMS takes fewer than 2^31")
     boxes_xyxy, scores = (x.float() if x.dtype == torch.float64 else x for x in (boxes_xyxy, scores))
-    detections, counts, keep = out or empty_outputs(boxes_xyxy, max_det)
+    detections, counts, keep = out
     if num_images == 0:
-        return detections, counts, keep
+        return out
     if labels is not None:
         multi_label, max_candidates = False, num_anchors
     num_places = num_anchors * num_classes if multi_label else num_anchors
@@ -172,18 +172,18 @@ def launch_nms(
     block_c = min(128, triton.next_power_of_2(max(num_classes, 1)))
     block_a = max(32, min(1024, 4096 // block_c))
     source = (*scores.stride(), num_anchors)
-    conf_limit, iou_limit = (float(floor_to_float32(threshold)) for threshold in (conf, iou))
+    confidence, iou = (float(floor_to_float32(limit)) for limit in (confidence, iou))
     grid = (max(1, min(triton.cdiv(capacity, _BLOCK), _PROGRAMS // num_images)), num_images)
     given = boxes_xyxy if labels is None else labels
     try:
         with torch.cuda.device_of(scores):
             collect[(triton.cdiv(num_anchors, block_a), num_images)](
-                scores, keys, num_found, *source, capacity, conf_limit,
+                scores, keys, num_found, *source, capacity, confidence,
                 num_classes, multi_label, labels is not None, block_a, block_c, num_warps=8, **_ROUNDING,
             )  # fmt: skip
             if capacity < num_places:
                 limit[(num_images,)](
-                    scores, keys, num_found, *source, capacity, max_candidates, conf_limit,
+                    scores, keys, num_found, *source, capacity, max_candidates, confidence,
                     num_classes, block_a, block_c, num_warps=8, **_ROUNDING,
                 )  # fmt: skip
             rank[grid](keys, ranked, num_found, capacity, _TILE, _BLOCK, num_warps=4, **_ROUNDING)
@@ -191,7 +191,7 @@ def launch_nms(
             merge[grid](ranked, keys, num_found, capacity, _TILE, steps, _BLOCK, num_warps=4, **_ROUNDING)
             greedy[(num_images,)](
                 boxes_xyxy, given, keys, num_found, detections, counts, keep,
-                *boxes_xyxy.stride(), *given.stride()[:2], capacity, max_candidates, max_det, iou_limit,
+                *boxes_xyxy.stride(), *given.stride()[:2], capacity, max_candidates, max_detections, iou,
                 num_classes, class_agnostic, labels is not None, _BLOCK, num_warps=8, **_ROUNDING,
             )  # fmt: skip
     except TritonError as error:
@@ -199,4 +199,4 @@ def launch_nms(
             f"Triton could not compile or run the NMS kernels on {scores.device}: {error}; the torchvision backend "
             "does without them (task.postprocess.nms_backend=torchvision)"
         ) from error
-    return detections, counts, keep
+    return out

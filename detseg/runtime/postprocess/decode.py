@@ -15,7 +15,7 @@ from detseg.arrays import FloatArray
 from detseg.runtime.postprocess.config import HeadMetadata
 
 _LOGIT_SLACK = 1e-3
-"""Places this far below the threshold are decoded as well: the decision is made on scores, which are rounded."""
+"""Places this far below ``confidence`` are decoded as well: the decision is made on scores, which are rounded."""
 
 
 def decode_above(

@@ -28,47 +28,46 @@ def nms(
     boxes_xyxy: FloatArray,
     scores: FloatArray,
     labels: IntArray,
-    iou_threshold: float,
-    max_det: int,
+    iou: float,
+    max_detections: int,
     class_agnostic: bool = False,
 ) -> IntArray:
-    """The indices of the at most ``max_det`` boxes that survive, best score first.
+    """The indices of the at most ``max_detections`` boxes that survive, best score first.
 
     A box is suppressed by a better one of its class (of any class when ``class_agnostic``) if their IoU, in float32, is
-    greater than the largest float32 that is not above ``iou_threshold``. Classes are compared, boxes never offset by
-    class. Equal scores rank by index; a NaN score drops its box. The work is O(N x max_det), the memory O(N).
+    greater than the largest float32 that is not above ``iou``. Classes are compared, boxes never offset by
+    class. Equal scores rank by index; a NaN score drops its box. The work is O(N x max_detections), the memory O(N).
 
     Raises:
-        ValueError: for shapes that do not fit, a threshold outside [0, 1] or ``max_det`` below 1.
+        ValueError: for shapes that do not fit, ``iou`` outside [0, 1] or ``max_detections`` below 1.
     """
-    _check(boxes_xyxy, scores, labels, iou_threshold, max_det)
-    threshold = floor_to_float32(iou_threshold)
+    _check(boxes_xyxy, scores, labels, iou, max_detections)
     if class_agnostic:
         labels = np.zeros_like(labels)
-    return suppress(boxes_xyxy, scores, labels, threshold, max_det)
+    return suppress(boxes_xyxy, scores, labels, floor_to_float32(iou), max_detections)
 
 
 def select_candidates(
-    boxes_xyxy: FloatArray, scores: FloatArray, conf: float, multi_label: bool, max_candidates: int
+    boxes_xyxy: FloatArray, scores: FloatArray, confidence: float, multi_label: bool, max_candidates: int
 ) -> Candidates:
-    """The boxes whose score is above ``conf``, in the order of anchor, then class.
+    """The boxes whose score is above ``confidence``, in the order of anchor, then class.
 
-    ``boxes_xyxy`` ``[A, 4]``, ``scores`` ``[A, C]``. With ``multi_label`` every class above ``conf`` makes a candidate
-    of its own, otherwise an anchor counts for its best class only, and not at all if one of its scores is NaN. Of more
-    than ``max_candidates`` the best stay; equal scores at the limit go to the lower index.
+    ``boxes_xyxy`` ``[A, 4]``, ``scores`` ``[A, C]``. With ``multi_label`` every class above ``confidence`` makes a
+    candidate of its own, otherwise an anchor counts for its best class only, and not at all if one of its scores is
+    NaN. Of more than ``max_candidates`` the best stay; equal scores at the limit go to the lower index.
     """
     if scores.ndim != 2 or boxes_xyxy.shape != (len(scores), 4):
         raise ValueError(f"boxes must be Ax4 and scores AxC, got {boxes_xyxy.shape} and {scores.shape}")
     if max_candidates < 1:
         raise ValueError(f"max_candidates must be at least 1, got {max_candidates}")
-    threshold = floor_to_float32(conf)
+    lowest = floor_to_float32(confidence)
     if multi_label:
-        anchors, labels = np.nonzero(scores > threshold)
+        anchors, labels = np.nonzero(scores > lowest)
     elif scores.shape[1] == 0:
         anchors = labels = np.zeros(0, np.int64)
     else:
         best = scores.argmax(axis=1)
-        anchors = np.nonzero(scores[np.arange(len(scores)), best] > threshold)[0]
+        anchors = np.nonzero(scores[np.arange(len(scores)), best] > lowest)[0]
         labels = best[anchors]
     values = scores[anchors, labels]
     if len(values) > max_candidates:
@@ -81,16 +80,16 @@ def select_candidates(
 def select_detections(
     boxes_xyxy: FloatArray,
     scores: FloatArray,
-    conf: float,
+    confidence: float,
     iou: float,
-    max_det: int,
+    max_detections: int,
     multi_label: bool,
     class_agnostic: bool,
     max_candidates: int = 30_000,
 ) -> Candidates:
     """From dense predictions to final boxes, best first: :func:`select_candidates`, then :func:`nms`."""
-    found = select_candidates(boxes_xyxy, scores, conf, multi_label, max_candidates)
-    keep = nms(found.boxes_xyxy, found.scores, found.labels, iou, max_det, class_agnostic)
+    found = select_candidates(boxes_xyxy, scores, confidence, multi_label, max_candidates)
+    keep = nms(found.boxes_xyxy, found.scores, found.labels, iou, max_detections, class_agnostic)
     return Candidates(found.boxes_xyxy[keep], found.scores[keep], found.labels[keep], found.anchors[keep])
 
 
@@ -100,16 +99,16 @@ def floor_to_float32(value: float) -> np.float32:
     return nearest if float(nearest) <= value else np.nextafter(nearest, np.float32(-np.inf))
 
 
-def _check(boxes_xyxy: FloatArray, scores: FloatArray, labels: IntArray, iou_threshold: float, max_det: int) -> None:
+def _check(boxes_xyxy: FloatArray, scores: FloatArray, labels: IntArray, iou: float, max_detections: int) -> None:
     num_boxes = len(boxes_xyxy)
     if boxes_xyxy.shape != (num_boxes, 4) or scores.shape != (num_boxes,) or labels.shape != (num_boxes,):
         raise ValueError(
             f"boxes must be Nx4, scores and labels N, got {boxes_xyxy.shape}, {scores.shape} and {labels.shape}"
         )
-    if not 0 <= iou_threshold <= 1:
-        raise ValueError(f"the IoU threshold must be from 0 to 1, got {iou_threshold}")
-    if max_det < 1:
-        raise ValueError(f"max_det must be at least 1, got {max_det}")
+    if not 0 <= iou <= 1:
+        raise ValueError(f"iou must be from 0 to 1, got {iou}")
+    if max_detections < 1:
+        raise ValueError(f"max_detections must be at least 1, got {max_detections}")
 
 
 def _best(values: FloatArray, count: int) -> NDArray[np.int64]:

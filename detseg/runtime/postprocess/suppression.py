@@ -31,28 +31,28 @@ _BEFORE: BoolArray = np.triu(np.ones((_HEAD, _HEAD), np.bool_), k=1)
 
 
 def suppress(
-    boxes_xyxy: FloatArray, scores: FloatArray, labels: IntArray, threshold: np.float32, max_det: int
+    boxes_xyxy: FloatArray, scores: FloatArray, labels: IntArray, iou: np.float32, max_detections: int
 ) -> IntArray:
-    """The indices of the at most ``max_det`` boxes that survive, best score first; boxes of one class only meet.
+    """The indices of the at most ``max_detections`` boxes that survive, best score first; boxes of one class only meet.
 
-    The IoU is float32 and ``threshold``, at least 0, is what it has to exceed; everything else as in
-    :func:`detseg.runtime.postprocess.nms.nms`, which checks the arguments. Work O(N x ``max_det``), memory O(N).
+    Their IoU is float32 and ``iou``, at least 0, is what it has to exceed; everything else as in
+    :func:`detseg.runtime.postprocess.nms.nms`, which checks the arguments. Work O(N x ``max_detections``), memory O(N).
     """
     order = _rank(scores)
     labels = _small_numbers(labels)
-    # Overflow, inf - inf and 0/0 end in an IoU of 0 or NaN, which is not above any threshold.
+    # Overflow, inf - inf and 0/0 end in an IoU of 0 or NaN, which is not above anything.
     with np.errstate(all="ignore"):
         kept = _RankedBoxes.of(boxes_xyxy, labels, order[:0])
         start, size = 0, _HEAD
-        while start < len(order) and len(kept.indices) < max_det:
+        while start < len(order) and len(kept.indices) < max_detections:
             window = _RankedBoxes.of(boxes_xyxy, labels, order[start : start + size])
-            window = _not_suppressed(window, kept, threshold)
-            while len(window.indices) and len(kept.indices) < max_det:
-                survivors = _settle(window.part(0, _HEAD), threshold)
+            window = _not_suppressed(window, kept, iou)
+            while len(window.indices) and len(kept.indices) < max_detections:
+                survivors = _settle(window.part(0, _HEAD), iou)
                 kept = kept.followed_by(survivors)
-                window = _not_suppressed(window.part(_HEAD, None), survivors, threshold)
+                window = _not_suppressed(window.part(_HEAD, None), survivors, iou)
             start, size = start + size, size * _WINDOW_GROWTH
-    return kept.indices[:max_det]
+    return kept.indices[:max_detections]
 
 
 class _RankedBoxes(NamedTuple):
@@ -117,14 +117,14 @@ def _small_numbers(labels: IntArray) -> IntArray:
     return labels - lowest
 
 
-def _settle(boxes: _RankedBoxes, threshold: np.float32) -> _RankedBoxes:
+def _settle(boxes: _RankedBoxes, iou: np.float32) -> _RankedBoxes:
     """Greedy suppression of at most ``_HEAD`` boxes among themselves.
 
     Iterates ``keep = not suppressed by one that is kept``. A box depends on better ones only, so after i rounds the
     first i are settled and the fixed point is the greedy result; in practice a few rounds do.
     """
     num_boxes = len(boxes.indices)
-    suppresses = _suppresses(boxes, boxes, threshold)
+    suppresses = _suppresses(boxes, boxes, iou)
     suppresses &= _BEFORE[:num_boxes, :num_boxes]
     keep: BoolArray = ~np.any(suppresses, axis=0)
     while True:
@@ -134,16 +134,16 @@ def _settle(boxes: _RankedBoxes, threshold: np.float32) -> _RankedBoxes:
         keep = settled
 
 
-def _not_suppressed(boxes: _RankedBoxes, better: _RankedBoxes, threshold: np.float32) -> _RankedBoxes:
+def _not_suppressed(boxes: _RankedBoxes, better: _RankedBoxes, iou: np.float32) -> _RankedBoxes:
     """Those of ``boxes`` that none of ``better`` suppresses."""
     for start in range(0, len(better.indices), _BLOCK):
         if len(boxes.indices) == 0:
             break
-        boxes = boxes.take(~_suppressed(boxes, better.part(start, start + _BLOCK), threshold))
+        boxes = boxes.take(~_suppressed(boxes, better.part(start, start + _BLOCK), iou))
     return boxes
 
 
-def _suppressed(boxes: _RankedBoxes, better: _RankedBoxes, threshold: np.float32) -> BoolArray:
+def _suppressed(boxes: _RankedBoxes, better: _RankedBoxes, iou: np.float32) -> BoolArray:
     """``[N]``: which of ``boxes`` one of ``better`` suppresses."""
     num_better = len(better.indices)
     num_of_class = np.bincount(better.labels, minlength=int(boxes.labels.max()) + 1)
@@ -157,10 +157,10 @@ def _suppressed(boxes: _RankedBoxes, better: _RankedBoxes, threshold: np.float32
     for start in range(0, len(suppressed), width):
         tile = boxes.part(start, start + width)
         if table is None:
-            suppresses = _suppresses(better, tile, threshold)
+            suppresses = _suppresses(better, tile, iou)
         else:
             of_same_class = padded.take(table.take(tile.labels, axis=1), axis=1)
-            suppresses = _overlap(of_same_class, tile.geometry[:, None], threshold)
+            suppresses = _overlap(of_same_class, tile.geometry[:, None], iou)
         suppresses.any(axis=0, out=suppressed[start : start + width])
     return suppressed
 
@@ -175,23 +175,22 @@ def _table_by_class(labels: IntArray, num_of_class: IntArray) -> IntArray:
     return table
 
 
-def _suppresses(better: _RankedBoxes, worse: _RankedBoxes, threshold: np.float32) -> BoolArray:
+def _suppresses(better: _RankedBoxes, worse: _RankedBoxes, iou: np.float32) -> BoolArray:
     """``[K, N]``: whether the first would suppress the second."""
-    suppresses = _overlap(better.geometry[:, :, None], worse.geometry[:, None], threshold)
+    suppresses = _overlap(better.geometry[:, :, None], worse.geometry[:, None], iou)
     suppresses &= better.labels[:, None] == worse.labels
     return suppresses
 
 
-def _overlap(first: FloatArray, second: FloatArray, threshold: np.float32) -> BoolArray:
-    """Whether the IoU is above ``threshold``, for the geometry ``[5, ...]`` of two sets of boxes that broadcast."""
+def _overlap(first: FloatArray, second: FloatArray, iou: np.float32) -> BoolArray:
+    """Whether the IoU is above ``iou``, for the geometry ``[5, ...]`` of two sets of boxes that broadcast."""
     sides = np.minimum(first[:4], second[:4])
     sizes = np.add(sides[:2], sides[2:], out=sides[:2])
     width_exists, height_exists = sizes > 0
     intersection = np.multiply(sizes[0], sizes[1], out=sides[2])
     union = np.add(first[4], second[4], out=sides[3])
     union -= intersection
-    iou = np.divide(intersection, union, out=union)
-    above: BoolArray = iou > threshold
+    above: BoolArray = np.divide(intersection, union, out=union) > iou
     above &= width_exists
     above &= height_exists
     return above

@@ -36,13 +36,13 @@ def launch() -> Callable[..., Outputs]:
     def run(
         kernels: ModuleType, boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None = None, **settings: Any
     ) -> Outputs:
-        usual = {"max_det": 300, "multi_label": False, "class_agnostic": False, "max_candidates": 30_000}
+        usual = {"max_detections": 300, "multi_label": False, "class_agnostic": False, "max_candidates": 30_000}
         settings = usual | settings
-        num_images, max_det = len(scores), settings["max_det"]
+        num_images, max_detections = len(scores), settings["max_detections"]
         poisoned = (
-            torch.full((num_images, max_det, 6), float("nan"), device=scores.device),
+            torch.full((num_images, max_detections, 6), float("nan"), device=scores.device),
             torch.full((num_images,), 123_456_789, device=scores.device),
-            torch.full((num_images, max_det), -987_654_321, device=scores.device),
+            torch.full((num_images, max_detections), -987_654_321, device=scores.device),
         )
         with np.errstate(all="ignore"):  # numpy, in the interpreter, warns of what is not finite
             found: Outputs = kernels.launch_nms(boxes_xyxy, scores, labels, **settings, out=poisoned)

@@ -28,6 +28,7 @@ from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
 from detseg.ops.kernels.nms import launch_nms
+from detseg.ops.nms import empty_outputs
 
 
 class Described:
@@ -67,7 +68,8 @@ for architecture, cases in json.loads(sys.argv[1]):
         boxes_xyxy, scores = torch.zeros(2, 8400, 4), torch.zeros(2, 8400, num_classes)
         labels = torch.zeros(2, 8400, dtype=torch.int64) if labeled else None
         inputs = (tensor.to(getattr(torch, dtype)) for tensor in (boxes_xyxy, scores))
-        launch_nms(*inputs, labels, 0.25, 0.7, 300, multi_label, class_agnostic, 30_000)
+        out = empty_outputs(boxes_xyxy, 300)
+        launch_nms(*inputs, labels, 0.25, 0.7, 300, multi_label, class_agnostic, 30_000, out)
 print(json.dumps(found))
 """
 

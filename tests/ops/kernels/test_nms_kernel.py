@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from detseg.ops.kernels import nms as kernels
+from detseg.ops.nms import empty_outputs
 from detseg.runtime.postprocess.nms import floor_to_float32
 
 Launch = Callable[..., tuple[Tensor, Tensor, Tensor]]
@@ -19,8 +20,8 @@ Images = Callable[..., tuple[Tensor, Tensor]]
 Mismatches = Callable[..., list[str]]
 
 SETTINGS = [
-    {"conf": conf, "iou": iou, "multi_label": multi_label, "class_agnostic": class_agnostic}
-    for iou, conf, multi_label, class_agnostic in itertools.product(
+    {"confidence": confidence, "iou": iou, "multi_label": multi_label, "class_agnostic": class_agnostic}
+    for iou, confidence, multi_label, class_agnostic in itertools.product(
         (0.45, 0.6, 0.7), (0.001, 0.25), (False, True), (False, True)
     )
 ]
@@ -62,7 +63,7 @@ def test_a_thousand_images(
     index: int, dtype: torch.dtype, device: torch.device, images: Images, launch: Launch, mismatches: Mismatches
 ) -> None:
     """24 settings x 3 number types x 2 seeds x 8 kinds of images."""
-    setting = {**SETTINGS[index], "max_det": (300, 20)[index % 2]}
+    setting = {**SETTINGS[index], "max_detections": (300, 20)[index % 2]}
     for seed, num_anchors in ((100 + index, 100), (200 + index, 190)):
         boxes_xyxy, scores = (tensor.to(device, dtype) for tensor in images(num_anchors, 2, seed))
         inputs = LAYOUTS[(index + seed) % 3](boxes_xyxy, scores)
@@ -75,7 +76,7 @@ def test_borders_of_chunks(
     num_anchors: int, kind: str, device: torch.device, images: Images, launch: Launch, mismatches: Mismatches
 ) -> None:
     inputs = [tensor.to(device) for tensor in images(num_anchors, 1, num_anchors, [kind])]
-    setting = {"conf": 0.0, "iou": 0.7}
+    setting = {"confidence": 0.0, "iou": 0.7}
     assert mismatches(launch(kernels, *inputs, **setting), *inputs, **setting) == []
 
 
@@ -84,7 +85,7 @@ def test_borders_of_sorted_tiles(
     num_anchors: int, device: torch.device, images: Images, launch: Launch, mismatches: Mismatches
 ) -> None:
     inputs = [tensor.to(device) for tensor in images(num_anchors, 1, num_anchors, ["tied"])]
-    setting = {"conf": 0.0, "iou": 0.5}
+    setting = {"confidence": 0.0, "iou": 0.5}
     assert mismatches(launch(kernels, *inputs, **setting), *inputs, **setting) == []
 
 
@@ -100,7 +101,7 @@ def test_borders_of_small_tiles(
     """Tiles of 64 instead of 1,024: many of them to join."""
     monkeypatch.setattr(kernels, "_TILE", 64)
     inputs = [tensor.to(device) for tensor in images(num_anchors, 1, num_anchors, ["random", "tied"])]
-    setting = {"conf": 0.0, "iou": 0.5}
+    setting = {"confidence": 0.0, "iou": 0.5}
     assert mismatches(launch(kernels, *inputs, **setting), *inputs, **setting) == []
 
 
@@ -115,19 +116,19 @@ def test_numbers_of_classes(
     mismatches: Mismatches,
 ) -> None:
     inputs = [tensor.to(device) for tensor in images(12, num_classes, 3, ["clustered", "tied", "not finite"])]
-    setting = {"conf": 0.9, "iou": 0.6, "multi_label": multi_label}
+    setting = {"confidence": 0.9, "iou": 0.6, "multi_label": multi_label}
     assert mismatches(launch(kernels, *inputs, **setting), *inputs, **setting) == []
 
 
-@pytest.mark.parametrize("max_det", [1, 2, 63, 65])
+@pytest.mark.parametrize("max_detections", [1, 2, 63, 65])
 def test_no_more_than_max_det(
-    max_det: int, device: torch.device, images: Images, launch: Launch, mismatches: Mismatches
+    max_detections: int, device: torch.device, images: Images, launch: Launch, mismatches: Mismatches
 ) -> None:
-    inputs = [tensor.to(device) for tensor in images(150, 2, max_det, ["random", "tied"])]
-    setting = {"conf": 0.1, "iou": 0.7, "max_det": max_det}
+    inputs = [tensor.to(device) for tensor in images(150, 2, max_detections, ["random", "tied"])]
+    setting = {"confidence": 0.1, "iou": 0.7, "max_detections": max_detections}
     found = launch(kernels, *inputs, **setting)
     assert mismatches(found, *inputs, **setting) == []
-    assert found[1].tolist() == [max_det, max_det]
+    assert found[1].tolist() == [max_detections, max_detections]
 
 
 @pytest.mark.parametrize("max_candidates", [1, 10, 64, 100, 399])
@@ -144,7 +145,13 @@ def test_the_best_candidates_stay(
     """Many scores are equal at the limit. Of the multi-label candidates, three of four have no room in the list."""
     monkeypatch.setattr(kernels, "_ROOM", 1)
     inputs = [tensor.to(device) for tensor in images(100, 5, max_candidates, ["random", "tied", "not finite"])]
-    setting = {"conf": 0.1, "iou": 0.9, "multi_label": multi_label, "max_candidates": max_candidates, "max_det": 400}
+    setting = {
+        "confidence": 0.1,
+        "iou": 0.9,
+        "multi_label": multi_label,
+        "max_candidates": max_candidates,
+        "max_detections": 400,
+    }
     assert mismatches(launch(kernels, *inputs, **setting), *inputs, **setting) == []
 
 
@@ -154,7 +161,7 @@ def test_more_candidates_than_there_is_room_for(
     """1,025 anchors x 80 classes, nearly all above the threshold: more than the 65,536 that are listed at most."""
     boxes_xyxy, scores = (tensor.to(device) for tensor in images(1025, 80, 7, ["tied"]))
     assert int((scores > 0.001).sum()) > kernels._ROOM
-    setting = {"conf": 0.001, "iou": 0.6, "multi_label": True, "max_candidates": 500}
+    setting = {"confidence": 0.001, "iou": 0.6, "multi_label": True, "max_candidates": 500}
     assert mismatches(launch(kernels, boxes_xyxy, scores, **setting), boxes_xyxy, scores, **setting) == []
 
 
@@ -174,7 +181,13 @@ def test_given_labels(
     labels = torch.tensor([2**24, 2**24 + 1, -3], device=device)[torch.arange(8 * 140, device=device).view(8, 140) % 3]
     if strided:
         labels = labels.t().contiguous().t()
-    setting = {"conf": 0.9, "iou": 0.6, "class_agnostic": class_agnostic, "max_candidates": 1, "multi_label": True}
+    setting = {
+        "confidence": 0.9,
+        "iou": 0.6,
+        "class_agnostic": class_agnostic,
+        "max_candidates": 1,
+        "multi_label": True,
+    }
     found = launch(kernels, boxes_xyxy, scores, labels, **setting)
     assert mismatches(found, boxes_xyxy, scores, labels, **setting) == []
 
@@ -200,24 +213,28 @@ def test_one_unit_in_the_last_place_decides(
     part, whole = lengths_whose_ratio_is(ratio)
     boxes_xyxy = torch.tensor([[[0, 0, whole, 1], [0, 0, part, 1]]], device=device)
     scores = torch.tensor([[[0.9], [0.8]]], device=device)
-    found = launch(kernels, boxes_xyxy, scores, conf=0.25, iou=iou)
+    found = launch(kernels, boxes_xyxy, scores, confidence=0.25, iou=iou)
     assert found[1].tolist() == [count]
-    assert mismatches(found, boxes_xyxy, scores, conf=0.25, iou=iou) == []
+    assert mismatches(found, boxes_xyxy, scores, confidence=0.25, iou=iou) == []
 
 
-@pytest.mark.parametrize(("conf", "count"), [(0.25, 0), (np.nextafter(0.25, 0), 1), (0.1, 1), (1.0, 0)])
-def test_a_score_must_be_above_the_threshold(conf: float, count: int, device: torch.device, launch: Launch) -> None:
+@pytest.mark.parametrize(("confidence", "count"), [(0.25, 0), (np.nextafter(0.25, 0), 1), (0.1, 1), (1.0, 0)])
+def test_a_score_must_be_above_the_threshold(
+    confidence: float, count: int, device: torch.device, launch: Launch
+) -> None:
     boxes_xyxy = torch.tensor([[[0.0, 0, 1, 1]]], device=device)
     scores = torch.tensor([[[0.25]]], device=device)
     for multi_label in (False, True):
-        assert launch(kernels, boxes_xyxy, scores, conf=conf, iou=0.5, multi_label=multi_label)[1].tolist() == [count]
+        assert launch(kernels, boxes_xyxy, scores, confidence=confidence, iou=0.5, multi_label=multi_label)[
+            1
+        ].tolist() == [count]
 
 
 def test_hand_made(device: torch.device, launch: Launch) -> None:
     """The first suppresses the second, which, being gone, does not suppress the third; the fourth is of class 1."""
     boxes_xyxy = torch.tensor([[[0, 0, 10, 10], [0, 4, 10, 14], [0, 8, 10, 18], [0, 8, 10, 18.0]]], device=device)
     scores = torch.tensor([[[0.5, 0], [0.375, 0], [0.25, 0], [0, 0.75]]], device=device)
-    detections, counts, keep = launch(kernels, boxes_xyxy, scores, conf=0.2, iou=0.4, max_det=5)
+    detections, counts, keep = launch(kernels, boxes_xyxy, scores, confidence=0.2, iou=0.4, max_detections=5)
     assert counts.tolist() == [3]
     assert keep.tolist() == [[3, 0, 2, -1, -1]]
     assert detections[0].tolist() == [
@@ -251,7 +268,7 @@ def test_a_chain_ends_within_its_bound(
 ) -> None:
     """A chunk of 64 is settled after 64 rounds, and one more finds nothing to change: the worst case needs no more."""
     boxes_xyxy, scores = chain(1024, device)
-    setting = {"conf": 0.1, "iou": 0.3, "max_det": 600}
+    setting = {"confidence": 0.1, "iou": 0.3, "max_detections": 600}
     found = launch(changed_kernels(at_most(65)), boxes_xyxy, scores, **setting)
     assert found[2][0, :512].tolist() == list(range(0, 1024, 2))
     assert mismatches(found, boxes_xyxy, scores, **setting) == []
@@ -261,24 +278,27 @@ def test_a_chain_needs_nearly_so_many_rounds(
     device: torch.device, launch: Launch, mismatches: Mismatches, changed_kernels: Callable[..., ModuleType]
 ) -> None:
     boxes_xyxy, scores = chain(64, device)
-    found = launch(changed_kernels(at_most(62)), boxes_xyxy, scores, conf=0.1, iou=0.3)
-    assert mismatches(found, boxes_xyxy, scores, conf=0.1, iou=0.3) != []
+    found = launch(changed_kernels(at_most(62)), boxes_xyxy, scores, confidence=0.1, iou=0.3)
+    assert mismatches(found, boxes_xyxy, scores, confidence=0.1, iou=0.3) != []
 
 
 def test_no_images(device: torch.device, launch: Launch) -> None:
-    found = launch(kernels, torch.zeros(0, 5, 4, device=device), torch.zeros(0, 5, 2, device=device), conf=0.1, iou=0.5)
+    found = launch(
+        kernels, torch.zeros(0, 5, 4, device=device), torch.zeros(0, 5, 2, device=device), confidence=0.1, iou=0.5
+    )
     assert [tuple(tensor.shape) for tensor in found] == [(0, 300, 6), (0,), (0, 300)]
 
 
 def test_double_precision_is_rounded(device: torch.device, images: Images, launch: Launch) -> None:
     boxes_xyxy, scores = (tensor.to(device) for tensor in images(60, 2, 1))
-    expected = launch(kernels, boxes_xyxy, scores, conf=0.1, iou=0.6)
-    found = launch(kernels, boxes_xyxy.double(), scores.double(), conf=0.1, iou=0.6)
+    expected = launch(kernels, boxes_xyxy, scores, confidence=0.1, iou=0.6)
+    found = launch(kernels, boxes_xyxy.double(), scores.double(), confidence=0.1, iou=0.6)
     for one, other in zip(found, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def test_too_many_scores_are_refused(device: torch.device) -> None:
     boxes_xyxy, scores = torch.zeros(1, 1, 1, device=device).expand(1, 2**21, 4), torch.zeros(1, device=device)
+    scores, out = scores.expand(1, 2**21, 1024), empty_outputs(boxes_xyxy, 300)
     with pytest.raises(ValueError, match="2097152 x 1024 scores, NMS takes fewer than 2"):
-        kernels.launch_nms(boxes_xyxy, scores.expand(1, 2**21, 1024), None, 0.1, 0.5, 300, False, False, 100)
+        kernels.launch_nms(boxes_xyxy, scores, None, 0.1, 0.5, 300, False, False, 100, out)

@@ -16,13 +16,13 @@ Images = Callable[..., tuple[Tensor, Tensor]]
 Launch = Callable[..., tuple[Tensor, Tensor, Tensor]]
 Mismatches = Callable[..., list[str]]
 
-CHUNK_COMPARED = "suppresses(left, top, right, bottom, left, top, right, bottom, threshold)"
+CHUNK_COMPARED = "suppresses(left, top, right, bottom, left, top, right, bottom, iou)"
 MOVED = ", ".join(f"{side} + label.to(tl.float32) * 7680" for side in ("left", "top", "right", "bottom"))
 CLASSES_FORGOTTEN = ("(label[:, None] == label[None, :])", "(label[:, None] == label[:, None])")
 # Of the boxes of one chunk, which is all that an image of 60 anchors has.
-OFFSET = [CLASSES_FORGOTTEN, (CHUNK_COMPARED, f"suppresses({MOVED}, {MOVED}, threshold)")]
-FILL_KEEP = "tl.store(keep + rows, tl.full([BLOCK], -1, tl.int64), mask=rows < max_det)"
-FILL_ROWS = "tl.store(detections + rows * 6 + column, tl.zeros([BLOCK], tl.float32), mask=rows < max_det)"
+OFFSET = [CLASSES_FORGOTTEN, (CHUNK_COMPARED, f"suppresses({MOVED}, {MOVED}, iou)")]
+FILL_KEEP = "tl.store(keep + rows, tl.full([BLOCK], -1, tl.int64), mask=rows < max_detections)"
+FILL_ROWS = "tl.store(detections + rows * 6 + column, tl.zeros([BLOCK], tl.float32), mask=rows < max_detections)"
 COUNT = "tl.minimum(tl.minimum(tl.load(num_found + image), capacity), max_candidates)"
 LABEL_KEPT = "label_k = tl.load(labels + anchor_k * stride_label_a, mask=kept, other=0)"
 LABEL_ROUNDED = "label_k = tl.load(detections + rows * 6 + 5, mask=kept, other=0).to(tl.int64)"
@@ -39,11 +39,11 @@ def change(text: str, replacement: str) -> list[tuple[str, str]]:
     ("changes", "kind", "options"),
     [
         pytest.param(TIES, "tied", {}, id="ties go to the higher place"),
-        pytest.param(change("- overlap) > threshold", "- overlap) >= threshold"), "integer", {"iou": 0.5}, id="IoU >="),
-        pytest.param(change("(floor_to_float32(threshold))", "(threshold)"), "integer", {}, id="thresholds rounded up"),
-        pytest.param(change("key_score(best) > thr", "key_score(best) >= thr"), "tied", {}, id="score >="),
+        pytest.param(change("- overlap) > iou", "- overlap) >= iou"), "integer", {"iou": 0.5}, id="IoU >="),
+        pytest.param(change("(floor_to_float32(limit))", "(limit)"), "integer", {}, id="thresholds rounded up"),
+        pytest.param(change("(best) > confidence", "(best) >= confidence"), "tied", {}, id="score >="),
         pytest.param(
-            change("tl.reshape(score > thr", "tl.reshape(score >= thr"), "tied", {"multi_label": True},
+            change("tl.reshape(score > confidence", "tl.reshape(score >= confidence"), "tied", {"multi_label": True},
             id="score >=, multi-label",
         ),
         pytest.param(OFFSET, "far", {}, id="classes are offset, and meet others"),
@@ -81,8 +81,8 @@ def change(text: str, replacement: str) -> list[tuple[str, str]]:
             id="a bisection ends too early",
         ),
         pytest.param(
-            change("tl.minimum(num_kept + tl.sum(stays), max_det)", "num_kept + tl.sum(stays)"), "random",
-            {"max_det": 10}, id="those beyond max_det are counted",
+            change("tl.minimum(num_kept + tl.sum(stays), max_detections)", "num_kept + tl.sum(stays)"), "random",
+            {"max_detections": 10}, id="those beyond max_detections are counted",
         ),
         pytest.param(change(FILL_KEEP, "pass"), "random", {}, id="anchors past the count are left as they were"),
         pytest.param(change(FILL_ROWS, "pass"), "random", {}, id="rows past the count are left as they were"),
@@ -99,7 +99,7 @@ def test_faults_are_found(
     changed_kernels: Callable[..., ModuleType],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings: dict[str, Any] = {"conf": 0.25, "iou": 0.6, **options}
+    settings: dict[str, Any] = {"confidence": 0.25, "iou": 0.6, **options}
     num_anchors, labels = settings.pop("num_anchors", 60), settings.pop("labels", None)
     constants = {"_ROOM": settings.pop("room", kernels._ROOM), "_TILE": settings.pop("tile", kernels._TILE)}
     num_classes = 3 if labels is None else 1
@@ -125,7 +125,7 @@ def test_an_unchanged_copy_passes(
 ) -> None:
     """So that a fault is found for what it is, not for the copy."""
     inputs = [tensor.to(device) for tensor in images(70, 3, 12)]
-    settings = {"conf": 0.25, "iou": 0.6}
+    settings = {"confidence": 0.25, "iou": 0.6}
     assert mismatches(launch(changed_kernels(), *inputs, **settings), *inputs, **settings) == []
 
 

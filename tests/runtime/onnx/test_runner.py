@@ -150,7 +150,7 @@ def test_decoded_boxes(save_onnx: Any) -> None:
         array, placement = task.spec.place(image)
         maps = F.conv2d(task.normalize(torch.from_numpy(array[None].copy())), torch.from_numpy(weights), stride=8)
         flat = maps.flatten(2).transpose(1, 2)
-        best = batched_nms(flat[..., :4], flat[..., 4:].sigmoid(), conf=0.6, iou=0.5, multi_label=True)
+        best = batched_nms(flat[..., :4], flat[..., 4:].sigmoid(), confidence=0.6, iou=0.5, multi_label=True)
         (expected,) = task.results((best.detections, best.counts), [placement])
         assert len(expected) > 3
         assert_same_boxes(one, expected)

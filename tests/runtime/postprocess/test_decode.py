@@ -49,7 +49,13 @@ def test_nothing_above_the_confidence_is_lost(kind: str, multi_label: bool, conf
     levels = raw_levels(head, 64, 96, seed=2)
     boxes, scores = decode_above(flat(levels), head, 64, 96, confidence)
     all_boxes, all_scores = (array[0].numpy() for array in decode(kind, levels, STRIDES, head.bins))
-    settings = {"conf": confidence, "iou": 0.5, "max_det": 300, "multi_label": multi_label, "class_agnostic": False}
+    settings = {
+        "confidence": confidence,
+        "iou": 0.5,
+        "max_detections": 300,
+        "multi_label": multi_label,
+        "class_agnostic": False,
+    }
     found = select_detections(boxes, scores, **settings)
     expected = select_detections(all_boxes, all_scores, **settings)
     assert len(found.scores) == len(expected.scores)

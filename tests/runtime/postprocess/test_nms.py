@@ -9,7 +9,12 @@ from detseg.runtime.postprocess.nms import floor_to_float32, nms, select_candida
 
 
 def oracle(
-    boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou: float, max_det: int, class_agnostic: bool
+    boxes_xyxy: np.ndarray,
+    scores: np.ndarray,
+    labels: np.ndarray,
+    iou: float,
+    max_detections: int,
+    class_agnostic: bool,
 ) -> list[int]:
     """Greedy suppression in plain loops, one class after the other, merged by score and index at the end."""
     suppresses = (all_ious(boxes_xyxy).astype(np.float64) > iou).tolist()
@@ -22,7 +27,7 @@ def oracle(
             if same_class and not any(suppresses[j][i] for j in survivors):
                 survivors.append(i)
         kept += survivors
-    return sorted(kept, key=ranked.index)[:max_det]
+    return sorted(kept, key=ranked.index)[:max_detections]
 
 
 def all_ious(boxes_xyxy: np.ndarray) -> np.ndarray:
@@ -63,9 +68,9 @@ def random_case(kind: str, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 def test_equals_the_oracle(kind: str, class_agnostic: bool) -> None:
     for seed in range(30):
         case = random_case(kind, seed)
-        iou, max_det = (0.3, 0.5, 0.6, 0.7)[seed % 4], (5, 40, 300)[seed % 3]
-        expected = oracle(*case, iou=iou, max_det=max_det, class_agnostic=class_agnostic)
-        assert nms(*case, iou, max_det, class_agnostic).tolist() == expected, f"seed {seed}"
+        iou, max_detections = (0.3, 0.5, 0.6, 0.7)[seed % 4], (5, 40, 300)[seed % 3]
+        expected = oracle(*case, iou=iou, max_detections=max_detections, class_agnostic=class_agnostic)
+        assert nms(*case, iou, max_detections, class_agnostic).tolist() == expected, f"seed {seed}"
 
 
 def boxes(*rows: tuple[float, float, float, float]) -> np.ndarray:
@@ -83,20 +88,20 @@ SAME = boxes((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 10, 10))
         pytest.param(SAME, [0.1, 0.9, 0.5], [0, 1, 0], {"class_agnostic": True}, [1], id="unless agnostic"),
         pytest.param(SAME, [0.5, 0.5, 0.5], [0, 0, 0], {}, [0], id="ties go to the lower index"),
         pytest.param(SAME, [np.nan, 0.2, np.nan], [0, 0, 1], {}, [1], id="a NaN score drops its box"),
-        pytest.param(SAME, [0.5, 0.5, 0.5], [2, 1, 0], {"max_det": 2}, [0, 1], id="no more than max_det"),
+        pytest.param(SAME, [0.5, 0.5, 0.5], [2, 1, 0], {"max_detections": 2}, [0, 1], id="no more than max_detections"),
         # IoU 0.6 exactly: 15 of 25; float32(0.6) is above 0.6
-        pytest.param(boxes((0, 0, 5, 5), (0, 0, 5, 3)), [0.9, 0.8], [0, 0], {"iou_threshold": 0.6}, [0], id="0.6"),
+        pytest.param(boxes((0, 0, 5, 5), (0, 0, 5, 3)), [0.9, 0.8], [0, 0], {"iou": 0.6}, [0], id="0.6"),
         # IoU 0.5 exactly, which float32 holds exactly: not greater
-        pytest.param(boxes((0, 0, 4, 4), (0, 0, 4, 2)), [0.9, 0.8], [0, 0], {"iou_threshold": 0.5}, [0, 1], id="0.5"),
+        pytest.param(boxes((0, 0, 4, 4), (0, 0, 4, 2)), [0.9, 0.8], [0, 0], {"iou": 0.5}, [0, 1], id="0.5"),
         # a suppresses b, and b, being gone, does not suppress c
         pytest.param(
             boxes((0, 0, 10, 10), (0, 4, 10, 14), (0, 8, 10, 18)),
-            [0.9, 0.8, 0.7], [0, 0, 0], {"iou_threshold": 0.4}, [0, 2], id="the suppressed do not suppress",
+            [0.9, 0.8, 0.7], [0, 0, 0], {"iou": 0.4}, [0, 2], id="the suppressed do not suppress",
         ),
         pytest.param(boxes((5, 5, 5, 5), (5, 5, 5, 5)), [0.9, 0.8], [0, 0], {}, [0, 1], id="no area, no IoU"),
         # far from the origin, where an offset by class would lose the fraction of a pixel
         pytest.param(
-            boxes((1e6, 0, 1e6 + 1, 1), (1e6 + 1, 0, 1e6 + 2, 1)), [0.9, 0.8], [70, 70], {"iou_threshold": 0.0}, [0, 1],
+            boxes((1e6, 0, 1e6 + 1, 1), (1e6 + 1, 0, 1e6 + 2, 1)), [0.9, 0.8], [70, 70], {"iou": 0.0}, [0, 1],
             id="neighbors far out",
         ),
         pytest.param(boxes(), [], [], {}, [], id="no boxes"),
@@ -105,7 +110,7 @@ SAME = boxes((0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 10, 10))
 def test_rules(
     boxes_xyxy: np.ndarray, scores: list[float], labels: list[int], options: dict[str, Any], expected: list[int]
 ) -> None:
-    settings = {"iou_threshold": 0.7, "max_det": 300, **options}
+    settings = {"iou": 0.7, "max_detections": 300, **options}
     keep = nms(boxes_xyxy, np.array(scores, np.float32), np.array(labels, np.int64), **settings)
     assert keep.dtype == np.int64
     assert keep.tolist() == expected
@@ -123,16 +128,16 @@ def test_chunks_make_no_difference() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"iou_threshold": 1.1}, "0 to 1, got 1.1"),
-        ({"iou_threshold": float("nan")}, "0 to 1, got nan"),
-        ({"max_det": 0}, "at least 1, got 0"),
+        ({"iou": 1.1}, "0 to 1, got 1.1"),
+        ({"iou": float("nan")}, "0 to 1, got nan"),
+        ({"max_detections": 0}, "at least 1, got 0"),
         ({"scores": np.zeros(2, np.float32)}, r"\(3, 4\), \(2,\) and \(3,\)"),
     ],
 )
 def test_impossible_requests_are_refused(options: dict[str, Any], message: str) -> None:
     usual = {"boxes_xyxy": SAME, "scores": np.zeros(3, np.float32), "labels": np.zeros(3, np.int64)}
     with pytest.raises(ValueError, match=message):
-        nms(**{**usual, "iou_threshold": 0.5, "max_det": 10, **options})
+        nms(**{**usual, "iou": 0.5, "max_detections": 10, **options})
 
 
 @pytest.mark.parametrize("value", [0.1, 0.25, 0.3, 0.6, 0.7, 0.0, 1.0])
@@ -147,7 +152,7 @@ SPREAD = boxes((0, 0, 1, 1), (5, 0, 6, 1), (9, 0, 10, 1))
 
 
 @pytest.mark.parametrize(
-    ("conf", "multi_label", "max_candidates", "expected"),
+    ("confidence", "multi_label", "max_candidates", "expected"),
     [
         (0.25, True, 100, [(0, 0), (0, 1), (1, 1), (1, 2), (2, 1)]),
         (0.25, False, 100, [(0, 0), (1, 1)]),
@@ -158,8 +163,8 @@ SPREAD = boxes((0, 0, 1, 1), (5, 0, 6, 1), (9, 0, 10, 1))
         (0.25, True, 4, [(0, 0), (0, 1), (1, 1), (2, 1)]),  # 0.3 twice, room for one: the lower index
     ],
 )
-def test_candidates(conf: float, multi_label: bool, max_candidates: int, expected: list[tuple[int, int]]) -> None:
-    found = select_candidates(SPREAD, SCORES, conf, multi_label, max_candidates)
+def test_candidates(confidence: float, multi_label: bool, max_candidates: int, expected: list[tuple[int, int]]) -> None:
+    found = select_candidates(SPREAD, SCORES, confidence, multi_label, max_candidates)
     assert list(zip(found.anchors.tolist(), found.labels.tolist(), strict=True)) == expected
     assert found.boxes_xyxy.tolist() == SPREAD[found.anchors].tolist()
     assert found.scores.tolist() == [SCORES[row, column] for row, column in expected]
@@ -167,11 +172,11 @@ def test_candidates(conf: float, multi_label: bool, max_candidates: int, expecte
 
 
 def test_dense_predictions_become_detections_best_first() -> None:
-    found = select_detections(SPREAD, SCORES, 0.25, 0.7, max_det=3, multi_label=True, class_agnostic=False)
+    found = select_detections(SPREAD, SCORES, 0.25, 0.7, max_detections=3, multi_label=True, class_agnostic=False)
     assert found.labels.tolist() == [0, 1, 1]
     assert found.boxes_xyxy[:, 0].tolist() == [0, 0, 9]
     assert found.anchors.tolist() == [0, 0, 2]
-    agnostic = select_detections(SPREAD, SCORES, 0.25, 0.7, max_det=3, multi_label=True, class_agnostic=True)
+    agnostic = select_detections(SPREAD, SCORES, 0.25, 0.7, max_detections=3, multi_label=True, class_agnostic=True)
     assert agnostic.boxes_xyxy[:, 0].tolist() == [0, 9, 5]
 
 

@@ -11,7 +11,7 @@ ALL = 100_000
 
 
 def one_by_one(
-    boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, threshold: np.float32, max_det: int
+    boxes_xyxy: np.ndarray, scores: np.ndarray, labels: np.ndarray, iou: np.float32, max_detections: int
 ) -> list[int]:
     """Each box in turn, the best first, suppresses what is left; IoU by the textbook, in float32."""
     left, top, right, bottom = boxes_xyxy.T
@@ -20,13 +20,13 @@ def one_by_one(
     kept: list[int] = []
     with np.errstate(all="ignore"):
         areas = (right - left) * (bottom - top)
-        while waiting and len(kept) < max_det:
+        while waiting and len(kept) < max_detections:
             best, others = waiting[0], np.array(waiting[1:], np.int64)
             width = np.maximum(np.minimum(right[best], right[others]) - np.maximum(left[best], left[others]), zero)
             height = np.maximum(np.minimum(bottom[best], bottom[others]) - np.maximum(top[best], top[others]), zero)
             overlap = width * height
-            iou = overlap / (areas[best] + areas[others] - overlap)
-            waiting = others[~((iou > threshold) & (labels[others] == labels[best]))].tolist()
+            overlaps = overlap / (areas[best] + areas[others] - overlap)
+            waiting = others[~((overlaps > iou) & (labels[others] == labels[best]))].tolist()
             kept.append(best)
     return kept
 
@@ -44,29 +44,31 @@ def crowd(num_boxes: int, num_clusters: int, num_classes: int, seed: int) -> tup
 
 
 @pytest.mark.parametrize(
-    ("num_boxes", "num_clusters", "num_classes", "max_det"),
+    ("num_boxes", "num_clusters", "num_classes", "max_detections"),
     [
         pytest.param(3000, 40, 1, ALL, id="one class"),
         pytest.param(3000, 40, 80, ALL, id="a table by class"),
         pytest.param(3000, 100, 3, ALL, id="too few classes for a table"),
         pytest.param(12_000, 50, 80, ALL, id="several tiles by class"),
         pytest.param(3000, 3000, 1, 900, id="most survive"),
-        pytest.param(3000, 40, 1, 100, id="max_det ends it"),
-        pytest.param(3000, 40, 80, 100, id="max_det ends it by class"),
+        pytest.param(3000, 40, 1, 100, id="max_detections ends it"),
+        pytest.param(3000, 40, 80, 100, id="max_detections ends it by class"),
         pytest.param(3000, 40, 80, 1, id="the best only"),
         *(pytest.param(size, 5, 2, ALL, id=f"{size} boxes") for size in (1, 2, 63, 64, 65, 127, 128, 129)),
         *(pytest.param(size, 300, 2, ALL, id=f"{size} boxes") for size in (639, 640, 641, 2688, 2689)),
     ],
 )
-@pytest.mark.parametrize("threshold", [0.45, 0.7])
-def test_equals_one_by_one(num_boxes: int, num_clusters: int, num_classes: int, max_det: int, threshold: float) -> None:
+@pytest.mark.parametrize("iou", [0.45, 0.7])
+def test_equals_one_by_one(
+    num_boxes: int, num_clusters: int, num_classes: int, max_detections: int, iou: float
+) -> None:
     case = crowd(num_boxes, num_clusters, num_classes, seed=num_boxes)
-    expected = one_by_one(*case, np.float32(threshold), max_det)
-    assert suppress(*case, np.float32(threshold), max_det).tolist() == expected
+    expected = one_by_one(*case, np.float32(iou), max_detections)
+    assert suppress(*case, np.float32(iou), max_detections).tolist() == expected
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
-def test_impossible_boxes_suppress_as_little_as_one_by_one(threshold: float) -> None:
+@pytest.mark.parametrize("iou", [0.0, 0.5, 1.0])
+def test_impossible_boxes_suppress_as_little_as_one_by_one(iou: float) -> None:
     """Sides that are NaN, infinite, swapped or equal, and areas that overflow or vanish, in many classes and in one."""
     for seed in range(10):
         boxes_xyxy, scores, labels = crowd(700, 30, 20, seed)
@@ -77,8 +79,8 @@ def test_impossible_boxes_suppress_as_little_as_one_by_one(threshold: float) -> 
         boxes_xyxy[swapped] = boxes_xyxy[swapped][:, [2, 3, 0, 1]]  # an area above 0, but neither width nor height
         boxes_xyxy[random.integers(0, 700, 20)] *= np.float32(1e-23)
         for classes in (labels, labels * 0):
-            expected = one_by_one(boxes_xyxy, scores, classes, np.float32(threshold), ALL)
-            assert suppress(boxes_xyxy, scores, classes, np.float32(threshold), ALL).tolist() == expected, seed
+            expected = one_by_one(boxes_xyxy, scores, classes, np.float32(iou), ALL)
+            assert suppress(boxes_xyxy, scores, classes, np.float32(iou), ALL).tolist() == expected, seed
 
 
 @pytest.mark.parametrize("stretch", [1, -1, 1_000, 10**15])
