@@ -9,7 +9,7 @@ from typing import Any
 
 from detseg.config import from_dict
 from detseg.conversion.report import ConversionError
-from detseg.layers.cpu.volumetric import VolumeActivation
+from detseg.layers.volumetric import VolumeActivation
 from detseg.models.detector import DetectorConfig
 from detseg.models.vnet import MONAI_VNET
 from detseg.runtime.inputs.geometry import InputSpec

@@ -8,7 +8,7 @@ from typing import Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
-from detseg.layers.cpu.autocast import in_32_bits, learns_in_16_bits
+from detseg.layers.autocast import in_32_bits, learns_in_16_bits
 
 Activation = Literal["silu", "relu", "leaky_relu", "hardswish", "gelu", "prelu", "identity"]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.layers.cpu.volume_pointwise import PointwiseConv3d
-from detseg.layers.cpu.volumetric import (
+from detseg.layers.volumetric import (
     BlockSettings,
     ConvNorm,
     DownStage,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from detseg.config import from_dict
-from detseg.layers.cpu.volumetric import SameConv3d
+from detseg.layers.volumetric import SameConv3d
 from detseg.models import MODELS
 from detseg.models.load_weights import load_weights
 from detseg.models.vnet import MONAI_VNET, VNet, VNetConfig

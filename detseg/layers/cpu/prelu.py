@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from detseg.layers.cpu.switch import uses_cpu_layers
+
 
 class FusedPReLU(nn.PReLU):
     """The same function as ``nn.PReLU``; in an exported graph it is ``(1 - a) * relu(x) + a * x``.
@@ -16,7 +18,7 @@ class FusedPReLU(nn.PReLU):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> the same shape."""
-        if not (torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()):
+        if not (uses_cpu_layers() and (torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export())):
             return super().forward(x)
         slope = self.weight.view(-1, 1, 1, 1)
         negative = F.conv2d(x, slope, groups=self.num_parameters)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from detseg.layers.cpu.switch import speeds_up
+
 CHUNK_ELEMENTS = 1 << 18
 """A megabyte of float32: the intermediate results of a portion stay in the cache."""
 
@@ -27,7 +29,7 @@ class InstanceNorm3d(nn.InstanceNorm3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` -> the same shape."""
-        if not _speeds_up(input):
+        if not speeds_up(input):
             return super().forward(input)
         # The norm of a batch of one volume is that of the volume.
         volumes = torch.split(input, 1)
@@ -41,7 +43,7 @@ class PReLU(nn.PReLU):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` -> the same shape."""
-        if not _speeds_up(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
+        if not speeds_up(input) or not input.is_contiguous(memory_format=torch.channels_last_3d):
             return super().forward(input)
         out: Tensor = _PReLU.apply(input, self.weight)
         return out
@@ -77,11 +79,7 @@ class PointwiseConv3d(nn.Conv3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """``[B, C, D, H, W]`` -> ``[B, O, D, H, W]``, contiguous on the CPU."""
-        if not _speeds_up(input):
+        if not speeds_up(input):
             return super().forward(input)
         out = F.linear(input.permute(0, 2, 3, 4, 1), self.weight.flatten(1), self.bias)
         return out.permute(0, 4, 1, 2, 3).contiguous()
-
-
-def _speeds_up(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()

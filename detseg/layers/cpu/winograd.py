@@ -23,6 +23,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from detseg.layers.cpu.switch import speeds_up
+
 TILE = 4
 POINTS = {3: (0.0, 1.0, -1.0, 2.0, -0.5), 5: (0.0, 1.0, -1.0, 2.0, -2.0, 0.5, -0.5)}
 """Where polynomials are evaluated, besides infinity, by the number of taps: the most accurate of several choices, three
@@ -77,9 +79,9 @@ def winograd_pays(x: Tensor, weight: Tensor) -> bool:
     """Whether ``winograd_conv3d`` can be used and is faster than a direct convolution: float32 on the CPU, cubic
     kernels of 3 or 5 taps, enough channels to fill the processor's vectors, and enough voxels to make up for the
     transformation of the weights."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
+    if not speeds_up(x) or torch.is_autocast_enabled("cpu"):
         return False
-    if x.device.type != "cpu" or x.dtype != torch.float32 or weight.dtype != torch.float32:
+    if x.dtype != torch.float32 or weight.dtype != torch.float32:
         return False
     out_channels, in_channels, *kernel = weight.shape
     num_taps = kernel[0]

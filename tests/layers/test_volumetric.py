@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from detseg.layers.cpu.volumetric import (
+from detseg.layers.cpu.switch import use_cpu_layers
+from detseg.layers.volumetric import (
     BlockSettings,
     ConvNorm,
     DownStage,
@@ -24,14 +26,22 @@ def randn(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
+@pytest.mark.parametrize("fast", [True, False])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last_3d])
 @pytest.mark.parametrize(
     ("kernel_size", "size"), [(3, (2, 2, 2)), (3, (5, 7, 5)), (5, (4, 4, 4)), (5, (8, 3, 8)), (5, (6, 8, 6))]
 )
 def test_gradients_in_16_bits_are_those_in_32(
-    kernel_size: int, size: tuple[int, int, int], layout: torch.memory_format
+    kernel_size: int,
+    size: tuple[int, int, int],
+    layout: torch.memory_format,
+    fast: bool,
+    request: pytest.FixtureRequest,
 ) -> None:
-    """On the CPU, where torch's own may hold memory never written if the kernel is longer than the volume."""
+    """On the CPU, where torch's own may hold memory never written if the kernel is longer than the volume; whether
+    ``layers/cpu`` is used or not."""
+    request.addfinalizer(partial(use_cpu_layers, True))
+    use_cpu_layers(fast)
     conv = SameConv3d(32, 32, kernel_size, bias=False)
     volumes = randn(2, 32, *size).contiguous(memory_format=layout)
 

@@ -11,11 +11,10 @@ from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from detseg.layers.cpu.autocast import in_32_bits, learns_in_16_bits
+from detseg.layers.autocast import in_32_bits, learns_in_16_bits
+from detseg.layers.cpu.volume_conv import fast_same_conv3d, prepared
 from detseg.layers.cpu.volume_pointwise import InstanceNorm3d, PReLU
-from detseg.layers.cpu.winograd import MIN_CHANNELS, MIN_VOXELS, point_kernels, winograd_conv3d, winograd_pays
 from detseg.volumes import Shape3
 
 VolumeNorm = Literal["batch", "instance", "none"]
@@ -71,12 +70,7 @@ class BlockSettings:
 
 
 class SameConv3d(nn.Conv3d):
-    """A convolution that keeps the size: ``nn.Conv3d`` by name and result, faster on the CPU.
-
-    It goes by Winograd's way where that pays. Where there are few voxels for many weights, the weights are neither
-    rearranged in memory nor used where they meet only padding. Where there are few output channels, these fill no
-    vector of the processor, and taps are computed beside each other instead.
-    """
+    """A convolution that keeps the size: ``nn.Conv3d`` by name and result, faster on the CPU."""
 
     points: Tensor | None
 
@@ -88,43 +82,12 @@ class SameConv3d(nn.Conv3d):
         """``[B, C, D, H, W]`` -> ``[B, O, D, H, W]``."""
         if learns_in_16_bits(input) and min(input.shape[2:]) < self.kernel_size[0]:
             return in_32_bits(self.forward, input)
-        if winograd_pays(input, self.weight):
-            kernels = point_kernels(self.weight) if self.points is None else self.points
-            return winograd_conv3d(input, kernels, self.bias)
-        if input.device.type == "cpu" and not torch.compiler.is_compiling():
-            if self.out_channels * self.kernel_size[0] <= MIN_CHANNELS <= self.in_channels:
-                return self._conv_by_depth_taps(input)
-            if input.numel() // self.in_channels < MIN_VOXELS:
-                return self._conv_of_few_voxels(input)
-        return super().forward(input)
-
-    def _conv_of_few_voxels(self, x: Tensor) -> Tensor:
-        middle = self.kernel_size[0] // 2
-        reaches = [min(middle, length - 1) for length in x.shape[2:]]
-        depth, height, width = (slice(middle - reach, middle + reach + 1) for reach in reaches)
-        return F.conv3d(x.contiguous(), self.weight[:, :, depth, height, width], self.bias, padding=reaches)
-
-    def _conv_by_depth_taps(self, x: Tensor) -> Tensor:
-        """A 2-D convolution with one output for every output channel and tap along the depth, and the sum of the taps
-        that meet in a slice."""
-        batch, _, depth = x.shape[:3]
-        num_taps = self.kernel_size[0]
-        weight = self.weight.permute(2, 0, 1, 3, 4).flatten(0, 1)
-        padding = num_taps // 2
-        taps = F.conv2d(x.transpose(1, 2).flatten(0, 1), weight, padding=padding)
-        taps = taps.view(batch, depth, num_taps, self.out_channels, *x.shape[3:])
-        taps = F.pad(taps, (0, 0, 0, 0, 0, 0, 0, 0, padding, padding))
-        out = taps[:, :depth, 0]
-        for tap in range(1, num_taps):
-            out = out + taps[:, tap : tap + depth, tap]
-        if self.bias is not None:
-            out = out + self.bias.view(-1, 1, 1)
-        return out.transpose(1, 2)
+        out = fast_same_conv3d(input, self.weight, self.bias, self.points)
+        return super().forward(input) if out is None else out
 
     def prepare(self) -> None:
         """Transform the weights once, for inference."""
-        if min(self.in_channels, self.out_channels) >= MIN_CHANNELS:
-            self.points = point_kernels(self.weight.detach())
+        self.points = prepared(self.weight.detach())
 
     def _load_from_state_dict(self, *args: Any, **options: Any) -> None:
         # Made from the weights that are now replaced.
