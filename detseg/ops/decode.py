@@ -12,7 +12,7 @@ from torch import Tensor
 
 from detseg.ops.anchors import anchor_points, flatten_levels, level_sizes
 from detseg.ops.boxes import cxcywh_to_xyxy
-from detseg.runtime.postprocess.config import HeadKind
+from detseg.runtime.postprocess.config import HeadKind, count_box_channels
 
 
 def decode(kind: HeadKind, levels: Sequence[Tensor], strides: Sequence[int], bins: int = 16) -> tuple[Tensor, Tensor]:
@@ -26,7 +26,7 @@ def decode(kind: HeadKind, levels: Sequence[Tensor], strides: Sequence[int], bin
     Raises ValueError for an unknown ``kind``, for maps with too few channels, and where the number of levels and of
     strides differ.
     """
-    num_box_channels = _num_box_channels(kind, bins)
+    num_box_channels = count_box_channels(kind, bins)
     num_channels = levels[0].shape[1]
     if num_channels <= num_box_channels:
         raise ValueError(
@@ -76,11 +76,3 @@ def decode_direct_boxes(raw_xywh: Tensor, points_xy: Tensor, stride: Tensor) -> 
     center = (raw_xywh[..., :2] + cell) * stride
     size = raw_xywh[..., 2:].exp() * stride
     return cxcywh_to_xyxy(torch.cat((center, size), dim=-1))
-
-
-def _num_box_channels(kind: str, bins: int) -> int:
-    if kind == "dfl":
-        return 4 * bins
-    if kind == "direct":
-        return 5
-    raise ValueError(f"head kind {kind!r} is unknown; known are 'dfl' and 'direct'")

@@ -19,8 +19,7 @@ from detseg.evaluation.miou import SegmentationEvaluator
 from detseg.losses import SEGMENTATION_LOSSES
 from detseg.losses.base import LossSum
 from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram
-from detseg.ops.sliding_window import sliding_window
-from detseg.ops.test_time import average_over_views
+from detseg.ops.views import average_over_views, sliding_window
 from detseg.runtime.drawing.show import compare_labels
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import ViewsConfig

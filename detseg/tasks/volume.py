@@ -17,8 +17,7 @@ from detseg.config import choice
 from detseg.evaluation.dice import VolumeEvaluator
 from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LossSum
-from detseg.ops.sliding_window import sliding_window
-from detseg.ops.test_time import average_over_flips
+from detseg.ops.views import average_over_flips, sliding_window
 from detseg.runtime.drawing.volume import compare_volumes
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, to_file_axes
 from detseg.runtime.postprocess.config import WindowsConfig

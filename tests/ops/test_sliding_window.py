@@ -9,36 +9,8 @@ import torch.nn.functional as F
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 
-from detseg.ops.sliding_window import sliding_window, window_starts
-
-
-@pytest.mark.parametrize(
-    ("length", "window", "overlap", "expected"),
-    [
-        (10, 4, 0.0, (0, 4, 6)),
-        (12, 4, 0.0, (0, 4, 8)),
-        (10, 4, 0.5, (0, 2, 4, 6)),
-        (11, 4, 0.5, (0, 2, 4, 6, 7)),
-        (10, 4, 0.25, (0, 3, 6)),
-        (6, 4, 0.99, (0, 1, 2)),
-        (4, 4, 0.5, (0,)),
-        (3, 4, 0.5, (0,)),
-        (1, 1, 0.0, (0,)),
-        (5, 4, 0.0, (0, 1)),
-    ],
-)
-def test_starts(length: int, window: int, overlap: float, expected: tuple[int, ...]) -> None:
-    assert window_starts(length, window, overlap) == expected
-
-
-def test_windows_cover_everything_and_overlap_enough() -> None:
-    for length, window, overlap in itertools.product(range(1, 40, 3), range(1, 20, 2), (0.0, 0.1, 0.3, 0.5, 0.75, 0.9)):
-        starts = window_starts(length, window, overlap)
-        assert starts[0] == 0
-        assert starts[-1] == max(0, length - window)
-        steps = [after - before for before, after in itertools.pairwise(starts)]
-        assert all(0 < step <= max(1, window * (1 - overlap)) for step in steps)
-
+from detseg.ops.views import sliding_window
+from detseg.runtime.postprocess.views import window_starts
 
 SPATIAL = [
     ((9, 14), (4, 6)),

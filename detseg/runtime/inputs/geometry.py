@@ -132,6 +132,15 @@ def check_image(image: ByteArray) -> None:
         raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
 
 
+def fit_image(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
+    """``image`` ``[H, W, 3]`` uint8, resized (bilinear) to what it becomes in the input of ``spec``, and its place."""
+    height, width = image.shape[:2]
+    new_height, new_width = spec.resized(height, width)
+    if (new_height, new_width) != (height, width):
+        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    return image, placement_of(height, width, spec)
+
+
 def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
     """Resize ``image`` ``[H, W, 3]`` uint8 to fit ``spec``, keep its aspect ratio, and pad the rest.
 
@@ -142,12 +151,8 @@ def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
         ValueError: if ``image`` is not ``[H, W, 3]`` uint8 with at least one pixel.
     """
     check_image(image)
-    height, width = image.shape[:2]
-    placement = placement_of(height, width, spec)
-    new_height, new_width = spec.resized(height, width)
-    if (new_height, new_width) != (height, width):
-        image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
+    canvas = np.full((*spec.input_size(*image.shape[:2]), 3), spec.pad_value, np.uint8)
+    image, placement = fit_image(image, spec)
     top, left = int(placement.offset_y), int(placement.offset_x)
-    canvas = np.full((*spec.input_size(height, width), 3), spec.pad_value, np.uint8)
-    canvas[top : top + new_height, left : left + new_width] = image
+    canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     return canvas, placement

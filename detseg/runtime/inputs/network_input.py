@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray
-from detseg.runtime.inputs.geometry import InputSpec, check_image, placement_of
+from detseg.runtime.inputs.geometry import InputSpec, check_image, fit_image
 from detseg.structures import Placement
 
 
@@ -46,18 +46,11 @@ class InputWriter:
         return [self._write_one(image, row) for image, row in zip(images, batch, strict=True)]
 
     def _write_one(self, image: ByteArray, row: FloatArray) -> Placement:
-        spec = self._spec
-        height, width = image.shape[:2]
-        placement = placement_of(height, width, spec)
-        new_height, new_width = spec.resized(height, width)
-        if (new_height, new_width) != (height, width):
-            image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(
-                np.uint8, copy=False
-            )
+        image, placement = fit_image(image, self._spec)
         top, left = int(placement.offset_y), int(placement.offset_x)
-        bottom, right = top + new_height, left + new_width
+        bottom, right = top + image.shape[0], left + image.shape[1]
         for plane, channel, table in zip(row, self._channels, self._tables, strict=True):
-            padding = table[spec.pad_value]
+            padding = table[self._spec.pad_value]
             plane[:top], plane[bottom:] = padding, padding
             plane[top:bottom, :left], plane[top:bottom, right:] = padding, padding
             cv2.LUT(cv2.extractChannel(image, channel), table, dst=plane[top:bottom, left:right])

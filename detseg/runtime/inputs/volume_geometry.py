@@ -179,23 +179,25 @@ def normalize_intensity(voxels: FloatArray, spec: VolumeSpec) -> FloatArray:
     return np.asarray((voxels - mean) / deviation, np.float32)
 
 
-def resample(array: NDArray[Any], shape: Shape3) -> FloatArray:
+def resample(array: NDArray[Any], shape: Shape3, *, smooth: bool = True) -> FloatArray:
     """``array`` ``[D, H, W]`` float32 on a grid of another ``shape`` that covers the same space, edge to edge.
 
     Linear along each axis in turn, between the centers of voxels, borders repeated. Where an axis is shortened, each
-    new voxel is a weighted mean (a triangle as wide as two new voxels), so that nothing is skipped. What is already of
-    this shape is returned as it is.
+    new voxel is a weighted mean (a triangle as wide as two new voxels), so that nothing is skipped; unless it is to be
+    ``smooth``, the two nearest voxels count alone. What is already of this shape is returned as it is.
+
+    It is PyTorch's ``interpolate``, with ``antialias`` and without.
     """
     resampled = np.asarray(array, np.float32)
     # The axes that shrink most go first: less is left to do for the others.
     for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):
         if shape[axis] != array.shape[axis]:
-            resampled = _resample_axis(resampled, axis, shape[axis])
+            table = _neighbors if smooth else _nearest_two
+            resampled = _resample_axis(resampled, axis, *table(array.shape[axis], shape[axis]))
     return resampled
 
 
-def _resample_axis(array: FloatArray, axis: int, new_length: int) -> FloatArray:
-    positions, weights = _neighbors(array.shape[axis], new_length)
+def _resample_axis(array: FloatArray, axis: int, positions: IntArray, weights: FloatArray) -> FloatArray:
     along_axis = [-1 if other == axis else 1 for other in range(array.ndim)]
     total: FloatArray = array.take(positions[0], axis) * weights[0].reshape(along_axis)
     for position, weight in zip(positions[1:], weights[1:], strict=True):
@@ -217,3 +219,12 @@ def _neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
     # Where the row ends, the voxels that are there share the whole weight.
     weights[(positions < 0) | (positions >= length)] = 0
     return positions.clip(0, length - 1), (weights / weights.sum(axis=0)).astype(np.float32)
+
+
+def _nearest_two(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
+    """The two old voxels about each new one, as of :func:`_neighbors`, in the arithmetic of PyTorch: all float32."""
+    centers = (np.arange(new_length, dtype=np.float32) + np.float32(0.5)) * np.float32(length / new_length)
+    places = np.maximum(centers - np.float32(0.5), 0)
+    lower = places.astype(np.int64)
+    share = (places - lower).astype(np.float32)
+    return np.stack([lower, np.minimum(lower + 1, length - 1)]), np.stack([np.float32(1) - share, share])

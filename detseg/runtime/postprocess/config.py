@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from detseg.volumes import Shape3
 
 HeadKind = Literal["dfl", "direct"]
 NmsBackend = Literal["detseg", "torchvision"]
 Weighting = Literal["uniform", "gaussian"]
+
+
+def count_box_channels(kind: HeadKind, bins: int) -> int:
+    """The channels of a raw map before those of the classes.
+
+    Raises ValueError for an unknown ``kind``.
+    """
+    if kind not in get_args(HeadKind):
+        raise ValueError(f"head kind {kind!r} is unknown; known are 'dfl' and 'direct'")
+    return 4 * bins if kind == "dfl" else 5
 
 
 @dataclass(frozen=True)
@@ -29,7 +39,7 @@ class HeadMetadata:
     @property
     def num_box_channels(self) -> int:
         """The channels before those of the classes."""
-        return 4 * self.bins if self.kind == "dfl" else 5
+        return count_box_channels(self.kind, self.bins)
 
 
 @dataclass(frozen=True)

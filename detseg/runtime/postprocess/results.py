@@ -10,11 +10,11 @@ import cv2
 import numpy as np
 
 from detseg.arrays import FloatArray, IntArray
-from detseg.runtime.inputs.volume_geometry import to_file_axes
+from detseg.runtime.inputs.volume_geometry import resample, to_file_axes
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.postprocess.nms import select_detections
 from detseg.structures import Detections, LabelMap, Placement
-from detseg.volumes import LabelVolume, Shape3, VolumePlacement
+from detseg.volumes import LabelVolume, VolumePlacement
 
 
 def detect(boxes_xyxy: FloatArray, scores: FloatArray, placement: Placement, settings: PostprocessConfig) -> Detections:
@@ -76,32 +76,10 @@ def best_voxel_classes(scores: FloatArray, placement: VolumePlacement) -> LabelV
     """Scores ``[C, D, H, W]`` of an input -> the best class of every voxel on the grid of the file, the first of
     equals; they are resampled (trilinear) before the best is chosen."""
     shape = placement.oriented_shape
-    best = interpolate_volume(scores[0], shape).copy()
+    best = resample(scores[0], shape, smooth=False).copy()
     labels = np.zeros(shape, np.uint8)
     for label in range(1, len(scores)):
-        values = interpolate_volume(scores[label], shape)
+        values = resample(scores[label], shape, smooth=False)
         labels[values > best] = label
         np.maximum(best, values, out=best)
     return LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine)
-
-
-def interpolate_volume(values: FloatArray, shape: Shape3) -> FloatArray:
-    """``values`` ``[D, H, W]`` on a grid of another ``shape`` that covers the same space: linear between the two
-    nearest centers along each axis, borders repeated; voxels between are skipped where an axis shrinks."""
-    for axis in sorted(range(3), key=lambda axis: shape[axis] / values.shape[axis]):
-        if shape[axis] != values.shape[axis]:
-            values = _interpolate_axis(values, axis, shape[axis])
-    return values
-
-
-def _interpolate_axis(values: FloatArray, axis: int, new_length: int) -> FloatArray:
-    length = values.shape[axis]
-    centers = (np.arange(new_length, dtype=np.float32) + np.float32(0.5)) * np.float32(length / new_length)
-    positions = np.maximum(centers - np.float32(0.5), 0)
-    lower = positions.astype(np.int64)
-    upper = np.minimum(lower + 1, length - 1)
-    along_axis = [-1 if other == axis else 1 for other in range(3)]
-    share = (positions - lower).astype(np.float32).reshape(along_axis)
-    result: FloatArray = values.take(lower, axis) * (np.float32(1) - share)
-    result += values.take(upper, axis) * share
-    return result

@@ -1,15 +1,19 @@
-"""Networks looked at images and volumes window by window and in several views, in numpy: what ``detseg.ops`` does with
-tensors (``sliding_window``, ``average_over_views``, ``average_over_flips``), for deployment without torch.
+"""Networks that look at images and volumes window by window, and in several views (test-time augmentation).
 
-Shapes: B images, C channels, K classes, n windows of one call; ``*spatial`` is height and width, or depth, height and
-width.
+:class:`Views` holds what is the same for arrays and tensors. :class:`ArrayViews` serve deployment without torch, the
+``TensorViews`` of ``detseg.ops.views`` everything else.
+
+Shapes: ``B`` images, ``C`` channels, ``K`` classes, ``H``, ``W`` height and width, ``h``, ``w`` those of a network's
+output, ``n`` windows of one call; ``*spatial`` is height and width, or depth, height and width.
 """
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from itertools import islice, product
+from typing import Any, Generic, TypeVar, get_args
 
 import numpy as np
 
@@ -17,10 +21,10 @@ from detseg.arrays import FloatArray
 from detseg.runtime.inputs.volume_geometry import resample
 from detseg.runtime.postprocess.config import Weighting
 
-Network = Callable[[FloatArray], FloatArray]
+Array = TypeVar("Array")
 
-SIGMA_SHARE = 1 / 8
-SMALLEST_WEIGHT = 1e-3
+_SIGMA_SHARE = 1 / 8
+_SMALLEST_WEIGHT = 1e-3
 """The corners of a Gaussian window, exp(-24) in a volume, must not vanish in float32 where nothing else covers them."""
 _SMALLEST_SIDE = 32
 """No image is shrunk below this: what is left of it would be a single position at a stride of 32."""
@@ -46,117 +50,213 @@ def window_starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
     return (*range(0, last, step), last)
 
 
-def sliding_window(
-    predict: Network,
-    images: FloatArray,
-    window: Sequence[int],
-    overlap: float,
-    *,
-    weighting: Weighting = "uniform",
-    batch_size: int = 4,
-) -> FloatArray:
-    """Predictions ``[B, K, *spatial]`` for ``images`` ``[B, C, *spatial]``, averaged where windows overlap.
+class Views(ABC, Generic[Array]):
+    """Averages over windows and views, for the arrays of a library.
 
-    ``predict`` maps ``[n, C, *window]`` to ``[n, K, *window]``, with ``n`` up to ``batch_size``. ``gaussian`` weights a
-    window's middle more than its border, with a standard deviation of an eighth of the window (nnU-Net, Isensee et al.,
-    Nature Methods 2021). Images smaller than the window are padded with zeros on both sides, and the result is cut back
-    to their size.
-
-    Raises:
-        ValueError: if ``predict`` gives another size.
+    Everything is made where the images are: a copy from the host could not be captured in a CUDA graph.
     """
-    spatial = images.shape[2:]
-    missing = [max(0, side - length) for length, side in zip(spatial, window, strict=True)]
-    before = [amount // 2 for amount in missing]
-    pads = [(0, 0), (0, 0), *((first, amount - first) for first, amount in zip(before, missing, strict=True))]
-    padded = np.pad(images, pads) if any(missing) else images
-    weights = _window_weights(window, weighting)
-    covered = np.zeros(padded.shape[2:], np.float32)
-    total: FloatArray | None = None
-    starts = [window_starts(length, side, overlap) for length, side in zip(spatial, window, strict=True)]
-    places = ((image, _slices(corner, window)) for image in range(len(images)) for corner in product(*starts))
-    while chunk := list(islice(places, batch_size)):
-        predictions = predict(np.stack([padded[image][:, *where] for image, where in chunk]))
-        if (len(predictions), *predictions.shape[2:]) != (len(chunk), *window):
+
+    library: Any
+    """The module ``numpy`` or ``torch``, for what both do by the same names."""
+
+    @abstractmethod
+    def to_float32(self, array: Array) -> Array:
+        """``array`` as float32."""
+
+    @abstractmethod
+    def pad(self, images: Array, amounts: Sequence[tuple[int, int]]) -> Array:
+        """``images`` with so many zeros before and after them along each spatial axis."""
+
+    @abstractmethod
+    def add_product(self, total: Array, values: Array, weights: Array) -> None:
+        """Add ``values * weights`` to ``total``, in place."""
+
+    @abstractmethod
+    def resize(self, maps: Array, height: int, width: int) -> Array:
+        """``[B, C, h, w]`` -> ``[B, C, height, width]`` of the same type: linear, and smoothed where it shrinks, as
+        training images are too. Maps of this size already stay what they are."""
+
+    @abstractmethod
+    def softmax(self, logits: Array) -> Array:
+        """Class probabilities of ``logits`` ``[B, K, ...]``."""
+
+    def sliding_window(
+        self,
+        predict: Callable[[Array], Array],
+        images: Array,
+        window: tuple[int, ...],
+        overlap: float,
+        *,
+        weighting: Weighting = "uniform",
+        batch_size: int = 4,
+    ) -> Array:
+        """Predictions ``[B, K, *spatial]`` float32 for ``images`` ``[B, C, *spatial]``, averaged where windows overlap.
+
+        ``predict`` maps ``[n, C, *window]`` to ``[n, K, *window]``, with ``n`` up to ``batch_size``. ``gaussian``
+        weights a window's middle more than its border, with a standard deviation of an eighth of the window (nnU-Net,
+        Isensee et al., Nature Methods 2021). Images smaller than the window are padded with zeros on both sides, and
+        the result is cut back to their size. Memory: the result, and the windows of a single call.
+
+        Raises:
+            ValueError: for an impossible window, overlap, weighting or batch size, and if ``predict`` gives another
+                size.
+        """
+        padded: Any = images
+        spatial = tuple(padded.shape[2:])
+        if not spatial or len(window) != len(spatial):
             raise ValueError(
-                f"the network must give maps of the size of its windows, {'x'.join(map(str, window))}, for each of "
-                f"{len(chunk)}; it gave {'x'.join(map(str, predictions.shape))}"
+                f"window must have one size per spatial axis: got {window} for images of shape {tuple(padded.shape)}"
             )
-        if total is None:
-            total = np.zeros((len(images), predictions.shape[1], *covered.shape), np.float32)
-        for (image, where), prediction in zip(chunk, predictions, strict=True):
-            total[image][:, *where] += prediction * weights
-            if image == 0:
-                covered[where] += weights
-    assert total is not None, "no images"
-    total /= covered
-    return total[:, :, *_slices(before, spatial)]
+        if weighting not in get_args(Weighting):
+            raise ValueError(f"weighting must be one of {', '.join(get_args(Weighting))}, got {weighting!r}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if len(padded) == 0:
+            raise ValueError("sliding_window needs at least one image, got none")
+        starts = [window_starts(*axis, overlap) for axis in zip(spatial, window, strict=True)]
+        missing = [max(0, side - length) for length, side in zip(spatial, window, strict=True)]
+        before = [amount // 2 for amount in missing]
+        if any(missing):
+            padded = self.pad(images, [(first, amount - first) for first, amount in zip(before, missing, strict=True)])
+        weights = self._window_weights(window, weighting, padded.device)
+        total, covered = None, self._zeros(padded.shape[2:], padded.device)
+        places = ((image, _slices(corner, window)) for image in range(len(padded)) for corner in product(*starts))
+        while chunk := list(islice(places, batch_size)):
+            predictions: Any = predict(self.library.stack([padded[image][:, *where] for image, where in chunk]))
+            _require_size(tuple(predictions.shape), len(chunk), window)
+            if total is None:
+                total = self._zeros((len(padded), predictions.shape[1], *covered.shape), padded.device)
+            for (image, where), prediction in zip(chunk, predictions, strict=True):
+                self.add_product(total[image][:, *where], self.to_float32(prediction), weights)
+                if image == 0:
+                    covered[where] += weights
+        assert total is not None
+        total /= covered
+        averaged: Array = total[:, :, *_slices(before, spatial)]
+        return averaged
 
+    def average_over_views(
+        self,
+        predict: Callable[[Array], Array],
+        images: Array,
+        scales: Sequence[float] = (1.0,),
+        flip: bool = False,
+    ) -> Array:
+        """Mean class probabilities ``[B, K, H, W]`` float32 of ``images`` ``[B, C, H, W]`` over the views.
 
-def average_over_views(
-    predict: Network, images: FloatArray, scales: Sequence[float] = (1.0,), flip: bool = False
-) -> FloatArray:
-    """Mean class probabilities ``[B, K, H, W]`` of ``images`` ``[B, C, H, W]`` over their copies at these ``scales``,
-    with ``flip`` also mirrored left to right. ``predict`` gives logits of any size; these are resized to that of the
-    images. A scaled image has at least 32 pixels along each side, unless the image itself is smaller."""
-    height, width = images.shape[2:]
-    total: FloatArray | None = None
-    for scale in scales:
-        view = _resize(images, _scaled(height, scale), _scaled(width, scale))
-        for mirrored in (False, True) if flip else (False,):
-            logits = predict(view[..., ::-1] if mirrored else view)
-            probabilities = softmax(_resize(logits[..., ::-1] if mirrored else logits, height, width))
+        One view per factor in ``scales``; with ``flip`` also the mirror image (left to right) of each. ``predict`` maps
+        ``[B, C, ...]`` to logits ``[B, K, h, w]`` of any size; these are resized to ``H x W`` before the softmax. With
+        a single view at scale 1 the arg-max is that of the logits themselves, save where two differ by less than
+        float32 probabilities can tell.
+
+        A scaled image has its sides rounded to whole pixels and at least 32 of them, unless the image itself is
+        smaller.
+
+        Raises:
+            ValueError: if there are no scales, if one is not positive and finite, or if ``predict`` gives no such
+                logits.
+        """
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise ValueError(f"scales must be one or more positive factors, such as [0.75, 1.0, 1.25]; got {[*scales]}")
+        count, _, height, width = images.shape  # type: ignore[attr-defined]
+        total: Any = None
+        for scale in scales:
+            view = self.resize(images, _scaled(height, scale), _scaled(width, scale))
+            for axes in ((), (-1,)) if flip else ((),):
+                logits: Any = predict(self._flipped(view, axes))
+                if logits.ndim != 4 or len(logits) != count:
+                    raise ValueError(f"predict must give logits [{count}, K, h, w], it gave {[*logits.shape]}")
+                logits = self.to_float32(self._flipped(logits, axes))
+                probabilities: Any = self.softmax(self.resize(logits, height, width))
+                total = probabilities if total is None else total + probabilities
+        mean: Array = total / (len(scales) * (2 if flip else 1))
+        return mean
+
+    def average_over_flips(self, predict: Callable[[Array], Array], images: Array, axes: Sequence[int]) -> Array:
+        """Mean class probabilities ``[B, K, *spatial]`` float32 over ``images`` ``[B, C, *spatial]`` and their mirror
+        images along the spatial ``axes``, counted from 0, and every combination of them: eight views for three axes.
+
+        ``predict`` maps ``[B, C, *spatial]`` to logits ``[B, K, *spatial]``.
+        """
+        total: Any = None
+        for chosen in product((False, True), repeat=len(axes)):
+            mirrored = tuple(2 + axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored)
+            logits = self.to_float32(predict(self._flipped(images, mirrored)))
+            probabilities = self._flipped(self.softmax(logits), mirrored)
             total = probabilities if total is None else total + probabilities
-    assert total is not None, "no scales"
-    total /= np.float32(len(scales) * (2 if flip else 1))
-    return total
+        mean: Array = total / 2 ** len(axes)
+        return mean
+
+    def _flipped(self, array: Array, axes: tuple[int, ...]) -> Array:
+        flipped: Array = self.library.flip(array, axes) if axes else array
+        return flipped
+
+    def _zeros(self, shape: Sequence[int], device: Any) -> Any:
+        return self.library.zeros(tuple(shape), dtype=self.library.float32, device=device)
+
+    def _window_weights(self, window: tuple[int, ...], weighting: Weighting, device: Any) -> Any:
+        """The weight ``[*window]`` of each position: 1, or a Gaussian about the middle."""
+        weights = self._zeros(window, device) + 1
+        if weighting == "uniform":
+            return weights
+        for axis, side in enumerate(window):
+            distance = self.library.arange(side, dtype=self.library.float32, device=device) - (side - 1) / 2
+            profile = self.library.exp(-0.5 * (distance / (side * _SIGMA_SHARE)) ** 2)
+            weights *= profile.reshape([-1 if other == axis else 1 for other in range(len(window))])
+        return weights.clip(min=_SMALLEST_WEIGHT)
 
 
-def average_over_flips(predict: Network, images: FloatArray, axes: Sequence[int]) -> FloatArray:
-    """Mean class probabilities ``[B, K, *spatial]`` over ``images`` ``[B, C, *spatial]`` and their mirror images along
-    the spatial ``axes``, counted from 0, and every combination of them. ``predict`` gives logits
-    ``[B, K, *spatial]``."""
-    total: FloatArray | None = None
-    for chosen in product((False, True), repeat=len(axes)):
-        mirrored = tuple(2 + axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored)
-        probabilities = np.flip(softmax(predict(np.flip(images, mirrored))), mirrored)
-        total = probabilities.copy() if total is None else total + probabilities
-    assert total is not None
-    total /= np.float32(2 ** len(axes))
-    return total
+class ArrayViews(Views[FloatArray]):
+    """In numpy."""
 
+    library = np
 
-def softmax(logits: FloatArray) -> FloatArray:
-    """Class probabilities of ``logits`` ``[B, K, ...]``."""
-    values: FloatArray = logits - logits.max(axis=1, keepdims=True)
-    np.exp(values, out=values)
-    values /= values.sum(axis=1, keepdims=True)
-    return values
+    def to_float32(self, array: FloatArray) -> FloatArray:
+        """``array`` as float32."""
+        return array.astype(np.float32, copy=False)
+
+    def pad(self, images: FloatArray, amounts: Sequence[tuple[int, int]]) -> FloatArray:
+        """``images`` with zeros around."""
+        return np.pad(images, [(0, 0), (0, 0), *amounts])
+
+    def add_product(self, total: FloatArray, values: FloatArray, weights: FloatArray) -> None:
+        """Add ``values * weights`` to ``total``, in place."""
+        total += values * weights
+
+    def resize(self, maps: FloatArray, height: int, width: int) -> FloatArray:
+        """``[B, C, h, w]`` -> ``[B, C, height, width]``."""
+        if maps.shape[2:] == (height, width):
+            return maps
+        return np.stack([resample(image, (len(image), height, width)) for image in maps])
+
+    def softmax(self, logits: FloatArray) -> FloatArray:
+        """Class probabilities of ``logits`` ``[B, K, ...]``."""
+        values: FloatArray = logits - logits.max(axis=1, keepdims=True)
+        np.exp(values, out=values)
+        values /= values.sum(axis=1, keepdims=True)
+        return values
 
 
 def _slices(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + length) for first, length in zip(corner, size, strict=True))
 
 
-def _window_weights(window: Sequence[int], weighting: Weighting) -> FloatArray:
-    """The weight ``[*window]`` of each position: 1, or a Gaussian about the middle."""
-    weights = np.ones(tuple(window), np.float32)
-    if weighting == "uniform":
-        return weights
-    for axis, side in enumerate(window):
-        distance = np.arange(side, dtype=np.float32) - np.float32((side - 1) / 2)
-        profile = np.exp(np.float32(-0.5) * (distance / np.float32(side * SIGMA_SHARE)) ** 2)
-        weights *= profile.reshape([-1 if other == axis else 1 for other in range(len(window))])
-    return np.maximum(weights, SMALLEST_WEIGHT)
-
-
 def _scaled(side: int, scale: float) -> int:
-    assert 0 < scale < math.inf
     return max(min(side, _SMALLEST_SIDE), round(side * scale))
 
 
-def _resize(maps: FloatArray, height: int, width: int) -> FloatArray:
-    """``[B, C, ...]`` -> ``[B, C, height, width]``, smoothed where it shrinks."""
-    if maps.shape[2:] == (height, width):
-        return maps
-    return np.stack([resample(image, (len(image), height, width)) for image in maps])
+def _require_size(found: tuple[int, ...], count: int, window: tuple[int, ...]) -> None:
+    if len(found) != len(window) + 2 or (found[0], *found[2:]) != (count, *window):
+        sizes = ", ".join(map(str, window))
+        raise ValueError(
+            f"predict must give one map per window, of the window's size: [{count}, K, {sizes}]; it gave {[*found]}"
+        )
+
+
+_VIEWS = ArrayViews()
+sliding_window, average_over_views, average_over_flips = (
+    _VIEWS.sliding_window,
+    _VIEWS.average_over_views,
+    _VIEWS.average_over_flips,
+)
+softmax = _VIEWS.softmax

@@ -8,8 +8,6 @@ from typing import Any
 import nibabel
 import numpy as np
 import pytest
-import torch
-from torch.nn import functional as F
 
 from detseg.runtime.inputs.volume_geometry import (
     VolumeSpec,
@@ -91,20 +89,6 @@ def test_the_way_to_the_network_and_back() -> None:
         assert np.array_equal(oriented, canonical.get_fdata(dtype=np.float32))
         np.testing.assert_allclose(placement.input_spacing, nibabel.affines.voxel_sizes(canonical.affine), rtol=1e-5)
         assert np.array_equal(to_file_axes(oriented, placement), array)
-
-
-@pytest.mark.parametrize("shape", [(7, 5, 6), (14, 6, 9), (8, 10, 12), (7, 5, 30)])
-def test_enlarging_is_that_of_torch(shape: tuple[int, int, int]) -> None:
-    array = RNG.random((7, 5, 6)).astype(np.float32)
-    expected = F.interpolate(torch.from_numpy(array)[None, None], size=shape, mode="trilinear")[0, 0].numpy()
-    np.testing.assert_allclose(resample(array, shape), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("shape", [(7, 5, 6), (7, 4, 5), (7, 2, 9), (7, 1, 1), (7, 3, 40)])
-def test_shrinking_is_that_of_torch_with_antialiasing(shape: tuple[int, int, int]) -> None:
-    array = RNG.random((7, 9, 13)).astype(np.float32)
-    expected = F.interpolate(torch.from_numpy(array)[None], size=shape[1:], mode="bilinear", antialias=True)
-    np.testing.assert_allclose(resample(array, shape), expected[0].numpy(), atol=1e-6)
 
 
 def test_shrinking_skips_nothing() -> None:

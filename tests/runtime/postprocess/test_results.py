@@ -18,7 +18,6 @@ from detseg.runtime.postprocess.results import (
     best_voxel_classes,
     detect,
     detections_of_graph,
-    interpolate_volume,
 )
 from detseg.structures import Placement
 from detseg.tasks.semantic import SemanticTaskConfig
@@ -91,13 +90,6 @@ def test_the_first_of_equal_classes_wins() -> None:
     many[254, 0, 1], many[128, 0, 2] = 1, 1
     assert best_classes(many, Placement.identity(1, 3)).labels.tolist() == [[0, 254, 128]]
     assert best_classes(np.zeros((1, 2, 2), np.float32), Placement.identity(2, 2)).labels.tolist() == [[0, 0], [0, 0]]
-
-
-@pytest.mark.parametrize("shape", [(5, 6, 7), (10, 3, 7), (2, 13, 20), (1, 1, 1), (9, 6, 3)])
-def test_interpolation_is_that_of_torch(shape: tuple[int, int, int]) -> None:
-    values = np.random.default_rng(0).normal(0, 1, (5, 6, 7)).astype(np.float32)
-    expected = F.interpolate(torch.from_numpy(values)[None, None], size=shape, mode="trilinear")[0, 0].numpy()
-    np.testing.assert_allclose(interpolate_volume(values, shape), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("directions", ["RAS", "LPS", "SAR", "PIL"])

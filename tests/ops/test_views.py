@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detseg.ops.sliding_window import sliding_window
-from detseg.ops.test_time import average_over_flips, average_over_views
+from detseg.ops.views import average_over_flips, average_over_views, sliding_window
 
 IMAGES = torch.randn(2, 3, 48, 40, generator=torch.Generator().manual_seed(0))
 KERNEL = torch.randn(5, 3, 3, 3, generator=torch.Generator().manual_seed(1))
