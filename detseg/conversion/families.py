@@ -36,7 +36,6 @@ YOLOX_SIZES = {
 }
 """Size, depth, width and side of the input, by the channels of the first convolution. Nano alone is depthwise."""
 
-YOLOV8_SIDE = 640
 
 # What a part of a name tells about a network whose modules are numbered as YOLOv8's are.
 _OTHERS = (

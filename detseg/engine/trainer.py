@@ -169,7 +169,7 @@ class Trainer:
         for number, batch in enumerate(batches, start=1):
             with self._without_sync(model, number < len(batches)):
                 loss = self._forward(model, batch)
-                total = torch.stack(list(loss.parts.values())).sum()
+                total = loss.sum()
                 flags = [
                     loss.normalizer,
                     total.new_tensor(bool(self.stop)),

@@ -20,13 +20,6 @@ class LossSum:
     parts: dict[str, Tensor]
     normalizer: Tensor
 
-    def __add__(self, other: LossSum) -> LossSum:
-        """The sum for both batches together."""
-        if self.parts.keys() != other.parts.keys():
-            raise ValueError(f"cannot add losses with parts {sorted(self.parts)} and {sorted(other.parts)}")
-        parts = {name: part + other.parts[name] for name, part in self.parts.items()}
-        return LossSum(parts, self.normalizer + other.normalizer)
-
     def sum(self) -> Tensor:
         """All parts together, not normalized."""
         return torch.stack(list(self.parts.values())).sum()

@@ -1,8 +1,8 @@
 """Boxes as tensors ``[..., 4]``: conversion between formats, areas, and measures of overlap.
 
-Formats, always part of a name: ``xyxy`` is (left, top, right, bottom), ``cxcywh`` (center x, center y, width, height),
-``xywh`` (left, top, width, height). Unless a function says otherwise it takes ``xyxy`` boxes in any unit, with
-left <= right and top <= bottom; a box without area is allowed and overlaps nothing.
+Formats, always part of a name: ``xyxy`` is (left, top, right, bottom), ``cxcywh`` (center x, center y, width, height).
+Unless a function says otherwise it takes ``xyxy`` boxes in any unit, with left <= right and top <= bottom; a box
+without area is allowed and overlaps nothing.
 """
 
 from __future__ import annotations
@@ -27,39 +27,6 @@ def cxcywh_to_xyxy(boxes_cxcywh: Tensor) -> Tensor:
     return torch.cat((center - size / 2, center + size / 2), dim=-1)
 
 
-def xyxy_to_xywh(boxes_xyxy: Tensor) -> Tensor:
-    """Corners ``[..., 4]`` -> top left corners and sizes ``[..., 4]``."""
-    top_left, bottom_right = boxes_xyxy.chunk(2, dim=-1)
-    return torch.cat((top_left, bottom_right - top_left), dim=-1)
-
-
-def xywh_to_xyxy(boxes_xywh: Tensor) -> Tensor:
-    """Top left corners and sizes ``[..., 4]`` -> corners ``[..., 4]``."""
-    top_left, size = boxes_xywh.chunk(2, dim=-1)
-    return torch.cat((top_left, top_left + size), dim=-1)
-
-
-def xywh_to_cxcywh(boxes_xywh: Tensor) -> Tensor:
-    """Top left corners and sizes ``[..., 4]`` -> centers and sizes ``[..., 4]``."""
-    top_left, size = boxes_xywh.chunk(2, dim=-1)
-    return torch.cat((top_left + size / 2, size), dim=-1)
-
-
-def cxcywh_to_xywh(boxes_cxcywh: Tensor) -> Tensor:
-    """Centers and sizes ``[..., 4]`` -> top left corners and sizes ``[..., 4]``."""
-    center, size = boxes_cxcywh.chunk(2, dim=-1)
-    return torch.cat((center - size / 2, size), dim=-1)
-
-
-def clip_boxes(boxes_xyxy: Tensor, height: float, width: float) -> Tensor:
-    """The parts of the boxes ``[..., 4]`` that lie within an image of ``height`` x ``width``.
-
-    A box entirely outside becomes one without area on the image's border.
-    """
-    limits = boxes_xyxy.new_tensor((width, height, width, height))
-    return torch.minimum(boxes_xyxy.clamp(min=0), limits)
-
-
 def box_area(boxes_xyxy: Tensor) -> Tensor:
     """Areas ``[...]`` of the boxes ``[..., 4]``."""
     left, top, right, bottom = boxes_xyxy.unbind(dim=-1)
@@ -78,17 +45,6 @@ def iou(boxes_xyxy: Tensor, others_xyxy: Tensor, epsilon: float = EPSILON) -> Te
     """
     intersection, union = _intersection_and_union(boxes_xyxy, others_xyxy)
     return intersection / union.clamp(min=epsilon)
-
-
-def giou(boxes_xyxy: Tensor, others_xyxy: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """Generalized IoU of pairs of boxes, in [-1, 1]: ``[..., 4]`` and ``[..., 4]``, broadcast, give ``[...]``.
-
-    IoU minus the share of the enclosing box that neither of the two covers (arXiv 1902.09630, algorithm 1).
-    """
-    intersection, union = _intersection_and_union(boxes_xyxy, others_xyxy)
-    width, height = _enclosing_size(boxes_xyxy, others_xyxy)
-    enclosing = width * height
-    return intersection / union.clamp(min=epsilon) - (enclosing - union) / enclosing.clamp(min=epsilon)
 
 
 def ciou(boxes_xyxy: Tensor, others_xyxy: Tensor, epsilon: float = EPSILON) -> Tensor:
