@@ -200,6 +200,42 @@ def test_no_import_leads_to_torch(module: str) -> None:
     assert [name for name in loaded_with(module) if brings_torch(name)] == []
 
 
+def needed_modules(name: str) -> set[str]:
+    """The modules of detseg that ``name`` imports, whenever it does; the package itself is open to all."""
+    needed = set()
+    for found in imports_of(MODULES[name].read_text(encoding="utf-8")):
+        module = found.module
+        while module and module not in MODULES:
+            module = module.rpartition(".")[0]
+        needed.add(module)
+    return needed - {"", "detseg", name}
+
+
+def find_circle(needed: dict[str, set[str]]) -> list[str]:
+    """Names of which each needs the next and the last the first; none if there are no such."""
+    done: set[str] = set()
+
+    def follow(path: list[str]) -> list[str]:
+        for name in sorted(needed[path[-1]]):
+            if name in path:
+                return path[path.index(name) :]
+            if name not in done and (circle := follow([*path, name])):
+                return circle
+        done.add(path[-1])
+        return []
+
+    return next((circle for name in needed if name not in done and (circle := follow([name]))), [])
+
+
+def test_no_module_needs_itself_through_others() -> None:
+    assert find_circle({name: needed_modules(name) for name in MODULES}) == []
+
+
+def test_circles_are_found() -> None:
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert find_circle({"a": {"b"}, "b": {"c", "d"}, "c": set(), "d": {"b"}}) == ["b", "d"]
+
+
 def test_what_leads_to_torch_is_found() -> None:
     assert "torch" in loaded_with("detseg.ops.boxes")
     assert "torch.nn" in loaded_with("detseg.models.detector"), "through other modules of detseg"
