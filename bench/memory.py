@@ -28,7 +28,8 @@ from detseg.models.heads.dfl import DFLHeadConfig
 from detseg.models.necks.pan import PANConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.media.video_file import OpenCVVideo
-from detseg.runtime.writers.tables import CsvWriter, JsonLinesWriter
+from detseg.runtime.writers.boxes import CsvWriter
+from detseg.runtime.writers.text import JsonLinesWriter
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.package import PackageConfig, save_package
 
@@ -76,11 +77,12 @@ def main() -> None:
             for picture in noise:
                 film.append(picture, "noise")
         films = repeat(folder / "film.avi", options.frames // FRAMES_OF_FILM)
+        kind = model.runner.kind
         marks: list[tuple[int, int]] = []
         boxes, start = 0, time.perf_counter()
         with (
             CsvWriter(folder / "boxes.csv", model.class_names) as table,
-            JsonLinesWriter(folder / "boxes.jsonl", model.class_names) as lines,
+            JsonLinesWriter(folder / "boxes.jsonl", lambda found: kind.record(found, model.class_names)) as lines,
         ):
             for number, found in enumerate(model.predict(films, ahead=8), start=1):
                 for writer in (table, lines):

@@ -45,7 +45,7 @@ def load(
 
     path = find_model(path)
     if path.suffix.lower() == ".onnx":
-        from detseg.runtime.load import load_onnx
+        from detseg.runtime.model import load_onnx
 
         return load_onnx(path, device, precision, num_threads, size, full_input, settings)
     try:

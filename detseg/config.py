@@ -37,7 +37,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from detseg.config_files import COMMAND_LINE, ConfigError, Layer, fail, override_layers, read_layers, show, to_yaml
 from detseg.files import write_text
 
-__all__ = ["ConfigError", "InputPath", "choice", "from_dict", "load_config", "save_config", "to_dict"]
+__all__ = ["ConfigError", "InputPath", "choice", "from_dict", "load_config", "load_entry", "save_config", "to_dict"]
 
 T = TypeVar("T")
 
@@ -281,6 +281,11 @@ def _find_path(top: Layer, path: str) -> Path:
             return candidate
     hint = "" if data else " (DETSEG_DATA is not set)"
     fail(top, path, f"{top.value!r} not found; tried {', '.join(map(str, dict.fromkeys(tried)))}{hint}")
+
+
+def load_entry(table: Mapping[str, str], name: str) -> Any:
+    """What ``name`` stands for in a ``table`` of ``"module:attribute"``, imported when first used."""
+    return pkgutil.resolve_name(table[name])
 
 
 def _default_of(field: dataclasses.Field[Any]) -> Any:

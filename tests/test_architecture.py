@@ -48,7 +48,10 @@ FLOORS: dict[str, frozenset[str]] = {
     "runtime/media": frozenset(),
     "runtime/inputs": frozenset({"runtime/media"}),
     "runtime/postprocess": frozenset({"runtime/inputs"}),
-    "runtime/onnx": frozenset({"runtime/inputs", "runtime/postprocess"}),
+    "runtime/kinds": frozenset(
+        {"runtime/media", "runtime/inputs", "runtime/postprocess", "runtime/drawing", "runtime/writers"}
+    ),
+    "runtime/onnx": frozenset({"runtime/inputs", "runtime/kinds"}),
     "runtime/tracking": frozenset(),
     "runtime/drawing": frozenset({"runtime/media", "runtime/inputs"}),
     "runtime/writers": frozenset({"runtime/media", "runtime/drawing"}),
@@ -166,7 +169,7 @@ def loaded_with(module: str) -> set[str]:
 
 
 TORCH_FREE_ROOMS = {"runtime", "foreign", "cli", *OPEN}
-TABLES = {"detseg.models", "detseg.losses", "detseg.tasks", "detseg.data"}
+TABLES = {"detseg.models", "detseg.losses", "detseg.tasks", "detseg.data", "detseg.export"}
 TORCH_FREE = sorted(name for name in MODULES if name in TABLES or room_of(tuple(name.split("."))) in TORCH_FREE_ROOMS)
 
 
@@ -283,8 +286,8 @@ BAD_SOURCES = [
     ("data", "import albumentations as A", "only augment"),
     (
         "runtime/media",
-        "from detseg.runtime.writers.tables import CsvWriter",
-        "runtime/media may not import detseg.runtime.writers.tables.CsvWriter",
+        "from detseg.runtime.writers.boxes import CsvWriter",
+        "runtime/media may not import detseg.runtime.writers.boxes.CsvWriter",
     ),
     ("runtime/media", "from detseg.runtime import model", "runtime/media may not import detseg.runtime.model"),
     ("data/loading", "import detseg.engine", "data may not import detseg.engine"),
@@ -305,7 +308,7 @@ GOOD_SOURCES = [
     ("config", "from detseg.config_files import Layer"),
     ("tools", "from detseg.cli import main"),
     ("augment", "import albumentations"),
-    ("runtime", "from detseg.runtime.writers.tables import CsvWriter"),
+    ("runtime", "from detseg.runtime.writers.boxes import CsvWriter"),
     ("runtime/onnx", "from detseg.runtime.inputs import geometry\nfrom detseg.runtime.onnx.file import read_onnx_file"),
     ("data/formats", "from detseg.data.packed import PackedBuilder\nfrom detseg.runtime.media import images"),
 ]
@@ -335,3 +338,93 @@ def f():
     assert {i.module: i.at_start for i in imports_of(source)} == {
         "a": True, "b": True, "c": False, "d": True, "e": True, "g": False,
     }  # fmt: skip
+
+
+SEAM = ("tasks/", "runtime/kinds/", "data/")
+"""Where it may be asked which task, truth or kind of results there is: the seam itself, and the formats of data."""
+
+TOLD_APART = frozenset(
+    {
+        "Detections", "LabelMap", "LabelVolume", "GroundTruth", "Sample", "VolumeSample", "Dataset", "MaskDataset",
+        "VolumeDataset", "PlacedVolumes", "InputSpec", "VolumeSpec", "CocoEvaluator", "SegmentationEvaluator",
+        "VolumeEvaluator", "DetectionMetadata", "SemanticMetadata", "VolumeMetadata", "DetectionTask", "SemanticTask",
+        "VolumeTask", "DetectionTaskConfig", "SemanticTaskConfig", "VolumeTaskConfig",
+    }
+)  # fmt: skip
+"""Classes of which there is one for each task or kind of results."""
+
+BRANCHES: dict[str, int] = {}
+"""How many such questions a file outside of the seam may ask; together fewer than five."""
+
+
+def branches(source: str) -> list[str]:
+    """Where ``source`` asks which task, truth or kind of results there is: by the class of a value, or by a name."""
+    return [f"line {node.lineno}: {ast.unparse(node)}" for node in ast.walk(ast.parse(source)) if _asks(node)]
+
+
+def _asks(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("isinstance", "issubclass"):
+        return bool(_names(node.args[1]) & TOLD_APART)
+    if isinstance(node, ast.MatchClass):
+        return bool(_names(node.cls) & TOLD_APART)
+    if isinstance(node, ast.Compare):
+        sides = [node.left, *node.comparators]
+        by_type = any(isinstance(side, ast.Call) and ast.unparse(side.func) == "type" for side in sides)
+        if by_type and any(_names(side) & TOLD_APART for side in sides):
+            return True
+        values = [one.value for side in sides for one in ast.walk(side) if isinstance(one, ast.Constant)]
+        return any(isinstance(value, str) for value in values) and any(_is_name_of_task(side) for side in sides)
+    return isinstance(node, ast.Match) and _is_name_of_task(node.subject)
+
+
+def _names(node: ast.AST) -> set[str]:
+    """The classes that ``node`` may stand for."""
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)} | {
+        one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)
+    }
+
+
+def _is_name_of_task(node: ast.AST) -> bool:
+    """Whether ``node`` is a truth, or the name of a task or of a kind of results, such as ``package.task.name``."""
+    if isinstance(node, ast.Name):
+        return node.id in ("truth", "task_name", "kind_name")
+    if not isinstance(node, ast.Attribute):
+        return False
+    owner = ast.unparse(node.value)
+    if node.attr == "name":
+        return owner.rpartition(".")[2] in ("task", "_task") or owner.endswith((".kind", "._kind"))
+    return node.attr in ("truth", "task_name") or (node.attr in ("task", "kind") and owner.endswith("metadata"))
+
+
+def test_the_seam_is_the_only_place_that_asks_which_task_it_is() -> None:
+    found = {}
+    for path in MODULES.values():
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith(SEAM) and (asked := branches(path.read_text(encoding="utf-8"))):
+            found[name] = asked
+    assert {name: len(asked) for name, asked in found.items()} == BRANCHES, found
+    assert sum(BRANCHES.values()) < 5
+
+
+@pytest.mark.parametrize(
+    ("source", "count"),
+    [
+        ("isinstance(result, Detections)", 1),
+        ("isinstance(result, structures.LabelMap | LabelVolume)", 1),
+        ("isinstance(spec, (VolumeSpec, int))", 1),
+        ("type(result) is LabelMap", 1),
+        ("match metadata:\n    case DetectionMetadata(head=head): pass\n    case VolumeMetadata(): pass", 2),
+        ("match self.task_name:\n    case 'detection': pass", 1),
+        ("dataset.truth == 'boxes'", 1),
+        ("truth in ('boxes', 'masks')", 1),
+        ("package.task.name != 'volume'", 1),
+        ("metadata.task == 'semantic' and model.kind.name == 'masks'", 2),
+        ("isinstance(given, Path)", 0),
+        ("truth != found", 0),
+        ("self.name == 'sgd'", 0),
+        ("dataset.truth in config.truths", 0),
+        ("by_truth[dataset.truth]", 0),
+    ],
+)
+def test_questions_about_the_task_are_found(source: str, count: int) -> None:
+    assert len(branches(source)) == count

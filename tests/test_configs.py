@@ -60,7 +60,8 @@ def test_every_configuration_builds_and_survives_a_round_trip(name: str, tmp_pat
     class_names = tuple(f"class {number}" for number in range(NUM_CLASSES.get(stem, 80)))
     with torch.device("meta"):
         model, task = PackageConfig(config.model, config.task, class_names).build()
-    assert all(side % task.stride == 0 for side in task.train_size)
+        config.task.build_criterion(model, task)
+    assert all(side % task.stride == 0 for side in config.task.train_size)
     if stem in NUM_PARAMETERS:
         assert sum(parameter.numel() for parameter in model.parameters()) == NUM_PARAMETERS[stem]
 

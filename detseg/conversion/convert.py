@@ -20,6 +20,7 @@ from detseg.conversion.yolox_onnx import FINE_TUNING_NOTE, map_graph, recognize_
 from detseg.foreign.torch_file import read_torch_file
 from detseg.models.foreign_weights import find_weights
 from detseg.tasks import TASKS
+from detseg.tasks.base import TaskConfig
 from detseg.tasks.package import PackageConfig, save_package
 
 SOURCES = (".pt", ".pth", ".onnx")
@@ -30,7 +31,7 @@ OUTPUT = ".safetensors"
 class _TaskOnly:
     """A configuration of training of which the task alone counts."""
 
-    task: Any = choice(TASKS)
+    task: TaskConfig = choice(TASKS)
     model: Any = None
     data: Any = None
     augment: Any = None
@@ -87,8 +88,8 @@ def convert(
         recognized = read.recognized
         class_names = choose_names(names, read.names, recognized.num_classes)
         task = _task(read, chosen)
-        boxes = task.truth == "boxes"
-        package = PackageConfig(recognized.model, task, class_names, numbers_of(class_names, first=int(boxes)))
+        numbers = numbers_of(class_names, first=task.first_category_id)
+        package = PackageConfig(recognized.model, task, class_names, numbers)
         with torch.device("meta"):
             network: Any = package.build()[0]
     except ValueError as error:
@@ -104,8 +105,8 @@ def convert(
         family=recognized.family,
         size=recognized.size,
         class_names=class_names,
-        input_size=(task.input.height, task.input.width) if boxes else None,
-        strides=tuple(network.strides) if boxes else tuple(network.stride),
+        input_size=(task.input.height, task.input.width) if task.input.one_size else None,
+        strides=tuple(network.strides if task.input.one_size else network.stride),
         mapped=read.weights.mapped,
         unused=read.weights.unused,
         missing=read.weights.missing,
@@ -134,7 +135,7 @@ def _read_onnx(path: Path) -> _Read:
     return _Read(recognized, weights, graph.sha256, image_size=graph.image_size, notes=[FINE_TUNING_NOTE])
 
 
-def _task(read: _Read, chosen: Any) -> Any:
+def _task(read: _Read, chosen: TaskConfig | None) -> TaskConfig:
     """The task ``chosen`` by the user, else that of the family, with the image size of the file."""
     known = read.recognized.task
     if chosen is None and known is None:
@@ -142,11 +143,12 @@ def _task(read: _Read, chosen: Any) -> Any:
             "no file of weights tells the spacing and the intensities that the network was trained with; give a "
             "configuration with task.input, such as configs/volume/vnet.yaml: --config FILE.yaml"
         )
-    wanted = "volume" if known is None else known.name
-    if chosen is not None and chosen.name != wanted:
-        raise ConversionError(f"the configuration is for the task {chosen.name}, the network for {wanted}")
+    wanted = read.recognized.task_name
     if chosen is not None:
-        if wanted == "volume" and chosen.input.spacing is None:
+        if chosen.name != wanted:
+            raise ConversionError(f"the configuration is for the task {chosen.name}, the network for {wanted}")
+        if not chosen.input.one_size and chosen.input.spacing is None:
             read.notes.append("the configuration gives no spacing: volumes go in at their own")
         return chosen
+    assert known is not None
     return known if read.image_size is None else with_input_size(known, *read.image_size)

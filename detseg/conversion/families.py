@@ -10,6 +10,7 @@ from typing import Any
 from detseg.config import from_dict
 from detseg.conversion.report import ConversionError
 from detseg.layers.volumetric import VolumeActivation
+from detseg.models.base import ModelConfig
 from detseg.models.detector import DetectorConfig
 from detseg.models.vnet import MONAI_VNET
 from detseg.runtime.inputs.geometry import InputSpec
@@ -52,13 +53,15 @@ KNOWN = "YOLOv8 n to x (detection), YOLOX nano to x, and MONAI's VNet"
 
 @dataclass(frozen=True)
 class Recognized:
-    """A network: ``model`` to build it, and the ``task`` with the input of its family; None: the file cannot tell."""
+    """A network: ``model`` to build it, the name of its task, and the ``task`` with the input of its family; None: the
+    file cannot tell."""
 
     family: str
     size: str
     num_classes: int
-    model: Any
-    task: Any = None
+    model: ModelConfig
+    task_name: str
+    task: DetectionTaskConfig | None = None
 
 
 def recognize(shapes: Shapes) -> Recognized:
@@ -99,7 +102,7 @@ def _yolov8(shapes: Shapes) -> Recognized:
         },
         "YOLOv8",
     )
-    return Recognized("YOLOv8", size, classes[0], model, DetectionTaskConfig())
+    return Recognized("YOLOv8", size, classes[0], model, "detection", DetectionTaskConfig())
 
 
 def yolox(stem_channels: int, num_classes: int) -> Recognized:
@@ -131,7 +134,7 @@ def yolox(stem_channels: int, num_classes: int) -> Recognized:
         },
         "YOLOX",
     )
-    return Recognized("YOLOX", size, num_classes, model, task)
+    return Recognized("YOLOX", size, num_classes, model, "detection", task)
 
 
 def _monai_vnet(shapes: Shapes) -> Recognized:
@@ -139,7 +142,7 @@ def _monai_vnet(shapes: Shapes) -> Recognized:
     classes = _shape(shapes, r"out_tr\.conv2\.weight", "VNet", 5)
     activation: VolumeActivation = "prelu" if "in_tr.act_function.weight" in shapes else "elu"
     model = replace(MONAI_VNET, in_channels=stem[1], activation=activation)
-    return Recognized("MONAI VNet", "", classes[0], model)
+    return Recognized("MONAI VNet", "", classes[0], model, "volume")
 
 
 def with_input_size(task: DetectionTaskConfig, height: int, width: int) -> DetectionTaskConfig:

@@ -14,8 +14,7 @@ import numpy as np
 from detseg.conversion.report import ConversionError
 from detseg.conversion.steps import Step, convolution, pooling
 from detseg.foreign.records import ForeignArray
-from detseg.runtime.onnx.file import read_onnx_file
-from detseg.runtime.onnx.metadata import KEY
+from detseg.runtime.onnx.file import KEY, read_onnx_file
 
 
 @dataclass

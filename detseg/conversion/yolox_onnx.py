@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ def map_graph(graph: OnnxGraph, recognized: Recognized) -> Mapped:
         ConversionError: the graph is not that of the network; an array of the file was not used.
     """
     with torch.device("meta"):
-        detector = recognized.model.build(num_classes=recognized.num_classes)
+        detector: Any = recognized.model.build(num_classes=recognized.num_classes)
     own, found = detector_steps(detector), graph.levels()
     identities = Identities()
     by_identity = {identities.of(level): level for level in found}

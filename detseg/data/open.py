@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from detseg.config import load_entry
 from detseg.config_files import ConfigError, parse_yaml
 from detseg.data import DATASETS
 from detseg.data.dataset import Dataset
@@ -114,8 +114,7 @@ def find_format(source: Source, wanted: str | None = None, truth: Truth | None =
 
 def load_format(name: str) -> DatasetFormat:
     """The format called ``name`` in the table, imported when first used."""
-    module, _, attribute = DATASETS[name].partition(":")
-    made: DatasetFormat = getattr(importlib.import_module(module), attribute)()
+    made: DatasetFormat = load_entry(DATASETS, name)()
     return made
 
 

@@ -18,7 +18,6 @@ from detseg.engine.report import REPORT_NAME, make_report, write_metrics, write_
 from detseg.engine.run import CONFIG_NAME, train
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.report import format_table
-from detseg.runtime.inputs.volume_geometry import VolumeSpec
 
 # What may change when a run goes on: where things are and how fast they come, not what is learned.
 # A run that goes on has its weights in its state, so the file it began from may be gone: train.weights=null.
@@ -122,8 +121,8 @@ def preview_command(data: str, output: Path, format: str | None, config_path: Pa
         format=format,
         truth=config.task.truth,
         config=config.augment,
+        task=config.task,
         size=config.task.train_size,
-        spec=config.task.input if isinstance(config.task.input, VolumeSpec) else None,
         seed=config.train.seed,
         batch_size=config.train.batch_size,
     )

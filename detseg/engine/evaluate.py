@@ -16,8 +16,7 @@ from detseg.engine.distributed import Group
 from detseg.engine.samples import Samples, eval_placing
 from detseg.evaluation.base import Evaluator
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.prediction import predict_frames
-from detseg.runtime.runner import Runner
+from detseg.runtime.runner import Runner, predict_frames
 from detseg.structures import Result
 from detseg.tasks.base import Batch, Task
 from detseg.tasks.package import match_classes
@@ -52,7 +51,7 @@ def evaluate(
     loader: EvalLoader[Batch] = EvalLoader(
         dataset,
         eval_placing(task.spec),
-        task.collate,
+        task.stack,
         batch_size=batch_size if task.spec.one_size else 1,
         num_workers=num_workers,
         rank=group.rank,
@@ -141,7 +140,7 @@ def _judge(
     progress = tqdm(indices, desc="evaluate", unit="image", disable=not bar, leave=False)
     with closing(results), progress:
         for index, found in zip(progress, results, strict=True):
-            result, truth = task.relabel(found, to_dataset), task.ground_truth(dataset, index)
+            result, truth = task.kind.relabel(found, to_dataset), task.ground_truth(dataset, index)
             evaluator.update(dataset.image_id(index), result, truth)
             if on_result is not None:
                 on_result(index, result, truth)

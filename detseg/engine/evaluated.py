@@ -21,6 +21,7 @@ from detseg.evaluation.base import Evaluator
 from detseg.models.load_weights import load_weights
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model
+from detseg.tasks.base import Task
 from detseg.tasks.package import PackageConfig, adapt_task, default_device, load_package
 
 _CONFIGURATIONS = (".yaml", ".yml")
@@ -36,7 +37,7 @@ class Evaluated:
 
     path: Path
     network: nn.Module | Runner
-    task: Any
+    task: Task
     samples: Samples
     data: str
     split: str

@@ -7,33 +7,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
-from detseg.arrays import ByteArray
 from detseg.engine.distributed import Group
-from detseg.engine.pictures import Picture, Pictures, encode_jpeg
+from detseg.engine.pictures import Picture, Pictures
 from detseg.engine.samples import Samples
-from detseg.engine.worst import Candidate, WorstBoxes, WorstLabels, WorstPictures
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.errors import Outcome
+from detseg.evaluation.hardest import Candidate, encode_jpeg
 from detseg.files import atomic_path
 from detseg.runtime.media.images import write_image
 from detseg.runtime.media.nifti import volume_stem
-from detseg.structures import Detections, LabelMap
+from detseg.tasks.base import Task, compare
 
 PICTURES_NAME = "pictures"
 WORST_NAME = "worst"
 NUM_PICTURES = 12
-
-
-class Comparer(Protocol):
-    """What a gallery needs of a task."""
-
-    def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
-        """One picture that shows ``image`` with its truth and what was found."""
 
 
 class Gallery:
@@ -45,7 +37,7 @@ class Gallery:
     """
 
     def __init__(
-        self, task: Comparer, dataset: Samples, folder: Path | None = None, num_pictures: int = NUM_PICTURES
+        self, task: Task, dataset: Samples, folder: Path | None = None, num_pictures: int = NUM_PICTURES
     ) -> None:
         self._task = task
         self._dataset = dataset
@@ -54,7 +46,7 @@ class Gallery:
         last = len(dataset) - 1
         self._chosen = set(np.linspace(0, last, min(num_pictures, len(dataset))).round().astype(int).tolist())
         self._examples: list[Candidate] = []
-        self._worst: WorstPictures | None = None
+        self._hardest = task.hardest_examples(dataset.class_names, num_pictures, dataset)
 
     def __call__(self, index: int, result: Any, truth: Any) -> None:
         """Look at what was found in image ``index``, and draw it, if it is one of those chosen.
@@ -62,11 +54,9 @@ class Gallery:
         Raises:
             SaveError: the picture cannot be written.
         """
-        if self._worst is None:
-            self._worst = self._search_for(result)
-        self._worst.add(index, result, truth)
+        self._hardest.add(index, result, truth)
         if index in self._chosen:
-            picture = self._compare(index, result, truth)
+            picture = compare(self._task.kind, self._dataset, self._dataset.class_names, index, result, truth)
             self._examples.append(Candidate(0.0, index, "", encode_jpeg(picture)))
             if self._folder is not None:
                 write_image(self._folder / f"{self._name(index)}.jpg", picture)
@@ -80,7 +70,7 @@ class Gallery:
         Raises:
             SaveError: a picture cannot be written.
         """
-        own_worst, own_tally = self._worst.find(evaluator) if self._worst else ([], None)
+        own_worst, own_tally = self._hardest.find(evaluator)
         group, device = group or Group(), device or torch.device("cpu")
         examples = sorted(_everyones(self._examples, group, device), key=lambda one: one.rank)
         worst = sorted(_everyones(own_worst, group, device), key=lambda one: one.rank)[: self._num_pictures]
@@ -92,27 +82,12 @@ class Gallery:
         pictures = Pictures(
             tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in examples),
             tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in worst),
-            self._worst.measure if self._worst else "",
+            self._hardest.measure,
             own_tally and replace(own_tally, counts=counts),
         )
         if self._folder is not None and group.is_main:
             self._write(pictures.worst, self._folder / WORST_NAME)
         return pictures
-
-    def _search_for(self, result: Any) -> WorstPictures:
-        """What finds the worst pictures by results of this kind."""
-        names = self._dataset.class_names
-        if isinstance(result, Detections):
-            return WorstBoxes(names, self._num_pictures, self._read)
-        score = "mIoU" if isinstance(result, LabelMap) else "Dice"
-        return WorstLabels(names, self._num_pictures, self._compare, score)
-
-    def _compare(self, index: int, result: Any, truth: Any) -> ByteArray:
-        return self._task.compare(self._read(index), truth, result, self._dataset.class_names)
-
-    def _read(self, index: int) -> Any:
-        image, _ = self._dataset.read(index)
-        return image
 
     def _name(self, index: int) -> str:
         return f"{index:06d}_{volume_stem(self._dataset.path(index))}"

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg.engine.html_style import STYLE
-from detseg.engine.pictures import BoxTally, Picture, Pictures
+from detseg.engine.pictures import Picture, Pictures
 from detseg.evaluation.report import MEANING, by_class
 from detseg.files import write_text
 from detseg.structures import Metrics
@@ -121,7 +121,7 @@ def _class_table(metrics: Metrics, classes_without_truth: Sequence[str]) -> str:
 
 def _error_table(report: Report) -> str:
     tally = report.pictures.tally
-    assert isinstance(tally, BoxTally)
+    assert tally is not None
     header = ["class", "confidence", "right", "false positives", "wrong class", "badly placed", "missed"]
     rows = [
         [name, f"{confidence:.3f}", *map(str, counts)]

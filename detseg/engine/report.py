@@ -11,8 +11,6 @@ from detseg.engine.html_report import Chart, Report, write_html
 from detseg.engine.pictures import Pictures
 from detseg.engine.plots import plot_history
 from detseg.evaluation.base import Evaluator
-from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.plots import plot_f1_curves
 from detseg.evaluation.report import format_table, write_metrics_json
 from detseg.structures import Metrics
 
@@ -82,9 +80,6 @@ def _assemble(
     records: Sequence[Mapping[str, Any]],
 ) -> Report:
     evaluator.write_artifacts(folder)
-    curves = evaluator.precision_recall_curves() if isinstance(evaluator, CocoEvaluator) else []
-    if curves:
-        plot_f1_curves(curves, folder / "f1_curve.png")
     if records:
         plot_history(records, folder / HISTORY_NAME)
     charts = tuple(

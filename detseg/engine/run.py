@@ -71,7 +71,7 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
         match_classes(train_set.class_names, val_set.class_names)  # now, not after the first epoch
         package = PackageConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
         trainer = build_trainer(config, package, train_set, val_set, run_dir, group, device, bar=bar)
-        learned_from_data = trainer.task.prepare(train_set)
+        learned_from_data = trainer.criterion.prepare(train_set)
         if group.is_main:
             run_dir.mkdir(parents=True, exist_ok=True)
             remove_partial_files(run_dir)
@@ -107,6 +107,7 @@ def build_trainer(
     settings = config.train
     torch.manual_seed(settings.seed)
     model, task = package.build()
+    criterion = package.task.build_criterion(model, task)
     if settings.weights is not None:
         report = load_weights(model, settings.weights, strict=not settings.partial_weights)
         if report.missing and group.is_main:
@@ -123,10 +124,10 @@ def build_trainer(
     loader: TrainLoader[Batch] = TrainLoader(
         train_set,
         config.augment.build(),
-        task.collate,
+        criterion.collate,
         batch_size=settings.batch_size,
         seed=settings.seed,
-        size=task.train_size,
+        size=config.task.train_size,
         num_epochs=settings.epochs,
         close_mosaic_epochs=config.augment.close_mosaic_epochs,
         num_workers=config.data.num_workers,
@@ -156,6 +157,7 @@ def build_trainer(
     return Trainer(
         model=model,
         task=task,
+        criterion=criterion,
         loader=loader,
         config=settings,
         evaluate=judge,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from detseg.augment.pipeline import EvalPipeline
 from detseg.data.dataset import Dataset
@@ -14,12 +14,13 @@ from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 
 Samples = Dataset | PlacedVolumes
+CacheMode = Literal["none", "ram", "disk"]
 
 
 def as_samples(
     dataset: Dataset | VolumeDataset,
     spec: InputSpec | VolumeSpec,
-    cache: Literal["none", "ram", "disk"] = "none",
+    cache: CacheMode = "none",
     max_side: int | None = None,
 ) -> Samples:
     """``dataset`` as the loaders read it over and over; ``cache`` keeps decoded images, or placed volumes.
@@ -30,17 +31,21 @@ def as_samples(
         CacheError: the cache cannot be made as asked for.
         ValueError: the spacing for volumes is not known.
     """
-    if isinstance(dataset, VolumeDataset):
-        assert isinstance(spec, VolumeSpec)
-        if spec.spacing is None:
-            raise ValueError(
-                "task.input.spacing is null: it is taken from the training set when training begins; evaluate with the "
-                "config.yaml in the folder of the run, or with its .safetensors file alone"
-            )
-        return PlacedVolumes(dataset, spec, cache)
-    return dataset if cache == "none" else CachedDataset(dataset, cache, max_side)
+    if spec.one_size:
+        images = cast(Dataset, dataset)
+        return images if cache == "none" else CachedDataset(images, cache, max_side)
+    return _placed(cast(VolumeDataset, dataset), cast(VolumeSpec, spec), cache)
+
+
+def _placed(dataset: VolumeDataset, spec: VolumeSpec, cache: CacheMode) -> PlacedVolumes:
+    if spec.spacing is None:
+        raise ValueError(
+            "task.input.spacing is null: it is taken from the training set when training begins; evaluate with the "
+            "config.yaml in the folder of the run, or with its .safetensors file alone"
+        )
+    return PlacedVolumes(dataset, spec, cache)
 
 
 def eval_placing(spec: InputSpec | VolumeSpec) -> Callable[[Any], Any] | None:
     """What the evaluation loader still has to do to a sample: letterbox an image; a volume is placed already."""
-    return EvalPipeline(spec) if isinstance(spec, InputSpec) else None
+    return EvalPipeline(cast(InputSpec, spec)) if spec.one_size else None

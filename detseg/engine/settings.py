@@ -3,14 +3,40 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from detseg.augment import AUGMENTS
-from detseg.config import InputPath, choice
+from detseg.config import InputPath, choice, load_entry
 from detseg.engine.ema import EMAConfig
 from detseg.engine.optim import OptimizerConfig, ScheduleConfig
 from detseg.models import MODELS
+from detseg.models.base import ModelConfig
+from detseg.structures import Truth
 from detseg.tasks import TASKS
+from detseg.tasks.base import TaskConfig
+
+
+@runtime_checkable
+class AugmentConfig(Protocol):
+    """A frozen dataclass, what every entry of ``AUGMENTS`` names."""
+
+    truths: ClassVar[tuple[Truth, ...]]
+    """What samples may hold."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+
+    @property
+    def close_mosaic_epochs(self) -> int:
+        """In how many epochs, the last ones, samples are made of single images."""
+
+    @property
+    def multi_scale(self) -> tuple[float, float] | None:
+        """The factors between which the loader draws the input size of each batch."""
+
+    def build(self) -> Any:
+        """What makes training samples; see :class:`detseg.data.loading.loader.TrainLoader`."""
 
 
 @dataclass(frozen=True)
@@ -93,17 +119,17 @@ class TrainConfig:
 class RunConfig:
     """One training run, complete: what ``detseg train CONFIG.yaml`` reads and what it writes to the run folder."""
 
-    model: Any = choice(MODELS)
-    task: Any = choice(TASKS)
+    model: ModelConfig = choice(MODELS)
+    task: TaskConfig = choice(TASKS)
     data: DataConfig = field(default_factory=DataConfig)
-    augment: Any = choice(AUGMENTS, default="image")
+    augment: AugmentConfig = choice(AUGMENTS, default="image")
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         truth = self.task.truth
         if truth not in self.augment.truths:
+            fitting = [name for name in AUGMENTS if truth in load_entry(AUGMENTS, name).truths]
             raise ValueError(
                 f"augment is {self.augment.name}, which makes samples with {' or '.join(self.augment.truths)}, but the "
-                f"task {self.task.name} learns from {truth}; set augment.name: "
-                f"{'volume' if truth == 'volumes' else 'image'}"
+                f"task {self.task.name} learns from {truth}; set augment.name: {' or '.join(fitting)}"
             )

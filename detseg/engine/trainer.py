@@ -27,7 +27,7 @@ from detseg.engine.log import RunLog
 from detseg.engine.settings import TrainConfig
 from detseg.losses.base import LossSum
 from detseg.structures import Metrics
-from detseg.tasks.base import Batch, Task
+from detseg.tasks.base import Batch, Criterion, Task
 
 COMPILE_MODES = {"fused": "default", "graphs": "reduce-overhead"}
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -62,6 +62,7 @@ class Trainer:
         *,
         model: nn.Module,
         task: Task,
+        criterion: Criterion,
         loader: TrainLoader[Batch],
         config: TrainConfig,
         evaluate: Callable[[nn.Module], Metrics],
@@ -72,6 +73,7 @@ class Trainer:
     ) -> None:
         self.model = model
         self.task = task
+        self.criterion = criterion
         self.loader = loader
         self.config = config
         self.evaluate = evaluate
@@ -197,7 +199,7 @@ class Trainer:
         images = self.task.normalize(batch.images)
         with torch.autocast(self.device.type, dtype=amp_type, enabled=amp_type is not None):
             raw = model(images)
-        return self.task.loss(raw, batch)
+        return self.criterion(raw, batch)
 
     def _apply_gradient(self, factor: float, batches: list[Batch]) -> None:
         self.scaler.unscale_(self.optimizer)

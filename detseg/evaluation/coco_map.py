@@ -12,9 +12,9 @@ from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.checks import require_unique
 from detseg.evaluation.coco_backend import BACKENDS, Accumulated, Backend, accumulate
 from detseg.evaluation.confusion import ConfusionMatrix
-from detseg.evaluation.plots import plot_confusion_matrix, plot_pr_curves
+from detseg.evaluation.plots import plot_confusion_matrix, plot_f1_curves, plot_pr_curves
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
-from detseg.runtime.writers.coco_results import detections_to_coco, write_results
+from detseg.runtime.writers.boxes import detections_to_coco, write_results
 from detseg.structures import Detections, GroundTruth, Metrics
 
 # name: (kind, IoU threshold or None for the mean over all ten, area range, detections per image and class)
@@ -138,11 +138,12 @@ class CocoEvaluator:
         return matrix
 
     def results(self) -> list[dict[str, Any]]:
-        """All detections as COCO result records, for :func:`detseg.runtime.writers.coco_results.write_results`."""
+        """All detections as COCO result records, for :func:`detseg.runtime.writers.boxes.write_results`."""
         return list(self._records())
 
     def write_artifacts(self, folder: Path) -> None:
-        """Write ``detections.json``, ``confusion_matrix.png`` and, where a class has ground truth, ``pr_curve.png``.
+        """Write ``detections.json``, ``confusion_matrix.png`` and, where a class has ground truth, ``pr_curve.png`` and
+        ``f1_curve.png``.
 
         Raises:
             ValueError: no image was added.
@@ -152,6 +153,7 @@ class CocoEvaluator:
         write_results(folder / "detections.json", self.results())
         if curves:
             plot_pr_curves(curves, folder / "pr_curve.png")
+            plot_f1_curves(curves, folder / "f1_curve.png")
         plot_confusion_matrix(self.confusion_matrix(), folder / "confusion_matrix.png")
 
     def state(self) -> EvaluatorState:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from detseg.arrays import FloatArray
+from detseg.runtime.kinds.boxes import DetectionMetadata
 from detseg.structures import Detections
 
 BOX_TOLERANCE = 0.01
@@ -22,6 +23,8 @@ class BoxComparison:
     the limit that the other side had: the confidence, or the lowest score where ``max_detections`` were found.
     """
 
+    compares_outputs = False
+
     def __init__(self, confidence: float, max_detections: int) -> None:
         self._confidence = confidence
         self._max_detections = max_detections
@@ -30,6 +33,11 @@ class BoxComparison:
         self._num_images = 0
         self._num_matched = 0
         self._num_alone = 0
+
+    @classmethod
+    def of(cls, metadata: DetectionMetadata) -> Self:
+        """Boxes above the confidence that the file was made for."""
+        return cls(metadata.postprocess.confidence, metadata.postprocess.max_detections)
 
     def add(self, expected: Detections, found: Detections) -> None:
         """The boxes of one image, from torch and from the file."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from torch import Tensor
 
 from detseg.arrays import FloatArray
+from detseg.runtime.kinds.base import Metadata
 from detseg.structures import LabelMap
 from detseg.volumes import LabelVolume
 
@@ -19,11 +20,18 @@ MIN_DICE = 0.999
 class LabelComparison:
     """The share of equal pixels over all images, and the largest difference of the network's logits."""
 
+    compares_outputs = True
+
     def __init__(self) -> None:
         self._num_images = 0
         self._num_pixels = 0
         self._num_equal = 0
         self._logit_difference = 0.0
+
+    @classmethod
+    def of(cls, metadata: Metadata) -> Self:
+        """The pixels of the original images."""
+        return cls()
 
     def add(self, expected: LabelMap, found: LabelMap) -> None:
         """The masks of one image."""
@@ -58,11 +66,18 @@ class LabelComparison:
 class VolumeComparison:
     """Dice between the voxels that torch and the file give a class, over all volumes, for each class but background."""
 
+    compares_outputs = False
+
     def __init__(self, class_names: Sequence[str]) -> None:
         self._class_names = tuple(class_names)
         # Rows: voxels of torch, of the file, of both.
         self._counts = np.zeros((3, len(self._class_names)), np.int64)
         self._num_volumes = 0
+
+    @classmethod
+    def of(cls, metadata: Metadata) -> Self:
+        """The voxels of the original volumes, class by class."""
+        return cls(metadata.class_names)
 
     def add(self, expected: LabelVolume, found: LabelVolume) -> None:
         """The labels of one volume."""

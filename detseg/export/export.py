@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+from torch import nn
 
-from detseg.export import EXPORTERS
-from detseg.export.base import DEFAULT_OPSET, Exporter, ExportSettings, ParityError
-from detseg.export.graph import export_network, name_sides, write_metadata
+from detseg.config import from_dict, load_entry
+from detseg.export import COMPARISONS
+from detseg.export.base import DEFAULT_OPSET, Comparison, ExportSettings, ParityError
+from detseg.export.graph import describe, export_network, name_sides, write_metadata
 from detseg.export.half import to_half
 from detseg.export.int8 import to_int8
+from detseg.export.nms import append_nms
 from detseg.export.parity import BATCH_SIZE, Parity, compare
 from detseg.export.pictures import calibration_inputs, proving_pictures
 from detseg.files import atomic_path, write_text
+from detseg.models.base import fused
+from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
+from detseg.tasks.base import Task
 from detseg.tasks.package import Package, load_package, read_header
 
 
@@ -78,35 +83,30 @@ def export_model(
     if precision != "int8" and calibrate is not None:
         raise ValueError(f"--calibrate is for int8, and the precision is {precision}")
     package = load_package(model_path, postprocess=postprocess, size=size, for_prediction=True)
-    model: Any = package.model
-    model.fuse()
-    exporter_class = _exporter_class(package.task.name)
-    form = form or exporter_class.forms[0]
-    if form not in exporter_class.forms:
-        raise ValueError(
-            f"the task {package.task.name} has the output form {' or '.join(exporter_class.forms)}, got {form!r}"
-        )
+    model, task = fused(package.model), package.task
+    form = form or task.forms[0]
+    if form not in task.forms:
+        raise ValueError(f"the task {task.name} has the output form {' or '.join(task.forms)}, got {form!r}")
     settings = ExportSettings(precision, form, opset or DEFAULT_OPSET, dynamic)  # type: ignore[arg-type]
     output = output or default_path(model_path, precision)
     if output.suffix != ".onnx":
         raise ValueError(f"the output must end in .onnx, got {output}")
 
-    exporter = exporter_class(model, package.task, form)
-    pictures = proving_pictures(package.task, verify, calibrate)  # now: a wrong path should not take minutes to tell
-    made = make_file(exporter, package.task, settings, calibrate)
+    pictures = proving_pictures(task, verify, calibrate)  # now: a wrong path should not take minutes to tell
+    made, metadata = make_file(model, task, settings, calibrate)
     report_path = output.with_suffix(".parity.json")
     with atomic_path(output) as temporary:
         onnx.save(made, temporary)
-        task = package.task if form == "nms" else _judging_task(model_path, package, postprocess or {})
+        judge = task if metadata.postprocess_in_graph else _judging_task(model_path, package, postprocess or {})
         onnx_model = OnnxModel(temporary)
+        comparison: Comparison = load_entry(COMPARISONS, task.kind.name).of(metadata)
         parity = compare(
             model,
-            task,
+            judge,
             onnx_model,
-            OnnxRunner(onnx_model, _changed_settings(task, package.task)),
+            OnnxRunner(onnx_model, _changed_settings(judge, task)),
             pictures,
-            exporter.comparison(),
-            compares_outputs=exporter.compares_outputs,
+            comparison,
             batch_size=BATCH_SIZE if dynamic else 1,
         )
         judged = precision == "fp32"
@@ -131,30 +131,30 @@ def export_model(
     return Exported(output, report_path, made.ByteSize(), parity)
 
 
-def make_file(exporter: Exporter, task: Any, settings: ExportSettings, calibrate: str | None = None) -> onnx.ModelProto:
-    """The finished graph in memory, checked, not yet proved.
+def make_file(
+    model: nn.Module, task: Task, settings: ExportSettings, calibrate: str | None = None
+) -> tuple[onnx.ModelProto, Metadata]:
+    """The finished graph of ``model``, fused, in memory, checked, not yet proved; and what it says of itself.
 
     Raises:
         ValueError: the model is too large for one file, or the data set cannot be opened.
     """
-    network = export_network(exporter, settings)
+    described = describe(task, settings)
+    given = {name: value for name, value in described.items() if name != "kind"}
+    metadata: Metadata = from_dict(task.kind.metadata, given, f"the task {task.name}")
+    graph = task.export_graph(model, settings.form)
+    network = export_network(graph, metadata.input_name, task.stride, settings)
     if settings.precision == "fp16":
         network = to_half(network)
     elif settings.precision == "int8":
         assert calibrate is not None
-        window = None if task.spec.one_size else tuple(exporter.example().shape[2:])
+        window = None if task.spec.one_size else tuple(graph.example.shape[2:])
         network = to_int8(network, calibration_inputs(task, calibrate, window))
-    made = exporter.finish(network)
-    name_sides(made, exporter.sides())
-    write_metadata(made, exporter, task, settings)
+    made = append_nms(network, task.config.postprocess) if metadata.postprocess_in_graph else network
+    name_sides(made, metadata.sides)
+    write_metadata(made, described)
     onnx.checker.check_model(made, full_check=True)
-    return made
-
-
-def _exporter_class(task_name: str) -> type[Exporter]:
-    module, _, attribute = EXPORTERS[task_name].partition(":")
-    found: type[Exporter] = getattr(importlib.import_module(module), attribute)
-    return found
+    return made, metadata
 
 
 def default_path(model_path: Path, precision: str) -> Path:
@@ -162,20 +162,21 @@ def default_path(model_path: Path, precision: str) -> Path:
     return model_path.with_name(f"{model_path.stem}{'' if precision == 'fp32' else f'_{precision}'}.onnx")
 
 
-def _judging_task(model_path: Path, package: Package, postprocess: Mapping[str, Any]) -> Any:
+def _judging_task(model_path: Path, package: Package, postprocess: Mapping[str, Any]) -> Task:
     """The task with the settings of evaluation where those of prediction differ and the user chose none: average
     precision counts what prediction leaves out."""
-    config = package.config.task
+    config: Any = package.config.task
     before = read_header(model_path).task.postprocess
     changes = {name: getattr(before, name) for name in config.prediction_settings if name not in postprocess}
     if not changes:
         return package.task
     config = replace(config, postprocess=replace(config.postprocess, **changes))
-    return config.build(package.model, package.task.class_names, package.task.category_ids)
+    task: Task = config.build(package.model, package.task.class_names, package.task.category_ids)
+    return task
 
 
-def _changed_settings(task: Any, file_task: Any) -> dict[str, Any]:
+def _changed_settings(task: Task, file_task: Task) -> dict[str, Any]:
     """The settings of ``task`` that differ from those in the file."""
     ours, files = task.config.postprocess, file_task.config.postprocess
-    names = [name for name in ("confidence", "iou", "max_detections") if hasattr(ours, name)]
+    names = [one.name for one in fields(ours)]
     return {name: getattr(ours, name) for name in names if getattr(ours, name) != getattr(files, name)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
@@ -11,39 +12,36 @@ import torch
 
 from detseg import __version__
 from detseg.config import to_dict
-from detseg.export.base import Exporter, ExportSettings
-from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.onnx.metadata import FORMAT, KEY
+from detseg.export.base import ExportSettings
+from detseg.runtime.onnx.file import FORMAT, KEY, KINDS_OF_TASKS
+from detseg.tasks.base import ExportGraph, Task
 
 MAX_FILE_BYTES = 2**31 - 1
 """What a protobuf file can hold; larger models would need their weights in a second file."""
 
 
-def export_network(exporter: Exporter, settings: ExportSettings) -> onnx.ModelProto:
-    """The graph of ``exporter``, traced by torch and simplified: constants folded, dead nodes gone.
+def export_network(graph: ExportGraph, input_name: str, stride: int, settings: ExportSettings) -> onnx.ModelProto:
+    """``graph``, traced by torch and simplified: constants folded, dead nodes gone. Sides are multiples of ``stride``.
 
     Raises:
         ValueError: the model is too large for one file.
     """
-    example = exporter.example()
+    example = graph.example
     if not settings.dynamic:
         example = example[:1]
-    elif min(example.shape[2:]) <= exporter.task.stride:
+    elif min(example.shape[2:]) <= stride:
         # A map of a single row or column would pass for one that always is.
-        example = example.new_zeros(
-            (*example.shape[:2], *(max(side, 2 * exporter.task.stride) for side in example.shape[2:]))
-        )
-    names = exporter.output_names
+        example = example.new_zeros((*example.shape[:2], *(max(side, 2 * stride) for side in example.shape[2:])))
     with torch.no_grad(), warnings.catch_warnings():
         # What torch says of its own internals while it traces is nothing that a user could act on.
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            exporter.graph().eval(),
+            graph.module.eval(),
             (example,),
             dynamo=True,
-            dynamic_shapes=(dict(exporter.free_sides()),) if settings.dynamic else None,
-            input_names=[exporter.input_name],
-            output_names=list(names),
+            dynamic_shapes=(dict(graph.free_sides),) if settings.dynamic else None,
+            input_names=[input_name],
+            output_names=list(graph.output_names),
             opset_version=settings.opset,
             verbose=False,
         )
@@ -77,12 +75,13 @@ def name_sides(network: onnx.ModelProto, sides: dict[str, tuple[str, ...]]) -> N
                 dimension.dim_param = name
 
 
-def write_metadata(network: onnx.ModelProto, exporter: Exporter, task: Any, settings: ExportSettings) -> None:
-    """Write into the file all that is needed to run it: one entry for detseg, and plain ones for other tools."""
-    own = {
-        "format": FORMAT,
+def describe(task: Task, settings: ExportSettings) -> dict[str, Any]:
+    """What a file of ``task`` says of itself: all that is needed to run it."""
+    kind = {} if KINDS_OF_TASKS.get(task.name) == task.kind.name else {"kind": task.kind.name}
+    return {
         "version": __version__,
         "task": task.name,
+        **kind,
         "class_names": list(task.class_names),
         "category_ids": list(task.category_ids),
         "input": to_dict(task.spec),
@@ -90,14 +89,19 @@ def write_metadata(network: onnx.ModelProto, exporter: Exporter, task: Any, sett
         "precision": settings.precision,
         "form": settings.form,
         "postprocess": to_dict(task.config.postprocess),
-        **exporter.metadata(),
+        **task.metadata(),
     }
+
+
+def write_metadata(network: onnx.ModelProto, described: Mapping[str, Any]) -> None:
+    """Write into the file what it says of itself: one entry for detseg, and plain ones for other tools."""
+    names, spec = described["class_names"], described["input"]
     entries = {
-        KEY: json.dumps(own, sort_keys=True),
-        "task": task.name,
-        "stride": str(task.stride),
-        "names": json.dumps({str(index): name for index, name in enumerate(task.class_names)}),
+        KEY: json.dumps({"format": FORMAT, **described}, sort_keys=True),
+        "task": described["task"],
+        "stride": str(described["stride"]),
+        "names": json.dumps({str(index): name for index, name in enumerate(names)}),
     }
-    if isinstance(task.spec, InputSpec):
-        entries["imgsz"] = json.dumps([task.spec.height, task.spec.width])
+    if "height" in spec:
+        entries["imgsz"] = json.dumps([spec["height"], spec["width"]])
     onnx.helper.set_model_props(network, entries)

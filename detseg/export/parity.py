@@ -60,7 +60,6 @@ def compare(
     pictures: Pictures,
     comparison: Comparison,
     *,
-    compares_outputs: bool,
     batch_size: int = BATCH_SIZE,
 ) -> Parity:
     """Run ``pictures`` through ``model`` and ``task``, and through ``runner``.
@@ -76,7 +75,7 @@ def compare(
             inputs = task.normalize(torch.from_numpy(np.stack([array for array, _ in placed])).contiguous())
             expected = task.results(task.infer(model, inputs), [placement for _, placement in placed])
             found = runner.submit(images).results()
-            if compares_outputs:
+            if comparison.compares_outputs:
                 (outputs,) = onnx_model.run(inputs.numpy()).values()
                 comparison.add_outputs(model(inputs), outputs)
             for one, other in zip(expected, found, strict=True):
@@ -105,7 +104,7 @@ class _Judges:
         """Picture ``index`` of the data set: what torch and what the file found."""
         truth = self._task.ground_truth(self._dataset, index)
         for evaluator, result in zip(self._evaluators.values(), results, strict=True):
-            evaluator.update(self._dataset.image_id(index), self._task.relabel(result, self._to_dataset), truth)
+            evaluator.update(self._dataset.image_id(index), self._task.kind.relabel(result, self._to_dataset), truth)
 
     def metrics(self) -> dict[str, Metrics]:
         """What both sides reach."""

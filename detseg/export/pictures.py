@@ -11,7 +11,7 @@ import torch
 
 from detseg.arrays import ByteArray, FloatArray
 from detseg.data.open import available_splits, open_dataset
-from detseg.data.volumes import VolumeDataset
+from detseg.structures import Truth
 from detseg.tasks.base import Task
 from detseg.tasks.package import match_classes
 
@@ -20,7 +20,38 @@ NUM_PROVED = 16
 NUM_CALIBRATED = 128
 """Pictures that the ranges of activations are taken from."""
 
-_NOISE_SIZES = ((97, 131), (480, 640), (300, 200))
+
+@dataclass(frozen=True)
+class _Noise:
+    height: int
+    width: int
+
+    def __call__(self) -> ByteArray:
+        """Random pixels, always the same."""
+        return np.random.default_rng(0).integers(0, 256, (self.height, self.width, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """What an export is proved on where the user names nothing: ``count`` examples of ``data``, and ``more``."""
+
+    name: str
+    data: str
+    count: int
+    more: tuple[Callable[[], Any], ...] = ()
+
+
+_SHAPES = _Generated(
+    "the built-in shapes and noise",
+    "shapes",
+    NUM_PROVED,
+    tuple(_Noise(*size) for size in ((97, 131), (480, 640), (300, 200))),
+)
+_GENERATED: dict[Truth, _Generated] = {
+    "boxes": _SHAPES,
+    "masks": _SHAPES,
+    "volumes": _Generated("the built-in blobs", "blobs", NUM_PROVED // 4),
+}
 
 
 @dataclass(frozen=True)
@@ -55,11 +86,10 @@ def proving_pictures(task: Task, verify: str | None, calibrate: str | None) -> P
         return Pictures(
             f"{calibrate}, split {split}", _readers(open_dataset(calibrate, split, truth=task.truth), NUM_PROVED)
         )
-    if task.truth == "volumes":
-        return Pictures("the built-in blobs", _readers(open_dataset("blobs", "val"), NUM_PROVED // 4))
-    noise = tuple(_Noise(*size) for size in _NOISE_SIZES)
+    generated = _GENERATED[task.truth]
     return Pictures(
-        "the built-in shapes and noise", _readers(open_dataset("shapes", "val", truth=task.truth), NUM_PROVED) + noise
+        generated.name,
+        (*_readers(open_dataset(generated.data, "val", truth=task.truth), generated.count), *generated.more),
     )
 
 
@@ -90,19 +120,7 @@ class _Reader:
 
     def __call__(self) -> Any:
         """The image or volume as it is in its file."""
-        if isinstance(self.dataset, VolumeDataset):
-            return self.dataset.read(self.index)[0]
-        return self.dataset.load(self.index).image
-
-
-@dataclass(frozen=True)
-class _Noise:
-    height: int
-    width: int
-
-    def __call__(self) -> ByteArray:
-        """Random pixels, always the same."""
-        return np.random.default_rng(0).integers(0, 256, (self.height, self.width, 3), np.uint8)
+        return self.dataset.read(self.index)[0]
 
 
 def _middle(batch: FloatArray, window: tuple[int, ...]) -> FloatArray:

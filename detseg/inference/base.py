@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.kinds.base import Kind
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -22,9 +23,13 @@ class PredictionTask(Protocol):
     """The part of :class:`detseg.tasks.base.Task` that prediction uses."""
 
     name: str
-    spec: InputSpec | VolumeSpec
+    kind: Kind
     stride: int
     memory_format: torch.memory_format
+
+    @property
+    def spec(self) -> InputSpec | VolumeSpec:
+        """How files are read and placed in the input."""
 
     def normalize(self, images: Tensor) -> Tensor:
         """Placed images -> the float input of the model."""

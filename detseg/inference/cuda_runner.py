@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,10 @@ class CudaRunner:
         dtype: torch.dtype,
         make_stream: Callable[[torch.device], Stream] = CudaStream,
     ) -> None:
-        assert isinstance(task.spec, InputSpec), "volumes have no common size: they take the eager runner"
+        assert task.spec.one_size, "volumes have no common size: they take the eager runner"
         self.spec: InputSpec | VolumeSpec = task.spec
-        network = _Network(model, task, task.spec, device, dtype)
+        self.kind = task.kind
+        network = _Network(model, task, cast(InputSpec, task.spec), device, dtype)
         self._slots = cycle([_Slot(network, make_stream(device)) for _ in range(self.num_pending)])
 
     def submit(self, images: Sequence[ByteArray]) -> Batch:

@@ -30,6 +30,7 @@ class EagerRunner:
         spec: InputSpec | VolumeSpec | None = None,
     ) -> None:
         self.spec = spec or task.spec
+        self.kind = task.kind
         self._model = model
         self._task = task
         self._device = device

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -12,6 +12,7 @@ from torch import nn
 from detseg.inference.base import PRECISIONS, PredictionTask
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.eager_runner import EagerRunner
+from detseg.models.base import fused
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Runner
@@ -45,16 +46,16 @@ def make_runner(
     device = torch.device(device)
     spec = task.spec
     if not full_input:
-        if device.type == "cuda" or not isinstance(spec, InputSpec) or task.name != "detection":
+        if device.type == "cuda" or not task.kind.has_boxes:
             raise ValueError(
                 f"full_input can be False for boxes on the CPU only, this is {task.name} on {device}: leave it out"
             )
-        spec = fitted(spec, task.stride)
+        spec = fitted(cast(InputSpec, spec), task.stride)
     model = model.to(device, dtype).eval()
     if device.type != "cuda":
         return EagerRunner(model, task, device, dtype, spec)
     model = model.to(memory_format=task.memory_format)
-    if cuda_graph and isinstance(spec, InputSpec):
+    if cuda_graph and spec.one_size:
         return CudaRunner(model, task, device, dtype)
     return EagerRunner(model, task, device, dtype)
 
@@ -70,19 +71,16 @@ def load_package_model(
 ) -> Model:
     """The model in a ``.safetensors`` file, its batch norms folded; arguments and errors of ``detseg.load``.
 
-    ``num_threads`` is that of the whole process, as torch has it. Where torchvision suppresses boxes, which waits for
-    the host, there is no CUDA graph.
+    ``num_threads`` is that of the whole process, as torch has it. Where a task waits for the host, as
+    suppression by torchvision does, there is no CUDA graph.
     """
     package = load_package(path, postprocess=settings, size=size, for_prediction=True)
     if num_threads is not None:
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         torch.set_num_threads(num_threads)
-    network: Any = package.model
-    task, config = package.task, package.config
-    waits_for_host = getattr(task.config.postprocess, "nms_backend", "detseg") == "torchvision"
-    on = default_device(device)
+    task, network, on = package.task, fused(package.model), default_device(device)
     if full_input is None:
-        full_input = task.name != "detection" or on.type == "cuda"
-    runner = make_runner(network.fuse(), task, on, precision, cuda_graph=not waits_for_host, full_input=full_input)
-    return Model(runner, task.name, config.class_names, config.category_ids)
+        full_input = not task.kind.has_boxes or on.type == "cuda"
+    runner = make_runner(network, task, on, precision, cuda_graph=not task.waits_for_host, full_input=full_input)
+    return Model(runner, task.name, package.config.class_names, package.config.category_ids)

@@ -1,8 +1,9 @@
-"""The value that every loss returns."""
+"""The value that every loss returns, and what configures losses of labels."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,3 +28,27 @@ class LossSum:
     def total(self) -> Tensor:
         """The loss if this is the whole batch: all parts over the normalizer, at least 1."""
         return self.sum() / self.normalizer.clamp(min=1)
+
+
+@runtime_checkable
+class LabelLoss(Protocol):
+    """A loss of class logits ``[B, C, *spatial]``, some of them more than once, against labels ``[B, *spatial]``."""
+
+    def __call__(self, raw: Any, labels: Tensor, /) -> LossSum:
+        """The raw output of a network against uint8 class positions, ``VOID`` where there is none."""
+
+
+@runtime_checkable
+class LabelLossConfig(Protocol):
+    """A frozen dataclass, what every entry of ``SEGMENTATION_LOSSES`` and ``VOLUME_LOSSES`` names."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+
+    def build(self, num_classes: int) -> LabelLoss:
+        """The loss for so many classes.
+
+        Raises:
+            ValueError: the settings do not fit their number.
+        """

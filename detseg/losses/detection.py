@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from detseg.ops.boxes import ciou, iou, xyxy_to_cxcywh
 from detseg.ops.decode import boxes_from_distances, decode_direct_boxes, distances_to_sides, expected_bin
 
 
+@runtime_checkable
 class DetectionLoss(Protocol):
     """What every entry of ``DETECTION_LOSSES`` builds; ``head_kind`` is the kind of the heads whose output it takes."""
 
@@ -33,6 +34,18 @@ class DetectionLoss(Protocol):
         Raises ValueError where shapes or labels do not fit the model.
         """
         ...
+
+
+@runtime_checkable
+class DetectionLossConfig(Protocol):
+    """A frozen dataclass, what every entry of ``DETECTION_LOSSES`` names."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+
+    def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> DetectionLoss:
+        """The loss for a model of these dimensions."""
 
 
 @dataclass(frozen=True)

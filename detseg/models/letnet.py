@@ -119,6 +119,7 @@ class LETNet(nn.Module):
         if num_classes < 1:
             raise ValueError(f"num_classes must be positive, got {num_classes}")
         self.num_classes = num_classes
+        self.min_side = MIN_SIZE
         self.fused = False
         self.stem = nn.Sequential(
             conv_norm_prelu(3, 32, 3), conv_norm_prelu(32, 32, 3), conv_norm_prelu(32, 32, 3, stride=2), NormPReLU(32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -42,20 +42,35 @@ class Head(nn.Module):
         raise NotImplementedError
 
 
+@runtime_checkable
 class BackboneConfig(Protocol):
-    """What every entry of ``BACKBONES`` can do."""
+    """A frozen dataclass, what every entry of ``BACKBONES`` names."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
 
     def build(self) -> Backbone: ...
 
 
+@runtime_checkable
 class NeckConfig(Protocol):
-    """What every entry of ``NECKS`` can do."""
+    """A frozen dataclass, what every entry of ``NECKS`` names."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
 
     def build(self, channels: tuple[int, ...], strides: tuple[int, ...]) -> Neck: ...
 
 
+@runtime_checkable
 class HeadConfig(Protocol):
-    """What every entry of ``HEADS`` can do."""
+    """A frozen dataclass, what every entry of ``HEADS`` names."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
 
     def build(self, channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int) -> Head: ...
 

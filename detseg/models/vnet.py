@@ -155,6 +155,7 @@ class VNet(nn.Module):
 
     def __init__(self, config: VNetConfig, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         if num_classes < 1:
             raise ValueError(f"num_classes must be positive, got {num_classes}")
         self.num_classes = num_classes

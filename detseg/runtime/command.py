@@ -14,14 +14,13 @@ from tqdm import tqdm
 
 from detseg.files import write_text
 from detseg.runtime.background import Sink
+from detseg.runtime.kinds.base import Saving, make_writers
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import ImageError
 from detseg.runtime.media.sources import Source, find_sources
 from detseg.runtime.media.video_reader import Section
-from detseg.runtime.model import Model
-from detseg.runtime.prediction import Prediction
+from detseg.runtime.model import Model, Prediction
 from detseg.runtime.tracking.tracker import TrackerConfig
-from detseg.runtime.writers.saving import DEFAULT_SAVE, make_writers
 
 EXIT_SOME_FAILED = 1
 ERRORS = "errors.jsonl"
@@ -65,14 +64,16 @@ def predict_command(
     fps: float = 25.0,
     line_width: int | None = None,
 ) -> int:
-    """``detseg predict``: see :meth:`Model.predict` and :func:`make_writers` for what the settings mean.
+    """``detseg predict``: see :meth:`Model.predict` and :class:`Saving` for what the settings mean, and the kinds
+    of results for what can be saved.
 
     Reading, predicting and writing overlap. What cannot be read is named at the end and in ``output/errors.jsonl``; the
     rest goes on. Returns 0, or ``EXIT_SOME_FAILED`` where something could not be read.
     """
     sources = find_sources(names, model.runner.spec.suffixes, allow_url=allow_url, listing=sys.stdin)
-    kinds = DEFAULT_SAVE[model.task_name] if save is None else save
+    kind = model.runner.kind
     paths = [source.path for source in sources if source.path is not None]
+    saving = Saving(kind, output, model.class_names, model.category_ids, paths, fps, line_width)
     batch_size = model.runner.good_batch_size if batch_size is None else batch_size
     tally = _Tally()
     predictions = model.predict(
@@ -85,9 +86,7 @@ def predict_command(
         on_error=tally.fail,
     )
     with ExitStack() as stack:
-        made = make_writers(
-            kinds, model.task_name, output, model.class_names, model.category_ids, paths, fps, line_width
-        )
+        made = make_writers(kind.default_save if save is None else save, saving, model.task_name)
         writers = [stack.enter_context(writer) for writer in made]
 
         def write(prediction: Prediction) -> None:

@@ -1,32 +1,93 @@
-"""A model that is ready to predict, whatever runs it: what ``detseg.load`` gives."""
+"""A model that is ready to predict, whatever runs it, and what it finds: what ``detseg.load`` gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 
-from detseg.arrays import BoolArray, ByteArray
+from detseg.arrays import ByteArray
 from detseg.runtime.background import iterate_ahead
+from detseg.runtime.kinds.base import Kind
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.source_reader import OnError, read_frames
 from detseg.runtime.media.sources import Source, find_sources
 from detseg.runtime.media.video_reader import Section
-from detseg.runtime.prediction import Prediction, predict_frames
-from detseg.runtime.runner import Runner
+from detseg.runtime.onnx.model import OnnxModel
+from detseg.runtime.onnx.runner import OnnxRunner
+from detseg.runtime.runner import Runner, predict_frames
 from detseg.runtime.tracking.tracker import ByteTracker, TrackerConfig
-from detseg.structures import VOID, Detections, LabelMap, Result
+from detseg.runtime.writers.boxes import detections_to_coco
+from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 
 Given = str | Path | Source | ByteArray | Volume
 """What can be predicted on: the name of a source, see :func:`detseg.runtime.media.sources.find_sources`, or the image
 or volume itself, ``[H, W, 3]`` uint8 RGB."""
+_PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What was found in a frame: ``result`` in pixels or voxels of its image, class positions as in ``class_names``."""
+
+    frame: Frame
+    result: Result
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    kind: Kind
+
+    @property
+    def image(self) -> ByteArray | Volume:
+        """The image as it was read, ``[H, W, 3]`` uint8 RGB, or the volume."""
+        return self.frame.image
+
+    @property
+    def path(self) -> Path | None:
+        """The file it came from; None for what was not a file."""
+        return self.frame.path
+
+    def plot(self) -> ByteArray:
+        """The image with the result drawn, ``[H, W, 3]`` uint8 RGB; of a volume three planes."""
+        return self.kind.draw(self.image, self.result, self.class_names)
+
+    def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
+        """The boxes as entries of a COCO results file.
+
+        Raises:
+            TypeError: the result holds no boxes.
+        """
+        return list(detections_to_coco(image_id, self._boxes(), self.category_ids))
+
+    def to_supervision(self) -> Any:
+        """The boxes as ``supervision.Detections``, with class names and track ids.
+
+        Raises:
+            ModuleNotFoundError: the package supervision is not installed.
+            TypeError: the result holds no boxes.
+        """
+        import supervision
+
+        boxes = self._boxes()
+        return supervision.Detections(
+            xyxy=boxes.boxes_xyxy,
+            confidence=boxes.scores,
+            class_id=boxes.labels,
+            tracker_id=boxes.track_ids,
+            data={"class_name": [self.class_names[label] for label in boxes.labels]},
+        )
+
+    def _boxes(self) -> Detections:
+        if not self.kind.has_boxes:
+            raise TypeError(f"only boxes can be converted, this result is a {type(self.result).__name__}")
+        return cast(Detections, self.result)
 
 
 class Model:
-    """A task (``detection``, ``semantic`` or ``volume``), its classes, and a runner that does the work."""
+    """A task, such as ``detection``, ``semantic`` or ``volume``, its classes, and a runner that does the work."""
 
     def __init__(self, runner: Runner, task_name: str, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
         self.runner = runner
@@ -67,7 +128,7 @@ class Model:
             ImageError: a source cannot be read, and ``on_error`` is None.
         """
         keep = self._filter(classes)
-        if track is not None and self.task_name != "detection":
+        if track is not None and not self.runner.kind.has_boxes:
             raise ValueError(f"only boxes can be tracked, this model is for {self.task_name}")
         follow = _Tracks(track).follow if track is not None else None
         frames = read_frames(self._given(sources, allow_url), self.runner.spec.read, section, on_error)
@@ -79,15 +140,14 @@ class Model:
         self,
         found: Iterator[tuple[Frame, Result]],
         keep: Callable[[Result], Result] | None,
-        follow: Callable[[Frame, Detections], Detections] | None,
+        follow: Callable[[Frame, Any], Result] | None,
     ) -> Iterator[Prediction]:
         for frame, result in found:
             if keep is not None:
                 result = keep(result)
             if follow is not None:
-                assert isinstance(result, Detections)
                 result = follow(frame, result)
-            yield Prediction(frame, result, self.class_names, self.category_ids)
+            yield Prediction(frame, result, self.class_names, self.category_ids, self.runner.kind)
 
     def _given(self, sources: Given | Iterable[Given], allow_url: bool) -> Iterator[Source | Frame]:
         if isinstance(sources, str | Path | Source | np.ndarray | Volume):
@@ -108,16 +168,7 @@ class Model:
         if unknown:
             raise ValueError(f"the model has no class {', '.join(unknown)}; it has {', '.join(self.class_names)}")
         kept = np.array([name in wanted for name in self.class_names])
-        return lambda result: _only(result, kept)
-
-
-def _only(result: Result, kept: BoolArray) -> Result:
-    """``result`` without the classes that are not ``kept``, ``[C]``."""
-    if isinstance(result, Detections):
-        return result.select(kept[result.labels])
-    table = np.arange(256, dtype=np.uint8)
-    table[: len(kept)][~kept] = VOID if isinstance(result, LabelMap) else 0
-    return replace(result, labels=table[result.labels])
+        return lambda result: self.runner.kind.keep(result, kept)
 
 
 class _Tracks:
@@ -134,3 +185,25 @@ class _Tracks:
         self._last = frame
         tracked: Detections = self._tracker.update(detections, frame.index)
         return tracked
+
+
+def load_onnx(
+    path: Path,
+    device: str,
+    precision: str,
+    num_threads: int | None,
+    size: tuple[int, int] | None,
+    full_input: bool | None,
+    settings: Mapping[str, Any],
+) -> Model:
+    """The model in an ``.onnx`` file; arguments and errors of ``detseg.load``."""
+    if precision != "fp32":
+        raise ValueError(f"{path}: an exported model has its own precision; leave {precision} out, or export it again")
+    providers = None if device == "auto" else _PROVIDERS.get(device.partition(":")[0])
+    if device != "auto" and providers is None:
+        raise ValueError(f"device must be auto, cpu or cuda for .onnx files, got {device}")
+    model = OnnxModel(path, num_threads, providers)
+    if full_input is None:
+        full_input = not (model.kind.has_boxes and model.has_free_sides)
+    runner = OnnxRunner(model, settings, size, full_input=full_input)
+    return Model(runner, runner.task_name, runner.class_names, runner.category_ids)

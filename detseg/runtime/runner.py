@@ -1,13 +1,16 @@
-"""What runs a network over images, whatever runs it: torch on a CPU or a GPU, or ONNX Runtime."""
+"""What runs a network over images, whatever it is: torch on a CPU or a GPU, or ONNX Runtime; and frames through it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.kinds.base import Kind
+from detseg.runtime.media.frames import Frame
 from detseg.structures import Result
 
 
@@ -23,6 +26,8 @@ class Runner(Protocol):
 
     spec: InputSpec | VolumeSpec
     """How files are read and placed in the input."""
+    kind: Kind
+    """What the results are."""
     num_pending: int
     """How many batches it works on at a time: before a further one is handed in, the results of the oldest must have
     been asked for."""
@@ -44,3 +49,45 @@ class Finished:
     def results(self) -> Sequence[Result]:
         """The results; nothing is waited for."""
         return self.found
+
+
+def predict_frames(runner: Runner, frames: Iterable[Frame], batch_size: int = 1) -> Iterator[tuple[Frame, Result]]:
+    """The result for each of ``frames``, in their order; at most ``batch_size`` frames for each batch that the runner
+    works on at a time are held, so they may be endless. Volumes, which are of any size, go through one at a time.
+
+    Raises:
+        ValueError: if ``batch_size`` is below 1 or an image is none.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    # A generator function would check its arguments only when the first result is asked for.
+    return _predict(runner, iter(frames), batch_size if runner.spec.one_size else 1)
+
+
+def _predict(runner: Runner, frames: Iterator[Frame], batch_size: int) -> Iterator[tuple[Frame, Result]]:
+    waiting: deque[tuple[Sequence[Frame], Pending]] = deque()
+    for batch in _batches(frames, runner.spec, batch_size):
+        waiting.append((batch, runner.submit([frame.image for frame in batch])))
+        if len(waiting) == runner.num_pending:
+            yield from _results(*waiting.popleft())
+    while waiting:
+        yield from _results(*waiting.popleft())
+
+
+def _batches(frames: Iterator[Frame], spec: Any, batch_size: int) -> Iterator[list[Frame]]:
+    """``frames`` in their order, as many together as have inputs of one size, at most ``batch_size``."""
+    batch: list[Frame] = []
+    for frame in frames:
+        if batch and spec.input_shape(frame.image) != spec.input_shape(batch[0].image):
+            yield batch
+            batch = []
+        batch.append(frame)
+        if len(batch) == batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _results(frames: Sequence[Frame], pending: Pending) -> Iterator[tuple[Frame, Result]]:
+    return zip(frames, pending.results(), strict=True)

@@ -1,20 +1,24 @@
-"""The seam between the tasks and everything that is shared: trainer, predictor and exporter see only this."""
+"""The seam between the tasks and everything that is shared. What a model needs to be used is one class, what training
+needs beside it another: trainer, evaluation, prediction and export see only these."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, Self
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detseg.arrays import ByteArray, IntArray
+from detseg.arrays import ByteArray
 from detseg.evaluation.base import Evaluator
+from detseg.evaluation.hardest import HardestExamples
 from detseg.losses.base import LossSum
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.kinds.base import Kind
 from detseg.structures import Placement, Sample, Truth
 from detseg.volumes import VolumePlacement
 
@@ -22,7 +26,7 @@ from detseg.volumes import VolumePlacement
 @dataclass(frozen=True)
 class Batch:
     """Samples made into tensors, one size: ``images`` ``[B, 3, H, W]`` uint8 RGB, or volumes ``[B, 1, D, H, W]``
-    float32; ``targets`` whatever the loss of the task takes, by name, with the batch as the first dimension."""
+    float32; ``targets`` whatever the criterion takes, by name, with the batch as the first dimension."""
 
     images: Tensor
     targets: dict[str, Tensor]
@@ -41,35 +45,54 @@ class Batch:
         return replace(self, images=self.images.pin_memory(), targets=targets)
 
 
+@dataclass(frozen=True)
+class ExportGraph:
+    """A module from one batch of inputs to outputs, made of what ONNX can say, and an ``example`` to trace it with.
+
+    ``free_sides``: the dimensions of the input that may vary, and what ``torch.export`` is told of them.
+    """
+
+    module: nn.Module
+    example: Tensor
+    free_sides: Mapping[int, Any]
+    output_names: tuple[str, ...]
+
+
+@runtime_checkable
 class Task(Protocol):
-    """One kind of prediction: how samples become a batch, raw output a loss or a result, and how that is judged."""
+    """One kind of prediction, as a model needs it to be used: from images to results, and how these are judged."""
 
     name: str
-    """As in the table of tasks; the writers of results go by it."""
+    """As in the table of tasks."""
+    kind: Kind
+    """What its results are."""
     truth: Truth
-    """What it learns from, and so which of a data set's truths is opened for it."""
+    """What it is judged by, and so which of a data set's truths is opened for it."""
     class_names: tuple[str, ...]
-    spec: InputSpec | VolumeSpec
-    """What images or volumes are made into for evaluation and prediction."""
-    train_size: tuple[int, ...]
-    """Height and width of training images; depth, height and width of patches of volumes."""
+    category_ids: tuple[int, ...]
+    """The numbers of the classes in the files of the training set."""
     stride: int
-    """The sides of training images are multiples of it."""
+    """The sides of images, in training as well, are multiples of it."""
     memory_format: torch.memory_format
     """How models keep channels last."""
+    waits_for_host: bool
+    """Whether ``infer`` waits for the host, so that no CUDA graph can hold it."""
+    forms: tuple[str, ...]
+    """What outputs an exported graph may have, the default first."""
 
-    def prepare(self, data: Any) -> dict[str, Any]:
-        """Look at the training set before training starts; returns what is worth keeping beside the run, as plain
-        data by name."""
+    @property
+    def config(self) -> Any:
+        """The :class:`TaskConfig` it was made from."""
 
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples of one size -> a batch."""
+    @property
+    def spec(self) -> InputSpec | VolumeSpec:
+        """What images or volumes are made into for evaluation and prediction."""
+
+    def stack(self, samples: Sequence[Any]) -> Batch:
+        """Samples of one size -> a batch without targets."""
 
     def normalize(self, images: Tensor) -> Tensor:
         """``images`` of a batch -> float32 in the channel order and range the model was made for."""
-
-    def loss(self, raw: Any, batch: Batch) -> LossSum:
-        """The raw output of the model -> loss parts, summed over the batch, and what to divide them by."""
 
     def infer(self, model: nn.Module, images: Tensor) -> Any:
         """Normalized ``images`` through ``model`` and what can follow where they are: tensors of shapes that do not
@@ -85,12 +108,130 @@ class Task(Protocol):
     def ground_truth(self, data: Any, index: int) -> Any:
         """What the evaluator takes as true of image ``index``."""
 
-    def relabel(self, result: Any, positions: IntArray) -> Any:
-        """``result`` with class ``positions[label]`` in place of ``label``; what has position -1 is left out."""
+    def hardest_examples(self, class_names: Sequence[str], count: int, data: Any) -> HardestExamples:
+        """What finds the ``count`` images of ``data`` with the most errors."""
 
-    def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
-        """One picture that shows ``image`` (``[H, W, 3]`` uint8 RGB, or a ``Volume``) with its truth and what was
-        found."""
+    def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
+        """``model``, fused and in evaluation mode, as a graph with the outputs that ``form`` names."""
+
+    def metadata(self) -> dict[str, Any]:
+        """What an exported file says beside what all say, as fields of the metadata of the kind of results."""
+
+
+@runtime_checkable
+class Criterion(Protocol):
+    """What training needs of a task: how samples become a batch with targets, and raw output a loss."""
+
+    def prepare(self, data: Any) -> dict[str, Any]:
+        """Look at the training set before training starts; returns what is worth keeping beside the run, as plain
+        data by name."""
+
+    def collate(self, samples: Sequence[Any]) -> Batch:
+        """Samples of one size -> a batch with targets.
+
+        Raises:
+            ValueError: a sample has nothing to learn from.
+        """
+
+    def __call__(self, raw: Any, batch: Batch) -> LossSum:
+        """The raw output of the model -> loss parts, summed over the batch, and what to divide them by."""
+
+
+@runtime_checkable
+class TaskConfig(Protocol):
+    """A frozen dataclass, what every entry of ``TASKS`` names."""
+
+    truth: ClassVar[Truth]
+    """What it learns from, and so which of a data set's truths is opened for it."""
+    prediction_settings: ClassVar[dict[str, Any]]
+    """What replaces settings of ``postprocess`` where pictures are predicted, not evaluated."""
+    first_category_id: ClassVar[int]
+    """The number of the first class where files have none."""
+
+    @property
+    def name(self) -> str:
+        """As in the table."""
+
+    @property
+    def input(self) -> Any:
+        """What images or volumes are made into, see :attr:`Task.spec`."""
+
+    @property
+    def postprocess(self) -> Any:
+        """A dataclass with the settings of the way from raw output to results."""
+
+    @property
+    def train_size(self) -> tuple[int, ...]:
+        """Height and width of training images; depth, height and width of patches of volumes."""
+
+    def adapted_to(self, data: Any) -> Self:
+        """These settings, completed by what the training set ``data`` says."""
+
+    def build(self, model: Any, class_names: Sequence[str], category_ids: Sequence[int] | None = None) -> Task:
+        """The task for ``model``.
+
+        Raises:
+            ValueError: model, classes and settings do not fit each other.
+        """
+
+    def build_criterion(self, model: Any, task: Any) -> Criterion:
+        """What trains ``model`` for ``task``, which :meth:`build` made.
+
+        Raises:
+            ValueError: the loss does not fit the model.
+        """
+
+    @classmethod
+    def from_metadata(cls, metadata: Any) -> Task:
+        """The task of an exported file that says this of itself."""
+
+    @classmethod
+    def evaluation_settings(cls, metadata: Any, path: Path) -> dict[str, Any]:
+        """What replaces settings in the exported file ``path``, which are those of prediction, where it is evaluated.
+        Warns where it cannot be judged as usual."""
+
+
+class ImageTask:
+    """What tasks for images have in common. See :class:`Task`."""
+
+    memory_format = torch.channels_last
+    waits_for_host = False
+
+    def __init__(
+        self,
+        config: Any,
+        kind: Kind,
+        class_names: Sequence[str],
+        category_ids: Sequence[int] | None = None,
+        stride: int = 1,
+    ) -> None:
+        self.config = config
+        self.name: str = config.name
+        self.kind = kind
+        self.truth: Truth = config.truth
+        self.spec: InputSpec = config.input
+        self.stride = stride
+        self.class_names = tuple(class_names)
+        first = config.first_category_id
+        self.category_ids = tuple(category_ids or range(first, first + len(self.class_names)))
+
+    def stack(self, samples: Sequence[Sample]) -> Batch:
+        """Images of one size -> a batch without targets."""
+        return make_batch(samples, {})
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """``[B, 3, H, W]`` uint8 RGB -> float32 ``(pixel - mean) / std`` in the model's channel order."""
+        return normalize_images(images, self.spec)
+
+    def metadata(self) -> dict[str, Any]:
+        """Nothing more."""
+        return {}
+
+
+def compare(kind: Kind, data: Any, class_names: Sequence[str], index: int, result: Any, truth: Any) -> ByteArray:
+    """One picture that shows image ``index`` of ``data`` with its truth and what was found."""
+    image, _ = data.read(index)
+    return kind.compare(image, truth, result, class_names)
 
 
 def normalize_images(images: Tensor, spec: InputSpec) -> Tensor:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detseg.arrays import ByteArray, IntArray
 from detseg.config import choice
 from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.evaluation.hardest import HardestBoxes
 from detseg.losses import DETECTION_LOSSES
 from detseg.losses.base import LossSum
+from detseg.losses.detection import DetectionLossConfig
 from detseg.models.detector import Detector
+from detseg.ops.anchors import flatten_levels
 from detseg.ops.decode import decode
 from detseg.ops.nms import batched_nms
-from detseg.runtime.drawing.show import compare_boxes
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.postprocess.config import PostprocessConfig
+from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds.boxes import DetectionMetadata
+from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
-from detseg.tasks.base import Batch, make_batch, normalize_images
+from detseg.tasks.base import Batch, ExportGraph, ImageTask, make_batch
 
 
 class BoxSource(Protocol):
@@ -34,17 +39,15 @@ class BoxSource(Protocol):
 
 @dataclass(frozen=True)
 class DetectionTaskConfig:
-    """Settings of detection; ``input`` is the size and the preprocessing that the model sees.
-
-    ``prediction_settings`` replace those of ``postprocess`` where pictures are predicted, not evaluated.
-    """
+    """Settings of detection; ``input`` is the size and the preprocessing that the model sees."""
 
     truth: ClassVar[Truth] = "boxes"
     prediction_settings: ClassVar[dict[str, Any]] = {"confidence": 0.25}
+    first_category_id: ClassVar[int] = 1
 
     name: Literal["detection"] = "detection"
     input: InputSpec = field(default_factory=lambda: InputSpec(640, 640))
-    loss: Any = choice(DETECTION_LOSSES, default="tal")
+    loss: DetectionLossConfig = choice(DETECTION_LOSSES, default="tal")
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
 
     @property
@@ -62,9 +65,11 @@ class DetectionTaskConfig:
         """The task for ``model``, whose outputs it decodes.
 
         Raises:
-            ValueError: the loss does not fit the model's head, or the input size its strides.
+            ValueError: the input size does not fit the model's strides.
         """
-        task = DetectionTask(self, model, class_names, category_ids)
+        kind, bins = model.head.kind, model.head.bins
+        head = HeadMetadata(kind, model.strides, bins) if bins > 1 else HeadMetadata(kind, model.strides)
+        task = DetectionTask(self, head, class_names, category_ids)
         if self.input.height % task.stride or self.input.width % task.stride:
             raise ValueError(
                 f"task.input is {self.input.height}x{self.input.width}; height and width must be multiples of the "
@@ -72,62 +77,54 @@ class DetectionTaskConfig:
             )
         return task
 
+    def build_criterion(self, model: Detector, task: DetectionTask) -> DetectionCriterion:
+        """The configured loss for ``model``.
 
-class DetectionTask:
-    """Collate, loss, postprocess and evaluator of detection. See :class:`detseg.tasks.base.Task`."""
+        Raises:
+            ValueError: the loss does not fit the model's head.
+        """
+        return DetectionCriterion(self.loss, model, len(task.class_names))
+
+    @classmethod
+    def from_metadata(cls, metadata: DetectionMetadata) -> DetectionTask:
+        """The task of an exported detector, which needs no more than the file says of its head."""
+        config = cls(input=metadata.input, postprocess=metadata.postprocess)
+        return DetectionTask(config, metadata.head, metadata.class_names, metadata.category_ids)
+
+    @classmethod
+    def evaluation_settings(cls, metadata: DetectionMetadata, path: Path) -> dict[str, Any]:
+        """The confidence of evaluation, as average precision counts boxes of any; with suppression in the graph nothing
+        can be changed, and where that costs, a warning says so."""
+        usual = PostprocessConfig().confidence
+        if not metadata.postprocess_in_graph:
+            return {"confidence": usual}
+        confidence = metadata.postprocess.confidence
+        if confidence > usual:
+            warnings.warn(
+                f"{path}: suppression is part of the graph and leaves out what scores below {confidence:g}, so average "
+                f"precision comes out lower than with the usual {usual:g}; to compare, export with --nms --conf "
+                f"{usual:g}, or without --nms",
+                stacklevel=3,
+            )
+        return {}
+
+
+class DetectionTask(ImageTask):
+    """Detection as a model needs it to be used, for raw maps of this ``head``. See :class:`detseg.tasks.base.Task`."""
+
+    forms: tuple[str, ...] = ("decoded", "raw", "nms")
 
     def __init__(
         self,
         config: DetectionTaskConfig,
-        model: Detector,
+        head: HeadMetadata,
         class_names: Sequence[str],
         category_ids: Sequence[int] | None = None,
     ) -> None:
-        self.config = config
-        self.name: str = config.name
-        self.truth = config.truth
-        self.spec = config.input
-        self.train_size = config.train_size
-        self.class_names = tuple(class_names)
-        self.category_ids = tuple(category_ids or range(1, len(self.class_names) + 1))
-        self.kind = model.head.kind
-        self.strides = model.strides
-        self.memory_format = torch.channels_last
-        self.stride = max(model.strides)
-        self.bins = model.head.bins
-        self.criterion = config.loss.build(num_classes=len(self.class_names), strides=self.strides, bins=self.bins)
-        if self.criterion.head_kind != self.kind:
-            raise ValueError(
-                f"task.loss is {config.loss.name!r}, which is for a {self.criterion.head_kind!r} head; "
-                f"the model's head is {self.kind!r}"
-            )
-
-    def prepare(self, data: BoxSource) -> dict[str, Any]:
-        """Nothing: the loss needs to know nothing of the training set."""
-        return {}
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples of one size -> a batch with ``boxes_xyxy`` ``[B, M, 4]`` and ``labels`` ``[B, M]``, where M is the
-        largest number of objects in an image and label -1 marks padding. Crowd regions are no targets."""
-        kept = [~sample.crowd for sample in samples]
-        most = max((int(keep.sum()) for keep in kept), default=0)
-        boxes_xyxy = np.zeros((len(samples), most, 4), np.float32)
-        labels = np.full((len(samples), most), -1, np.int64)
-        for row, (sample, keep) in enumerate(zip(samples, kept, strict=True)):
-            count = int(keep.sum())
-            boxes_xyxy[row, :count] = sample.boxes_xyxy[keep]
-            labels[row, :count] = sample.labels[keep]
-        targets = {"boxes_xyxy": torch.from_numpy(boxes_xyxy), "labels": torch.from_numpy(labels)}
-        return make_batch(samples, targets)
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` uint8 RGB -> float32 ``(pixel - mean) / std`` in the model's channel order."""
-        return normalize_images(images, self.spec)
-
-    def loss(self, raw: list[Tensor], batch: Batch) -> LossSum:
-        """Raw maps per level -> the loss parts of the configured assignment."""
-        loss: LossSum = self.criterion(raw, batch.targets["boxes_xyxy"], batch.targets["labels"])
-        return loss
+        super().__init__(config, load_kind("boxes"), class_names, category_ids, stride=max(head.strides))
+        self.config: DetectionTaskConfig = config
+        self.head = head
+        self.waits_for_host = config.postprocess.nms_backend == "torchvision"
 
     def infer(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalized ``[B, 3, H, W]`` -> :meth:`detect` of the model's raw maps."""
@@ -136,8 +133,8 @@ class DetectionTask:
     def detect(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Raw maps per level, decoded, filtered, NMS applied -> detections ``[B, M, 6]`` in input pixels and counts
         ``[B]``, see :class:`detseg.ops.nms.BatchedDetections`."""
-        settings = self.config.postprocess
-        boxes_xyxy, scores = decode(self.kind, raw, self.strides, self.bins)
+        settings, head = self.config.postprocess, self.head
+        boxes_xyxy, scores = decode(head.kind, raw, head.strides, head.bins)
         found = batched_nms(
             boxes_xyxy,
             scores,
@@ -168,13 +165,86 @@ class DetectionTask:
         """The annotated objects of image ``index``."""
         return data.ground_truth(index)
 
-    def relabel(self, result: Detections, positions: IntArray) -> Detections:
-        """``result`` with other class positions, without the objects whose class has position -1."""
-        labels = positions[result.labels]
-        return replace(result, labels=labels).select(labels >= 0)
+    def hardest_examples(self, class_names: Sequence[str], count: int, data: Any) -> HardestBoxes:
+        """By the number of errors at the confidence of best F1."""
+        return HardestBoxes(class_names, count, lambda index: data.read(index)[0])
 
-    def compare(
-        self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
-    ) -> ByteArray:
-        """The annotated objects beside those found."""
-        return compare_boxes(image, truth, result, class_names)
+    def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
+        """``decoded``: outputs ``boxes`` ``[B, A, 4]`` and ``scores`` ``[B, A, C]``, and so for ``nms``, before
+        suppression is appended; ``raw``: one output ``raw`` ``[B, channels, A]``. A are the anchor points of all
+        levels."""
+        height, width = (self.stride * torch.export.Dim(name, min=1) for name in ("height", "width"))
+        module, outputs = (
+            (_RawGraph(model), ("raw",)) if form == "raw" else (_DecodedGraph(model, self.head), ("boxes", "scores"))
+        )
+        example = torch.zeros(2, 3, self.spec.height, self.spec.width)
+        return ExportGraph(module, example, {0: torch.export.Dim("batch"), 2: height, 3: width}, outputs)
+
+    def metadata(self) -> dict[str, Any]:
+        """How raw maps are to be decoded; bins where the head has any."""
+        head: dict[str, Any] = {"kind": self.head.kind, "strides": list(self.head.strides)}
+        if self.head.kind == "dfl":
+            head["bins"] = self.head.bins
+        return {"head": head}
+
+
+class DetectionCriterion:
+    """What trains a detector: assignment of predictions to objects, and a loss. See
+    :class:`detseg.tasks.base.Criterion`.
+
+    Raises:
+        ValueError: the loss does not fit the model's head.
+    """
+
+    def __init__(self, config: DetectionLossConfig, model: Detector, num_classes: int) -> None:
+        self.loss = config.build(num_classes=num_classes, strides=model.strides, bins=model.head.bins)
+        if self.loss.head_kind != model.head.kind:
+            raise ValueError(
+                f"task.loss is {config.name!r}, which is for a {self.loss.head_kind!r} head; "
+                f"the model's head is {model.head.kind!r}"
+            )
+
+    def prepare(self, data: BoxSource) -> dict[str, Any]:
+        """Nothing: the loss needs to know nothing of the training set."""
+        return {}
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples of one size -> a batch with ``boxes_xyxy`` ``[B, M, 4]`` and ``labels`` ``[B, M]``, where M is the
+        largest number of objects in an image and label -1 marks padding. Crowd regions are no targets."""
+        kept = [~sample.crowd for sample in samples]
+        most = max((int(keep.sum()) for keep in kept), default=0)
+        boxes_xyxy = np.zeros((len(samples), most, 4), np.float32)
+        labels = np.full((len(samples), most), -1, np.int64)
+        for row, (sample, keep) in enumerate(zip(samples, kept, strict=True)):
+            count = int(keep.sum())
+            boxes_xyxy[row, :count] = sample.boxes_xyxy[keep]
+            labels[row, :count] = sample.labels[keep]
+        targets = {"boxes_xyxy": torch.from_numpy(boxes_xyxy), "labels": torch.from_numpy(labels)}
+        return make_batch(samples, targets)
+
+    def __call__(self, raw: list[Tensor], batch: Batch) -> LossSum:
+        """Raw maps per level -> the loss parts of the configured assignment."""
+        return self.loss(raw, batch.targets["boxes_xyxy"], batch.targets["labels"])
+
+
+class _RawGraph(nn.Module):
+    """Images -> the raw maps of all levels, flattened, ``[B, channels, A]``."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return flatten_levels(self.network(images))
+
+
+class _DecodedGraph(nn.Module):
+    """Images -> boxes (xyxy, input pixels) ``[B, A, 4]`` and scores ``[B, A, C]``, before suppression."""
+
+    def __init__(self, network: nn.Module, head: HeadMetadata) -> None:
+        super().__init__()
+        self.network = network
+        self.head = head
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        return decode(self.head.kind, self.network(images), self.head.strides, self.head.bins)

@@ -17,8 +17,9 @@ from detseg import __version__
 from detseg.config import choice, from_dict, to_dict
 from detseg.files import atomic_path
 from detseg.models import MODELS
+from detseg.models.base import ModelConfig
 from detseg.tasks import TASKS
-from detseg.tasks.base import Task
+from detseg.tasks.base import Task, TaskConfig
 
 FORMAT = 1
 _FOREIGN_SUFFIXES = (".pt", ".pth", ".ckpt")
@@ -28,8 +29,8 @@ _FOREIGN_SUFFIXES = (".pt", ".pth", ".ckpt")
 class PackageConfig:
     """What a model file's header holds beside the weights."""
 
-    model: Any = choice(MODELS)
-    task: Any = choice(TASKS)
+    model: ModelConfig = choice(MODELS)
+    task: TaskConfig = choice(TASKS)
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
 
@@ -44,7 +45,7 @@ class Package:
     """A model ready for use: in eval mode, with its task and the configuration it was made from."""
 
     model: nn.Module
-    task: Any
+    task: Task
     config: PackageConfig
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -13,18 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.arrays import ByteArray, IntArray
+from detseg.arrays import ByteArray
 from detseg.config import choice
+from detseg.evaluation.errors import mask_scores
+from detseg.evaluation.hardest import HardestLabels
 from detseg.evaluation.miou import SegmentationEvaluator
 from detseg.losses import SEGMENTATION_LOSSES
-from detseg.losses.base import LossSum
+from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram
+from detseg.models.base import min_side
 from detseg.ops.views import average_over_views, sliding_window
-from detseg.runtime.drawing.show import compare_labels
 from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds.masks import SemanticMetadata
 from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.structures import VOID, LabelMap, Placement, Sample, Truth
-from detseg.tasks.base import Batch, make_batch, normalize_images
+from detseg.tasks.base import Batch, ExportGraph, ImageTask, compare, make_batch
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -50,11 +55,12 @@ class SemanticTaskConfig:
 
     truth: ClassVar[Truth] = "masks"
     prediction_settings: ClassVar[dict[str, Any]] = {}
+    first_category_id: ClassVar[int] = 0
 
     name: Literal["semantic"] = "semantic"
     input: InputSpec = field(default_factory=lambda: InputSpec(360, 480, mean=IMAGENET_MEAN, std=IMAGENET_STD))
     crop: tuple[int, int] | None = None
-    loss: Any = choice(SEGMENTATION_LOSSES, default="segmentation")
+    loss: LabelLossConfig = choice(SEGMENTATION_LOSSES, default="segmentation")
     postprocess: ViewsConfig = field(default_factory=ViewsConfig)
 
     def __post_init__(self) -> None:
@@ -71,67 +77,47 @@ class SemanticTaskConfig:
         return self
 
     def build(
-        self, model: nn.Module, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+        self, model: nn.Module | None, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> SemanticTask:
-        """The task for a model that gives logits ``[B, C, H, W]`` for images ``[B, 3, H, W]``.
+        """The task for a model that gives logits ``[B, C, H, W]`` for images ``[B, 3, H, W]``; none is looked at.
 
         Raises:
-            ValueError: a mask of 8 bits cannot hold so many classes, or the loss does not fit their number.
+            ValueError: a mask of 8 bits cannot hold so many classes.
         """
         if not 1 <= len(class_names) <= VOID:
             raise ValueError(f"semantic segmentation takes 1 to {VOID} classes, got {len(class_names)}")
         return SemanticTask(self, class_names, category_ids)
 
+    def build_criterion(self, model: nn.Module, task: SemanticTask) -> SemanticCriterion:
+        """The configured loss.
 
-class SemanticTask:
-    """Collate, loss, prediction and evaluator of semantic segmentation. See :class:`detseg.tasks.base.Task`."""
+        Raises:
+            ValueError: the loss does not fit the number of classes.
+        """
+        return SemanticCriterion(self.loss, task.class_names)
+
+    @classmethod
+    def from_metadata(cls, metadata: SemanticMetadata) -> SemanticTask:
+        """The task of an exported network for masks."""
+        config = cls(input=metadata.input, postprocess=metadata.postprocess)
+        return config.build(None, metadata.class_names, metadata.category_ids)
+
+    @classmethod
+    def evaluation_settings(cls, metadata: SemanticMetadata, path: Path) -> dict[str, Any]:
+        """None: evaluation has the settings of prediction."""
+        return {}
+
+
+class SemanticTask(ImageTask):
+    """Semantic segmentation as a model needs it to be used. See :class:`detseg.tasks.base.Task`."""
+
+    forms: tuple[str, ...] = ("logits",)
 
     def __init__(
         self, config: SemanticTaskConfig, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> None:
-        self.config = config
-        self.name: str = config.name
-        self.truth = config.truth
-        self.spec = config.input
-        self.train_size = config.train_size
-        self.stride = 1
-        self.memory_format = torch.channels_last
-        self.class_names = tuple(class_names)
-        self.category_ids = tuple(range(len(self.class_names)) if category_ids is None else category_ids)
-        self.criterion = config.loss.build(len(self.class_names))
-
-    def prepare(self, data: MaskSource) -> dict[str, Any]:
-        """Give the loss its class weights where it takes them from the data; returns them with the pixel counts."""
-        rule = self.criterion.weighting
-        if rule is None:
-            return {}
-        histogram = _histogram(data, len(self.class_names))
-        weights = WEIGHT_RULES[rule](histogram)
-        self.criterion.set_class_weights(weights.tolist())
-        rows = zip(self.class_names, histogram.pixels.tolist(), weights.tolist(), strict=True)
-        return {"class_weights": {name: {"pixels": pixels, "weight": weight} for name, pixels, weight in rows}}
-
-    def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples of one size -> a batch with ``mask`` ``[B, H, W]`` uint8, ``VOID`` where there is no class.
-
-        Raises:
-            ValueError: a sample has no mask.
-        """
-        masks = []
-        for sample in samples:
-            if sample.mask is None:
-                raise ValueError(f"{sample.path}: has no mask; semantic segmentation needs one for every image")
-            masks.append(sample.mask)
-        return make_batch(samples, {"mask": torch.from_numpy(np.stack(masks))})
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """``[B, 3, H, W]`` uint8 RGB -> float32 ``(pixel - mean) / std`` in the model's channel order."""
-        return normalize_images(images, self.spec)
-
-    def loss(self, raw: Tensor, batch: Batch) -> LossSum:
-        """Logits ``[B, C, H, W]`` -> the parts of the configured loss."""
-        loss: LossSum = self.criterion(raw, batch.targets["mask"])
-        return loss
+        super().__init__(config, load_kind("masks"), class_names, category_ids)
+        self.config: SemanticTaskConfig = config
 
     def infer(self, model: nn.Module, images: Tensor) -> Tensor:
         """Normalized ``[B, 3, H, W]``, looked at as ``postprocess`` says -> logits or probabilities
@@ -165,16 +151,57 @@ class SemanticTask:
         """The mask of image ``index`` at its original size."""
         return data.mask(index)
 
-    def relabel(self, result: LabelMap, positions: IntArray) -> LabelMap:
-        """``result`` with other class positions; pixels of a class with position -1 become ``VOID``."""
-        table = np.full(256, VOID, np.uint8)
-        known = positions >= 0
-        table[: len(positions)][known] = positions[known]
-        return LabelMap(table[result.labels])
+    def hardest_examples(self, class_names: Sequence[str], count: int, data: Any) -> HardestLabels:
+        """By the mean IoU of the image by itself."""
+        return HardestLabels(class_names, count, partial(compare, self.kind, data, class_names), "mIoU", mask_scores)
 
-    def compare(self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]) -> ByteArray:
-        """Image, truth, prediction and a map of the errors, side by side."""
-        return compare_labels(image, truth, result.labels, class_names)
+    def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
+        """Input ``images`` ``[B, 3, H, W]``, output ``logits`` ``[B, C, H, W]``; height and width are no less than the
+        network takes."""
+        sides = {axis: torch.export.Dim(f"side_{axis}", min=max(2, min_side(model))) for axis in (2, 3)}
+        example = torch.zeros(2, 3, self.spec.height, self.spec.width)
+        return ExportGraph(model, example, {0: torch.export.Dim("batch"), **sides}, ("logits",))
+
+
+class SemanticCriterion:
+    """What trains a network for masks of ``class_names``. See :class:`detseg.tasks.base.Criterion`.
+
+    Raises:
+        ValueError: the loss does not fit the number of classes.
+    """
+
+    def __init__(self, config: LabelLossConfig, class_names: Sequence[str]) -> None:
+        self._class_names = tuple(class_names)
+        self.loss: Any = config.build(len(self._class_names))
+
+    def prepare(self, data: MaskSource) -> dict[str, Any]:
+        """Give the loss its class weights where it takes them from the data; returns them with the pixel counts."""
+        rule: str | None = getattr(self.loss, "weighting", None)
+        if rule is None:
+            return {}
+        histogram = _histogram(data, len(self._class_names))
+        weights = WEIGHT_RULES[rule](histogram)
+        self.loss.set_class_weights(weights.tolist())
+        rows = zip(self._class_names, histogram.pixels.tolist(), weights.tolist(), strict=True)
+        return {"class_weights": {name: {"pixels": pixels, "weight": weight} for name, pixels, weight in rows}}
+
+    def collate(self, samples: Sequence[Sample]) -> Batch:
+        """Samples of one size -> a batch with ``mask`` ``[B, H, W]`` uint8, ``VOID`` where there is no class.
+
+        Raises:
+            ValueError: a sample has no mask.
+        """
+        masks = []
+        for sample in samples:
+            if sample.mask is None:
+                raise ValueError(f"{sample.path}: has no mask; semantic segmentation needs one for every image")
+            masks.append(sample.mask)
+        return make_batch(samples, {"mask": torch.from_numpy(np.stack(masks))})
+
+    def __call__(self, raw: Tensor, batch: Batch) -> LossSum:
+        """Logits ``[B, C, H, W]`` -> the parts of the configured loss."""
+        loss: LossSum = self.loss(raw, batch.targets["mask"])
+        return loss
 
 
 def _best_classes(scores: Tensor, placement: Placement) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
@@ -12,18 +13,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.arrays import ByteArray, DoubleArray, IntArray
+from detseg.arrays import DoubleArray
 from detseg.config import choice
 from detseg.evaluation.dice import VolumeEvaluator
+from detseg.evaluation.errors import volume_scores
+from detseg.evaluation.hardest import HardestLabels
 from detseg.losses import VOLUME_LOSSES
-from detseg.losses.base import LossSum
+from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.ops.views import average_over_flips, sliding_window
-from detseg.runtime.drawing.volume import compare_volumes
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, to_file_axes
+from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds.volumes import VolumeMetadata
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.structures import VOID, Truth
-from detseg.tasks.base import Batch
-from detseg.volumes import LabelVolume, Shape3, Volume, VolumePlacement, VolumeSample
+from detseg.tasks.base import Batch, ExportGraph, compare
+from detseg.volumes import LabelVolume, Shape3, VolumePlacement, VolumeSample
 
 
 class VolumeSource(Protocol):
@@ -47,11 +51,12 @@ class VolumeTaskConfig:
 
     truth: ClassVar[Truth] = "volumes"
     prediction_settings: ClassVar[dict[str, Any]] = {}
+    first_category_id: ClassVar[int] = 0
 
     name: Literal["volume"] = "volume"
     input: VolumeSpec = field(default_factory=VolumeSpec)
     patch: Shape3 = (64, 64, 64)
-    loss: Any = choice(VOLUME_LOSSES, default="dice")
+    loss: LabelLossConfig = choice(VOLUME_LOSSES, default="dice")
     postprocess: WindowsConfig = field(default_factory=WindowsConfig)
     surface_tolerance_mm: float = 1.0
 
@@ -71,12 +76,12 @@ class VolumeTaskConfig:
         return self if self.input.spacing is not None else replace(self, input=self.input.completed(data.spacings()))
 
     def build(
-        self, model: nn.Module, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+        self, model: nn.Module | None, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> VolumeTask:
-        """The task for a model that gives logits ``[B, C, D, H, W]`` for volumes ``[B, 1, D, H, W]``.
+        """The task for a model from volumes ``[B, 1, D, H, W]`` to logits ``[B, C, D, H, W]``; none is looked at.
 
         Raises:
-            ValueError: there are no classes beside the background or more than 8 bits hold, or the loss does not fit.
+            ValueError: there are no classes beside the background, or more than 8 bits hold.
         """
         if not 2 <= len(class_names) <= VOID:
             raise ValueError(
@@ -84,55 +89,57 @@ class VolumeTaskConfig:
             )
         return VolumeTask(self, class_names, category_ids)
 
+    def build_criterion(self, model: nn.Module, task: VolumeTask) -> VolumeCriterion:
+        """The configured loss.
+
+        Raises:
+            ValueError: the loss does not fit the number of classes.
+        """
+        return VolumeCriterion(self.loss, len(task.class_names))
+
+    @classmethod
+    def from_metadata(cls, metadata: VolumeMetadata) -> VolumeTask:
+        """The task of an exported network for volumes."""
+        config = cls(
+            input=metadata.input,
+            patch=metadata.patch,
+            postprocess=metadata.postprocess,
+            surface_tolerance_mm=metadata.surface_tolerance_mm,
+        )
+        return config.build(None, metadata.class_names, metadata.category_ids)
+
+    @classmethod
+    def evaluation_settings(cls, metadata: VolumeMetadata, path: Path) -> dict[str, Any]:
+        """None: evaluation has the settings of prediction."""
+        return {}
+
 
 class VolumeTask:
-    """Collate, loss, prediction and evaluator of volume segmentation. See :class:`detseg.tasks.base.Task`."""
+    """Volume segmentation as a model needs it to be used. See :class:`detseg.tasks.base.Task`."""
+
+    memory_format = torch.channels_last_3d
+    stride = 1
+    waits_for_host = False
+    forms: tuple[str, ...] = ("logits",)
 
     def __init__(
         self, config: VolumeTaskConfig, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> None:
         self.config = config
         self.name: str = config.name
+        self.kind = load_kind("volumes")
         self.truth = config.truth
         self.spec = config.input
-        self.train_size = config.train_size
-        self.stride = 1
-        self.memory_format = torch.channels_last_3d
         self.class_names = tuple(class_names)
         self.category_ids = tuple(range(len(self.class_names)) if category_ids is None else category_ids)
-        self.criterion = config.loss.build(len(self.class_names))
 
-    def prepare(self, data: VolumeSource) -> dict[str, Any]:
-        """Nothing: the spacing was taken from the data before, see :meth:`VolumeTaskConfig.adapted_to`."""
-        return {}
-
-    def collate(self, samples: Sequence[VolumeSample]) -> Batch:
-        """Samples of one shape -> a batch with ``labels`` ``[B, D, H, W]`` uint8, ``VOID`` where there is no class, if
-        the samples have labels."""
-        labels = [sample.labels for sample in samples if sample.labels is not None]
-        assert len(labels) in (0, len(samples)), "labels for all samples or for none"
-        return Batch(
-            images=torch.from_numpy(np.stack([sample.image for sample in samples])[:, None]),
-            targets={"labels": torch.from_numpy(np.stack(labels))} if labels else {},
-            image_ids=tuple(sample.image_id for sample in samples),
-            paths=tuple(sample.path for sample in samples),
-            placements=tuple(sample.placement for sample in samples),
-        )
+    def stack(self, samples: Sequence[VolumeSample]) -> Batch:
+        """Volumes of one shape -> a batch without targets."""
+        return _make_batch(samples, {})
 
     def normalize(self, images: Tensor) -> Tensor:
         """Nothing is left to do: intensities are normalized for each volume as a whole, before patches are taken."""
         return images
-
-    def loss(self, raw: Tensor | tuple[Tensor, ...], batch: Batch) -> LossSum:
-        """Logits ``[B, C, D, H, W]``, with deep supervision those of coarser levels after them -> the configured loss.
-
-        Raises:
-            ValueError: the volumes have no labels.
-        """
-        if "labels" not in batch.targets:
-            raise ValueError(f"{batch.paths[0]}: has no labels; training needs them for every volume")
-        loss: LossSum = self.criterion(raw, batch.targets["labels"])
-        return loss
 
     def infer(self, model: nn.Module, images: Tensor) -> Tensor:
         """Volumes ``[B, 1, D, H, W]`` window by window through ``model`` -> probabilities ``[B, C, D, H, W]``."""
@@ -140,7 +147,7 @@ class VolumeTask:
         look = partial(
             sliding_window,
             model,
-            window=views.window or self.config.patch,
+            window=self._window,
             overlap=views.overlap,
             weighting=views.weighting,
             batch_size=views.batch_size,
@@ -168,14 +175,64 @@ class VolumeTask:
         """The labels of volume ``index`` on the grid of its file."""
         return data.label_volume(index)
 
-    def relabel(self, result: LabelVolume, positions: IntArray) -> LabelVolume:
-        """``result`` with other class positions; voxels of a class with position -1 become background, because nothing
-        that the data set knows was found there."""
-        table = np.zeros(256, np.uint8)
-        known = positions >= 0
-        table[: len(positions)][known] = positions[known]
-        return LabelVolume(table[result.labels], result.affine)
+    def hardest_examples(self, class_names: Sequence[str], count: int, data: Any) -> HardestLabels:
+        """By the mean Dice of the volume by itself."""
+        return HardestLabels(class_names, count, partial(compare, self.kind, data, class_names), "Dice", volume_scores)
 
-    def compare(self, image: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
-        """Truth and prediction as contours on three planes."""
-        return compare_volumes(image, truth, result, class_names)
+    def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
+        """Input ``volumes`` ``[B, 1, D, H, W]``, output ``logits`` ``[B, C, D, H, W]``; all sides are free, without
+        conditions: the network pads what it takes."""
+        free = dict.fromkeys((0, 2, 3, 4), torch.export.Dim.DYNAMIC)
+        return ExportGraph(model, torch.zeros(2, 1, *self._window), free, ("logits",))
+
+    def metadata(self) -> dict[str, Any]:
+        """The size of windows where the settings name none, and how surfaces are judged."""
+        return {"patch": list(self._window), "surface_tolerance_mm": self.config.surface_tolerance_mm}
+
+    @property
+    def _window(self) -> Shape3:
+        """Those that slide over volumes."""
+        return self.config.postprocess.window or self.config.patch
+
+
+class VolumeCriterion:
+    """What trains a network for volumes. See :class:`detseg.tasks.base.Criterion`.
+
+    Raises:
+        ValueError: the loss does not fit the number of classes.
+    """
+
+    def __init__(self, config: LabelLossConfig, num_classes: int) -> None:
+        self.loss: Any = config.build(num_classes)
+
+    def prepare(self, data: VolumeSource) -> dict[str, Any]:
+        """Nothing: the spacing was taken from the data before, see :meth:`VolumeTaskConfig.adapted_to`."""
+        return {}
+
+    def collate(self, samples: Sequence[VolumeSample]) -> Batch:
+        """Samples of one shape -> a batch with ``labels`` ``[B, D, H, W]`` uint8, ``VOID`` where there is no class, if
+        the samples have labels."""
+        labels = [sample.labels for sample in samples if sample.labels is not None]
+        assert len(labels) in (0, len(samples)), "labels for all samples or for none"
+        return _make_batch(samples, {"labels": torch.from_numpy(np.stack(labels))} if labels else {})
+
+    def __call__(self, raw: Tensor | tuple[Tensor, ...], batch: Batch) -> LossSum:
+        """Logits ``[B, C, D, H, W]``, with deep supervision those of coarser levels after them -> the configured loss.
+
+        Raises:
+            ValueError: the volumes have no labels.
+        """
+        if "labels" not in batch.targets:
+            raise ValueError(f"{batch.paths[0]}: has no labels; training needs them for every volume")
+        loss: LossSum = self.loss(raw, batch.targets["labels"])
+        return loss
+
+
+def _make_batch(samples: Sequence[VolumeSample], targets: dict[str, Tensor]) -> Batch:
+    return Batch(
+        images=torch.from_numpy(np.stack([sample.image for sample in samples])[:, None]),
+        targets=targets,
+        image_ids=tuple(sample.image_id for sample in samples),
+        paths=tuple(sample.path for sample in samples),
+        placements=tuple(sample.placement for sample in samples),
+    )

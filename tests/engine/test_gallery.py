@@ -17,12 +17,14 @@ from detseg.engine.gallery import Gallery
 from detseg.engine.pictures import Pictures
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import Outcome
+from detseg.models.detector import DetectorConfig
 from detseg.models.letnet import LETNetConfig
-from detseg.runtime.drawing.show import compare_boxes, compare_labels
-from detseg.runtime.drawing.volume import compare_volumes
+from detseg.runtime.drawing.compare import compare_labels
 from detseg.runtime.media.images import read_image
 from detseg.structures import Detections, LabelMap
+from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.semantic import SemanticTaskConfig
+from detseg.tasks.volume import VolumeTaskConfig
 
 
 def shapes(num_images: int, truth: Any = "masks", num_objects: int = 1) -> ShapesDataset:
@@ -60,15 +62,13 @@ def test_pictures_are_spread_over_the_data_set(
     assert names == [f"{index:06d}_{index:06d}.jpg" for index in expected]
 
 
-class Comparer:
-    """Compares as the tasks do."""
-
-    def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
-        if isinstance(result, LabelMap):
-            return compare_labels(image, truth, result.labels, class_names)
-        compare: Any = compare_boxes if isinstance(result, Detections) else compare_volumes
-        picture: ByteArray = compare(image, truth, result, class_names)
-        return picture
+def task_for(truth: str) -> Any:
+    """The task that is judged by such truth."""
+    if truth == "boxes":
+        return DetectionTaskConfig().build(DetectorConfig().build(3), ("a", "b", "c"))
+    if truth == "volumes":
+        return VolumeTaskConfig().build(None, ("background", "bright", "dark"))
+    return SemanticTaskConfig().build(None, ("background", "circle", "square", "triangle"))
 
 
 def spoiled(mask: ByteArray, num_wrong_rows: int) -> LabelMap:
@@ -88,7 +88,7 @@ WRONG_ROWS = (10, 0, 40, 20, 0, 50, 30)
 def look_at_masks(folder: Path | None, num_pictures: int, indices: Sequence[int]) -> Pictures:
     dataset = shapes(len(WRONG_ROWS))
     evaluator: Any = None  # masks are ranked without
-    gallery = Gallery(Comparer(), dataset, folder, num_pictures)
+    gallery = Gallery(task_for("masks"), dataset, folder, num_pictures)
     for index in indices:
         gallery(index, spoiled(dataset.mask(index), WRONG_ROWS[index]), dataset.mask(index))
     return gallery.finish(evaluator)
@@ -115,7 +115,7 @@ def test_the_worst_masks(tmp_path: Path, num_pictures: int, expected: list[int],
 def test_the_worst_of_equals_are_the_first(tmp_path: Path) -> None:
     dataset = shapes(4)
     evaluator: Any = None
-    gallery = Gallery(Comparer(), dataset, None, 2)
+    gallery = Gallery(task_for("masks"), dataset, None, 2)
     for index in (3, 1, 0, 2):
         gallery(index, LabelMap(np.full((64, 64), 255, np.uint8)), dataset.mask(index))
     assert [picture.name[:6] for picture in gallery.finish(evaluator).worst] == ["000000", "000001"]
@@ -136,7 +136,7 @@ def test_a_folder_is_not_needed_and_holds_nothing_stale(tmp_path: Path) -> None:
 def test_the_worst_volumes() -> None:
     dataset = BlobsDataset("val", BlobsConfig(num_val=3, min_side=20, max_side=24, max_radius=8.0))
     evaluator: Any = None
-    gallery = Gallery(Comparer(), dataset, None, 2)
+    gallery = Gallery(task_for("volumes"), dataset, None, 2)
     for index in range(3):
         truth = dataset.label_volume(index)
         found = truth.labels.copy()
@@ -151,7 +151,8 @@ def test_the_worst_volumes() -> None:
 def test_the_worst_boxes(tmp_path: Path) -> None:
     dataset = shapes(4, "boxes", num_objects=3)
     evaluator = CocoEvaluator(dataset.class_names)
-    gallery, single = Gallery(Comparer(), dataset, tmp_path / "pictures", 2), Gallery(Comparer(), dataset, None, 1)
+    task = task_for("boxes")
+    gallery, single = Gallery(task, dataset, tmp_path / "pictures", 2), Gallery(task, dataset, None, 1)
     # Picture 1 misses its first object, picture 3 has one box too many and takes an object for another class.
     for index in range(4):
         truth = dataset.ground_truth(index)
@@ -202,11 +203,11 @@ module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 dataset = module.shapes(len(module.WRONG_ROWS))
-idle = Gallery(module.Comparer(), dataset)
+idle = Gallery(module.task_for("masks"), dataset)
 if rank == 0:
     idle(0, module.spoiled(dataset.mask(0), 9), dataset.mask(0))
 assert len(idle.finish(None, Group(rank, 2, rank), torch.device("cpu")).worst) == 1
-gallery = Gallery(module.Comparer(), dataset, folder / "pictures", 3)
+gallery = Gallery(module.task_for("masks"), dataset, folder / "pictures", 3)
 for index in range(rank, len(module.WRONG_ROWS), 2):
     gallery(index, module.spoiled(dataset.mask(index), module.WRONG_ROWS[index]), dataset.mask(index))
 pictures = gallery.finish(None, Group(rank, 2, rank), torch.device("cpu"))

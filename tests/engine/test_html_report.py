@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from detseg.engine.html_report import Chart, Report, render, write_html
-from detseg.engine.pictures import BoxTally, Picture, Pictures, encode_jpeg
+from detseg.engine.pictures import Picture, Pictures
+from detseg.evaluation.hardest import BoxTally, encode_jpeg
 from detseg.files import SaveError
 from detseg.structures import Metrics
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from detseg.arrays import FloatArray
 from detseg.augment.config import AugmentConfig
-from detseg.engine.preview import draw_sample, preview
+from detseg.engine.preview import preview
 from detseg.runtime.drawing.boxes import color_of
+from detseg.runtime.kinds.base import load_kind
 from detseg.runtime.media.images import read_image, write_image
 from detseg.structures import Placement, Sample, Truth
 
@@ -92,7 +93,7 @@ def test_mask_and_crowd() -> None:
         placement=Placement.identity(40, 40),
         mask=mask,
     )
-    drawn = draw_sample(sample, ("a", "b"))
+    drawn = load_kind("boxes").draw_sample(sample, ("a", "b"))
     tinted = np.round((100 + np.array(color_of(1))) / 2)
     assert np.abs(drawn[30, 30] - tinted).max() <= 1
     assert (drawn[30, 16] == 100).all()

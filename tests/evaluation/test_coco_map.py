@@ -15,7 +15,7 @@ from pycocotools.cocoeval import COCOeval
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.coco_backend import BACKENDS
 from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.runtime.writers.coco_results import write_results
+from detseg.runtime.writers.boxes import write_results
 from detseg.structures import Detections, GroundTruth
 
 TWELVE = (

@@ -16,7 +16,8 @@ from detseg.evaluation.errors import (
     Outcome,
     best_confidences,
     find_box_errors,
-    label_scores,
+    mask_scores,
+    volume_scores,
 )
 from detseg.evaluation.miou import SegmentationEvaluator
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
@@ -207,7 +208,7 @@ FOUND_MASK = np.array([[0, 1, 1, 1], [0, 1, 1, VOID]], np.uint8)
 
 
 def test_scores_of_a_mask() -> None:
-    scores = label_scores(LabelMap(FOUND_MASK), TRUE_MASK, NAMES)
+    scores = mask_scores(LabelMap(FOUND_MASK), TRUE_MASK, NAMES)
     # class 0: 2 of 3 pixels; class 1: 3 pixels of 4 true and 4 found, so 5 in all; nothing holds class 2
     assert scores == pytest.approx({"a": 2 / 3, "b": 3 / 5})
     evaluator = SegmentationEvaluator(NAMES)
@@ -218,7 +219,7 @@ def test_scores_of_a_mask() -> None:
 def test_scores_of_a_volume() -> None:
     true, found = TRUE_MASK.reshape(2, 2, 2), FOUND_MASK.reshape(2, 2, 2)
     truth, result = LabelVolume(true, np.eye(4)), LabelVolume(found, np.eye(4))
-    scores = label_scores(result, truth, NAMES)
+    scores = volume_scores(result, truth, NAMES)
     # class 1: 3 voxels of 4 true and 4 found, as the fifth is void in the truth; the background is not judged
     assert scores == pytest.approx({"b": 2 * 3 / 8})
     evaluator = VolumeEvaluator(NAMES)
@@ -228,6 +229,6 @@ def test_scores_of_a_volume() -> None:
 
 def test_nothing_to_judge() -> None:
     void = np.full((2, 3), VOID, np.uint8)
-    assert label_scores(LabelMap(np.zeros((2, 3), np.uint8)), void, NAMES) == {}
+    assert mask_scores(LabelMap(np.zeros((2, 3), np.uint8)), void, NAMES) == {}
     background = LabelVolume(np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    assert label_scores(background, background, NAMES) == {}
+    assert volume_scores(background, background, NAMES) == {}

@@ -13,11 +13,11 @@ import pytest
 import torch
 
 from detseg import __version__
-from detseg.export import EXPORTERS
+from detseg.export import COMPARISONS
 from detseg.export.base import ParityError
 from detseg.export.export import Exported, export_model
+from detseg.runtime.kinds import KINDS
 from detseg.runtime.onnx.model import OnnxModel
-from detseg.tasks import TASKS
 from detseg.tasks.package import load_package
 
 
@@ -28,8 +28,8 @@ def shapes(model: onnx.ModelProto) -> dict[str, list[str | int]]:
     }
 
 
-def test_every_task_can_be_exported() -> None:
-    assert EXPORTERS.keys() == TASKS.keys()
+def test_every_kind_of_results_can_be_compared() -> None:
+    assert COMPARISONS.keys() == KINDS.keys()
 
 
 def test_inputs_and_outputs(exported_detector: Exported) -> None:
@@ -151,14 +151,14 @@ def test_a_file_that_differs_is_not_kept(detector_path: Path, tmp_path: Path, mo
 
     make_file = export.make_file
 
-    def made_wrong(*arguments: Any) -> onnx.ModelProto:
-        model = make_file(*arguments)
+    def made_wrong(*arguments: Any) -> tuple[onnx.ModelProto, Any]:
+        model, metadata = make_file(*arguments)
         shift = onnx.helper.make_tensor("shift", onnx.TensorProto.FLOAT, [1], [0.05])
         model.graph.initializer.append(shift)
         for node in model.graph.node:
             node.output[:] = ["right_boxes" if name == "boxes" else name for name in node.output]
         model.graph.node.append(onnx.helper.make_node("Add", ["right_boxes", "shift"], ["boxes"]))
-        return model
+        return model, metadata
 
     monkeypatch.setattr(export, "make_file", made_wrong)
     with pytest.raises(ParityError, match=r"a box differs by 0\.\d+ px, allowed are 0\.01"):

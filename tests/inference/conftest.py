@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from detseg.ops.nms import batched_nms
 from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.kinds.base import load_kind
 from detseg.structures import Detections, Placement
 
 
@@ -35,6 +36,7 @@ class SpotTask:
 
     spec = InputSpec(64, 64, pad_value=0)
     memory_format = torch.channels_last
+    kind = load_kind("boxes")
 
     def normalize(self, images: Tensor) -> Tensor:
         assert images.dtype == torch.uint8

@@ -16,7 +16,7 @@ from detseg.models.detector import DetectorConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.postprocess.config import PostprocessConfig
-from detseg.runtime.prediction import predict_frames
+from detseg.runtime.runner import predict_frames
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
 

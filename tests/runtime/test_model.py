@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 
 from detseg.runtime.inputs.geometry import InputSpec, fitted
+from detseg.runtime.kinds.base import load_kind
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import ImageError, read_image, write_image
 from detseg.runtime.media.sources import SourceError, expand_sources
 from detseg.runtime.media.video_reader import Section
-from detseg.runtime.model import Model
-from detseg.runtime.prediction import Prediction
+from detseg.runtime.model import Model, Prediction
 from detseg.runtime.runner import Finished
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import VOID, Detections, LabelMap
@@ -33,6 +33,7 @@ class SpotRunner:
 
     spec = InputSpec(64, 64, pad_value=0)
     good_batch_size = 1
+    kind = load_kind("boxes")
 
     def __init__(self, num_pending: int = 1) -> None:
         self.num_pending = num_pending
@@ -230,18 +231,20 @@ def test_only_some_classes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"),
+    ("kind", "found", "expected"),
     [
-        (LabelMap(np.array([[0, 1, VOID]], np.uint8)), [[VOID, 1, VOID]]),
-        (LabelVolume(np.array([[[0, 1, 1]]], np.uint8), np.eye(4)), [[[0, 1, 1]]]),
+        ("masks", LabelMap(np.array([[0, 1, VOID]], np.uint8)), [[VOID, 1, VOID]]),
+        ("volumes", LabelVolume(np.array([[[0, 1, 1]]], np.uint8), np.eye(4)), [[[0, 1, 1]]]),
     ],
 )
-def test_only_some_classes_of_masks_and_volumes(found: Any, expected: Any) -> None:
+def test_only_some_classes_of_masks_and_volumes(kind: str, found: Any, expected: Any) -> None:
     class Fixed(SpotRunner):
         def submit(self, images: Sequence[np.ndarray]) -> Finished:
             return Finished([found] * len(images))
 
-    (prediction,) = model_of(Fixed(), "semantic").predict(SPOTS[0], classes=["right"])
+    runner = Fixed()
+    runner.kind = load_kind(kind)
+    (prediction,) = model_of(runner).predict(SPOTS[0], classes=["right"])
     assert prediction.result.labels.tolist() == expected
 
 
@@ -252,8 +255,10 @@ def test_tracks_begin_anew_with_each_video(folder: Path) -> None:
     ids = [prediction.result.track_ids.tolist() for prediction in found]  # type: ignore[union-attr]
     assert ids[:4] == ids[4:]
     assert {tuple(one) for one in ids if one} == {(1,)}
+    masks = SpotRunner()
+    masks.kind = load_kind("masks")
     with pytest.raises(ValueError, match="only boxes can be tracked, this model is for semantic"):
-        model_of(SpotRunner(), "semantic").predict(SPOTS, track=TrackerConfig())
+        model_of(masks, "semantic").predict(SPOTS, track=TrackerConfig())
 
 
 def test_nothing_given_nothing_found() -> None:
@@ -273,7 +278,7 @@ def test_what_a_prediction_can_become() -> None:
     assert prediction.to_coco(image_id=7) == [
         {"image_id": 7, "category_id": 4, "bbox": [8.0, 8.0, 8.0, 8.0], "score": 1.0}
     ]
-    mask = Prediction(Frame(SPOTS[1]), LabelMap(np.zeros((64, 64), np.uint8)), NAMES, (4, 9))
+    mask = Prediction(Frame(SPOTS[1]), LabelMap(np.zeros((64, 64), np.uint8)), NAMES, (4, 9), load_kind("masks"))
     with pytest.raises(TypeError, match="only boxes can be converted, this result is a LabelMap"):
         mask.to_coco()
 

@@ -14,7 +14,7 @@ from detseg.models.heads.direct import DirectHeadConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Placement, Sample
-from detseg.tasks.detection import DetectionTask, DetectionTaskConfig
+from detseg.tasks.detection import DetectionCriterion, DetectionTask, DetectionTaskConfig
 
 CLASSES = ("cat", "dog")
 STRIDES = (8, 16, 32)
@@ -30,6 +30,12 @@ def make_task(
     with torch.device("meta"):
         detector: Detector = model.build(len(CLASSES))
     return config.build(detector, CLASSES)
+
+
+def make_criterion(model: DetectorConfig = DFL) -> DetectionCriterion:
+    task = make_task(model=model)
+    with torch.device("meta"):
+        return task.config.build_criterion(model.build(len(CLASSES)), task)
 
 
 def make_sample(number: int, boxes: list[list[float]], labels: list[int], crowd: list[bool]) -> Sample:
@@ -50,7 +56,7 @@ def test_collate_pads_and_leaves_crowds_out() -> None:
         make_sample(2, [], [], []),
         make_sample(3, [[0, 1, 2, 3]], [0], [False]),
     ]
-    batch = make_task().collate(samples)
+    batch = make_criterion().collate(samples)
     assert batch.images.shape == (3, 3, 4, 6)
     assert batch.images.dtype == torch.uint8
     assert batch.images[:, :, 3, 5].tolist() == [[1, 20, 30], [2, 20, 30], [3, 20, 30]]
@@ -64,7 +70,7 @@ def test_collate_pads_and_leaves_crowds_out() -> None:
 
 
 def test_collate_without_any_objects() -> None:
-    batch = make_task().collate([make_sample(1, [], [], []), make_sample(2, [[0, 0, 1, 1]], [0], [True])])
+    batch = make_criterion().collate([make_sample(1, [], [], []), make_sample(2, [[0, 0, 1, 1]], [0], [True])])
     assert batch.targets["boxes_xyxy"].shape == (2, 0, 4)
     assert batch.targets["labels"].shape == (2, 0)
 
@@ -173,7 +179,7 @@ def test_every_setting_of_postprocessing_counts(settings: dict[str, Any], expect
 
 @pytest.mark.parametrize("model", [DFL, DIRECT], ids=["dfl", "direct"])
 def test_the_loss_sees_the_targets(model: DetectorConfig) -> None:
-    task = make_task(model=model)
+    criterion = make_criterion(model)
     torch.manual_seed(0)
     num_channels = 66 if model is DFL else 7
     raw = [torch.randn(2, num_channels, 64 // stride, 64 // stride) for stride in STRIDES]
@@ -187,9 +193,9 @@ def test_the_loss_sees_the_targets(model: DetectorConfig) -> None:
         placement=SAME,
     )
     crowd = Sample(big.image, big.boxes_xyxy, big.labels, np.array([True]), 2, "b", SAME)
-    loss = task.loss(raw, task.collate([big, crowd]))
-    only = task.loss([level[:1] for level in raw], task.collate([big]))
-    none = task.loss([level[1:] for level in raw], task.collate([crowd]))
+    loss = criterion(raw, criterion.collate([big, crowd]))
+    only = criterion([level[:1] for level in raw], criterion.collate([big]))
+    none = criterion([level[1:] for level in raw], criterion.collate([crowd]))
     # Sums over the batch; a crowd is no target.
     assert float(none.normalizer) == 0 < float(only.normalizer)
     for name, part in (only + none).parts.items():
@@ -229,7 +235,7 @@ def test_parts_that_do_not_fit_are_refused(model: DetectorConfig, config: Detect
     with torch.device("meta"):
         detector = model.build(2)
     with pytest.raises(ValueError, match=re.escape(message)):
-        config.build(detector, CLASSES)
+        config.build_criterion(detector, config.build(detector, CLASSES))
 
 
 @pytest.mark.parametrize(

@@ -30,15 +30,16 @@ def test_four_pictures_are_learned_by_heart(name: str, settings: list[str], leas
     data = open_dataset("shapes", "train", None, "boxes")
     torch.manual_seed(0)
     model, task = PackageConfig(config.model, config.task, data.class_names, data.category_ids).build()
+    criterion = config.task.build_criterion(model, task)
     place = EvalPipeline(config.task.input)
-    batch = task.collate([place(data.load(index)) for index in range(NUM_PICTURES)])
+    batch = criterion.collate([place(data.load(index)) for index in range(NUM_PICTURES)])
     images = task.normalize(batch.images)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0)
     model.train()
     for step in range(NUM_STEPS):
         optimizer.param_groups[0]["lr"] = LEARNING_RATE * min(1.0, (step + 1) / 10) * (1 - step / NUM_STEPS)
         optimizer.zero_grad()
-        task.loss(model(images), batch).total().backward()
+        criterion(model(images), batch).total().backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
 

@@ -13,7 +13,7 @@ from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.structures import VOID, LabelMap, Placement, Sample
 from detseg.tasks.base import Batch
-from detseg.tasks.semantic import SemanticTask, SemanticTaskConfig
+from detseg.tasks.semantic import SemanticCriterion, SemanticTask, SemanticTaskConfig
 
 CLASSES = ("sky", "road", "car")
 PLAIN = InputSpec(64, 64, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -50,6 +50,11 @@ def make_task(**settings: Any) -> SemanticTask:
     return SemanticTaskConfig(**{"input": PLAIN, **settings}).build(ByColor(), CLASSES)
 
 
+def make_criterion(**settings: Any) -> SemanticCriterion:
+    task = make_task(**settings)
+    return task.config.build_criterion(ByColor(), task)
+
+
 def make_sample(mask: list[list[int]] | None) -> Sample:
     return Sample(
         image=np.full((2, 3, 3), (1, 2, 3), np.uint8),
@@ -82,14 +87,14 @@ def quarters(height: int, width: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def test_collate_stacks_images_and_masks() -> None:
-    batch = make_task().collate([make_sample([[0, 1, 2], [2, VOID, 0]]), make_sample([[1, 1, 1], [0, 0, 0]])])
+    batch = make_criterion().collate([make_sample([[0, 1, 2], [2, VOID, 0]]), make_sample([[1, 1, 1], [0, 0, 0]])])
     assert batch.images.shape == (2, 3, 2, 3)
     assert batch.images[1, :, 1, 2].tolist() == [1, 2, 3]
     assert batch.targets["mask"].dtype == torch.uint8
     assert batch.targets["mask"].tolist() == [[[0, 1, 2], [2, 255, 0]], [[1, 1, 1], [0, 0, 0]]]
     assert (batch.image_ids, batch.paths) == ((7, 7), ("a.png", "a.png"))
     with pytest.raises(ValueError, match=r"a\.png: has no mask; semantic segmentation needs one for every image"):
-        make_task().collate([make_sample([[0, 1, 2], [2, 2, 0]]), make_sample(None)])
+        make_criterion().collate([make_sample([[0, 1, 2], [2, 2, 0]]), make_sample(None)])
 
 
 @pytest.mark.parametrize(
@@ -167,15 +172,15 @@ def test_the_mirror_image_counts() -> None:
 
 def test_relabeling_goes_by_position_and_unknown_becomes_void() -> None:
     found = LabelMap(np.array([[0, 1, 2], [2, 1, 0]], np.uint8))
-    relabeled = make_task().relabel(found, np.array([4, -1, 0]))
+    relabeled = make_task().kind.relabel(found, np.array([4, -1, 0]))
     assert relabeled.labels.tolist() == [[4, VOID, 0], [0, VOID, 4]]
 
 
 def test_class_weights_come_from_the_training_set() -> None:
     # Shares: sky 4 of 8, road 3 of 8, car 1 of 8; ENet: 1 / ln(1.02 + share)
     data = Masks([[0, 0], [0, 0]], [[1, 1], [1, VOID]], [[2, VOID], [VOID, VOID]])
-    task = make_task(loss=SegmentationLossConfig(class_weights="enet"))
-    facts = task.prepare(data)["class_weights"]
+    criterion = make_criterion(loss=SegmentationLossConfig(class_weights="enet"))
+    facts = criterion.prepare(data)["class_weights"]
     assert {name: fact["pixels"] for name, fact in facts.items()} == {"sky": 4, "road": 3, "car": 1}
     expected = [1 / math.log(1.02 + share / 8) for share in (4, 3, 1)]
     assert [fact["weight"] for fact in facts.values()] == pytest.approx(expected)
@@ -183,7 +188,7 @@ def test_class_weights_come_from_the_training_set() -> None:
     mask = torch.tensor([[[0, 0], [2, VOID]]], dtype=torch.uint8)
     logits = torch.zeros(1, 3, 2, 2)
     logits[:, 2] = 1.0
-    loss = task.loss(logits, Batch(logits, {"mask": mask}, (1,), ("a.png",), ()))
+    loss = criterion(logits, Batch(logits, {"mask": mask}, (1,), ("a.png",), ()))
     plain = torch.nn.functional.cross_entropy(
         logits, torch.tensor([[[0, 0], [2, 255]]]), torch.tensor(expected), ignore_index=255
     )
@@ -191,13 +196,13 @@ def test_class_weights_come_from_the_training_set() -> None:
 
 
 def test_a_loss_without_such_weights_does_not_look_at_the_data() -> None:
-    assert make_task().prepare(Masks([[77]])) == {}
+    assert make_criterion().prepare(Masks([[77]])) == {}
 
 
 def test_sizes() -> None:
-    assert make_task().train_size == (64, 64)
+    assert make_task().config.train_size == (64, 64)
     task = make_task(crop=(32, 48))
-    assert (task.train_size, (task.spec.height, task.spec.width)) == ((32, 48), (64, 64))
+    assert (task.config.train_size, (task.spec.height, task.spec.width)) == ((32, 48), (64, 64))
 
 
 @pytest.mark.parametrize("count", [0, 256])
@@ -228,8 +233,8 @@ def test_an_impossible_crop_is_refused() -> None:
 def test_comparison_shows_image_truth_and_prediction() -> None:
     task = make_task()
     truth = quarters(60, 80).astype(np.uint8)
-    picture = task.compare(colored(truth), truth, LabelMap(truth), CLASSES)
-    worse = task.compare(colored(truth), truth, LabelMap(np.zeros_like(truth)), CLASSES)
+    picture = task.kind.compare(colored(truth), truth, LabelMap(truth), CLASSES)
+    worse = task.kind.compare(colored(truth), truth, LabelMap(np.zeros_like(truth)), CLASSES)
     assert picture.shape[0] * picture.shape[1] > 4 * 60 * 80
     assert (picture != worse).any()
     assert task.ground_truth(Masks([[0, 1]]), 0).tolist() == [[0, 1]]

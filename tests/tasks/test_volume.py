@@ -12,7 +12,7 @@ from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.structures import VOID
 from detseg.tasks.package import adapt_task
-from detseg.tasks.volume import VolumeTask, VolumeTaskConfig
+from detseg.tasks.volume import VolumeCriterion, VolumeTask, VolumeTaskConfig
 from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
 
 CLASSES = ("background", "dark", "bright")
@@ -47,6 +47,11 @@ def make_task(**settings: Any) -> VolumeTask:
     return VolumeTaskConfig(**{"input": PLAIN, "patch": (8, 8, 8), **settings}).build(ByIntensity(), CLASSES)
 
 
+def make_criterion() -> VolumeCriterion:
+    task = make_task()
+    return task.config.build_criterion(ByIntensity(), task)
+
+
 def labels_of(shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Two boxes at different places of each axis, so that no flip or turn of the axes leaves them as they are."""
     labels = np.zeros(shape, np.uint8)
@@ -70,7 +75,7 @@ def make_sample(shape: tuple[int, int, int] = (4, 5, 6), with_labels: bool = Tru
 
 
 def test_collate_stacks_volumes_and_labels() -> None:
-    batch = make_task().collate([make_sample(), make_sample()])
+    batch = make_criterion().collate([make_sample(), make_sample()])
     assert batch.images.shape == (2, 1, 4, 5, 6)
     assert batch.images.dtype == torch.float32
     assert batch.targets["labels"].shape == (2, 4, 5, 6)
@@ -79,20 +84,20 @@ def test_collate_stacks_volumes_and_labels() -> None:
 
 
 def test_volumes_without_labels_can_be_predicted_but_not_learned_from() -> None:
-    batch = make_task().collate([make_sample(with_labels=False)])
+    batch = make_criterion().collate([make_sample(with_labels=False)])
     assert batch.targets == {}
     with pytest.raises(ValueError, match=r"a\.nii\.gz: has no labels; training needs them for every volume"):
-        make_task().loss(torch.zeros(1, 3, 4, 5, 6), batch)
+        make_criterion()(torch.zeros(1, 3, 4, 5, 6), batch)
 
 
 def test_the_loss_is_that_of_the_settings() -> None:
-    batch = make_task().collate([make_sample()])
+    batch = make_criterion().collate([make_sample()])
     right = torch.full((1, 3, 4, 5, 6), -20.0)
     right[:, 2] = 20.0
-    loss = make_task().loss(right, batch)
+    loss = make_criterion()(right, batch)
     assert set(loss.parts) == {"dice", "cross_entropy"}
     assert loss.total() < 0.51  # one of the two structures is absent: MONAI's smooth terms give it 0 or 1, nothing else
-    assert make_task().loss(right.flip(1), batch).total() > loss.total() + 1
+    assert make_criterion()(right.flip(1), batch).total() > loss.total() + 1
 
 
 @pytest.mark.parametrize(
@@ -161,7 +166,7 @@ def test_flip_averages_over_the_axes_that_are_named() -> None:
 
 def test_what_the_data_set_does_not_know_is_background() -> None:
     found = LabelVolume(np.array([[[0, 1, 2, 1]]], np.uint8), np.eye(4))
-    assert make_task().relabel(found, np.array([0, -1, 1])).labels.tolist() == [[[0, 0, 1, 0]]]
+    assert make_task().kind.relabel(found, np.array([0, -1, 1])).labels.tolist() == [[[0, 0, 1, 0]]]
 
 
 def test_the_spacing_is_the_median_of_the_training_set_unless_it_is_given() -> None:

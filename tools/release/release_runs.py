@@ -27,7 +27,7 @@ from detseg.engine.run import CONFIG_NAME, train
 from detseg.engine.samples import as_samples
 from detseg.engine.settings import RunConfig
 from detseg.files import write_text
-from detseg.runtime.onnx.cores import num_physical_cores
+from detseg.runtime.onnx.model import num_physical_cores
 from detseg.tasks.package import default_device, load_package
 
 METRICS_NAME = "metrics.json"

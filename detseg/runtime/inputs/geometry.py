@@ -69,6 +69,12 @@ class InputSpec:
         """The height and width of the input for an image of this size: always the same."""
         return self.height, self.width
 
+    def input_shape(self, image: ByteArray) -> tuple[int, int]:
+        """The height and width of the input for ``image``. Raises ValueError: it is no image."""
+        check_image(image)
+        height, width = image.shape[:2]
+        return self.input_size(height, width)
+
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that an image of this size gets inside the input, its aspect ratio kept."""
         ratio = min(self.height / height, self.width / width)

@@ -78,6 +78,10 @@ class VolumeSpec:
         placed, placement = place_volume(volume, self)
         return placed[None], placement
 
+    def input_shape(self, volume: Volume) -> Shape3:
+        """Depth, height and width of the input for ``volume``. Raises VolumeError: it would become too large."""
+        return placement_of(volume.voxels.shape, volume.affine, self).input_shape
+
 
 def orientation(affine: DoubleArray) -> tuple[Shape3, tuple[bool, bool, bool]]:
     """Which axis of a file with this ``affine`` ``[4, 4]`` runs most nearly along the right-left, the front-back and

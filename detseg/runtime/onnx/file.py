@@ -7,9 +7,20 @@ and as many bytes; the latter may be a message again. Field numbers are those of
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from detseg.config import ConfigError, from_dict
+from detseg.runtime.kinds import KINDS
+from detseg.runtime.kinds.base import Metadata, load_kind
+
+KEY = "detseg"
+"""The name of the property with the metadata."""
+FORMAT = 1
+KINDS_OF_TASKS = {"detection": "boxes", "semantic": "masks", "volume": "volumes"}
+"""The kind of results of files that name none, by their task."""
 
 MAX_FIELDS = 5_000_000
 """A file of more fields is refused: those of detseg have thousands, and each takes a microsecond."""
@@ -71,6 +82,55 @@ def read_onnx_file(path: Path) -> OnnxFile:
         raise OnnxFileError(f"{path}: no ONNX file, or damaged: {error}") from error
     except _RefusalError as error:
         raise OnnxFileError(f"{path}: {error}") from error
+
+
+def parse_metadata(properties: Mapping[str, str], path: Path) -> Metadata:
+    """The metadata among the ``properties`` of the file ``path``.
+
+    Raises:
+        OnnxFileError: there is none, it is of a later format, or something in it is missing or not allowed.
+    """
+    if KEY not in properties:
+        raise OnnxFileError(
+            f"{path}: has no detseg metadata, so classes, input and outputs are unknown; only files written by "
+            "`detseg export` can be run; of others, a YOLOX becomes a model file by `detseg convert`"
+        )
+    try:
+        data = json.loads(properties[KEY])
+    except (ValueError, RecursionError) as error:
+        raise OnnxFileError(f"{path}: its detseg metadata is no JSON: {error}; export the model again") from error
+    if not isinstance(data, dict):
+        raise OnnxFileError(f"{path}: its detseg metadata is no mapping; export the model again")
+    _require_known_format(data, path)
+    given = {name: value for name, value in data.items() if name not in ("format", "kind")}
+    try:
+        found: Metadata = from_dict(load_kind(_kind_of(data, path)).metadata, given, f"{path}: detseg metadata")
+    except ConfigError as error:
+        raise OnnxFileError(f"{error}; export the model again") from error
+    return found
+
+
+def _kind_of(data: dict[str, Any], path: Path) -> str:
+    """The kind of results, as the file names it, else by its task."""
+    kind, task = data.get("kind"), data.get("task")
+    if kind is None:
+        kind = KINDS_OF_TASKS.get(task) if isinstance(task, str) else None
+        if kind is None:
+            raise OnnxFileError(f"{path}: task {task!r} is unknown; known are {', '.join(KINDS_OF_TASKS)}")
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise OnnxFileError(f"{path}: the kind of results {kind!r} is unknown; known are {', '.join(KINDS)}")
+    return kind
+
+
+def _require_known_format(data: dict[str, Any], path: Path) -> None:
+    version = data.get("format")
+    if type(version) is not int or version < 1:
+        raise OnnxFileError(f"{path}: its detseg metadata has no format number; export the model again")
+    if version > FORMAT:
+        raise OnnxFileError(
+            f"{path}: was written by detseg {data.get('version', '(unknown)')} in format {version}, this version reads "
+            f"up to {FORMAT}; upgrade detseg, or export the model again with this version"
+        )
 
 
 class _DamageError(ValueError):

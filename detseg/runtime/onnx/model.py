@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from detseg.arrays import FloatArray
-from detseg.runtime.onnx.cores import num_physical_cores
-from detseg.runtime.onnx.file import OnnxFileError, read_onnx_file
-from detseg.runtime.onnx.metadata import DetectionMetadata, ModelMetadata, VolumeMetadata, parse_metadata
-
-Outputs = dict[str, NDArray[Any]]
+from detseg.runtime.kinds.base import Kind, Metadata, Outputs, load_kind
+from detseg.runtime.onnx.file import OnnxFileError, parse_metadata, read_onnx_file
 
 _CPU = "CPUExecutionProvider"
 _ONLY_ERRORS = 3
-_DETECTION_OUTPUTS = {
-    "raw": ("raw",),
-    "decoded": ("boxes", "scores"),
-    "nms": ("boxes", "scores", "labels", "counts"),
-}
+_TOPOLOGY = Path("/sys/devices/system/cpu")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 class OnnxModel:
@@ -46,12 +41,13 @@ class OnnxModel:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         self.path = Path(path)
         content, properties = read_onnx_file(self.path)
-        self.metadata: ModelMetadata = parse_metadata(properties, self.path)
+        self.metadata: Metadata = parse_metadata(properties, self.path)
         self.num_threads = num_threads or num_physical_cores()
         self.runs_on_cpu = tuple(providers or (_CPU,)) == (_CPU,)
         self._session = _make_session(self.path, content, self.num_threads, providers)
-        self.output_names = _output_names(self.metadata)
-        self.input_name = "volumes" if isinstance(self.metadata, VolumeMetadata) else "images"
+        self.kind: Kind = load_kind(self.metadata.kind)
+        self.output_names = self.metadata.output_names
+        self.input_name = self.metadata.input_name
         self.input_sides = self._checked_interface()
 
     @property
@@ -110,17 +106,13 @@ class OnnxModel:
                 f"{', '.join(sorted(names))}; export the model again"
             )
         value = inputs[self.input_name]
-        num_sides = 5 if isinstance(self.metadata, VolumeMetadata) else 4
+        num_sides = len(self.metadata.sides[self.input_name])
         if value.type != "tensor(float)" or len(value.shape) != num_sides:
             raise OnnxFileError(
                 f"{self.path}: the input {self.input_name} must be float32 with {num_sides} dimensions, it is "
                 f"{value.type} with {len(value.shape)}; export the model again"
             )
         return tuple(side if isinstance(side, int) else None for side in value.shape)
-
-
-def _output_names(metadata: ModelMetadata) -> tuple[str, ...]:
-    return _DETECTION_OUTPUTS[metadata.form] if isinstance(metadata, DetectionMetadata) else ("logits",)
 
 
 def _filled_up(inputs: FloatArray, batch_size: int) -> FloatArray:
@@ -179,3 +171,30 @@ def _checked_providers(onnxruntime: Any, providers: Sequence[str] | None) -> lis
             f"ONNX Runtime here cannot run on {', '.join(unknown) or 'nothing'}; it has {', '.join(available)}"
         )
     return list(providers or (_CPU,))
+
+
+def num_physical_cores(topology: Path = _TOPOLOGY, quota: Path = _QUOTA) -> int:
+    """The physical cores that this process may use: those of its affinity, and no more than a container is granted.
+
+    Two hardware threads of a core share its arithmetic units, so that a second one adds nothing to dense work. Where
+    the system does not tell, every processor counts as a core.
+    """
+    processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    cores = {_read(topology / f"cpu{number}/topology/thread_siblings_list") or str(number) for number in processors}
+    return max(1, min(len(cores), _granted(quota)))
+
+
+def _granted(quota: Path) -> int:
+    """The processors that the control group grants, rounded up; as many as there are where it sets no limit."""
+    limit, _, period = _read(quota).partition(" ")
+    if not (limit.isdigit() and period.isdigit() and int(period) > 0):
+        return os.cpu_count() or 1
+    return math.ceil(int(limit) / int(period))
+
+
+def _read(path: Path) -> str:
+    """The line in ``path``, "" where there is none: outside Linux, and in some containers."""
+    try:
+        return path.read_text(encoding="ascii").strip()
+    except OSError:
+        return ""

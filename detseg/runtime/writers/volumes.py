@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -19,8 +19,8 @@ from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
 from detseg.runtime.media.nifti import write_label_volume
-from detseg.runtime.writers.output_folder import OutputFolder
-from detseg.runtime.writers.pictures import JsonList
+from detseg.runtime.writers.drawn import OutputFolder
+from detseg.runtime.writers.text import JsonList, rounded
 from detseg.volumes import LabelVolume, Volume
 
 
@@ -107,17 +107,10 @@ class TableWriter:
             ValueError: a label is no class position.
         """
         _check_labels(frame.source, result, len(self.class_names))
-        counts = np.bincount(result.labels.ravel(), minlength=len(self.class_names))[1 : len(self.class_names)].tolist()
-        # Digits beyond those of a float32 affine would only be noise.
-        spacing = [_rounded(length) for length in result.spacing]
-        milliliters = [_rounded(count * result.voxel_milliliters) for count in counts]
-        cells = [value for pair in zip(counts, milliliters, strict=True) for value in pair]
-        self._csv.writerow([frame.source, *spacing, *cells])
-        classes = {
-            name: {"voxels": count, "milliliters": amount}
-            for name, count, amount in zip(self.class_names[1:], counts, milliliters, strict=True)
-        }
-        self._json.append({"file": frame.source, "spacing_mm": spacing, "classes": classes})
+        record = volume_record(result, self.class_names)
+        cells = [value for share in record["classes"].values() for value in share.values()]
+        self._csv.writerow([frame.source, *record["spacing_mm"], *cells])
+        self._json.append({"file": frame.source, **record})
 
     def __enter__(self) -> Self:
         return self
@@ -126,6 +119,19 @@ class TableWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._files.__exit__(kind, error, trace)
+
+
+def volume_record(result: LabelVolume, class_names: Sequence[str]) -> dict[str, Any]:
+    """``{"spacing_mm": [x, y, z], "classes": {<name>: {"voxels", "milliliters"}}}`` of all classes but class 0."""
+    counts = np.bincount(result.labels.ravel(), minlength=len(class_names))[1 : len(class_names)].tolist()
+    # Digits beyond those of a float32 affine would only be noise.
+    return {
+        "spacing_mm": [rounded(length) for length in result.spacing],
+        "classes": {
+            name: {"voxels": count, "milliliters": rounded(count * result.voxel_milliliters)}
+            for name, count in zip(class_names[1:], counts, strict=True)
+        },
+    }
 
 
 class _VolumePictures:
@@ -174,7 +180,3 @@ def _check_labels(source: str, result: LabelVolume, num_classes: int) -> None:
     strange = [label for label in classes_in(result.labels) if label >= num_classes]
     if strange:
         raise ValueError(f"{source}: label {strange[0]} in the result; allowed are 0 to {num_classes - 1}")
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.7g}")

@@ -9,15 +9,11 @@ import pytest
 from detseg.config import to_dict
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.onnx.file import OnnxFileError
-from detseg.runtime.onnx.metadata import (
-    DetectionMetadata,
-    HeadMetadata,
-    SemanticMetadata,
-    VolumeMetadata,
-    parse_metadata,
-)
-from detseg.runtime.postprocess.config import PostprocessConfig, ViewsConfig, WindowsConfig
+from detseg.runtime.kinds.boxes import DetectionMetadata
+from detseg.runtime.kinds.masks import SemanticMetadata
+from detseg.runtime.kinds.volumes import VolumeMetadata
+from detseg.runtime.onnx.file import OnnxFileError, parse_metadata
+from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig, ViewsConfig, WindowsConfig
 from detseg.tasks import detection, semantic, volume
 
 PATH = Path("a.onnx")
@@ -58,6 +54,12 @@ def test_detection() -> None:
         head=HeadMetadata("direct", (8, 16, 32), 16),
         postprocess=PostprocessConfig(confidence=0.25, iou=0.65),
     )
+
+
+def test_a_task_of_ones_own_names_its_kind() -> None:
+    found = parse(detection_entry(task="faces", kind="boxes"))
+    assert isinstance(found, DetectionMetadata)
+    assert (found.task, found.class_names) == ("faces", NAMES)
 
 
 def test_masks_and_volumes() -> None:
@@ -103,6 +105,7 @@ def test_settings_are_those_of_the_tasks(ours: type, of_the_task: type) -> None:
         ({"format": 0}, "no format number"),
         ({"task": "pose"}, "task 'pose' is unknown; known are detection, semantic, volume"),
         ({"task": ["detection"]}, "is unknown"),
+        ({"task": "pose", "kind": "joints"}, "kind of results 'joints' is unknown; known are boxes, masks, volumes"),
         ({"form": "boxes"}, "form: expected one of 'raw', 'decoded', 'nms'"),
         ({"class_names": []}, "at least one class"),
         ({"category_ids": [1]}, "there are 1 category_ids for 2 class_names"),

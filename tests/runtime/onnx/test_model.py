@@ -10,10 +10,9 @@ import pytest
 
 from detseg.config import to_dict
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.onnx.cores import num_physical_cores
+from detseg.runtime.kinds.masks import SemanticMetadata
 from detseg.runtime.onnx.file import OnnxFileError
-from detseg.runtime.onnx.metadata import SemanticMetadata
-from detseg.runtime.onnx.model import OnnxModel
+from detseg.runtime.onnx.model import OnnxModel, num_physical_cores
 
 METADATA = {
     "format": 1,

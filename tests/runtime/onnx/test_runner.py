@@ -22,7 +22,7 @@ from detseg.runtime.media.frames import Frame
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import MAX_LANES, OnnxRunner
 from detseg.runtime.postprocess.config import PostprocessConfig, ViewsConfig, WindowsConfig
-from detseg.runtime.prediction import predict_frames
+from detseg.runtime.runner import predict_frames
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTask, DetectionTaskConfig
 from detseg.tasks.semantic import SemanticTaskConfig
@@ -94,7 +94,7 @@ def detection_task(**postprocess: Any) -> DetectionTask:
 
 
 def detection_metadata(task: DetectionTask, form: str) -> dict[str, Any]:
-    head = {"kind": task.kind, "bins": task.bins, "strides": list(task.strides)}
+    head = {"kind": task.head.kind, "bins": task.head.bins, "strides": list(task.head.strides)}
     return metadata_of(task, form=form, head=head)
 
 

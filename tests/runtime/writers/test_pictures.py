@@ -10,10 +10,12 @@ import pytest
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing.boxes import draw_boxes
 from detseg.runtime.drawing.labels import draw_labels
-from detseg.runtime.drawing.show import Drawing
+from detseg.runtime.kinds.base import Drawing, load_kind
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import read_image, write_image
-from detseg.runtime.writers.pictures import CocoWriter, DrawnWriter, MaskWriter, PictureWriter
+from detseg.runtime.writers.boxes import CocoWriter
+from detseg.runtime.writers.drawn import DrawnWriter, PictureWriter
+from detseg.runtime.writers.masks import MaskWriter
 from detseg.structures import VOID, Detections, LabelMap
 
 IMAGE = np.full((40, 60, 3), 90, np.uint8)
@@ -21,7 +23,8 @@ FOUND = Detections(
     np.array([[1, 2, 31, 22], [0.1, 0.2, 0.3, 0.7]], np.float32), np.array([0.9, 0.3], np.float32), np.array([1, 0])
 )
 NAMES = ["cat", "dog"]
-DRAW = Drawing(("cat", "dog"))
+DRAW = Drawing(load_kind("boxes"), ("cat", "dog"))
+DRAW_MASKS = Drawing(load_kind("masks"), ("cat", "dog"))
 
 
 def frame(source: Path | str, image: ByteArray = IMAGE) -> Frame:
@@ -133,7 +136,7 @@ def read_values(path: Path) -> list[list[int]]:
 def test_label_maps_are_drawn_as_pictures(tmp_path: Path) -> None:
     labels = np.zeros((40, 60), np.uint8)
     labels[20:] = 1
-    with PictureWriter(tmp_path / "out", DRAW) as writer:
+    with PictureWriter(tmp_path / "out", DRAW_MASKS) as writer:
         writer.write(frame("a/x.png"), LabelMap(labels))
     assert np.array_equal(read_image(tmp_path / "out" / "x.png"), draw_labels(IMAGE, labels, NAMES))
 

@@ -2,18 +2,23 @@ from __future__ import annotations
 
 import csv
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from detseg.runtime.kinds.base import load_kind
 from detseg.runtime.media.frames import Frame, StreamInfo
-from detseg.runtime.writers.mask_rle import encode_rle
-from detseg.runtime.writers.tables import COLUMNS, CsvWriter, JsonLinesWriter, YoloWriter
+from detseg.runtime.writers.boxes import COLUMNS, CsvWriter, YoloWriter
+from detseg.runtime.writers.masks import encode_rle
+from detseg.runtime.writers.text import JsonLinesWriter
 from detseg.structures import VOID, Detections, LabelMap
 
 NAMES = ("cat", "dog")
+BOXES_RECORD = partial(load_kind("boxes").record, class_names=NAMES)
+MASKS = partial(load_kind("masks").record, class_names=NAMES)
 IMAGE = np.zeros((40, 80, 3), np.uint8)
 BOXES = np.array([[10, 10, 30, 20], [0, 0.1, 80, 40]], np.float32)
 FOUND = Detections(BOXES, np.array([0.9, 0.25], np.float32), np.array([1, 0]))
@@ -40,7 +45,7 @@ def test_a_row_for_every_object(tmp_path: Path) -> None:
 
 
 def test_a_line_for_every_image(tmp_path: Path) -> None:
-    with JsonLinesWriter(tmp_path / "r.jsonl", NAMES) as writer:
+    with JsonLinesWriter(tmp_path / "r.jsonl", BOXES_RECORD) as writer:
         writer.write(STILL, FOUND.select(np.array([0])))
         writer.write(STILL, Detections.empty())
         writer.write(MOVING, TRACKED.select(np.array([1])))
@@ -59,7 +64,7 @@ def test_masks_as_run_lengths(tmp_path: Path) -> None:
     mask_module = pytest.importorskip("pycocotools.mask")
     labels = np.full((40, 80), VOID, np.uint8)
     labels[5:20, 3:60] = 1
-    with JsonLinesWriter(tmp_path / "r.jsonl", NAMES) as writer:
+    with JsonLinesWriter(tmp_path / "r.jsonl", MASKS) as writer:
         writer.write(STILL, LabelMap(labels))
     (line,) = (json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines())
     assert list(line["classes"]) == ["dog"]
@@ -92,13 +97,13 @@ def test_yolo_files(tmp_path: Path) -> None:
         YoloWriter(tmp_path, [tmp_path / "x.png"])
 
 
-@pytest.mark.parametrize("writer_type", [CsvWriter, JsonLinesWriter])
-def test_an_interrupted_run_leaves_the_results_before(tmp_path: Path, writer_type: Any) -> None:
+@pytest.mark.parametrize(("writer_type", "about"), [(CsvWriter, NAMES), (JsonLinesWriter, BOXES_RECORD)])
+def test_an_interrupted_run_leaves_the_results_before(tmp_path: Path, writer_type: Any, about: Any) -> None:
     path = tmp_path / "r"
     path.write_text("before")
 
     def interrupted() -> None:
-        with writer_type(path, NAMES) as writer:
+        with writer_type(path, about) as writer:
             writer.write(STILL, FOUND)
             raise KeyboardInterrupt
 
@@ -106,6 +111,6 @@ def test_an_interrupted_run_leaves_the_results_before(tmp_path: Path, writer_typ
         interrupted()
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
-    with writer_type(path, NAMES) as writer:
+    with writer_type(path, about) as writer:
         writer.write(Frame(IMAGE, "in/\udcff.jpg"), FOUND)
     assert "udcff" in path.read_text()

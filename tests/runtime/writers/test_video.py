@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.runtime.drawing.show import Drawing
+from detseg.runtime.kinds.base import Drawing, load_kind
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.video_reader import read_video
-from detseg.runtime.writers.video import VideoWriter
+from detseg.runtime.writers.drawn import VideoWriter
 from detseg.structures import Detections
 
-DRAW = Drawing(("cat",))
+DRAW = Drawing(load_kind("boxes"), ("cat",))
 NOTHING = Detections.empty()
 
 

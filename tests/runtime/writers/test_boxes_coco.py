@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.runtime.writers.coco_results import detections_to_coco, write_results
+from detseg.runtime.writers.boxes import detections_to_coco, write_results
 from detseg.structures import Detections
 
 

@@ -1,9 +1,8 @@
-"""Results for eyes, whatever their kind: drawn on the picture, or beside what is true."""
+"""Results of images for eyes: beside what is true."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -12,48 +11,13 @@ from detseg.arrays import ByteArray
 from detseg.runtime.drawing.boxes import color_of, draw_boxes, montage
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.drawing.lettering import Lettering
-from detseg.runtime.drawing.volume import draw_slices
-from detseg.runtime.media.frames import Frame
-from detseg.structures import VOID, Detections, GroundTruth, LabelMap, Result
-from detseg.volumes import LabelVolume, Volume
+from detseg.structures import VOID, Detections, GroundTruth
 
 SHOWN_CONFIDENCE = 0.25
 """Objects with a lower score count in evaluation, but would cover the picture."""
 
 _WRONG = (235, 30, 45)
 _IGNORED = (120, 120, 120)
-
-
-def draw_result(
-    image: ByteArray | Volume, result: Result, class_names: Sequence[str], line_width: int | None = None
-) -> ByteArray:
-    """A copy of ``image`` ``[H, W, 3]`` with what was found in it; of a volume three planes.
-
-    Boxes carry names, scores and the numbers of tracks, in lines of ``line_width`` pixels.
-
-    Raises:
-        ValueError: the result is not one of this picture, or of other classes.
-    """
-    if isinstance(result, LabelVolume):
-        assert isinstance(image, Volume)
-        return draw_slices(image, result, class_names)
-    assert isinstance(image, np.ndarray)
-    if isinstance(result, LabelMap):
-        return draw_labels(image, result.labels, class_names)
-    boxes = result.boxes_xyxy, result.labels, class_names, result.scores
-    return draw_boxes(image, *boxes, line_width=line_width, track_ids=result.track_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class Drawing:
-    """How results are drawn: class names, and the width of lines in pixels (None: it grows with the picture)."""
-
-    class_names: tuple[str, ...]
-    line_width: int | None = None
-
-    def __call__(self, frame: Frame, result: Detections | LabelMap) -> ByteArray:
-        """The image of ``frame`` with ``result``."""
-        return draw_result(frame.pixels, result, self.class_names, self.line_width)
 
 
 def compare_boxes(
@@ -65,7 +29,10 @@ def compare_boxes(
     shown = detections.select(detections.scores >= SHOWN_CONFIDENCE)
     panels = [
         _captioned(draw_boxes(image, truth.boxes_xyxy.astype(np.float32), labels, names), f"truth: {len(labels)}"),
-        _captioned(draw_result(image, shown, class_names), f"found, score {SHOWN_CONFIDENCE} or more: {len(shown)}"),
+        _captioned(
+            draw_boxes(image, shown.boxes_xyxy, shown.labels, class_names, shown.scores, track_ids=shown.track_ids),
+            f"found, score {SHOWN_CONFIDENCE} or more: {len(shown)}",
+        ),
     ]
     return montage(panels, columns=2)
 

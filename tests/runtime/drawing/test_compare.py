@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from detseg.runtime.drawing.boxes import color_of, draw_boxes
+from detseg.runtime.drawing.compare import compare_boxes, compare_labels
 from detseg.runtime.drawing.labels import draw_labels
-from detseg.runtime.drawing.show import compare_boxes, compare_labels, draw_result
+from detseg.runtime.kinds.base import load_kind
 from detseg.structures import VOID, Detections, GroundTruth, LabelMap
 
 NAMES = ("sky", "road", "car")
@@ -22,9 +23,9 @@ def detections(*scores: float) -> Detections:
 def test_each_kind_of_result_is_drawn_its_own_way() -> None:
     found = detections(0.9)
     boxes = draw_boxes(IMAGE, found.boxes_xyxy, found.labels, NAMES, found.scores)
-    assert np.array_equal(draw_result(IMAGE, found, NAMES), boxes)
+    assert np.array_equal(load_kind("boxes").draw(IMAGE, found, NAMES), boxes)
     labels = np.ones((60, 80), np.uint8)
-    assert np.array_equal(draw_result(IMAGE, LabelMap(labels), NAMES), draw_labels(IMAGE, labels, NAMES))
+    assert np.array_equal(load_kind("masks").draw(IMAGE, LabelMap(labels), NAMES), draw_labels(IMAGE, labels, NAMES))
 
 
 def cell_height(sheet: np.ndarray) -> int:
@@ -126,4 +127,4 @@ def test_comparison_of_boxes_leaves_weak_ones_out() -> None:
     names = [*NAMES, *(f"{name} (crowd)" for name in NAMES)]
     boxes = np.array([[5, 25, 35, 55], [40, 10, 60, 30]], np.float32)
     assert np.array_equal(left, draw_boxes(IMAGE, boxes, np.array([1, 5]), names))
-    assert np.array_equal(right, draw_result(IMAGE, detections(0.9), NAMES))
+    assert np.array_equal(right, load_kind("boxes").draw(IMAGE, detections(0.9), NAMES))

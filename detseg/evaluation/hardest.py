@@ -1,24 +1,25 @@
-"""Finding the pictures on which a model is worst, while it is evaluated."""
+"""Hardest examples: the images with the most errors, found while a model is evaluated."""
 
 from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.arrays import ByteArray, DoubleArray
-from detseg.engine.pictures import BoxTally, encode_jpeg
+from detseg.arrays import ByteArray, DoubleArray, IntArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.errors import BoxErrors, Outcome, best_confidences, find_box_errors, label_scores
+from detseg.evaluation.errors import BoxErrors, Outcome, best_confidences, find_box_errors
 from detseg.runtime.drawing.errors import Mark, MarkedBox, draw_marked_boxes
-from detseg.structures import Detections, GroundTruth, LabelMap
-from detseg.volumes import LabelVolume
+from detseg.structures import Detections, GroundTruth
 
+_LONGEST_SIDE = 1600
+_QUALITY = 85
 _NUM_NAMED_CLASSES = 3
 _MARKS = {
     Outcome.FALSE_POSITIVE: Mark("false positives", (235, 30, 45)),
@@ -45,7 +46,24 @@ class Candidate:
         return -self.badness, self.index
 
 
-class WorstPictures(Protocol):
+@dataclass(frozen=True, slots=True)
+class BoxTally:
+    """Numbers of boxes ``counts`` ``[C, 5]`` by class and :class:`~detseg.evaluation.errors.Outcome`, at these
+    ``confidences`` ``[C]``, over a whole data set."""
+
+    class_names: tuple[str, ...]
+    confidences: DoubleArray
+    counts: IntArray
+
+    @property
+    def f1(self) -> float:
+        """F1 = 2 TP / (2 TP + FP + FN) over the objects of all classes; 0 where there is nothing."""
+        right, false_positives, wrong_class, badly_placed, missed = self.counts.sum(axis=0).tolist()
+        errors = false_positives + missed + 2 * (wrong_class + badly_placed)
+        return 2 * right / (2 * right + errors) if right else 0.0
+
+
+class HardestExamples(Protocol):
     """Is told of every picture, and names the worst in the end."""
 
     measure: str
@@ -59,8 +77,8 @@ class WorstPictures(Protocol):
         errors of each kind all pictures added have. ``evaluator`` has seen the whole data set."""
 
 
-class WorstLabels:
-    """Masks and volumes, by the mean score of their classes in this picture alone.
+class HardestLabels:
+    """Masks and volumes, by the mean of the ``scores`` of their classes in this picture alone.
 
     A picture is drawn as soon as it is among the worst so far, and dropped when it no longer is, so that no more than
     ``num_pictures`` are ever kept.
@@ -72,17 +90,19 @@ class WorstLabels:
         num_pictures: int,
         draw: Callable[[int, Any, Any], ByteArray],
         score_name: str,
+        scores: Callable[[Any, Any, Sequence[str]], dict[str, float]],
     ) -> None:
         self.measure = f"Lowest {score_name} of the picture by itself: the mean of the classes that it holds."
         self._class_names = class_names
         self._num_pictures = num_pictures
         self._draw = draw
         self._score_name = score_name
+        self._scores = scores
         self._worst: list[Candidate] = []
 
-    def add(self, index: int, result: LabelMap | LabelVolume, truth: Any) -> None:
-        """See :class:`WorstPictures`."""
-        scores = label_scores(result, truth, self._class_names)
+    def add(self, index: int, result: Any, truth: Any) -> None:
+        """See :class:`HardestExamples`."""
+        scores = self._scores(result, truth, self._class_names)
         if not scores:
             return
         badness = 1 - sum(scores.values()) / len(scores)
@@ -96,7 +116,7 @@ class WorstLabels:
         del self._worst[self._num_pictures :]
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], None]:
-        """See :class:`WorstPictures`."""
+        """See :class:`HardestExamples`."""
         return self._worst, None
 
     def _caption(self, scores: dict[str, float]) -> str:
@@ -106,7 +126,7 @@ class WorstLabels:
         return f"{self._score_name} {mean:.3f}; lowest: {named}"
 
 
-class WorstBoxes:
+class HardestBoxes:
     """Objects, by the number of errors at the confidence of best F1 of each class, which is known in the end.
 
     The detections are those that the evaluator holds as well, so that keeping them takes no memory.
@@ -125,13 +145,13 @@ class WorstBoxes:
         self._pictures: list[tuple[int, Detections, GroundTruth]] = []
 
     def add(self, index: int, result: Detections, truth: GroundTruth) -> None:
-        """See :class:`WorstPictures`."""
+        """See :class:`HardestExamples`."""
         self._pictures.append((index, result, truth))
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally]:
-        """See :class:`WorstPictures`."""
-        assert isinstance(evaluator, CocoEvaluator)
-        confidences = best_confidences(evaluator.precision_recall_curves(), self._class_names)
+        """See :class:`HardestExamples`."""
+        curves = cast(CocoEvaluator, evaluator).precision_recall_curves()
+        confidences = best_confidences(curves, self._class_names)
         counts = np.zeros((len(self._class_names), len(Outcome)), np.int64)
         ranked = []
         for position, (index, result, truth) in enumerate(self._pictures):
@@ -180,3 +200,15 @@ def _marked(errors: BoxErrors, truth: GroundTruth, class_names: Sequence[str]) -
 def _corners(xyxy: NDArray[Any]) -> tuple[float, float, float, float]:
     left, top, right, bottom = xyxy.tolist()
     return left, top, right, bottom
+
+
+def encode_jpeg(picture: ByteArray) -> bytes:
+    """``picture`` ``[H, W, 3]`` RGB as a JPEG, made smaller where a side is longer than 1600 pixels."""
+    scale = _LONGEST_SIDE / max(picture.shape[:2])
+    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+    if scale < 1:
+        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
+    done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(bgr), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
+    assert done, f"a picture of {picture.shape} cannot be encoded"
+    return encoded.tobytes()

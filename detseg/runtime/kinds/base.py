@@ -1,0 +1,266 @@
+"""What a kind of results must say of itself, so that nothing else asks which one it has."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.config import load_entry
+from detseg.runtime.kinds import KINDS
+from detseg.runtime.media.frames import Frame
+from detseg.runtime.writers.drawn import ResultWriter
+from detseg.structures import VOID
+
+Precision = Literal["fp32", "fp16", "int8"]
+Outputs = Mapping[str, NDArray[Any]]
+"""What a network gives, by name."""
+
+
+class Network(Protocol):
+    """An exported network, whatever runs it."""
+
+    path: Path
+    """Its file, for errors."""
+
+    @property
+    def has_free_sides(self) -> bool:
+        """Whether inputs may be of any size."""
+
+    def run(self, inputs: FloatArray) -> Outputs:
+        """``inputs`` ``[B, channels, *spatial]`` float32, normalized, through the network."""
+
+    def require_shape(self, shape: Sequence[int]) -> None:
+        """Raise ValueError unless one input may have this ``shape``, ``(channels, *spatial)``."""
+
+
+class Pipeline(Protocol):
+    """The way of a batch from images to results. ``prepare`` is called by the user's thread, ``results`` by that of the
+    runner."""
+
+    def prepare(self, images: Sequence[Any], slot: int) -> tuple[Any, list[Any]]:
+        """The input of the network in the memory ``slot``, and the way back for each image."""
+
+    def results(self, inputs: Any, placements: list[Any]) -> list[Any]:
+        """One result per image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metadata(ABC):
+    """What all exported files say of themselves: class ``c`` has the name ``class_names[c]`` and the number
+    ``category_ids[c]`` in annotation files; sides of inputs are multiples of ``stride``; ``version`` of detseg wrote
+    the file."""
+
+    kind: ClassVar[str]
+    """The name of the kind of results."""
+
+    version: str
+    task: str
+    form: str
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    stride: int = 1
+    precision: Precision = "fp32"
+    input: Any
+    postprocess: Any
+
+    def __post_init__(self) -> None:
+        if not self.class_names:
+            raise ValueError("class_names must name at least one class")
+        if len(self.category_ids) != len(self.class_names):
+            raise ValueError(f"there are {len(self.category_ids)} category_ids for {len(self.class_names)} class_names")
+        if self.stride < 1:
+            raise ValueError(f"stride must be at least 1, got {self.stride}")
+
+    @property
+    @abstractmethod
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        """The names of the dimensions of the network's input, then of every output."""
+
+    @property
+    def input_name(self) -> str:
+        """What the network takes."""
+        return next(iter(self.sides))
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """What the network gives."""
+        return tuple(self.sides)[1:]
+
+    @property
+    def postprocess_in_graph(self) -> bool:
+        """Whether the settings of ``postprocess`` are part of the graph, and so cannot be changed any more."""
+        return False
+
+    def resized(self, size: tuple[int, int]) -> Self:
+        """The same for an input of another height and width.
+
+        Raises:
+            ValueError: there is no such input.
+        """
+        if any(side % self.stride for side in size):
+            raise ValueError(f"height and width must be multiples of {self.stride}, got {size[0]}x{size[1]}")
+        return replace(self, input=replace(self.input, height=size[0], width=size[1]))
+
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """The same with other settings of ``postprocess``, by their names.
+
+        Raises:
+            ValueError: there is no such setting, its value is not allowed, or it is fixed in the graph.
+        """
+        known = [one.name for one in fields(self.postprocess)]
+        unknown = [name for name in settings if name not in known]
+        if unknown:
+            raise ValueError(
+                f"the task {self.task} has no setting {', '.join(unknown)}; its settings are {', '.join(known)}"
+            )
+        changed = [name for name, value in settings.items() if value != getattr(self.postprocess, name)]
+        if changed and self.postprocess_in_graph:
+            raise ValueError(
+                f"suppression is part of the graph, so {', '.join(changed)} cannot be changed any more; "
+                "export the model again with other settings, or without suppression"
+            )
+        return replace(self, postprocess=replace(self.postprocess, **settings))
+
+    def without_padding(self) -> Self:
+        """The same with an input that fits each image.
+
+        Raises:
+            ValueError: results would not be the same.
+        """
+        raise ValueError(f"full_input can be False for boxes only, this model is for {self.task}")
+
+    @abstractmethod
+    def pipeline(self, network: Network) -> Pipeline:
+        """The way from images through ``network``, the graph of the file, to results.
+
+        Raises:
+            ValueError: the network does not take such inputs.
+        """
+
+
+class Kind(ABC):
+    """One kind of results. Images are ``[H, W, 3]`` uint8 RGB, or volumes."""
+
+    name: ClassVar[str]
+    """As in the table of kinds."""
+    metadata: ClassVar[type[Metadata]]
+    """What exported files with such results say of themselves."""
+    writers: ClassVar[Mapping[str, Save]]
+    """What results can be saved as, by the names that users know."""
+    default_save: ClassVar[tuple[str, ...]]
+    """What they are saved as if the user does not say."""
+    has_boxes: ClassVar[bool] = False
+    """Whether results are boxes: objects that can be followed through a video, and converted to other programs' boxes;
+    then images need no more padding than the stride asks for."""
+
+    @abstractmethod
+    def draw(self, image: Any, result: Any, class_names: Sequence[str], line_width: int | None = None) -> ByteArray:
+        """A copy of ``image`` with what was found in it, in lines of ``line_width`` pixels where that has a meaning.
+
+        Raises:
+            ValueError: the result is not one of this image, or of other classes.
+        """
+
+    @abstractmethod
+    def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
+        """One picture that shows ``image`` with its truth and what was found."""
+
+    @abstractmethod
+    def draw_sample(self, sample: Any, class_names: Sequence[str]) -> ByteArray:
+        """The image of a training sample with what is to be learned from it."""
+
+    @abstractmethod
+    def keep(self, result: Any, kept: BoolArray) -> Any:
+        """``result`` without the classes that are not ``kept``, ``[C]``."""
+
+    @abstractmethod
+    def relabel(self, result: Any, positions: IntArray) -> Any:
+        """``result`` with class ``positions[label]`` in place of ``label``; what has position -1 is left out."""
+
+    @abstractmethod
+    def record(self, result: Any, class_names: Sequence[str]) -> dict[str, Any]:
+        """``result`` as plain data, for a line of JSON."""
+
+
+@cache
+def load_kind(name: str) -> Kind:
+    """The kind called ``name`` in the table, imported when first used."""
+    kind: Kind = load_entry(KINDS, name)()
+    return kind
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How results are drawn: class names, and the width of lines in pixels (None: it grows with the picture)."""
+
+    kind: Kind
+    class_names: tuple[str, ...]
+    line_width: int | None = None
+
+    def __call__(self, frame: Frame, result: Any) -> ByteArray:
+        """The image of ``frame`` with ``result``."""
+        return self.kind.draw(frame.image, result, self.class_names, self.line_width)
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What writers are made of: the folder ``output``, where no file of ``sources`` may lie; the classes and their
+    numbers in the data set; how results are drawn, and the ``fps`` of a video of still pictures."""
+
+    kind: Kind
+    output: Path
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    sources: Sequence[Path | str] = ()
+    fps: float = 25.0
+    line_width: int | None = None
+
+    @property
+    def draw(self) -> Drawing:
+        """What draws results."""
+        return Drawing(self.kind, self.class_names, self.line_width)
+
+
+@dataclass(frozen=True)
+class Save:
+    """One thing that results can be saved as. ``opens_at_once``: its files are there before the first result."""
+
+    make: Callable[[Saving], ResultWriter]
+    opens_at_once: bool = False
+
+
+def make_writers(names: Sequence[str], saving: Saving, task_name: str) -> list[ResultWriter]:
+    """A writer for each of ``names``, which are those of ``saving.kind.writers``.
+
+    Raises:
+        ValueError: there is no such thing for these results, or a folder of results holds one of the sources.
+    """
+    allowed = saving.kind.writers
+    unknown = [name for name in names if name not in allowed]
+    if unknown:
+        raise ValueError(f"--save: unknown {', '.join(unknown)}; allowed for {task_name} are {', '.join(allowed)}")
+    # Those that open their files at once come last: they must not leave them behind where another one is refused.
+    order = sorted(set(names), key=lambda name: (allowed[name].opens_at_once, name))
+    return [allowed[name].make(saving) for name in order]
+
+
+def logits_of(network: Network, num_classes: int, inputs: FloatArray) -> FloatArray:
+    """The logits of ``network``, ``[B, C, *spatial]`` for inputs ``[B, channels, *spatial]``."""
+    logits: FloatArray = network.run(inputs)["logits"]
+    if logits.ndim != inputs.ndim or logits.shape[1] != num_classes:
+        raise ValueError(f"{network.path}: names {num_classes} classes and gives logits of shape {logits.shape}")
+    return logits.astype(np.float32, copy=False)
+
+
+def require_few_classes(class_names: Sequence[str]) -> None:
+    """Raise ValueError where there are more classes than a mask of 8 bits holds beside ``VOID``."""
+    if len(class_names) > VOID:
+        raise ValueError(f"a mask of 8 bits holds {VOID} classes at most, got {len(class_names)}")

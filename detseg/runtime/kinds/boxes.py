@@ -1,0 +1,156 @@
+"""Boxes in images, each with a class and a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.runtime.drawing.boxes import draw_boxes, draw_mask
+from detseg.runtime.drawing.compare import compare_boxes
+from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec, fitted
+from detseg.runtime.kinds.base import Kind, Metadata, Network, Outputs, Save
+from detseg.runtime.kinds.images import IMAGE_WRITERS, JSON_LINES, ImageInputs
+from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
+from detseg.runtime.postprocess.decode import decode_above
+from detseg.runtime.postprocess.results import detect, detections_of_graph
+from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter, box_records
+from detseg.structures import Detections, GroundTruth, Placement, Sample
+
+_SIDES: dict[str, dict[str, tuple[str, ...]]] = {
+    "raw": {"raw": ("batch", "channels", "anchors")},
+    "decoded": {"boxes": ("batch", "anchors", "xyxy"), "scores": ("batch", "anchors", "classes")},
+    "nms": {
+        "boxes": ("batch", "detections", "xyxy"),
+        "scores": ("batch", "detections"),
+        "labels": ("batch", "detections"),
+        "counts": ("batch",),
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionMetadata(Metadata):
+    """A detector; ``form`` says what it gives: raw maps, decoded boxes, or boxes after suppression."""
+
+    kind = "boxes"
+
+    form: Literal["raw", "decoded", "nms"]
+    input: InputSpec
+    head: HeadMetadata
+    postprocess: PostprocessConfig
+
+    @property
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        """Images in, and what the form says out."""
+        return {"images": ("batch", "channels", "height", "width"), **_SIDES[self.form]}
+
+    @property
+    def postprocess_in_graph(self) -> bool:
+        """Whether suppression is part of the graph."""
+        return self.form == "nms"
+
+    def without_padding(self) -> Self:
+        """The same with images padded no further than the stride asks for."""
+        return replace(self, input=fitted(self.input, self.stride))
+
+    def pipeline(self, network: Network) -> BoxPipeline:
+        """Decoding and suppression, as far as they are not in the graph."""
+        return BoxPipeline(network, self)
+
+
+class BoxPipeline(ImageInputs):
+    """From images to boxes. See :class:`detseg.runtime.kinds.base.Pipeline`."""
+
+    def __init__(self, network: Network, metadata: DetectionMetadata) -> None:
+        super().__init__(metadata.input)
+        self._network = network
+        self._metadata = metadata
+        self._num_classes = len(metadata.class_names)
+        sides = (metadata.input.height, metadata.input.width)
+        network.require_shape((3, *sides))
+        if isinstance(metadata.input, FittedInputSpec) and not network.has_free_sides:
+            raise ValueError(
+                f"{network.path}: takes inputs of {sides[0]}x{sides[1]} only, and full_input is False; export the "
+                "model again without --fixed"
+            )
+
+    def results(self, inputs: FloatArray, placements: list[Placement]) -> list[Detections]:
+        """The objects in each image."""
+        outputs, size = self._network.run(inputs), (inputs.shape[2], inputs.shape[3])
+        return [self._detections(outputs, size, row, placement) for row, placement in enumerate(placements)]
+
+    def _detections(self, outputs: Outputs, size: tuple[int, int], row: int, placement: Placement) -> Detections:
+        settings = self._metadata.postprocess
+        match self._metadata.form:
+            case "nms":
+                boxes_xyxy, scores, labels, counts = (outputs[name] for name in ("boxes", "scores", "labels", "counts"))
+                return detections_of_graph(
+                    boxes_xyxy[row], scores[row], labels[row], int(counts[row]), placement, self._num_classes
+                )
+            case "raw":
+                boxes_xyxy, scores = decode_above(outputs["raw"][row], self._metadata.head, *size, settings.confidence)
+            case "decoded":
+                boxes_xyxy, scores = outputs["boxes"][row], outputs["scores"][row]
+        if scores.shape[1] != self._num_classes:
+            raise ValueError(
+                f"{self._network.path}: gives scores of {scores.shape[1]} classes and names {self._num_classes}"
+            )
+        return detect(boxes_xyxy, scores, placement, settings)
+
+
+class Boxes(Kind):
+    """Results are :class:`detseg.structures.Detections`, judged by :class:`detseg.structures.GroundTruth`."""
+
+    name = "boxes"
+    metadata = DetectionMetadata
+    has_boxes = True
+    writers: ClassVar[Mapping[str, Save]] = {
+        **IMAGE_WRITERS,
+        "coco": Save(
+            lambda to: CocoWriter(to.output / "detections.json", to.class_names, to.category_ids), opens_at_once=True
+        ),
+        "csv": Save(lambda to: CsvWriter(to.output / "detections.csv", to.class_names), opens_at_once=True),
+        "jsonl": JSON_LINES,
+        "yolo": Save(lambda to: YoloWriter(to.output / "labels", to.sources)),
+    }
+    """Beside pictures and lines: ``coco``: COCO results in ``detections.json``; ``csv``: ``detections.csv``; ``yolo``:
+    text files in ``labels``."""
+    default_save = ("drawn", "coco")
+
+    def draw(
+        self, image: ByteArray, result: Detections, class_names: Sequence[str], line_width: int | None = None
+    ) -> ByteArray:
+        """``image`` with boxes that carry names, scores and the numbers of tracks."""
+        boxes = result.boxes_xyxy, result.labels, class_names, result.scores
+        return draw_boxes(image, *boxes, line_width=line_width, track_ids=result.track_ids)
+
+    def compare(
+        self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
+    ) -> ByteArray:
+        """The annotated objects beside those found."""
+        return compare_boxes(image, truth, result, class_names)
+
+    def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
+        """The objects; crowd regions say so in their names. Where there is a mask, it tints the image."""
+        image = sample.image if sample.mask is None else draw_mask(sample.image, sample.mask)
+        names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
+        labels = sample.labels + np.where(sample.crowd, len(class_names), 0)
+        return draw_boxes(image, sample.boxes_xyxy, labels, names)
+
+    def keep(self, result: Detections, kept: BoolArray) -> Detections:
+        """The objects of classes that are kept."""
+        return result.select(kept[result.labels])
+
+    def relabel(self, result: Detections, positions: IntArray) -> Detections:
+        """``result`` with other class positions, without the objects whose class has position -1."""
+        labels = positions[result.labels]
+        return replace(result, labels=labels).select(labels >= 0)
+
+    def record(self, result: Detections, class_names: Sequence[str]) -> dict[str, Any]:
+        """``detections``: a list of ``class``, ``class_index``, ``score``, ``box_xyxy`` in pixels and, of tracked
+        objects, ``track_id``."""
+        return {"detections": box_records(result, class_names)}

@@ -1,0 +1,124 @@
+"""Masks: a class for every pixel of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.runtime.drawing.compare import compare_labels
+from detseg.runtime.drawing.labels import classes_in, draw_labels
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
+from detseg.runtime.kinds.images import IMAGE_WRITERS, JSON_LINES, ImageInputs
+from detseg.runtime.postprocess.config import ViewsConfig
+from detseg.runtime.postprocess.results import best_classes
+from detseg.runtime.postprocess.views import average_over_views, sliding_window
+from detseg.runtime.writers.masks import MaskWriter, encode_rle
+from detseg.structures import VOID, LabelMap, Placement, Sample
+
+
+@dataclass(frozen=True, kw_only=True)
+class SemanticMetadata(Metadata):
+    """A network for masks."""
+
+    kind = "masks"
+
+    form: Literal["logits"]
+    input: InputSpec
+    postprocess: ViewsConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_few_classes(self.class_names)
+
+    @property
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        """Images in, logits of the same size out."""
+        return dict.fromkeys(("images", "logits"), ("batch", "channels", "height", "width"))
+
+    def pipeline(self, network: Network) -> MaskPipeline:
+        """Windows and views, then the best class of every pixel."""
+        return MaskPipeline(network, self)
+
+
+class MaskPipeline(ImageInputs):
+    """From images to masks. See :class:`detseg.runtime.kinds.base.Pipeline`."""
+
+    def __init__(self, network: Network, metadata: SemanticMetadata) -> None:
+        super().__init__(metadata.input)
+        self._views = metadata.postprocess
+        self._look = partial(logits_of, network, len(metadata.class_names))
+        if self._views.window is not None:
+            self._look = partial(
+                sliding_window,
+                self._look,
+                window=self._views.window,
+                overlap=self._views.overlap,
+                weighting=self._views.weighting,
+            )
+        network.require_shape((3, *(self._views.window or (metadata.input.height, metadata.input.width))))
+
+    def results(self, inputs: FloatArray, placements: list[Placement]) -> list[LabelMap]:
+        """The mask of each image."""
+        if self._views.flip or self._views.scales != (1.0,):
+            scores = average_over_views(self._look, inputs, self._views.scales, self._views.flip)
+        else:
+            scores = self._look(inputs)
+        return [best_classes(one, placement) for one, placement in zip(scores, placements, strict=True)]
+
+
+class Masks(Kind):
+    """Results are :class:`detseg.structures.LabelMap`, judged by masks ``[H, W]`` of class positions and ``VOID``."""
+
+    name = "masks"
+    metadata = SemanticMetadata
+    writers: ClassVar[Mapping[str, Save]] = {
+        **IMAGE_WRITERS,
+        "mask": Save(lambda to: MaskWriter(to.output / "masks", to.class_names, to.sources)),
+        "ids": Save(lambda to: MaskWriter(to.output / "ids", to.class_names, to.sources, category_ids=to.category_ids)),
+        "jsonl": JSON_LINES,
+    }
+    """Beside pictures and lines: ``mask``: class positions in ``masks``; ``ids``: the data set's own numbers in
+    ``ids``."""
+    default_save = ("drawn", "mask")
+
+    def draw(
+        self, image: ByteArray, result: LabelMap, class_names: Sequence[str], line_width: int | None = None
+    ) -> ByteArray:
+        """``image`` tinted by classes, with their names."""
+        return draw_labels(image, result.labels, class_names)
+
+    def compare(self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]) -> ByteArray:
+        """Image, truth, prediction and a map of the errors, side by side."""
+        return compare_labels(image, truth, result.labels, class_names)
+
+    def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
+        """The image tinted by its mask."""
+        assert sample.mask is not None
+        return draw_labels(sample.image, sample.mask, class_names)
+
+    def keep(self, result: LabelMap, kept: BoolArray) -> LabelMap:
+        """``result`` with ``VOID`` in place of what is not kept."""
+        table = np.arange(256, dtype=np.uint8)
+        table[: len(kept)][~kept] = VOID
+        return LabelMap(table[result.labels])
+
+    def relabel(self, result: LabelMap, positions: IntArray) -> LabelMap:
+        """``result`` with other class positions; pixels of a class with position -1 become ``VOID``."""
+        table = np.full(256, VOID, np.uint8)
+        known = positions >= 0
+        table[: len(positions)][known] = positions[known]
+        return LabelMap(table[result.labels])
+
+    def record(self, result: LabelMap, class_names: Sequence[str]) -> dict[str, Any]:
+        """``classes``: by name the number of ``pixels`` and the mask as COCO's compressed ``rle``."""
+        return {"classes": {class_names[label]: _share(result.labels == label) for label in classes_in(result.labels)}}
+
+
+def _share(mask: BoolArray) -> dict[str, Any]:
+    return {"pixels": int(mask.sum()), "rle": encode_rle(mask)}

@@ -1,0 +1,140 @@
+"""Label volumes: a class for every voxel of a scan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+
+from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.runtime.drawing.volume import compare_volumes, draw_slices
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
+from detseg.runtime.postprocess.config import WindowsConfig
+from detseg.runtime.postprocess.results import best_voxel_classes
+from detseg.runtime.postprocess.views import average_over_flips, sliding_window, softmax
+from detseg.runtime.writers.volumes import MontageWriter, NiftiWriter, SlicesWriter, TableWriter, volume_record
+from detseg.structures import VOID
+from detseg.volumes import LabelVolume, Shape3, Volume, VolumePlacement, VolumeSample
+
+
+@dataclass(frozen=True, kw_only=True)
+class VolumeMetadata(Metadata):
+    """A network for volumes; ``patch``: depth, height and width of windows where ``postprocess`` names none.
+    ``surface_tolerance_mm``: how far apart surfaces may lie to count as the same when it is evaluated."""
+
+    kind = "volumes"
+
+    form: Literal["logits"]
+    input: VolumeSpec
+    patch: Shape3
+    postprocess: WindowsConfig
+    surface_tolerance_mm: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_few_classes(self.class_names)
+        if min(self.patch) < 1:
+            raise ValueError(f"patch must be a positive depth, height and width, got {self.patch}")
+
+    @property
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        """Volumes in, logits of the same size out."""
+        return dict.fromkeys(("volumes", "logits"), ("batch", "channels", "depth", "height", "width"))
+
+    def resized(self, size: tuple[int, int]) -> Self:
+        """There is no such input."""
+        raise ValueError(f"volumes keep their size; got {size[0]}x{size[1]}; set a window instead")
+
+    def pipeline(self, network: Network) -> VolumePipeline:
+        """Windows and flips, then the best class of every voxel."""
+        return VolumePipeline(network, self)
+
+
+class VolumePipeline:
+    """From volumes to their labels. See :class:`detseg.runtime.kinds.base.Pipeline`."""
+
+    def __init__(self, network: Network, metadata: VolumeMetadata) -> None:
+        self._spec = metadata.input
+        self._views = metadata.postprocess
+        window = self._views.window or metadata.patch
+        self._look = partial(
+            sliding_window,
+            partial(logits_of, network, len(metadata.class_names)),
+            window=window,
+            overlap=self._views.overlap,
+            weighting=self._views.weighting,
+            batch_size=self._views.batch_size,
+        )
+        network.require_shape((1, *window))
+
+    def prepare(self, images: Sequence[Volume], slot: int) -> tuple[list[FloatArray], list[VolumePlacement]]:
+        """Volumes of any sizes, placed and normalized, ``[1, D, H, W]`` each."""
+        placed = [self._spec.place(volume) for volume in images]
+        return [array for array, _ in placed], [placement for _, placement in placed]
+
+    def results(self, inputs: list[FloatArray], placements: list[VolumePlacement]) -> list[LabelVolume]:
+        """The labels of each volume."""
+        return [self._labels(array[None], placement) for array, placement in zip(inputs, placements, strict=True)]
+
+    def _labels(self, volume: FloatArray, placement: VolumePlacement) -> LabelVolume:
+        look, views = self._look, self._views
+        probabilities = average_over_flips(look, volume, views.flip_axes) if views.flip else softmax(look(volume))
+        return best_voxel_classes(probabilities[0], placement)
+
+
+class Volumes(Kind):
+    """Results are :class:`detseg.volumes.LabelVolume`, and so is what they are judged by."""
+
+    name = "volumes"
+    metadata = VolumeMetadata
+    writers: ClassVar[Mapping[str, Save]] = {
+        "nifti": Save(
+            lambda to: NiftiWriter(to.output / "labels", to.class_names, to.sources, category_ids=to.category_ids)
+        ),
+        "table": Save(lambda to: TableWriter(to.output, to.class_names), opens_at_once=True),
+        "slices": Save(lambda to: SlicesWriter(to.output / "slices", to.class_names, to.sources)),
+        "montage": Save(lambda to: MontageWriter(to.output / "montages", to.class_names, to.sources)),
+    }
+    """``nifti``: labels with the data set's own numbers in ``labels``; ``table``: the milliliters of every class in
+    ``volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: pictures of three planes in ``slices``, of many
+    axial slices in ``montages``."""
+    default_save = tuple(writers)
+
+    def draw(
+        self, image: Volume, result: LabelVolume, class_names: Sequence[str], line_width: int | None = None
+    ) -> ByteArray:
+        """Three planes with outlines."""
+        return draw_slices(image, result, class_names)
+
+    def compare(self, image: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
+        """Truth and prediction as contours on three planes."""
+        return compare_volumes(image, truth, result, class_names)
+
+    def draw_sample(self, sample: VolumeSample, class_names: Sequence[str]) -> ByteArray:
+        """Three planes of a patch with outlines."""
+        assert sample.labels is not None, "training samples have labels"
+        affine = np.diag([*sample.placement.input_spacing, 1.0])
+        shown = np.where(sample.labels == VOID, 0, sample.labels).astype(np.uint8)
+        return draw_slices(Volume(sample.image, affine), LabelVolume(shown, affine), class_names)
+
+    def keep(self, result: LabelVolume, kept: BoolArray) -> LabelVolume:
+        """``result`` with background in place of what is not kept."""
+        table = np.arange(256, dtype=np.uint8)
+        table[: len(kept)][~kept] = 0
+        return LabelVolume(table[result.labels], result.affine)
+
+    def relabel(self, result: LabelVolume, positions: IntArray) -> LabelVolume:
+        """``result`` with other class positions; voxels of a class with position -1 become background, because nothing
+        that the data set knows was found there."""
+        table = np.zeros(256, np.uint8)
+        known = positions >= 0
+        table[: len(positions)][known] = positions[known]
+        return LabelVolume(table[result.labels], result.affine)
+
+    def record(self, result: LabelVolume, class_names: Sequence[str]) -> dict[str, Any]:
+        """``spacing_mm`` and, by name, the ``voxels`` and ``milliliters`` of every class but the background."""
+        return volume_record(result, class_names)

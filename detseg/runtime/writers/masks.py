@@ -1,0 +1,90 @@
+"""Writers of masks, and masks as COCO's run-length encoding. They take one image at a time and keep none."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+
+from detseg.arrays import BoolArray
+from detseg.runtime.drawing.labels import classes_in
+from detseg.runtime.media.frames import Frame
+from detseg.runtime.media.images import write_mask
+from detseg.runtime.writers.drawn import OutputFolder
+from detseg.structures import VOID, LabelMap
+
+
+class MaskWriter:
+    """Writes every label map into ``folder`` as a gray PNG of 8 bits, under the name of its source.
+
+    The values are class positions or, with ``category_ids``, the data set's own numbers of the classes, as its test
+    server takes them (Cityscapes). ``VOID`` is then written as 0, or as 255 where 0 is a class.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``, or a category id does not fit into 8 bits.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        class_names: Sequence[str],
+        sources: Iterable[Path | str] = (),
+        *,
+        category_ids: Sequence[int] | None = None,
+    ) -> None:
+        self._output = OutputFolder(folder, sources)
+        self._num_classes = len(class_names)
+        self._table = np.arange(256, dtype=np.uint8)
+        if category_ids is not None:
+            for name, number in zip(class_names, category_ids, strict=True):
+                if not 0 <= number <= 255:
+                    raise ValueError(f"class {name} has the id {number}; a mask of 8 bits holds 0 to 255")
+            self._table[: len(category_ids)] = category_ids
+            self._table[VOID] = VOID if 0 in category_ids else 0
+
+    def write(self, frame: Frame, result: LabelMap) -> None:
+        """Write one mask.
+
+        Raises:
+            ValueError: a label is no class position.
+        """
+        strange = [label for label in classes_in(result.labels) if label >= self._num_classes]
+        if strange:
+            raise ValueError(
+                f"{frame.source}: label {strange[0]} in the result; allowed are 0 to {self._num_classes - 1}"
+            )
+        write_mask(self._output.path_for(frame, ".png"), self._table[result.labels])
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do: every mask is complete when it is written."""
+
+
+def encode_rle(mask: BoolArray) -> dict[str, Any]:
+    """A mask ``[H, W]`` as pycocotools reads it: ``{"size": [H, W], "counts": "..."}``.
+
+    The lengths of runs of 0 and 1 in turn, beginning with 0, go down the columns. From the fourth on, each is written
+    as its difference to the one two before; numbers are in groups of five bits, low ones first, each a printable
+    character: 48 plus the bits, plus 32 if more groups follow; the last one's highest bit is the sign.
+    """
+    flat = mask.T.ravel()
+    changes = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1] if flat.size else False))
+    counts = np.diff(changes, prepend=0)
+    differences = counts.copy()
+    differences[3:] -= counts[1:-2]
+    return {"size": list(mask.shape), "counts": "".join(_characters(number) for number in differences.tolist())}
+
+
+def _characters(number: int) -> str:
+    text = ""
+    while True:
+        bits = number & 0x1F
+        number >>= 5
+        more = number != (-1 if bits & 0x10 else 0)
+        text += chr(48 + bits + 32 * more)
+        if not more:
+            return text
