@@ -18,7 +18,7 @@ from detseg.data.source import require_outside
 from detseg.engine.samples import as_samples
 from detseg.engine.settings import AugmentConfig
 from detseg.runtime.drawing.boxes import montage
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.images import write_image
 from detseg.structures import Truth
 from detseg.tasks import TASKS

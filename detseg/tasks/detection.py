@@ -23,7 +23,7 @@ from detseg.ops.anchors import flatten_levels
 from detseg.ops.decode import decode
 from detseg.ops.nms import batched_nms
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.boxes import DetectionMetadata
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth

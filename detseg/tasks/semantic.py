@@ -25,7 +25,7 @@ from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_hist
 from detseg.models.base import min_side
 from detseg.ops.views import average_over_views, sliding_window
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.masks import SemanticMetadata
 from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.structures import VOID, LabelMap, Placement, Sample, Truth

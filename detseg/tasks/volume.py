@@ -22,7 +22,7 @@ from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.ops.views import average_over_flips, sliding_window
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, to_file_axes
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.volumes import VolumeMetadata
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.structures import VOID, Truth

@@ -13,7 +13,7 @@ from detseg.arrays import FloatArray
 from detseg.augment.config import AugmentConfig
 from detseg.engine.preview import preview
 from detseg.runtime.drawing.boxes import color_of
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.images import read_image, write_image
 from detseg.structures import Placement, Sample, Truth
 

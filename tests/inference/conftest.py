@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from detseg.ops.nms import batched_nms
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.structures import Detections, Placement
 
 

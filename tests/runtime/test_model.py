@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from detseg.runtime.inputs.geometry import InputSpec, fitted
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import ImageError, read_image, write_image
 from detseg.runtime.media.sources import SourceError, expand_sources

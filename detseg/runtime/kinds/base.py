@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -13,8 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from detseg.config import load_entry
-from detseg.runtime.kinds import KINDS
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.writers.drawn import ResultWriter
 from detseg.structures import VOID
@@ -188,13 +185,6 @@ class Kind(ABC):
     @abstractmethod
     def record(self, result: Any, class_names: Sequence[str]) -> dict[str, Any]:
         """``result`` as plain data, for a line of JSON."""
-
-
-@cache
-def load_kind(name: str) -> Kind:
-    """The kind called ``name`` in the table, imported when first used."""
-    kind: Kind = load_entry(KINDS, name)()
-    return kind
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detseg.config import ConfigError, from_dict
-from detseg.runtime.kinds import KINDS
-from detseg.runtime.kinds.base import Metadata, load_kind
+from detseg.runtime.kinds import KINDS, load_kind
+from detseg.runtime.kinds.base import Metadata
 
 KEY = "detseg"
 """The name of the property with the metadata."""

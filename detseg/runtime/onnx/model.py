@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import FloatArray
-from detseg.runtime.kinds.base import Kind, Metadata, Outputs, load_kind
+from detseg.runtime.kinds import load_kind
+from detseg.runtime.kinds.base import Kind, Metadata, Outputs
 from detseg.runtime.onnx.file import OnnxFileError, parse_metadata, read_onnx_file
 
 _CPU = "CPUExecutionProvider"

@@ -6,7 +6,7 @@ import pytest
 from detseg.runtime.drawing.boxes import color_of, draw_boxes
 from detseg.runtime.drawing.compare import compare_boxes, compare_labels
 from detseg.runtime.drawing.labels import draw_labels
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.structures import VOID, Detections, GroundTruth, LabelMap
 
 NAMES = ("sky", "road", "car")

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.runtime.kinds import KINDS
-from detseg.runtime.kinds.base import Saving, load_kind, make_writers
+from detseg.runtime.kinds import KINDS, load_kind
+from detseg.runtime.kinds.base import Saving, make_writers
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.nifti import read_label_values
 from detseg.structures import Detections, LabelMap

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from detseg.runtime.drawing.volume import draw_slices
-from detseg.runtime.kinds import KINDS
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import KINDS, load_kind
 from detseg.structures import VOID, Detections, LabelMap, Placement, Sample
 from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
 

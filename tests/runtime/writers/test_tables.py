@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.runtime.kinds.base import load_kind
+from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.writers.boxes import COLUMNS, CsvWriter, YoloWriter
 from detseg.runtime.writers.masks import encode_rle

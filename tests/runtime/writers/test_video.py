@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.runtime.kinds.base import Drawing, load_kind
+from detseg.runtime.kinds import load_kind
+from detseg.runtime.kinds.base import Drawing
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.video_reader import read_video
 from detseg.runtime.writers.drawn import VideoWriter
