@@ -152,3 +152,11 @@ def test_two_processes_equal_one(tiny: Tiny, tmp_path: Path) -> None:
     assert results[1] == results[2]
     assert results[1]["num_results"] > 0
     assert results[1]["metrics"].keys() == results[0]["metrics"].keys()
+
+
+def test_a_gradient_that_is_too_long_is_shortened_and_no_other(tiny: Tiny) -> None:
+    free, _ = first_step(make_trainer(tiny(*COMMON)))
+    length = torch.cat([gradient.flatten() for gradient in free.values()]).double().norm().item()
+    for limit, factor in ((length / 3, 1 / 3), (length * 3, 1.0)):
+        clipped, _ = first_step(make_trainer(tiny(*COMMON[1:], f"train.clip_norm={limit}")))
+        assert_same(clipped, {name: gradient * factor for name, gradient in free.items()}, 1e-4)

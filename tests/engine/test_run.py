@@ -17,9 +17,11 @@ from torch import Tensor
 
 from detseg.config import load_config
 from detseg.data.open import open_dataset
+from detseg.engine import run as run_module
 from detseg.engine import trainer as trainer_module
 from detseg.engine.checkpoint import load_state
 from detseg.engine.evaluate import evaluate
+from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.models.load_weights import WeightsError
@@ -209,6 +211,17 @@ def test_the_learning_rate_given_is_the_learning_rate_used(tiny: Tiny, tmp_path:
         assert [line["learning_rate"] for line in records(run_dir)] == [0.00123] * 2
         groups = load_state(run_dir)["optimizer"]["param_groups"]
         assert [group["lr"] for group in groups] == [0.00123] * 2
+
+
+def test_a_limit_for_cached_images_leaves_those_of_validation_as_they_are(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def show(config: RunConfig, package: Any, train_set: Any, val_set: Any, *rest: Any, **settings: Any) -> None:
+        raise InterruptedRunError(f"{train_set.load(0).image.shape} {val_set.load(0).image.shape}")
+
+    monkeypatch.setattr(run_module, "build_trainer", show)
+    with pytest.raises(InterruptedRunError, match=r"\(24, 24, 3\) \(64, 64, 3\)"):
+        train(tiny("data.cache=ram", "data.cache_max_side=24"), tmp_path / "run", bar=False)
 
 
 def test_a_run_is_not_overwritten(tiny: Tiny, tmp_path: Path) -> None:
