@@ -73,6 +73,11 @@ def update(
             [(HERE, 0.9, 0)], [((0, 0, 40, 40), 0, True), (HERE, 0, False)], {(0, 0): 1}, id="object in a crowd"
         ),
         pytest.param([((5, 5, 5, 5), 0.9, 0)], [(HERE, 0, False)], {(0, 2): 1, (2, 0): 1}, id="a box without area"),
+        pytest.param([((55, 55, 55.5, 55.5), 0.9, 0)], [(THERE, 0, True)], {}, id="less than a pixel, in a crowd"),
+        pytest.param(
+            [(HERE, 0.9, 0)], [((20, 0, 30, 10), 1, False)] * 2 + [(HERE, 0, False)], {(0, 0): 1, (1, 2): 2},
+            id="more objects than detections",
+        ),
     ],
 )  # fmt: skip
 def test_by_hand(
@@ -87,6 +92,12 @@ def test_by_hand(
     assert counts == expected
 
 
+def test_boxes_that_share_nothing_are_no_pair_at_any_threshold() -> None:
+    matrix = ConfusionMatrix(["a", "b"], iou=0)
+    update(matrix, [(HERE, 0.9, 0)], [(THERE, 0, False)])
+    assert matrix.counts.tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+
+
 def test_images_add_up() -> None:
     matrix = ConfusionMatrix(["a", "b"], confidence=0.5, iou=0.9)
     for _ in range(3):
@@ -98,6 +109,8 @@ def test_pairwise_iou() -> None:
     first = np.array([HERE, (5, 5, 5, 5)], np.float64)
     second = np.array([HERE, (5, 0, 15, 10), (10, 0, 20, 10), (5, 5, 5, 5)], np.float64)
     assert pairwise_iou(first, second) == pytest.approx(np.array([[1, 50 / 150, 0, 0], [0, 0, 0, 0]]))
+    # 2 px to the right of HERE and 3 px below it
+    assert pairwise_iou(first, np.array([(12.0, 13, 22, 23)])).tolist() == [[0], [0]]
 
 
 @pytest.mark.parametrize("label", [-1, 2])
@@ -106,7 +119,8 @@ def test_labels_that_are_no_class_are_refused(label: int) -> None:
         update(ConfusionMatrix(["a", "b"]), [(HERE, 0.9, label)], [])
 
 
+@pytest.mark.parametrize("value", [-0.5, 1.5])
 @pytest.mark.parametrize("name", ["confidence", "iou"])
-def test_thresholds_outside_zero_to_one_are_refused(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} must lie between 0 and 1, got 1.5"):
-        ConfusionMatrix(["a"], **{name: 1.5})
+def test_thresholds_outside_zero_to_one_are_refused(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} must lie between 0 and 1, got {value}"):
+        ConfusionMatrix(["a"], **{name: value})

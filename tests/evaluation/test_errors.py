@@ -74,6 +74,11 @@ CROWD_HERE = ((0, 0, 40, 40), 0, True)
         pytest.param([((0, 0, 10, 100), 0.9, 0)], [A_HERE], [BADLY_PLACED], [0], [False], 2, id="barely near"),
         pytest.param([((0, 0, 10, 101), 0.9, 0)], [A_HERE], [FALSE_POSITIVE], [-1], [True], 2, id="not near"),
         pytest.param([(HERE, 0.9, 1)], [A_HERE], [WRONG_CLASS], [0], [False], 2, id="wrong class"),
+        pytest.param([((0, 0, 10, 20), 0.9, 1)], [A_HERE], [WRONG_CLASS], [0], [False], 2, id="wrong, at the IoU"),
+        pytest.param(
+            [((0, 0, 0.5, 0.5), 0.9, 0)], [((0, 0, 0.5, 0.75), 0, False)], [RIGHT], [0], [False], 0,
+            id="smaller than a pixel",
+        ),
         pytest.param(
             [((0, 0, 10, 21), 0.9, 1)], [A_HERE], [FALSE_POSITIVE], [-1], [True], 2, id="wrong class, wrong place"
         ),
@@ -232,3 +237,10 @@ def test_nothing_to_judge() -> None:
     assert mask_scores(LabelMap(np.zeros((2, 3), np.uint8)), void, NAMES) == {}
     background = LabelVolume(np.zeros((2, 2, 2), np.uint8), np.eye(4))
     assert volume_scores(background, background, NAMES) == {}
+
+
+def test_volumes_of_different_length_are_refused() -> None:
+    two, three = (LabelVolume(np.zeros((slices, 2, 2), np.uint8), np.eye(4)) for slices in (2, 3))
+    for result, truth in ((two, three), (three, two)):
+        with pytest.raises(ValueError, match=r"is (longer|shorter)"):
+            volume_scores(result, truth, NAMES)

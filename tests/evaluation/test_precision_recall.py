@@ -24,3 +24,12 @@ def test_best_f1_by_hand() -> None:
 
 def test_without_detections_there_is_no_operating_point() -> None:
     assert curve([0, 0, 0], [0, 0, 0]).best_f1() == (0, 0)
+
+
+def test_f1_by_hand() -> None:
+    # at recall 0, 1/2, 1 with precision 0, 1/4, 0: 2 * 1/8 / (3/4) in the middle, and no division by 0 before it
+    assert curve([0, 0.25, 0], [0, 0.7, 0]).f1.tolist() == pytest.approx([0, 1 / 3, 0])
+
+
+def test_a_class_whose_detections_are_all_wrong_has_no_operating_point() -> None:
+    assert curve([0, 0, 0], [0.9, 0.8, 0.7]).best_f1() == (0, 0)

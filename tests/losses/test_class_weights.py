@@ -43,6 +43,10 @@ def test_the_last_class_that_fits() -> None:
     assert np.flatnonzero(histogram.pixels).tolist() == [254]
 
 
+def test_classes_beyond_the_highest_label_are_counted_too() -> None:
+    assert class_histogram([np.zeros((2, 3), np.uint8)], 255).pixels.tolist() == [6, *[0] * 254]
+
+
 def test_unknown_labels_are_refused() -> None:
     with pytest.raises(ValueError, match="label 13 in the mask, allowed 0 to 10 and 255"):
         class_histogram([np.array([[10, 13, 200, VOID]], np.uint8)], 11)
@@ -56,6 +60,11 @@ def test_enet() -> None:
     assert other[0] == pytest.approx(1 / math.log(2 + 6 / 11))
     with pytest.raises(ValueError, match="c must be above 1"):
         enet_weights(class_histogram(MASKS, NUM_CLASSES), c=1.0)
+
+
+def test_a_single_pixel_is_enough_for_a_weight() -> None:
+    histogram = class_histogram([np.array([[0, 1, 1, 1]], np.uint8)], 2)
+    assert enet_weights(histogram).tolist() == pytest.approx([1 / math.log(1.27), 1 / math.log(1.77)])
 
 
 def test_median_frequency() -> None:

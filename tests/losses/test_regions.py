@@ -121,3 +121,9 @@ def test_lovasz_keeps_its_digits_in_large_images() -> None:
         gradients.append(cast.grad.double())
     # Two pixels whose errors are nearly equal may change places: nothing is said of a single one.
     assert (gradients[1] - gradients[0]).abs().sum() < 1e-4 * gradients[0].abs().sum()
+
+
+def test_every_image_needs_its_labels() -> None:
+    probability, labels = random_case(0)
+    with pytest.raises(ValueError, match=r"is shorter"):
+        lovasz_softmax_loss(probability, labels[:1])
