@@ -18,6 +18,7 @@ from scipy.ndimage import gaussian_filter
 from detseg.arrays import ByteArray, DoubleArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.dice import VolumeEvaluator
+from detseg.evaluation.plots import plot_case_scores
 from detseg.evaluation.report import format_table
 from detseg.structures import VOID
 from detseg.volumes import LabelVolume
@@ -253,7 +254,8 @@ def test_artifacts(tmp_path: Path) -> None:
     evaluator.update(3, volume([0, 2, 0], (10, 10, 10)), volume([0, 2, 0], (10, 10, 10)))
     evaluator.write_artifacts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "dice.png"]
-    assert (tmp_path / "dice.png").read_bytes().startswith(b"\x89PNG")
+    plot_case_scores({"left, $anterior": np.array([0.8]), "b": np.array([1.0])}, "Dice", tmp_path / "expected.png")
+    assert (tmp_path / "dice.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
     with (tmp_path / "cases.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.reader(file))
     assert rows == [
@@ -280,6 +282,7 @@ def test_the_table_says_what_the_numbers_mean() -> None:
 
 FITS = volume([0, 1])
 OBLIQUE = LabelVolume(FITS.labels, np.diag([1.0, 1.0, 1.01, 1.0]))
+ELSEWHERE = LabelVolume(FITS.labels, np.array([[1.0, 0, 0, 0.5], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]))
 
 
 @pytest.mark.parametrize(
@@ -287,6 +290,7 @@ OBLIQUE = LabelVolume(FITS.labels, np.diag([1.0, 1.0, 1.01, 1.0]))
     [
         (volume([0, 1, 0]), FITS, "image 4: the result is 3x1x1, the truth 2x1x1; they must be of one shape"),
         (OBLIQUE, FITS, r"image 4: the affines of result and truth place voxels up to 0\.01 mm apart"),
+        (ELSEWHERE, FITS, r"place voxels up to 0\.5 mm apart"),
         (volume([0, 3]), FITS, "image 4: label 3 in the result, allowed 0 to 2 and 255"),
         (FITS, volume([254, VOID]), "image 4: label 254 in the truth, allowed 0 to 2 and 255"),
     ],
@@ -313,6 +317,7 @@ def test_a_volume_counts_once() -> None:
         ((ABC, (0, 1)), "got 3 class names and 2 category ids"),
         ((ABC, None, -0.5), "surface_tolerance_mm must be finite and at least 0, got -0.5"),
         ((ABC, None, math.nan), "surface_tolerance_mm must be finite"),
+        ((ABC, None, math.inf), "surface_tolerance_mm must be finite"),
     ],
 )
 def test_evaluators_that_make_no_sense(arguments: tuple[Any, ...], message: str) -> None:

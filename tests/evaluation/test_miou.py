@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 from detseg.arrays import ByteArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.miou import SegmentationEvaluator
+from detseg.evaluation.plots import plot_class_scores
 from detseg.structures import VOID, LabelMap
 
 ABC = ("a", "b", "c")
@@ -273,3 +274,10 @@ def test_artifacts(tmp_path: Path) -> None:
     evaluator: Evaluator = evaluate(tuple("abcde"), *blocks(0, 5))
     evaluator.write_artifacts(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["confusion_matrix.png", "iou.png"]
+
+
+def test_a_class_without_iou_has_no_bar(tmp_path: Path) -> None:
+    # class a: 1 of 2 pixels, class b: 1 of 2; nothing is c
+    evaluate(ABC, (array([0, 1, 1]), array([0, 0, 1]))).write_artifacts(tmp_path)
+    plot_class_scores({"a": 0.5, "b": 0.5}, 0.5, "IoU", tmp_path / "expected.png")
+    assert (tmp_path / "iou.png").read_bytes() == (tmp_path / "expected.png").read_bytes()

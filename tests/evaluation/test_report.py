@@ -56,6 +56,11 @@ def test_metrics_json_is_flat_and_exact(tmp_path: Path) -> None:
     assert list(written)[:5] == list(METRICS)
 
 
+def test_class_names_are_written_as_they_are(tmp_path: Path) -> None:
+    write_metrics_json(tmp_path / "metrics.json", Metrics({"AP": 0.5, "AP/Straße": 0.5}))
+    assert '"AP/Straße": 0.5' in (tmp_path / "metrics.json").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("metrics", "extra", "message"),
     [

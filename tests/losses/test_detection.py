@@ -123,19 +123,20 @@ def test_simota_loss_equals_the_reference(detseg_data: Path):
         _assert_close_to_reference(gradient, reference[f"grad_stride{stride}"])
 
 
-def test_task_aligned_loss_of_one_point_by_hand():
+@pytest.mark.parametrize(("min_target", "weight"), [(0.0, 0.25), (0.5, 0.5)])
+def test_task_aligned_loss_of_one_point_by_hand(min_target, weight):
     # The point (16, 16) of stride 32 predicts one stride to every side of a box that has half a stride: IoU 1/4.
     level = torch.zeros(1, 4 * 16 + 2, 1, 1)
     level[0, [1, 17, 33, 49]] = 100.0
     level[0, 65] = math.log(3)
     whole_image, label = torch.tensor([[[0.0, 0, 32, 32]]]), torch.tensor([[1]])
-    loss = TALLossConfig().build(2, (32,), 16)([level], whole_image, label)
-    assert loss.normalizer.item() == pytest.approx(0.25, rel=1e-4)
+    loss = TALLossConfig(min_target=min_target).build(2, (32,), 16)([level], whole_image, label)
+    assert loss.normalizer.item() == pytest.approx(weight, rel=1e-4)
     assert {name: part.item() for name, part in loss.parts.items()} == pytest.approx(
         {
-            "box": 7.5 * 0.25 * (1 - 0.25),
-            "cls": 0.5 * (math.log(2) + math.log(4) - 0.25 * math.log(3)),
-            "dfl": 1.5 * 0.25 * 100 / 2,
+            "box": 7.5 * weight * (1 - 0.25),
+            "cls": 0.5 * (math.log(2) + math.log(4) - weight * math.log(3)),
+            "dfl": 1.5 * weight * 100 / 2,
         },
         rel=1e-4,
     )
@@ -288,6 +289,7 @@ def test_direct_targets_are_what_decodes_to_the_box():
     # Center (26, 24) of a 32 x 8 box, seen from cell (2, 3) of stride 8.
     torch.testing.assert_close(raw[0], torch.tensor([1.25, 0.0, math.log(4), 0.0]))
     torch.testing.assert_close(decode_direct_boxes(raw, points_xy, stride), boxes_xyxy)
+    torch.testing.assert_close(direct_targets(boxes_xyxy.expand(3, 2, 4), points_xy, stride), raw.expand(3, 2, 4))
 
 
 def test_l1_part_exists_only_with_a_gain():
@@ -300,7 +302,7 @@ def test_table_names_configurations_that_build(name, target):
     module, attribute = target.split(":")
     config = getattr(importlib.import_module(module), attribute)()
     assert config.name == name
-    loss: DetectionLoss = config.build(num_classes=NUM_CLASSES, strides=STRIDES, bins=16)
+    loss: DetectionLoss = config.build(num_classes=NUM_CLASSES, strides=STRIDES)  # with the 16 bins of a plain head
     assert loss(_maps(1, LOSS_AND_CHANNELS[name][1]), *_targets(1)).total().isfinite()
 
 

@@ -13,7 +13,7 @@ from monai.losses import DiceLoss as MonaiDiceLoss
 from torch import Tensor
 
 from detseg.config import from_dict
-from detseg.losses.dice import DiceLossConfig
+from detseg.losses.dice import DiceLoss, DiceLossConfig
 from detseg.structures import VOID
 
 NUM_CLASSES = 4
@@ -284,3 +284,7 @@ def test_yaml() -> None:
     given = {"name": "dice", "squared": True, "class_weights": [1, 2.5], "smooth_numerator": 1}
     config = from_dict(DiceLossConfig, given, "a test")
     assert config == DiceLossConfig(squared=True, class_weights=(1.0, 2.5), smooth_numerator=1.0)
+
+
+def test_a_loss_without_settings_is_that_of_an_empty_configuration() -> None:
+    assert DiceLoss(3) == DiceLossConfig().build(3)

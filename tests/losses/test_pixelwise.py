@@ -43,6 +43,11 @@ def test_cross_entropy_equals_torch(smoothing: float, weights: Tensor | None) ->
     assert not losses[labels == VOID].any()
 
 
+def test_a_class_that_is_ruled_out_costs_nothing_without_smoothing() -> None:
+    losses = cross_entropy(binary(1.0, 1.0), torch.tensor([[[0, VOID]]]))
+    assert losses[0, 0].tolist() == [0, 0]
+
+
 def test_pixel_weights() -> None:
     labels = torch.tensor([[[0, 1, VOID, 3]]])
     assert pixel_weights(labels).tolist() == [[[1, 1, 0, 1]]]
@@ -81,6 +86,7 @@ HARD = [
     # probabilities of the true class, threshold, min_kept, which are kept
     ([0.1, 0.6, 0.8, 0.9], 0.7, 0.0, [1, 1, 0, 0]),
     ([0.1, 0.6, 0.8, 0.9], 0.5, 0.25, [1, 0, 0, 0]),
+    ([0.4, 0.5, 0.6], 0.5, 0.0, [1, 0, 0]),
     ([0.8, 0.9, 0.75, 0.95], 0.7, 0.25, [0, 0, 1, 0]),
     ([0.8, 0.9, 0.75, 0.95], 0.7, 0.26, [1, 0, 1, 0]),
     ([0.8, 0.9, 0.75, 0.95], 0.7, 0.0, [0, 0, 0, 0]),

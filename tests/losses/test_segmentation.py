@@ -191,6 +191,7 @@ def test_input_that_does_not_fit(logits: Tensor, mask: Tensor, message: str) -> 
         ({"class_weights": "inverse"}, "'inverse'; allowed are none, enet, median_frequency, or a list of numbers"),
         ({"class_weights": (1.0, -1.0)}, r"finite, at least 0, and not all 0, got \[1.0, -1.0\]"),
         ({"class_weights": (1.0, float("nan"))}, "finite, at least 0"),
+        ({"class_weights": (1.0, float("inf"))}, "finite, at least 0"),
         ({"class_weights": (0.0, 0.0)}, "not all 0"),
         ({"class_weights": ()}, "not all 0"),
         (
