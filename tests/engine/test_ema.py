@@ -104,6 +104,14 @@ def test_going_on_from_a_state_equals_not_having_stopped() -> None:
     assert resumed.num_updates == whole.num_updates == 2
 
 
+def test_the_average_without_settings() -> None:
+    assert EMAConfig() == EMAConfig(decay=0.9999, ramp=2000.0)
+
+
+def test_the_ramp_may_be_short() -> None:
+    assert EMAConfig(ramp=0.5).ramp == 0.5
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

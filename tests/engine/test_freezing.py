@@ -41,17 +41,31 @@ def test_names(prefixes: list[str], expected: set[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prefix", "near"), [("stm", "stem"), ("stem.nrm", "stem.norm"), ("xyzzy", "stem, stem.convolution, stem.norm, ")]
+    ("prefix", "near"),
+    [
+        ("stm", "stem, stem2, stem.norm"),
+        ("stem.nrm", "stem.norm, stem2.norm, stem"),
+        ("bottom", "top, top.norm, stem"),
+        # the first eight of nine
+        (
+            "xyzzy",
+            "stem, stem.convolution, stem.norm, stem2, stem2.convolution, stem2.norm, top, top.convolution",
+        ),
+    ],
 )
 def test_an_unknown_name_is_told_the_nearest(prefix: str, near: str) -> None:
     message = f"train.freeze: the model has no part {prefix!r}; the nearest names are: {near}"
-    with pytest.raises(ValueError, match=re.escape(message)):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         names_to_freeze(chain(), ["top", prefix])
 
 
 def test_a_model_that_could_not_learn_is_refused() -> None:
     with pytest.raises(ValueError, match="holds the whole model: top, stem, stem2; leave out what is to learn"):
         names_to_freeze(chain(), ["top", "stem", "stem2"])
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2), nn.Linear(2, 2))
+    model[2].requires_grad_(False)  # constants, which do not learn
+    with pytest.raises(ValueError, match="holds the whole model: 0, 1;"):
+        names_to_freeze(model, ["0", "1"])
 
 
 def state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -91,6 +105,17 @@ def test_a_held_part_keeps_weights_and_statistics() -> None:
 def test_norms_keep_their_statistics_everywhere_when_asked() -> None:
     learned = learning(chain(), True, ["stem"])
     assert learned == {f"{block}.{name}" for block in ("stem2", "top") for name in WEIGHTS}
+
+
+def test_only_the_modules_that_are_named_are_held() -> None:
+    model = nn.Sequential(Block(), nn.Dropout(), nn.BatchNorm2d(3)).train()
+    freeze(model, {"0", "2"}, list(model.parameters()), norms=False)
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == [
+        "2.weight", "2.bias"
+    ]  # fmt: skip
+    assert [name for name, module in model.named_modules() if not module.training] == ["2"]
+    freeze(model, set(), list(model.parameters()), norms=True)
+    assert [name for name, module in model.named_modules() if not module.training] == ["0.norm", "2"]
 
 
 def test_constants_stay_constants() -> None:

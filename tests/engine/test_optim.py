@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -139,6 +140,14 @@ def test_warmups_of_any_length(
     config = ScheduleConfig("linear", warmup_epochs, warmup_factor=0.0, final_factor=0.0)
     factors = [config.factor(step, steps_per_epoch, num_steps) for step in range(num_steps)]
     assert factors == pytest.approx(expected)
+
+
+def test_the_schedule_without_settings() -> None:
+    # Three epochs of ten steps up from a hundredth of the peak, then half a cosine down to it; step 65 is halfway.
+    config = ScheduleConfig()
+    factors = [config.factor(step, steps_per_epoch=10, num_steps=100) for step in (0, 29, 30, 65, 99)]
+    low = 0.01 + 0.99 * (1 + math.cos(math.pi * 69 / 70)) / 2
+    assert factors == pytest.approx([0.01 + 0.99 / 31, 0.01 + 0.99 * 30 / 31, 1, 0.505, low])
 
 
 @pytest.mark.parametrize(

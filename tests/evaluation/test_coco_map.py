@@ -414,6 +414,17 @@ def test_constructor_refuses(settings: dict[str, Any], message: str) -> None:
         CocoEvaluator(**settings)
 
 
+def test_curves_see_up_to_100_detections_of_an_image() -> None:
+    evaluator = CocoEvaluator(["a"])
+    corners = [(20.0 * number, 0.0) for number in range(20)]
+    hits = [((x, y, x + 10, y + 10), 0.99 - 0.01 * number, 0) for number, (x, y) in enumerate(corners)]
+    evaluator.update(1, found(*hits), truth(1, *(((x, y, 10, 10), 0) for x, y in corners)))
+    (curve,) = evaluator.precision_recall_curves()
+    assert curve.precision.tolist() == pytest.approx([1] * 101)
+    # The recall of 0.5 is that of ten detections, the full recall that of all twenty.
+    assert curve.confidences[[0, 50, 100]].tolist() == pytest.approx([0.99, 0.90, 0.80])
+
+
 def test_curves_follow_the_threshold() -> None:
     evaluator = CocoEvaluator(["a"])
     evaluator.update(1, found(((10, 10, 60, 92), 0.9, 0)), truth(1, OBJECT))  # IoU 0.82
