@@ -376,7 +376,10 @@ def test_merge_refuses_foreign_arrays(change: dict[str, Any], message: str) -> N
     ("detections", "ground_truth", "message"),
     [
         (found((HIT, 0.9, 2)), truth(5, OBJECT), "image 5 has a detection with a label outside 0 to 1"),
+        (found((HIT, 0.9, -1)), truth(5, OBJECT), "image 5 has a detection with a label outside 0 to 1"),
         (found(((60, 10, 10, 110), 0.9, 0)), truth(5, OBJECT), "right or bottom lies before its left or top"),
+        (found(((10.5, 10, 10, 110), 0.9, 0)), truth(5, OBJECT), "right or bottom lies before its left or top"),
+        (Detections.empty(), truth(5, ((10, 10, 50, -0.5), 0), areas=[1]), "ground truth with a box of negative size"),
         (Detections.empty(), truth(5, (OBJECT[0], -1)), "ground truth with a label outside 0 to 1"),
         (Detections.empty(), truth(5, ((0, 0, np.nan, 5), 0), areas=[1]), "a box that is not finite"),
         (Detections.empty(), truth(5, ((0, 0, -4, 5), 0), areas=[1]), "a box of negative size"),
