@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.data.open import open_dataset
 
 REPOSITORY = Path(__file__).resolve().parent.parent

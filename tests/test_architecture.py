@@ -41,10 +41,11 @@ ALL = frozenset(DOORS) | {"cli"}
 DOORS |= {"cli": ALL, "tools": ALL}
 
 FLOORS: dict[str, frozenset[str]] = {
-    "data/formats": frozenset({"data"}),
-    "data/checks": frozenset({"data"}),
+    "data/datasets": frozenset({"data"}),
+    "data/formats": frozenset({"data", "data/datasets"}),
+    "data/checks": frozenset({"data", "data/datasets"}),
     "data/splits": frozenset({"data"}),
-    "data/loading": frozenset({"data"}),
+    "data/loading": frozenset({"data", "data/datasets"}),
     "runtime/media": frozenset(),
     "runtime/inputs": frozenset({"runtime/media"}),
     "runtime/postprocess": frozenset({"runtime/inputs"}),
@@ -310,7 +311,7 @@ GOOD_SOURCES = [
     ("augment", "import albumentations"),
     ("runtime", "from detseg.runtime.writers.boxes import CsvWriter"),
     ("runtime/onnx", "from detseg.runtime.inputs import geometry\nfrom detseg.runtime.onnx.file import read_onnx_file"),
-    ("data/formats", "from detseg.data.packed import PackedBuilder\nfrom detseg.runtime.media import images"),
+    ("data/formats", "from detseg.data.datasets.packed import PackedBuilder\nfrom detseg.runtime.media import images"),
 ]
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.data.dataset import Dataset
-from detseg.data.mask_coding import MaskCoding
-from detseg.data.mask_dataset import MaskDataset, UnlabeledDataset
-from detseg.data.mask_file import describe_missing, read_index_mask
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.label_mapping import LabelMapping
+from detseg.data.datasets.mask_file import describe_missing, read_index_mask
+from detseg.data.datasets.masks import MaskDataset, UnlabeledDataset
 from detseg.data.records import SplitRecords, warn_unlabeled
 from detseg.data.source import DatasetError
 from detseg.structures import VOID
@@ -21,7 +21,7 @@ _NUM_LOOKED_AT = 20
 class MaskRecords(SplitRecords):
     """``pairs`` of an image and its mask, whose file may be missing.
 
-    ``coding`` says what the values in masks mean, None where the data set ``dataset_name`` does not. ``category_ids``
+    ``mapping`` says what the values in masks mean, None where the data set ``dataset_name`` does not. ``category_ids``
     are the numbers of the classes, if they are not the values. A mask with nothing but void is no fault where
     ``may_be_void``, as the published ones of a test split.
     """
@@ -35,7 +35,7 @@ class MaskRecords(SplitRecords):
         dataset_name: str,
         root: Path,
         pairs: Sequence[tuple[Path, Path]],
-        coding: MaskCoding | None,
+        mapping: LabelMapping | None,
         category_ids: Sequence[int] | None = None,
         is_unlabeled: bool = False,
         may_be_void: bool = False,
@@ -44,8 +44,8 @@ class MaskRecords(SplitRecords):
         self.dataset_name = dataset_name
         self.root = root
         self.pairs = list(pairs)
-        self.coding = coding
-        self.class_names = () if coding is None else coding.class_names
+        self.mapping = mapping
+        self.class_names = () if mapping is None else mapping.class_names
         self.category_ids = category_ids
         self.is_unlabeled = is_unlabeled
         self.may_be_void = may_be_void
@@ -63,11 +63,11 @@ class MaskRecords(SplitRecords):
                 f"{self.dataset_name}: {self.name}: {len(missing)} of {len(self.pairs)} images have no mask; the first "
                 f"is {image}: {mask} was expected{why}"
             )
-        if self.coding is None:
+        if self.mapping is None:
             raise DatasetError(self._ask_for_names())
 
     def to_dataset(self) -> Dataset:
-        assert self.coding is not None, "refused"
+        assert self.mapping is not None, "refused"
         images, masks = ([pair[side] for pair in self.pairs] for side in (0, 1))
         if self.is_unlabeled:
             warn_unlabeled(images[0].parent.parent, len(images))
@@ -77,7 +77,7 @@ class MaskRecords(SplitRecords):
             split=self.name,
             images=images,
             masks=masks,
-            coding=self.coding,
+            mapping=self.mapping,
             category_ids=self.category_ids,
         )
 

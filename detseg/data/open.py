@@ -10,12 +10,12 @@ from typing import Any
 from detseg.config import load_entry
 from detseg.config_files import ConfigError, parse_yaml
 from detseg.data import DATASETS
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.joined import JoinedDataset
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.format import DatasetFormat
-from detseg.data.joined import JoinedDataset
 from detseg.data.parsing import show
 from detseg.data.source import DatasetError, Source, find_existing, relative_candidates
-from detseg.data.volumes import VolumeDataset
 from detseg.structures import Truth
 
 MAX_YAML_BYTES = 2**24

@@ -18,12 +18,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.packed import PackedAnnotations, PackedBuilder
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.findings import Finding
-from detseg.data.packed import PackedAnnotations, PackedBuilder
 from detseg.data.parsing import MAX_COORDINATE, enumerate_some, four_numbers, show
 from detseg.data.source import DatasetError, check_class_names
-from detseg.data.volumes import VolumeDataset
 from detseg.runtime.media.images import ImageError, image_size
 from detseg.structures import Truth
 

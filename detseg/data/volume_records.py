@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.records import SplitRecords
 from detseg.data.source import DatasetError
-from detseg.data.volumes import VolumeDataset
 from detseg.runtime.media.nifti import is_volume_path
 
 

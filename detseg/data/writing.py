@@ -89,10 +89,10 @@ def _mask_lists(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, objec
     mask_of = {image: mask for split in records for image, mask in split.pairs}
     images, image_lists = lists(new, folder)
     masks, mask_lists = lists(new, folder, lambda path: str(mask_of[path]), "_masks")
-    coding = records[0].coding
-    assert coding is not None, "names are known, or the split would have been refused"
+    mapping = records[0].mapping
+    assert mapping is not None, "names are known, or the split would have been refused"
     places = {name: {"images": image_lists[name], "masks": mask_lists[name]} for name in new.members}
-    return {**images, **masks}, {"format": "masks", **coding.settings(), **places}
+    return {**images, **masks}, {"format": "masks", **mapping.settings(), **places}
 
 
 def _volume_lists(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, Literal, cast
 
 from detseg.augment.pipeline import EvalPipeline
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.loading.cache import CachedDataset
 from detseg.data.loading.volume_cache import PlacedVolumes
-from detseg.data.volumes import VolumeDataset
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 

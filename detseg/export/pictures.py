@@ -74,7 +74,7 @@ def proving_pictures(task: Task, verify: str | None, calibrate: str | None) -> P
     generated pictures and noise.
 
     Raises:
-        detseg.data.dataset.DatasetError: a data set cannot be opened.
+        detseg.data.datasets.dataset.DatasetError: a data set cannot be opened.
         ValueError: the model does not know a class of ``verify``.
     """
     if verify is not None:
@@ -98,7 +98,7 @@ def calibration_inputs(task: Task, calibrate: str, window: tuple[int, ...] | Non
     the split ``train`` of a data set; of a volume, the ``window`` in its middle.
 
     Raises:
-        detseg.data.dataset.DatasetError: the data set cannot be opened.
+        detseg.data.datasets.dataset.DatasetError: the data set cannot be opened.
     """
     dataset = open_dataset(calibrate, "train", truth=task.truth)
     for read in _readers(dataset, NUM_CALIBRATED):

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 from detseg.data import DATASETS
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.blobs import BlobsConfig, write_blobs
 from detseg.data.open import available_splits, find_source, load_format, open_dataset
 from detseg.data.source import DatasetError
-from detseg.data.volumes import VolumeDataset
 from detseg.runtime.media.images import write_image
 from detseg.structures import Truth
 

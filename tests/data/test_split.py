@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from detseg.data.check import check_dataset
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.data.open import open_dataset
 from detseg.data.source import DatasetError
 from detseg.data.split import split_dataset

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.engine.awaited import Awaited
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig

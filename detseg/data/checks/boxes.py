@@ -12,9 +12,9 @@ from detseg.arrays import BoolArray, DoubleArray, IntArray
 from detseg.data.checks.images import Annotated, ImageState, check_images, find_unlisted, inspect_images
 from detseg.data.checks.inspection import ClassCounts, Inspection
 from detseg.data.checks.report import SplitSummary
-from detseg.data.dataset import MIN_BOX_SIDE
+from detseg.data.datasets.dataset import MIN_BOX_SIDE
+from detseg.data.datasets.packed import PackedAnnotations
 from detseg.data.findings import Finding
-from detseg.data.packed import PackedAnnotations
 from detseg.data.records import BoxRecords
 
 TOLERANCE = 0.5

@@ -11,9 +11,9 @@ from detseg.data.checks.boxes import count_boxes
 from detseg.data.checks.inspection import Amounts, Inspection
 from detseg.data.checks.report import SplitSummary, Summary
 from detseg.data.checks.volumes import VolumeState, summarize_volumes
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.records import GeneratedRecords
 from detseg.data.volume_records import VolumePair
-from detseg.data.volumes import VolumeDataset
 
 
 def inspect_generated(splits: Sequence[GeneratedRecords]) -> Inspection:

@@ -16,9 +16,9 @@ from detseg.arrays import ByteArray, IntArray
 from detseg.data.checks.images import Annotated, check_images, inspect_images
 from detseg.data.checks.inspection import ClassCounts, Inspection
 from detseg.data.checks.report import MaskSummary
+from detseg.data.datasets.label_mapping import LabelMapping, pack_colors
+from detseg.data.datasets.mask_file import describe_missing, read_color_mask, read_index_mask
 from detseg.data.findings import Finding
-from detseg.data.mask_coding import MaskCoding, pack_colors
-from detseg.data.mask_file import describe_missing, read_color_mask, read_index_mask
 from detseg.data.mask_records import MaskRecords, is_binary
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import DatasetError
@@ -50,15 +50,15 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
     images = inspect_images((image for split in splits for image, _ in split.pairs), decode, num_threads)
     states = {split.name: _read_masks(split, num_threads) for split in splits}
     found = {value for of_split in states.values() for state in of_split for value in state.values}
-    coding = splits[0].coding
+    mapping = splits[0].mapping
     names: Mapping[int, str]
     void: Sequence[int]
-    if coding is None:
+    if mapping is None:
         # The values are the names until there are others.
         void = () if is_binary(found) else (VOID,)
         names = {value: str(value) for value in sorted(found.difference(void))}
     else:
-        names, void = dict(zip(coding.values, coding.class_names, strict=True)), coding.void
+        names, void = dict(zip(mapping.values, mapping.class_names, strict=True)), mapping.void
     findings: list[Finding] = []
     amounts: dict[str, list[ClassCounts]] = {}
     for split in splits:
@@ -78,7 +78,7 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
         only = next(iter(names.values()))
         message = f"{only} is the only class, so there is nothing to tell it from: name the background too"
         findings.append(Finding("D310", splits[0].dataset_name, message))
-    if coding is None:
+    if mapping is None:
         findings.append(Finding("D307", str(splits[0].root), _ask_for_names(splits[0], sorted(found))))
 
     def summarize(amounts: Sequence[ClassCounts]) -> MaskSummary:
@@ -96,7 +96,7 @@ def _read_masks(split: MaskRecords, num_threads: int | None) -> list[MaskState]:
     if split.is_unlabeled:
         return [MaskState() for _ in split.pairs]
     with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as executor:
-        return list(executor.map(lambda pair: inspect_mask(pair[0], pair[1], split.coding), split.pairs))
+        return list(executor.map(lambda pair: inspect_mask(pair[0], pair[1], split.mapping), split.pairs))
 
 
 def _ask_for_names(split: MaskRecords, values: Sequence[int]) -> str:
@@ -113,13 +113,13 @@ def _count_pixels(values: Values, names: Mapping[int, str], void: Sequence[int])
     return ClassCounts(counts, sum(values.get(value, 0) for value in void))
 
 
-def inspect_mask(image: Path, mask: Path, coding: MaskCoding | None) -> MaskState:
+def inspect_mask(image: Path, mask: Path, mapping: LabelMapping | None) -> MaskState:
     """The state of the file ``mask`` with the truth about ``image``."""
     if not mask.is_file():
         return MaskState(problem=("D301", describe_missing(mask, image.name)))
     pixels: IntArray | ByteArray
     try:
-        if coding is not None and coding.colored:
+        if mapping is not None and mapping.colored:
             pixels = pack_colors(read_color_mask(mask, image))
             found, counts = np.unique(pixels, return_counts=True)
         else:
@@ -133,23 +133,23 @@ def inspect_mask(image: Path, mask: Path, coding: MaskCoding | None) -> MaskStat
         return MaskState(problem=("D303", str(error).removeprefix(f"{mask}: ")))
     height, width = pixels.shape
     values = dict(zip(found.tolist(), counts.tolist(), strict=True))
-    if coding is None:
+    if mapping is None:
         return MaskState((height, width), values)
-    known = {*coding.values, *coding.void}
+    known = {*mapping.values, *mapping.void}
     unknown = []
     for value in sorted(set(values) - known):
         y, x = np.unravel_index(int((pixels == value).argmax()), pixels.shape)
         amount = f"{values[value]:,} pixel{'' if values[value] == 1 else 's'}"
-        unknown.append(f"{coding.show(value)} ({amount}, the first at x {x}, y {y})")
+        unknown.append(f"{mapping.show(value)} ({amount}, the first at x {x}, y {y})")
     if unknown:
         listed = ", ".join([*unknown[:10], *([f"and {len(unknown) - 10} more"] if len(unknown) > 10 else [])])
-        message = f"neither a class nor void: {listed}; allowed are {coding.allowed()}"
+        message = f"neither a class nor void: {listed}; allowed are {mapping.allowed()}"
         if len(unknown) > _MANY_VALUES:
             message += (
                 ". So many values are those of smoothed edges: draw masks without anti-aliasing, scale them by the "
                 "nearest pixel, and save them without loss"
             )
         return MaskState((height, width), values, ("D304", message))
-    if not set(values) & set(coding.values):
+    if not set(values) & set(mapping.values):
         return MaskState((height, width), values, ("D305", "every pixel is void"))
     return MaskState((height, width), values)

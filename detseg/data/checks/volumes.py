@@ -17,10 +17,10 @@ import numpy as np
 from detseg.arrays import IntArray
 from detseg.data.checks.inspection import Inspection
 from detseg.data.checks.report import VolumeSummary
+from detseg.data.datasets.volumes import require_same_grid, spacing_toward_ras, to_positions
 from detseg.data.findings import Finding
 from detseg.data.source import DatasetError
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
-from detseg.data.volumes import require_same_grid, spacing_toward_ras, to_positions
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, placement_of
 from detseg.runtime.media.nifti import read_label_values, read_volume, read_volume_header, volume_stem
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader

@@ -16,10 +16,10 @@ import numpy as np
 
 from detseg.arrays import ByteArray, DoubleArray, FloatArray
 from detseg.config import from_dict
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.format import DatasetFormat
 from detseg.data.records import GeneratedRecords
 from detseg.data.source import DatasetError, Source
-from detseg.data.volumes import VolumeDataset
 from detseg.files import write_text
 from detseg.runtime.media.nifti import write_label_volume, write_volume
 from detseg.runtime.media.nifti_header import VolumeHeader

@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from detseg.data.datasets.label_mapping import LabelMapping
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.cityscapes_boxes import ThingBox, boxes_from_instances, boxes_from_polygons
 from detseg.data.formats.cityscapes_labels import CLASSES, LABELS, THINGS
-from detseg.data.mask_coding import MaskCoding
 from detseg.data.mask_records import MaskRecords
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DatasetError, Source
@@ -26,13 +26,13 @@ _SPLITS = ("train", "val", "test")
 _SETTINGS = ("format", "path", "boxes")
 
 _NAMES = tuple(label.name for label in CLASSES)
-MASK_CODINGS = {
-    "labelIds.png": MaskCoding(
+LABEL_MAPPINGS = {
+    "labelIds.png": LabelMapping(
         _NAMES,
         values=tuple(label.label_id for label in CLASSES),
         void=tuple(label.label_id for label in LABELS if label.train_id == VOID and label.label_id >= 0),
     ),
-    "labelTrainIds.png": MaskCoding(_NAMES, values=tuple(label.train_id for label in CLASSES), void=(VOID,)),
+    "labelTrainIds.png": LabelMapping(_NAMES, values=tuple(label.train_id for label in CLASSES), void=(VOID,)),
 }
 """The kinds of masks, the preferred one first, with what their values mean."""
 
@@ -112,8 +112,8 @@ def choose_kind(root: Path, images: Sequence[Path], kinds: Sequence[str]) -> str
 
 
 def _mask_records(dataset_name: str, root: Path, split: str, images: Sequence[Path]) -> MaskRecords:
-    present = choose_kind(root, images, list(MASK_CODINGS))
-    kind = present or next(iter(MASK_CODINGS))
+    present = choose_kind(root, images, list(LABEL_MAPPINGS))
+    kind = present or next(iter(LABEL_MAPPINGS))
     masks = [truth_file(root, image, kind) for image in images]
     folder = masks[0].parent.parent
     records = MaskRecords(
@@ -121,7 +121,7 @@ def _mask_records(dataset_name: str, root: Path, split: str, images: Sequence[Pa
         dataset_name=dataset_name,
         root=root,
         pairs=list(zip(images, masks, strict=True)),
-        coding=MASK_CODINGS[kind],
+        mapping=LABEL_MAPPINGS[kind],
         category_ids=[label.label_id for label in CLASSES],
         is_unlabeled=present is None and split == "test",
         may_be_void=split == "test",

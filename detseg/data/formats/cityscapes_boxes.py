@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.data.datasets.mask_file import read_instance_mask
+from detseg.data.datasets.masks import require_same_size
 from detseg.data.formats.cityscapes_labels import LABELS, THINGS
-from detseg.data.mask_dataset import require_same_size
-from detseg.data.mask_file import read_instance_mask
 from detseg.data.source import DatasetError
 
 MAX_JSON_BYTES = 64 * 2**20

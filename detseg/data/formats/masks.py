@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
+from detseg.data.datasets.label_mapping import MAX_CLASSES, LabelMapping, pack_color
+from detseg.data.datasets.mask_file import MASK_SUFFIXES
 from detseg.data.format import DatasetFormat
-from detseg.data.mask_coding import MAX_CLASSES, MaskCoding, pack_color
-from detseg.data.mask_file import MASK_SUFFIXES
 from detseg.data.mask_records import MaskRecords
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import (
@@ -72,7 +72,7 @@ class MasksFormat(DatasetFormat):
             dataset_name=source.name,
             root=source.data_root().absolute(),
             pairs=(),
-            coding=read_coding(source),
+            mapping=read_mapping(source),
         )
         images_at, masks_at = find_places(source, split)
         images = _members(records, images_at, source, IMAGE_SUFFIXES)
@@ -122,7 +122,7 @@ def find_places(source: Source, split: str) -> tuple[Path, Path]:
     return images_at.absolute(), masks_at.absolute()
 
 
-def read_coding(source: Source) -> MaskCoding | None:
+def read_mapping(source: Source) -> LabelMapping | None:
     """What the values in the masks mean, from ``names``, ``colors`` and ``void`` of the YAML, or from classes.txt; None
     where there are no names. Raises DatasetError: they contradict each other."""
     where = source.name
@@ -134,7 +134,7 @@ def read_coding(source: Source) -> MaskCoding | None:
         named = list(read_class_file(class_file))
     colors = source.settings.get("colors")
     if colors is not None:
-        return _color_coding(named, colors, source.settings.get("void", []), where)
+        return _color_mapping(named, colors, source.settings.get("void", []), where)
     if isinstance(named, Mapping):
         if not all(_is_byte(value) for value in named):
             raise DatasetError(f"{where}: names: the values must be integers from 0 to 255, got {list(named)}")
@@ -150,10 +150,10 @@ def read_coding(source: Source) -> MaskCoding | None:
     if not all(_is_byte(value) for value in void_values):
         raise DatasetError(f"{where}: void: expected integers from 0 to 255, got {void!r}")
     _check_meanings(class_names, values, void_values, where)
-    return MaskCoding(class_names, values, tuple(dict.fromkeys(void_values)))
+    return LabelMapping(class_names, values, tuple(dict.fromkeys(void_values)))
 
 
-def _color_coding(named: Any, colors: Any, void: Any, where: str) -> MaskCoding:
+def _color_mapping(named: Any, colors: Any, void: Any, where: str) -> LabelMapping:
     if isinstance(named, Mapping):
         raise DatasetError(f"{where}: names: with colors a list in their order, got a mapping; colors have no values")
     class_names = _checked_names(named, where)
@@ -167,7 +167,7 @@ def _color_coding(named: Any, colors: Any, void: Any, where: str) -> MaskCoding:
         raise DatasetError(f"{where}: void: with colors, expected [red, green, blue] or a list of these, got {void!r}")
     values, void_values = (tuple(map(pack_color, some)) for some in (colors, void_colors))
     _check_meanings(class_names, values, void_values, where, colored=True)
-    return MaskCoding(class_names, values, tuple(dict.fromkeys(void_values)), colored=True)
+    return LabelMapping(class_names, values, tuple(dict.fromkeys(void_values)), colored=True)
 
 
 def _checked_names(named: Any, where: str) -> tuple[str, ...]:

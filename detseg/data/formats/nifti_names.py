@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from detseg.data.datasets.volumes import MAX_CLASSES, MAX_VALUE
 from detseg.data.parsing import as_integer
 from detseg.data.source import DatasetError, Source, check_class_names
-from detseg.data.volumes import MAX_CLASSES, MAX_VALUE
 from detseg.runtime.media.nifti import read_label_values
 
 DESCRIPTION_NAME = "dataset.json"

@@ -17,9 +17,9 @@ import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray, IntArray
 from detseg.config import from_dict
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.packed import PackedBuilder
 from detseg.data.format import DatasetFormat
-from detseg.data.packed import PackedBuilder
 from detseg.data.records import GeneratedRecords
 from detseg.data.source import DatasetError, Source
 from detseg.structures import Truth

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray, IntArray
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.data.loading.cache_store import CacheError, DiskStore, MemoryStore, Store
 from detseg.runtime.media.images import ImageError
 

@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from detseg.arrays import ByteArray, DoubleArray, FloatArray
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.loading.cache_store import CacheError, DiskStore, MemoryStore, Store
-from detseg.data.volumes import VolumeDataset
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, place_labels, place_volume, placement_of
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
 from detseg.structures import Truth

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from detseg.config import ConfigError
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.formats.blobs import CLASS_NAMES, BlobsConfig, BlobsDataset, make_volume, write_blobs
 from detseg.data.open import available_splits, open_dataset
 from detseg.data.source import DatasetError
-from detseg.data.volumes import VolumeDataset
 from detseg.runtime.inputs.volume_geometry import orientation
 from detseg.volumes import spacing_of
 

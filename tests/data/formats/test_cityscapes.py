@@ -11,7 +11,7 @@ import yaml
 from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.data.formats.cityscapes_labels import CLASSES, LABELS, THINGS
 from detseg.data.open import available_splits, open_dataset
 from detseg.data.source import DatasetError

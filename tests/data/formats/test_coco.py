@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.data.formats.coco import CocoFormat, coco_records
 from detseg.data.source import DatasetError, Source
 from detseg.runtime.media.images import write_image

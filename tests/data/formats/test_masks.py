@@ -9,8 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from detseg.data.dataset import Dataset
-from detseg.data.mask_coding import MaskCoding, pack_color, pack_colors
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.label_mapping import LabelMapping, pack_color, pack_colors
 from detseg.data.open import available_splits, open_dataset
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError, write_image
@@ -332,7 +332,7 @@ def test_colors_are_packed_alike() -> None:
 
 def test_long_lists_of_classes_are_cut() -> None:
     names = tuple(f"class {number}" for number in range(50))
-    allowed = MaskCoding(names, tuple(range(50))).allowed()
+    allowed = LabelMapping(names, tuple(range(50))).allowed()
     assert allowed.startswith("0 class 0, ")
     assert allowed.endswith("39 class 39, 10 more classes, 255 void")
 

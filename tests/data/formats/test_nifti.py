@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import yaml
 
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.formats.blobs import BlobsConfig, write_blobs
 from detseg.data.open import available_splits, open_dataset
 from detseg.data.source import DatasetError
-from detseg.data.volumes import VolumeDataset
 
 CONFIGS = Path(__file__).parents[3] / "configs"
 NUM_VOLUMES = 10

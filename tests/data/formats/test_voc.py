@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.data.formats.voc import VocFormat
 from detseg.data.source import DatasetError, Source
 from detseg.runtime.media.images import ImageError, write_image

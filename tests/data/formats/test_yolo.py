@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detseg.data.check import check_dataset
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.data.formats.yolo import YoloFormat, label_file
 from detseg.data.source import DatasetError, Source
 from detseg.runtime.media.images import ImageError, write_image

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.label_mapping import LabelMapping
+from detseg.data.datasets.masks import MaskDataset
+from detseg.data.datasets.packed import PackedBuilder
 from detseg.data.formats.shapes import ShapesConfig, ShapesDataset
 from detseg.data.loading import cache_store
 from detseg.data.loading.cache import CachedDataset
 from detseg.data.loading.cache_store import CacheError, available_memory
-from detseg.data.mask_coding import MaskCoding
-from detseg.data.mask_dataset import MaskDataset
-from detseg.data.packed import PackedBuilder
 from detseg.runtime.media.images import ImageError, write_image
 from detseg.structures import VOID
 
@@ -134,8 +134,8 @@ def with_masks(tmp_path: Path) -> Dataset:
     values = rng.integers(0, 3, (20, 40), dtype=np.uint8)
     values[0] = 7
     Image.fromarray(values).save(root / "mask.png")
-    coding = MaskCoding(("a", "b", "c"), (0, 1, 2), void=(7,))
-    return MaskDataset(root=root, split="train", images=[root / "0.png"], masks=[root / "mask.png"], coding=coding)
+    mapping = LabelMapping(("a", "b", "c"), (0, 1, 2), void=(7,))
+    return MaskDataset(root=root, split="train", images=[root / "0.png"], masks=[root / "mask.png"], mapping=mapping)
 
 
 @pytest.mark.parametrize("mode", MODES)

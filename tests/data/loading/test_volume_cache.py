@@ -10,12 +10,12 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.formats.blobs import BlobsConfig, BlobsDataset
 from detseg.data.loading import cache_store
 from detseg.data.loading.cache_store import CacheError
 from detseg.data.loading.volume_cache import PlacedVolumes
 from detseg.data.source import DatasetError
-from detseg.data.volumes import VolumeDataset
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, place_labels, place_volume
 from detseg.runtime.media.nifti import read_label_values, write_label_volume, write_volume
 from detseg.runtime.media.nifti_header import VolumeError

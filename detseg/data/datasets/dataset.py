@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from detseg.data.packed import PackedAnnotations, Segmentation
+from detseg.data.datasets.packed import PackedAnnotations, Segmentation
 from detseg.runtime.media.images import ImageError, read_image
 from detseg.structures import GroundTruth, Placement, Sample, Truth
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
 from detseg.data.loading.cache import CachedDataset
 from detseg.data.open import open_dataset
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import write_image
 
-CAMVID = Path(__file__).parents[2] / "configs" / "data" / "camvid.yaml"
+CAMVID = Path(__file__).parents[3] / "configs" / "data" / "camvid.yaml"
 
 
 def write_masks(root: Path, splits: dict[str, str]) -> Path:

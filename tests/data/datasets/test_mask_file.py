@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detseg.data.mask_file import mask_size, read_color_mask, read_index_mask, read_instance_mask
+from detseg.data.datasets.mask_file import mask_size, read_color_mask, read_index_mask, read_instance_mask
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, IntArray
-from detseg.data.mask_file import read_color_mask, read_index_mask
+from detseg.data.datasets.mask_file import read_color_mask, read_index_mask
 from detseg.data.source import DatasetError
 from detseg.structures import VOID
 
@@ -24,7 +24,7 @@ _MAX_LISTED = 40
 
 
 @dataclass(frozen=True)
-class MaskCoding:
+class LabelMapping:
     """What stands for which class: ``values[position]`` is the value in the files, those in ``void`` mean no class.
 
     Values are numbers from 0 to 255 or, where the masks are ``colored``, RGB colors as 24 bits (see ``pack_color``).

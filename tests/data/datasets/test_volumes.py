@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from detseg.arrays import DoubleArray
+from detseg.data.datasets.volumes import VolumeDataset, grid_distance_mm, spacing_toward_ras, to_positions
 from detseg.data.source import DatasetError
-from detseg.data.volumes import VolumeDataset, grid_distance_mm, spacing_toward_ras, to_positions
 from detseg.runtime.media.nifti import write_label_volume, write_volume
 from detseg.runtime.media.nifti_header import VolumeError
 from detseg.volumes import LabelVolume, Volume

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.data.dataset import Dataset
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.packed import PackedBuilder
 from detseg.data.format import match_split
-from detseg.data.packed import PackedBuilder
 from detseg.data.source import (
     DatasetError,
     check_class_names,

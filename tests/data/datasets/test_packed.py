@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.packed import PackedAnnotations, PackedBuilder, PackedStrings
+from detseg.data.datasets.packed import PackedAnnotations, PackedBuilder, PackedStrings
 
 
 def _many(num_images: int) -> PackedAnnotations:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray, DoubleArray
-from detseg.data.packed import PackedStrings
+from detseg.data.datasets.packed import PackedStrings
 from detseg.data.source import DatasetError
 from detseg.runtime.inputs.volume_geometry import orientation
 from detseg.runtime.media.nifti import read_label_values, read_volume, read_volume_header

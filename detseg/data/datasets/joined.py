@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.data.dataset import Dataset
-from detseg.data.packed import PackedAnnotations, PackedBuilder
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.packed import PackedAnnotations, PackedBuilder
 from detseg.data.source import DatasetError
 
 

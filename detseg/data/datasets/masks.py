@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.data.dataset import Dataset
-from detseg.data.mask_coding import MaskCoding
-from detseg.data.packed import PackedBuilder, PackedStrings
+from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.label_mapping import LabelMapping
+from detseg.data.datasets.packed import PackedBuilder, PackedStrings
 from detseg.data.source import DatasetError
 from detseg.runtime.media.image_header import read_header
 from detseg.runtime.media.images import ImageError, image_size
@@ -20,7 +20,7 @@ from detseg.structures import VOID
 class MaskDataset(Dataset):
     """``images`` with their ``masks``, numbered from 1 in their order.
 
-    ``coding`` says what the values in the files mean. ``category_ids`` are its values where None is given, the
+    ``mapping`` says what the values in the files mean. ``category_ids`` are its values where None is given, the
     positions if it has colors.
     """
 
@@ -31,23 +31,23 @@ class MaskDataset(Dataset):
         split: str,
         images: Sequence[Path],
         masks: Sequence[Path],
-        coding: MaskCoding,
+        mapping: LabelMapping,
         category_ids: Sequence[int] | None = None,
         home: Path | None = None,
     ) -> None:
         assert len(images) == len(masks)
         if category_ids is None:
-            category_ids = range(len(coding.values)) if coding.colored else coding.values
+            category_ids = range(len(mapping.values)) if mapping.colored else mapping.values
         super().__init__(
             root=root,
             home=home,
             split=split,
-            class_names=coding.class_names,
+            class_names=mapping.class_names,
             category_ids=category_ids,
             annotations=pack_images(images, root).build(),
             truth="masks",
         )
-        self.coding = coding
+        self.mapping = mapping
         self._masks = PackedStrings.pack(_name(path, root) for path in masks)
 
     def mask_path(self, index: int) -> str:
@@ -56,7 +56,7 @@ class MaskDataset(Dataset):
 
     def mask(self, index: int) -> ByteArray:
         path = self.mask_path(index)
-        labels = self.coding.read(path, self.path(index))
+        labels = self.mapping.read(path, self.path(index))
         require_same_size(path, labels.shape[:2], self.path(index), self.size(index))
         return labels
 
@@ -71,7 +71,7 @@ class MaskDataset(Dataset):
         except OSError as error:
             raise ImageError(f"{path}: the mask of {self.path(index)} cannot be read: {error.strerror}") from error
         image = super().fingerprint(index)
-        return f"{image}|{path.absolute()}|{status.st_mtime_ns}|{status.st_size}|{self.coding}"
+        return f"{image}|{path.absolute()}|{status.st_mtime_ns}|{status.st_size}|{self.mapping}"
 
 
 class UnlabeledDataset(MaskDataset):
