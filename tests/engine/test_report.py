@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detseg.engine.html_report import render
-from detseg.engine.report import make_report, write_report
+from detseg.engine.report import make_report, write_metrics, write_report
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.dice import VolumeEvaluator
@@ -88,3 +88,16 @@ def test_a_run_shows_its_course(tmp_path: Path) -> None:
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Course of the training" in page
     assert "<h1>Evaluation</h1>" in page
+
+
+def test_a_title_names_model_and_data_or_neither(tmp_path: Path) -> None:
+    for name, settings in SETTINGS.items():
+        folder = tmp_path / "not yet there" / name
+        write_report(masks(), masks().compute(), folder, {name: settings})
+        assert "<h1>Evaluation</h1>" in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_classes_without_truth_are_named_where_there_are_any(tmp_path: Path) -> None:
+    for evaluator, absent in ((masks(), None), (boxes(), ["background"])):
+        write_metrics(evaluator, evaluator.compute(), tmp_path / "metrics.json")
+        assert json.loads((tmp_path / "metrics.json").read_text()).get("classes_without_truth") == absent
