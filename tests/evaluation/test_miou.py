@@ -217,6 +217,7 @@ def test_an_image_of_void_changes_nothing() -> None:
     evaluator = evaluate(ABC, (array([0, 1]), array([0, 0])))
     before = dict(evaluator.compute())
     evaluator.update(9, LabelMap(array([0, 2])), array([VOID, VOID]))
+    evaluator.update(10, LabelMap(array([])), array([]))
     assert dict(evaluator.compute()) == before
 
 

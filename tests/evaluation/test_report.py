@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,9 +67,10 @@ def test_class_names_are_written_as_they_are(tmp_path: Path) -> None:
     [
         (Metrics({"AP": float("nan")}), None, "finite numbers only, got AP=nan"),
         (METRICS, {"AP50": "x"}, "must not have the names of metrics: AP50"),
+        (METRICS, {"seconds": float("nan")}, "not JSON compliant"),
     ],
 )
-def test_metrics_json_refuses(tmp_path: Path, metrics: Metrics, extra: dict[str, str] | None, message: str) -> None:
+def test_metrics_json_refuses(tmp_path: Path, metrics: Metrics, extra: dict[str, Any] | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         write_metrics_json(tmp_path / "metrics.json", metrics, extra)
     assert not list(tmp_path.iterdir())
