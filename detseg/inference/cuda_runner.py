@@ -31,8 +31,8 @@ class CudaRunner:
     same graph, with nothing in its last places. ``make_stream`` gives the streams of work.
     """
 
-    num_pending = 2
-    good_batch_size = 16
+    max_in_flight = 2
+    default_batch_size = 16
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class CudaRunner:
         self.spec: InputSpec | VolumeSpec = task.spec
         self.kind = task.kind
         network = _Network(model, task, cast(InputSpec, task.spec), device, dtype)
-        self._slots = cycle([_Slot(network, make_stream(device)) for _ in range(self.num_pending)])
+        self._slots = cycle([_Slot(network, make_stream(device)) for _ in range(self.max_in_flight)])
 
     def submit(self, images: Sequence[ByteArray]) -> Batch:
         """Start with a batch of images ``[H, W, 3]`` uint8 RGB of any sizes; they may change once this returns.

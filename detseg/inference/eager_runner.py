@@ -19,7 +19,7 @@ class EagerRunner:
     """Places images or volumes on the CPU, as ``spec`` says, by default the task's, and runs ``model``, which is on
     ``device`` and takes ``dtype``, on them. See :class:`detseg.runtime.runner.Runner`."""
 
-    num_pending = 1
+    max_in_flight = 1
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class EagerRunner:
         self._task = task
         self._device = device
         self._dtype = dtype
-        self.good_batch_size = 16 if device.type == "cuda" else 1
+        self.default_batch_size = 16 if device.type == "cuda" else 1
 
     @torch.inference_mode()
     def submit(self, images: Sequence[Any]) -> Finished:

@@ -74,7 +74,7 @@ def predict_command(
     kind = model.runner.kind
     paths = [source.path for source in sources if source.path is not None]
     saving = Saving(kind, output, model.class_names, model.category_ids, paths, fps, line_width)
-    batch_size = model.runner.good_batch_size if batch_size is None else batch_size
+    batch_size = model.runner.default_batch_size if batch_size is None else batch_size
     tally = _Tally()
     predictions = model.predict(
         sources,

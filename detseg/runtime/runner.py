@@ -28,11 +28,11 @@ class Runner(Protocol):
     """How files are read and placed in the input."""
     kind: Kind
     """What the results are."""
-    num_pending: int
+    max_in_flight: int
     """How many batches it works on at a time: before a further one is handed in, the results of the oldest must have
     been asked for."""
 
-    good_batch_size: int
+    default_batch_size: int
     """How many images make a batch where the user does not say."""
 
     def submit(self, images: Sequence[Any]) -> Pending:
@@ -68,7 +68,7 @@ def _predict(runner: Runner, frames: Iterator[Frame], batch_size: int) -> Iterat
     waiting: deque[tuple[Sequence[Frame], Pending]] = deque()
     for batch in _batches(frames, runner.spec, batch_size):
         waiting.append((batch, runner.submit([frame.image for frame in batch])))
-        if len(waiting) == runner.num_pending:
+        if len(waiting) == runner.max_in_flight:
             yield from _results(*waiting.popleft())
     while waiting:
         yield from _results(*waiting.popleft())

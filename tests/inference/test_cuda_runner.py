@@ -68,7 +68,7 @@ def run(runner: CudaRunner, batches: Sequence[Sequence[np.ndarray]]) -> list[Any
     pending: list[Any] = []
     for batch in batches:
         pending.append(runner.submit(batch))
-        if len(pending) == runner.num_pending:
+        if len(pending) == runner.max_in_flight:
             found.extend(pending.pop(0).results())
     return [*found, *(result for batch in pending for result in batch.results())]
 

@@ -26,7 +26,7 @@ def test_a_batch_of_several_sizes_is_done_when_it_is_handed_in(
     pending = runner.submit(images)
     assert spot_model.batch_sizes == [2]
     assert [found.boxes_xyxy.tolist() for found in pending.results()] == [[list(box)] for box in boxes]
-    assert runner.num_pending == 1
+    assert runner.max_in_flight == 1
 
 
 def test_what_is_no_image_is_refused(spot_model: Any, spot_task: Any) -> None:

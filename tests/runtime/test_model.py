@@ -32,11 +32,11 @@ class SpotRunner:
     """Finds what is green: one box about it, of the class of the half in which it begins."""
 
     spec = InputSpec(64, 64, pad_value=0)
-    good_batch_size = 1
+    default_batch_size = 1
     kind = load_kind("boxes")
 
-    def __init__(self, num_pending: int = 1) -> None:
-        self.num_pending = num_pending
+    def __init__(self, max_in_flight: int = 1) -> None:
+        self.max_in_flight = max_in_flight
         self.batch_sizes: list[int] = []
 
     def submit(self, images: Sequence[np.ndarray]) -> Finished:
@@ -73,10 +73,10 @@ def boxes(prediction: Prediction) -> tuple[float, ...]:
     return tuple(prediction.result.boxes_xyxy[0].tolist())
 
 
-@pytest.mark.parametrize("num_pending", [1, 2])
+@pytest.mark.parametrize("max_in_flight", [1, 2])
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
-def test_boxes_come_back_in_order_in_pixels_of_the_originals(num_pending: int, batch_size: int) -> None:
-    predictions = list(model_of(SpotRunner(num_pending)).predict(SPOTS, batch_size))
+def test_boxes_come_back_in_order_in_pixels_of_the_originals(max_in_flight: int, batch_size: int) -> None:
+    predictions = list(model_of(SpotRunner(max_in_flight)).predict(SPOTS, batch_size))
     for prediction, image, box in zip(predictions, SPOTS, EXPECTED, strict=True):
         assert prediction.path is None
         assert prediction.image is image
@@ -133,11 +133,11 @@ def test_the_runner_never_has_more_on_its_hands_than_it_says() -> None:
         def submit(self, images: Sequence[np.ndarray]) -> Any:
             nonlocal on_hand
             on_hand += 1
-            assert on_hand <= self.num_pending
+            assert on_hand <= self.max_in_flight
             return Waiting(super().submit(images).found)
 
-    for num_pending in (1, 2, 3):
-        predictions = model_of(Careful(num_pending)).predict(SPOTS * 4, 2)
+    for max_in_flight in (1, 2, 3):
+        predictions = model_of(Careful(max_in_flight)).predict(SPOTS * 4, 2)
         assert len(list(predictions)) == 12
         assert on_hand == 0
 

@@ -12,7 +12,7 @@ from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.kinds.base import Metadata, Pipeline
 from detseg.runtime.onnx.model import OnnxModel
 
-MAX_LANES = 4
+MAX_STREAMS = 4
 """How many batches share the cores."""
 
 
@@ -32,7 +32,7 @@ class OnnxRunner:
     last one are used meanwhile. See :class:`detseg.runtime.runner.Runner`.
 
     On a CPU a batch of images that comes alone gets all cores. Those that come while others are in the network share
-    the cores between them, up to ``MAX_LANES`` at a time: threads of one network spend much of their time waiting for
+    the cores between them, up to ``MAX_STREAMS`` at a time: threads of one network spend much of their time waiting for
     each other, the more so when others read and write on the same cores.
 
     ``overrides`` replace settings of ``model.metadata.postprocess`` by their names, such as ``{"confidence": 0.25}``,
@@ -44,7 +44,7 @@ class OnnxRunner:
             changed any more; the file has a fixed input size other than that which it would be given.
     """
 
-    good_batch_size = 1
+    default_batch_size = 1
 
     def __init__(
         self,
@@ -65,11 +65,11 @@ class OnnxRunner:
         self._pipeline = metadata.pipeline(model)
         self._shared_pipeline: Pipeline | None = None
         shares = metadata.input.one_size and model.runs_on_cpu
-        self._num_lanes = min(MAX_LANES, model.num_threads) if shares else 1
-        self._threads = ThreadPoolExecutor(self._num_lanes, thread_name_prefix="onnx-runner")
-        self.num_pending = self._num_lanes + 1
+        self._num_streams = min(MAX_STREAMS, model.num_threads) if shares else 1
+        self._threads = ThreadPoolExecutor(self._num_streams, thread_name_prefix="onnx-runner")
+        self.max_in_flight = self._num_streams + 1
         # The batches under way, by the memory that they are in.
-        self._under_way: list[Future[list[Any]] | None] = [None] * self.num_pending
+        self._under_way: list[Future[list[Any]] | None] = [None] * self.max_in_flight
         self._next = 0
 
     def submit(self, images: Sequence[Any]) -> OnnxPending:
@@ -89,16 +89,16 @@ class OnnxRunner:
         inputs, placements = self._pipeline.prepare(images, slot)
         future = self._threads.submit(self._choose_pipeline().results, inputs, placements)
         self._under_way[slot] = future
-        self._next = (slot + 1) % self.num_pending
+        self._next = (slot + 1) % self.max_in_flight
         return OnnxPending(future)
 
     def _choose_pipeline(self) -> Pipeline:
         """That with all cores, unless others are in the network now."""
         alone = all(future is None or future.done() for future in self._under_way)
-        if alone or self._num_lanes == 1:
+        if alone or self._num_streams == 1:
             return self._pipeline
         if self._shared_pipeline is None:
-            num_threads = round(self._model.num_threads / self._num_lanes)
+            num_threads = round(self._model.num_threads / self._num_streams)
             self._shared_pipeline = self._metadata.pipeline(OnnxModel(self._model.path, num_threads))
         return self._shared_pipeline
 

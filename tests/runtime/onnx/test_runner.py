@@ -20,7 +20,7 @@ from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.onnx.model import OnnxModel
-from detseg.runtime.onnx.runner import MAX_LANES, OnnxRunner
+from detseg.runtime.onnx.runner import MAX_STREAMS, OnnxRunner
 from detseg.runtime.postprocess.config import PostprocessConfig, ViewsConfig, WindowsConfig
 from detseg.runtime.runner import predict_frames
 from detseg.structures import Detections
@@ -297,7 +297,7 @@ def test_batches_that_come_together_share_the_cores(save_onnx: Any, monkeypatch:
     task = detection_task()
     path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(task, "raw"))
     runner = OnnxRunner(OnnxModel(path, num_threads=7))
-    assert runner.num_pending == MAX_LANES + 1
+    assert runner.max_in_flight == MAX_STREAMS + 1
     runs: list[tuple[int, threading.Barrier | None]] = []
     at_once: threading.Barrier | None = None
     real_run = OnnxModel.run
@@ -314,8 +314,8 @@ def test_batches_that_come_together_share_the_cores(save_onnx: Any, monkeypatch:
         assert_same_boxes(runner.submit([image]).results()[0], other)
     assert [threads for threads, _ in runs] == [7] * 5
     runs.clear()
-    at_once = threading.Barrier(MAX_LANES)
-    pending = [runner.submit([image]) for image in PICTURES[:MAX_LANES]]
+    at_once = threading.Barrier(MAX_STREAMS)
+    pending = [runner.submit([image]) for image in PICTURES[:MAX_STREAMS]]
     for one, other in zip(pending, expected, strict=False):
         assert_same_boxes(one.results()[0], other)
     assert sorted(threads for threads, _ in runs) == [2, 2, 2, 7]
@@ -323,12 +323,12 @@ def test_batches_that_come_together_share_the_cores(save_onnx: Any, monkeypatch:
 
 def test_one_core_and_volumes_are_not_shared(save_onnx: Any) -> None:
     path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(), "raw"))
-    assert OnnxRunner(OnnxModel(path, num_threads=1)).num_pending == 2
-    assert OnnxRunner(OnnxModel(path, num_threads=2)).num_pending == 3
+    assert OnnxRunner(OnnxModel(path, num_threads=1)).max_in_flight == 2
+    assert OnnxRunner(OnnxModel(path, num_threads=2)).max_in_flight == 3
     task = VolumeTaskConfig(input=VolumeSpec((1.0, 1.0, 1.0)), patch=(8, 8, 8)).build(Smoothing(3, 1, 3), CLASSES)
     graph = "g (float[batch, 1, d, h, w] volumes) => (float[b, c, z, y, x] logits) { logits = Conv (volumes, w) }"
     volumes = save_onnx(graph, {"w": np.zeros((3, 1, 1, 1, 1), np.float32)}, metadata_of(task, patch=[8, 8, 8]))
-    assert OnnxRunner(OnnxModel(volumes, num_threads=4)).num_pending == 2
+    assert OnnxRunner(OnnxModel(volumes, num_threads=4)).max_in_flight == 2
 
 
 class Smoothing(nn.Module):
