@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from detseg.arrays import ByteArray
 from detseg.config import from_dict
 from detseg.runtime.media.images import write_image
-from detseg.tasks.package import PackageConfig, adapt_task
+from detseg.tasks.model_file import ModelFileConfig, adapt_task
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 MODELS: dict[str, tuple[str, int, tuple[int, int], tuple[int, int]]] = {
@@ -50,7 +50,7 @@ def make_workload(name: str, num_images: int, folder: Path, tiny: bool) -> Workl
     content = yaml.safe_load((CONFIGS / file).read_text())
     class_names = [f"class {number}" for number in range(num_classes)]
     header = {"model": content["model"], "task": content["task"], "class_names": class_names}
-    config = from_dict(PackageConfig, header, file)
+    config = from_dict(ModelFileConfig, header, file)
     torch.manual_seed(0)
     model = config.model.build(num_classes=num_classes)
     task: Any = adapt_task(config.task, config.task.prediction_settings, size).build(model, class_names)

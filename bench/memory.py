@@ -31,7 +31,7 @@ from detseg.runtime.media.video_file import OpenCVVideo
 from detseg.runtime.writers.boxes import CsvWriter
 from detseg.runtime.writers.text import JsonLinesWriter
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 
 FRAMES_OF_FILM = 250
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
@@ -44,7 +44,7 @@ def resident_bytes() -> int:
 
 def make_model(folder: Path) -> Path:
     """An exported detector of the smallest kind, which finds something in noise."""
-    config = PackageConfig(
+    config = ModelFileConfig(
         DetectorConfig(
             backbone=CSPDarknetConfig(width=0.0625, depth=0.01), neck=PANConfig(depth=0.01), head=DFLHeadConfig(bins=4)
         ),
@@ -60,7 +60,7 @@ def make_model(folder: Path) -> Path:
         for branch in network.head.class_branches:
             branch[-1].weight.mul_(20)  # scores that differ
             branch[-1].bias.fill_(-1.0)
-    save_package(folder / "tiny.safetensors", network.state_dict(), config)
+    save_model_file(folder / "tiny.safetensors", network.state_dict(), config)
     settings = {"confidence": 0.1, "max_detections": 10}
     return Path(export_model(folder / "tiny.safetensors", folder / "tiny.onnx", postprocess=settings).path)
 

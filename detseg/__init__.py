@@ -49,10 +49,10 @@ def load(
 
         return load_onnx(path, device, precision, num_threads, size, full_input, settings)
     try:
-        from detseg.inference.load import load_package_model
+        from detseg.inference.load import load_torch_model
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"{path}: needs torch, which is not installed: pip install 'detseg[train]', or run the model as an .onnx "
             "file, which `detseg export` makes"
         ) from error
-    return load_package_model(path, device, precision, num_threads, size, full_input, settings)
+    return load_torch_model(path, device, precision, num_threads, size, full_input, settings)

@@ -28,7 +28,7 @@ from detseg.models.detector import DetectorConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.weights import released
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 
 TINY = """
 model: {name: detector, backbone: {name: csp_darknet, width: 0.125}}
@@ -239,14 +239,14 @@ def test_train_eval_predict_check(tiny: Path, capsys: pytest.CaptureFixture[str]
 
 def save_untrained(path: Path) -> Path:
     """The network of ``TINY`` as it is before it has learned anything."""
-    config = PackageConfig(
+    config = ModelFileConfig(
         DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
         DetectionTaskConfig(input=InputSpec(64, 64)),
         ("circle", "square", "triangle"),
         (1, 2, 3),
     )
     torch.manual_seed(0)
-    save_package(path, config.build()[0].state_dict(), config)
+    save_model_file(path, config.build()[0].state_dict(), config)
     return path
 
 

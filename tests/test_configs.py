@@ -9,7 +9,7 @@ import torch
 
 from detseg.config import from_dict, load_config, to_dict
 from detseg.engine.settings import RunConfig
-from detseg.tasks.package import PackageConfig
+from detseg.tasks.model_file import ModelFileConfig
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 NUM_CLASSES = {
@@ -59,7 +59,7 @@ def test_every_configuration_builds_and_survives_a_round_trip(name: str, tmp_pat
     stem = Path(name).stem
     class_names = tuple(f"class {number}" for number in range(NUM_CLASSES.get(stem, 80)))
     with torch.device("meta"):
-        model, task = PackageConfig(config.model, config.task, class_names).build()
+        model, task = ModelFileConfig(config.model, config.task, class_names).build()
         config.task.build_criterion(model, task)
     assert all(side % task.stride == 0 for side in config.task.train_size)
     if stem in NUM_PARAMETERS:

@@ -23,7 +23,7 @@ from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 
 MAX_INSTALL_MB = 350
 SETTINGS = {"confidence": 0.0011, "max_detections": 5}
@@ -95,7 +95,7 @@ def test_a_model_file_for_torch_says_what_is_missing(site: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_a_film_without_torch_gives_what_torch_gives(site: Path, tmp_path: Path) -> None:
-    config = PackageConfig(
+    config = ModelFileConfig(
         DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
         DetectionTaskConfig(input=InputSpec(64, 96)),
         ("circle", "square", "triangle"),
@@ -106,7 +106,7 @@ def test_a_film_without_torch_gives_what_torch_gives(site: Path, tmp_path: Path)
     with torch.no_grad():
         for branch in network.get_submodule("head.box_branches"):
             branch[-1].bias.copy_(-torch.arange(16).repeat(4))  # boxes of about a cell, which do not overlap much
-    save_package(tmp_path / "model.safetensors", network.state_dict(), config)
+    save_model_file(tmp_path / "model.safetensors", network.state_dict(), config)
     export_model(tmp_path / "model.safetensors", tmp_path / "model.onnx", postprocess=SETTINGS)
     film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (150, 90))
     for picture in np.random.default_rng(0).integers(0, 256, (6, 90, 150, 3), np.uint8):

@@ -21,7 +21,7 @@ from detseg.foreign.torch_file import read_torch_file
 from detseg.models.foreign_weights import find_weights
 from detseg.tasks import TASKS
 from detseg.tasks.base import TaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 
 SOURCES = (".pt", ".pth", ".onnx")
 OUTPUT = ".safetensors"
@@ -89,15 +89,15 @@ def convert(
         class_names = choose_names(names, read.names, recognized.num_classes)
         task = _task(read, chosen)
         numbers = numbers_of(class_names, first=task.first_category_id)
-        package = PackageConfig(recognized.model, task, class_names, numbers)
+        file_config = ModelFileConfig(recognized.model, task, class_names, numbers)
         with torch.device("meta"):
-            network: Any = package.build()[0]
+            network: Any = file_config.build()[0]
     except ValueError as error:
         # Some messages begin with the path already.
         if str(error).startswith(str(path)):
             raise
         raise ConversionError(f"{path}: {error}") from error
-    save_package(output, read.weights.weights, package)
+    save_model_file(output, read.weights.weights, file_config)
     return ConversionReport(
         source=path,
         sha256=read.sha256,

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from detseg.tasks.package import default_device
+from detseg.tasks.model_file import default_device
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from detseg.runtime.media.frames import Frame
 from detseg.runtime.runner import Runner, predict_frames
 from detseg.structures import Result
 from detseg.tasks.base import Batch, Task
-from detseg.tasks.package import match_classes
+from detseg.tasks.model_file import match_classes
 
 OnResult = Callable[[int, Any, Any], None]
 """Told of an image: its index in the data set, what was found, and what is true."""

@@ -22,7 +22,7 @@ from detseg.models.load_weights import load_weights
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model
 from detseg.tasks.base import Task
-from detseg.tasks.package import PackageConfig, adapt_task, default_device, load_package
+from detseg.tasks.model_file import ModelFileConfig, adapt_task, default_device, load_model_file
 
 _CONFIGURATIONS = (".yaml", ".yml")
 
@@ -125,8 +125,8 @@ def open_evaluated(
         network, task = load_exported(model_path, device, settings, size)
         chosen = None
     else:
-        package = load_package(model_path, postprocess=settings, size=size)
-        network, task, chosen = package.model, package.task, default_device(device)
+        model_file = load_model_file(model_path, postprocess=settings, size=size)
+        network, task, chosen = model_file.model, model_file.task, default_device(device)
     samples = as_samples(open_dataset(data, split, format, task.truth), task.spec)
     return Evaluated(model_path, network, task, samples, data, split, chosen)
 
@@ -148,6 +148,6 @@ def _open_configuration(
     chosen_format, description = (format or own.format, own.description) if own else (format, None)
     dataset = open_dataset(data, split, chosen_format, config.task.truth, description)
     task_config = adapt_task(config.task, settings, size)
-    model, task = PackageConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
+    model, task = ModelFileConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
     load_weights(model, weights)
     return Evaluated(weights, model, task, as_samples(dataset, task.spec), data, split, chosen)

@@ -27,7 +27,7 @@ from detseg.files import remove_partial_files, write_text
 from detseg.models.load_weights import load_weights
 from detseg.structures import Metrics
 from detseg.tasks.base import Batch
-from detseg.tasks.package import PackageConfig, load_package, match_classes, save_package
+from detseg.tasks.model_file import ModelFileConfig, load_model_file, match_classes, save_model_file
 
 CONFIG_NAME = "config.yaml"
 
@@ -69,8 +69,8 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
         # Never reduced: a validation picture is measured as it is.
         val_set = as_samples(val_data, config.task.input, data.cache)
         match_classes(train_set.class_names, val_set.class_names)  # now, not after the first epoch
-        package = PackageConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
-        trainer = build_trainer(config, package, train_set, val_set, run_dir, group, device, bar=bar)
+        file_config = ModelFileConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
+        trainer = build_trainer(config, file_config, train_set, val_set, run_dir, group, device, bar=bar)
         learned_from_data = trainer.criterion.prepare(train_set)
         if group.is_main:
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -94,7 +94,7 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
 
 def build_trainer(
     config: RunConfig,
-    package: PackageConfig,
+    file_config: ModelFileConfig,
     train_set: Samples,
     val_set: Samples,
     run_dir: Path,
@@ -106,8 +106,8 @@ def build_trainer(
     """The trainer of a run, ready to fit; the model's weights are those of the seed, or of ``train.weights``."""
     settings = config.train
     torch.manual_seed(settings.seed)
-    model, task = package.build()
-    criterion = package.task.build_criterion(model, task)
+    model, task = file_config.build()
+    criterion = file_config.task.build_criterion(model, task)
     if settings.weights is not None:
         report = load_weights(model, settings.weights, strict=not settings.partial_weights)
         if report.missing and group.is_main:
@@ -152,7 +152,7 @@ def build_trainer(
         ).compute()
 
     def save(path: Path, weights: dict[str, Tensor]) -> None:
-        save_package(path, weights, package)
+        save_model_file(path, weights, file_config)
 
     return Trainer(
         model=model,
@@ -173,7 +173,7 @@ def _report(
 ) -> RunResult:
     """Evaluate the best model once more and draw the run's curves."""
     path = run_dir / "best.safetensors"
-    best = load_package(path)
+    best = load_model_file(path)
     batch_size = config.train.eval_batch_size or config.train.batch_size
     gallery = Gallery(best.task, val_set, run_dir / PICTURES_NAME)
     evaluator = evaluate(

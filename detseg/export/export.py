@@ -27,7 +27,7 @@ from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.tasks.base import Task
-from detseg.tasks.package import Package, load_package, read_header
+from detseg.tasks.model_file import ModelFile, load_model_file, read_header
 
 
 @dataclass(frozen=True)
@@ -82,8 +82,8 @@ def export_model(
         raise ValueError("int8 takes the ranges of activations from training images: name them with --calibrate DATA")
     if precision != "int8" and calibrate is not None:
         raise ValueError(f"--calibrate is for int8, and the precision is {precision}")
-    package = load_package(model_path, postprocess=postprocess, size=size, for_prediction=True)
-    model, task = fused(package.model), package.task
+    model_file = load_model_file(model_path, postprocess=postprocess, size=size, for_prediction=True)
+    model, task = fused(model_file.model), model_file.task
     form = form or task.forms[0]
     if form not in task.forms:
         raise ValueError(f"the task {task.name} has the output form {' or '.join(task.forms)}, got {form!r}")
@@ -97,7 +97,7 @@ def export_model(
     report_path = output.with_suffix(".parity.json")
     with atomic_path(output) as temporary:
         onnx.save(made, temporary)
-        judge = task if metadata.postprocess_in_graph else _judging_task(model_path, package, postprocess or {})
+        judge = task if metadata.postprocess_in_graph else _judging_task(model_path, model_file, postprocess or {})
         onnx_model = OnnxModel(temporary)
         comparison: Comparison = load_entry(COMPARISONS, task.kind.name).of(metadata)
         parity = compare(
@@ -162,16 +162,16 @@ def default_path(model_path: Path, precision: str) -> Path:
     return model_path.with_name(f"{model_path.stem}{'' if precision == 'fp32' else f'_{precision}'}.onnx")
 
 
-def _judging_task(model_path: Path, package: Package, postprocess: Mapping[str, Any]) -> Task:
+def _judging_task(model_path: Path, model_file: ModelFile, postprocess: Mapping[str, Any]) -> Task:
     """The task with the settings of evaluation where those of prediction differ and the user chose none: average
     precision counts what prediction leaves out."""
-    config: Any = package.config.task
+    config: Any = model_file.config.task
     before = read_header(model_path).task.postprocess
     changes = {name: getattr(before, name) for name in config.prediction_settings if name not in postprocess}
     if not changes:
-        return package.task
+        return model_file.task
     config = replace(config, postprocess=replace(config.postprocess, **changes))
-    task: Task = config.build(package.model, package.task.class_names, package.task.category_ids)
+    task: Task = config.build(model_file.model, model_file.task.class_names, model_file.task.category_ids)
     return task
 
 

@@ -17,7 +17,7 @@ from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.structures import Metrics
 from detseg.tasks.base import Task
-from detseg.tasks.package import match_classes
+from detseg.tasks.model_file import match_classes
 
 BATCH_SIZE = 4
 

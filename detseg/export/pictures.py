@@ -13,7 +13,7 @@ from detseg.arrays import ByteArray, FloatArray
 from detseg.data.open import available_splits, open_dataset
 from detseg.structures import Truth
 from detseg.tasks.base import Task
-from detseg.tasks.package import match_classes
+from detseg.tasks.model_file import match_classes
 
 NUM_PROVED = 16
 """Pictures without annotations that an export is proved on."""

@@ -16,7 +16,7 @@ from detseg.models.base import fused
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Runner
-from detseg.tasks.package import default_device, load_package
+from detseg.tasks.model_file import default_device, load_model_file
 
 
 def make_runner(
@@ -60,7 +60,7 @@ def make_runner(
     return EagerRunner(model, task, device, dtype)
 
 
-def load_package_model(
+def load_torch_model(
     path: Path,
     device: str,
     precision: str,
@@ -74,13 +74,13 @@ def load_package_model(
     ``num_threads`` is that of the whole process, as torch has it. Where a task waits for the host, as
     suppression by torchvision does, there is no CUDA graph.
     """
-    package = load_package(path, postprocess=settings, size=size, for_prediction=True)
+    model_file = load_model_file(path, postprocess=settings, size=size, for_prediction=True)
     if num_threads is not None:
         if num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         torch.set_num_threads(num_threads)
-    task, network, on = package.task, fused(package.model), default_device(device)
+    task, network, on = model_file.task, fused(model_file.model), default_device(device)
     if full_input is None:
         full_input = not task.kind.has_boxes or on.type == "cuda"
     runner = make_runner(network, task, on, precision, cuda_graph=not task.waits_for_host, full_input=full_input)
-    return Model(runner, task.name, package.config.class_names, package.config.category_ids)
+    return Model(runner, task.name, model_file.config.class_names, model_file.config.category_ids)

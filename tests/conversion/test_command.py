@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from detseg.cli import EXIT_USER_ERROR, main
-from detseg.tasks.package import load_package
+from detseg.tasks.model_file import load_model_file
 from tests.conversion.checkpoints import build, save, yolov8_weights
 
 
@@ -29,7 +29,7 @@ def test_the_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report["sha256"] == digest
     assert report["class_names"] == ["cat", "dog"]
     assert {pair["model"] for pair in report["mapped"]} == model.state_dict().keys()
-    assert load_package(output).config.class_names == ("cat", "dog")
+    assert load_model_file(output).config.class_names == ("cat", "dog")
     assert main(arguments) == EXIT_USER_ERROR
     assert capsys.readouterr().err == f"detseg convert: {output} exists; remove it, or choose another name\n"
 

@@ -23,7 +23,7 @@ from detseg.export.export import export_model
 from detseg.files import SaveError
 from detseg.foreign.limits import ForeignFileError
 from detseg.runtime.onnx.file import OnnxFileError
-from detseg.tasks.package import load_package
+from detseg.tasks.model_file import load_model_file
 from tests.conversion.checkpoints import CONFIGS, build, save, yolov8_weights, yolox_weights
 
 Weights = dict[str, Tensor]
@@ -41,7 +41,7 @@ def sha256(path: Path) -> str:
 
 
 def assert_equal_weights(path: Path, expected: Weights) -> None:
-    weights = load_package(path).model.state_dict()
+    weights = load_model_file(path).model.state_dict()
     assert weights.keys() == expected.keys()
     for name, value in expected.items():
         assert weights[name].dtype == value.dtype
@@ -84,7 +84,7 @@ def test_names_and_sizes_in_a_checkpoint_without_a_network(tmp_path: Path) -> No
     report = convert(save(content, tmp_path / "w.pt"), tmp_path / "out.safetensors")
     assert report.class_names == ("a", "b", "c")
     assert report.input_size == (320, 640), "rounded up to the stride"
-    package = load_package(tmp_path / "out.safetensors")
+    package = load_model_file(tmp_path / "out.safetensors")
     assert package.config.category_ids == (1, 2, 3)
     assert (package.task.spec.height, package.task.spec.width) == (320, 640)
     given = convert(tmp_path / "w.pt", tmp_path / "given.safetensors", names=["x", "y", "z"])
@@ -222,7 +222,7 @@ def converted(detseg_data: Path, tmp_path_factory: pytest.TempPathFactory) -> di
 
 
 def test_a_genuine_yolov8(converted: dict[str, Path]) -> None:
-    package = load_package(converted["yolov8n_bccd.pt"])
+    package = load_model_file(converted["yolov8n_bccd.pt"])
     assert package.config.class_names == CELLS
     assert package.config.category_ids == (1, 2, 3)
     spec, rules = package.task.spec, package.config.task.postprocess
@@ -241,7 +241,7 @@ def test_a_genuine_yolov8(converted: dict[str, Path]) -> None:
 
 
 def test_genuine_yolox_files_say_the_same(converted: dict[str, Path]) -> None:
-    pth, folded = (load_package(converted[f"yolox_nano_coco.{suffix}"]) for suffix in ("pth", "onnx"))
+    pth, folded = (load_model_file(converted[f"yolox_nano_coco.{suffix}"]) for suffix in ("pth", "onnx"))
     assert pth.config == folded.config
     assert pth.config.class_names == COCO_NAMES
     assert pth.config.category_ids == tuple(COCO_CATEGORIES)
@@ -254,7 +254,7 @@ def test_genuine_yolox_files_say_the_same(converted: dict[str, Path]) -> None:
 
 
 def test_onnx_weights_are_those_of_the_other_file_folded(converted: dict[str, Path]) -> None:
-    pth, folded = (load_package(converted[f"yolox_nano_coco.{suffix}"]).model for suffix in ("pth", "onnx"))
+    pth, folded = (load_model_file(converted[f"yolox_nano_coco.{suffix}"]).model for suffix in ("pth", "onnx"))
     expected, found = pth.fuse().state_dict(), folded.fuse().state_dict()
     assert len(expected) == 226
     for name, value in expected.items():
@@ -267,7 +267,7 @@ def test_the_report_of_an_onnx_file_accounts_for_every_tensor(converted: dict[st
     told = {pair["source"] for pair in said["mapped"]} | {tensor["name"] for tensor in said["unused"]}
     assert {tensor.name for tensor in graph.initializer} <= told
     own = {pair["model"] for pair in said["mapped"]} | {tensor["name"] for tensor in said["missing"]}
-    assert own == load_package(converted["yolox_nano_coco.onnx"]).model.state_dict().keys()
+    assert own == load_model_file(converted["yolox_nano_coco.onnx"]).model.state_dict().keys()
     assert "convert the .pth file" in said["notes"][0]
 
 
@@ -329,7 +329,7 @@ def test_a_vnet_of_monai(monai: tuple[Path, MonaiVNet], tmp_path: Path) -> None:
     report = convert(source, tmp_path / "out.safetensors", names=names, config=tmp_path / "volumes.yaml")
     assert (report.family, report.input_size, report.strides) == ("MONAI VNet", None, (16, 16, 16))
     assert (report.unused, report.missing, report.notes) == ((), (), ())
-    package = load_package(tmp_path / "out.safetensors")
+    package = load_model_file(tmp_path / "out.safetensors")
     assert package.config.category_ids == (0, 1, 2)
     assert package.task.spec.spacing == (1.0, 1.0, 2.0)
     assert package.task.spec.window == (-160.0, 240.0)

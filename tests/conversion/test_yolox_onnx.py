@@ -14,7 +14,7 @@ from onnx import ModelProto, NodeProto, helper, numpy_helper
 
 from detseg.conversion.convert import convert
 from detseg.conversion.report import ConversionError
-from detseg.tasks.package import load_package
+from detseg.tasks.model_file import load_model_file
 
 Change = Callable[[ModelProto], None]
 
@@ -60,9 +60,9 @@ def test_names_do_not_matter(official: ModelProto, detseg_data: Path, tmp_path: 
     official.graph.initializer.extend(shuffled)
     for addition in nodes(official, "Add")[::2]:
         addition.input[:] = list(addition.input)[::-1]
-    found = load_package(converted(official, tmp_path)).model.state_dict()
+    found = load_model_file(converted(official, tmp_path)).model.state_dict()
     convert(detseg_data / "weights/yolox_nano_coco.onnx", tmp_path / "official.safetensors")
-    for name, value in load_package(tmp_path / "official.safetensors").model.state_dict().items():
+    for name, value in load_model_file(tmp_path / "official.safetensors").model.state_dict().items():
         assert torch.equal(found[name], value), name
 
 

@@ -13,7 +13,7 @@ from detseg.cli import EXIT_USER_ERROR, main
 from detseg.export.export import export_model
 from detseg.models.vnet import VNetConfig
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.volume import VolumeTaskConfig
 
 
@@ -26,7 +26,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network for volumes, not trained, as ``model.safetensors`` and ``model.onnx``, and data for it."""
     folder = tmp_path_factory.mktemp("models")
     (folder / "blobs.yaml").write_text("{format: blobs, num_val: 2, min_side: 20, max_side: 24, max_radius: 6}")
-    config = PackageConfig(
+    config = ModelFileConfig(
         VNetConfig(width=4, num_convolutions=(1, 1), kernel_size=3),
         VolumeTaskConfig(input=VolumeSpec((2.0, 2.0, 2.0)), patch=(16, 16, 16)),
         ("background", "bright", "dark"),
@@ -34,7 +34,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     model, _ = config.build()
-    save_package(folder / "model.safetensors", model.state_dict(), config)
+    save_model_file(folder / "model.safetensors", model.state_dict(), config)
     export_model(folder / "model.safetensors")
     return folder
 

@@ -31,16 +31,16 @@ from detseg.runtime.model import Model
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import Package, PackageConfig, save_package
+from detseg.tasks.model_file import ModelFile, ModelFileConfig, save_model_file
 
 CLASSES = ("circle", "square", "triangle")
 NUM_IMAGES = 3
 
 
 @pytest.fixture(scope="module")
-def package() -> Package:
+def package() -> ModelFile:
     """A model with random weights that finds small boxes of all classes, everywhere."""
-    config = PackageConfig(
+    config = ModelFileConfig(
         DetectorConfig(backbone=CSPDarknetConfig(width=0.0625, depth=0.01), neck=PANConfig(depth=0.01)),
         DetectionTaskConfig(input=InputSpec(64, 64), postprocess=PostprocessConfig(iou=0.5, max_detections=300)),
         CLASSES,
@@ -61,11 +61,11 @@ def package() -> Package:
         for branch in model.get_submodule("head.class_branches"):
             branch[-1].weight.mul_(3)
             branch[-1].bias.fill_(-2)
-    return Package(model.eval(), task, config)
+    return ModelFile(model.eval(), task, config)
 
 
 @pytest.fixture(scope="module")
-def objects(package: Package, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, list[float]]]]:
+def objects(package: ModelFile, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, list[float]]]]:
     """Picture -> class and box (xywh) of every third object that the model finds there, shaken a little."""
     folder = tmp_path_factory.mktemp("pictures")
     rng = np.random.default_rng(0)
@@ -107,7 +107,7 @@ def coco_folder(folder: Path, objects: dict[str, list[tuple[str, list[float]]]],
     return folder
 
 
-def measure(package: Package, folder: Path, batch_size: int = 2) -> Any:
+def measure(package: ModelFile, folder: Path, batch_size: int = 2) -> Any:
     dataset = open_dataset(folder, "val")
     device = torch.device("cpu")
     return evaluate(package.model, package.task, dataset, batch_size=batch_size, device=device, bar=False)
@@ -120,7 +120,7 @@ def per_class(evaluator: Any) -> dict[str, float]:
 IN_ORDER = {"circle": 1, "square": 2, "triangle": 3}
 
 
-def test_classes_meet_by_name_whatever_their_order(package: Package, objects: Any, tmp_path: Path) -> None:
+def test_classes_meet_by_name_whatever_their_order(package: ModelFile, objects: Any, tmp_path: Path) -> None:
     expected = per_class(measure(package, coco_folder(tmp_path / "same", objects, IN_ORDER)))
     assert expected.keys() >= {f"{name}/{class_name}" for name in ("AP", "AP50") for class_name in CLASSES}
     # Otherwise a mix-up of classes could not be seen.
@@ -133,7 +133,7 @@ def test_classes_meet_by_name_whatever_their_order(package: Package, objects: An
 
 
 @pytest.mark.parametrize("kept", [("square",), ("triangle", "circle")])
-def test_a_data_set_with_fewer_classes(package: Package, objects: Any, tmp_path: Path, kept: Sequence[str]) -> None:
+def test_a_data_set_with_fewer_classes(package: ModelFile, objects: Any, tmp_path: Path, kept: Sequence[str]) -> None:
     expected = per_class(measure(package, coco_folder(tmp_path / "all", objects, IN_ORDER)))
     folder = coco_folder(tmp_path / "few", objects, {name: 5 - number for number, name in enumerate(kept)})
     evaluator = measure(package, folder)
@@ -141,14 +141,16 @@ def test_a_data_set_with_fewer_classes(package: Package, objects: Any, tmp_path:
     assert {result["category_id"] for result in evaluator.results()} == {5 - number for number in range(len(kept))}
 
 
-def test_a_class_that_the_model_does_not_know(package: Package, objects: Any, tmp_path: Path) -> None:
+def test_a_class_that_the_model_does_not_know(package: ModelFile, objects: Any, tmp_path: Path) -> None:
     folder = coco_folder(tmp_path / "more", objects, {"circle": 1, "hexagon": 2})
     message = "does not know 1 classes of the data set: hexagon; the model has: circle, square, triangle; .*: circle, h"
     with pytest.raises(ValueError, match=message):
         measure(package, folder)
 
 
-def test_the_report_equals_pycocotools_on_the_saved_detections(package: Package, objects: Any, tmp_path: Path) -> None:
+def test_the_report_equals_pycocotools_on_the_saved_detections(
+    package: ModelFile, objects: Any, tmp_path: Path
+) -> None:
     folder = coco_folder(tmp_path / "data", objects, {"square": 7, "triangle": 3, "circle": 50})
     evaluator = measure(package, folder)
     table = write_report(evaluator, evaluator.compute(), tmp_path / "report")
@@ -168,19 +170,19 @@ def test_the_report_equals_pycocotools_on_the_saved_detections(package: Package,
     assert f"{metrics['AP']:.4f}" in table
 
 
-def test_the_batch_size_does_not_matter(package: Package, objects: Any, tmp_path: Path) -> None:
+def test_the_batch_size_does_not_matter(package: ModelFile, objects: Any, tmp_path: Path) -> None:
     folder = coco_folder(tmp_path / "data", objects, IN_ORDER)
     small, large = (measure(package, folder, batch_size) for batch_size in (1, 3))
     # Sums in another order: two scores may change places, no more.
     assert dict(small.compute()) == pytest.approx(dict(large.compute()), abs=0.01)
 
 
-def test_nothing_found_is_ap_zero(package: Package, objects: Any, tmp_path: Path) -> None:
-    strict = PackageConfig(
+def test_nothing_found_is_ap_zero(package: ModelFile, objects: Any, tmp_path: Path) -> None:
+    strict = ModelFileConfig(
         package.config.model, DetectionTaskConfig(input=InputSpec(64, 64), postprocess=PostprocessConfig(1.0)), CLASSES
     )
     task = strict.task.build(package.model, CLASSES)
-    evaluator = measure(Package(package.model, task, strict), coco_folder(tmp_path / "data", objects, IN_ORDER))
+    evaluator = measure(ModelFile(package.model, task, strict), coco_folder(tmp_path / "data", objects, IN_ORDER))
     assert evaluator.results() == []
     metrics = evaluator.compute()
     assert metrics["AP"] == metrics["AP50"] == 0
@@ -190,7 +192,7 @@ def test_nothing_found_is_ap_zero(package: Package, objects: Any, tmp_path: Path
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_keeps_its_mode_and_is_not_trained(
-    package: Package, objects: Any, tmp_path: Path, training: bool
+    package: ModelFile, objects: Any, tmp_path: Path, training: bool
 ) -> None:
     folder = coco_folder(tmp_path / "data", objects, IN_ORDER)
     before = {name: value.clone() for name, value in package.model.state_dict().items()}
@@ -210,11 +212,11 @@ def metrics_of(model_path: Path, folder: Path, num_workers: int = 0, **postproce
 
 @pytest.mark.parametrize("form", ["decoded", "nms", pytest.param("raw", marks=pytest.mark.slow)])
 def test_an_exported_file_has_the_numbers_of_its_model(
-    package: Package, objects: Any, tmp_path: Path, form: str
+    package: ModelFile, objects: Any, tmp_path: Path, form: str
 ) -> None:
     folder = coco_folder(tmp_path / "data", objects, {"triangle": 4, "circle": 9, "square": 70})
     model_path = tmp_path / "model.safetensors"
-    save_package(model_path, package.model.state_dict(), package.config)
+    save_model_file(model_path, package.model.state_dict(), package.config)
     made = export_model(model_path, tmp_path / "model.onnx", form=form)
     few = metrics_of(model_path, folder, confidence=0.25)
     expected = few if form == "nms" else metrics_of(model_path, folder)
@@ -233,7 +235,7 @@ def test_an_exported_file_has_the_numbers_of_its_model(
         assert metrics_of(made.path, folder, confidence=0.25) == pytest.approx(few, abs=1e-6)
 
 
-def test_a_runner_has_the_numbers_of_its_network(package: Package, objects: Any, tmp_path: Path) -> None:
+def test_a_runner_has_the_numbers_of_its_network(package: ModelFile, objects: Any, tmp_path: Path) -> None:
     folder = coco_folder(tmp_path / "data", objects, {"triangle": 4, "square": 70})
     dataset = open_dataset(folder, "val")
     told: list[tuple[int, int, int]] = []
@@ -253,7 +255,7 @@ def test_a_runner_has_the_numbers_of_its_network(package: Package, objects: Any,
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_an_error_on_the_way_ends_the_loader_and_leaves_the_mode(
-    package: Package, objects: Any, tmp_path: Path, num_workers: int
+    package: ModelFile, objects: Any, tmp_path: Path, num_workers: int
 ) -> None:
     folder = coco_folder(tmp_path / "data", objects, IN_ORDER)
     (folder / "val" / "1.png").write_bytes(b"no picture")

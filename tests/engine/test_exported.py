@@ -26,19 +26,19 @@ from detseg.runtime.onnx.file import OnnxFileError
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Metrics
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 
 
-def save(config: PackageConfig, path: Path, *shape: int) -> Path:
+def save(config: ModelFileConfig, path: Path, *shape: int) -> Path:
     """A model that was not trained, with norms that fit its inputs."""
     torch.manual_seed(0)
     model, _ = config.build()
     with torch.no_grad():
         for _ in range(10):
             model.train()(torch.randn(shape))
-    save_package(path, model.state_dict(), config)
+    save_model_file(path, model.state_dict(), config)
     return path
 
 
@@ -53,7 +53,7 @@ def metrics_of(model_path: Path, data: Path, **settings: Any) -> Metrics:
 def vnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("vnet")
     (folder / "blobs.yaml").write_text("{format: blobs, num_val: 3, min_side: 20, max_side: 24, max_radius: 6}")
-    config = PackageConfig(
+    config = ModelFileConfig(
         VNetConfig(width=4, num_convolutions=(1, 1), kernel_size=3),
         VolumeTaskConfig(input=VolumeSpec((2.0, 2.0, 2.0)), patch=(16, 16, 16), surface_tolerance_mm=2.0),
         ("background", "bright", "dark"),
@@ -79,7 +79,7 @@ def test_volumes(vnet: Path, settings: dict[str, Any]) -> None:
 @pytest.mark.slow
 def test_masks(tmp_path: Path) -> None:
     (tmp_path / "shapes.yaml").write_text("{format: shapes, image_size: 80, num_val: 4, max_side: 60}")
-    config = PackageConfig(
+    config = ModelFileConfig(
         LETNetConfig(),
         SemanticTaskConfig(input=InputSpec(64, 96)),
         ("background", "circle", "square", "triangle"),
@@ -96,7 +96,7 @@ def test_masks(tmp_path: Path) -> None:
 def yolox(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network with the direct head, as YOLOX has it, and settings that are not the usual ones."""
     folder = tmp_path_factory.mktemp("yolox")
-    config = PackageConfig(
+    config = ModelFileConfig(
         DetectorConfig(
             backbone=CSPDarknetConfig(width=0.0625, depth=0.01), neck=PANConfig(depth=0.01), head=DirectHeadConfig()
         ),

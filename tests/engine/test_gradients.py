@@ -21,7 +21,7 @@ from detseg.engine.evaluate import evaluate
 from detseg.engine.run import build_trainer
 from detseg.engine.settings import RunConfig
 from detseg.engine.trainer import NonFiniteLossError, Trainer
-from detseg.tasks.package import PackageConfig
+from detseg.tasks.model_file import ModelFileConfig
 
 Tiny = Callable[..., RunConfig]
 COMMON = ("train.clip_norm=null", "train.optimizer.name=sgd", "augment.mosaic=0", "train.num_threads=1")
@@ -29,7 +29,7 @@ COMMON = ("train.clip_norm=null", "train.optimizer.name=sgd", "augment.mosaic=0"
 
 def make_trainer(config: RunConfig, group: Group | None = None) -> Trainer:
     train_set = open_dataset(config.data.path, "train")
-    package = PackageConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
+    package = ModelFileConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
     val_set = open_dataset(config.data.path, "val")
     return build_trainer(config, package, train_set, val_set, Path("unused"), group or Group(), torch.device("cpu"))
 

@@ -27,7 +27,7 @@ from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.models.load_weights import WeightsError
 from detseg.runtime.media.images import read_image, write_image
 from detseg.tasks.detection import DetectionTask
-from detseg.tasks.package import load_package
+from detseg.tasks.model_file import load_model_file
 
 Tiny = Callable[..., RunConfig]
 Fingerprint = Callable[[Path], dict[str, str]]
@@ -82,7 +82,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
     best = max(lines, key=lambda line: line["AP"])
     measured = {name: value for name, value in metrics.items() if name != "classes_without_truth"}
     assert measured == dict(result.metrics) == {name: best[name] for name in result.metrics}
-    package = load_package(run_dir / "best.safetensors")
+    package = load_model_file(run_dir / "best.safetensors")
     val_set = open_dataset(config.data.path, "val")
     again: Any = evaluate(package.model, package.task, val_set, batch_size=4, device=torch.device("cpu"), bar=False)
     assert again.results() == json.loads((run_dir / "detections.json").read_text()) != []
@@ -293,7 +293,7 @@ def test_starting_from_the_weights_of_another_run(tiny: Tiny, tmp_path: Path) ->
     different = {name for name, value in weights.items() if not torch.equal(value, given[name])}
     assert len(different) == 6
     assert all(len(weights[name]) == 2 and len(given[name]) == 3 for name in different)
-    assert load_package(tmp_path / "partial" / "best.safetensors").config.class_names == ("round", "edged")
+    assert load_model_file(tmp_path / "partial" / "best.safetensors").config.class_names == ("round", "edged")
 
 
 def test_a_class_that_only_validation_knows_is_refused_before_training(tiny: Tiny, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from detseg.engine.settings import RunConfig
 from detseg.engine.trainer import Trainer
 from detseg.runtime.media.images import read_image, write_image
 from detseg.structures import VOID
-from detseg.tasks.package import load_package
+from detseg.tasks.model_file import load_model_file
 
 CLASSES = ("background", "circle", "square", "triangle")
 TINY = """
@@ -94,7 +94,7 @@ def test_what_a_run_leaves_behind(
     assert [weights[name]["pixels"] for name in CLASSES] == pixels.tolist()
     assert weights["background"]["weight"] < weights["circle"]["weight"]
 
-    package = load_package(run_dir / "best.safetensors")
+    package = load_model_file(run_dir / "best.safetensors")
     assert package.config.class_names == CLASSES
     train(load_config(RunConfig, run_dir / "config.yaml"), tmp_path / "again", bar=False)
     assert fingerprint(tmp_path / "again") == fingerprint(run_dir)
@@ -144,7 +144,7 @@ def test_accumulation_is_one_larger_batch(tiny: Callable[..., RunConfig], tmp_pa
     train(tiny(*common, "train.batch_size=12"), tmp_path / "whole", bar=False)
     train(tiny(*common, "train.batch_size=4", "train.accumulate=3"), tmp_path / "parts", bar=False)
     whole, parts = (
-        load_package(tmp_path / name / "last.safetensors").model.state_dict() for name in ("whole", "parts")
+        load_model_file(tmp_path / name / "last.safetensors").model.state_dict() for name in ("whole", "parts")
     )
     moved = 0.0
     start = initial_weights(tiny(*common))
@@ -164,7 +164,7 @@ def initial_weights(config: RunConfig) -> dict[str, torch.Tensor]:
 def test_the_classes_of_the_data_set_decide(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
     """Models and data meet by name: other pixel values, another order and fewer classes change nothing else."""
     train(tiny("train.epochs=1"), tmp_path / "run", bar=False)
-    package = load_package(tmp_path / "run" / "last.safetensors")
+    package = load_model_file(tmp_path / "run" / "last.safetensors")
     device = torch.device("cpu")
     everything = open_dataset(tmp_path / "shapes.yaml", "val", truth="masks")
     expected = evaluate(package.model, package.task, everything, batch_size=2, device=device, bar=False).compute()
@@ -211,7 +211,7 @@ def test_the_verbs(
     )
     saving = ["--save", "picture,mask,ids,video", "--fps", "5", "-o", "found"]
     assert main(["predict", model, "data/val/images", *saving]) == 0
-    package = load_package(Path(model))
+    package = load_model_file(Path(model))
     for number in range(4):
         mask = cv2.imread(f"found/masks/{number}.png", cv2.IMREAD_UNCHANGED)
         assert mask.shape == (96, 96)
@@ -247,7 +247,7 @@ def test_an_image_of_void_only_trains(tiny: Callable[..., RunConfig], tmp_path: 
         "task.loss.lovasz=1",
     )
     result = train(tiny(f"data.path={folder}", *settings), tmp_path / "run", bar=False)
-    weights = load_package(tmp_path / "run" / "last.safetensors").model.state_dict()
+    weights = load_model_file(tmp_path / "run" / "last.safetensors").model.state_dict()
     assert all(bool(value.isfinite().all()) for value in weights.values())
     assert 0 <= result.metrics["mIoU"] <= 1
 

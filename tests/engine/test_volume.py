@@ -22,7 +22,7 @@ from detseg.engine.settings import RunConfig
 from detseg.engine.trainer import Trainer
 from detseg.runtime.media.images import read_image
 from detseg.runtime.media.nifti import read_label_values, read_volume
-from detseg.tasks.package import load_package
+from detseg.tasks.model_file import load_model_file
 
 CLASSES = ("background", "bright", "dark")
 TINY = """
@@ -83,7 +83,7 @@ def test_what_a_run_leaves_behind(
     # The spacing that was taken from the training set is part of the model and of the configuration.
     data = open_dataset(tmp_path / "blobs.yaml", "train")
     median = np.median(data.spacings(), axis=0)  # type: ignore[union-attr]
-    package = load_package(run_dir / "best.safetensors")
+    package = load_model_file(run_dir / "best.safetensors")
     assert package.config.class_names == CLASSES
     assert package.task.spec.spacing == pytest.approx(median, abs=1e-4)
     resolved = load_config(RunConfig, run_dir / "config.yaml")
@@ -129,7 +129,7 @@ def test_accumulation_is_one_larger_batch(tiny: Callable[..., RunConfig], tmp_pa
     train(tiny(*common, "train.batch_size=6"), tmp_path / "whole", bar=False)
     train(tiny(*common, "train.batch_size=2", "train.accumulate=3"), tmp_path / "parts", bar=False)
     whole, parts = (
-        load_package(tmp_path / name / "last.safetensors").model.state_dict() for name in ("whole", "parts")
+        load_model_file(tmp_path / name / "last.safetensors").model.state_dict() for name in ("whole", "parts")
     )
     for name, value in whole.items():
         np.testing.assert_allclose(parts[name], value, rtol=1e-4, atol=1e-6, err_msg=name)

@@ -16,7 +16,7 @@ from detseg.models.necks.pan import PANConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.volume import VolumeTask, VolumeTaskConfig
 
 NUM_CLASSES = 3
@@ -35,7 +35,7 @@ def settle(model: nn.Module, shape: tuple[int, ...], scale: float = 255.0) -> No
 def detector_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A detector that was not trained, and finds something everywhere."""
     torch.manual_seed(0)
-    config = PackageConfig(
+    config = ModelFileConfig(
         DetectorConfig(
             backbone=CSPDarknetConfig(width=0.0625, depth=0.01),
             neck=PANConfig(depth=0.01),
@@ -54,7 +54,7 @@ def detector_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             branch[-1].weight.mul_(20)  # type: ignore[index, operator]
             branch[-1].bias.fill_(-1.0)  # type: ignore[index, operator, union-attr]
     path = tmp_path_factory.mktemp("detector") / "small.safetensors"
-    save_package(path, model.state_dict(), config)
+    save_model_file(path, model.state_dict(), config)
     return path
 
 

@@ -16,7 +16,7 @@ from detseg.export import command
 from detseg.export.base import ParityError
 from detseg.export.command import EXIT_NOT_EQUAL, export_command
 from detseg.models.load_weights import load_weights
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 
 CONFIG = Path(__file__).parents[2] / "configs/detection/yolox_nano.yaml"
 
@@ -49,11 +49,11 @@ def yolox_nano(detseg_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     """The official weights as a model file."""
     config = load_config(RunConfig, CONFIG)
     dataset = open_dataset(detseg_data / "coco-mini", "val")
-    package = PackageConfig(config.model, config.task, dataset.class_names, dataset.category_ids)
+    package = ModelFileConfig(config.model, config.task, dataset.class_names, dataset.category_ids)
     model, _ = package.build()
     load_weights(model, detseg_data / "weights/yolox_nano_coco.pth")
     path = tmp_path_factory.mktemp("yolox") / "nano.safetensors"
-    save_package(path, model.state_dict(), package)
+    save_model_file(path, model.state_dict(), package)
     return path
 
 

@@ -18,7 +18,7 @@ from detseg.export.base import ParityError
 from detseg.export.export import Exported, export_model
 from detseg.runtime.kinds import KINDS
 from detseg.runtime.onnx.model import OnnxModel
-from detseg.tasks.package import load_package
+from detseg.tasks.model_file import load_model_file
 
 
 def shapes(model: onnx.ModelProto) -> dict[str, list[str | int]]:
@@ -107,7 +107,7 @@ def test_the_report_lies_beside_the_file(exported_detector: Exported) -> None:
 def test_batch_and_size_are_free(
     exported_detector: Exported, detector_path: Path, batch: int, height: int, width: int
 ) -> None:
-    package: Any = load_package(detector_path)
+    package: Any = load_model_file(detector_path)
     images = torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0))
     found = OnnxModel(exported_detector.path, num_threads=1).run(images.numpy())
     num_anchors = sum((height // stride) * (width // stride) for stride in (8, 16, 32))

@@ -10,12 +10,12 @@ from detseg.data.open import open_dataset
 from detseg.export.pictures import NUM_PROVED, calibration_inputs, proving_pictures
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.tasks.detection import DetectionTask
-from detseg.tasks.package import load_package
+from detseg.tasks.model_file import load_model_file
 from detseg.volumes import Volume
 
 
 def detection(path: Path) -> DetectionTask:
-    task: Any = load_package(path).task
+    task: Any = load_model_file(path).task
     assert isinstance(task, DetectionTask)
     return task
 

@@ -15,7 +15,7 @@ from detseg.models.vnet import VNetConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.onnx.model import OnnxModel
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 
@@ -23,7 +23,7 @@ from detseg.tasks.volume import VolumeTaskConfig
 @pytest.fixture(scope="module")
 def vnet_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    config = PackageConfig(
+    config = ModelFileConfig(
         VNetConfig(width=4, num_convolutions=(1, 1), kernel_size=3),
         VolumeTaskConfig(input=VolumeSpec((2.0, 2.0, 2.0)), patch=(16, 16, 16)),
         ("background", "bright", "dark"),
@@ -34,7 +34,7 @@ def vnet_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for _ in range(10):
             model.train()(torch.randn(2, 1, 16, 16, 16))
     path = tmp_path_factory.mktemp("vnet") / "small.safetensors"
-    save_package(path, model.state_dict(), config)
+    save_model_file(path, model.state_dict(), config)
     return path
 
 
@@ -54,14 +54,14 @@ def test_a_network_for_volumes(vnet_path: Path, tmp_path: Path, precision: str, 
 @pytest.mark.slow
 def test_a_network_for_masks(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    config = PackageConfig(
+    config = ModelFileConfig(
         LETNetConfig(), SemanticTaskConfig(input=InputSpec(64, 96)), ("background", "one", "two", "three"), (0, 1, 2, 3)
     )
     model, _ = config.build()
     with torch.no_grad():
         for _ in range(5):
             model.train()(torch.randn(2, 3, 64, 96))
-    save_package(tmp_path / "letnet.safetensors", model.state_dict(), config)
+    save_model_file(tmp_path / "letnet.safetensors", model.state_dict(), config)
     made = export_model(tmp_path / "letnet.safetensors")
     assert made.path == tmp_path / "letnet.onnx"
     differences = made.parity.differences

@@ -20,7 +20,7 @@ from detseg.runtime.media.video_reader import Section, read_video
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 
 CATEGORY_IDS = (3, 17, 90)
 SETTINGS = {"confidence": 0.0011, "max_detections": 5}
@@ -28,7 +28,7 @@ SETTINGS = {"confidence": 0.0011, "max_detections": 5}
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    config = PackageConfig(
+    config = ModelFileConfig(
         DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
         DetectionTaskConfig(input=InputSpec(64, 64)),
         ("circle", "square", "triangle"),
@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> Path:
     with torch.no_grad():
         for branch in network.get_submodule("head.box_branches"):
             branch[-1].bias.copy_(-torch.arange(16).repeat(4))  # boxes of about a cell, which do not overlap much
-    save_package(tmp_path / "model.safetensors", network.state_dict(), config)
+    save_model_file(tmp_path / "model.safetensors", network.state_dict(), config)
     return tmp_path / "model.safetensors"
 
 

@@ -18,7 +18,7 @@ from detseg.runtime.media.nifti import write_volume
 from detseg.runtime.model import Model
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import PackageConfig, save_package
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 from detseg.volumes import LabelVolume, Volume
@@ -75,9 +75,9 @@ def test_a_volume_that_would_become_too_large_is_reported_with_its_path(tmp_path
 @pytest.fixture(scope="module")
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    config = PackageConfig(DetectorConfig(), DetectionTaskConfig(), ("cat", "dog"), (4, 9))
+    config = ModelFileConfig(DetectorConfig(), DetectionTaskConfig(), ("cat", "dog"), (4, 9))
     network, _ = config.build()
-    save_package(path, network.state_dict(), config)
+    save_model_file(path, network.state_dict(), config)
     return path
 
 

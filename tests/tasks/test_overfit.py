@@ -11,7 +11,7 @@ from detseg.augment.pipeline import EvalPipeline
 from detseg.config import load_config
 from detseg.data.open import open_dataset
 from detseg.engine.settings import RunConfig
-from detseg.tasks.package import PackageConfig
+from detseg.tasks.model_file import ModelFileConfig
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "detection"
 NUM_PICTURES = 4
@@ -29,7 +29,7 @@ def test_four_pictures_are_learned_by_heart(name: str, settings: list[str], leas
     config = load_config(RunConfig, CONFIGS / f"{name}.yaml", size + settings)
     data = open_dataset("shapes", "train", None, "boxes")
     torch.manual_seed(0)
-    model, task = PackageConfig(config.model, config.task, data.class_names, data.category_ids).build()
+    model, task = ModelFileConfig(config.model, config.task, data.class_names, data.category_ids).build()
     criterion = config.task.build_criterion(model, task)
     place = EvalPipeline(config.task.input)
     batch = criterion.collate([place(data.load(index)) for index in range(NUM_PICTURES)])

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.structures import VOID
-from detseg.tasks.package import adapt_task
+from detseg.tasks.model_file import adapt_task
 from detseg.tasks.volume import VolumeCriterion, VolumeTask, VolumeTaskConfig
 from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
 

@@ -22,7 +22,7 @@ from detseg.engine.settings import RunConfig
 from detseg.files import write_text
 from detseg.runtime.media.images import read_image
 from detseg.runtime.weights.released import read_table, sha256_of
-from detseg.tasks.package import PackageConfig, load_package, save_package
+from detseg.tasks.model_file import ModelFileConfig, load_model_file, save_model_file
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPTS = REPOSITORY / "tools/release"
@@ -66,9 +66,9 @@ def require_release(name: str, out: Path) -> dict[str, Any]:
     for picture in re.findall(r"\]\((images/\S+)\)", card):
         assert read_image(folder / picture).std() > 5, picture
     assert card.count("](images/") == 2
-    for class_name in load_package(weights).config.class_names[1:]:
+    for class_name in load_model_file(weights).config.class_names[1:]:
         assert re.search(rf"^\| {class_name} \| (0\.\d{{4}}|1\.0000|-) \|", card, re.MULTILINE), class_name
-    assert detseg.load(weights, device="cpu").class_names == load_package(weights).config.class_names
+    assert detseg.load(weights, device="cpu").class_names == load_model_file(weights).config.class_names
     return vars(release)
 
 
@@ -168,7 +168,7 @@ def require_best_size(base: Path, card: str) -> None:
     trained = json.loads((base / chosen[1] / "metrics.json").read_text())
     larger = json.loads((base / chosen[1] / "views.json").read_text())["384x384"]
     size = 384 if larger["AP"] > trained["AP"] else 64
-    stored = load_package(base / "weights" / "detseg_n_bccd.safetensors").config.task.input
+    stored = load_model_file(base / "weights" / "detseg_n_bccd.safetensors").config.task.input
     assert (stored.height, stored.width) == (size, size)
     for side, text, figures in ((64, "64x64, as in training", trained), (384, "384x384", larger)):
         shown = f"**{text}**" if side == size else text
@@ -180,7 +180,7 @@ def test_an_input_of_another_size_is_stored(tmp_path: Path, scripts: None) -> No
 
     source, target = package_of(tmp_path, 1.0), tmp_path / "larger.safetensors"
     store(source, target, half=False, max_bytes=None, size=(96, 160))
-    before, after = load_package(source), load_package(target)
+    before, after = load_model_file(source), load_model_file(target)
     assert (after.config.task.input.height, after.config.task.input.width) == (96, 160)
     assert after.config.model == before.config.model
     expected = before.model.state_dict()
@@ -227,10 +227,10 @@ def package_of(tmp_path: Path, scale: float) -> Path:
     """A tiny detector whose weights are the usual ones times ``scale``."""
     torch.manual_seed(0)
     config = load_config(RunConfig, REPOSITORY / "configs/detection/shapes.yaml")
-    package = PackageConfig(config.model, config.task, ("a", "b"), (1, 2))
+    package = ModelFileConfig(config.model, config.task, ("a", "b"), (1, 2))
     model, _ = package.build()
     weights = {name: value * scale if value.ndim > 1 else value for name, value in model.state_dict().items()}
-    save_package(tmp_path / "source.safetensors", weights, package)
+    save_model_file(tmp_path / "source.safetensors", weights, package)
     return tmp_path / "source.safetensors"
 
 
@@ -291,7 +291,7 @@ def test_half_weights_are_whole_when_they_are_loaded(tmp_path: Path, scripts: No
     store(source, target, half=True, max_bytes=None)
     assert target.stat().st_size < 0.6 * source.stat().st_size
     before, stored = load_file(source), load_file(target)
-    loaded = load_package(target).model.state_dict()
+    loaded = load_model_file(target).model.state_dict()
     for name, value in before.items():
         halved = value.is_floating_point() and value.ndim > 1
         assert stored[name].dtype == (torch.float16 if halved else value.dtype)

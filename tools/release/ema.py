@@ -21,7 +21,7 @@ from detseg.config import load_config
 from detseg.engine.checkpoint import load_state
 from detseg.engine.run import CONFIG_NAME
 from detseg.engine.settings import RunConfig
-from detseg.tasks.package import load_package, save_package
+from detseg.tasks.model_file import load_model_file, save_model_file
 
 
 def with_and_without(run_dir: Path, device: str) -> tuple[str, float, float]:
@@ -36,7 +36,7 @@ def with_and_without(run_dir: Path, device: str) -> tuple[str, float, float]:
     name, averaged = PRIMARY[config.task.name], run_dir / "last.safetensors"
     with tempfile.TemporaryDirectory() as folder:
         plain = Path(folder) / "plain.safetensors"
-        save_package(plain, load_state(run_dir)["model"], load_package(averaged).config)
+        save_model_file(plain, load_state(run_dir)["model"], load_model_file(averaged).config)
         found = [measure(path, config, device)[name] for path in (averaged, plain)]
     return name, found[0], found[1]
 

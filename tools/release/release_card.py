@@ -18,7 +18,7 @@ from detseg.engine.plots import plot_history
 from detseg.files import write_text
 from detseg.runtime.media.images import read_image, write_image
 from detseg.runtime.weights.released import Release, add_release, sha256_of
-from detseg.tasks.package import load_package, save_package
+from detseg.tasks.model_file import load_model_file, save_model_file
 
 PRIMARY = {"detection": "AP", "semantic": "mIoU", "volume": "Dice"}
 CARD_NAME = "README.md"
@@ -83,7 +83,7 @@ def store(
     Raises:
         ValueError: a weight is too large for 16 bits, or the file is larger than ``max_bytes``; it is not kept.
     """
-    package = load_package(source, size=size)
+    package = load_model_file(source, size=size)
     weights = package.model.state_dict()
     if half:
         weights = {
@@ -93,7 +93,7 @@ def store(
         lost = [name for name, value in weights.items() if not torch.isfinite(value).all()]
         if lost:
             raise ValueError(f"{source}: weights too large for 16 bits: {', '.join(lost[:5])}; store it in 32 bits")
-    save_package(target, weights, package.config)
+    save_model_file(target, weights, package.config)
     num_bytes = target.stat().st_size
     if max_bytes is not None and num_bytes > max_bytes:
         target.unlink()
@@ -177,7 +177,7 @@ def _quality(row: Row, made: Made) -> str:
 
 def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) -> str:
     name = weights.stem
-    parameters = sum(parameter.numel() for parameter in load_package(weights).model.parameters())
+    parameters = sum(parameter.numel() for parameter in load_model_file(weights).model.parameters())
     facts = {
         "file": f"`{release.file}`, {release.num_bytes:,} bytes{', weights of 16 bits' if row.half else ''}",
         "sha256": f"`{release.sha256}`",

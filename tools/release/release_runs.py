@@ -28,7 +28,7 @@ from detseg.engine.samples import as_samples
 from detseg.engine.settings import RunConfig
 from detseg.files import write_text
 from detseg.runtime.onnx.model import num_physical_cores
-from detseg.tasks.package import default_device, load_package
+from detseg.tasks.model_file import default_device, load_model_file
 
 METRICS_NAME = "metrics.json"
 HARDWARE_NAME = "hardware.txt"
@@ -182,7 +182,7 @@ def measure(
 ) -> Figures:
     """The figures of a model file on the val split of ``config``, with other settings of the postprocessing or another
     size of the input; some ``pictures``, truth beside prediction, are drawn into that folder."""
-    package, on = load_package(weights, postprocess=settings, size=size), default_device(device)
+    package, on = load_model_file(weights, postprocess=settings, size=size), default_device(device)
     data = config.data
     val_set = as_samples(
         open_dataset(data.path, data.val_split, data.format, config.task.truth, data.description), package.task.spec

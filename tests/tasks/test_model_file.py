@@ -22,16 +22,16 @@ from detseg.models.detector import DetectorConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.structures import Placement
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.package import (
-    PackageConfig,
+from detseg.tasks.model_file import (
+    ModelFileConfig,
     default_device,
-    load_package,
+    load_model_file,
     match_classes,
     read_header,
-    save_package,
+    save_model_file,
 )
 
-CONFIG = PackageConfig(
+CONFIG = ModelFileConfig(
     model=DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
     task=DetectionTaskConfig(input=InputSpec(64, 96, anchor="top_left", channel_order="bgr", mean=(1.0, 2.0, 3.0))),
     class_names=("circle", "Größe", "b c"),
@@ -39,7 +39,7 @@ CONFIG = PackageConfig(
 )
 
 
-def fresh_weights(config: PackageConfig = CONFIG, seed: int = 1) -> dict[str, Tensor]:
+def fresh_weights(config: ModelFileConfig = CONFIG, seed: int = 1) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     model, _ = config.build()
     # Statistics that differ from those of any new model.
@@ -50,7 +50,7 @@ def fresh_weights(config: PackageConfig = CONFIG, seed: int = 1) -> dict[str, Te
 @pytest.fixture
 def saved(tmp_path: Path) -> Path:
     path = tmp_path / "model.safetensors"
-    save_package(path, fresh_weights(), CONFIG)
+    save_model_file(path, fresh_weights(), CONFIG)
     return path
 
 
@@ -67,7 +67,7 @@ def rewrite(path: Path, **changes: Any) -> None:
 def test_the_file_alone_gives_the_same_model(saved: Path) -> None:
     original, task = CONFIG.build()
     original.load_state_dict(fresh_weights())
-    package = load_package(saved)
+    package = load_model_file(saved)
     assert package.config == CONFIG
     assert not package.model.training
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
@@ -98,34 +98,34 @@ def test_weights_in_any_memory_layout_are_saved_as_they_are(tmp_path: Path) -> N
         name: value.contiguous(memory_format=torch.channels_last) if value.ndim == 4 else value
         for name, value in fresh_weights().items()
     }
-    save_package(tmp_path / "a.safetensors", weights, CONFIG)
-    save_package(tmp_path / "b.safetensors", fresh_weights(), CONFIG)
+    save_model_file(tmp_path / "a.safetensors", weights, CONFIG)
+    save_model_file(tmp_path / "b.safetensors", fresh_weights(), CONFIG)
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
 
 
 def test_postprocessing_can_be_set_on_loading(saved: Path) -> None:
-    package = load_package(saved, postprocess={"confidence": 0.25, "max_detections": 7})
+    package = load_model_file(saved, postprocess={"confidence": 0.25, "max_detections": 7})
     settings = package.task.config.postprocess
     assert (settings.confidence, settings.max_detections) == (0.25, 7)
     assert settings.iou == CONFIG.task.postprocess.iou
-    assert load_package(saved).task.config.postprocess == CONFIG.task.postprocess
+    assert load_model_file(saved).task.config.postprocess == CONFIG.task.postprocess
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1, got 2"):
-        load_package(saved, postprocess={"confidence": 2})
+        load_model_file(saved, postprocess={"confidence": 2})
     with pytest.raises(ValueError, match="the task detection has no setting flip, window; its settings are confidence"):
-        load_package(saved, postprocess={"flip": True, "iou": 0.5, "window": (64, 64)})
+        load_model_file(saved, postprocess={"flip": True, "iou": 0.5, "window": (64, 64)})
 
 
 def test_settings_for_prediction_give_way_to_those_that_are_named(saved: Path) -> None:
-    assert load_package(saved, for_prediction=True).task.config.postprocess.confidence == 0.25
-    package = load_package(saved, postprocess={"confidence": 0.001, "iou": 0.5}, for_prediction=True)
+    assert load_model_file(saved, for_prediction=True).task.config.postprocess.confidence == 0.25
+    package = load_model_file(saved, postprocess={"confidence": 0.001, "iou": 0.5}, for_prediction=True)
     assert (package.task.config.postprocess.confidence, package.task.config.postprocess.iou) == (0.001, 0.5)
 
 
 def test_the_input_size_can_be_set_on_loading(saved: Path) -> None:
-    before, after = CONFIG.task.input, load_package(saved, size=(96, 160)).task.spec
+    before, after = CONFIG.task.input, load_model_file(saved, size=(96, 160)).task.spec
     assert after == replace(before, height=96, width=160)
     with pytest.raises(ValueError, match="must be multiples of the model's largest stride, 32"):
-        load_package(saved, size=(100, 160))
+        load_model_file(saved, size=(100, 160))
 
 
 def test_a_model_that_began_with_pretrained_weights_needs_them_no_more(
@@ -136,8 +136,8 @@ def test_a_model_that_began_with_pretrained_weights_needs_them_no_more(
     began = replace(CONFIG, model=DetectorConfig(backbone=AdapterConfig("mobilenet_v3_small", pretrained=True)))
     with pytest.raises(ValueError, match="pretrained"):
         began.build()
-    save_package(tmp_path / "model.safetensors", fresh_weights(scratch), began)
-    package = load_package(tmp_path / "model.safetensors")
+    save_model_file(tmp_path / "model.safetensors", fresh_weights(scratch), began)
+    package = load_model_file(tmp_path / "model.safetensors")
     assert package.config == scratch
     for name, value in fresh_weights(scratch).items():
         assert torch.equal(package.model.state_dict()[name], value), name
@@ -145,18 +145,18 @@ def test_a_model_that_began_with_pretrained_weights_needs_them_no_more(
 
 def test_files_that_are_no_models(saved: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"no model file at .*missing\.safetensors"):
-        load_package(tmp_path / "missing.safetensors")
+        load_model_file(tmp_path / "missing.safetensors")
     foreign = tmp_path / "foreign.safetensors"
     save_file({"weight": torch.zeros(2)}, foreign, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"foreign\.safetensors has no detseg header.*--weights"):
-        load_package(foreign)
+        load_model_file(foreign)
     with pytest.raises(ValueError, match=r"`detseg convert .*best\.pt -o best\.safetensors`"):
-        load_package(tmp_path / "best.pt")
+        load_model_file(tmp_path / "best.pt")
     for content in (b"", b"not a model", saved.read_bytes()[:-10]):
         broken = tmp_path / "broken.safetensors"
         broken.write_bytes(content)
         with pytest.raises(ValueError, match=r"broken\.safetensors is no readable safetensors file"):
-            load_package(broken)
+            load_model_file(broken)
 
 
 def test_a_file_of_another_version_is_refused(saved: Path) -> None:
@@ -175,14 +175,14 @@ def test_weights_that_are_not_those_of_the_header(saved: Path) -> None:
     rewrite(saved, class_names=["a", "b"], category_ids=[1, 2])
     # The last convolution of the classes at three levels: weight and bias.
     with pytest.raises(ValueError, match=r"header and weights disagree about 6 tensors: head\..*weight"):
-        load_package(saved)
+        load_model_file(saved)
     weights = load_file(saved)
     first = min(weights)
     del weights[first]
     save_file({**weights, "extra": torch.zeros(1)}, saved, metadata={"detseg": json.dumps(header(saved))})
     rewrite(saved, class_names=list(CONFIG.class_names), category_ids=[1, 2, 3])
     with pytest.raises(ValueError, match=re.escape(f"disagree about 2 tensors: {first}, extra")):
-        load_package(saved)
+        load_model_file(saved)
 
 
 FULL_DISK = """
@@ -190,12 +190,12 @@ import resource, sys
 from pathlib import Path
 import torch
 from detseg.files import SaveError
-from detseg.tasks.package import load_package, save_package
+from detseg.tasks.model_file import load_model_file, save_model_file
 path = Path(sys.argv[1])
-package = load_package(path)
+package = load_model_file(path)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 try:
-    save_package(path, package.model.state_dict(), package.config)
+    save_model_file(path, package.model.state_dict(), package.config)
 except SaveError as error:
     print(error)
 """

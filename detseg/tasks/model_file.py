@@ -26,7 +26,7 @@ _FOREIGN_SUFFIXES = (".pt", ".pth", ".ckpt")
 
 
 @dataclass(frozen=True)
-class PackageConfig:
+class ModelFileConfig:
     """What a model file's header holds beside the weights."""
 
     model: ModelConfig = choice(MODELS)
@@ -41,15 +41,15 @@ class PackageConfig:
 
 
 @dataclass(frozen=True)
-class Package:
+class ModelFile:
     """A model ready for use: in eval mode, with its task and the configuration it was made from."""
 
     model: nn.Module
     task: Task
-    config: PackageConfig
+    config: ModelFileConfig
 
 
-def save_package(path: Path, weights: Mapping[str, Tensor], config: PackageConfig) -> None:
+def save_model_file(path: Path, weights: Mapping[str, Tensor], config: ModelFileConfig) -> None:
     """Write ``weights`` and what is needed to use them to ``path``, whole or not at all.
 
     Raises:
@@ -74,7 +74,7 @@ def _without_pretrained(config: Any) -> Any:
     return replace(config, **changes)
 
 
-def read_header(path: Path) -> PackageConfig:
+def read_header(path: Path) -> ModelFileConfig:
     """What the model file says of itself; no weights are read.
 
     Raises:
@@ -104,20 +104,20 @@ def read_header(path: Path) -> PackageConfig:
             f"{path} was written by detseg {header['version']}, whose file format this version cannot read"
         )
     header.pop("version")
-    return from_dict(PackageConfig, header, str(path))
+    return from_dict(ModelFileConfig, header, str(path))
 
 
-def load_package(
+def load_model_file(
     path: Path,
     *,
     postprocess: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
     for_prediction: bool = False,
-) -> Package:
+) -> ModelFile:
     """Read a model file on the CPU.
 
     Args:
-        path: a ``.safetensors`` file written by :func:`save_package`.
+        path: a ``.safetensors`` file written by :func:`save_model_file`.
         postprocess: settings that replace those in the header, such as ``{"confidence": 0.25}``.
         size: height and width of the input, in place of that in the header.
         for_prediction: begin with the task's settings for prediction instead of those for evaluation.
@@ -139,7 +139,7 @@ def load_package(
     if wrong:
         raise ValueError(f"{path}: header and weights disagree about {len(wrong)} tensors: {', '.join(wrong[:5])}")
     model.load_state_dict(weights)
-    return Package(model.eval(), task, config)
+    return ModelFile(model.eval(), task, config)
 
 
 def adapt_task(config: Any, postprocess: Mapping[str, Any], size: tuple[int, int] | None = None) -> Any:
