@@ -72,7 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--report",
         type=Path,
         metavar="FILE.html",
-        help="write one page with all numbers, curves and the worst pictures",
+        help="write one page with all numbers, curves and the hardest examples",
     )
     evaluate.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="write metrics, plots, pictures and report.html here"

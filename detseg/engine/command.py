@@ -10,7 +10,7 @@ from typing import Any
 
 from detseg.config import load_config
 from detseg.engine.evaluated import open_evaluated
-from detseg.engine.gallery import PICTURES_NAME, Gallery
+from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.html_report import write_html
 from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.engine.preview import preview
@@ -90,14 +90,14 @@ def eval_command(
         postprocess=postprocess,
         size=size,
     )
-    gallery = None
+    examples = None
     if output or report_path:
-        gallery = Gallery(evaluated.task, evaluated.samples, output / PICTURES_NAME if output else None)
-    evaluator = evaluated.evaluate(batch_size=batch_size, num_workers=num_workers, on_result=gallery)
+        examples = Examples(evaluated.task, evaluated.samples, output / PICTURES_NAME if output else None)
+    evaluator = evaluated.evaluate(batch_size=batch_size, num_workers=num_workers, on_result=examples)
     metrics = evaluator.compute()
     table = format_table(metrics, evaluator.classes_without_truth())
-    if gallery:
-        settings, pictures = evaluated.describe(), gallery.finish(evaluator)
+    if examples:
+        settings, pictures = evaluated.describe(), examples.finish(evaluator)
         if output:
             write_report(evaluator, metrics, output, settings, pictures)
         if report_path:

@@ -56,7 +56,7 @@ def render(report: Report) -> str:
         ("classes", "Classes", _class_table(report.metrics, report.classes_without_truth)),
         ("errors", "Errors", _error_table(report) if pictures.tally else ""),
         ("charts", "Curves and confusion", _charts(report.charts)),
-        ("worst", "The worst pictures", _worst(pictures)),
+        ("hardest", "Hardest examples", _hardest(pictures)),
         ("examples", "Examples", _gallery(pictures.examples, "Example: truth beside prediction")),
         ("settings", "Settings", _settings(report.settings)),
     ]
@@ -144,10 +144,10 @@ def _charts(charts: Sequence[Chart]) -> str:
     return f'<div class="charts">\n{content}\n</div>' if content else ""
 
 
-def _worst(pictures: Pictures) -> str:
+def _hardest(pictures: Pictures) -> str:
     if not pictures.measure:
         return ""
-    gallery = _gallery(pictures.worst, "Errors") if pictures.worst else "<p>No picture has an error.</p>"
+    gallery = _gallery(pictures.hardest, "Errors") if pictures.hardest else "<p>No picture has an error.</p>"
     return f"<p>{escape(pictures.measure)}</p>\n{gallery}"
 
 

@@ -18,10 +18,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """What a report shows of a data set: ``examples`` spread over it, and the ``worst``, the worst first, with
+    """What a report shows of a data set: ``examples`` spread over it, and the ``hardest``, the hardest first, with
     ``measure`` saying by what; of boxes also how many errors there are of each kind."""
 
     examples: tuple[Picture, ...] = ()
-    worst: tuple[Picture, ...] = ()
+    hardest: tuple[Picture, ...] = ()
     measure: str = ""
     tally: BoxTally | None = None

@@ -17,7 +17,7 @@ from detseg.engine.checkpoint import STATE_NAME, load_state
 from detseg.engine.describe import describe
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
 from detseg.engine.evaluate import evaluate
-from detseg.engine.gallery import PICTURES_NAME, Gallery
+from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.report import write_report
 from detseg.engine.samples import Samples, as_samples
@@ -175,7 +175,7 @@ def _report(
     path = run_dir / "best.safetensors"
     best = load_model_file(path)
     batch_size = config.train.eval_batch_size or config.train.batch_size
-    gallery = Gallery(best.task, val_set, run_dir / PICTURES_NAME)
+    examples = Examples(best.task, val_set, run_dir / PICTURES_NAME)
     evaluator = evaluate(
         best.model.to(device),
         best.task,
@@ -184,10 +184,10 @@ def _report(
         device=device,
         group=group,
         bar=bar,
-        on_result=gallery,
+        on_result=examples,
     )
     metrics = evaluator.compute()
-    pictures = gallery.finish(evaluator, group, device)
+    pictures = examples.finish(evaluator, group, device)
     table = ""
     if group.is_main:
         settings = describe(

@@ -1,4 +1,4 @@
-"""What is wrong with the result for one picture, and how much: the ground for showing the worst pictures."""
+"""What is wrong with the result for one picture, and how much: the ground for showing the hardest pictures."""
 
 from __future__ import annotations
 

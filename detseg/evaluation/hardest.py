@@ -33,17 +33,17 @@ _MARKS = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A picture that may be among the worst: the larger ``badness``, the worse. ``jpeg`` shows what is wrong."""
+    """A picture that may be among the hardest: the larger ``difficulty``, the harder. ``jpeg`` shows what is wrong."""
 
-    badness: float
+    difficulty: float
     index: int
     caption: str
     jpeg: bytes
 
     @property
     def rank(self) -> tuple[float, int]:
-        """Sorts the worst to the front; of equals the first in the data set."""
-        return -self.badness, self.index
+        """Sorts the hardest to the front; of equals the first in the data set."""
+        return -self.difficulty, self.index
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,23 +64,23 @@ class BoxTally:
 
 
 class HardestExamples(Protocol):
-    """Is told of every picture, and names the worst in the end."""
+    """Is told of every picture, and names the hardest in the end."""
 
     measure: str
-    """How badness is measured, in a sentence."""
+    """How difficulty is measured, in a sentence."""
 
     def add(self, index: int, result: Any, truth: Any) -> None:
         """What was found in picture ``index``, and what is true."""
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally | None]:
-        """The worst of the pictures added, those without an error left out, the worst first; and of boxes how many
+        """The hardest of the pictures added, those without an error left out, the hardest first; and of boxes how many
         errors of each kind all pictures added have. ``evaluator`` has seen the whole data set."""
 
 
 class HardestLabels:
     """Masks and volumes, by the mean of the ``scores`` of their classes in this picture alone.
 
-    A picture is drawn as soon as it is among the worst so far, and dropped when it no longer is, so that no more than
+    A picture is drawn as soon as it is among the hardest so far, and dropped when it no longer is, so that no more than
     ``num_pictures`` are ever kept.
     """
 
@@ -98,26 +98,26 @@ class HardestLabels:
         self._draw = draw
         self._score_name = score_name
         self._scores = scores
-        self._worst: list[Candidate] = []
+        self._hardest: list[Candidate] = []
 
     def add(self, index: int, result: Any, truth: Any) -> None:
         """See :class:`HardestExamples`."""
         scores = self._scores(result, truth, self._class_names)
         if not scores:
             return
-        badness = 1 - sum(scores.values()) / len(scores)
-        is_full = len(self._worst) == self._num_pictures
-        if badness <= 0 or (is_full and (-badness, index) > self._worst[-1].rank):
+        difficulty = 1 - sum(scores.values()) / len(scores)
+        is_full = len(self._hardest) == self._num_pictures
+        if difficulty <= 0 or (is_full and (-difficulty, index) > self._hardest[-1].rank):
             return
         picture = encode_jpeg(self._draw(index, result, truth))
-        self._worst = sorted(
-            [*self._worst, Candidate(badness, index, self._caption(scores), picture)], key=lambda one: one.rank
+        self._hardest = sorted(
+            [*self._hardest, Candidate(difficulty, index, self._caption(scores), picture)], key=lambda one: one.rank
         )
-        del self._worst[self._num_pictures :]
+        del self._hardest[self._num_pictures :]
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], None]:
         """See :class:`HardestExamples`."""
-        return self._worst, None
+        return self._hardest, None
 
     def _caption(self, scores: dict[str, float]) -> str:
         lowest = heapq.nsmallest(_NUM_NAMED_CLASSES, scores.items(), key=lambda item: item[1])
@@ -159,11 +159,11 @@ class HardestBoxes:
             counts += errors.tally(truth, len(self._class_names))
             if errors.num_errors:
                 ranked.append((-errors.num_errors, index, position))
-        worst = [
+        hardest = [
             self._drawn(*self._pictures[position], confidences)
             for _, _, position in heapq.nsmallest(self._num_pictures, ranked)
         ]
-        return worst, BoxTally(tuple(self._class_names), confidences, counts)
+        return hardest, BoxTally(tuple(self._class_names), confidences, counts)
 
     def _drawn(self, index: int, result: Detections, truth: GroundTruth, confidences: DoubleArray) -> Candidate:
         errors = find_box_errors(result, truth, confidences)

@@ -105,7 +105,7 @@ def test_the_page_needs_nothing_else() -> None:
     assert not page.all("script")
     assert not page.all("link")
     assert [link["href"] for link in page.all("a")] == [
-        "#numbers", "#classes", "#errors", "#charts", "#worst", "#examples", "#settings"
+        "#numbers", "#classes", "#errors", "#charts", "#hardest", "#examples", "#settings"
     ]  # fmt: skip
     assert {section["id"] for section in page.all("section")} == {(link["href"] or "")[1:] for link in page.all("a")}
     assert "http" not in text.replace("http-equiv", "")

@@ -20,7 +20,7 @@ from detseg.config import load_config
 from detseg.data.open import open_dataset
 from detseg.engine.checkpoint import STATE_NAME
 from detseg.engine.evaluate import evaluate
-from detseg.engine.gallery import Gallery
+from detseg.engine.examples import Examples
 from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.log import RECORDS_NAME, read_records
 from detseg.engine.run import CONFIG_NAME, train
@@ -189,7 +189,7 @@ def measure(
     )
     batch_size = config.train.eval_batch_size or config.train.batch_size
     model, bar = package.model.to(on), sys.stderr.isatty()
-    draw = Gallery(package.task, val_set, pictures) if pictures else None
+    draw = Examples(package.task, val_set, pictures) if pictures else None
     found = evaluate(model, package.task, val_set, batch_size=batch_size, device=on, bar=bar, on_result=draw)
     return dict(found.compute())
 

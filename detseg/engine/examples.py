@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: what is true beside what was found, and where the model is worst."""
+"""Pictures of an evaluation: what is true beside what was found, and the hardest examples."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from detseg.runtime.media.nifti import volume_stem
 from detseg.tasks.base import Task, compare
 
 PICTURES_NAME = "pictures"
-WORST_NAME = "worst"
+HARDEST_NAME = "hardest"
 NUM_PICTURES = 12
 
 
-class Gallery:
+class Examples:
     """Draws images spread evenly over ``dataset``, each as soon as its result is there, and looks for those on which
-    the model is worst; give it to ``evaluate``, then call :meth:`finish`.
+    the model has most errors; give it to ``evaluate``, then call :meth:`finish`.
 
-    Examples go to ``folder`` as ``<position>_<name of the image>.jpg``, the worst to its folder ``worst`` as
+    Examples go to ``folder`` as ``<position>_<name of the image>.jpg``, the hardest to its folder ``hardest`` as
     ``<rank>_<position>_<name>.jpg``; nothing is written where ``folder`` is None.
     """
 
@@ -62,7 +62,7 @@ class Gallery:
                 write_image(self._folder / f"{self._name(index)}.jpg", picture)
 
     def finish(self, evaluator: Evaluator, group: Group | None = None, device: torch.device | None = None) -> Pictures:
-        """The examples and the worst pictures of all processes of ``group``, for the main process; the worst are
+        """The examples and the hardest pictures of all processes of ``group``, for the main process; the hardest are
         written, and of boxes drawn, now.
 
         ``evaluator`` has seen the whole data set; ``device`` is the one on which processes exchange arrays.
@@ -70,10 +70,10 @@ class Gallery:
         Raises:
             SaveError: a picture cannot be written.
         """
-        own_worst, own_tally = self._hardest.find(evaluator)
+        own_hardest, own_tally = self._hardest.find(evaluator)
         group, device = group or Group(), device or torch.device("cpu")
         examples = sorted(_everyones(self._examples, group, device), key=lambda one: one.rank)
-        worst = sorted(_everyones(own_worst, group, device), key=lambda one: one.rank)[: self._num_pictures]
+        hardest = sorted(_everyones(own_hardest, group, device), key=lambda one: one.rank)[: self._num_pictures]
         # A process that saw no image takes part as well.
         own_counts = np.zeros((0, len(self._dataset.class_names), len(Outcome)), np.int64)
         if own_tally is not None:
@@ -81,21 +81,21 @@ class Gallery:
         counts = np.concatenate(group.gather(own_counts, device)).sum(axis=0)
         pictures = Pictures(
             tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in examples),
-            tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in worst),
+            tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in hardest),
             self._hardest.measure,
             own_tally and replace(own_tally, counts=counts),
         )
         if self._folder is not None and group.is_main:
-            self._write(pictures.worst, self._folder / WORST_NAME)
+            self._write(pictures.hardest, self._folder / HARDEST_NAME)
         return pictures
 
     def _name(self, index: int) -> str:
         return f"{index:06d}_{volume_stem(self._dataset.path(index))}"
 
-    def _write(self, worst: Sequence[Picture], folder: Path) -> None:
+    def _write(self, hardest: Sequence[Picture], folder: Path) -> None:
         for stale in folder.glob("[0-9]*_*.jpg"):
             stale.unlink()
-        for rank, picture in enumerate(worst, start=1):
+        for rank, picture in enumerate(hardest, start=1):
             with atomic_path(folder / f"{rank:02d}_{picture.name}.jpg") as temporary:
                 temporary.write_bytes(picture.jpeg)
 

@@ -13,7 +13,7 @@ import pytest
 from detseg.arrays import ByteArray
 from detseg.data.formats.blobs import BlobsConfig, BlobsDataset
 from detseg.data.formats.shapes import ShapesConfig, ShapesDataset
-from detseg.engine.gallery import Gallery
+from detseg.engine.examples import Examples
 from detseg.engine.pictures import Pictures
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import Outcome
@@ -38,10 +38,10 @@ def draw(folder: Path, num_images: int, num_pictures: int) -> list[str]:
     """The names of the pictures of a data set whose predictions all are class 1."""
     dataset = shapes(num_images)
     task: Any = SemanticTaskConfig().build(LETNetConfig().build(4), dataset.class_names)
-    gallery = Gallery(task, dataset, folder, num_pictures)
+    examples = Examples(task, dataset, folder, num_pictures)
     result = LabelMap(np.ones((64, 64), np.uint8))
     for index in range(num_images):
-        gallery(index, result, dataset.mask(index))
+        examples(index, result, dataset.mask(index))
     if folder.exists():
         image, mask = dataset.read(0)
         assert mask is not None
@@ -88,10 +88,10 @@ WRONG_ROWS = (10, 0, 40, 20, 0, 50, 30)
 def look_at_masks(folder: Path | None, num_pictures: int, indices: Sequence[int]) -> Pictures:
     dataset = shapes(len(WRONG_ROWS))
     evaluator: Any = None  # masks are ranked without
-    gallery = Gallery(task_for("masks"), dataset, folder, num_pictures)
+    examples = Examples(task_for("masks"), dataset, folder, num_pictures)
     for index in indices:
-        gallery(index, spoiled(dataset.mask(index), WRONG_ROWS[index]), dataset.mask(index))
-    return gallery.finish(evaluator)
+        examples(index, spoiled(dataset.mask(index), WRONG_ROWS[index]), dataset.mask(index))
+    return examples.finish(evaluator)
 
 
 @pytest.mark.parametrize("backward", [False, True])
@@ -100,25 +100,25 @@ def test_the_worst_masks(tmp_path: Path, num_pictures: int, expected: list[int],
     indices = range(len(WRONG_ROWS))
     pictures = look_at_masks(tmp_path / "pictures", num_pictures, indices[::-1] if backward else indices)
     # A picture without an error is not among them, wherever there is room.
-    assert [picture.name for picture in pictures.worst] == [f"{index:06d}_{index:06d}" for index in expected]
+    assert [picture.name for picture in pictures.hardest] == [f"{index:06d}_{index:06d}" for index in expected]
     assert "mIoU" in pictures.measure
-    assert pictures.worst[0].caption.startswith("mIoU 0.")
-    names = sorted(path.name for path in (tmp_path / "pictures" / "worst").iterdir())
-    assert names == [f"{rank:02d}_{picture.name}.jpg" for rank, picture in enumerate(pictures.worst, start=1)]
+    assert pictures.hardest[0].caption.startswith("mIoU 0.")
+    names = sorted(path.name for path in (tmp_path / "pictures" / "hardest").iterdir())
+    assert names == [f"{rank:02d}_{picture.name}.jpg" for rank, picture in enumerate(pictures.hardest, start=1)]
     dataset = shapes(len(WRONG_ROWS))
     image, mask = dataset.read(expected[0])
     assert mask is not None
     shown = compare_labels(image, mask, spoiled(mask, 50).labels, dataset.class_names)
-    assert np.abs(decoded(pictures.worst[0].jpeg).astype(int) - shown).mean() < 5
+    assert np.abs(decoded(pictures.hardest[0].jpeg).astype(int) - shown).mean() < 5
 
 
 def test_the_worst_of_equals_are_the_first(tmp_path: Path) -> None:
     dataset = shapes(4)
     evaluator: Any = None
-    gallery = Gallery(task_for("masks"), dataset, None, 2)
+    examples = Examples(task_for("masks"), dataset, None, 2)
     for index in (3, 1, 0, 2):
-        gallery(index, LabelMap(np.full((64, 64), 255, np.uint8)), dataset.mask(index))
-    assert [picture.name[:6] for picture in gallery.finish(evaluator).worst] == ["000000", "000001"]
+        examples(index, LabelMap(np.full((64, 64), 255, np.uint8)), dataset.mask(index))
+    assert [picture.name[:6] for picture in examples.finish(evaluator).hardest] == ["000000", "000001"]
 
 
 def test_a_folder_is_not_needed_and_holds_nothing_stale(tmp_path: Path) -> None:
@@ -127,24 +127,24 @@ def test_a_folder_is_not_needed_and_holds_nothing_stale(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     folder = tmp_path / "pictures"
     look_at_masks(folder, 7, indices)
-    (folder / "worst" / "notes.jpg").write_bytes(b"mine")
+    (folder / "hardest" / "notes.jpg").write_bytes(b"mine")
     assert look_at_masks(folder, 3, indices) == in_memory
-    names = sorted(path.name[:2] for path in (folder / "worst").iterdir())
-    assert names == ["01", "02", "03", "no"], "those of the larger gallery are gone, other files are not"
+    names = sorted(path.name[:2] for path in (folder / "hardest").iterdir())
+    assert names == ["01", "02", "03", "no"], "those of the larger set are gone, other files are not"
 
 
 def test_the_worst_volumes() -> None:
     dataset = BlobsDataset("val", BlobsConfig(num_val=3, min_side=20, max_side=24, max_radius=8.0))
     evaluator: Any = None
-    gallery = Gallery(task_for("volumes"), dataset, None, 2)
+    examples = Examples(task_for("volumes"), dataset, None, 2)
     for index in range(3):
         truth = dataset.label_volume(index)
         found = truth.labels.copy()
         found[: (0, 14, 9)[index]] = 0
-        gallery(index, type(truth)(found, truth.affine), truth)
-    pictures = gallery.finish(evaluator)
-    assert [picture.name[:6] for picture in pictures.worst] == ["000001", "000002"]
-    assert pictures.worst[0].caption.startswith("Dice ")
+        examples(index, type(truth)(found, truth.affine), truth)
+    pictures = examples.finish(evaluator)
+    assert [picture.name[:6] for picture in pictures.hardest] == ["000001", "000002"]
+    assert pictures.hardest[0].caption.startswith("Dice ")
     assert "Dice" in pictures.measure
 
 
@@ -152,7 +152,7 @@ def test_the_worst_boxes(tmp_path: Path) -> None:
     dataset = shapes(4, "boxes", num_objects=3)
     evaluator = CocoEvaluator(dataset.class_names)
     task = task_for("boxes")
-    gallery, single = Gallery(task, dataset, tmp_path / "pictures", 2), Gallery(task, dataset, None, 1)
+    examples, single = Examples(task, dataset, tmp_path / "pictures", 2), Examples(task, dataset, None, 1)
     # Picture 1 misses its first object, picture 3 has one box too many and takes an object for another class.
     for index in range(4):
         truth = dataset.ground_truth(index)
@@ -167,11 +167,11 @@ def test_the_worst_boxes(tmp_path: Path) -> None:
             labels, scores = np.append(labels, 0), np.append(scores, 0.9)
         found = Detections(boxes.astype(np.float32), scores.astype(np.float32), labels)
         evaluator.update(truth.image_id, found, truth)
-        gallery(index, found, truth)
+        examples(index, found, truth)
         single(index, found, truth)
-    pictures = gallery.finish(evaluator)
-    assert single.finish(evaluator).worst == pictures.worst[:1]
-    assert [(picture.name[:6], picture.caption) for picture in pictures.worst] == [
+    pictures = examples.finish(evaluator)
+    assert single.finish(evaluator).hardest == pictures.hardest[:1]
+    assert [(picture.name[:6], picture.caption) for picture in pictures.hardest] == [
         ("000003", "false positives 1, wrong class 1, right 2"),
         ("000001", "misses 1, right 2"),
     ]
@@ -183,8 +183,8 @@ def test_the_worst_boxes(tmp_path: Path) -> None:
     }  # fmt: skip
     # 10 right of 12 found and 12 true
     assert pictures.tally.f1 == pytest.approx(20 / 24)
-    written = read_image(tmp_path / "pictures" / "worst" / f"01_{pictures.worst[0].name}.jpg")
-    assert np.array_equal(written, decoded(pictures.worst[0].jpeg))
+    written = read_image(tmp_path / "pictures" / "hardest" / f"01_{pictures.hardest[0].name}.jpg")
+    assert np.array_equal(written, decoded(pictures.hardest[0].jpeg))
     violet = (np.abs(written.astype(int) - (170, 95, 240)) < 40).all(axis=2)
     assert violet.sum() > 200, "the box of the wrong class"
 
@@ -196,21 +196,21 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from detseg.engine.distributed import Group
-from detseg.engine.gallery import Gallery
+from detseg.engine.examples import Examples
 test_path, folder, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 spec = importlib.util.spec_from_file_location("test_gallery", test_path)
 module = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(module)
 dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
 dataset = module.shapes(len(module.WRONG_ROWS))
-idle = Gallery(module.task_for("masks"), dataset)
+idle = Examples(module.task_for("masks"), dataset)
 if rank == 0:
     idle(0, module.spoiled(dataset.mask(0), 9), dataset.mask(0))
-assert len(idle.finish(None, Group(rank, 2, rank), torch.device("cpu")).worst) == 1
-gallery = Gallery(module.task_for("masks"), dataset, folder / "pictures", 3)
+assert len(idle.finish(None, Group(rank, 2, rank), torch.device("cpu")).hardest) == 1
+examples = Examples(module.task_for("masks"), dataset, folder / "pictures", 3)
 for index in range(rank, len(module.WRONG_ROWS), 2):
-    gallery(index, module.spoiled(dataset.mask(index), module.WRONG_ROWS[index]), dataset.mask(index))
-pictures = gallery.finish(None, Group(rank, 2, rank), torch.device("cpu"))
+    examples(index, module.spoiled(dataset.mask(index), module.WRONG_ROWS[index]), dataset.mask(index))
+pictures = examples.finish(None, Group(rank, 2, rank), torch.device("cpu"))
 dist.destroy_process_group()
 assert pictures == module.look_at_masks(None, 3, range(len(module.WRONG_ROWS)))
 
@@ -229,4 +229,4 @@ def test_two_processes_show_the_same(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 3
-    assert len(list((tmp_path / "pictures" / "worst").glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "pictures" / "hardest").glob("*.jpg"))) == 3
