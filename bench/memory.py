@@ -28,8 +28,8 @@ from detseg.models.heads.dfl import DFLHeadConfig
 from detseg.models.necks.pan import PANConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.media.video_file import OpenCVVideo
+from detseg.runtime.writers.base import JsonLinesWriter
 from detseg.runtime.writers.boxes import CsvWriter
-from detseg.runtime.writers.text import JsonLinesWriter
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.model_file import ModelFileConfig, save_model_file
 

@@ -24,10 +24,9 @@ from detseg.losses.base import LabelLoss, LabelLossConfig
 from detseg.losses.detection import DetectionLoss, DetectionLossConfig
 from detseg.models import MODELS
 from detseg.models.backbones import BACKBONES
-from detseg.models.base import Model, ModelConfig
+from detseg.models.base import Backbone, BackboneConfig, Head, HeadConfig, Model, ModelConfig, Neck, NeckConfig
 from detseg.models.heads import HEADS
 from detseg.models.necks import NECKS
-from detseg.models.parts import Backbone, BackboneConfig, Head, HeadConfig, Neck, NeckConfig
 from detseg.runtime.kinds import KINDS, load_kind
 from detseg.runtime.kinds.base import Kind, Metadata
 from detseg.runtime.postprocess.config import PostprocessConfig

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from detseg.arrays import ByteArray
-from detseg.inference.base import PredictionTask
 from detseg.inference.cuda_stream import CudaStream, Stream
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.structures import Placement, Result
+from detseg.tasks.base import Task
 
 
 class CudaRunner:
@@ -37,7 +37,7 @@ class CudaRunner:
     def __init__(
         self,
         model: nn.Module,
-        task: PredictionTask,
+        task: Task,
         device: torch.device,
         dtype: torch.dtype,
         make_stream: Callable[[torch.device], Stream] = CudaStream,
@@ -84,7 +84,7 @@ class _Network:
     """What the slots share: the model with its task, and the form of its input."""
 
     model: nn.Module
-    task: PredictionTask
+    task: Task
     spec: InputSpec
     device: torch.device
     dtype: torch.dtype

@@ -1,27 +1,74 @@
-"""From a model file, or a model and its task, to what predicts."""
+"""Models in torch as runners: from a model file, or a model and its task, to what predicts."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
-from detseg.inference.base import PRECISIONS, PredictionTask
 from detseg.inference.cuda_runner import CudaRunner
-from detseg.inference.eager_runner import EagerRunner
 from detseg.models.base import fused
 from detseg.runtime.inputs.geometry import InputSpec, fitted
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model
-from detseg.runtime.runner import Runner
+from detseg.runtime.runner import Finished, Runner
+from detseg.tasks.base import Task
 from detseg.tasks.model_file import default_device, load_model_file
+
+PRECISIONS: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+
+
+class EagerRunner:
+    """Places images or volumes on the CPU, as ``spec`` says, by default the task's, and runs ``model``, which is on
+    ``device`` and takes ``dtype``, on them. See :class:`detseg.runtime.runner.Runner`."""
+
+    max_in_flight = 1
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        device: torch.device,
+        dtype: torch.dtype,
+        spec: InputSpec | VolumeSpec | None = None,
+    ) -> None:
+        self.spec = spec or task.spec
+        self.kind = task.kind
+        self._model = model
+        self._task = task
+        self._device = device
+        self._dtype = dtype
+        self.default_batch_size = 16 if device.type == "cuda" else 1
+
+    @torch.inference_mode()
+    def submit(self, images: Sequence[Any]) -> Finished:
+        """All that there is to do for a batch of images ``[H, W, 3]`` uint8 RGB of any sizes that give inputs of one
+        size, or for volumes.
+
+        Raises:
+            ValueError: an image is none, or their inputs differ in size.
+            VolumeError: a volume would become too large.
+        """
+        placed = [self.spec.place(image) for image in images]
+        arrays = torch.from_numpy(np.stack([array for array, _ in placed]))
+        inputs = self._task.normalize(arrays.to(self._device).contiguous()).to(self._dtype)
+        if self._device.type == "cuda":  # on the CPU models choose for themselves
+            inputs = inputs.contiguous(memory_format=self._task.memory_format)
+        outputs = self._task.infer(self._model, inputs)
+        return Finished(self._task.results(outputs, [placement for _, placement in placed]))
 
 
 def make_runner(
     model: nn.Module,
-    task: PredictionTask,
+    task: Task,
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     *,

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from detseg.config import choice
 from detseg.layers.conv import fuse
 from detseg.models.backbones import BACKBONES
+from detseg.models.base import Backbone, BackboneConfig, Head, HeadConfig, Neck, NeckConfig
 from detseg.models.heads import HEADS
 from detseg.models.necks import NECKS
-from detseg.models.parts import Backbone, BackboneConfig, Head, HeadConfig, Neck, NeckConfig
 
 
 @dataclass(frozen=True)

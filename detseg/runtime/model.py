@@ -13,8 +13,7 @@ from detseg.arrays import ByteArray
 from detseg.runtime.background import iterate_ahead
 from detseg.runtime.kinds.base import Kind
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.media.source_reader import OnError, read_frames
-from detseg.runtime.media.sources import Source, find_sources
+from detseg.runtime.media.sources import OnError, Source, find_sources, read_frames
 from detseg.runtime.media.video_reader import Section
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner

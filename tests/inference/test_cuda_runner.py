@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.inference.cuda_runner import CudaRunner
-from detseg.inference.eager_runner import EagerRunner
+from detseg.inference.load import EagerRunner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.inputs.geometry import InputSpec

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import detseg
-from detseg.inference.eager_runner import EagerRunner
-from detseg.inference.load import make_runner
+from detseg.inference.load import EagerRunner, make_runner
 from detseg.models.detector import DetectorConfig
 from detseg.models.letnet import LETNetConfig
 from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec

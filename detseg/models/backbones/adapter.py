@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
 from detseg.models.backbones.pretrained import find_timm_weights, load_torchvision_weights
-from detseg.models.parts import Backbone
+from detseg.models.base import Backbone
 
 STRIDES = (8, 16, 32)
 # Height and width differ, so that [B, C, H, W] and [B, H, W, C] cannot be confused.

@@ -12,7 +12,7 @@ from detseg.layers.conv import Activation, ConvNormAct, make_conv
 from detseg.layers.csp import C2f, CSPLayer
 from detseg.layers.focus import Focus
 from detseg.layers.spp import SPPF
-from detseg.models.parts import Backbone, require_positive, scaled_depth
+from detseg.models.base import Backbone, require_positive, scaled_depth
 
 STAGE_CHANNELS = (128, 256, 512, 1024)
 

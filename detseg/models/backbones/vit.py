@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torchvision.models import VisionTransformer
 
 from detseg.models.backbones.pretrained import load_torchvision_weights
-from detseg.models.parts import Backbone
+from detseg.models.base import Backbone
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.layers.conv import Activation, ConvNormAct, make_conv
-from detseg.models.parts import Head, require_positive
+from detseg.models.base import Head, require_positive
 
 PRIOR = 0.01
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from detseg.layers.conv import Activation, ConvNormAct, make_conv
 from detseg.layers.csp import C2f, CSPLayer
-from detseg.models.parts import Neck, require_positive, scaled_depth
+from detseg.models.base import Neck, require_positive, scaled_depth
 
 
 @dataclass(frozen=True)

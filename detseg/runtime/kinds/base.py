@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -12,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.network_input import InputWriter
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.writers.drawn import ResultWriter
-from detseg.structures import VOID
+from detseg.runtime.writers.base import DrawnWriter, JsonLinesWriter, PictureWriter, ResultWriter, VideoWriter
+from detseg.structures import VOID, Placement
 
 Precision = Literal["fp32", "fp16", "int8"]
 Outputs = Mapping[str, NDArray[Any]]
@@ -227,6 +230,25 @@ class Save:
     opens_at_once: bool = False
 
 
+IMAGE_WRITERS: Mapping[str, Save] = {
+    "drawn": Save(
+        lambda to: DrawnWriter(
+            PictureWriter(to.output, to.draw, to.sources), VideoWriter(to.output, to.draw, to.sources)
+        )
+    ),
+    "picture": Save(lambda to: PictureWriter(to.output, to.draw, to.sources)),
+    "video": Save(lambda to: VideoWriter(to.output, to.draw, to.sources, to.fps)),
+}
+"""``picture``: drawn pictures, of a video one per frame; ``video``: drawn videos, of still pictures ``video.mp4``;
+``drawn``: pictures of pictures and videos of videos."""
+
+JSON_LINES = Save(
+    lambda to: JsonLinesWriter(to.output / "results.jsonl", lambda result: to.kind.record(result, to.class_names)),
+    opens_at_once=True,
+)
+"""A line of JSON for each image, in ``results.jsonl``."""
+
+
 def make_writers(names: Sequence[str], saving: Saving, task_name: str) -> list[ResultWriter]:
     """A writer for each of ``names``, which are those of ``saving.kind.writers``.
 
@@ -240,6 +262,24 @@ def make_writers(names: Sequence[str], saving: Saving, task_name: str) -> list[R
     # Those that open their files at once come last: they must not leave them behind where another one is refused.
     order = sorted(set(names), key=lambda name: (allowed[name].opens_at_once, name))
     return [allowed[name].make(saving) for name in order]
+
+
+class ImageInputs:
+    """Images into the inputs of a network, in memory that is kept."""
+
+    def __init__(self, spec: InputSpec) -> None:
+        self._writer = InputWriter(spec)
+        self._memory: dict[int, FloatArray] = {}
+
+    def prepare(self, images: Sequence[ByteArray], slot: int) -> tuple[FloatArray, list[Placement]]:
+        """Images, placed and normalized ``[B, 3, H, W]``, in the memory ``slot``; the way back for each."""
+        shape = self._writer.shape(images)
+        size = math.prod(shape)
+        memory = self._memory.get(slot)
+        if memory is None or memory.size < size:
+            memory = self._memory[slot] = np.empty(size, np.float32)
+        batch = memory[:size].reshape(shape)
+        return batch, self._writer.write(images, batch)
 
 
 def logits_of(network: Network, num_classes: int, inputs: FloatArray) -> FloatArray:

@@ -12,8 +12,7 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.boxes import draw_boxes, draw_mask
 from detseg.runtime.drawing.compare import compare_boxes
 from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec, fitted
-from detseg.runtime.kinds.base import Kind, Metadata, Network, Outputs, Save
-from detseg.runtime.kinds.images import IMAGE_WRITERS, JSON_LINES, ImageInputs
+from detseg.runtime.kinds.base import IMAGE_WRITERS, JSON_LINES, ImageInputs, Kind, Metadata, Network, Outputs, Save
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.runtime.postprocess.decode import decode_above
 from detseg.runtime.postprocess.results import detect, detections_of_graph

@@ -13,8 +13,17 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.compare import compare_labels
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
-from detseg.runtime.kinds.images import IMAGE_WRITERS, JSON_LINES, ImageInputs
+from detseg.runtime.kinds.base import (
+    IMAGE_WRITERS,
+    JSON_LINES,
+    ImageInputs,
+    Kind,
+    Metadata,
+    Network,
+    Save,
+    logits_of,
+    require_few_classes,
+)
 from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.runtime.postprocess.results import best_classes
 from detseg.runtime.postprocess.views import average_over_views, sliding_window

@@ -14,8 +14,7 @@ import numpy as np
 
 from detseg.files import atomic_path, write_text
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.writers.drawn import OutputFolder
-from detseg.runtime.writers.text import JsonList, TextFile, or_empty, rounded
+from detseg.runtime.writers.base import JsonList, OutputFolder, TextFile, or_empty, rounded
 from detseg.structures import Detections
 
 COLUMNS = (

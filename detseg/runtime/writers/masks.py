@@ -12,7 +12,7 @@ from detseg.arrays import BoolArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_mask
-from detseg.runtime.writers.drawn import OutputFolder
+from detseg.runtime.writers.base import OutputFolder
 from detseg.structures import VOID, LabelMap
 
 

@@ -19,8 +19,7 @@ from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
 from detseg.runtime.media.nifti import write_label_volume
-from detseg.runtime.writers.drawn import OutputFolder
-from detseg.runtime.writers.text import JsonList, rounded
+from detseg.runtime.writers.base import JsonList, OutputFolder, rounded
 from detseg.volumes import LabelVolume, Volume
 
 

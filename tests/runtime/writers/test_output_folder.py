@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.writers.drawn import OutputFolder
+from detseg.runtime.writers.base import OutputFolder
 
 
 def frame(source: Path | str) -> Frame:

@@ -14,8 +14,8 @@ from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.base import Drawing
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import read_image, write_image
+from detseg.runtime.writers.base import DrawnWriter, PictureWriter
 from detseg.runtime.writers.boxes import CocoWriter
-from detseg.runtime.writers.drawn import DrawnWriter, PictureWriter
 from detseg.runtime.writers.masks import MaskWriter
 from detseg.structures import VOID, Detections, LabelMap
 

@@ -11,9 +11,9 @@ import pytest
 
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.frames import Frame, StreamInfo
+from detseg.runtime.writers.base import JsonLinesWriter
 from detseg.runtime.writers.boxes import COLUMNS, CsvWriter, YoloWriter
 from detseg.runtime.writers.masks import encode_rle
-from detseg.runtime.writers.text import JsonLinesWriter
 from detseg.structures import VOID, Detections, LabelMap
 
 NAMES = ("cat", "dog")

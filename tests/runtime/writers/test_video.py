@@ -10,7 +10,7 @@ from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.base import Drawing
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.video_reader import read_video
-from detseg.runtime.writers.drawn import VideoWriter
+from detseg.runtime.writers.base import VideoWriter
 from detseg.structures import Detections
 
 DRAW = Drawing(load_kind("boxes"), ("cat",))

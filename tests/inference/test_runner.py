@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.inference.eager_runner import EagerRunner
+from detseg.inference.load import EagerRunner
 
 
 def bright_box(height: int, width: int, box_xyxy: tuple[int, int, int, int]) -> np.ndarray:

@@ -13,8 +13,7 @@ import pytest
 
 from detseg.runtime.media.images import ImageError, read_image, write_image
 from detseg.runtime.media.nifti import VOLUME_SUFFIXES
-from detseg.runtime.media.source_reader import read_frames
-from detseg.runtime.media.sources import Source, SourceError, find_sources
+from detseg.runtime.media.sources import Source, SourceError, find_sources, read_frames
 from detseg.runtime.media.video_reader import Section
 
 
