@@ -91,7 +91,9 @@ def convert(
         numbers = numbers_of(class_names, first=task.first_category_id)
         file_config = ModelFileConfig(recognized.model, task, class_names, numbers)
         with torch.device("meta"):
-            network: Any = file_config.build()[0]
+            built: tuple[Any, Any] = file_config.build()
+            network = built[0]
+            task.build_criterion(*built)  # so that the model file can be trained further
     except ValueError as error:
         # Some messages begin with the path already.
         if str(error).startswith(str(path)):
