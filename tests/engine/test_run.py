@@ -26,7 +26,7 @@ from detseg.engine.run import train
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.models.load_weights import WeightsError
 from detseg.runtime.media.images import read_image, write_image
-from detseg.tasks.detection import DetectionTask
+from detseg.tasks.detection import DetectionCriterion
 from detseg.tasks.model_file import load_model_file
 
 Tiny = Callable[..., RunConfig]
@@ -141,14 +141,14 @@ def test_the_last_step_of_an_epoch_takes_what_is_left(tiny: Tiny, tmp_path: Path
 def test_multi_scale_and_bf16(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[tuple[int, ...]] = []
     types: set[torch.dtype] = set()
-    loss = DetectionTask.loss
+    loss = DetectionCriterion.__call__
 
-    def watch(self: DetectionTask, raw: list[Tensor], batch: Any) -> Any:
+    def watch(self: DetectionCriterion, raw: list[Tensor], batch: Any) -> Any:
         sizes.append(tuple(batch.images.shape[2:]))
         types.update(level.dtype for level in raw)
         return loss(self, raw, batch)
 
-    monkeypatch.setattr(DetectionTask, "loss", watch)
+    monkeypatch.setattr(DetectionCriterion, "__call__", watch)
     run_dir = tmp_path / "run"
     train(tiny("augment.multi_scale=[0.5,1.5]", "train.amp=bf16", "train.epochs=3"), run_dir, bar=False)
     assert len(sizes) == 9
