@@ -1,4 +1,4 @@
-"""The command line: eight verbs over one contract. Each verb imports what it needs when it is used."""
+"""The command line: nine verbs over one contract. Each verb imports what it needs when it is used."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TextIO
 
 import detseg
 from detseg.cli_arguments import make_parser
+from detseg.habits import advice
 
 EXIT_USER_ERROR = 2
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.verb == "train" and not any(word.startswith("-") for word in rest):
         options.words += rest
     elif rest:
-        parser.error(f"unknown arguments: {' '.join(rest)}")
+        parser.error(_describe_unknown(rest))
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
@@ -35,6 +35,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print(f"detseg {options.verb}: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def _describe_unknown(words: Sequence[str]) -> str:
+    """The message about ``words`` that no verb takes, with what those that other programs take are called here."""
+    told = [f"{word}{known}" for word in words if word.startswith("-") and (known := advice(word.partition("=")[0]))]
+    return f"unknown arguments: {' '.join(words)}" + "".join(f"\n  {line}" for line in told)
 
 
 def _show_warning(
@@ -79,15 +85,33 @@ def _split(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from detseg.engine.command import train_command
+    from detseg.recipes.command import train_command
+    from detseg.recipes.plan import Options
 
     overrides = [word for word in options.words if _OVERRIDE.match(word)]
-    configs = [word for word in options.words if not _OVERRIDE.match(word)]
-    if len(configs) > 1:
-        raise ValueError(
-            f"got {len(configs)} configurations: {', '.join(configs)}; name one, and settings as key=value"
-        )
-    return train_command(Path(configs[0]) if configs else None, overrides, options.output, options.resume)
+    models = [word for word in options.words if not _OVERRIDE.match(word)]
+    if len(models) > 1:
+        raise ValueError(f"got {len(models)} things to train: {', '.join(models)}; name one, and settings as key=value")
+    chosen = Options(
+        data=options.data,
+        epochs=options.epochs,
+        size=options.size,
+        batch_size=options.batch_size,
+        device=options.device,
+        seed=options.seed,
+        num_workers=options.workers,
+    )
+    return train_command(models[0] if models else None, chosen, overrides, options.output, options.resume)
+
+
+def _configs(options: argparse.Namespace) -> int:
+    from detseg.runtime.weights.released import read_table
+    from detseg.shipped import render_configs
+
+    print(f"{render_configs()}\n\nweights, to be fine-tuned or used as they are:\n")
+    for name, release in read_table().weights.items():
+        print(f"{name:28} {release.quality}")
+    return 0
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -185,6 +209,7 @@ def _download(options: argparse.Namespace) -> int:
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "split": _split,
+    "configs": _configs,
     "train": _train,
     "eval": _evaluate,
     "predict": _predict,

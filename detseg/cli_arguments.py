@@ -40,20 +40,8 @@ def make_parser() -> argparse.ArgumentParser:
     split.add_argument("--format", help="needed only where the layout is ambiguous")
     split.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder for the lists")
 
-    train = verbs.add_parser(
-        "train",
-        help="train a model",
-        usage="detseg train [-h] [-o DIR] [--resume RUN] [CONFIG] [key.sub=value ...]",
-        description="For many processes: torchrun -m detseg train ...",
-    )
-    train.add_argument(
-        "words",
-        nargs="*",
-        metavar="CONFIG, key.sub=value",
-        help="a YAML file, such as those under configs/, and settings that replace those of the file, in any order",
-    )
-    train.add_argument("-o", "--output", type=Path, metavar="DIR", help="run folder (default runs/NAME, numbered)")
-    train.add_argument("--resume", type=Path, metavar="RUN", help="go on with the run in this folder")
+    verbs.add_parser("configs", help="list the configurations that come with detseg, and released weights")
+    _add_train(verbs.add_parser("train", help="train a model, or fine-tune one"))
 
     evaluate = verbs.add_parser("eval", help="measure a model on a data set")
     evaluate.add_argument(
@@ -65,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", help="folder or YAML of a data set, or the word shapes or blobs")
     evaluate.add_argument("--format", help="needed only where the layout is ambiguous")
     evaluate.add_argument("--split", default="val")
-    evaluate.add_argument("--batch-size", type=int, default=16)
+    evaluate.add_argument("--batch", "--batch-size", dest="batch_size", type=_count, default=16, metavar="N")
     evaluate.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file")
     evaluate.add_argument(
@@ -86,6 +74,39 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.usage = "detseg train [-h] MODEL --data DATA [options] [key.sub=value ...]  |  detseg train --resume RUN"
+    train.description = "For many processes: torchrun -m detseg train ..."
+    train.add_argument(
+        "words",
+        nargs="*",
+        metavar="MODEL, key.sub=value",
+        help="a configuration, by name (see `detseg configs`) or as a YAML file; or what to fine-tune: a .safetensors "
+        "file, a run folder, released weights by name, or a .pt, .pth or .onnx file that convert reads; settings "
+        "replace those of the configuration",
+    )
+    train.add_argument("--data", help="folder or YAML of a data set, or the word shapes or blobs")
+    train.add_argument("--epochs", type=_count, metavar="N")
+    train.add_argument(
+        "--size", type=_size, metavar="N or HxW", help="input size; one number is square (not for volumes)"
+    )
+    train.add_argument(
+        "--batch",
+        "--batch-size",
+        dest="batch_size",
+        type=_batch,
+        metavar="N",
+        help="images at a time, or auto: what fits",
+    )
+    train.add_argument("--device", help="auto, cpu, cuda, cuda:1 or 1, mps, xpu (default auto)")
+    train.add_argument("--seed", type=int, metavar="S")
+    train.add_argument("--workers", type=int, metavar="N", help="processes that read and augment (default 2)")
+    train.add_argument("-o", "--output", type=Path, metavar="DIR", help="run folder (default runs/NAME, numbered)")
+    train.add_argument(
+        "--resume", type=Path, metavar="RUN", help="go on with the run in this folder; with --epochs for longer"
+    )
+
+
 def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("model", type=Path, help="a .safetensors or .onnx file, or the name of released weights")
     predict.add_argument(
@@ -102,7 +123,14 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "video, coco, csv, jsonl, yolo (default drawn,coco). Masks: drawn, picture, video, mask, ids, jsonl (default "
         "drawn,mask). Volumes: nifti, table, slices, montage (default all four)",
     )
-    predict.add_argument("--batch-size", type=int, help="images at a time (default 1 on a CPU, 16 on a GPU)")
+    predict.add_argument(
+        "--batch",
+        "--batch-size",
+        dest="batch_size",
+        type=_count,
+        metavar="N",
+        help="images at a time (default 1 on a CPU, 16 on a GPU)",
+    )
     predict.add_argument("--precision", default="fp32", help="fp32, fp16 or bf16 (default fp32; .safetensors only)")
     predict.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")
     predict.add_argument(
@@ -168,9 +196,12 @@ def _add_download(download: argparse.ArgumentParser) -> None:
 
 def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> None:
     if device:
-        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ... (default auto)")
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or 1, mps, xpu (default auto)")
     parser.add_argument(
-        "--size", type=_size, metavar="HxW", help="input size (not for volumes; default: as in the model file)"
+        "--size",
+        type=_size,
+        metavar="N or HxW",
+        help="input size; one number is square (not for volumes; default: as in the model file)",
     )
     boxes = parser.add_argument_group("boxes (default: as in the model file; predict: confidence 0.25)")
     boxes.add_argument("--conf", type=float, dest="confidence", help="lowest score that counts")
@@ -191,10 +222,20 @@ def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> No
 
 
 def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(r"([1-9]\d*)[x,]([1-9]\d*)", text)
+    match = re.fullmatch(r"([1-9]\d*)(?:[x,]([1-9]\d*))?", text)
     if match is None:
-        raise argparse.ArgumentTypeError(f"expected height x width, such as 360x480, got {text!r}")
-    return int(match[1]), int(match[2])
+        raise argparse.ArgumentTypeError(f"expected height x width, such as 360x480, or one number, got {text!r}")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _batch(text: str) -> int | str:
+    return text if text == "auto" else _count(text)
 
 
 def _window(text: str) -> tuple[int, ...]:

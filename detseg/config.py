@@ -36,8 +36,19 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from detseg.config_files import COMMAND_LINE, ConfigError, Layer, fail, override_layers, read_layers, show, to_yaml
 from detseg.files import write_text
+from detseg.habits import advice
 
-__all__ = ["ConfigError", "InputPath", "choice", "from_dict", "load_config", "load_entry", "save_config", "to_dict"]
+__all__ = [
+    "ConfigError",
+    "InputPath",
+    "build_config",
+    "choice",
+    "from_dict",
+    "load_config",
+    "load_entry",
+    "save_config",
+    "to_dict",
+]
 
 T = TypeVar("T")
 
@@ -69,14 +80,18 @@ def load_config(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T
 
     Raises ConfigError for a file that cannot be read or a key that does not fit the schema.
     """
-    result: T = _build_dataclass(schema, [*read_layers(Path(path)), *override_layers(overrides)], "", None)
+    return build_config(schema, [*read_layers(Path(path)), *override_layers(overrides)])
+
+
+def build_config(schema: type[T], layers: Sequence[Layer]) -> T:
+    """The dataclass ``schema`` from ``layers``, the last of which wins. Raises ConfigError."""
+    result: T = _build_dataclass(schema, list(layers), "", None)
     return result
 
 
 def from_dict(schema: type[T], data: Mapping[str, Any], source: str) -> T:
     """The dataclass ``schema`` from plain data; ``source`` names the data's origin in errors. Raises ConfigError."""
-    result: T = _build_dataclass(schema, [Layer(data, source, Path.cwd())], "", None)
-    return result
+    return build_config(schema, [Layer(data, source, Path.cwd())])
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -175,7 +190,7 @@ def _build_dataclass(schema: Any, layers: list[Layer], path: str, default: Any) 
     prefix = f"{path}." if path else ""
     for key, speaking in given.items():
         if key not in fields:
-            near = _nearest(key, fields, prefix) or _elsewhere(key, schema, prefix)
+            near = _near_key(key, schema, fields, prefix)
             fail(speaking[-1], prefix + key, f"unknown key{near}; allowed here: {', '.join(fields) or 'none'}")
     values = {}
     for key, field in fields.items():
@@ -296,6 +311,16 @@ def _nearest(word: Any, candidates: Any, prefix: str = "") -> str:
     names = [name for name in candidates if isinstance(name, str)]
     close = difflib.get_close_matches(str(word), names, n=1, cutoff=0.5)
     return f"; did you mean {prefix}{close[0]}" if close else ""
+
+
+def _near_key(key: str, schema: Any, fields: Mapping[str, Any], prefix: str) -> str:
+    """Advice for an unknown key: a slip of the pen, else a key deeper down, else what other programs call so."""
+    slip = difflib.get_close_matches(key, fields, n=1, cutoff=0.8)
+    if slip:
+        return f"; did you mean {prefix}{slip[0]}"
+    # Many things have a name; who gives one to a run means none of them.
+    deeper = "" if key == "name" else _elsewhere(key, schema, prefix)
+    return deeper or advice(key) or _nearest(key, fields, prefix)
 
 
 def _elsewhere(key: str, schema: Any, prefix: str) -> str:

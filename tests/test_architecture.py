@@ -18,7 +18,7 @@ PACKAGE = REPOSITORY / "detseg"
 MAX_LINES = 400
 MAX_MEDIAN_LINES = 150
 
-OPEN = frozenset({"arrays", "structures", "volumes", "config", "config_files", "files"})
+OPEN = frozenset({"arrays", "structures", "volumes", "config", "config_files", "files", "habits", "shipped"})
 """Top-level modules that every room may import, and that import only one another."""
 
 DOORS: dict[str, frozenset[str]] = {
@@ -35,10 +35,11 @@ DOORS: dict[str, frozenset[str]] = {
     "engine": frozenset({"data", "augment", "tasks", "models", "losses", "evaluation", "ops", "runtime"}),
     "inference": frozenset({"models", "tasks", "ops", "runtime"}),
     "conversion": frozenset({"foreign", "layers", "models", "tasks", "ops", "runtime"}),
+    "recipes": frozenset({"engine", "conversion", "tasks", "runtime"}),
     "export": frozenset({"inference", "models", "tasks", "data", "evaluation", "ops", "runtime"}),
 }
-ALL = frozenset(DOORS) | {"cli"}
-DOORS |= {"cli": ALL, "tools": ALL}
+ALL = frozenset(DOORS) | {"cli", "api"}
+DOORS |= {"cli": ALL, "api": ALL, "tools": ALL}
 
 FLOORS: dict[str, frozenset[str]] = {
     "data/datasets": frozenset({"data"}),

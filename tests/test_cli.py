@@ -54,7 +54,8 @@ max_side: 30
 VERBS = {
     "check": ["DATA", "data", "--format", "--preview"],
     "split": ["--ratios", "--seed", "--output"],
-    "train": ["[CONFIG] [key.sub=value ...]", "--resume", "--output", "torchrun"],
+    "configs": [],
+    "train": ["MODEL --data DATA", "[key.sub=value ...]", "--resume", "--epochs", "--batch", "--output", "torchrun"],
     "eval": ["--weights", "--data", "--split", "--json", "--conf", "--device", "--size", "--flip"],
     "predict": ["SOURCE", "--save", "--conf", "--iou", "--device", "--fps"],
     "convert": ["FILE.safetensors", "--names", "--config", "--json"],
@@ -109,9 +110,16 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
         (["learn"], "invalid choice: 'learn'"),
         (["train", "a.yaml", "--rezume", "x"], "unknown arguments: --rezume x"),
         (["eval", "a.safetensors", "b.safetensors"], "unknown arguments: b.safetensors"),
+        (["train", "c2f_n", "--imgsz", "640"], "--imgsz; in detseg this is task.input.height and task.input.width"),
+        (["predict", "a.safetensors", "b.png", "--save-txt"], "--save-txt; in detseg this is --save yolo"),
+        (["train", "c2f_n", "--epochs", "0"], "expected a whole number of at least 1, got '0'"),
+        (["train", "c2f_n", "--batch", "many"], "expected a whole number of at least 1, got 'many'"),
         (["predict", "a.safetensors"], "SOURCE"),
         (["predict", "a.safetensors", "b.png", "--conf", "high"], "invalid float value: 'high'"),
-        (["eval", "a.safetensors", "--size", "0x64"], "expected height x width, such as 360x480, got '0x64'"),
+        (
+            ["eval", "a.safetensors", "--size", "0x64"],
+            "expected height x width, such as 360x480, or one number, got '0x64'",
+        ),
         (["eval", "a.safetensors", "--scales", "1;2"], "expected numbers such as 0.75,1.0,1.25, got '1;2'"),
     ],
 )
@@ -125,15 +133,26 @@ def test_a_mistake_is_one_line_and_exit_code_2(tiny: Path, capsys: pytest.Captur
         (["train", tiny, "train.epoch=3"], "detseg train: command line: train.epoch: unknown key"),
         (["train", tiny, "train.epochs=many"], "train.epochs"),
         (["train", tiny, "train.epochs=0"], "epochs must be at least 1, got 0"),
-        (["train"], "detseg train: no configuration given; name a YAML file"),
-        (["train", "train.epochs=3"], "no configuration given"),
-        (["train", "nowhere.yaml"], "nowhere.yaml"),
-        (["train", tiny, "other.yaml"], f"got 2 configurations: {tiny}, other.yaml; name one"),
-        (["train", "--resume", "nowhere"], "nowhere/config.yaml"),
+        (["train"], "detseg train: nothing to train is named: give a configuration or weights, such as c2f_n"),
+        (["train", "train.epochs=3"], "nothing to train is named"),
+        (["train", "nowhere.yaml"], "no configuration at nowhere.yaml; "),
+        (["train", "c2f_nn", "--data", "shapes"], "nothing to train is called c2f_nn; did you mean c2f_n or "),
+        (["train", "shapes", "--data", "shapes"], "say which: detection/shapes, semantic/shapes"),
+        (["train", "c2f_n"], "no data is named; give a folder or a YAML with --data, or --data shapes"),
+        (["train", "vnet_s", "--data", "blobs", "--size", "64"], "--size: the task volume has no input size"),
+        (["train", tiny, "imgsz=640"], "imgsz: unknown key; in detseg this is task.input.height and task.input.width"),
+        (["train", tiny, "train.lr0=0.1"], "in detseg this is train.optimizer.learning_rate"),
+        (["train", tiny, "--epochs", "3", "train.epochs=4"], "train.epochs is given twice"),
+        (["train", tiny, "--device", "0,1"], "2 GPUs: CUDA_VISIBLE_DEVICES=0,1 torchrun --nproc-per-node 2"),
+        (["train", tiny, "--device", "gpu"], "device gpu is not known; it may be auto, cpu, cuda"),
+        (["train", tiny, "other.yaml"], f"got 2 things to train: {tiny}, other.yaml; name one"),
+        (["train", "--resume", "nowhere"], "nowhere holds no config.yaml"),
         (
-            ["train", "--resume", "nowhere", "train.epochs=3"],
-            "goes on with the run as it was begun, got train.epochs=3",
+            ["train", "--resume", "nowhere", "train.seed=3"],
+            "goes on with the run as it was begun, got train.seed=3",
         ),
+        (["train", "--resume", "nowhere", "--size", "64"], "got --size; only data.path"),
+        (["train", "--resume", "nowhere", "--seed", "1"], "To train longer: --resume nowhere --epochs N"),
         (["train", "--resume", "nowhere", "-o", "there"], "as it was begun, got -o"),
         (["train", tiny, "--resume", "nowhere"], f"as it was begun, got {tiny}"),
         (["eval", "nowhere.safetensors", "--data", "shapes"], "detseg eval: no model file at nowhere.safetensors"),
@@ -186,10 +205,10 @@ ORDERS = [
 
 @pytest.mark.parametrize("order", ORDERS)
 def test_words_of_train_in_any_order(order: str, tiny: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    # A batch that the data cannot fill ends the command after it has understood its words.
+    # A part that no model has ends the command after it has understood its words.
     words = order.replace("CONFIG", str(tiny)).replace("DIR", "elsewhere").split()
-    assert main(["train", *words, "train.batch_size=1000"]) == EXIT_USER_ERROR
-    assert "does not fill a single batch of 1000" in capsys.readouterr().err
+    assert main(["train", *words, "train.freeze=[everything]"]) == EXIT_USER_ERROR
+    assert "the model has no part 'everything'" in capsys.readouterr().err
     assert detseg("train", *words, "train.batch_size=none") == EXIT_USER_ERROR
     assert "train.batch_size" in capsys.readouterr().err
 

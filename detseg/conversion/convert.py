@@ -19,6 +19,7 @@ from detseg.conversion.ultralytics import read_details
 from detseg.conversion.yolox_onnx import FINE_TUNING_NOTE, map_graph, recognize_graph
 from detseg.foreign.torch_file import read_torch_file
 from detseg.models.foreign_weights import find_weights
+from detseg.shipped import find_config
 from detseg.tasks import TASKS
 from detseg.tasks.base import TaskConfig
 from detseg.tasks.model_file import ModelFileConfig, save_model_file
@@ -82,7 +83,7 @@ def convert(
         raise ConversionError(f"{path} must end in {', '.join(SOURCES)}")
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
-    chosen = None if config is None else load_config(_TaskOnly, config).task
+    chosen = None if config is None else load_config(_TaskOnly, find_config(config)).task
     try:
         read = _read_onnx(path) if path.suffix.lower() == ".onnx" else _read_torch(path)
         recognized = read.recognized
@@ -143,7 +144,7 @@ def _task(read: _Read, chosen: TaskConfig | None) -> TaskConfig:
     if chosen is None and known is None:
         raise ConversionError(
             "no file of weights tells the spacing and the intensities that the network was trained with; give a "
-            "configuration with task.input, such as configs/volume/vnet.yaml: --config FILE.yaml"
+            "configuration with task.input, such as vnet: --config vnet, or your own FILE.yaml"
         )
     wanted = read.recognized.task_name
     if chosen is not None:

@@ -1,10 +1,8 @@
-"""The verbs ``train`` and ``eval``: from command-line values to runs and reports."""
+"""The verbs ``eval`` and ``check --preview``: from command-line values to reports and pictures."""
 
 from __future__ import annotations
 
-import re
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,53 +10,11 @@ from detseg.config import load_config
 from detseg.engine.evaluated import open_evaluated
 from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.html_report import write_html
-from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.engine.preview import preview
 from detseg.engine.report import REPORT_NAME, make_report, write_metrics, write_report
-from detseg.engine.run import CONFIG_NAME, train
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.report import format_table
-
-# What may change when a run goes on: where things are and how fast they come, not what is learned.
-# A run that goes on has its weights in its state, so the file it began from may be gone: train.weights=null.
-_RESUME_OVERRIDES = ("data.path", "data.num_workers", "data.cache", "train.device", "train.weights")
-
-
-def train_command(config_path: Path | None, overrides: Sequence[str], output: Path | None, resume: Path | None) -> int:
-    """``detseg train``. Returns 0, or ``EXIT_INTERRUPTED`` where the run was stopped and can be resumed."""
-    if resume is not None:
-        refused = [text for text in overrides if text.partition("=")[0] not in _RESUME_OVERRIDES]
-        refused += [str(config_path)] if config_path else []
-        if refused or output is not None:
-            what = ", ".join(refused) or "-o"
-            raise ValueError(
-                f"--resume goes on with the run as it was begun, got {what}; "
-                f"only {', '.join(_RESUME_OVERRIDES)} may change"
-            )
-        config, run_dir = load_config(RunConfig, resume / CONFIG_NAME, overrides), resume
-    elif config_path is None:
-        raise ValueError(
-            "no configuration given; name a YAML file, such as configs/detection/shapes.yaml, or --resume RUN"
-        )
-    else:
-        config = load_config(RunConfig, config_path, overrides)
-        run_dir = output or _free_folder(Path("runs") / config_path.stem)
-    try:
-        result = train(config, run_dir, resume=resume is not None)
-    except InterruptedRunError as error:
-        print(error, file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if result.table:
-        print(f"{result.table}\n\nbest model: {run_dir / 'best.safetensors'}\ncurves and metrics: {run_dir}")
-    return 0
-
-
-def _free_folder(wanted: Path) -> Path:
-    numbered = re.compile(re.escape(wanted.name) + r"-(\d+)")
-    taken = [
-        int(match[1]) for path in wanted.parent.glob(f"{wanted.name}-*") if (match := numbered.fullmatch(path.name))
-    ]
-    return wanted.with_name(f"{wanted.name}-{max(taken, default=1) + 1}") if wanted.exists() else wanted
+from detseg.shipped import find_config
 
 
 def eval_command(
@@ -114,7 +70,7 @@ def preview_command(data: str, output: Path, format: str | None, config_path: Pa
     """``detseg check --preview``: pictures of training batches as ``config_path`` would make them."""
     if config_path is None:
         return preview(data, output, format=format)
-    config = load_config(RunConfig, config_path)
+    config = load_config(RunConfig, find_config(config_path))
     return preview(
         data,
         output,

@@ -69,12 +69,17 @@ def join_group(device: str) -> tuple[Group, torch.device]:
     ``device``: ``auto`` is this process's CUDA device where there is one, else the CPU.
 
     Raises:
-        ValueError: a CUDA device was asked for and there is none.
+        ValueError: there is no such device, or all processes would share one.
     """
     group = Group(
         int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     )
     chosen = default_device(device)
+    if group.world_size > 1 and chosen.index is not None:
+        raise ValueError(
+            f"device {device} would be that of all {group.world_size} processes; say cuda or auto, and each takes its "
+            "own"
+        )
     if chosen.type == "cuda":
         chosen = torch.device("cuda", group.local_rank if chosen.index is None else chosen.index)
         torch.cuda.set_device(chosen)

@@ -21,6 +21,7 @@ from detseg.evaluation.base import Evaluator
 from detseg.models.load_weights import load_weights
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model
+from detseg.shipped import find_config
 from detseg.tasks.base import Task
 from detseg.tasks.model_file import ModelFileConfig, adapt_task, default_device, load_model_file
 
@@ -110,7 +111,7 @@ def open_evaluated(
         FileNotFoundError: there is no such file.
         ValueError: it is none of these forms, the data cannot be opened, or a setting is impossible.
     """
-    model_path = find_model(model_path)
+    model_path = _find(model_path, weights)
     settings, suffix = dict(postprocess or {}), model_path.suffix.lower()
     if suffix in _CONFIGURATIONS:
         if weights is None:
@@ -129,6 +130,13 @@ def open_evaluated(
         network, task, chosen = model_file.model, model_file.task, default_device(device)
     samples = as_samples(open_dataset(data, split, format, task.truth), task.spec)
     return Evaluated(model_path, network, task, samples, data, split, chosen)
+
+
+def _find(named: Path, weights: Path | None) -> Path:
+    """The file that ``named`` means: with ``weights`` a configuration, by name too, else a model."""
+    if weights is not None and named.suffix.lower() not in (".safetensors", ".onnx"):
+        return find_config(named)
+    return find_model(named)
 
 
 def _open_configuration(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.report import write_report
 from detseg.engine.samples import Samples, as_samples
-from detseg.engine.settings import RunConfig
+from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.trainer import Trainer
 from detseg.files import remove_partial_files, write_text
-from detseg.models.load_weights import load_weights
+from detseg.runtime.weights.released import BEST
 from detseg.structures import Metrics
 from detseg.tasks.base import Batch
 from detseg.tasks.model_file import ModelFileConfig, load_model_file, match_classes, save_model_file
+from detseg.tasks.start_weights import load_start_weights
 
 CONFIG_NAME = "config.yaml"
 
@@ -40,9 +42,20 @@ class RunResult:
     metrics: Metrics
     table: str
 
+    @property
+    def best(self) -> Path:
+        """The model of the best epoch."""
+        return self.run_dir / BEST
 
-def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool = True) -> RunResult:
-    """Train as ``config`` says; everything goes to ``run_dir``.
+
+Adapt = Callable[[int, Sequence[str]], tuple[RunConfig, Sequence[str]]]
+"""From the number of training samples and their classes to the configuration of a run, and what was chosen and why."""
+
+
+def train(
+    config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool = True, adapt: Adapt | None = None
+) -> RunResult:
+    """Train as ``config`` says, or as ``adapt`` makes of it once the data is open; everything goes to ``run_dir``.
 
     Raises:
         FileExistsError: ``run_dir`` holds a run already and ``resume`` is False.
@@ -64,7 +77,11 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
             open_dataset(data.path, split, data.format, truth, data.description)
             for split in (data.train_split, data.val_split)
         )
-        config = replace(config, task=config.task.adapted_to(train_data))
+        if adapt is not None:
+            config, _ = adapt(len(train_data), train_data.class_names)
+        config = replace(
+            config, task=config.task.adapted_to(train_data), train=_that_fits(config.train, len(train_data))
+        )
         train_set = as_samples(train_data, config.task.input, data.cache, data.cache_max_side)
         # Never reduced: a validation picture is measured as it is.
         val_set = as_samples(val_data, config.task.input, data.cache)
@@ -92,6 +109,17 @@ def train(config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool =
         leave_group()
 
 
+def _that_fits(settings: TrainConfig, num_samples: int) -> TrainConfig:
+    """``settings`` with a batch no larger than the training set."""
+    if not 0 < num_samples < settings.batch_size:
+        return settings
+    warnings.warn(
+        f"the training set has {num_samples} images, so batches are of {num_samples}, not {settings.batch_size}",
+        stacklevel=3,
+    )
+    return replace(settings, batch_size=num_samples)
+
+
 def build_trainer(
     config: RunConfig,
     file_config: ModelFileConfig,
@@ -109,7 +137,7 @@ def build_trainer(
     model, task = file_config.build()
     criterion = file_config.task.build_criterion(model, task)
     if settings.weights is not None:
-        report = load_weights(model, settings.weights, strict=not settings.partial_weights)
+        report = load_start_weights(model, file_config, settings.weights, partial=settings.partial_weights)
         if report.missing and group.is_main:
             shown = ", ".join(report.missing[:5]) + (", ..." if len(report.missing) > 5 else "")
             warnings.warn(
@@ -172,7 +200,7 @@ def _report(
     config: RunConfig, val_set: Samples, run_dir: Path, group: Group, device: torch.device, *, bar: bool
 ) -> RunResult:
     """Evaluate the best model once more and draw the run's curves."""
-    path = run_dir / "best.safetensors"
+    path = run_dir / BEST
     best = load_model_file(path)
     batch_size = config.train.eval_batch_size or config.train.batch_size
     examples = Examples(best.task, val_set, run_dir / PICTURES_NAME)

@@ -11,6 +11,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.runtime.background import iterate_ahead
+from detseg.runtime.devices import parse_device
 from detseg.runtime.kinds.base import Kind
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.sources import OnError, Source, find_sources, read_frames
@@ -198,8 +199,9 @@ def load_onnx(
     """The model in an ``.onnx`` file; arguments and errors of ``detseg.load``."""
     if precision != "fp32":
         raise ValueError(f"{path}: an exported model has its own precision; leave {precision} out, or export it again")
-    providers = None if device == "auto" else _PROVIDERS.get(device.partition(":")[0])
-    if device != "auto" and providers is None:
+    kind = parse_device(device).partition(":")[0]
+    providers = None if kind == "auto" else _PROVIDERS.get(kind)
+    if kind != "auto" and providers is None:
         raise ValueError(f"device must be auto, cpu or cuda for .onnx files, got {device}")
     model = OnnxModel(path, num_threads, providers)
     if full_input is None:

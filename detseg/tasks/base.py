@@ -167,6 +167,9 @@ class TaskConfig(Protocol):
     def adapted_to(self, data: Any) -> Self:
         """These settings, completed by what the training set ``data`` says."""
 
+    def finetuning_augment(self) -> dict[str, Any]:
+        """Settings of augmentation, as plain data, that follow from these where a model is trained further."""
+
     def build(self, model: Any, class_names: Sequence[str], category_ids: Sequence[int] | None = None) -> Task:
         """The task for ``model``.
 

@@ -59,6 +59,10 @@ class DetectionTaskConfig:
         """These settings, as none of them is taken from the training set."""
         return self
 
+    def finetuning_augment(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
     def build(
         self, model: Detector, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> DetectionTask:

@@ -18,6 +18,7 @@ from detseg.config import choice, from_dict, to_dict
 from detseg.files import atomic_path
 from detseg.models import MODELS
 from detseg.models.base import ModelConfig
+from detseg.runtime.devices import parse_device
 from detseg.tasks import TASKS
 from detseg.tasks.base import Task, TaskConfig
 
@@ -55,7 +56,7 @@ def save_model_file(path: Path, weights: Mapping[str, Tensor], config: ModelFile
     Raises:
         detseg.files.SaveError: the disk is full or the folder cannot be written to.
     """
-    config = replace(config, model=_without_pretrained(config.model))
+    config = replace(config, model=without_pretrained(config.model))
     header = {"format": FORMAT, "version": __version__, **to_dict(config)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_path(path) as temporary:
@@ -65,10 +66,10 @@ def save_model_file(path: Path, weights: Mapping[str, Tensor], config: ModelFile
             raise OSError(f"safetensors could not write the weights: {error}") from error
 
 
-def _without_pretrained(config: Any) -> Any:
+def without_pretrained(config: Any) -> Any:
     """``config`` with every ``pretrained`` off: the weights in the file replace those, which need not be at hand."""
     values = {field.name: getattr(config, field.name) for field in fields(config)}
-    changes = {name: _without_pretrained(value) for name, value in values.items() if is_dataclass(value)}
+    changes = {name: without_pretrained(value) for name, value in values.items() if is_dataclass(value)}
     if "pretrained" in values:
         changes["pretrained"] = False
     return replace(config, **changes)
@@ -182,15 +183,29 @@ def match_classes(model_names: Sequence[str], data_names: Sequence[str]) -> list
 
 
 def default_device(name: str) -> torch.device:
-    """``auto`` -> the first CUDA device where there is one, else the CPU; any other name as it is.
+    """The device that a user means, see :func:`detseg.runtime.devices.parse_device`; ``auto`` is the first CUDA device
+    where there is one, else the CPU.
 
     Raises:
-        ValueError: a CUDA device was asked for and there is none.
+        ValueError: it is no device, or there is none such.
     """
-    if name == "auto":
+    parsed = parse_device(name)
+    if parsed == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(
-            f"device {name} was asked for, but torch sees no CUDA device; use device=cpu or install a driver"
+    device = torch.device(parsed)
+    if device.type == "cpu":
+        return device
+    counts = {
+        "cuda": torch.cuda.device_count(),
+        "mps": int(torch.backends.mps.is_available()),
+        "xpu": torch.xpu.device_count() if torch.xpu.is_available() else 0,
+    }
+    count = counts[device.type]
+    if (device.index or 0) >= count:
+        there = (
+            f"torch sees {count} of this kind, counted from 0"
+            if count
+            else f"torch sees no {device.type.upper()} device"
         )
-    return torch.device(name)
+        raise ValueError(f"device {name} was asked for, but {there}; use cpu or auto, or install a driver")
+    return device

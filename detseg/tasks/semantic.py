@@ -76,6 +76,10 @@ class SemanticTaskConfig:
         """These settings, as none of them is taken from the training set."""
         return self
 
+    def finetuning_augment(self) -> dict[str, Any]:
+        """Images are learned at the scale at which they will be judged."""
+        return {"fit": [self.input.height, self.input.width]}
+
     def build(
         self, model: nn.Module | None, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> SemanticTask:

@@ -75,6 +75,10 @@ class VolumeTaskConfig:
         """These settings with the median spacing of the training set ``data``, unless a spacing is given."""
         return self if self.input.spacing is not None else replace(self, input=self.input.completed(data.spacings()))
 
+    def finetuning_augment(self) -> dict[str, Any]:
+        """Mirrored are the axes along which prediction may mirror."""
+        return {"name": "volume", "flip": [0.5 if axis in self.postprocess.flip_axes else 0.0 for axis in range(3)]}
+
     def build(
         self, model: nn.Module | None, class_names: Sequence[str], category_ids: Sequence[int] | None = None
     ) -> VolumeTask:

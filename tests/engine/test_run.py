@@ -281,16 +281,17 @@ def test_starting_from_the_weights_of_another_run(tiny: Tiny, tmp_path: Path) ->
     two_classes = [(1, "round"), (2, "edged")]
     data = coco_folder(tmp_path / "data", tmp_path / "shapes.yaml", {"train": two_classes, "val": two_classes})
     other = tiny(*STILL, f"train.weights={file}", f"data.path={data}")
-    with pytest.raises(WeightsError, match=r"does not fit the model .*shape of head\.") as caught:
+    with pytest.raises(
+        WeightsError, match="is for the classes circle, square, triangle, the data set has round, edged"
+    ):
         train(other, tmp_path / "refused", bar=False)
     assert not (tmp_path / "refused").exists()
-    # Three levels, weight and bias of the last convolution of the classes.
-    assert str(caught.value).count("shape of") == 6
     partial = tiny(*STILL, f"train.weights={file}", f"data.path={data}", "train.partial_weights=true")
     with pytest.warns(UserWarning, match=r"tensors loaded, \d+ of the model had no match and start fresh: head\."):
         train(partial, tmp_path / "partial", bar=False)
     weights = load_file(tmp_path / "partial" / "last.safetensors")
     different = {name for name, value in weights.items() if not torch.equal(value, given[name])}
+    # Three levels, weight and bias of the last convolution of the classes.
     assert len(different) == 6
     assert all(len(weights[name]) == 2 and len(given[name]) == 3 for name in different)
     assert load_model_file(tmp_path / "partial" / "best.safetensors").config.class_names == ("round", "edged")
@@ -308,7 +309,6 @@ def test_a_class_that_only_validation_knows_is_refused_before_training(tiny: Tin
 
 def test_what_cannot_work_is_refused_before_training(tiny: Tiny, tmp_path: Path) -> None:
     cases = {
-        "train.batch_size=13": "12 images, which does not fill a single batch of 13",
         "task.loss=simota": "the model's head is 'dfl'",
         "train.freeze=[backbnoe]": "the nearest names are: backbone",
         "train.freeze=[backbone,neck,head]": "holds the whole model",

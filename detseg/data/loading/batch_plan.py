@@ -34,8 +34,9 @@ class TrainPlan:
     """The batches of every epoch of a training run.
 
     ``batch_size`` counts the images of all ranks together: rank ``r`` of ``world_size`` gets the ``r``-th part of every
-    batch, so that the ranks together see what a single process would. All ranks have equally many batches; the samples
-    of an epoch that do not fill a batch are left out, other ones in each epoch.
+    batch, so that the ranks together see what a single process would. All ranks have equally many batches, and every
+    sample is in one of them: where they do not come out even, all batches are a little smaller, by at most one sample
+    more or less than each other, so that none is left with a few.
 
     ``multi_scale``: factors (smallest, largest) for one random size per batch, rounded to multiples of ``stride``.
     From epoch ``close_mosaic_from`` on, batches are marked as those that mosaic and mixup are off for.
@@ -66,6 +67,11 @@ class TrainPlan:
                 f"the training set has {self.num_samples} images, which does not fill a single batch of "
                 f"{self.batch_size}; set batch_size to {self.num_samples} or less, or add images"
             )
+        if self.num_samples < self.world_size * self.batches_per_epoch:
+            raise ValueError(
+                f"{self.num_samples} images in {self.batches_per_epoch} batches give some of {self.world_size} "
+                "processes none; set a larger batch_size, or use fewer processes"
+            )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, got {self.seed}")
         if self.stride < 1 or min(self.size) < 1 or any(side % self.stride for side in self.size):
@@ -79,21 +85,22 @@ class TrainPlan:
     @property
     def batches_per_epoch(self) -> int:
         """The number of batches on each rank."""
-        return self.num_samples // self.batch_size
+        return -(-self.num_samples // self.batch_size)
 
     @property
-    def num_dropped(self) -> int:
-        """The number of samples that are left out of each epoch because they do not fill a batch."""
-        return self.num_samples % self.batch_size
+    def largest_batch(self) -> int:
+        """The most samples in a batch of all ranks together."""
+        return -(-self.num_samples // self.batches_per_epoch)
 
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[PlannedBatch]:
         """The batches of this rank in ``epoch``, from number ``start_batch`` on."""
         order = epoch_order(self.num_samples, self.seed, epoch)
-        share = self.batch_size // self.world_size
+        num_parts = self.batches_per_epoch * self.world_size
         close_mosaic = self.close_mosaic_from is not None and epoch >= self.close_mosaic_from
         for batch in range(start_batch, self.batches_per_epoch):
-            start = batch * self.batch_size + self.rank * share
-            indices = tuple(order[start : start + share].tolist())
+            part = batch * self.world_size + self.rank
+            start, stop = (self.num_samples * bound // num_parts for bound in (part, part + 1))
+            indices = tuple(order[start:stop].tolist())
             yield PlannedBatch(epoch, indices, self.size_of(epoch, batch), close_mosaic)
 
     def size_of(self, epoch: int, batch: int) -> tuple[int, ...]:

@@ -107,11 +107,6 @@ class TrainLoader(Generic[Batch]):
         """The number of batches in an epoch, the same on every rank and at least 1."""
         return self.plan.batches_per_epoch
 
-    @property
-    def num_dropped(self) -> int:
-        """The number of samples per epoch that are left out because they do not fill a batch."""
-        return self.plan.num_dropped
-
     def epoch(self, epoch: int, start_batch: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, from number ``start_batch`` on; one epoch at a time.
 

@@ -19,6 +19,9 @@ from detseg.files import write_text
 TABLE = Path(__file__).with_name("released.yaml")
 FOLDER_VARIABLE = "DETSEG_WEIGHTS"
 
+BEST = "best.safetensors"
+"""The best model in the folder of a training run."""
+
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SUFFIXES = (".safetensors", ".onnx")
@@ -150,7 +153,8 @@ def _check(path: Path, release: Release) -> None:
 
 
 def find_model(model: Path | str) -> Path:
-    """The file that a user means by ``model``: a path as it is, or the file of the released weights of this name.
+    """The file that a user means by ``model``: a path as it is, the best model of a run's folder, or the file of the
+    released weights of this name.
 
     A name has neither folder nor suffix, and an existing file comes before released weights. Nothing is downloaded.
 
@@ -160,6 +164,8 @@ def find_model(model: Path | str) -> Path:
         ReleaseError: what has their name is another file.
     """
     path = Path(model)
+    if path.is_dir() and (path / BEST).is_file():
+        return path / BEST
     if not _NAME.fullmatch(str(model)) or path.is_file():
         return path
     table = read_table()

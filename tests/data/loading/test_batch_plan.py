@@ -20,15 +20,30 @@ def test_an_epoch_is_a_permutation_of_seed_and_epoch() -> None:
     assert len({tuple(order) for order in orders.values()}) == 9
 
 
-def test_whole_batches_only_and_the_rest_is_counted() -> None:
-    batches = list(plan().epoch(0))
-    assert len(batches) == plan().batches_per_epoch == 5
-    assert plan().num_dropped == 2
-    seen = [index for batch in batches for index in batch.indices]
-    assert len(set(seen)) == 20
-    assert [batch.size for batch in batches] == [(64, 96)] * 5
-    dropped = [set(range(22)) - {i for batch in plan().epoch(epoch) for i in batch.indices} for epoch in range(10)]
-    assert len(set.union(*dropped)) > 2
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "sizes"),
+    [
+        (24, 4, [4] * 6),
+        (22, 4, [3, 4, 4, 3, 4, 4]),
+        (17, 16, [8, 9]),
+        (5, 4, [2, 3]),
+        (4, 4, [4]),
+        (3, 1, [1, 1, 1]),
+    ],
+)
+def test_every_sample_is_used_and_batches_are_almost_of_one_size(
+    num_samples: int, batch_size: int, sizes: list[int]
+) -> None:
+    made = plan(num_samples=num_samples, batch_size=batch_size)
+    batches = list(made.epoch(0))
+    assert len(batches) == made.batches_per_epoch == len(sizes)
+    assert sum(len(batch.indices) for batch in batches) == num_samples
+    assert sorted(index for batch in batches for index in batch.indices) == list(range(num_samples))
+    counts = [len(batch.indices) for batch in batches]
+    assert max(counts) == made.largest_batch <= batch_size
+    assert max(counts) - min(counts) <= 1
+    assert counts == sizes
+    assert [batch.size for batch in batches] == [(64, 96)] * len(sizes)
 
 
 @pytest.mark.parametrize("start_batch", [0, 1, 4, 5])
@@ -70,6 +85,10 @@ def test_the_last_epochs_are_marked() -> None:
         (
             {"num_samples": 3},
             "the training set has 3 images, which does not fill a single batch of 4; set batch_size to 3",
+        ),
+        (
+            {"num_samples": 9, "batch_size": 8, "world_size": 8},
+            "9 images in 2 batches give some of 8 processes none; set a larger batch_size",
         ),
         ({"batch_size": 0}, "batch_size .* positive multiple"),
         ({"world_size": 3}, "positive multiple of their number, 3; got 4"),

@@ -1,0 +1,93 @@
+"""The verb ``train``: begins runs, and goes on with them."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from detseg.config import load_config
+from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
+from detseg.engine.log import RECORDS_NAME, read_records
+from detseg.engine.run import CONFIG_NAME, RunResult, train
+from detseg.engine.settings import RunConfig
+from detseg.recipes.plan import Options, plan_run
+
+# What may change when a run goes on: where things are, how fast they come, and how long it lasts, not what is learned.
+# A run that goes on has its weights in its state, so the file it began from may be gone: train.weights=null.
+_MAY_CHANGE = ("data.path", "data.num_workers", "data.cache", "train.device", "train.weights", "train.epochs")
+_AS_OPTIONS = "--data, --epochs, --device, --workers"
+
+
+def train_command(
+    model: str | None, options: Options, overrides: Sequence[str], output: Path | None, resume: Path | None
+) -> int:
+    """``detseg train``. Returns 0, or ``EXIT_INTERRUPTED`` where the run was stopped and can be resumed."""
+    try:
+        if resume is not None:
+            if model is not None or output is not None:
+                raise _refusal(model or "-o", resume)
+            result = resume_run(resume, options, overrides)
+        elif model is None:
+            raise ValueError(
+                "nothing to train is named: give a configuration or weights, such as c2f_n (`detseg configs` lists "
+                "them), a YAML, or --resume RUN"
+            )
+        else:
+            result = start_run(model, options, overrides, output)
+    except InterruptedRunError as error:
+        print(error, file=sys.stderr)
+        return EXIT_INTERRUPTED
+    if result.table:
+        print(f"{result.table}\n\nbest model: {result.best}\ncurves and metrics: {result.run_dir}")
+    return 0
+
+
+def start_run(
+    model: str | Path, options: Options, overrides: Sequence[str] = (), output: Path | None = None, *, bar: bool = True
+) -> RunResult:
+    """Begin a run, see :func:`detseg.recipes.plan.plan_run`, in ``output``, by default ``runs/NAME``, numbered."""
+    plan = plan_run(model, options, overrides)
+    return train(plan.config, output or _free_folder(Path("runs") / plan.name), bar=bar, adapt=plan.adapted_to)
+
+
+def resume_run(run_dir: Path, options: Options, overrides: Sequence[str] = (), *, bar: bool = True) -> RunResult:
+    """Go on with the run in ``run_dir`` as it was begun; with other ``epochs`` for longer.
+
+    Raises:
+        ValueError: something else is to change, or the run is past these epochs already.
+    """
+    given = [*options.overrides(), *overrides]
+    if options.data is not None:
+        given.append(f"data.path='{options.data}'")
+    refused = [text for text in given if text.partition("=")[0] not in _MAY_CHANGE]
+    refused += [f"--{name}" for name in ("size",) if getattr(options, name) is not None]
+    refused += ["--batch auto"] if options.batch_size == "auto" else []
+    if refused:
+        raise _refusal(", ".join(refused), run_dir)
+    if not (run_dir / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{run_dir} holds no {CONFIG_NAME}, so there is no run to resume")
+    config = load_config(RunConfig, run_dir / CONFIG_NAME, given)
+    num_done = len(read_records(run_dir / RECORDS_NAME))
+    if config.train.epochs < num_done:
+        raise ValueError(
+            f"{run_dir} has trained for {num_done} epochs already, and is to end after {config.train.epochs}"
+        )
+    return train(config, run_dir, resume=True, bar=bar)
+
+
+def _refusal(what: str, run_dir: Path) -> ValueError:
+    return ValueError(
+        f"--resume goes on with the run as it was begun, got {what}; only {', '.join(_MAY_CHANGE)} may change "
+        f"({_AS_OPTIONS}). To train longer: --resume {run_dir} --epochs N; to begin a new run with its best weights: "
+        f"detseg train {run_dir} --data DATA"
+    )
+
+
+def _free_folder(wanted: Path) -> Path:
+    numbered = re.compile(re.escape(wanted.name) + r"-(\d+)")
+    taken = [
+        int(match[1]) for path in wanted.parent.glob(f"{wanted.name}-*") if (match := numbered.fullmatch(path.name))
+    ]
+    return wanted.with_name(f"{wanted.name}-{max(taken, default=1) + 1}") if wanted.exists() else wanted
