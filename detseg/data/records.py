@@ -154,15 +154,19 @@ class BoxRecords(SplitRecords):
         *,
         crowd: bool = False,
         difficult: bool = False,
-        area: float | None = None,
+        area: Any = None,
         polygons: Sequence[Sequence[float]] = (),
         run_length: Mapping[str, Any] | None = None,
     ) -> None:
         """Add the box ``number`` of a file, left, top, width and height in pixels, to the image at position ``image``.
 
         ``label`` is a position in the classes or a name of one; None where it is unknown and that has been said. What
-        is no box of a known class is rejected; ``polygons`` that are none are left out.
+        is no box of a known class is rejected; ``polygons`` that are none are left out, and an ``area`` that is none.
         """
+        if area is not None and not (type(area) in (int, float) and 0 <= area < MAX_COORDINATE**2):
+            message = f"area must be a finite number that is not negative, got {show(area)}; that of the box is taken"
+            self.report("D007", self.sources[image], message, number)
+            area = None
         outline, problem = _as_points(polygons)
         if problem:
             self.report("D007", self.sources[image], problem, number)

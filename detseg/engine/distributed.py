@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,13 @@ class Group:
         everyone = [torch.empty_like(local) for _ in range(self.world_size)]
         dist.all_gather(everyone, local)
         return [part[: int(size)].cpu().numpy() for part, size in zip(everyone, lengths, strict=True)]
+
+    def gather_json(self, value: Any, device: torch.device) -> list[Any]:
+        """The plain data of all processes, in order of rank; it travels as JSON in arrays of bytes."""
+        if self.world_size == 1:
+            return [value]
+        sent = np.frombuffer(json.dumps(value).encode("utf-8"), np.uint8).copy()
+        return [json.loads(part.tobytes()) for part in self.gather(sent, device)]
 
 
 def join_group(device: str) -> tuple[Group, torch.device]:

@@ -38,15 +38,16 @@ def write_report(
     settings: Settings | None = None,
     pictures: Pictures | None = None,
     records: Sequence[Mapping[str, Any]] = (),
+    skipped: Sequence[str] = (),
 ) -> str:
     """Write ``metrics.json``, what the evaluator has to show, and ``report.html`` with all of it to ``output``; with
-    the ``records`` of a training run also ``history.png``.
+    the ``records`` of a training run also ``history.png``. ``skipped`` says which images were left out, and why.
 
     Returns:
         The metrics as a table for the screen.
     """
     output.mkdir(parents=True, exist_ok=True)
-    write_metrics(evaluator, metrics, output / "metrics.json")
+    write_metrics(evaluator, metrics, output / "metrics.json", skipped)
     for name in _CHARTS:
         (output / name).unlink(missing_ok=True)  # what an earlier evaluation left would be shown as one of this
     write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, pictures, records))
@@ -65,10 +66,14 @@ def make_report(
         return _assemble(evaluator, metrics, Path(folder), settings, pictures, records)
 
 
-def write_metrics(evaluator: Evaluator, metrics: Metrics, path: Path) -> None:
-    """Write ``metrics`` as flat JSON, with the classes about which nothing can be said."""
-    absent = evaluator.classes_without_truth()
-    write_metrics_json(path, metrics, {"classes_without_truth": list(absent)} if absent else None)
+def write_metrics(evaluator: Evaluator, metrics: Metrics, path: Path, skipped: Sequence[str] = ()) -> None:
+    """Write ``metrics`` as flat JSON, with the classes about which nothing can be said, and what was ``skipped``."""
+    extra: dict[str, Any] = {}
+    if absent := evaluator.classes_without_truth():
+        extra["classes_without_truth"] = list(absent)
+    if skipped:
+        extra |= {"num_skipped": len(skipped), "skipped": list(skipped)}
+    write_metrics_json(path, metrics, extra)
 
 
 def _assemble(

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
-from detseg.data.open import open_dataset
 from detseg.engine.checkpoint import STATE_NAME, load_state
 from detseg.engine.describe import describe
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
@@ -21,6 +20,7 @@ from detseg.engine.evaluate import evaluate
 from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.report import write_report
+from detseg.engine.run_data import open_run_data
 from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.trainer import Trainer
@@ -72,23 +72,22 @@ def train(
             raise FileExistsError(
                 f"{run_dir} holds a run already; go on with --resume {run_dir} or choose another folder with -o"
             )
-        data, truth = config.data, config.task.truth
-        train_data, val_data = (
-            open_dataset(data.path, split, data.format, truth, data.description)
-            for split in (data.train_split, data.val_split)
-        )
+        data = config.data
+        opened = open_run_data(data, config.task.truth, group, device, bar=bar)
         if adapt is not None:
-            config, _ = adapt(len(train_data), train_data.class_names)
+            config, _ = adapt(len(opened.train), opened.train.class_names)
         config = replace(
-            config, task=config.task.adapted_to(train_data), train=_that_fits(config.train, len(train_data))
+            config,
+            task=config.task.adapted_to(opened.usable_train),
+            train=_that_fits(config.train, len(opened.train)),
         )
-        train_set = as_samples(train_data, config.task.input, data.cache, data.cache_max_side)
+        train_set = as_samples(opened.train, config.task.input, data.cache, data.cache_max_side)
         # Never reduced: a validation picture is measured as it is.
-        val_set = as_samples(val_data, config.task.input, data.cache)
+        val_set = as_samples(opened.val, config.task.input, data.cache)
         match_classes(train_set.class_names, val_set.class_names)  # now, not after the first epoch
         file_config = ModelFileConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
         trainer = build_trainer(config, file_config, train_set, val_set, run_dir, group, device, bar=bar)
-        learned_from_data = trainer.criterion.prepare(train_set)
+        learned_from_data = trainer.criterion.prepare(opened.usable_train if opened.bad_train else train_set)
         if group.is_main:
             run_dir.mkdir(parents=True, exist_ok=True)
             remove_partial_files(run_dir)
@@ -100,11 +99,13 @@ def train(
             trainer.load_state_dict(state)
         log = RunLog(run_dir, enabled=group.is_main, num_epochs_done=trainer.progress.epoch, bar=bar)
         try:
+            for text in opened.warnings():
+                log.warn(text)
             trainer.fit(log)
         finally:
             log.close()
             trainer.loader.close()
-        return _report(config, val_set, run_dir, group, device, bar=bar)
+        return _report(config, val_set, opened.bad_val, run_dir, group, device, bar=bar)
     finally:
         leave_group()
 
@@ -164,6 +165,7 @@ def build_trainer(
         multi_scale=config.augment.multi_scale,
         stride=task.stride,
         on_bad_image=config.data.on_bad_image,
+        max_bad_images=config.data.max_bad_images,
         pin_memory=device.type == "cuda",
     )
 
@@ -197,7 +199,14 @@ def build_trainer(
 
 
 def _report(
-    config: RunConfig, val_set: Samples, run_dir: Path, group: Group, device: torch.device, *, bar: bool
+    config: RunConfig,
+    val_set: Samples,
+    skipped: Sequence[str],
+    run_dir: Path,
+    group: Group,
+    device: torch.device,
+    *,
+    bar: bool,
 ) -> RunResult:
     """Evaluate the best model once more and draw the run's curves."""
     path = run_dir / BEST
@@ -228,5 +237,5 @@ def _report(
             device=str(device),
         )
         records = read_records(run_dir / RECORDS_NAME)
-        table = write_report(evaluator, metrics, run_dir, settings, pictures, records)
+        table = write_report(evaluator, metrics, run_dir, settings, pictures, records, skipped)
     return RunResult(run_dir, metrics, table)

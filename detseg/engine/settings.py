@@ -48,7 +48,8 @@ class DataConfig:
     folder that has none of its own. Splits of images are joined by ``+``, as in ``train+val``. ``num_workers``:
     processes that read and augment. ``cache``: decoded images, or volumes in the network's grid, kept in memory
     (``ram``) or outside the data set (``disk``); images for training reduced to ``cache_max_side`` pixels on the longer
-    side where given. ``on_bad_image``: what a training picture that cannot be read does.
+    side where given. ``on_bad_image``: whether an image, mask or volume that cannot be used ends the run or is skipped;
+    of each split at most ``max_bad_images`` are.
     """
 
     path: Literal["shapes", "blobs"] | InputPath = "shapes"
@@ -60,10 +61,12 @@ class DataConfig:
     cache: Literal["none", "ram", "disk"] = "none"
     cache_max_side: int | None = None
     on_bad_image: Literal["fail", "skip"] = "fail"
+    max_bad_images: int = 10
 
     def __post_init__(self) -> None:
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {self.num_workers}")
+        for name in ("num_workers", "max_bad_images"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

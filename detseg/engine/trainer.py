@@ -40,7 +40,8 @@ class NonFiniteLossError(ValueError):
 @dataclass
 class Progress:
     """How far a run is. ``batch`` counts the micro-batches of ``epoch`` that are done; ``step`` the optimizer steps of
-    the run; ``sums`` the loss parts of the epoch so far, summed over ``num_steps`` steps."""
+    the run; ``sums`` the loss parts of the epoch so far, summed over ``num_steps`` steps. ``is_trained``: all steps of
+    the epoch are done, its evaluation is not."""
 
     epoch: int = 0
     batch: int = 0
@@ -49,6 +50,7 @@ class Progress:
     best_epoch: int = -1
     num_steps: int = 0
     sums: dict[str, float] = field(default_factory=dict)
+    is_trained: bool = False
 
 
 class Trainer:
@@ -133,6 +135,8 @@ class Trainer:
     def _train_epoch(self, log: RunLog) -> float:
         """Take the steps that are left of the epoch; returns the seconds in which there was no batch to work on."""
         progress, config = self.progress, self.config
+        if progress.is_trained:
+            return 0.0
         self.model.train()
         frozen = self.frozen_names if config.freeze_epochs is None or progress.epoch < config.freeze_epochs else set()
         freeze(self.model, frozen, self.learned, norms=config.freeze_norms)
@@ -145,6 +149,8 @@ class Trainer:
                 progress.step += 1
                 progress.num_steps += 1
                 bar.update({name: value / progress.num_steps for name, value in progress.sums.items()})
+                for message in self.loader.bad_images_of_epoch.values():
+                    log.warn(describe_skipped(message))
                 if told_to_stop:
                     self._save_and_stop()
                 if config.save_steps and progress.step % config.save_steps == 0:
@@ -244,7 +250,7 @@ class Trainer:
     def _finish_epoch(self, log: RunLog, train_seconds: float, wait_seconds: float) -> None:
         progress, config = self.progress, self.config
         num_steps = max(1, progress.num_steps)
-        record: dict[str, float] = {
+        record: dict[str, Any] = {
             "epoch": progress.epoch,
             "step": progress.step,
             "train_seconds": round(train_seconds, 3),
@@ -253,22 +259,43 @@ class Trainer:
         record["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         record |= {f"loss/{name}": value / num_steps for name, value in progress.sums.items()}
         record["loss"] = sum(progress.sums.values()) / num_steps
+        record |= self._skipped_in_epoch(log)
+        progress.is_trained = True
         if self.group.sum(torch.tensor(float(bool(self.stop)), device=self.device)) > 0:
             self._save_and_stop()
         judged = self.ema.model if self.ema else self.model
         last_epoch = progress.epoch + 1 == config.epochs
         if last_epoch or (progress.epoch + 1) % config.evaluate_epochs == 0:
+            self._save()  # whatever happens to the evaluation, the epoch is not lost
             started = time.monotonic()
             metrics = self.evaluate(judged)
             record |= {"eval_seconds": round(time.monotonic() - started, 3), **metrics}
-            if metrics[metrics.primary] > progress.best:
-                progress.best, progress.best_epoch = metrics[metrics.primary], progress.epoch
-                self._write_model("best.safetensors", judged)
-        progress.epoch, progress.batch, progress.num_steps, progress.sums = progress.epoch + 1, 0, 0, {}
+            self._keep_best(metrics[metrics.primary], judged)
+        self.progress = dataclasses.replace(
+            progress, epoch=progress.epoch + 1, batch=0, num_steps=0, sums={}, is_trained=False
+        )
         self._write_model("last.safetensors", judged)
         # Logged first: a record without its state is dropped on resume, a state without its record would be lost.
         log.epoch_record(record)
         self._save()
+
+    def _keep_best(self, value: float, model: nn.Module) -> None:
+        """Keep ``model`` if its metric is better than all before; without a metric (-1) the last one is the best."""
+        progress = self.progress
+        is_measured = value >= 0
+        if is_measured and value <= progress.best:
+            return
+        if is_measured:
+            progress.best, progress.best_epoch = value, progress.epoch
+        self._write_model("best.safetensors", model)
+
+    def _skipped_in_epoch(self, log: RunLog) -> dict[str, Any]:
+        """What all processes skipped in this epoch, for its record; nothing where there was nothing."""
+        parts = self.group.gather_json(list(self.loader.bad_images_of_epoch.items()), self.device)
+        messages = dict(sorted((index, message) for part in parts for index, message in part))
+        for message in messages.values():
+            log.warn(describe_skipped(message))
+        return {"num_skipped": len(messages), "skipped": list(messages.values())} if messages else {}
 
     def _write_model(self, name: str, model: nn.Module) -> None:
         if self.group.is_main:
@@ -285,6 +312,11 @@ class Trainer:
             f"stopped by {self.stop.received or 'another process'} in epoch {self.progress.epoch} after step "
             f"{self.progress.step}; the state is saved, go on with: detseg train --resume {self.run_dir}"
         )
+
+
+def describe_skipped(message: str) -> str:
+    """What to say of a training image that cannot be used, where ``message`` says why."""
+    return f"skipped, another takes its place: {message}"
 
 
 def _chunks(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:

@@ -253,5 +253,5 @@ def test_an_image_of_void_only_trains(tiny: Callable[..., RunConfig], tmp_path: 
 
     for path in masks:
         cv2.imwrite(str(path), np.full((64, 64), 200, np.uint8))
-    with pytest.raises(ValueError, match="no labeled pixel in 4 masks"):
+    with pytest.raises(ValueError, match="no labeled pixel in 4 images of val"):
         train(tiny(f"data.path={folder}", *settings), tmp_path / "nothing", bar=False)

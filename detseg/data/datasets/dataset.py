@@ -10,8 +10,8 @@ import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.data.datasets.packed import PackedAnnotations, Segmentation
-from detseg.runtime.media.images import ImageError, read_image
-from detseg.structures import GroundTruth, Placement, Sample, Truth
+from detseg.runtime.media.images import ImageError, image_size, read_image
+from detseg.structures import VOID, GroundTruth, Placement, Sample, Truth
 
 MIN_BOX_SIDE = 1.0
 """Pixels; after clipping, boxes with a shorter side have nothing to learn from and are left out of samples."""
@@ -144,13 +144,44 @@ class Dataset:
         """The pixels of image ``index`` and its mask, if it has one, as large. Raises like ``load`` and ``mask``."""
         path = self.path(index)
         image = read_image(path)
-        if image.shape[:2] != self.size(index):
-            (height, width), (stated_height, stated_width) = image.shape[:2], self.size(index)
+        self._require_size(path, (image.shape[0], image.shape[1]), index)
+        return image, None
+
+    def _require_size(self, path: str, size: tuple[int, int], index: int) -> None:
+        if size != self.size(index):
+            (height, width), (stated_height, stated_width) = size, self.size(index)
             raise ImageError(
                 f"{path}: {width}x{height} pixels, EXIF orientation applied, but its annotations are for "
                 f"{stated_width}x{stated_height}; correct them (`detseg check` lists all such images)"
             )
-        return image, None
+
+    def check_files(self, index: int, *, whole: bool = False) -> None:
+        """Raise what ``read`` would for the header of image ``index`` and for its mask; ``whole``: for its pixels too.
+
+        Raises:
+            ImageError, DatasetError: a file cannot be used.
+        """
+        if whole:
+            self.read(index)
+            return
+        path = self.path(index)
+        self._require_size(path, image_size(path), index)
+
+    @property
+    def needs_truth(self) -> bool:
+        """Whether nothing can be measured where no image has truth: masks are judged pixel by pixel, and for objects
+        there are still the false ones."""
+        return self.truth == "masks"
+
+    def has_truth(self, index: int) -> bool:
+        """Whether image ``index`` has anything to judge by: an object that is no crowd, or a labeled pixel.
+
+        Raises:
+            ImageError, DatasetError: its mask cannot be used.
+        """
+        if self.truth == "masks":
+            return bool((self.mask(index) != VOID).any())
+        return not self.annotations.crowd[self.annotations.rows(index)].all()
 
     def fingerprint(self, index: int) -> str:
         """A text that changes when the pixels of image ``index`` may have changed. Raises ImageError: it is missing."""

@@ -59,6 +59,10 @@ class JoinedDataset(Dataset):
         part, inner = self._locate(index)
         return part.read(inner)
 
+    def check_files(self, index: int, *, whole: bool = False) -> None:
+        part, inner = self._locate(index)
+        part.check_files(inner, whole=whole)
+
     def fingerprint(self, index: int) -> str:
         part, inner = self._locate(index)
         return part.fingerprint(inner)

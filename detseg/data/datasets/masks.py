@@ -64,6 +64,11 @@ class MaskDataset(Dataset):
         image, _ = super().read(index)
         return image, self.mask(index)
 
+    def check_files(self, index: int, *, whole: bool = False) -> None:
+        super().check_files(index, whole=whole)
+        if not whole:  # a value may be wrong in a single pixel
+            self.mask(index)
+
     def fingerprint(self, index: int) -> str:
         path = Path(self.mask_path(index))
         try:

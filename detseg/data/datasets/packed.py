@@ -129,6 +129,24 @@ class PackedAnnotations:
             segmentations=self.segmentations.select(rows),
         )
 
+    def take(self, images: IntArray) -> PackedAnnotations:
+        """The ``images`` ``[K]``, in this order, with all their objects."""
+        rows = _gather(self.offsets, images)
+        return PackedAnnotations(
+            image_ids=self.image_ids[images],
+            heights=self.heights[images],
+            widths=self.widths[images],
+            names=self.names.select(images),
+            offsets=_cumulative(np.diff(self.offsets)[images]),
+            boxes_xywh=self.boxes_xywh[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            difficult=self.difficult[rows],
+            areas=self.areas[rows],
+            annotation_ids=self.annotation_ids[rows],
+            segmentations=self.segmentations.select(rows),
+        )
+
     def renumbered(self) -> PackedAnnotations:
         """The same with objects that are numbered 1, 2, ... in their order."""
         return replace(self, annotation_ids=np.arange(1, len(self.labels) + 1, dtype=np.int64))

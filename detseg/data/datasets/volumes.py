@@ -39,6 +39,7 @@ class VolumeDataset:
 
     truth: Truth = "volumes"
     num_dropped = 0
+    needs_truth = False
 
     def __init__(
         self,
@@ -117,6 +118,28 @@ class VolumeDataset:
         header = self.header(index)
         return self._read_labels(index, header.shape, header.affine)
 
+    def check_files(self, index: int, *, whole: bool = False) -> None:
+        """Raise what ``read`` would for the headers of volume ``index`` and its labels; ``whole``: for all voxels too.
+
+        Raises:
+            VolumeError, DatasetError: a file cannot be used, or there are no labels.
+        """
+        self.label_path(index)
+        if whole:
+            self.read(index)
+            return
+        header = self.header(index)
+        self._require_labels(index, header.shape, header.affine)
+
+    def has_truth(self, index: int) -> bool:
+        """Whether the labels of volume ``index`` hold anything but background.
+
+        Raises:
+            VolumeError, DatasetError: as ``label_volume``.
+        """
+        labels = self.label_volume(index).labels
+        return bool(((labels != 0) & (labels != VOID)).any())
+
     def spacings(self) -> DoubleArray:
         """Millimeters between voxels toward the patient's right, front and top, ``[N, 3]``, from the headers alone.
 
@@ -131,13 +154,18 @@ class VolumeDataset:
         return "|".join([*map(_describe_file, files), str(self.category_ids)])
 
     def _read_labels(self, index: int, shape: tuple[int, ...], affine: DoubleArray) -> LabelVolume:
+        path = self._require_labels(index, shape, affine)
+        values, _ = read_label_values(path)
+        return LabelVolume(to_positions(values, self.class_names, self.category_ids, path), affine)
+
+    def _require_labels(self, index: int, shape: tuple[int, ...], affine: DoubleArray) -> str:
+        """The file of the labels of volume ``index``, which is there and has this grid."""
         path, image = self.label_path(index), self.path(index)
         if not Path(path).exists():
             raise VolumeError(f"{path}: there is no such file; the labels of {image} were expected there")
         header = read_volume_header(path)
         require_same_grid(path, header.shape, header.affine, image, shape, affine)
-        values, _ = read_label_values(path)
-        return LabelVolume(to_positions(values, self.class_names, self.category_ids, path), affine)
+        return path
 
     def _require_index(self, index: int) -> None:
         if not 0 <= index < len(self):

@@ -148,6 +148,9 @@ class BlobsDataset(VolumeDataset):
     def label_volume(self, index: int) -> LabelVolume:
         return self.read(index)[1]
 
+    def check_files(self, index: int, *, whole: bool = False) -> None:
+        """Nothing: there are no files."""
+
     def fingerprint(self, index: int) -> str:
         self._require_index(index)
         return f"{self.config}|{self.split}|{index}"

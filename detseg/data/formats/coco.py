@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg.data.format import DatasetFormat
-from detseg.data.parsing import MAX_COORDINATE, as_integer, enumerate_some, is_coordinate, show, show_key
+from detseg.data.parsing import as_integer, enumerate_some, is_coordinate, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DatasetError, Source, check_class_names, exists, find_existing, is_text, leaves_root
 from detseg.data.writing import Contents, NewSplits
@@ -275,11 +275,6 @@ def _add_annotations(
         crowd = entry.get("iscrowd") or 0
         if crowd not in (0, 1):
             records.reject("D005", path, f"iscrowd must be 0 or 1, got {show(crowd)}", number)
-        area = entry.get("area")
-        if area is not None and not (type(area) in (int, float) and 0 <= area < MAX_COORDINATE**2):
-            message = f"area must be a finite number that is not negative, got {show(area)}; that of the box is taken"
-            records.report("D007", path, message, number)
-            area = None
         polygons, run_length, problem = _outline(entry.get("segmentation"))
         if problem:
             records.report("D007", path, problem, number)
@@ -291,7 +286,7 @@ def _add_annotations(
                 label,
                 number,
                 crowd=crowd in (1, True),
-                area=area,
+                area=entry.get("area"),
                 polygons=polygons,
                 run_length=run_length,
             )

@@ -138,6 +138,9 @@ class ShapesDataset(Dataset):
         self.annotations.rows(index)
         return draw_picture(self.config, self.split, index)
 
+    def check_files(self, index: int, *, whole: bool = False) -> None:
+        """Nothing: there are no files."""
+
     def fingerprint(self, index: int) -> str:
         return f"{self.config}|{self.split}|{index}"
 

@@ -13,6 +13,7 @@ import numpy as np
 from detseg.arrays import ByteArray, IntArray
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.loading.cache_store import CacheError, DiskStore, MemoryStore, Store
+from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
 
 _VERSION = 2
@@ -95,7 +96,7 @@ class CachedDataset(Dataset):
     def _keep(self, index: int) -> None:
         try:
             self._store.put(index, self._decode(index).ravel())
-        except ImageError:
+        except (ImageError, DatasetError):
             # Stays out of the cache; the loader decides what becomes of it when its turn comes.
             return
 

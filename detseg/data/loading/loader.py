@@ -98,6 +98,8 @@ class TrainLoader(Generic[Batch]):
         )
         self.bad_images: dict[int, str] = {}
         """The images that were skipped so far: index in the data set and what was wrong, which begins with the path."""
+        self.bad_images_of_epoch: dict[int, str] = {}
+        """Those that were skipped since the epoch began."""
         self._max_bad_images = max_bad_images if on_bad_image == "skip" else 0
         job = _TrainJob(dataset, pipeline, collate, seed, self._max_bad_images)
         self._pool: WorkerPool[PlannedBatch, _Loaded[Batch]] = WorkerPool(job, num_workers, pin_memory)
@@ -115,8 +117,10 @@ class TrainLoader(Generic[Batch]):
             BadImagesError: when more images were skipped than allowed.
             WorkerDiedError: when a worker process was killed or crashed.
         """
+        self.bad_images_of_epoch = {}
         for loaded in self._pool.run(self.plan.epoch(epoch, start_batch)):
             self.bad_images.update(loaded.bad_images)
+            self.bad_images_of_epoch.update(loaded.bad_images)
             _require_few(self.bad_images, self._max_bad_images)
             yield loaded.batch
 
@@ -235,5 +239,6 @@ def _require_few(bad_images: dict[int, str], limit: int) -> None:
         shown: Sequence[str] = [bad_images[index] for index in sorted(bad_images)[:5]]
         listed = "\n  ".join(shown)
         raise BadImagesError(
-            f"{len(bad_images)} images cannot be read, {limit} may be skipped (max_bad_images); among them\n  {listed}"
+            f"{len(bad_images)} images cannot be read, {limit} may be skipped (data.max_bad_images); among them\n"
+            f"  {listed}"
         )
