@@ -37,8 +37,8 @@ def data(tmp_path: Path) -> Path:
 
 def test_sheets(data: Path, tmp_path: Path) -> None:
     pictures = preview(data, tmp_path / "out", num_batches=3, batch_size=2, size=(64, 96))
-    # Five images fill two batches of two.
-    assert [path.name for path in pictures] == ["train_000_000.png", "train_000_001.png"]
+    # Five images are three batches of at most two.
+    assert [path.name for path in pictures] == [f"train_000_00{number}.png" for number in range(3)]
     assert sorted((tmp_path / "out").iterdir()) == sorted(pictures)
     # Two cells of 64x96 in a row with 6 pixels about each.
     assert read_image(pictures[0]).shape == (64 + 2 * 6, 2 * 96 + 3 * 6, 3)
