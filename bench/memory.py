@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 import detseg
-from detseg.export.export import export_model
+from detseg.exporters.export import export_model
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.models.heads.dfl import DFLHeadConfig

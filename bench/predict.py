@@ -33,7 +33,7 @@ import numpy as np
 
 import detseg
 from detseg.conversion.convert import convert
-from detseg.export.export import export_model
+from detseg.exporters.export import export_model
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.media.images import read_image
 from detseg.runtime.media.sources import expand_sources

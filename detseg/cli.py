@@ -172,7 +172,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from detseg.export.command import export_command
+    from detseg.exporters.command import export_command
 
     return export_command(
         options.model,

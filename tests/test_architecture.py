@@ -36,7 +36,7 @@ DOORS: dict[str, frozenset[str]] = {
     "inference": frozenset({"models", "tasks", "ops", "runtime"}),
     "conversion": frozenset({"foreign", "layers", "models", "tasks", "ops", "runtime"}),
     "recipes": frozenset({"engine", "conversion", "tasks", "runtime"}),
-    "export": frozenset({"inference", "models", "tasks", "data", "evaluation", "ops", "runtime"}),
+    "exporters": frozenset({"inference", "models", "tasks", "data", "evaluation", "ops", "runtime"}),
 }
 ALL = frozenset(DOORS) | {"cli", "api"}
 DOORS |= {"cli": ALL, "api": ALL, "tools": ALL}
@@ -171,7 +171,7 @@ def loaded_with(module: str) -> set[str]:
 
 
 TORCH_FREE_ROOMS = {"runtime", "foreign", "cli", *OPEN}
-TABLES = {"detseg.models", "detseg.losses", "detseg.tasks", "detseg.data", "detseg.export"}
+TABLES = {"detseg.models", "detseg.losses", "detseg.tasks", "detseg.data", "detseg.exporters"}
 TORCH_FREE = sorted(name for name in MODULES if name in TABLES or room_of(tuple(name.split("."))) in TORCH_FREE_ROOMS)
 
 

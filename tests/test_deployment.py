@@ -18,7 +18,7 @@ import torch
 from packaging.requirements import Requirement
 
 import detseg
-from detseg.export.export import export_model
+from detseg.exporters.export import export_model
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.inputs.geometry import InputSpec

@@ -17,8 +17,8 @@ from detseg.config import load_entry
 from detseg.data import DATASETS
 from detseg.data.format import DatasetFormat
 from detseg.engine.settings import AugmentConfig, RunConfig
-from detseg.export import COMPARISONS
-from detseg.export.base import Comparison
+from detseg.exporters import COMPARISONS
+from detseg.exporters.base import Comparison
 from detseg.losses import DETECTION_LOSSES, SEGMENTATION_LOSSES, VOLUME_LOSSES
 from detseg.losses.base import LabelLoss, LabelLossConfig
 from detseg.losses.detection import DetectionLoss, DetectionLossConfig

@@ -19,7 +19,7 @@ from detseg.conversion.coco_names import COCO_CATEGORIES, COCO_NAMES
 from detseg.conversion.convert import convert
 from detseg.conversion.report import ConversionError
 from detseg.engine.command import eval_command
-from detseg.export.export import export_model
+from detseg.exporters.export import export_model
 from detseg.files import SaveError
 from detseg.foreign.limits import ForeignFileError
 from detseg.runtime.onnx.file import OnnxFileError

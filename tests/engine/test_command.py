@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from detseg.cli import EXIT_USER_ERROR, main
-from detseg.export.export import export_model
+from detseg.exporters.export import export_model
 from detseg.models.vnet import VNetConfig
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.tasks.model_file import ModelFileConfig, save_model_file

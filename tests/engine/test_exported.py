@@ -12,7 +12,7 @@ import torch
 from detseg.conversion.convert import convert
 from detseg.engine.evaluated import open_evaluated
 from detseg.engine.exported import load_exported
-from detseg.export.export import export_model
+from detseg.exporters.export import export_model
 from detseg.losses.detection import SimOTALossConfig
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig

@@ -37,8 +37,8 @@ def export_command(
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"export needs {' and '.join(missing)}: pip install 'detseg[export]'")
-    from detseg.export.base import ParityError
-    from detseg.export.export import default_path, export_model
+    from detseg.exporters.base import ParityError
+    from detseg.exporters.export import default_path, export_model
 
     if output is None and model_path != named:
         # The folder of released weights is no place for results.

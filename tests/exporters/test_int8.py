@@ -7,7 +7,7 @@ import onnxruntime
 from onnx import numpy_helper
 
 from detseg.arrays import FloatArray
-from detseg.export.int8 import to_int8
+from detseg.exporters.int8 import to_int8
 
 NETWORK = """
 <ir_version: 10, opset_import: ["" : 18]>

@@ -3,7 +3,7 @@ from __future__ import annotations
 import onnx
 import onnx.parser
 
-from detseg.export.convolutions import (
+from detseg.exporters.convolutions import (
     depthwise_convolutions,
     first_convolutions,
     last_convolutions,

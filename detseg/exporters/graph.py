@@ -12,7 +12,7 @@ import torch
 
 from detseg import __version__
 from detseg.config import to_dict
-from detseg.export.base import ExportSettings
+from detseg.exporters.base import ExportSettings
 from detseg.runtime.onnx.file import FORMAT, KEY, KINDS_OF_TASKS
 from detseg.tasks.base import ExportGraph, Task
 

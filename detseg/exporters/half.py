@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from detseg.export.convolutions import nodes_after_last_convolutions
+from detseg.exporters.convolutions import nodes_after_last_convolutions
 
 _FLOAT, _HALF = onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16
 _LARGEST = float(np.finfo(np.float16).max)

@@ -9,7 +9,7 @@ import onnx
 import pytest
 import torch
 
-from detseg.export.export import export_model
+from detseg.exporters.export import export_model
 from detseg.models.letnet import LETNetConfig
 from detseg.models.vnet import VNetConfig
 from detseg.runtime.inputs.geometry import InputSpec

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.export.compare_labels import LabelComparison, VolumeComparison
+from detseg.exporters.compare_labels import LabelComparison, VolumeComparison
 from detseg.structures import LabelMap
 from detseg.volumes import LabelVolume
 

@@ -6,7 +6,7 @@ import onnx.parser
 import onnxruntime
 from onnx import TensorProto, numpy_helper
 
-from detseg.export.half import to_half
+from detseg.exporters.half import to_half
 
 # A network with a resize, whose scales are float32 by the standard, and decoding behind it that must not be rounded:
 # the position of each column, in float32, is beyond what float16 can count.

@@ -1,8 +1,8 @@
 """Models as ONNX files that run without torch, each proved to give the results of the model it was made from."""
 
 COMPARISONS: dict[str, str] = {
-    "boxes": "detseg.export.compare_boxes:BoxComparison",
-    "masks": "detseg.export.compare_labels:LabelComparison",
-    "volumes": "detseg.export.compare_labels:VolumeComparison",
+    "boxes": "detseg.exporters.compare_boxes:BoxComparison",
+    "masks": "detseg.exporters.compare_labels:LabelComparison",
+    "volumes": "detseg.exporters.compare_labels:VolumeComparison",
 }
 """How results of torch and of a file are compared, by their kind."""

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from detseg.export.base import Comparison
-from detseg.export.pictures import Pictures
+from detseg.exporters.base import Comparison
+from detseg.exporters.pictures import Pictures
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.structures import Metrics

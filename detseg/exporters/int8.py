@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from detseg.arrays import FloatArray
-from detseg.export.convolutions import (
+from detseg.exporters.convolutions import (
     depthwise_convolutions,
     first_convolutions,
     last_convolutions,

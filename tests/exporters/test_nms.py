@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 from detseg.arrays import FloatArray
-from detseg.export.nms import append_nms
+from detseg.exporters.nms import append_nms
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.postprocess.nms import select_detections
 

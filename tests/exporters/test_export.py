@@ -13,9 +13,9 @@ import pytest
 import torch
 
 from detseg import __version__
-from detseg.export import COMPARISONS
-from detseg.export.base import ParityError
-from detseg.export.export import Exported, export_model
+from detseg.exporters import COMPARISONS
+from detseg.exporters.base import ParityError
+from detseg.exporters.export import Exported, export_model
 from detseg.runtime.kinds import KINDS
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.tasks.model_file import load_model_file
@@ -147,7 +147,7 @@ def test_mistakes_are_told_before_the_work_begins(
 
 def test_a_file_that_differs_is_not_kept(detector_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The graph is changed behind the exporter's back: every box is moved by a twentieth of a pixel."""
-    from detseg.export import export
+    from detseg.exporters import export
 
     make_file = export.make_file
 

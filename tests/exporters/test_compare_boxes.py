@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detseg.export.compare_boxes import BoxComparison
+from detseg.exporters.compare_boxes import BoxComparison
 from detseg.structures import Detections
 
 

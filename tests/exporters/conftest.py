@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from detseg.export.export import Exported, export_model
+from detseg.exporters.export import Exported, export_model
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.models.heads.dfl import DFLHeadConfig

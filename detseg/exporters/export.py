@@ -13,14 +13,14 @@ import onnx
 from torch import nn
 
 from detseg.config import from_dict, load_entry
-from detseg.export import COMPARISONS
-from detseg.export.base import DEFAULT_OPSET, Comparison, ExportSettings, ParityError
-from detseg.export.graph import describe, export_network, name_sides, write_metadata
-from detseg.export.half import to_half
-from detseg.export.int8 import to_int8
-from detseg.export.nms import append_nms
-from detseg.export.parity import BATCH_SIZE, Parity, compare
-from detseg.export.pictures import calibration_inputs, proving_pictures
+from detseg.exporters import COMPARISONS
+from detseg.exporters.base import DEFAULT_OPSET, Comparison, ExportSettings, ParityError
+from detseg.exporters.graph import describe, export_network, name_sides, write_metadata
+from detseg.exporters.half import to_half
+from detseg.exporters.int8 import to_int8
+from detseg.exporters.nms import append_nms
+from detseg.exporters.parity import BATCH_SIZE, Parity, compare
+from detseg.exporters.pictures import calibration_inputs, proving_pictures
 from detseg.files import atomic_path, write_text
 from detseg.models.base import fused
 from detseg.runtime.kinds.base import Metadata

@@ -12,9 +12,9 @@ import pytest
 from detseg.config import load_config
 from detseg.data.open import open_dataset
 from detseg.engine.settings import RunConfig
-from detseg.export import command
-from detseg.export.base import ParityError
-from detseg.export.command import EXIT_NOT_EQUAL, export_command
+from detseg.exporters import command
+from detseg.exporters.base import ParityError
+from detseg.exporters.command import EXIT_NOT_EQUAL, export_command
 from detseg.models.load_weights import load_weights
 from detseg.tasks.model_file import ModelFileConfig, save_model_file
 
@@ -27,7 +27,7 @@ def test_a_file_that_was_not_kept_is_an_exit_code(
     def fail(*arguments: Any, **settings: Any) -> None:
         raise ParityError("model.onnx does not give the results")
 
-    monkeypatch.setattr("detseg.export.export.export_model", fail)
+    monkeypatch.setattr("detseg.exporters.export.export_model", fail)
     assert export_command(tmp_path / "model.safetensors", None) == EXIT_NOT_EQUAL == 3
     assert capsys.readouterr().err == "detseg export: model.onnx does not give the results\n"
 

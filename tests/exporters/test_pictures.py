@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detseg.data.open import open_dataset
-from detseg.export.pictures import NUM_PROVED, calibration_inputs, proving_pictures
+from detseg.exporters.pictures import NUM_PROVED, calibration_inputs, proving_pictures
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.tasks.detection import DetectionTask
 from detseg.tasks.model_file import load_model_file
