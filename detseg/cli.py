@@ -101,7 +101,14 @@ def _train(options: argparse.Namespace) -> int:
         seed=options.seed,
         num_workers=options.workers,
     )
-    return train_command(models[0] if models else None, chosen, overrides, options.output, options.resume)
+    return train_command(
+        models[0] if models else None,
+        chosen,
+        overrides,
+        options.output,
+        options.resume,
+        accept_changed_data=options.accept_changed_data,
+    )
 
 
 def _configs(options: argparse.Namespace) -> int:

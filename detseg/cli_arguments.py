@@ -105,6 +105,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "--resume", type=Path, metavar="RUN", help="go on with the run in this folder; with --epochs for longer"
     )
+    train.add_argument(
+        "--accept-changed-data",
+        action="store_true",
+        help="with --resume: go on, at the next epoch, although the data set has changed",
+    )
 
 
 def _add_predict(predict: argparse.ArgumentParser) -> None:

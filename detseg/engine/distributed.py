@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,24 @@ class Group:
             return [value]
         sent = np.frombuffer(json.dumps(value).encode("utf-8"), np.uint8).copy()
         return [json.loads(part.tobytes()) for part in self.gather(sent, device)]
+
+    def on_main(self, action: Callable[[], None], device: torch.device) -> None:
+        """Let the main process do ``action``; what it raises, all processes do.
+
+        Raises:
+            ValueError, OSError: ``action`` did; on other processes ValueError with its message.
+        """
+        error: ValueError | OSError | None = None
+        if self.is_main:
+            try:
+                action()
+            except (ValueError, OSError) as caught:
+                error = caught
+        refused = self.gather_json(None if error is None else str(error), device)[0]
+        if error is not None:
+            raise error
+        if refused is not None:
+            raise ValueError(f"the main process stopped: {refused}")
 
 
 def join_group(device: str) -> tuple[Group, torch.device]:

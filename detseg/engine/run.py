@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
-from detseg.engine.checkpoint import STATE_NAME, load_state
+from detseg.engine.checkpoint import load_state
 from detseg.engine.describe import describe
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
 from detseg.engine.evaluate import evaluate
@@ -21,6 +21,7 @@ from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.report import write_report
 from detseg.engine.run_data import open_run_data
+from detseg.engine.run_folder import CONFIG_NAME, RunFolder
 from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.trainer import Trainer
@@ -30,8 +31,6 @@ from detseg.structures import Metrics
 from detseg.tasks.base import Batch
 from detseg.tasks.model_file import ModelFileConfig, load_model_file, match_classes, save_model_file
 from detseg.tasks.start_weights import load_start_weights
-
-CONFIG_NAME = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -53,27 +52,36 @@ Adapt = Callable[[int, Sequence[str]], tuple[RunConfig, Sequence[str]]]
 
 
 def train(
-    config: RunConfig, run_dir: Path, *, resume: bool = False, bar: bool = True, adapt: Adapt | None = None
+    config: RunConfig,
+    run_dir: Path,
+    *,
+    resume: bool = False,
+    accept_changed_data: bool = False,
+    bar: bool = True,
+    adapt: Adapt | None = None,
 ) -> RunResult:
-    """Train as ``config`` says, or as ``adapt`` makes of it once the data is open; everything goes to ``run_dir``.
+    """Train as ``config`` says, or as ``adapt`` makes of it once the data is open; everything goes to ``run_dir``,
+    which no other run may write to meanwhile.
+
+    ``accept_changed_data``: a run whose data set has changed goes on all the same, at its next epoch.
 
     Raises:
-        FileExistsError: ``run_dir`` holds a run already and ``resume`` is False.
+        FileExistsError: ``run_dir`` holds a run already, or anything else, and ``resume`` is False.
         FileNotFoundError: ``resume`` is True and there is no state to go on from.
+        RunInUseError: another process writes to ``run_dir``.
         ValueError: the configuration, the data or the weights do not fit together.
         detseg.engine.interrupt.InterruptedRunError: told to stop; the state is saved.
     """
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     group, device = join_group(config.train.device)
+    folder = RunFolder(run_dir, group, device)
     try:
+        folder.resume() if resume else folder.require_free()
         state = load_state(run_dir) if resume else None
-        if not resume and (run_dir / STATE_NAME).exists():
-            raise FileExistsError(
-                f"{run_dir} holds a run already; go on with --resume {run_dir} or choose another folder with -o"
-            )
         data = config.data
         opened = open_run_data(data, config.task.truth, group, device, bar=bar)
+        changes = opened.require_same(state, run_dir, accept_changed_data) if state else ""
         if adapt is not None:
             config, _ = adapt(len(opened.train), opened.train.class_names)
         config = replace(
@@ -88,8 +96,10 @@ def train(
         file_config = ModelFileConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
         trainer = build_trainer(config, file_config, train_set, val_set, run_dir, group, device, bar=bar)
         learned_from_data = trainer.criterion.prepare(opened.usable_train if opened.bad_train else train_set)
+        trainer.data_identity = opened.identity
+        if not resume:
+            folder.begin()
         if group.is_main:
-            run_dir.mkdir(parents=True, exist_ok=True)
             remove_partial_files(run_dir)
             save_config(config, run_dir / CONFIG_NAME)
             for name, content in learned_from_data.items():
@@ -97,9 +107,11 @@ def train(
         group.barrier()
         if state is not None:
             trainer.load_state_dict(state)
+            if changes:
+                trainer.leave_epoch()
         log = RunLog(run_dir, enabled=group.is_main, num_epochs_done=trainer.progress.epoch, bar=bar)
         try:
-            for text in opened.warnings():
+            for text in (*opened.warnings(), *filter(None, [changes])):
                 log.warn(text)
             trainer.fit(log)
         finally:
@@ -107,6 +119,7 @@ def train(
             trainer.loader.close()
         return _report(config, val_set, opened.bad_val, run_dir, group, device, bar=bar)
     finally:
+        folder.release()
         leave_group()
 
 

@@ -6,11 +6,14 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.identity import Identity, describe_changes, identify
 from detseg.data.datasets.subset import leave_out
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.loading.loader import BadImagesError
@@ -42,6 +45,29 @@ class RunData:
     bad_train: tuple[str, ...]
     bad_val: tuple[str, ...]
     has_truth: bool
+    identity: dict[str, Identity]
+    """What both splits are, ``train`` and ``val``, for the state of the run."""
+
+    def require_same(self, state: Mapping[str, Any], run_dir: Path, accept_changes: bool) -> str:
+        """Compare the splits with those of the ``state`` of a run; returns what to say of accepted changes.
+
+        Raises:
+            DatasetError: they have changed and that is not accepted, or other classes are to be learned.
+        """
+        before: dict[str, Identity] = state.get("data", {})
+        changes = {name: describe_changes(before[name], self.identity[name]) for name in before}
+        described = "".join(f"\n  {name}: {text}" for name, text in changes.items() if text)
+        if not described:
+            return ""
+        message = f"the data set is not the one that the run in {run_dir} saw last:{described}"
+        if before["train"]["classes"] != self.identity["train"]["classes"]:
+            raise DatasetError(f"{message}\na model of other classes is another run: begin it with -o")
+        if not accept_changes:
+            raise DatasetError(
+                f"{message}\nput the data set back as it was, or go on with --accept-changed-data: the epoch that was "
+                "broken off is left, and the next one begins with the data as they are now"
+            )
+        return message
 
     def warnings(self) -> Iterator[str]:
         """What the user should know before training begins."""
@@ -94,6 +120,7 @@ def open_run_data(
         bad_train=tuple(bad_train.values()),
         bad_val=tuple(bad_val.values()),
         has_truth=has_truth,
+        identity={"train": identify(train), "val": identify(val)},
     )
 
 

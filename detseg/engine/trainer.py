@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from detseg.data.loading.loader import TrainLoader
 from detseg.engine.awaited import Awaited
-from detseg.engine.checkpoint import save_state
+from detseg.engine.checkpoint import STATE_NAME, save_state
 from detseg.engine.distributed import Group
 from detseg.engine.ema import ModelEMA
 from detseg.engine.freezing import freeze, names_to_freeze
@@ -92,6 +92,8 @@ class Trainer:
         mode = COMPILE_MODES.get(config.compile)
         self.learner = cast(nn.Module, torch.compile(model, mode=mode)) if mode else model
         self.progress = Progress()
+        self.data_identity: dict[str, Any] = {}
+        """What the data are that the run learns from, kept in its state."""
         self.stop = StopRequest()
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,17 +105,38 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "progress": dataclasses.asdict(self.progress),
             "num_threads": torch.get_num_threads(),
+            "data": self.data_identity,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`, bit by bit."""
-        self.model.load_state_dict(state["model"])
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        self.progress = Progress(**state["progress"])
-        torch.set_num_threads(state["num_threads"])
+        """Go on from :meth:`state_dict`, bit by bit.
+
+        Raises:
+            ValueError: it is the state of another run.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            if self.ema:
+                self.ema.load_state_dict(state["ema"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            self.progress = Progress(**state["progress"])
+            torch.set_num_threads(state["num_threads"])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            what = f"it has no {error}" if isinstance(error, KeyError) else error
+            raise ValueError(
+                f"{self.run_dir / STATE_NAME} is no state of the run that the configuration beside it describes: {what}"
+            ) from error
+
+    def leave_epoch(self) -> None:
+        """Leave the epoch that was broken off: its batches were those of other data. Go on with the next one, or begin
+        the last one again; an epoch of which only the evaluation is left keeps it."""
+        progress = self.progress
+        if progress.batch and not progress.is_trained:
+            epoch = min(progress.epoch + 1, self.config.epochs - 1)
+            self.progress = progress = dataclasses.replace(progress, epoch=epoch, batch=0, num_steps=0, sums={})
+        # The learning rate follows the steps, of which an epoch may have more or fewer now.
+        progress.step = (progress.epoch + progress.is_trained) * self.steps_per_epoch
 
     def fit(self, log: RunLog) -> None:
         """Train to the last epoch, telling ``log``.

@@ -10,7 +10,8 @@ from pathlib import Path
 from detseg.config import load_config
 from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.engine.log import RECORDS_NAME, read_records
-from detseg.engine.run import CONFIG_NAME, RunResult, train
+from detseg.engine.run import RunResult, train
+from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.settings import RunConfig
 from detseg.recipes.plan import Options, plan_run
 
@@ -21,14 +22,22 @@ _AS_OPTIONS = "--data, --epochs, --device, --workers"
 
 
 def train_command(
-    model: str | None, options: Options, overrides: Sequence[str], output: Path | None, resume: Path | None
+    model: str | None,
+    options: Options,
+    overrides: Sequence[str],
+    output: Path | None,
+    resume: Path | None,
+    *,
+    accept_changed_data: bool = False,
 ) -> int:
     """``detseg train``. Returns 0, or ``EXIT_INTERRUPTED`` where the run was stopped and can be resumed."""
+    if accept_changed_data and resume is None:
+        raise ValueError("--accept-changed-data is for a run that goes on: name it with --resume RUN")
     try:
         if resume is not None:
             if model is not None or output is not None:
                 raise _refusal(model or "-o", resume)
-            result = resume_run(resume, options, overrides)
+            result = resume_run(resume, options, overrides, accept_changed_data=accept_changed_data)
         elif model is None:
             raise ValueError(
                 "nothing to train is named: give a configuration or weights, such as c2f_n (`detseg configs` lists "
@@ -52,7 +61,14 @@ def start_run(
     return train(plan.config, output or _free_folder(Path("runs") / plan.name), bar=bar, adapt=plan.adapted_to)
 
 
-def resume_run(run_dir: Path, options: Options, overrides: Sequence[str] = (), *, bar: bool = True) -> RunResult:
+def resume_run(
+    run_dir: Path,
+    options: Options,
+    overrides: Sequence[str] = (),
+    *,
+    accept_changed_data: bool = False,
+    bar: bool = True,
+) -> RunResult:
     """Go on with the run in ``run_dir`` as it was begun; with other ``epochs`` for longer.
 
     Raises:
@@ -74,7 +90,7 @@ def resume_run(run_dir: Path, options: Options, overrides: Sequence[str] = (), *
         raise ValueError(
             f"{run_dir} has trained for {num_done} epochs already, and is to end after {config.train.epochs}"
         )
-    return train(config, run_dir, resume=True, bar=bar)
+    return train(config, run_dir, resume=True, accept_changed_data=accept_changed_data, bar=bar)
 
 
 def _refusal(what: str, run_dir: Path) -> ValueError:

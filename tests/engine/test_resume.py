@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import os
 import random
@@ -15,10 +16,12 @@ from typing import Any
 import pytest
 import torch
 
+from detseg.data.source import DatasetError
 from detseg.engine import trainer as trainer_module
-from detseg.engine.checkpoint import STATE_NAME, load_state
+from detseg.engine.checkpoint import STATE_NAME, load_state, save_state
 from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.run import train
+from detseg.engine.run_folder import LOCK_NAME
 from detseg.engine.settings import RunConfig
 
 Tiny = Callable[..., RunConfig]
@@ -83,7 +86,7 @@ def test_every_part_of_the_state_is_needed(
     train(config, tmp_path / "whole", bar=False)
     torch.set_num_threads(2)
     train_until(config, tmp_path / "stopped", 3, monkeypatch)
-    assert load_state(tmp_path / "stopped").keys() == PARTS.keys(), "the table above must name every part"
+    assert load_state(tmp_path / "stopped").keys() == PARTS.keys() | {"data"}, "the table above must name every part"
     shutil.copytree(tmp_path / "stopped", tmp_path / "incomplete")
 
     load = trainer_module.Trainer.load_state_dict
@@ -100,6 +103,80 @@ def test_every_part_of_the_state_is_needed(
     torch.set_num_threads(1)
     train(config, tmp_path / "stopped", resume=True, bar=False)
     assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
+
+
+CHANGES: dict[str, tuple[Callable[[str], str], str]] = {
+    "more images": (lambda text: text.replace("num_train: 12", "num_train: 20"), "train: 20 images, 12 before"),
+    "fewer to judge by": (lambda text: text.replace("num_val: 4", "num_val: 3"), "val: 3 images, 4 before"),
+    "other boxes": (lambda text: f"{text}seed: 1\n", "train: other truth of its images\n  val: other truth"),
+    "other sizes": (lambda text: text.replace("image_size: 64", "image_size: 72"), "train: other sizes and truth"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_data_set_that_has_changed_stops_a_resumed_run(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    alter, message = CHANGES[change]
+    config, run_dir = tiny("train.epochs=3"), tmp_path / "run"
+    train_until(config, run_dir, 4, monkeypatch)
+    before = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file()}
+    shapes = tmp_path / "shapes.yaml"
+    shapes.write_text(alter(shapes.read_text()))
+    with pytest.raises(DatasetError, match=f"(?s)is not the one that the run in .* saw last:\n.*{message}") as caught:
+        train(config, run_dir, resume=True, bar=False)
+    assert "--accept-changed-data" in str(caught.value)
+    after = {path: path.read_bytes() for path in run_dir.rglob("*") if path.is_file() and path.name != LOCK_NAME}
+    assert after == {path: data for path, data in before.items() if path.name != LOCK_NAME}
+    with pytest.warns(UserWarning, match=message):
+        train(config, run_dir, resume=True, accept_changed_data=True, bar=False)
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    # The second epoch was broken off: the third goes on, and its learning rate is that of a third epoch.
+    steps_per_epoch = 5 if change == "more images" else 3
+    assert [(record["epoch"], record["step"]) for record in records] == [(0, 3), (2, 3 * steps_per_epoch)]
+    assert message.split("\n")[0] in (run_dir / "log.txt").read_text()
+    train(config, run_dir, resume=True, bar=False)  # it knows the data now
+
+
+def test_the_last_epoch_begins_again_with_changed_data(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, run_dir = tiny("train.epochs=1"), tmp_path / "run"
+    train_until(config, run_dir, 1, monkeypatch)
+    shapes = tmp_path / "shapes.yaml"
+    shapes.write_text(shapes.read_text().replace("num_train: 12", "num_train: 20"))
+    with pytest.warns(UserWarning, match="20 images, 12 before"):
+        train(config, run_dir, resume=True, accept_changed_data=True, bar=False)
+    assert [json.loads(line)["step"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()] == [5]
+
+
+def test_a_moved_data_set_is_the_same(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_until(tiny(), tmp_path / "run", 1, monkeypatch)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "shapes.yaml").rename(tmp_path / "elsewhere" / "other.yaml")
+    moved = f"data.path={tmp_path / 'elsewhere' / 'other.yaml'}"
+    (tmp_path / "shapes.yaml").write_text("")  # the configuration names it
+    train(tiny(moved), tmp_path / "run", resume=True, bar=False)
+
+
+@pytest.mark.parametrize(
+    ("break_state", "message"),
+    [
+        (lambda state: state.pop("optimizer"), "it has no 'optimizer'"),
+        (lambda state: state["model"].popitem(), "Missing key"),
+        (lambda state: state["progress"].update(speed=3), "unexpected keyword argument 'speed'"),
+    ],
+)
+def test_the_state_of_another_run_is_refused(
+    tiny: Tiny, tmp_path: Path, break_state: Callable[[Any], object], message: str
+) -> None:
+    run_dir = tmp_path / "run"
+    train(tiny("train.epochs=1"), run_dir, bar=False)
+    state = load_state(run_dir)
+    break_state(state)
+    save_state(run_dir, state)
+    with pytest.raises(ValueError, match=rf"(?s)state\.pt is no state of the run .*{message}"):
+        train(tiny("train.epochs=1"), run_dir, resume=True, bar=False)
 
 
 def _train_or_resume(config: RunConfig, run_dir: Path) -> None:

@@ -50,6 +50,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
     config = tiny("train.seed=3")
     result = train(config, run_dir, bar=False)
     assert sorted(path.name for path in run_dir.iterdir()) == [
+        ".lock",
         "best.safetensors",
         "config.yaml",
         "confusion_matrix.png",

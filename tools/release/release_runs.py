@@ -162,10 +162,13 @@ def complete(
         wanted = found
     if not (folder / METRICS_NAME).exists():
         on = default_device(device)
-        folder.mkdir(parents=True, exist_ok=True)
-        _note_hardware(folder / HARDWARE_NAME, on)
         print(f"{'going on with' if begun else 'training'} {folder}", flush=True)
-        train(_placed(wanted, on, amp, begun), folder, resume=begun, bar=sys.stderr.isatty())
+        try:
+            train(_placed(wanted, on, amp, begun), folder, resume=begun, bar=sys.stderr.isatty())
+        finally:
+            # Not before: a run begins in an empty folder.
+            if (folder / STATE_NAME).exists():
+                _note_hardware(folder / HARDWARE_NAME, on)
     found = json.loads((folder / METRICS_NAME).read_text(encoding="utf-8"))
     figures = {name: value for name, value in found.items() if isinstance(value, float)}
     return Run(folder, load_config(RunConfig, folder / CONFIG_NAME), figures, before)
