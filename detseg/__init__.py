@@ -1,58 +1,40 @@
-"""detseg: object detection and segmentation whose numbers can be trusted."""
+"""detseg: object detection and segmentation whose numbers can be trusted.
+
+``train``, ``evaluate``, ``export``, ``convert``, ``check`` and ``load`` do what the verbs of the command line do;
+``build`` gives a bare network.
+"""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detseg.runtime.model import Model
+    from detseg.api import build as build
+    from detseg.api import check as check
+    from detseg.api import convert as convert
+    from detseg.api import evaluate as evaluate
+    from detseg.api import export as export
+    from detseg.api import load as load
+    from detseg.api import train as train
+    from detseg.engine.callbacks import Callback as Callback
 
 __version__ = "0.1.0"
 
+__all__ = ["Callback", "build", "check", "convert", "evaluate", "export", "load", "train"]
 
-def load(
-    path: Path | str,
-    *,
-    device: str = "auto",
-    precision: str = "fp32",
-    num_threads: int | None = None,
-    size: tuple[int, int] | None = None,
-    full_input: bool | None = None,
-    **settings: Any,
-) -> Model:
-    """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("film.mp4"): ...``.
+_PLACES = dict.fromkeys(__all__, "detseg.api") | {"Callback": "detseg.engine.callbacks"}
 
-    Args:
-        path: a ``.safetensors`` file, which torch runs, an ``.onnx`` file that ``detseg export`` wrote, which ONNX
-            Runtime runs without torch, or the name of released weights, see ``detseg download``.
-        device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ....
-        precision: ``fp32``, ``fp16`` or ``bf16``; an ``.onnx`` file has its own.
-        num_threads: CPU cores for the network; None leaves it to the library.
-        size: height and width of the input, in place of the model's own.
-        full_input: pad every picture to that size, as evaluation does. False pads no further than the network's stride
-            asks for, which is faster (16:9 at 640x640 becomes 384x640) and changes boxes a little. None: False for
-            boxes on the CPU, where the model takes any size.
-        settings: of the postprocessing, in place of the model's own, such as ``confidence`` and ``iou``.
 
-    Raises:
-        FileNotFoundError: there is no such file, or the released weights of this name are not on this machine;
-            nothing is downloaded.
-        ValueError: it is no model of detseg's, or a setting is impossible.
-        ModuleNotFoundError: what runs the model is not installed.
-    """
-    from detseg.runtime.weights.released import find_model
+def __getattr__(name: str) -> Any:
+    """The public names, imported when they are first used, so that ``import detseg`` takes no time."""
+    if name not in _PLACES:
+        raise AttributeError(f"module 'detseg' has no attribute {name!r}; it has {', '.join(__all__)}")
+    from importlib import import_module
 
-    path = find_model(path)
-    if path.suffix.lower() == ".onnx":
-        from detseg.runtime.model import load_onnx
+    value = getattr(import_module(_PLACES[name]), name)
+    globals()[name] = value
+    return value
 
-        return load_onnx(path, device, precision, num_threads, size, full_input, settings)
-    try:
-        from detseg.inference.load import load_torch_model
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"{path}: needs torch, which is not installed: pip install 'detseg[train]', or run the model as an .onnx "
-            "file, which `detseg export` makes"
-        ) from error
-    return load_torch_model(path, device, precision, num_threads, size, full_input, settings)
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

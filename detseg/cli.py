@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-import detseg
 from detseg.cli_arguments import make_parser
 from detseg.habits import advice
 
@@ -142,6 +141,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
+    from detseg.api import load
     from detseg.runtime.command import predict_command
     from detseg.runtime.media.video_reader import Section
     from detseg.runtime.tracking.tracker import TrackerConfig
@@ -154,7 +154,7 @@ def _predict(options: argparse.Namespace) -> int:
         sure = 0.25 if options.confidence is None else options.confidence
         track = TrackerConfig(high_score=sure, low_score=min(0.1, sure), new_score=sure)
         settings["confidence"] = track.low_score
-    model = detseg.load(
+    model = load(
         options.model,
         device=options.device,
         precision=options.precision,

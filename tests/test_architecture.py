@@ -35,7 +35,7 @@ DOORS: dict[str, frozenset[str]] = {
     "engine": frozenset({"data", "augment", "tasks", "models", "losses", "evaluation", "ops", "runtime"}),
     "inference": frozenset({"models", "tasks", "ops", "runtime"}),
     "conversion": frozenset({"foreign", "layers", "models", "tasks", "ops", "runtime"}),
-    "recipes": frozenset({"engine", "conversion", "tasks", "runtime"}),
+    "recipes": frozenset({"engine", "conversion", "models", "tasks", "runtime"}),
     "exporters": frozenset({"inference", "models", "tasks", "data", "evaluation", "ops", "runtime"}),
 }
 ALL = frozenset(DOORS) | {"cli", "api"}

@@ -18,10 +18,12 @@ from detseg.engine.exported import load_exported
 from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.base import Evaluator
+from detseg.evaluation.report import format_table
 from detseg.models.load_weights import load_weights
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model
 from detseg.shipped import find_config
+from detseg.structures import Metrics
 from detseg.tasks.base import Task
 from detseg.tasks.model_file import ModelFileConfig, adapt_task, default_device, load_model_file
 
@@ -80,6 +82,38 @@ class Evaluated:
             settings=to_dict(self.task.config),
             num_parameters=num_parameters,
             device=device,
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Evaluation:
+    """What a model reached: ``metrics`` by name, over ``num_images`` of a ``split`` of ``data``; ``reports`` are the
+    pages that were written, ``evaluator`` holds all that was judged."""
+
+    metrics: Metrics
+    evaluator: Evaluator
+    num_images: int
+    data: str
+    split: str
+    reports: tuple[Path, ...] = ()
+
+    def __getitem__(self, name: str) -> float:
+        return self.metrics[name]
+
+    @property
+    def table(self) -> str:
+        """The metrics as a table for the screen."""
+        return format_table(self.metrics, self.evaluator.classes_without_truth())
+
+    def render(self) -> str:
+        """What was measured and what came of it, for people."""
+        head = f"{self.num_images} images of {self.data}, split {self.split}\n\n{self.table}"
+        return "\n".join([head, *(f"report: {path}" for path in self.reports)])
+
+    def __repr__(self) -> str:
+        primary = self.metrics.primary
+        return (
+            f"Evaluation({primary} {self.metrics[primary]:.4f}, {self.num_images} images of {self.data}, {self.split})"
         )
 
 

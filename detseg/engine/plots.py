@@ -59,7 +59,6 @@ def plot_history(
 def _curves(
     records: Sequence[Mapping[str, Any]], position: str, patterns: Sequence[str]
 ) -> dict[str, tuple[list[float], list[float]]]:
-    first = 1 if position == "epoch" else 0  # people count epochs from 1
     curves: dict[str, tuple[list[float], list[float]]] = {}
     for record in records:
         if not _is_finite_number(record.get(position)):
@@ -67,7 +66,7 @@ def _curves(
         for name, value in record.items():
             if any(fnmatchcase(name, pattern) for pattern in patterns) and _is_finite_number(value):
                 positions, values = curves.setdefault(name, ([], []))
-                positions.append(record[position] + first)
+                positions.append(record[position])
                 values.append(value)
     return curves
 

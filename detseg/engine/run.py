@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
+from detseg.engine.callbacks import Callback, TensorBoardLogger
 from detseg.engine.checkpoint import load_state
 from detseg.engine.describe import describe
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
@@ -24,6 +25,7 @@ from detseg.engine.run_data import open_run_data
 from detseg.engine.run_folder import CONFIG_NAME, RunFolder
 from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig, TrainConfig
+from detseg.engine.start_report import announce
 from detseg.engine.trainer import Trainer
 from detseg.files import remove_partial_files, write_text
 from detseg.runtime.weights.released import BEST
@@ -59,11 +61,13 @@ def train(
     accept_changed_data: bool = False,
     bar: bool = True,
     adapt: Adapt | None = None,
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Train as ``config`` says, or as ``adapt`` makes of it once the data is open; everything goes to ``run_dir``,
     which no other run may write to meanwhile.
 
-    ``accept_changed_data``: a run whose data set has changed goes on all the same, at its next epoch.
+    ``accept_changed_data``: a run whose data set has changed goes on all the same, at its next epoch. ``bar``: say on
+    the screen what happens. ``callbacks`` are told of it beside the loggers of the run.
 
     Raises:
         FileExistsError: ``run_dir`` holds a run already, or anything else, and ``resume`` is False.
@@ -82,8 +86,9 @@ def train(
         data = config.data
         opened = open_run_data(data, config.task.truth, group, device, bar=bar)
         changes = opened.require_same(state, run_dir, accept_changed_data) if state else ""
+        notes: Sequence[str] = ()
         if adapt is not None:
-            config, _ = adapt(len(opened.train), opened.train.class_names)
+            config, notes = adapt(len(opened.train), opened.train.class_names)
         config = replace(
             config,
             task=config.task.adapted_to(opened.usable_train),
@@ -109,15 +114,26 @@ def train(
             trainer.load_state_dict(state)
             if changes:
                 trainer.leave_epoch()
-        log = RunLog(run_dir, enabled=group.is_main, num_epochs_done=trainer.progress.epoch, bar=bar)
+        log = RunLog(
+            run_dir,
+            enabled=group.is_main,
+            num_epochs_done=trainer.progress.epoch,
+            num_epochs=config.train.epochs,
+            bar=bar,
+            callbacks=[TensorBoardLogger(), *callbacks],
+        )
         try:
+            announce(log, config, run_dir, opened, trainer, notes)
             for text in (*opened.warnings(), *filter(None, [changes])):
                 log.warn(text)
             trainer.fit(log)
+            trainer.loader.close()
+            result = _report(config, val_set, opened.bad_val, run_dir, group, device, bar=bar)
+            log.result(result.metrics)
         finally:
             log.close()
             trainer.loader.close()
-        return _report(config, val_set, opened.bad_val, run_dir, group, device, bar=bar)
+        return result
     finally:
         folder.release()
         leave_group()
@@ -150,6 +166,7 @@ def build_trainer(
     torch.manual_seed(settings.seed)
     model, task = file_config.build()
     criterion = file_config.task.build_criterion(model, task)
+    report = None
     if settings.weights is not None:
         report = load_start_weights(model, file_config, settings.weights, partial=settings.partial_weights)
         if report.missing and group.is_main:
@@ -197,7 +214,7 @@ def build_trainer(
     def save(path: Path, weights: dict[str, Tensor]) -> None:
         save_model_file(path, weights, file_config)
 
-    return Trainer(
+    trainer = Trainer(
         model=model,
         task=task,
         criterion=criterion,
@@ -209,6 +226,8 @@ def build_trainer(
         group=group,
         device=device,
     )
+    trainer.started_from = report
+    return trainer
 
 
 def _report(

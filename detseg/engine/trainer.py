@@ -28,6 +28,7 @@ from detseg.engine.settings import TrainConfig
 from detseg.losses.base import LossSum
 from detseg.structures import Metrics
 from detseg.tasks.base import Batch, Criterion, Task
+from detseg.tasks.start_weights import StartReport
 
 COMPILE_MODES = {"fused": "default", "graphs": "reduce-overhead"}
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -92,6 +93,7 @@ class Trainer:
         mode = COMPILE_MODES.get(config.compile)
         self.learner = cast(nn.Module, torch.compile(model, mode=mode)) if mode else model
         self.progress = Progress()
+        self.started_from: StartReport | None = None
         self.data_identity: dict[str, Any] = {}
         """What the data are that the run learns from, kept in its state."""
         self.stop = StopRequest()
@@ -274,7 +276,7 @@ class Trainer:
         progress, config = self.progress, self.config
         num_steps = max(1, progress.num_steps)
         record: dict[str, Any] = {
-            "epoch": progress.epoch,
+            "epoch": progress.epoch + 1,
             "step": progress.step,
             "train_seconds": round(train_seconds, 3),
             "wait_seconds": round(wait_seconds, 3),
@@ -332,7 +334,7 @@ class Trainer:
     def _save_and_stop(self) -> None:
         self._save()
         raise InterruptedRunError(
-            f"stopped by {self.stop.received or 'another process'} in epoch {self.progress.epoch} after step "
+            f"stopped by {self.stop.received or 'another process'} in epoch {self.progress.epoch + 1} after step "
             f"{self.progress.step}; the state is saved, go on with: detseg train --resume {self.run_dir}"
         )
 

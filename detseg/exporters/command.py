@@ -6,9 +6,12 @@ import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detseg.runtime.weights.released import find_model
+
+if TYPE_CHECKING:
+    from detseg.exporters.export import Exported
 
 EXIT_NOT_EQUAL = 3
 """The exported file does not give the results of the model; it was not kept."""
@@ -16,7 +19,24 @@ EXIT_NOT_EQUAL = 3
 _EXTRA = ("onnx", "onnxscript")
 
 
-def export_command(
+def export_command(model_path: Path, output: Path | None, **settings: Any) -> int:
+    """``detseg export``, see :func:`run_export`.
+
+    Returns 0, or ``EXIT_NOT_EQUAL`` where the file would not give the results of the model.
+    """
+    _require_extra()
+    from detseg.exporters.base import ParityError
+
+    try:
+        made = run_export(model_path, output, **settings)
+    except ParityError as error:
+        print(f"detseg export: {error}", file=sys.stderr)
+        return EXIT_NOT_EQUAL
+    print(made.render())
+    return 0
+
+
+def run_export(
     model_path: Path,
     output: Path | None,
     *,
@@ -28,36 +48,35 @@ def export_command(
     calibrate: str | None = None,
     verify: str | None = None,
     postprocess: Mapping[str, Any] | None = None,
-) -> int:
-    """``detseg export`` of a model file or of released weights, by name.
+) -> Exported:
+    """Export a model file, the best model of a run, or released weights by name; see
+    :func:`detseg.exporters.export.export_model`.
 
-    Returns 0, or ``EXIT_NOT_EQUAL`` where the file would not give the results of the model.
+    Raises:
+        ModuleNotFoundError: the packages of the extra are not installed.
     """
+    _require_extra()
     named, model_path = model_path, find_model(model_path)
-    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ValueError(f"export needs {' and '.join(missing)}: pip install 'detseg[export]'")
-    from detseg.exporters.base import ParityError
     from detseg.exporters.export import default_path, export_model
 
-    if output is None and model_path != named:
+    if output is None and model_path != named and not named.is_dir():
         # The folder of released weights is no place for results.
         output = Path(default_path(model_path, precision).name)
-    try:
-        made = export_model(
-            model_path,
-            output,
-            precision=precision,
-            form=form,
-            opset=opset,
-            size=size,
-            dynamic=dynamic,
-            calibrate=calibrate,
-            verify=verify,
-            postprocess=postprocess or {},
-        )
-    except ParityError as error:
-        print(f"detseg export: {error}", file=sys.stderr)
-        return EXIT_NOT_EQUAL
-    print(made.render())
-    return 0
+    return export_model(
+        model_path,
+        output,
+        precision=precision,
+        form=form,
+        opset=opset,
+        size=size,
+        dynamic=dynamic,
+        calibrate=calibrate,
+        verify=verify,
+        postprocess=postprocess or {},
+    )
+
+
+def _require_extra() -> None:
+    missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ModuleNotFoundError(f"export needs {' and '.join(missing)}: pip install 'detseg[export]'")

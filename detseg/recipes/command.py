@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg.config import load_config
+from detseg.engine.callbacks import Callback
 from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.engine.log import RECORDS_NAME, read_records
 from detseg.engine.run import RunResult, train
@@ -54,11 +55,18 @@ def train_command(
 
 
 def start_run(
-    model: str | Path, options: Options, overrides: Sequence[str] = (), output: Path | None = None, *, bar: bool = True
+    model: str | Path,
+    options: Options,
+    overrides: Sequence[str] = (),
+    output: Path | None = None,
+    *,
+    bar: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Begin a run, see :func:`detseg.recipes.plan.plan_run`, in ``output``, by default ``runs/NAME``, numbered."""
     plan = plan_run(model, options, overrides)
-    return train(plan.config, output or _free_folder(Path("runs") / plan.name), bar=bar, adapt=plan.adapted_to)
+    run_dir = output or _free_folder(Path("runs") / plan.name)
+    return train(plan.config, run_dir, bar=bar, adapt=plan.adapted_to, callbacks=callbacks)
 
 
 def resume_run(
@@ -68,6 +76,7 @@ def resume_run(
     *,
     accept_changed_data: bool = False,
     bar: bool = True,
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Go on with the run in ``run_dir`` as it was begun; with other ``epochs`` for longer.
 
@@ -90,7 +99,7 @@ def resume_run(
         raise ValueError(
             f"{run_dir} has trained for {num_done} epochs already, and is to end after {config.train.epochs}"
         )
-    return train(config, run_dir, resume=True, accept_changed_data=accept_changed_data, bar=bar)
+    return train(config, run_dir, resume=True, accept_changed_data=accept_changed_data, bar=bar, callbacks=callbacks)
 
 
 def _refusal(what: str, run_dir: Path) -> ValueError:

@@ -10,9 +10,12 @@ from typing import Any, Literal
 
 from detseg.config import build_config, to_dict
 from detseg.config_files import COMMAND_LINE, ConfigError, Layer, override_layers, read_layers
+from detseg.engine.auto_batch import choose_batch_size
 from detseg.engine.settings import RunConfig
+from detseg.models.base import ModelConfig
 from detseg.recipes.finetune import ALWAYS, KNOWN, NEW, describe_classes, read_recipe, size_layer
 from detseg.recipes.start import Start, find_start
+from detseg.shipped import find_config
 
 _OF_DATA = ("path", "format", "description", "train_split", "val_split")
 """What a recipe says of its own data set, and so nothing of another."""
@@ -62,6 +65,14 @@ class Plan:
 
     def adapted_to(self, num_samples: int, class_names: Sequence[str]) -> tuple[RunConfig, tuple[str, ...]]:
         """The configuration for a training set of ``num_samples`` with these classes, and what was chosen and why."""
+        config, reasons = self._finetuned(num_samples, class_names)
+        if self.auto_batch:
+            batch_size, reason = choose_batch_size(config, len(class_names), num_samples)
+            config = replace(config, train=replace(config.train, batch_size=batch_size))
+            reasons = (*reasons, reason)
+        return config, reasons
+
+    def _finetuned(self, num_samples: int, class_names: Sequence[str]) -> tuple[RunConfig, tuple[str, ...]]:
         if self.start.class_names is None:
             return self.config, ()
         kept = [name for name in class_names if name in self.start.class_names]
@@ -102,6 +113,20 @@ def plan_run(model: Path | str, options: Options, overrides: Sequence[str] = ())
         chosen = [_size_layer(*options.size, below), *chosen]
         config = build_config(RunConfig, [*below, *chosen])
     return Plan(start.name, config, start, tuple(below), tuple(chosen), options.batch_size == "auto")
+
+
+def load_model_config(config: Path | str, overrides: Sequence[str] = ()) -> ModelConfig:
+    """The section ``model`` of a configuration, by file or by name.
+
+    Raises:
+        detseg.config.ConfigError: there is no such configuration, or a key or value is not allowed.
+    """
+    # Neither the data nor the weights of the recipe need be there.
+    layers = [
+        *read_layers(find_config(config)),
+        *override_layers(["data.path=shapes", "train.weights=null", *overrides]),
+    ]
+    return build_config(RunConfig, layers).model
 
 
 def _recipe(start: Start) -> list[Layer]:

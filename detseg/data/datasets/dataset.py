@@ -28,6 +28,7 @@ class Dataset:
     """
 
     has_masks = False
+    unit = "images"
 
     def __init__(
         self,
@@ -60,6 +61,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.annotations)
+
+    @property
+    def num_objects(self) -> int | None:
+        """The number of annotated objects; None where the truth is masks."""
+        return None if self.truth == "masks" else len(self.annotations.labels)
 
     def image_id(self, index: int) -> int:
         """The number of image ``index`` in the annotation file; counted from 1 where a format has none."""

@@ -40,6 +40,8 @@ class VolumeDataset:
     truth: Truth = "volumes"
     num_dropped = 0
     needs_truth = False
+    unit = "volumes"
+    num_objects = None
 
     def __init__(
         self,

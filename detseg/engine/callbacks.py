@@ -1,0 +1,71 @@
+"""What is told of a training run as it goes on: the user's own code, and loggers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detseg.structures import Metrics
+
+
+@dataclass(frozen=True)
+class RunStart:
+    """A run that is about to train: where it writes, its resolved configuration as plain data, and what it is made of.
+
+    ``num_epochs_done`` is above 0 where it goes on.
+    """
+
+    run_dir: Path
+    config: Mapping[str, Any]
+    class_names: tuple[str, ...]
+    num_parameters: int
+    num_train: int
+    num_val: int
+    num_epochs_done: int = 0
+
+
+class Callback:
+    """Derive from it and define what you want to hear of; the rest does nothing. Called in the main process only.
+
+    An error in a callback ends the run, whose state is saved; go on with ``resume``.
+    """
+
+    def on_start(self, run: RunStart) -> None:
+        """Training begins."""
+
+    def on_epoch(self, record: Mapping[str, Any]) -> None:
+        """An epoch is over. ``record`` is what ``metrics.jsonl`` says of it: ``epoch`` (from 1), ``step``, ``loss``,
+        ``loss/<part>``, ``learning_rate``, seconds, and the metrics where it was evaluated."""
+
+    def on_result(self, run_dir: Path, metrics: Metrics) -> None:
+        """The run is over; ``metrics`` are those of its best model, all files are written."""
+
+    def on_close(self) -> None:
+        """The run ends, in whatever way: close what is open."""
+
+
+class TensorBoardLogger(Callback):
+    """Curves of all numbers of a run in its folder ``tensorboard``."""
+
+    def __init__(self) -> None:
+        self._board: Any = None
+
+    def on_start(self, run: RunStart) -> None:
+        """Open the log; what it has of epochs that are done again is hidden."""
+        from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+        self._board = SummaryWriter(str(run.run_dir / "tensorboard"), purge_step=run.num_epochs_done + 1)
+
+    def on_epoch(self, record: Mapping[str, Any]) -> None:
+        """One point on each curve."""
+        for name, value in record.items():
+            if name not in ("epoch", "step") and isinstance(value, int | float):
+                self._board.add_scalar(name, value, int(record["epoch"]))
+        self._board.flush()
+
+    def on_close(self) -> None:
+        """Flush and close."""
+        if self._board is not None:
+            self._board.close()
