@@ -137,7 +137,7 @@ def _judge(
     to_dataset = np.full(len(task.class_names), -1, np.int64)
     to_dataset[match_classes(task.class_names, dataset.class_names)] = np.arange(len(dataset.class_names))
     evaluator = task.evaluator(dataset.class_names, dataset.category_ids)
-    progress = tqdm(indices, desc="evaluate", unit="image", disable=not bar, leave=False)
+    progress = tqdm(indices, desc="evaluate", unit="image", disable=None if bar else True, leave=False)
     with closing(results), progress:
         for index, found in zip(progress, results, strict=True):
             result, truth = task.kind.relabel(found, to_dataset), task.ground_truth(dataset, index)

@@ -141,7 +141,7 @@ def _find_bad(dataset: AnyDataset, group: Group, device: torch.device, *, whole:
             total=len(own),
             desc=f"look at {dataset.split}",
             unit="image",
-            disable=not (bar and group.is_main),
+            disable=None if bar and group.is_main else True,
             delay=1,
             leave=False,
         )
