@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# Before anything imports albumentations, numpy or torch.
+# Before anything imports albumentations, numpy, ONNX Runtime or torch.
 os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # GPU kernels run in Triton's interpreter, on the CPU; TRITON_INTERPRET=0 runs them on a GPU.
@@ -51,6 +53,31 @@ def _refuse_skip(report: Any) -> Any:
         report.outcome = "failed"
         report.longrepr = f"skipped although DETSEG_DATA={_DATA} is set: {report.longrepr[2]}"
     return report
+
+
+@pytest.fixture
+def in_forked_child() -> Callable[[Callable[[], object]], str]:
+    """``run(work)``: what ``work`` gives in a forked child, as text, or its error; a child that hangs is ended."""
+
+    def run(work: Callable[[], object]) -> str:
+        reader, writer = os.pipe()
+        child = os.fork()
+        if child == 0:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)
+            signal.alarm(60)
+            try:
+                found = repr(work())
+            except BaseException as error:  # noqa: BLE001 - the child ends here, whatever happens
+                found = repr(error)
+            os.write(writer, found.encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as pipe:
+            found = pipe.read()
+        assert os.waitpid(child, 0)[1] == 0, "the child hung, or crashed"
+        return found
+
+    return run
 
 
 def _is_local(address: Any) -> bool:

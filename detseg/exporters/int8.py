@@ -20,6 +20,7 @@ from detseg.exporters.convolutions import (
     last_convolutions,
     nodes_after_last_convolutions,
 )
+from detseg.runtime.onnx.model import import_onnxruntime
 
 PERCENTILE = 99.99
 """Of the values of an activation, the share that its range covers."""
@@ -35,6 +36,7 @@ def to_int8(network: onnx.ModelProto, inputs: Iterable[FloatArray]) -> onnx.Mode
     extreme of ten thousand values; with these, hardly any AP is left. Weights are unsigned, around 128: processors
     without VNNI add products of signed by unsigned numbers in 16 bits, which overflow.
     """
+    import_onnxruntime()
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     name = network.graph.input[0].name

@@ -6,6 +6,8 @@ the next.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 
 from detseg.arrays import ByteArray
 from detseg.inference.cuda_stream import CudaStream, Stream
+from detseg.inference.forking import require_process
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
@@ -29,6 +32,9 @@ class CudaRunner:
     Letterbox, normalization, model and what ``task`` does with its output are one CUDA graph, captured with the first
     batch, and again when a batch has more images, or larger ones, than any before. A smaller batch goes through the
     same graph, with nothing in its last places. ``make_stream`` gives the streams of work.
+
+    Threads may share a runner: a batch has its memory for itself until its results are made, by whoever asks for them
+    or needs the memory next. Results that nobody asks for hold nothing up.
     """
 
     max_in_flight = 2
@@ -47,6 +53,8 @@ class CudaRunner:
         self.kind = task.kind
         network = _Network(model, task, cast(InputSpec, task.spec), device, dtype)
         self._slots = cycle([_Slot(network, make_stream(device)) for _ in range(self.max_in_flight)])
+        self._turn = threading.Lock()
+        self._process = os.getpid()
 
     def submit(self, images: Sequence[ByteArray]) -> Batch:
         """Start with a batch of images ``[H, W, 3]`` uint8 RGB of any sizes; they may change once this returns.
@@ -56,27 +64,47 @@ class CudaRunner:
 
         Raises:
             ValueError: there are no images, or one is none.
-            RuntimeError: the model or the task cannot be captured in a CUDA graph, or Triton is missing.
+            RuntimeError: the model or the task cannot be captured in a CUDA graph, or Triton is missing, or this
+                process was forked from the one that made the runner.
         """
         if not images:
             raise ValueError("a batch needs at least one image, got none")
-        return next(self._slots).submit(images)
+        require_process(self._process)
+        with self._turn:
+            slot = next(self._slots)
+        return slot.submit(images)
 
 
 class Batch:
-    """A batch on its way through a :class:`CudaRunner`."""
+    """A batch on its way through a :class:`CudaRunner`, whose memory ``lock`` guards."""
 
-    def __init__(self, fetch: Callable[[], list[Result]]) -> None:
+    def __init__(self, fetch: Callable[[], list[Result]], lock: threading.RLock) -> None:
         self._fetch: Callable[[], list[Result]] | None = fetch
+        self._lock = lock
         self._results: list[Result] | None = None
+        self._error: Exception | None = None
 
     def results(self) -> list[Result]:
-        """Wait for the batch; one result per image, in pixels of the original."""
-        if self._fetch is not None:
-            fetch, self._fetch = self._fetch, None
-            self._results = fetch()
-        assert self._results is not None, "making the results failed before, and its memory is used again"
+        """Wait for the batch; one result per image, in pixels of the original. What went wrong with it is raised here,
+        each time."""
+        self.finish()
+        if self._error is not None:
+            raise self._error
+        assert self._results is not None, "it was interrupted, and its memory is used again"
         return self._results
+
+    def finish(self) -> None:
+        """Wait for the batch and keep its results, or the error, so that its memory can be used again."""
+        if self._results is not None or self._error is not None:
+            return  # without waiting for a later batch that is in its memory now
+        with self._lock:
+            if self._fetch is None:
+                return
+            fetch, self._fetch = self._fetch, None
+            try:
+                self._results = fetch()
+            except Exception as error:  # noqa: BLE001 - raised by results, to whom the batch belongs
+                self._error = error
 
 
 @dataclass(frozen=True)
@@ -91,25 +119,31 @@ class _Network:
 
 
 class _Slot:
-    """The way of a batch: a stream of its own, memory on the host and on the GPU, and the graph that works on it."""
+    """The way of a batch: a stream of its own, memory on the host and on the GPU, and the graph that works on it. All
+    of it belongs to whoever holds its lock."""
 
     def __init__(self, network: _Network, stream: Stream) -> None:
         self._network = network
         self._stream = stream
+        self._lock = threading.RLock()
         self._program: _Program | None = None
         self._batch: Batch | None = None
 
-    @torch.inference_mode()
     def submit(self, images: Sequence[ByteArray]) -> Batch:
-        if self._batch is not None:
-            self._batch.results()
+        with self._lock:
+            if self._batch is not None:
+                self._batch.finish()
+            return self._start(images)
+
+    @torch.inference_mode()
+    def _start(self, images: Sequence[ByteArray]) -> Batch:
         if self._program is None or not self._program.has_room(images):
             batch_size = max(len(images), 0 if self._program is None else self._program.batch_size)
             self._program = None  # its memory is free for the next one
             self._program = _Program(self._network, self._stream, batch_size, bytes_needed(images))
         program = self._program
         placements = program.start(images)
-        self._batch = Batch(lambda: self._fetch(program, placements))
+        self._batch = Batch(lambda: self._fetch(program, placements), self._lock)
         return self._batch
 
     @torch.inference_mode()

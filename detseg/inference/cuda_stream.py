@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
@@ -10,10 +11,13 @@ import torch
 T = TypeVar("T")
 
 _WARM_UP_RUNS = 3
+_capturing = threading.Lock()
+"""Captures wait for the whole device and give memory back, which must not happen during another one."""
 
 
 class Stream(Protocol):
-    """Work that is done in its order, while the host goes on."""
+    """Work that is done in its order, while the host goes on. It is used by one thread at a time; several streams may
+    be used by several."""
 
     def put(self, work: Callable[[], object]) -> None:
         """Do ``work`` after all that was put before; the host does not wait."""
@@ -52,6 +56,10 @@ class CudaStream:
         Raises:
             RuntimeError: ``program`` does what a graph cannot, such as waiting for the host.
         """
+        with _capturing:
+            return self._capture(program)
+
+    def _capture(self, program: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
         # What the program reads may still be on its way in the caller's stream, such as the model.
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
         with torch.cuda.stream(self._stream):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from detseg.inference.cuda_runner import CudaRunner
+from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
@@ -28,7 +30,10 @@ PRECISIONS: dict[str, torch.dtype] = {
 
 class EagerRunner:
     """Places images or volumes on the CPU, as ``spec`` says, by default the task's, and runs ``model``, which is on
-    ``device`` and takes ``dtype``, on them. See :class:`detseg.runtime.runner.Runner`."""
+    ``device`` and takes ``dtype``, on them. See :class:`detseg.runtime.runner.Runner`.
+
+    Threads may share a runner: nothing of a batch is kept. So may forked children, unless ``device`` is a GPU.
+    """
 
     max_in_flight = 1
 
@@ -46,9 +51,9 @@ class EagerRunner:
         self._task = task
         self._device = device
         self._dtype = dtype
+        self._process = os.getpid()
         self.default_batch_size = 16 if device.type == "cuda" else 1
 
-    @torch.inference_mode()
     def submit(self, images: Sequence[Any]) -> Finished:
         """All that there is to do for a batch of images ``[H, W, 3]`` uint8 RGB of any sizes that give inputs of one
         size, or for volumes.
@@ -56,14 +61,21 @@ class EagerRunner:
         Raises:
             ValueError: an image is none, or their inputs differ in size.
             VolumeError: a volume would become too large.
+            RuntimeError: the model is on a GPU, and this process was forked from the one that loaded it.
         """
+        if self._device.type == "cuda":
+            require_process(self._process)
+        return Finished(run_with_torch(lambda: self._results(images)))
+
+    @torch.inference_mode()
+    def _results(self, images: Sequence[Any]) -> list[Any]:
         placed = [self.spec.place(image) for image in images]
         arrays = torch.from_numpy(np.stack([array for array, _ in placed]))
         inputs = self._task.normalize(arrays.to(self._device).contiguous()).to(self._dtype)
         if self._device.type == "cuda":  # on the CPU models choose for themselves
             inputs = inputs.contiguous(memory_format=self._task.memory_format)
         outputs = self._task.infer(self._model, inputs)
-        return Finished(self._task.results(outputs, [placement for _, placement in placed]))
+        return self._task.results(outputs, [placement for _, placement in placed])
 
 
 def make_runner(

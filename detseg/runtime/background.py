@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -25,7 +26,11 @@ def iterate_ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
 
     An error of ``items`` is raised where it would have been. When this iterator is closed early, the thread stops
     before its next item, and ``items`` is closed.
+
+    Raises:
+        RuntimeError: this process was forked after the iterator began, and so has no such thread.
     """
+    process = os.getpid()
     waiting: queue.Queue[Item | _End] = queue.Queue(size)
     stopped = threading.Event()
 
@@ -56,11 +61,19 @@ def iterate_ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
     try:
         while not isinstance(item := waiting.get(), _End):
             yield item
+            _require_process(process)
         if item.error is not None:
             raise item.error
     finally:
         stopped.set()
         thread.join()
+
+
+def _require_process(process: int) -> None:
+    if os.getpid() != process:
+        raise RuntimeError(
+            "this was begun before the process was forked, and its thread is in the parent only: begin again here"
+        )
 
 
 class Sink(Generic[Item]):
@@ -75,10 +88,16 @@ class Sink(Generic[Item]):
         self._waiting: queue.Queue[Item | _End] = queue.Queue(size)
         self._error: BaseException | None = None
         self._dropping = False
+        self._process = os.getpid()
         self._thread = threading.Thread(target=self._run, name="sink", daemon=True)
 
     def put(self, item: Item) -> None:
-        """Hand ``item`` over, as soon as there is room."""
+        """Hand ``item`` over, as soon as there is room.
+
+        Raises:
+            RuntimeError: this process was forked after the block began, and so has no such thread.
+        """
+        _require_process(self._process)
         if self._error is not None:
             raise self._error
         self._waiting.put(item)
@@ -88,6 +107,8 @@ class Sink(Generic[Item]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if os.getpid() != self._process:
+            return  # what waits is the parent's to consume
         self._dropping = kind is not None
         self._waiting.put(_End())
         self._thread.join()

@@ -87,7 +87,12 @@ class Prediction:
 
 
 class Model:
-    """A task, such as ``detection``, ``semantic`` or ``volume``, its classes, and a runner that does the work."""
+    """A task, such as ``detection``, ``semantic`` or ``volume``, its classes, and a runner that does the work.
+
+    Threads may share a model, each with a call of :meth:`predict` of its own: what belongs to a call, such as the
+    tracker, is made for the call, and the runner keeps batches apart. One iterator is for one thread. A model on a CPU
+    can also be used in a forked child; one on a GPU is loaded there.
+    """
 
     def __init__(self, runner: Runner, task_name: str, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
         self.runner = runner

@@ -22,7 +22,8 @@ class Pending(Protocol):
 
 
 class Runner(Protocol):
-    """Takes batches of images as they were read and gives their results, batch after batch."""
+    """Takes batches of images as they were read and gives their results, batch after batch. Several threads may use it
+    at once: each batch gets the results of its own images, and results that nobody asks for hold nothing up."""
 
     spec: InputSpec | VolumeSpec
     """How files are read and placed in the input."""

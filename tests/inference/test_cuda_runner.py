@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detseg.inference import cuda_runner
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.load import EagerRunner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
@@ -232,3 +234,61 @@ def test_a_batch_that_has_no_valid_results_does_not_stop_the_next(make: Make, sp
     assert_same(
         [*found, *runner.submit([picture(2)]).results()], eager(spot_model, spot_task, [picture(1), picture(2)])
     )
+
+
+def test_each_thread_gets_the_results_of_its_own_images(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    one_at_a_time, letterbox = threading.Lock(), cuda_runner.letterbox_into
+
+    def letterbox_into(*arguments: Any) -> None:
+        with one_at_a_time:  # Triton's interpreter keeps the place in the grid for the whole process
+            letterbox(*arguments)
+
+    monkeypatch.setattr(cuda_runner, "letterbox_into", letterbox_into)
+    runner = make()
+    images = [picture(seed, *size) for seed, size in enumerate(((32, 32), (16, 16), (64, 64), (48, 32)))]
+    runner.submit([images[2]]).results()
+    expected = [runner.submit([image]).results()[0].boxes_xyxy.tolist() for image in images]
+    assert len({str(boxes) for boxes in expected}) == len(images)
+    wrong: list[Any] = []
+
+    def work(number: int) -> None:
+        for _ in range(10):
+            try:
+                runner.submit([images[number - 1]])  # nobody asks for these
+                (found,) = runner.submit([images[number]]).results()
+                if found.boxes_xyxy.tolist() != expected[number]:
+                    wrong.append(found)
+            except Exception as error:  # noqa: BLE001 - told at the end
+                wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(len(images))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+
+
+def test_an_error_comes_to_whom_the_batch_belongs_each_time(make: Make, spot_model: Any, spot_task: Any) -> None:
+    expected = eager(spot_model, spot_task, [picture(0)])
+    original, fails = spot_task.results, [True, False]
+
+    def results(outputs: Any, placements: Any) -> Any:
+        if fails and fails.pop():
+            raise ValueError("not finite")
+        return original(outputs, placements)
+
+    spot_task.results = results
+    runner = make()
+    first = runner.submit([picture(1)])
+    for _ in range(2):  # the second one takes the memory of the first
+        assert_same(runner.submit([picture(0)]).results(), expected)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="not finite"):
+            first.results()
+
+
+def test_a_forked_child_is_told_to_load_the_model_itself(make: Make, in_forked_child: Any) -> None:
+    runner = make()
+    runner.submit([picture(0)]).results()
+    assert "load it after the fork" in in_forked_child(lambda: runner.submit([picture(0)]))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -117,3 +118,18 @@ def test_where_the_block_fails_what_waits_is_dropped_and_the_first_error_stays()
     with pytest.raises(KeyboardInterrupt):
         fail()
     assert taken == [0]
+
+
+def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent(in_forked_child: Any) -> None:
+    items = iterate_ahead(numbers([]), 2)
+    assert next(items) == 0
+    assert "was begun before the process was forked" in in_forked_child(lambda: next(items))
+    assert in_forked_child(lambda: list(iterate_ahead(range(3), 2))) == "[0, 1, 2]"
+    assert list(items) == list(range(1, 100)), "the parent goes on"
+    taken: list[int] = []
+    with Sink(taken.append, 2) as sink:
+        sink.put(1)
+        assert "was begun before the process was forked" in in_forked_child(lambda: sink.put(5))
+        assert in_forked_child(lambda: sink.__exit__(None)) == "None"
+        sink.put(2)
+    assert taken == [1, 2]

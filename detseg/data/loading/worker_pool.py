@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS_TO_STOP = 1.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_of_parents: list[Any] = []
+"""Loaders that a forked child has inherited. It never lets go of them, which would end the workers of its parent."""
 
 
 class WorkerDiedError(RuntimeError):
@@ -46,7 +48,7 @@ class WorkerPool(Generic[Item, Result]):
 
     With ``num_workers`` 0 the job runs in this process. Results do not depend on the number of workers as long as
     ``job`` is a pure function. Workers ignore SIGINT and SIGTERM, which often go to the whole process group: the main
-    process decides when to stop, after it has saved its state.
+    process decides when to stop, after it has saved its state. A forked child starts workers of its own.
     """
 
     def __init__(self, job: Callable[[Item], Result], num_workers: int, pin_memory: bool = False) -> None:
@@ -60,6 +62,7 @@ class WorkerPool(Generic[Item, Result]):
         self._results: Iterator[Any] = iter(())
         self._processes: list[BaseProcess] = []
         self._num_runs = 0
+        self._owner = os.getpid()
 
     def run(self, items: Iterable[Item]) -> Iterator[Result]:
         """The results of ``items``, in their order; one run at a time. Of a run that is left early the rest is dropped.
@@ -72,8 +75,10 @@ class WorkerPool(Generic[Item, Result]):
         this_run = self._num_runs
         self._results = self._start(items)
         while True:
-            if this_run != self._num_runs:
-                raise RuntimeError("these results ended when others were asked for or the workers were closed")
+            if this_run != self._num_runs or os.getpid() != self._owner:
+                raise RuntimeError(
+                    "these results ended when others were asked for, the workers were closed or this process was forked"
+                )
             try:
                 outcome = next(self._results)
             except StopIteration:
@@ -86,6 +91,7 @@ class WorkerPool(Generic[Item, Result]):
 
     def close(self) -> None:
         """End the workers; those that do not end by themselves are killed. A later run starts new ones."""
+        self._leave_to_parent()
         self._num_runs += 1
         # Without references the DataLoader tells its workers to leave, unless a traceback still holds it.
         self._results, self._loader = iter(()), None
@@ -97,7 +103,17 @@ class WorkerPool(Generic[Item, Result]):
                 process.join()
         self._processes = []
 
+    def _leave_to_parent(self) -> None:
+        """In a forked child: forget the workers, which are those of the parent."""
+        if os.getpid() == self._owner:
+            return
+        _of_parents.append((self._loader, self._results))
+        self._results, self._loader = iter(()), None
+        self._processes, self._stream = [], _Stream[Item]()
+        self._owner = os.getpid()
+
     def _start(self, items: Iterable[Item]) -> Iterator[Any]:
+        self._leave_to_parent()
         self._stream.items = items
         if self._loader is not None:
             return iter(self._loader)

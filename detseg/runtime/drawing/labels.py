@@ -53,7 +53,9 @@ def classes_in(*masks: ByteArray) -> list[int]:
 
 @cache
 def _color_table() -> ByteArray:
-    return np.array([[color_of(label) for label in range(VOID + 1)]], np.uint8)
+    table = np.array([[color_of(label) for label in range(VOID + 1)]], np.uint8)
+    table.flags.writeable = False  # all pictures share it
+    return table
 
 
 def _borders(labels: ByteArray) -> ByteArray:

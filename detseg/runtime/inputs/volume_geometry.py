@@ -214,7 +214,8 @@ def _resample_axis(array: FloatArray, axis: int, positions: IntArray, weights: F
 @lru_cache(maxsize=64)
 def _neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
     """Which old voxels along an axis contribute to each new one, and how much: ``positions`` and ``weights``
-    ``[K, new_length]``; the weights of a new voxel sum to 1."""
+    ``[K, new_length]``; the weights of a new voxel sum to 1. All callers get the same arrays, which cannot be written
+    to."""
     ratio = length / new_length
     reach = max(1.0, ratio)
     centers = (np.arange(new_length) + 0.5) * ratio - 0.5
@@ -222,7 +223,10 @@ def _neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
     weights = np.maximum(0, 1 - np.abs(positions - centers) / reach)
     # Where the row ends, the voxels that are there share the whole weight.
     weights[(positions < 0) | (positions >= length)] = 0
-    return positions.clip(0, length - 1), (weights / weights.sum(axis=0)).astype(np.float32)
+    shared = positions.clip(0, length - 1), (weights / weights.sum(axis=0)).astype(np.float32)
+    for array in shared:
+        array.flags.writeable = False
+    return shared
 
 
 def _nearest_two(length: int, new_length: int) -> tuple[IntArray, FloatArray]:

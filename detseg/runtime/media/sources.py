@@ -299,6 +299,7 @@ def _read_video(source: Source, section: Section | None, on_error: OnError | Non
 
 
 def _read_files(sources: Iterable[Source], read: Callable[[Any], Any], on_error: OnError | None) -> Iterator[Frame]:
+    process = os.getpid()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
         ahead: deque[tuple[Source, Future[Any]]] = deque()
         try:
@@ -306,11 +307,21 @@ def _read_files(sources: Iterable[Source], read: Callable[[Any], Any], on_error:
                 ahead.append((source, pool.submit(read, source.path)))
                 if len(ahead) > _AHEAD[source.kind]:
                     yield from _decoded(*ahead.popleft(), on_error)
+                    _require_process(process)
             while ahead:
                 yield from _decoded(*ahead.popleft(), on_error)
+                _require_process(process)
         finally:
             for _, future in ahead:
                 future.cancel()
+
+
+def _require_process(process: int) -> None:
+    if os.getpid() != process:
+        raise RuntimeError(
+            "these sources were begun before the process was forked, and what reads them is in the parent only: begin "
+            "again here"
+        )
 
 
 def _decoded(source: Source, future: Future[Any], on_error: OnError | None) -> Iterator[Frame]:

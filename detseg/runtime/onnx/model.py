@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import math
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +18,13 @@ from detseg.arrays import FloatArray
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.base import Kind, Metadata, Outputs
 from detseg.runtime.onnx.file import OnnxFileError, parse_metadata, read_onnx_file
+from detseg.runtime.onnx.forking import fork_guard, tell_of_forks
 
 _CPU = "CPUExecutionProvider"
 _ONLY_ERRORS = 3
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
+_NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 class OnnxModel:
@@ -26,7 +32,10 @@ class OnnxModel:
 
     ``num_threads``: how many cores a run uses, all physical ones of this process where it is None. ``providers``: where
     it runs, in the order of preference, by ONNX Runtime's names; on the CPU where it is None. ``metadata`` is what the
-    file says of itself. A model may be used by several threads at once.
+    file says of itself.
+
+    A model may be used by several threads at once. In a forked child it runs on: where ONNX Runtime has threads of its
+    own, which no child has, or was in the middle of a run, the file is read once more when the child first uses it.
 
     Raises:
         OnnxFileError: the file is missing or damaged, was not written by detseg or by a later one, needs other files,
@@ -45,7 +54,12 @@ class OnnxModel:
         self.metadata: Metadata = parse_metadata(properties, self.path)
         self.num_threads = num_threads or num_physical_cores()
         self.runs_on_cpu = tuple(providers or (_CPU,)) == (_CPU,)
+        self._providers = providers
+        self._digest = _digest(content)
         self._session = _make_session(self.path, content, self.num_threads, providers)
+        self._num_running = 0
+        self._opening = threading.Lock()
+        tell_of_forks(self)
         self.kind: Kind = load_kind(self.metadata.kind)
         self.output_names = self.metadata.output_names
         self.input_name = self.metadata.input_name
@@ -79,9 +93,49 @@ class OnnxModel:
             name: np.concatenate([portion[name] for portion in portions])[: len(inputs)] for name in self.output_names
         }
 
+    def with_threads(self, num_threads: int) -> OnnxModel:
+        """The same network on ``num_threads`` cores.
+
+        Raises:
+            OnnxFileError: the file is not there any more, or another one.
+        """
+        other = OnnxModel(self.path, num_threads, self._providers)
+        self._require_same(other._digest)
+        return other
+
+    def after_fork(self) -> None:
+        """In the child: leave a session that cannot be used there."""
+        self._opening = threading.Lock()
+        if self._session is not None and (self.num_threads > 1 or self._num_running or not self.runs_on_cpu):
+            _keep_for_ever(self._session)
+            self._session = None
+        self._num_running = 0
+
     def _run_at_once(self, inputs: FloatArray) -> Outputs:
-        found = self._session.run(self.output_names, {self.input_name: np.ascontiguousarray(inputs)})
+        with self._in_use() as session:
+            found = session.run(self.output_names, {self.input_name: np.ascontiguousarray(inputs)})
         return dict(zip(self.output_names, found, strict=True))
+
+    @contextmanager
+    def _in_use(self) -> Iterator[Any]:
+        """The session, counted as running, so that a fork meanwhile is noticed in the child."""
+        with self._opening:
+            if self._session is None:
+                content, _ = read_onnx_file(self.path)
+                self._require_same(_digest(content))
+                self._session = _make_session(self.path, content, self.num_threads, self._providers)
+            session = self._session
+        with fork_guard:
+            self._num_running += 1
+        try:
+            yield session
+        finally:
+            with fork_guard:
+                self._num_running -= 1
+
+    def _require_same(self, digest: bytes) -> None:
+        if digest != self._digest:
+            raise OnnxFileError(f"{self.path}: is not the file any more that was loaded; load it again")
 
     def require_shape(self, shape: Sequence[int]) -> None:
         """Raise ValueError unless one input may have this ``shape``, ``(channels, *spatial)``."""
@@ -116,6 +170,16 @@ class OnnxModel:
         return tuple(side if isinstance(side, int) else None for side in value.shape)
 
 
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content).digest()
+
+
+def _keep_for_ever(session: Any) -> None:
+    """Never destroy ``session``, not even when the interpreter ends: in a forked child that waits for threads which are
+    not there, or crashes."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(session))
+
+
 def _filled_up(inputs: FloatArray, batch_size: int) -> FloatArray:
     if len(inputs) == batch_size:
         return inputs
@@ -125,7 +189,7 @@ def _filled_up(inputs: FloatArray, batch_size: int) -> FloatArray:
 
 
 def _make_session(path: Path, content: bytes, num_threads: int, providers: Sequence[str] | None) -> Any:
-    onnxruntime = _import_onnxruntime()
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
@@ -140,7 +204,14 @@ def _make_session(path: Path, content: bytes, num_threads: int, providers: Seque
         raise OnnxFileError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run it: {reason}") from error
 
 
-def _import_onnxruntime() -> Any:
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, imported when it is first used, without its telemetry unless the environment says otherwise.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    # It must be said before the import. The thread that reports to its makers also keeps forked children from ending.
+    os.environ.setdefault(_NO_TELEMETRY, "1")
     try:
         import onnxruntime
     except ModuleNotFoundError as error:

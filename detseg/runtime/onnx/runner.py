@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.kinds.base import Metadata, Pipeline
+from detseg.runtime.onnx.forking import tell_of_forks
 from detseg.runtime.onnx.model import OnnxModel
 
 MAX_STREAMS = 4
@@ -21,9 +25,19 @@ class OnnxPending:
     """A batch in the network, or through it already."""
 
     future: Future[list[Any]]
+    process: int = field(default_factory=os.getpid)
 
     def results(self) -> list[Any]:
-        """Wait for the batch; one result per image, in pixels or voxels of the original."""
+        """Wait for the batch; one result per image, in pixels or voxels of the original.
+
+        Raises:
+            RuntimeError: the batch was handed in before this process was forked; the network of the parent has it.
+        """
+        if os.getpid() != self.process:
+            raise RuntimeError(
+                "this batch was handed in before the process was forked, and only the parent has its results; hand it "
+                "in again here"
+            )
         return self.future.result()
 
 
@@ -34,6 +48,10 @@ class OnnxRunner:
     On a CPU a batch of images that comes alone gets all cores. Those that come while others are in the network share
     the cores between them, up to ``MAX_STREAMS`` at a time: threads of one network spend much of their time waiting for
     each other, the more so when others read and write on the same cores.
+
+    Threads may share a runner: a batch has its memory for itself from :meth:`submit` until it is through the network,
+    and whoever finds all of it taken waits. Results that nobody asks for hold nothing up. After a fork the child has
+    threads of its own; what was handed in before stays with the parent.
 
     ``overrides`` replace settings of ``model.metadata.postprocess`` by their names, such as ``{"confidence": 0.25}``,
     ``size`` the height and width of the input. Without ``full_input`` a detector's images are padded no further than
@@ -66,11 +84,22 @@ class OnnxRunner:
         self._shared_pipeline: Pipeline | None = None
         shares = metadata.input.one_size and model.runs_on_cpu
         self._num_streams = min(MAX_STREAMS, model.num_threads) if shares else 1
-        self._threads = ThreadPoolExecutor(self._num_streams, thread_name_prefix="onnx-runner")
         self.max_in_flight = self._num_streams + 1
-        # The batches under way, by the memory that they are in.
-        self._under_way: list[Future[list[Any]] | None] = [None] * self.max_in_flight
-        self._next = 0
+        self._start()
+        tell_of_forks(self)
+
+    def _start(self) -> None:
+        """Threads, and the places in memory that are free: all of them."""
+        self._threads = ThreadPoolExecutor(self._num_streams, thread_name_prefix="onnx-runner")
+        self._free: SimpleQueue[int] = SimpleQueue()
+        for slot in range(self.max_in_flight):
+            self._free.put(slot)
+        self._lock = threading.Lock()
+        self._num_under_way = 0
+
+    def after_fork(self) -> None:
+        """In the child there is none of the threads, and what they had on their hands is lost."""
+        self._start()
 
     def submit(self, images: Sequence[Any]) -> OnnxPending:
         """Prepare a batch of images ``[H, W, 3]`` uint8 RGB, or of volumes, and start with it. Images may be of any
@@ -82,24 +111,35 @@ class OnnxRunner:
         """
         if not len(images):
             raise ValueError("a batch needs at least one image, got none")
-        slot = self._next
-        before = self._under_way[slot]
-        if before is not None:
-            wait([before])
-        inputs, placements = self._pipeline.prepare(images, slot)
-        future = self._threads.submit(self._choose_pipeline().results, inputs, placements)
-        self._under_way[slot] = future
-        self._next = (slot + 1) % self.max_in_flight
+        free = self._free
+        slot = free.get()
+        try:
+            inputs, placements = self._pipeline.prepare(images, slot)
+            future = self._threads.submit(self._run, inputs, placements)
+        except BaseException:
+            free.put(slot)
+            raise
+        # The network is done with the memory then, whether anybody asks for the results or not.
+        future.add_done_callback(lambda _: free.put(slot))
         return OnnxPending(future)
+
+    def _run(self, inputs: Any, placements: list[Any]) -> list[Any]:
+        with self._lock:
+            pipeline = self._choose_pipeline()
+            self._num_under_way += 1
+        try:
+            return pipeline.results(inputs, placements)
+        finally:
+            with self._lock:
+                self._num_under_way -= 1
 
     def _choose_pipeline(self) -> Pipeline:
         """That with all cores, unless others are in the network now."""
-        alone = all(future is None or future.done() for future in self._under_way)
-        if alone or self._num_streams == 1:
+        if self._num_under_way == 0 or self._num_streams == 1:
             return self._pipeline
         if self._shared_pipeline is None:
             num_threads = round(self._model.num_threads / self._num_streams)
-            self._shared_pipeline = self._metadata.pipeline(OnnxModel(self._model.path, num_threads))
+            self._shared_pipeline = self._metadata.pipeline(self._model.with_threads(num_threads))
         return self._shared_pipeline
 
 

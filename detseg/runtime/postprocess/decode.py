@@ -56,7 +56,8 @@ def decode_above(
 @lru_cache(maxsize=8)
 def anchor_points(height: int, width: int, strides: Sequence[int]) -> tuple[FloatArray, FloatArray]:
     """The centers (x, y) of the cells of all levels in input pixels ``[A, 2]`` and the stride of each ``[A]``, level by
-    level, row by row. A side that is no multiple of a stride is rounded up to cells, as padded convolutions do."""
+    level, row by row. A side that is no multiple of a stride is rounded up to cells, as padded convolutions do. All
+    callers get the same arrays, which cannot be written to."""
     points, stride_of_point = [], []
     for stride in strides:
         rows, columns = math.ceil(height / stride), math.ceil(width / stride)
@@ -65,7 +66,10 @@ def anchor_points(height: int, width: int, strides: Sequence[int]) -> tuple[Floa
         grid_x, grid_y = np.meshgrid(x, y)
         points.append(np.stack([grid_x, grid_y], axis=-1).reshape(-1, 2))
         stride_of_point.append(np.full(rows * columns, stride, np.float32))
-    return np.concatenate(points), np.concatenate(stride_of_point)
+    shared = np.concatenate(points), np.concatenate(stride_of_point)
+    for array in shared:
+        array.flags.writeable = False
+    return shared
 
 
 def sigmoid(values: FloatArray) -> FloatArray:

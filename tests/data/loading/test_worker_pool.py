@@ -155,6 +155,23 @@ def test_a_negative_number_of_workers_is_refused() -> None:
         WorkerPool(job, -1)
 
 
+def test_a_forked_child_has_workers_of_its_own(pools: Any, in_forked_child: Any) -> None:
+    pool = pools(1)
+    results = pool.run([1, 2, 3])
+    assert next(results).item == 1
+
+    def in_child() -> list[int]:
+        found = [outcome.item for outcome in pool.run([7, 8])]
+        pool.close()
+        return found
+
+    assert in_forked_child(in_child) == "[7, 8]"
+    assert "this process was forked" in in_forked_child(lambda: next(results))
+    assert in_forked_child(pool.close) == "None"
+    assert [outcome.item for outcome in results] == [2, 3], "those of the parent go on"
+    assert len(pool._processes) == 1
+
+
 SCRIPT = """
 import sys, time
 from detseg.data.loading.worker_pool import WorkerPool

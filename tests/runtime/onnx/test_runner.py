@@ -19,6 +19,7 @@ from detseg.ops.nms import batched_nms
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.frames import Frame
+from detseg.runtime.onnx.file import OnnxFileError
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import MAX_STREAMS, OnnxRunner
 from detseg.runtime.postprocess.config import PostprocessConfig, ViewsConfig, WindowsConfig
@@ -277,6 +278,51 @@ def test_handing_in_too_much_waits_instead_of_mixing_images(save_onnx: Any) -> N
     for one, other in zip(pending, in_torch(task, RawMaps(), PICTURES), strict=True):
         assert_same_boxes(one.results()[0], other)
         assert one.results() is one.results()
+
+
+def test_what_nobody_asks_for_and_what_fails_holds_nothing_up(save_onnx: Any) -> None:
+    path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(), "raw"))
+    runner = OnnxRunner(OnnxModel(path, num_threads=1))
+    for _ in range(2 * runner.max_in_flight):
+        runner.submit(PICTURES[:1])
+        with pytest.raises(ValueError, match="image must be HxWx3 uint8"):
+            runner.submit([np.zeros((4, 4), np.uint8)])
+    failing = OnnxRunner(OnnxModel(nms_file(save_onnx, detection_task(), l=np.array([[3, 0], [0, 1]])), num_threads=1))
+    for _ in range(2 * failing.max_in_flight):
+        with pytest.raises(ValueError, match="labels from 3 to 3"):
+            failing.submit([picture(64, 96)] * 2).results()
+    assert_same_boxes(
+        runner.submit(PICTURES[1:2]).results()[0], in_torch(detection_task(), RawMaps(), PICTURES[1:2])[0]
+    )
+
+
+def test_a_forked_child_goes_on_and_leaves_what_was_handed_in_before(save_onnx: Any, in_forked_child: Any) -> None:
+    path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(), "raw"))
+    for num_threads in (1, 3):
+        runner = OnnxRunner(OnnxModel(path, num_threads=num_threads))
+
+        def boxes(runner: OnnxRunner = runner) -> list[Any]:
+            (found,) = runner.submit(PICTURES[:1]).results()
+            return found.boxes_xyxy.tolist()
+
+        pending = runner.submit(PICTURES[:1])
+        assert "only the parent has its results" in in_forked_child(pending.results)
+        assert in_forked_child(boxes) == repr(boxes())
+        assert pending.results()[0].boxes_xyxy.tolist() == boxes()
+
+
+def test_a_file_that_was_replaced_is_not_mixed_with_what_was_loaded(save_onnx: Any, in_forked_child: Any) -> None:
+    metadata = detection_metadata(detection_task(), "raw")
+    path = save_onnx(RAW_GRAPH, conv_weights(), metadata)
+    model = OnnxModel(path, num_threads=2)
+    save_onnx(RAW_GRAPH, {name: 2 * weights for name, weights in conv_weights().items()}, metadata)
+    inputs = np.zeros((1, 3, 64, 96), np.float32)
+    with pytest.raises(OnnxFileError, match="is not the file any more that was loaded; load it again"):
+        model.with_threads(1)
+    assert "is not the file any more that was loaded" in in_forked_child(lambda: model.run(inputs))
+    path.unlink()
+    assert "No such file" in in_forked_child(lambda: model.run(inputs))
+    assert "raw" in model.run(inputs), "the parent goes on"
 
 
 def test_the_next_batch_is_prepared_while_one_is_in_the_network(save_onnx: Any) -> None:
