@@ -134,7 +134,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         dest="batch_size",
         type=_count,
         metavar="N",
-        help="images at a time (default 1 on a CPU, 16 on a GPU)",
+        help="images at a time, of cameras one (default 1 on a CPU, 16 on a GPU)",
     )
     predict.add_argument("--precision", default="fp32", help="fp32, fp16 or bf16 (default fp32; .safetensors only)")
     predict.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")

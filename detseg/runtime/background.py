@@ -21,8 +21,13 @@ class _End:
         self.error = error
 
 
-def iterate_ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
+def iterate_ahead(
+    items: Iterable[Item], size: int, overtake: Callable[[Item, Item], Item | None] | None = None
+) -> Iterator[Item]:
     """``items``, in their order, taken by a thread of its own that is at most ``size`` of them ahead.
+
+    ``overtake(last, new)`` may give what takes the place of the last one that waits, instead of waiting behind it; None
+    where ``new`` waits too.
 
     An error of ``items`` is raised where it would have been. When this iterator is closed early, the thread stops
     before its next item, and ``items`` is closed.
@@ -33,6 +38,16 @@ def iterate_ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
     process = os.getpid()
     waiting: queue.Queue[Item | _End] = queue.Queue(size)
     stopped = threading.Event()
+
+    def overtakes(item: Item) -> bool:
+        if overtake is None:
+            return False
+        with waiting.mutex:
+            last = waiting.queue[-1] if waiting.queue else None
+            if last is None or isinstance(last, _End) or (merged := overtake(last, item)) is None:
+                return False
+            waiting.queue[-1] = merged
+            return True
 
     def put(item: Item | _End) -> None:
         while not stopped.is_set():
@@ -45,7 +60,8 @@ def iterate_ahead(items: Iterable[Item], size: int) -> Iterator[Item]:
         iterator = iter(items)
         try:
             for item in iterator:
-                put(item)
+                if not overtakes(item):
+                    put(item)
                 if stopped.is_set():
                     break
         except BaseException as error:  # noqa: BLE001 - raised again on the other side

@@ -35,6 +35,7 @@ class _Tally:
 
     num_frames: int = 0
     num_of_video: Counter[str] = field(default_factory=Counter)
+    num_overtaken: Counter[str] = field(default_factory=Counter)
     failures: dict[str, str] = field(default_factory=dict)
 
     def add(self, frame: Frame) -> int:
@@ -43,6 +44,7 @@ class _Tally:
         if frame.stream is None:
             return 0
         self.num_of_video[frame.source] += 1
+        self.num_overtaken[frame.source] += frame.num_overtaken
         return (frame.stream.num_expected or 0) if self.num_of_video[frame.source] == 1 else 0
 
     def fail(self, source: Source, error: ImageError) -> None:
@@ -108,7 +110,9 @@ def _report(tally: _Tally, sources: Sequence[Source], output: Path) -> int:
     num_read = len(sources) - len(tally.failures)
     print(f"{num_read} of {len(sources)} sources, {tally.num_frames} images; results are in {output}")
     for name, count in tally.num_of_video.items():
-        print(f"{name}: {count} frames, {'not complete' if name in tally.failures else 'complete'}")
+        overtaken = tally.num_overtaken[name]
+        more = f" (live: {overtaken} more came while the model was at work, and were overtaken)" if overtaken else ""
+        print(f"{name}: {count} frames{more}, {'not complete' if name in tally.failures else 'complete'}")
     for failure in tally.failures.values():
         print(f"not read: {failure}", file=sys.stderr)
     path = output / ERRORS

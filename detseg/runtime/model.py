@@ -10,9 +10,9 @@ from typing import Any, cast
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.background import iterate_ahead
 from detseg.runtime.devices import parse_device
 from detseg.runtime.kinds.base import Kind
+from detseg.runtime.live import take_ahead
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.sources import OnError, Source, find_sources, read_frames
 from detseg.runtime.media.video_reader import Section
@@ -117,6 +117,9 @@ class Model:
         Sources are taken as needed and a few batches of images are held, so they may be endless. Files are read ahead
         in threads. The result for an image does not depend on the others in its batch, whatever their sizes.
 
+        Of a camera, or an address without an end, the newest frame is taken, by itself: those that come while the model
+        is at work overtake each other, and ``frame.num_overtaken`` counts them.
+
         Args:
             sources: one or many of ``Given``.
             batch_size: how many images go through the network together; volumes go one at a time.
@@ -137,9 +140,8 @@ class Model:
             raise ValueError(f"only boxes can be tracked, this model is for {self.task_name}")
         follow = _Tracks(track).follow if track is not None else None
         frames = read_frames(self._given(sources, allow_url), self.runner.spec.read, section, on_error)
-        if ahead:
-            frames = iterate_ahead(frames, ahead)
-        return self._predictions(predict_frames(self.runner, frames, batch_size), keep, follow)
+        found = predict_frames(self.runner, take_ahead(frames, ahead), batch_size)
+        return self._predictions(found, keep, follow)
 
     def _predictions(
         self,

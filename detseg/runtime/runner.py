@@ -54,7 +54,8 @@ class Finished:
 
 def predict_frames(runner: Runner, frames: Iterable[Frame], batch_size: int = 1) -> Iterator[tuple[Frame, Result]]:
     """The result for each of ``frames``, in their order; at most ``batch_size`` frames for each batch that the runner
-    works on at a time are held, so they may be endless. Volumes, which are of any size, go through one at a time.
+    works on at a time are held, so they may be endless. Volumes, which are of any size, go through one at a time, and
+    so do frames of what is live, such as a camera: each result is given before the next frame is taken.
 
     Raises:
         ValueError: if ``batch_size`` is below 1 or an image is none.
@@ -69,21 +70,22 @@ def _predict(runner: Runner, frames: Iterator[Frame], batch_size: int) -> Iterat
     waiting: deque[tuple[Sequence[Frame], Pending]] = deque()
     for batch in _batches(frames, runner.spec, batch_size):
         waiting.append((batch, runner.submit([frame.image for frame in batch])))
-        if len(waiting) == runner.max_in_flight:
+        while len(waiting) == runner.max_in_flight or (waiting and batch[-1].is_live):
             yield from _results(*waiting.popleft())
     while waiting:
         yield from _results(*waiting.popleft())
 
 
 def _batches(frames: Iterator[Frame], spec: Any, batch_size: int) -> Iterator[list[Frame]]:
-    """``frames`` in their order, as many together as have inputs of one size, at most ``batch_size``."""
+    """``frames`` in their order, as many together as have inputs of one size, at most ``batch_size``; live ones each by
+    itself."""
     batch: list[Frame] = []
     for frame in frames:
-        if batch and spec.input_shape(frame.image) != spec.input_shape(batch[0].image):
+        if batch and (frame.is_live or spec.input_shape(frame.image) != spec.input_shape(batch[0].image)):
             yield batch
             batch = []
         batch.append(frame)
-        if len(batch) == batch_size:
+        if len(batch) == batch_size or frame.is_live:
             yield batch
             batch = []
     if batch:

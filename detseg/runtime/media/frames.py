@@ -15,12 +15,13 @@ from detseg.volumes import Volume
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
     """A video: frames per second, as its time stamps show them, size in pixels, and how many frames there will be, by
-    what its header claims (None for what has no end)."""
+    what its header claims (None for what has no end). ``live``: it goes on while nobody reads, as a camera does."""
 
     fps: float
     width: int
     height: int
     num_expected: int | None = None
+    live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class Frame:
 
     ``source``: the file, address or camera it comes from, as the user named it, or "" for an array; ``path``: the file;
     of a video also ``index``, its number from 0 in the order of decoding, ``time_s``, its time stamp in seconds, and
-    the ``stream``.
+    the ``stream``; of a live one ``num_overtaken``, how many frames it has overtaken since the last one that was used.
     """
 
     image: ByteArray | Volume
@@ -38,6 +39,12 @@ class Frame:
     index: int | None = None
     time_s: float | None = None
     stream: StreamInfo | None = None
+    num_overtaken: int = 0
+
+    @property
+    def is_live(self) -> bool:
+        """Whether it shall be used now, or the next one in its place."""
+        return self.stream is not None and self.stream.live
 
     @property
     def pixels(self) -> ByteArray:

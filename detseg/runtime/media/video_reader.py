@@ -77,7 +77,8 @@ def read_video(path: Path | str, section: Section | None = None, max_pixels: int
 
 
 def read_stream(target: str | int, section: Section | None = None, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
-    """The frames of a camera, by its number, or of a network address, until it ends.
+    """The frames of a camera, by its number, or of a network address, until it ends. Cameras are live, and so are
+    addresses that do not say how long they are.
 
     Raises:
         ImageError: it cannot be opened, or gives nothing.
@@ -103,7 +104,9 @@ def _frames(target: str | int, name: str, path: Path | None, section: Section, m
             raise ImageError(f"{name}: no picture of it can be decoded")
         fps = _rate([time_s for _, time_s, _ in first], section.every, capture.get(cv2.CAP_PROP_FPS))
         height, width = first[0][2].shape[:2]
-        stream = StreamInfo(fps, width, height, _expected(capture, fps, section))
+        num_expected = _expected(capture, fps, section)
+        live = path is None and (isinstance(target, int) or num_expected is None)
+        stream = StreamInfo(fps, width, height, num_expected, live)
         for index, time_s, picture in chain(first, pictures):
             yield Frame(picture, name, path, index, time_s, stream)
     finally:

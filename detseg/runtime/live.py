@@ -1,0 +1,37 @@
+"""Frames ahead of their use; of what is live, such as a camera, only the newest, which shows what is there now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from detseg.runtime.background import iterate_ahead
+from detseg.runtime.media.frames import Frame
+
+
+def take_ahead(frames: Iterator[Frame], size: int) -> Iterator[Frame]:
+    """``frames``, in their order, taken by a thread at most ``size`` of them ahead; with 0 as they are asked for.
+
+    Live ones are always taken by a thread, as soon as they are there, and only the newest waits. It counts those that
+    it has overtaken, see :class:`detseg.runtime.media.frames.Frame`.
+    """
+    return iterate_ahead(frames, size, _overtake) if size else _from_the_first_live_one(frames)
+
+
+def _from_the_first_live_one(frames: Iterator[Frame]) -> Iterator[Frame]:
+    for frame in frames:
+        if frame.is_live:
+            yield from iterate_ahead(_both(frame, frames), 1, _overtake)
+            return
+        yield frame
+
+
+def _both(first: Frame, others: Iterator[Frame]) -> Iterator[Frame]:
+    yield first
+    yield from others
+
+
+def _overtake(last: Frame, new: Frame) -> Frame | None:
+    if not (new.is_live and last.stream is new.stream):
+        return None
+    return replace(new, num_overtaken=new.num_overtaken + last.num_overtaken + 1)
