@@ -151,7 +151,11 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     videos.add_argument("--every", type=int, default=1, metavar="N", help="take each N-th frame only")
     videos.add_argument("--start", type=_seconds, default=0.0, metavar="TIME", help="in seconds, or as 1:30 or 1:02:30")
     videos.add_argument("--end", type=_seconds, metavar="TIME")
-    videos.add_argument("--track", action="store_true", help="follow objects from frame to frame (boxes)")
+    videos.add_argument(
+        "--track",
+        action="store_true",
+        help="number objects through the frames (boxes); what cannot be followed stays, without a number",
+    )
     videos.add_argument("--fps", type=float, default=25.0, help="rate of a video of still pictures (default 25)")
     videos.add_argument("--allow-url", action="store_true", help="open network addresses (http, https, rtsp, rtmp)")
     _add_postprocess(predict)

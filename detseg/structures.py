@@ -126,8 +126,8 @@ class GroundTruth:
 @dataclass(frozen=True, slots=True)
 class Detections:
     """The objects found in one image, best first: ``boxes_xyxy`` ``[N, 4]`` float32 in original pixels, ``scores``
-    ``[N]`` float32 in [0, 1], ``labels`` ``[N]`` int64 class positions, ``track_ids`` ``[N]`` int64, from 1, of tracked
-    objects."""
+    ``[N]`` float32 in [0, 1], ``labels`` ``[N]`` int64 class positions. Where objects are followed through a video,
+    ``track_ids`` ``[N]`` int64 are their numbers, from 1, and 0 for those that have none."""
 
     boxes_xyxy: FloatArray
     scores: FloatArray
@@ -141,7 +141,7 @@ class Detections:
         require_array(self.labels, "labels", np.int64, (count,))
         if self.track_ids is not None:
             require_array(self.track_ids, "track_ids", np.int64, (count,))
-            require(bool((self.track_ids > 0).all()), "track_ids holds a number below 1")
+            require(bool((self.track_ids >= 0).all()), "track_ids holds a number below 0")
         require(bool(np.isfinite(self.boxes_xyxy).all()), "boxes_xyxy holds a value that is not finite")
         require(bool(np.isfinite(self.scores).all()), "scores holds a value that is not finite")
 

@@ -76,7 +76,7 @@ def detections(**changes: Any) -> Detections:
         (detections, {"labels": np.zeros((3, 1), np.int64)}, "labels must have shape 3, got (3, 1)"),
         (detections, {"track_ids": np.array([1, 2])}, "track_ids must have shape 3, got (2,)"),
         (detections, {"track_ids": np.ones(3)}, "track_ids must be int64, got float64"),
-        (detections, {"track_ids": np.array([4, 0, 2])}, "track_ids holds a number below 1"),
+        (detections, {"track_ids": np.array([4, -1, 2])}, "track_ids holds a number below 0"),
     ],
 )
 def test_wrong_arrays_are_refused(make: Any, changes: dict[str, Any], words: str) -> None:

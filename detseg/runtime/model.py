@@ -63,7 +63,8 @@ class Prediction:
         return list(detections_to_coco(image_id, self._boxes(), self.category_ids))
 
     def to_supervision(self) -> Any:
-        """The boxes as ``supervision.Detections``, with class names and track ids.
+        """The boxes as ``supervision.Detections``, with class names, an array of text, and track ids, -1 where an
+        object has none.
 
         Raises:
             ModuleNotFoundError: the package supervision is not installed.
@@ -76,8 +77,8 @@ class Prediction:
             xyxy=boxes.boxes_xyxy,
             confidence=boxes.scores,
             class_id=boxes.labels,
-            tracker_id=boxes.track_ids,
-            data={"class_name": [self.class_names[label] for label in boxes.labels]},
+            tracker_id=None if boxes.track_ids is None else np.where(boxes.track_ids, boxes.track_ids, -1),
+            data={"class_name": np.array(self.class_names)[boxes.labels]},
         )
 
     def _boxes(self) -> Detections:
@@ -126,7 +127,8 @@ class Model:
             section: which frames of videos count.
             classes: the names of the classes that count; others are left out (in masks they become ``VOID``, in volumes
                 background).
-            track: follow objects from frame to frame of each video; still pictures in a row are one video.
+            track: follow objects from frame to frame of each video; still pictures in a row are one video. What is not
+                followed stays, without a number, from ``track.high_score`` on.
             allow_url: open network addresses.
             ahead: take sources and decode videos in a thread, so many frames before they are needed.
             on_error: told of each source that cannot be read, or not to its end; the rest goes on.
@@ -186,7 +188,7 @@ class _Tracks:
         self._last: Frame | None = None
 
     def follow(self, frame: Frame, detections: Detections) -> Detections:
-        """``detections`` with the numbers of their tracks."""
+        """``detections`` with the numbers of their tracks; unsure ones only if they have one."""
         if self._last is not None and not frame.follows(self._last):
             self._tracker.reset()
         self._last = frame

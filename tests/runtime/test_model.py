@@ -6,6 +6,7 @@ import threading
 import types
 import weakref
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -295,7 +296,14 @@ def test_the_bridge_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     made = prediction.to_supervision()
     assert made["xyxy"].tolist() == [[8, 8, 16, 16]]
     assert (made["confidence"].tolist(), made["class_id"].tolist(), made["tracker_id"]) == ([1.0], [0], None)
-    assert made["data"] == {"class_name": ["left"]}
+    assert isinstance(made["data"]["class_name"], np.ndarray), "comparing it with a name must go by element"
+    assert made["data"]["class_name"].tolist() == ["left"]
+    found = replace(prediction.result, track_ids=np.array([3]))  # type: ignore[type-var]
+    assert replace(prediction, result=found).to_supervision()["tracker_id"].tolist() == [3]
+    found = replace(prediction.result, track_ids=np.array([0]))  # type: ignore[type-var]
+    assert replace(prediction, result=found).to_supervision()["tracker_id"].tolist() == [-1]
+    empty = replace(prediction, result=Detections.empty()).to_supervision()["data"]["class_name"]
+    assert (empty.shape, empty.dtype.kind) == ((0,), "U")
 
 
 def test_real_pictures_give_the_same_alone_and_in_a_batch(detseg_data: Path) -> None:

@@ -84,7 +84,7 @@ def draw_boxes(
     track_ids: IntArray | None = None,
 ) -> ByteArray:
     """A copy of ``image`` ``[H, W, 3]`` with ``boxes_xyxy`` ``[N, 4]`` drawn in their classes' colors, with name tags;
-    of tracked objects the color and the tag are those of the track.
+    of tracked objects the color and the tag are those of the track, of which 0 is none.
 
     Lines and text grow with the picture unless ``line_width`` (pixels) is given. The better a score, the further in
     front. Tags stay inside the picture and never cover each other: where better boxes have taken all the room about a
@@ -105,7 +105,7 @@ def draw_boxes(
     texts = []
     for index in ranks:
         text = class_names[labels[index]]
-        if track_ids is not None:
+        if track_ids is not None and track_ids[index]:
             text += f" #{track_ids[index]}"
         if scores is not None:
             text += f" {scores[index]:.2f}"

@@ -24,10 +24,11 @@ from detseg.structures import Detections
 class TrackerConfig:
     """Which detections make, continue and end a track.
 
-    Detections that score ``high_score`` or more are sure, those from ``low_score`` on only continue a track, those
-    below are not looked at; one from ``new_score`` on may begin a track. The paper's 0.6 is for a detector of one
-    class, trained for the scene; 0.25, the confidence at which predictions are shown, suits one that knows many. The
-    detector must be asked for boxes from ``low_score`` on, or nothing is left that could continue half-hidden objects.
+    Detections that score ``high_score`` or more are sure and stay, whether they belong to a track or not; those from
+    ``low_score`` on only continue a track, those below are not looked at; one from ``new_score`` on may begin a track.
+    The paper's 0.6 is for a detector of one class, trained for the scene; 0.25, the confidence at which predictions are
+    shown, suits one that knows many. The detector must be asked for boxes from ``low_score`` on, or nothing is left
+    that could continue half-hidden objects.
 
     A detection belongs to a track if its IoU with the expected box is above ``match_iou``, above ``low_match_iou`` if
     it is not sure, above ``new_match_iou`` if the track was seen only once. A track unseen for more than
@@ -76,11 +77,13 @@ class ByteTracker:
         self._num_ids = 0
 
     def update(self, detections: Detections, frame_index: int | None = None) -> Detections:
-        """Those ``detections`` that belong to a track, in their order, with its number in ``track_ids``.
+        """``detections``, in their order, with the numbers of their tracks in ``track_ids``, 0 where there is none.
 
-        Boxes, scores and labels stay as they are. An object counts when it is seen for the second time running, so that
-        what flares up once gets no number; in the first frame of a video it counts at once. ``frame_index`` is the
-        number of the frame in its video, from 0; without it, this is the frame after the last one.
+        Boxes, scores and labels stay as they are. No sure detection is lost: what moves too far from frame to frame, or
+        is seen once, stays without a number. Those that are not sure are there only if they continue a track. An object
+        gets its number when it is seen for the second time running, so that what flares up once gets none; in the first
+        frame of a video it gets one at once. ``frame_index`` is the number of the frame in its video, from 0; without
+        it, this is the frame after the last one.
 
         Raises:
             ValueError: if ``frame_index`` is not above that of the last frame.
@@ -106,7 +109,7 @@ class ByteTracker:
         if last_index < 0:
             begun = self._numbered(begun, newcomers)
         self._tracks, self._frame_index = tracks.joined(begun), index
-        return _with_ids(detections, np.concatenate([found, newcomers]), self._tracks.ids)
+        return self._with_ids(detections, np.concatenate([found, newcomers]), self._tracks.ids)
 
     def _is_remembered(self, index: int) -> BoolArray:
         """``[T]``: the tracks that can be found in frame ``index``."""
@@ -147,6 +150,13 @@ class ByteTracker:
         ids[unnumbered] = self._num_ids + 1 + np.arange(len(unnumbered))
         self._num_ids += len(unnumbered)
         return tracks._replace(ids=ids)
+
+    def _with_ids(self, detections: Detections, found: IntArray, ids: IntArray) -> Detections:
+        """The detections that were found for a numbered track, and those that are sure."""
+        track_ids = np.zeros(len(detections), np.int64)
+        track_ids[found[found >= 0]] = ids[found >= 0]
+        shown = (track_ids > 0) | (detections.scores >= self.config.high_score)
+        return replace(detections.select(shown), track_ids=track_ids[shown])
 
 
 class _Tracks(NamedTuple):
@@ -193,14 +203,6 @@ class _Tracks(NamedTuple):
         last_seen = np.where(seen, index, self.last_seen)
         motion = self.motion.corrected(seen, detections.boxes_xyxy[found[seen]])
         return self._replace(last_seen=last_seen, motion=motion)
-
-
-def _with_ids(detections: Detections, found: IntArray, ids: IntArray) -> Detections:
-    """The detections that were found for a numbered track."""
-    track_ids = np.zeros(len(detections), np.int64)
-    track_ids[found[found >= 0]] = ids[found >= 0]
-    shown = track_ids > 0
-    return replace(detections.select(shown), track_ids=track_ids[shown])
 
 
 def _pairwise_iou(expected_xyxy: DoubleArray, boxes_xyxy: FloatArray) -> DoubleArray:

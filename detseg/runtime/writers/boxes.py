@@ -12,6 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from detseg.arrays import IntArray
 from detseg.files import atomic_path, write_text
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.writers.base import JsonList, OutputFolder, TextFile, or_empty, rounded
@@ -102,8 +103,7 @@ def detections_to_coco(image_id: int, detections: Detections, category_ids: Sequ
         for box_xywh, score, label in rows
     ]
     if detections.track_ids is not None:
-        for record, track_id in zip(records, detections.track_ids.tolist(), strict=True):
-            record["track_id"] = track_id
+        _add_track_ids(records, detections.track_ids)
     return records
 
 
@@ -160,7 +160,7 @@ class YoloWriter:
         tracks = result.track_ids
         lines = [
             " ".join([str(label), *(f"{column[row]:.6f}" for column in columns)])
-            + ("" if tracks is None else f" {tracks[row]}")
+            + (f" {tracks[row]}" if tracks is not None and tracks[row] else "")
             for row, label in enumerate(result.labels.tolist())
         ]
         write_text(self._output.path_for(frame, ".txt"), "".join(f"{line}\n" for line in lines))
@@ -185,6 +185,11 @@ def box_records(result: Detections, class_names: Sequence[str]) -> list[dict[str
         for label, score, box in rows
     ]
     if result.track_ids is not None:
-        for record, track_id in zip(records, result.track_ids.tolist(), strict=True):
-            record["track_id"] = track_id
+        _add_track_ids(records, result.track_ids)
     return records
+
+
+def _add_track_ids(records: Sequence[dict[str, Any]], track_ids: IntArray) -> None:
+    for record, track_id in zip(records, track_ids.tolist(), strict=True):
+        if track_id:
+            record["track_id"] = track_id

@@ -160,3 +160,10 @@ def test_a_real_picture(detseg_data: Path) -> None:
     drawn = draw(image, [(100, 100, 300, 300, 0)], scores=np.array([0.87], np.float32))
     changed = (drawn != image).any(axis=2).mean()
     assert 0 < changed < 0.03
+
+
+def test_what_is_not_followed_has_a_tag_without_a_number() -> None:
+    image, box = black(100, 200), np.array([[20, 30, 150, 80]], np.float32)
+    plain = draw_boxes(image, box, np.zeros(1, np.int64), ["cat"])
+    assert np.array_equal(draw_boxes(image, box, np.zeros(1, np.int64), ["cat"], track_ids=np.array([0])), plain)
+    assert not np.array_equal(draw_boxes(image, box, np.zeros(1, np.int64), ["cat"], track_ids=np.array([3])), plain)

@@ -15,7 +15,7 @@ from detseg.runtime.kinds.base import Drawing
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import read_image, write_image
 from detseg.runtime.writers.base import DrawnWriter, PictureWriter
-from detseg.runtime.writers.boxes import CocoWriter
+from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter
 from detseg.runtime.writers.masks import MaskWriter
 from detseg.structures import VOID, Detections, LabelMap
 
@@ -193,6 +193,23 @@ def test_frames_of_videos_are_numbered_and_timed(tmp_path: Path) -> None:
     about = json.loads((tmp_path / "r_images.json").read_text())
     assert [(image["frame_index"], image["time_s"]) for image in about] == [(0, 0.0), (12, 0.48)]
     assert [record["track_id"] for record in json.loads((tmp_path / "r.json").read_text())] == [4, 1, 4, 1]
+
+
+def test_what_is_not_followed_has_no_number_in_any_file(tmp_path: Path) -> None:
+    stream = StreamInfo(25.0, 60, 40)
+    tracked = Detections(FOUND.boxes_xyxy, FOUND.scores, FOUND.labels, np.array([4, 0]))
+    video_frame = Frame(IMAGE, "in/walk.mp4", Path("in/walk.mp4"), 0, 0.0, stream)
+    writers = [
+        CocoWriter(tmp_path / "r.json", NAMES),
+        CsvWriter(tmp_path / "r.csv", NAMES),
+        YoloWriter(tmp_path / "labels"),
+    ]
+    for writer in writers:
+        with writer:  # type: ignore[attr-defined]
+            writer.write(video_frame, tracked)  # type: ignore[attr-defined]
+    assert [record.get("track_id") for record in json.loads((tmp_path / "r.json").read_text())] == [4, None]
+    assert [line.rpartition(",")[2] for line in (tmp_path / "r.csv").read_text().splitlines()] == ["track_id", "4", ""]
+    assert [len(line.split()) for line in (tmp_path / "labels/walk_000000.txt").read_text().splitlines()] == [7, 6]
 
 
 def test_drawn_means_pictures_of_pictures_and_videos_of_videos(tmp_path: Path) -> None:
