@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from detseg.arrays import ByteArray
+from detseg.arrays import BoolArray, ByteArray
 from detseg.inference.cuda_stream import CudaStream, Stream
 from detseg.inference.forking import require_process
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
@@ -30,8 +30,9 @@ class CudaRunner:
     """Runs ``model``, which is on ``device`` and takes ``dtype``. See :class:`detseg.runtime.runner.Runner`.
 
     Letterbox, normalization, model and what ``task`` does with its output are one CUDA graph, captured with the first
-    batch, and again when a batch has more images, or larger ones, than any before. A smaller batch goes through the
-    same graph, with nothing in its last places. ``make_stream`` gives the streams of work.
+    batch, and again when a batch has more images, or larger ones, than any before, or only some classes are kept where
+    all were before, or the other way round. A smaller batch goes through the same graph, with nothing in its last
+    places. ``make_stream`` gives the streams of work.
 
     Threads may share a runner: a batch has its memory for itself until its results are made, by whoever asks for them
     or needs the memory next. Results that nobody asks for hold nothing up.
@@ -56,8 +57,9 @@ class CudaRunner:
         self._turn = threading.Lock()
         self._process = os.getpid()
 
-    def submit(self, images: Sequence[ByteArray]) -> Batch:
-        """Start with a batch of images ``[H, W, 3]`` uint8 RGB of any sizes; they may change once this returns.
+    def submit(self, images: Sequence[ByteArray], kept: BoolArray | None = None) -> Batch:
+        """Start with a batch of images ``[H, W, 3]`` uint8 RGB of any sizes; they may change once this returns. Where a
+        result holds a limited number of objects, these are of the classes that are ``kept``, ``[C]``.
 
         It takes the memory of the batch before the last one, whose results are fetched now where nobody has asked for
         them yet.
@@ -72,7 +74,7 @@ class CudaRunner:
         require_process(self._process)
         with self._turn:
             slot = next(self._slots)
-        return slot.submit(images)
+        return slot.submit(images, kept)
 
 
 class Batch:
@@ -129,20 +131,22 @@ class _Slot:
         self._program: _Program | None = None
         self._batch: Batch | None = None
 
-    def submit(self, images: Sequence[ByteArray]) -> Batch:
+    def submit(self, images: Sequence[ByteArray], kept: BoolArray | None) -> Batch:
         with self._lock:
             if self._batch is not None:
                 self._batch.finish()
-            return self._start(images)
+            return self._start(images, kept)
 
     @torch.inference_mode()
-    def _start(self, images: Sequence[ByteArray]) -> Batch:
-        if self._program is None or not self._program.has_room(images):
+    def _start(self, images: Sequence[ByteArray], kept: BoolArray | None) -> Batch:
+        if self._program is None or not self._program.takes(images, kept):
             batch_size = max(len(images), 0 if self._program is None else self._program.batch_size)
             self._program = None  # its memory is free for the next one
-            self._program = _Program(self._network, self._stream, batch_size, bytes_needed(images))
+            self._program = _Program(
+                self._network, self._stream, batch_size, bytes_needed(images), None if kept is None else len(kept)
+            )
         program = self._program
-        placements = program.start(images)
+        placements = program.start(images, kept)
         self._batch = Batch(lambda: self._fetch(program, placements), self._lock)
         return self._batch
 
@@ -155,9 +159,11 @@ class _Slot:
 
 class _Program:
     """A captured graph with the memory that it reads and writes, for ``batch_size`` images that together have
-    ``num_bytes``, or twice that at most."""
+    ``num_bytes``, or twice that at most; ``num_classes`` of which only some are kept, None where all are."""
 
-    def __init__(self, network: _Network, stream: Stream, batch_size: int, num_bytes: int) -> None:
+    def __init__(
+        self, network: _Network, stream: Stream, batch_size: int, num_bytes: int, num_classes: int | None
+    ) -> None:
         self.batch_size = batch_size
         self._capacity = 1 << (num_bytes - 1).bit_length()  # a power of two: images vary, captures should be few
         self._network = network
@@ -174,20 +180,32 @@ class _Program:
             device=device,
             memory_format=network.task.memory_format,
         )
+        self._task = network.task
+        self._kept: Tensor | None = None
+        if num_classes is not None:
+            self._kept = torch.ones(num_classes, dtype=torch.bool, pin_memory=on_gpu)
+            self._device_kept = torch.ones(num_classes, dtype=torch.bool, device=device)
+            self._task = network.task.only(self._device_kept)
         self._replay, self.outputs = stream.capture(self._infer)
 
-    def has_room(self, images: Sequence[ByteArray]) -> bool:
+    def takes(self, images: Sequence[ByteArray], kept: BoolArray | None) -> bool:
         """Whether ``images`` can go through this graph."""
+        if (kept is None) != (self._kept is None):
+            return False
         return len(images) <= self.batch_size and bytes_needed(images) <= self._capacity
 
-    def start(self, images: Sequence[ByteArray]) -> list[Placement]:
+    def start(self, images: Sequence[ByteArray], kept: BoolArray | None) -> list[Placement]:
         """Begin with ``images``; the way back for each."""
+        if self._kept is not None:
+            self._kept.copy_(torch.from_numpy(kept))
         placements = pack_images(images, self._network.spec, self._pixels, self._table)
         num_bytes = bytes_needed(images)
 
         def copy_and_replay() -> None:
             self._device_pixels[:num_bytes].copy_(self._pixels[:num_bytes], non_blocking=True)
             self._device_table.copy_(self._table, non_blocking=True)
+            if self._kept is not None:
+                self._device_kept.copy_(self._kept, non_blocking=True)
             self._replay()
 
         self._stream.put(copy_and_replay)
@@ -196,7 +214,7 @@ class _Program:
     def _infer(self) -> Any:
         network = self._network
         letterbox_into(self._device_pixels, self._device_table, network.spec, self._inputs)
-        return network.task.infer(network.model, self._inputs)
+        return self._task.infer(network.model, self._inputs)
 
 
 def _first_rows(outputs: Any, count: int) -> Any:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from detseg.arrays import BoolArray
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
@@ -54,9 +55,10 @@ class EagerRunner:
         self._process = os.getpid()
         self.default_batch_size = 16 if device.type == "cuda" else 1
 
-    def submit(self, images: Sequence[Any]) -> Finished:
+    def submit(self, images: Sequence[Any], kept: BoolArray | None = None) -> Finished:
         """All that there is to do for a batch of images ``[H, W, 3]`` uint8 RGB of any sizes that give inputs of one
-        size, or for volumes.
+        size, or for volumes. Where a result holds a limited number of objects, these are of the classes that are
+        ``kept``, ``[C]``.
 
         Raises:
             ValueError: an image is none, or their inputs differ in size.
@@ -65,17 +67,18 @@ class EagerRunner:
         """
         if self._device.type == "cuda":
             require_process(self._process)
-        return Finished(run_with_torch(lambda: self._results(images)))
+        return Finished(run_with_torch(lambda: self._results(images, kept)))
 
     @torch.inference_mode()
-    def _results(self, images: Sequence[Any]) -> list[Any]:
+    def _results(self, images: Sequence[Any], kept: BoolArray | None) -> list[Any]:
+        task = self._task if kept is None else self._task.only(torch.from_numpy(kept).to(self._device))
         placed = [self.spec.place(image) for image in images]
         arrays = torch.from_numpy(np.stack([array for array, _ in placed]))
         inputs = self._task.normalize(arrays.to(self._device).contiguous()).to(self._dtype)
         if self._device.type == "cuda":  # on the CPU models choose for themselves
             inputs = inputs.contiguous(memory_format=self._task.memory_format)
-        outputs = self._task.infer(self._model, inputs)
-        return self._task.results(outputs, [placement for _, placement in placed])
+        outputs = task.infer(self._model, inputs)
+        return task.results(outputs, [placement for _, placement in placed])
 
 
 def make_runner(

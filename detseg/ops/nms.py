@@ -45,6 +45,7 @@ def batched_nms(
     class_agnostic: bool = False,
     max_candidates: int = 30_000,
     backend: NmsBackend = "detseg",
+    kept: Tensor | None = None,
 ) -> BatchedDetections:
     """Dense predictions -> detections, all images at once.
 
@@ -52,6 +53,8 @@ def batched_nms(
     rounded to float32); the arithmetic is float32. Which boxes are candidates is told in
     :func:`detseg.runtime.postprocess.nms.select_candidates`, which of these survive in
     :func:`detseg.runtime.postprocess.nms.nms`.
+
+    ``kept`` ``[C]`` bool: only these classes make candidates, see the same place.
 
     On a GPU nothing waits for the host and all shapes are fixed, so that it can be captured in a CUDA graph. The
     ``torchvision`` backend does the same with a loop over images and classes, and waits for the host; it is there for
@@ -63,6 +66,8 @@ def batched_nms(
         RuntimeError: the tensors are on a GPU and Triton is missing or cannot compile the kernel.
     """
     settings = (confidence, iou, max_detections, multi_label, class_agnostic, max_candidates)
+    if kept is not None:
+        scores = _only(scores, kept, multi_label)
     if backend == "torchvision":
         from detseg.ops.nms_torchvision import batched_nms_by_torchvision
 
@@ -71,6 +76,13 @@ def batched_nms(
     if backend != "detseg":
         raise ValueError(f"the NMS backend must be detseg or torchvision, got {backend!r}")
     return BatchedDetections(*torch.ops.detseg.batched_nms_topk(boxes_xyxy, scores, None, *settings))
+
+
+def _only(scores: Tensor, kept: Tensor, multi_label: bool) -> Tensor:
+    """``scores`` ``[B, A, C]`` with -1, which is never above a confidence, where there shall be no candidate."""
+    if multi_label:
+        return scores.masked_fill(~kept, -1)
+    return scores.masked_fill(~kept[scores.argmax(dim=-1, keepdim=True)], -1)
 
 
 def nms(

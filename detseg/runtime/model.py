@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from detseg.arrays import ByteArray
+from detseg.arrays import BoolArray, ByteArray
 from detseg.runtime.devices import parse_device
 from detseg.runtime.kinds.base import Kind
 from detseg.runtime.live import take_ahead
@@ -126,7 +126,8 @@ class Model:
             batch_size: how many images go through the network together; volumes go one at a time.
             section: which frames of videos count.
             classes: the names of the classes that count; others are left out (in masks they become ``VOID``, in volumes
-                background).
+                background). Boxes are chosen before their number is limited, unless suppression is part of an
+                ``.onnx`` file; a warning says where that may have cost some.
             track: follow objects from frame to frame of each video; still pictures in a row are one video. What is not
                 followed stays, without a number, from ``track.high_score`` on.
             allow_url: open network addresses.
@@ -137,23 +138,23 @@ class Model:
             ValueError: impossible settings, sources or images, see ``find_sources``.
             ImageError: a source cannot be read, and ``on_error`` is None.
         """
-        keep = self._filter(classes)
+        kept = self._kept(classes)
         if track is not None and not self.runner.kind.has_boxes:
             raise ValueError(f"only boxes can be tracked, this model is for {self.task_name}")
         follow = _Tracks(track).follow if track is not None else None
         frames = read_frames(self._given(sources, allow_url), self.runner.spec.read, section, on_error)
-        found = predict_frames(self.runner, take_ahead(frames, ahead), batch_size)
-        return self._predictions(found, keep, follow)
+        found = predict_frames(self.runner, take_ahead(frames, ahead), batch_size, kept)
+        return self._predictions(found, kept, follow)
 
     def _predictions(
         self,
         found: Iterator[tuple[Frame, Result]],
-        keep: Callable[[Result], Result] | None,
+        kept: BoolArray | None,
         follow: Callable[[Frame, Any], Result] | None,
     ) -> Iterator[Prediction]:
         for frame, result in found:
-            if keep is not None:
-                result = keep(result)
+            if kept is not None:
+                result = self.runner.kind.keep(result, kept)
             if follow is not None:
                 result = follow(frame, result)
             yield Prediction(frame, result, self.class_names, self.category_ids, self.runner.kind)
@@ -169,15 +170,15 @@ class Model:
             else:
                 yield from find_sources([given], self.runner.spec.suffixes, allow_url=allow_url)
 
-    def _filter(self, classes: Iterable[str] | None) -> Callable[[Result], Result] | None:
+    def _kept(self, classes: Iterable[str] | None) -> BoolArray | None:
+        """Which classes are named, ``[C]``; None for all."""
         if classes is None:
             return None
         wanted = list(classes)
         unknown = [name for name in wanted if name not in self.class_names]
         if unknown:
             raise ValueError(f"the model has no class {', '.join(unknown)}; it has {', '.join(self.class_names)}")
-        kept = np.array([name in wanted for name in self.class_names])
-        return lambda result: self.runner.kind.keep(result, kept)
+        return np.array([name in wanted for name in self.class_names])
 
 
 class _Tracks:

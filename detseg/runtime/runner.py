@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from detseg.arrays import BoolArray
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.kinds.base import Kind
@@ -36,9 +37,10 @@ class Runner(Protocol):
     default_batch_size: int
     """How many images make a batch where the user does not say."""
 
-    def submit(self, images: Sequence[Any]) -> Pending:
+    def submit(self, images: Sequence[Any], kept: BoolArray | None = None) -> Pending:
         """Start with a batch of images ``[H, W, 3]`` uint8 RGB whose inputs, by ``spec``, have one size, or of
-        volumes."""
+        volumes. Where a result holds a limited number of objects, these are of the classes that are ``kept``,
+        ``[C]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +54,13 @@ class Finished:
         return self.found
 
 
-def predict_frames(runner: Runner, frames: Iterable[Frame], batch_size: int = 1) -> Iterator[tuple[Frame, Result]]:
+def predict_frames(
+    runner: Runner, frames: Iterable[Frame], batch_size: int = 1, kept: BoolArray | None = None
+) -> Iterator[tuple[Frame, Result]]:
     """The result for each of ``frames``, in their order; at most ``batch_size`` frames for each batch that the runner
     works on at a time are held, so they may be endless. Volumes, which are of any size, go through one at a time, and
-    so do frames of what is live, such as a camera: each result is given before the next frame is taken.
+    so do frames of what is live, such as a camera: each result is given before the next frame is taken. ``kept``: see
+    :meth:`Runner.submit`.
 
     Raises:
         ValueError: if ``batch_size`` is below 1 or an image is none.
@@ -63,13 +68,16 @@ def predict_frames(runner: Runner, frames: Iterable[Frame], batch_size: int = 1)
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     # A generator function would check its arguments only when the first result is asked for.
-    return _predict(runner, iter(frames), batch_size if runner.spec.one_size else 1)
+    return _predict(runner, iter(frames), batch_size if runner.spec.one_size else 1, kept)
 
 
-def _predict(runner: Runner, frames: Iterator[Frame], batch_size: int) -> Iterator[tuple[Frame, Result]]:
+def _predict(
+    runner: Runner, frames: Iterator[Frame], batch_size: int, kept: BoolArray | None
+) -> Iterator[tuple[Frame, Result]]:
     waiting: deque[tuple[Sequence[Frame], Pending]] = deque()
     for batch in _batches(frames, runner.spec, batch_size):
-        waiting.append((batch, runner.submit([frame.image for frame in batch])))
+        images = [frame.image for frame in batch]
+        waiting.append((batch, runner.submit(images) if kept is None else runner.submit(images, kept)))
         while len(waiting) == runner.max_in_flight or (waiting and batch[-1].is_live):
             yield from _results(*waiting.popleft())
     while waiting:

@@ -98,6 +98,10 @@ class Task(Protocol):
         """Normalized ``images`` through ``model`` and what can follow where they are: tensors of shapes that do not
         depend on the values, for which the host need not wait. What a CUDA graph captures."""
 
+    def only(self, kept: Tensor) -> Self:
+        """The same for classes that are ``kept``, ``[C]`` bool, where these must be chosen before the number of objects
+        is limited; what else of a result is not kept, the kind's ``keep`` leaves out."""
+
     def results(self, outputs: Any, placements: Sequence[Any]) -> list[Any]:
         """What ``infer`` gave -> one ``Result`` per image, in pixels of the original images or voxels of the original
         volumes."""
@@ -225,6 +229,10 @@ class ImageTask:
     def normalize(self, images: Tensor) -> Tensor:
         """``[B, 3, H, W]`` uint8 RGB -> float32 ``(pixel - mean) / std`` in the model's channel order."""
         return normalize_images(images, self.spec)
+
+    def only(self, kept: Tensor) -> Self:
+        """Nothing is limited."""
+        return self
 
     def metadata(self) -> dict[str, Any]:
         """Nothing more."""

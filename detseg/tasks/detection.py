@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -128,7 +129,14 @@ class DetectionTask(ImageTask):
         super().__init__(config, load_kind("boxes"), class_names, category_ids, stride=max(head.strides))
         self.config: DetectionTaskConfig = config
         self.head = head
+        self._kept: Tensor | None = None
         self.waits_for_host = config.postprocess.nms_backend == "torchvision"
+
+    def only(self, kept: Tensor) -> Self:
+        """The same for objects of the classes that are ``kept``, chosen before suppression and limit."""
+        other = copy.copy(self)
+        other._kept = kept
+        return other
 
     def infer(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
         """Normalized ``[B, 3, H, W]`` -> :meth:`detect` of the model's raw maps."""
@@ -148,6 +156,7 @@ class DetectionTask(ImageTask):
             multi_label=settings.multi_label,
             class_agnostic=settings.class_agnostic,
             backend=settings.nms_backend,
+            kept=self._kept,
         )
         return found.detections, found.counts
 

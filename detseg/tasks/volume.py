@@ -158,6 +158,10 @@ class VolumeTask:
         )
         return average_over_flips(look, images, views.flip_axes) if views.flip else look(images).softmax(dim=1)
 
+    def only(self, kept: Tensor) -> Self:
+        """Nothing is limited."""
+        return self
+
     def results(self, outputs: Tensor, placements: Sequence[VolumePlacement]) -> list[LabelVolume]:
         """Probabilities ``[B, C, D, H, W]`` -> the best class of every voxel of the original volumes.
 

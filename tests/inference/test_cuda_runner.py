@@ -236,6 +236,31 @@ def test_a_batch_that_has_no_valid_results_does_not_stop_the_next(make: Make, sp
     )
 
 
+def test_classes_are_chosen_before_the_limit(make: Make, deferred_stream: Any) -> None:
+    """As the eager runner does; batches with and without a choice, and with others, mix."""
+    torch.manual_seed(0)
+    model = DetectorConfig(backbone=CSPDarknetConfig(width=0.125)).build(num_classes=3).eval()
+    with torch.no_grad():
+        for branch in model.get_submodule("head.class_branches"):
+            branch[-1].weight.mul_(10)
+            branch[-1].bias.zero_()
+
+    def task_of(limit: int) -> Any:
+        settings = PostprocessConfig(confidence=0.05, max_detections=limit)
+        return DetectionTaskConfig(input=InputSpec(64, 64), postprocess=settings).build(model, ("a", "b", "c"))
+
+    image = picture(0, 64, 64)
+    (everything,) = eager(model, task_of(5000), [image])
+    runner, on_cpu = make(model, task_of(6)), EagerRunner(model, task_of(6), CPU, torch.float32)
+    for kept in (None, [True, False, False], None, [False, True, False], [False, False, True], [True, False, True]):
+        chosen = np.ones(3, np.bool_) if kept is None else np.array(kept)
+        expected = everything.select(np.flatnonzero(chosen[everything.labels])[:6])
+        given = () if kept is None else (chosen,)
+        for one in (runner, runner, on_cpu):
+            assert_same(one.submit([image], *given).results(), [expected])
+    assert deferred_stream.num_captures == 8, "a graph with a choice serves any choice"
+
+
 def test_each_thread_gets_the_results_of_its_own_images(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     one_at_a_time, letterbox = threading.Lock(), cuda_runner.letterbox_into
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from detseg.ops import nms as module
 from detseg.ops.nms import BatchedDetections, batched_nms, nms
+from detseg.runtime.postprocess import nms as runtime_nms
 
 Images = Callable[..., tuple[Tensor, Tensor]]
 Mismatches = Callable[..., list[str]]
@@ -166,3 +168,26 @@ def test_without_triton_a_gpu_gets_an_error(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(sys.modules, "triton", None)
     with pytest.raises(RuntimeError, match="needs Triton, which is not installed: pip install triton"):
         module._on_cuda(BOXES, SCORES, None, 0.1, 0.5, 10, False, False, 10)
+
+
+@pytest.mark.parametrize("backend", ["detseg", "torchvision"])
+@pytest.mark.parametrize("multi_label", [False, True])
+@pytest.mark.parametrize("class_agnostic", [False, True])
+def test_classes_are_chosen_as_in_the_runtime(
+    backend: Any, multi_label: bool, class_agnostic: bool, images: Images
+) -> None:
+    boxes_xyxy, scores = images(200, 4, seed=7)
+    kept = torch.tensor([False, True, False, True])
+    limits = {"confidence": 0.05, "iou": 0.5, "max_detections": 12}
+    settings: dict[str, Any] = {**limits, "multi_label": multi_label, "class_agnostic": class_agnostic}
+    found = batched_nms(boxes_xyxy, scores, **settings, backend=backend, kept=kept)
+    everything = batched_nms(boxes_xyxy, scores, **settings, backend=backend)
+    assert not torch.equal(found.keep, everything.keep)
+    for image, count in enumerate(found.counts.tolist()):
+        arrays = boxes_xyxy[image].numpy(), scores[image].numpy()
+        expected = runtime_nms.select_detections(*arrays, **settings, kept=kept.numpy())
+        assert found.keep[image, :count].tolist() == expected.anchors.tolist()
+        assert found.detections[image, :count, 5].tolist() == expected.labels.tolist()
+        assert np.isin(expected.labels, [1, 3]).all()
+    assert found.counts.max() == 12
+    assert torch.equal(scores.nan_to_num(), images(200, 4, seed=7)[1].nan_to_num()), "the scores are left as they are"

@@ -40,7 +40,7 @@ class SpotRunner:
         self.max_in_flight = max_in_flight
         self.batch_sizes: list[int] = []
 
-    def submit(self, images: Sequence[np.ndarray]) -> Finished:
+    def submit(self, images: Sequence[np.ndarray], kept: Any = None) -> Finished:
         self.batch_sizes.append(len(images))
         return Finished([self._find(image) for image in images])
 
@@ -131,7 +131,7 @@ def test_the_runner_never_has_more_on_its_hands_than_it_says() -> None:
             return self.found
 
     class Careful(SpotRunner):
-        def submit(self, images: Sequence[np.ndarray]) -> Any:
+        def submit(self, images: Sequence[np.ndarray], kept: Any = None) -> Any:
             nonlocal on_hand
             on_hand += 1
             assert on_hand <= self.max_in_flight
@@ -240,7 +240,7 @@ def test_only_some_classes() -> None:
 )
 def test_only_some_classes_of_masks_and_volumes(kind: str, found: Any, expected: Any) -> None:
     class Fixed(SpotRunner):
-        def submit(self, images: Sequence[np.ndarray]) -> Finished:
+        def submit(self, images: Sequence[np.ndarray], kept: Any = None) -> Finished:
             return Finished([found] * len(images))
 
     runner = Fixed()

@@ -51,6 +51,10 @@ class Pipeline(Protocol):
     def results(self, inputs: Any, placements: list[Any]) -> list[Any]:
         """One result per image."""
 
+    def only(self, kept: BoolArray) -> Self:
+        """The same for classes that are ``kept``, ``[C]``, where these must be chosen before the number of objects is
+        limited; what else of a result is not kept, :meth:`Kind.keep` leaves out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata(ABC):
@@ -280,6 +284,10 @@ class ImageInputs:
             memory = self._memory[slot] = np.empty(size, np.float32)
         batch = memory[:size].reshape(shape)
         return batch, self._writer.write(images, batch)
+
+    def only(self, kept: BoolArray) -> Self:
+        """Nothing is limited."""
+        return self
 
 
 def logits_of(network: Network, num_classes: int, inputs: FloatArray) -> FloatArray:

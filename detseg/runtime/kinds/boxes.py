@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, Self
@@ -69,6 +71,7 @@ class BoxPipeline(ImageInputs):
         self._network = network
         self._metadata = metadata
         self._num_classes = len(metadata.class_names)
+        self._kept: BoolArray | None = None
         sides = (metadata.input.height, metadata.input.width)
         network.require_shape((3, *sides))
         if isinstance(metadata.input, FittedInputSpec) and not network.has_free_sides:
@@ -77,8 +80,16 @@ class BoxPipeline(ImageInputs):
                 "model again without --fixed"
             )
 
+    def only(self, kept: BoolArray) -> Self:
+        """The same for objects of the classes that are ``kept``, chosen before suppression, unless that is in the
+        graph."""
+        other = copy.copy(self)
+        other._kept = kept
+        return other
+
     def results(self, inputs: FloatArray, placements: list[Placement]) -> list[Detections]:
-        """The objects in each image."""
+        """The objects in each image. Where suppression in the graph gave as many as it can, and only some classes are
+        kept, a warning says that there may be more of these."""
         outputs, size = self._network.run(inputs), (inputs.shape[2], inputs.shape[3])
         return [self._detections(outputs, size, row, placement) for row, placement in enumerate(placements)]
 
@@ -87,9 +98,10 @@ class BoxPipeline(ImageInputs):
         match self._metadata.form:
             case "nms":
                 boxes_xyxy, scores, labels, counts = (outputs[name] for name in ("boxes", "scores", "labels", "counts"))
-                return detections_of_graph(
+                found = detections_of_graph(
                     boxes_xyxy[row], scores[row], labels[row], int(counts[row]), placement, self._num_classes
                 )
+                return found if self._kept is None else self._chosen(found, self._kept, scores.shape[1])
             case "raw":
                 boxes_xyxy, scores = decode_above(outputs["raw"][row], self._metadata.head, *size, settings.confidence)
             case "decoded":
@@ -98,7 +110,18 @@ class BoxPipeline(ImageInputs):
             raise ValueError(
                 f"{self._network.path}: gives scores of {scores.shape[1]} classes and names {self._num_classes}"
             )
-        return detect(boxes_xyxy, scores, placement, settings)
+        return detect(boxes_xyxy, scores, placement, settings, self._kept)
+
+    def _chosen(self, found: Detections, kept: BoolArray, limit: int) -> Detections:
+        if len(found) == limit:
+            names = ", ".join(name for name, is_kept in zip(self._metadata.class_names, kept, strict=True) if is_kept)
+            warnings.warn(
+                f"{self._network.path}: suppression is part of the graph, which gave the {limit} best objects of all "
+                f"classes, as many as it can, before {names} were chosen of them, so that some may be missing; export "
+                "the model again without --nms, or with a larger --max-det",
+                stacklevel=2,
+            )
+        return found.select(kept[found.labels])
 
 
 class Boxes(Kind):

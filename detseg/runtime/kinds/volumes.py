@@ -80,6 +80,10 @@ class VolumePipeline:
         """The labels of each volume."""
         return [self._labels(array[None], placement) for array, placement in zip(inputs, placements, strict=True)]
 
+    def only(self, kept: BoolArray) -> Self:
+        """Nothing is limited."""
+        return self
+
     def _labels(self, volume: FloatArray, placement: VolumePlacement) -> LabelVolume:
         look, views = self._look, self._views
         probabilities = average_over_flips(look, volume, views.flip_axes) if views.flip else softmax(look(volume))

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Any
 
+from detseg.arrays import BoolArray
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.kinds.base import Metadata, Pipeline
@@ -101,9 +102,10 @@ class OnnxRunner:
         """In the child there is none of the threads, and what they had on their hands is lost."""
         self._start()
 
-    def submit(self, images: Sequence[Any]) -> OnnxPending:
+    def submit(self, images: Sequence[Any], kept: BoolArray | None = None) -> OnnxPending:
         """Prepare a batch of images ``[H, W, 3]`` uint8 RGB, or of volumes, and start with it. Images may be of any
-        sizes, those without ``full_input`` of any that give inputs of one size.
+        sizes, those without ``full_input`` of any that give inputs of one size. Where a result holds a limited number
+        of objects, these are of the classes that are ``kept``, ``[C]``.
 
         Raises:
             ValueError: there are no images, or one is none, or their inputs differ in size.
@@ -115,7 +117,7 @@ class OnnxRunner:
         slot = free.get()
         try:
             inputs, placements = self._pipeline.prepare(images, slot)
-            future = self._threads.submit(self._run, inputs, placements)
+            future = self._threads.submit(self._run, inputs, placements, kept)
         except BaseException:
             free.put(slot)
             raise
@@ -123,12 +125,12 @@ class OnnxRunner:
         future.add_done_callback(lambda _: free.put(slot))
         return OnnxPending(future)
 
-    def _run(self, inputs: Any, placements: list[Any]) -> list[Any]:
+    def _run(self, inputs: Any, placements: list[Any], kept: BoolArray | None) -> list[Any]:
         with self._lock:
             pipeline = self._choose_pipeline()
             self._num_under_way += 1
         try:
-            return pipeline.results(inputs, placements)
+            return (pipeline if kept is None else pipeline.only(kept)).results(inputs, placements)
         finally:
             with self._lock:
                 self._num_under_way -= 1

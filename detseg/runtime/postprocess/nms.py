@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.arrays import FloatArray, IntArray
+from detseg.arrays import BoolArray, FloatArray, IntArray
 from detseg.runtime.postprocess.suppression import suppress
 
 
@@ -48,13 +48,20 @@ def nms(
 
 
 def select_candidates(
-    boxes_xyxy: FloatArray, scores: FloatArray, confidence: float, multi_label: bool, max_candidates: int
+    boxes_xyxy: FloatArray,
+    scores: FloatArray,
+    confidence: float,
+    multi_label: bool,
+    max_candidates: int,
+    kept: BoolArray | None = None,
 ) -> Candidates:
     """The boxes whose score is above ``confidence``, in the order of anchor, then class.
 
     ``boxes_xyxy`` ``[A, 4]``, ``scores`` ``[A, C]``. With ``multi_label`` every class above ``confidence`` makes a
     candidate of its own, otherwise an anchor counts for its best class only, and not at all if one of its scores is
-    NaN. Of more than ``max_candidates`` the best stay; equal scores at the limit go to the lower index.
+    NaN. Classes that are not ``kept`` ``[C]`` make no candidates; an anchor that is best in one of them makes none
+    without ``multi_label``. Of more than ``max_candidates`` the best stay; equal scores at the limit go to the lower
+    index.
     """
     if scores.ndim != 2 or boxes_xyxy.shape != (len(scores), 4):
         raise ValueError(f"boxes must be Ax4 and scores AxC, got {boxes_xyxy.shape} and {scores.shape}")
@@ -62,17 +69,18 @@ def select_candidates(
         raise ValueError(f"max_candidates must be at least 1, got {max_candidates}")
     lowest = floor_to_float32(confidence)
     if multi_label:
-        anchors, labels = np.nonzero(scores > lowest)
+        anchors, labels = np.nonzero(scores > lowest if kept is None else (scores > lowest) & kept)
     elif scores.shape[1] == 0:
         anchors = labels = np.zeros(0, np.int64)
     else:
         best = scores.argmax(axis=1)
-        anchors = np.nonzero(scores[np.arange(len(scores)), best] > lowest)[0]
+        chosen = scores[np.arange(len(scores)), best] > lowest
+        anchors = np.nonzero(chosen if kept is None else chosen & kept[best])[0]
         labels = best[anchors]
     values = scores[anchors, labels]
     if len(values) > max_candidates:
-        chosen = _best(values, max_candidates)
-        anchors, labels, values = anchors[chosen], labels[chosen], values[chosen]
+        positions = _best(values, max_candidates)
+        anchors, labels, values = anchors[positions], labels[positions], values[positions]
     anchors, labels = (indices.astype(np.int64, copy=False) for indices in (anchors, labels))
     return Candidates(boxes_xyxy[anchors], values, labels, anchors)
 
@@ -86,9 +94,10 @@ def select_detections(
     multi_label: bool,
     class_agnostic: bool,
     max_candidates: int = 30_000,
+    kept: BoolArray | None = None,
 ) -> Candidates:
     """From dense predictions to final boxes, best first: :func:`select_candidates`, then :func:`nms`."""
-    found = select_candidates(boxes_xyxy, scores, confidence, multi_label, max_candidates)
+    found = select_candidates(boxes_xyxy, scores, confidence, multi_label, max_candidates, kept)
     keep = nms(found.boxes_xyxy, found.scores, found.labels, iou, max_detections, class_agnostic)
     return Candidates(found.boxes_xyxy[keep], found.scores[keep], found.labels[keep], found.anchors[keep])
 

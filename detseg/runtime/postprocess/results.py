@@ -9,7 +9,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from detseg.arrays import FloatArray, IntArray
+from detseg.arrays import BoolArray, FloatArray, IntArray
 from detseg.runtime.inputs.volume_geometry import resample, to_file_axes
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.postprocess.nms import select_detections
@@ -17,8 +17,15 @@ from detseg.structures import Detections, LabelMap, Placement
 from detseg.volumes import LabelVolume, VolumePlacement
 
 
-def detect(boxes_xyxy: FloatArray, scores: FloatArray, placement: Placement, settings: PostprocessConfig) -> Detections:
-    """Decoded boxes ``[A, 4]`` in input pixels and scores ``[A, C]`` -> the objects in the original image."""
+def detect(
+    boxes_xyxy: FloatArray,
+    scores: FloatArray,
+    placement: Placement,
+    settings: PostprocessConfig,
+    kept: BoolArray | None = None,
+) -> Detections:
+    """Decoded boxes ``[A, 4]`` in input pixels and scores ``[A, C]`` -> the objects in the original image, of the
+    classes that are ``kept`` ``[C]``."""
     found = select_detections(
         boxes_xyxy,
         scores,
@@ -27,6 +34,7 @@ def detect(boxes_xyxy: FloatArray, scores: FloatArray, placement: Placement, set
         settings.max_detections,
         settings.multi_label,
         settings.class_agnostic,
+        kept=kept,
     )
     return Detections(placement.to_original(found.boxes_xyxy), found.scores, found.labels)
 

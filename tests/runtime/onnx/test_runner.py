@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,34 @@ def test_an_input_that_fits_the_image(save_onnx: Any) -> None:
     assert len(sizes) > 2
     with pytest.raises(ValueError, match="a batch takes images whose inputs have one size"):
         runner.submit(images[:2])
+
+
+@pytest.mark.parametrize("kept", [[True, False, False], [False, True, True], [True, True, True], [False] * 3])
+def test_classes_are_chosen_before_the_limit(save_onnx: Any, kept: list[bool]) -> None:
+    chosen, limit = np.array(kept), 4
+    path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(max_detections=limit), "raw"))
+    runner = OnnxRunner(OnnxModel(path, num_threads=1))
+    everything = in_torch(detection_task(max_detections=1000), RawMaps(), PICTURES)
+    assert all(kept) or not all(chosen[one.labels[:limit]].all() for one in everything), "the limit comes too late"
+    for image, one in zip(PICTURES, everything, strict=True):
+        (found,) = runner.submit([image], chosen).results()
+        assert_same_boxes(found, one.select(np.flatnonzero(chosen[one.labels])[:limit]))
+    (found,) = runner.submit(PICTURES[:1]).results()
+    assert_same_boxes(found, everything[0].select(np.arange(limit)))
+
+
+def test_with_suppression_in_the_graph_a_used_up_limit_is_named(save_onnx: Any) -> None:
+    runner = OnnxRunner(OnnxModel(nms_file(save_onnx, detection_task()), num_threads=1))
+    images = [picture(640, 960), picture(64, 96)]
+    with pytest.warns(UserWarning, match="gave the 2 best objects of all classes, as many as it can, before dog were"):
+        first, second = runner.submit(images, np.array([False, True, False])).results()
+    assert (first.labels.tolist(), second.labels.tolist()) == ([], [1])
+    few = OnnxRunner(OnnxModel(nms_file(save_onnx, detection_task(), n=np.array([1, 1])), num_threads=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        first, second = few.submit(images, np.array([True, False, False])).results()
+        assert (first.labels.tolist(), second.labels.tolist()) == ([], [0])
+        runner.submit(images).results()
 
 
 def test_where_the_input_cannot_fit_the_image(save_onnx: Any) -> None:

@@ -185,3 +185,41 @@ def test_empty_predictions() -> None:
         for multi_label in (False, True):
             found = select_detections(boxes(*[(0, 0, 1, 1)] * len(scores)), scores, 0.2, 0.7, 10, multi_label, False)
             assert [array.shape for array in found] == [(0, 4), (0,), (0,), (0,)]
+
+
+BESIDE = boxes((0, 0, 9, 9), (20, 0, 29, 9), (40, 0, 49, 9), (60, 0, 69, 9))
+OF_TWO_CLASSES = np.array([[0.9, 0.2], [0.8, 0.7], [0.7, 0.1], [0.3, 0.6]], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("kept", "multi_label", "limit", "expected"),
+    [
+        # anchor and class of what is left, best first; without a choice the limit is used up by the first class
+        (None, False, 2, [(0, 0), (1, 0)]),
+        ([False, True], False, 2, [(3, 1)]),
+        ([False, True], True, 2, [(1, 1), (3, 1)]),
+        ([False, True], True, 9, [(1, 1), (3, 1), (0, 1), (2, 1)]),
+        ([True, False], True, 9, [(0, 0), (1, 0), (2, 0), (3, 0)]),
+        ([True, False], False, 9, [(0, 0), (1, 0), (2, 0)]),
+        ([True, True], True, 3, [(0, 0), (1, 0), (1, 1)]),
+        ([False, False], True, 9, []),
+        ([False, False], False, 9, []),
+    ],
+)
+def test_classes_are_chosen_before_the_limit(
+    kept: list[bool] | None, multi_label: bool, limit: int, expected: list[tuple[int, int]]
+) -> None:
+    chosen = None if kept is None else np.array(kept)
+    for max_candidates in (limit, 30_000):
+        found = select_detections(
+            BESIDE, OF_TWO_CLASSES, 0.05, 0.5, limit, multi_label, False, max_candidates, kept=chosen
+        )
+        assert list(zip(found.anchors.tolist(), found.labels.tolist(), strict=True)) == expected
+
+
+def test_what_is_not_looked_for_suppresses_nothing() -> None:
+    twice = np.repeat(BESIDE[:1], 2, axis=0)
+    scores = np.array([[0.9, 0.0], [0.0, 0.8]], np.float32)
+    for kept, expected in ((None, [0]), (np.array([False, True]), [1])):
+        found = select_detections(twice, scores, 0.05, 0.5, 9, True, class_agnostic=True, kept=kept)
+        assert found.anchors.tolist() == expected
