@@ -1,19 +1,50 @@
-"""Writing files so that a reader never meets half of one. Open to every room; imports nothing of detseg."""
+"""Writing files so that a reader never meets half of one, and nothing of the user's is replaced. Open to every room;
+imports nothing of detseg."""
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 PARTIAL_PREFIX = ".partial-"
+WRITTEN_NAME = ".detseg-written"
+"""A hidden list, beside results, of what this program wrote there: a JSON object in each line."""
+
+_MAX_NAME_BYTES = 255
+"""What the file systems in use allow for one name."""
+_MAX_LINKS = 40
 
 
 class SaveError(OSError):
     """A file could not be written; whatever stood at its place before is still there."""
+
+    @property
+    def disk_is_full(self) -> bool:
+        """Whether no other file will do better."""
+        return isinstance(self.__cause__, OSError) and self.__cause__.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def save_errors(path: Path) -> Iterator[None]:
+    """Turns errors of the system while ``path`` is written into :class:`SaveError`, with the room that is left."""
+    try:
+        yield
+    except SaveError:
+        raise
+    except OSError as error:
+        free = _free_bytes(path.parent)
+        kept = f"the file that was there before is kept: {path}" if path.exists() else "nothing was left behind"
+        raise SaveError(
+            f"could not write {path}: {error}; {free / 1e6:.0f} MB free in {path.parent}; {kept}"
+        ) from error
 
 
 @contextmanager
@@ -21,35 +52,191 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path beside ``path`` that takes its place when the block ends without an error.
 
     The file is flushed to the disk before it is renamed, and the folder after. When the block fails, the temporary file
-    is removed and ``path`` is as it was.
+    is removed and ``path`` is as it was. Its name is UTF-8 and ends like that of ``path``.
 
     Raises:
         SaveError: the disk is full or the folder cannot be written to; says how much is free and what was kept.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f"{PARTIAL_PREFIX}{path.stem}-", suffix=path.suffix)
+    handle, name = tempfile.mkstemp(**_partial_name(path))
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        _flush_to_disk(temporary)
-        temporary.replace(path)
-        _flush_to_disk(path.parent)
-    except OSError as error:
-        free = shutil.disk_usage(path.parent).free
-        kept = f"the file that was there before is kept: {path}" if path.exists() else "nothing was left behind"
-        raise SaveError(
-            f"could not write {path}: {error}; {free / 1e6:.0f} MB free in {path.parent}; {kept}"
-        ) from error
+        with save_errors(path):
+            yield temporary
+            put_in_place(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def put_in_place(written: Path, path: Path) -> None:
+    """Let ``written``, a file in the same folder that is whole, take the place of ``path``; all is flushed to the
+    disk.
+
+    Raises:
+        SaveError: it cannot.
+    """
+    with save_errors(path):
+        written.chmod(0o666 & ~_umask())
+        _flush_to_disk(written)
+        written.replace(path)
+        _flush_to_disk(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def fitting_name(stem: str, suffix: str) -> str:
+    """``stem`` with ``suffix``, the stem cut where a file system would refuse the name as too long."""
+    room = _MAX_NAME_BYTES - len(os.fsencode(suffix))
+    if len(os.fsencode(stem)) <= room:
+        return stem + suffix
+    return _cut(stem, room) + suffix
+
+
+def printable(text: object) -> str:
+    """``text``, such as a path, as it can be shown anywhere: bytes of a file name that are not UTF-8, and characters
+    that steer a terminal, are escaped."""
+    shown = (one if one.isprintable() or unicodedata.category(one) == "Zs" else _escaped(one) for one in str(text))
+    return "".join(shown)
+
+
+def storable(text: str) -> str:
+    """``text`` as any file in UTF-8 can hold it: bytes of a file name that are not UTF-8 are escaped."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def remove_partial_files(folder: Path) -> None:
+    """Remove what a killed process left of :func:`atomic_path` in ``folder``."""
+    for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
+        leftover.unlink(missing_ok=True)
+
+
+def require_outside(folder: Path, read: Iterable[Path | str]) -> None:
+    """Refuse to write into ``folder`` where one of ``read``, files or folders that are read from, lies: as they are
+    named, or wherever their links lead.
+
+    Raises:
+        ValueError: it would be written among what is read.
+    """
+    ReadFrom().require_apart(folder, read)
+
+
+class ReadFrom:
+    """The folders that were read from, each looked up once, for checks of many files: see :func:`require_outside`."""
+
+    def __init__(self) -> None:
+        self._resolved: dict[Path, Path] = {}
+
+    def require_apart(self, folder: Path, read: Iterable[Path | str]) -> None:
+        """Raise ValueError where one of ``read`` lies in ``folder``."""
+        target = self._resolve(Path(folder))
+        for path in map(Path, read):
+            if any(self._resolve(place) == target for place in self._places(path)):
+                raise ValueError(
+                    f"the results would be written into {printable(folder)}, where the source "
+                    f"{printable(path)} lies; name another output folder"
+                )
+
+    def _places(self, path: Path) -> Iterator[Path]:
+        """The folders that reading ``path`` leads through."""
+        for _ in range(_MAX_LINKS):
+            yield path.parent
+            try:
+                path = path.parent / path.readlink()
+            except OSError:  # no link
+                break
+        if path.is_dir():
+            yield path
+
+    def _resolve(self, folder: Path) -> Path:
+        resolved = self._resolved.get(folder)
+        if resolved is None:
+            resolved = self._resolved[folder] = folder.resolve()
+        return resolved
+
+
+def require_replaceable(path: Path, *, overwrite: bool = False) -> None:
+    """Refuse to write over what lies at ``path``, unless this program wrote it, see :func:`note_written`, and nobody
+    has changed it since.
+
+    Raises:
+        ValueError: something of the user's lies there, and ``overwrite`` is False.
+    """
+    if overwrite or not os.path.lexists(path):
+        return
+    if path.is_file() and not path.is_symlink() and _stamp(path) in _written(path.parent):
+        return
+    raise ValueError(
+        f"{printable(path)} is there already and was not written by detseg, or was changed since; "
+        "name another place, or --overwrite"
+    )
+
+
+def note_written(path: Path) -> None:
+    """Note that this program wrote the file ``path``, so that it may write it anew."""
+    _note(path.parent, _stamp(path))
+
+
+def free_folder(wanted: Path, marks: Sequence[str], *, overwrite: bool = False) -> Path:
+    """The folder for the results of a run: ``wanted``, or where that holds the results of another run, a file with one
+    of the names ``marks``, then ``wanted-2`` and so on, unless ``overwrite``.
+
+    A folder that holds only other files is taken as it is: :func:`require_replaceable` is for each file.
+    """
+    folder, number = wanted, 1
+    while not overwrite and any(os.path.lexists(folder / mark) for mark in marks):
+        number += 1
+        folder = Path(os.path.normpath(wanted.absolute())) if not wanted.name or wanted.name == ".." else wanted
+        folder = folder.with_name(f"{folder.name}-{number}")
+    return folder
+
+
+def _escaped(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    about = path.stat()
+    return {"file": printable(path.name), "size": about.st_size, "mtime_ns": about.st_mtime_ns}
+
+
+def _written(folder: Path) -> list[Any]:
+    try:
+        lines = (folder / WRITTEN_NAME).read_text(encoding="utf-8").splitlines()
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    notes = []
+    for line in lines:
+        with suppress(ValueError):  # the last line of a process that was killed
+            notes.append(json.loads(line))
+    return notes
+
+
+def _note(folder: Path, note: dict[str, Any]) -> None:
+    if note not in _written(folder):
+        with save_errors(folder / WRITTEN_NAME), (folder / WRITTEN_NAME).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(note) + "\n")
+
+
+def _partial_name(path: Path) -> dict[str, Any]:
+    suffix = path.suffix if len(os.fsencode(path.suffix)) <= 32 else ""
+    room = _MAX_NAME_BYTES - len(PARTIAL_PREFIX) - len(os.fsencode(suffix)) - 16
+    return {"dir": path.parent, "prefix": f"{PARTIAL_PREFIX}{_cut(path.stem, room)}-", "suffix": _cut(suffix, 32)}
+
+
+def _cut(text: str, num_bytes: int) -> str:
+    """The beginning of ``text``, no more than ``num_bytes`` long, without what is not UTF-8."""
+    return os.fsencode(text)[:num_bytes].decode("utf-8", "ignore")
+
+
+def _free_bytes(folder: Path) -> int:
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
 
 
 def _umask() -> int:
@@ -64,9 +251,3 @@ def _flush_to_disk(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def remove_partial_files(folder: Path) -> None:
-    """Remove what a killed process left of :func:`atomic_path` in ``folder``."""
-    for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
-        leftover.unlink(missing_ok=True)

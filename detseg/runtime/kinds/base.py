@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
 
@@ -16,7 +16,14 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.network_input import InputWriter
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.writers.base import DrawnWriter, JsonLinesWriter, PictureWriter, ResultWriter, VideoWriter
+from detseg.runtime.writers.base import (
+    DrawnWriter,
+    JsonLinesWriter,
+    PictureWriter,
+    ResultWriter,
+    SharedOutput,
+    VideoWriter,
+)
 from detseg.structures import VOID, Placement
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -210,7 +217,8 @@ class Drawing:
 @dataclass(frozen=True)
 class Saving:
     """What writers are made of: the folder ``output``, where no file of ``sources`` may lie; the classes and their
-    numbers in the data set; how results are drawn, and the ``fps`` of a video of still pictures."""
+    numbers in the data set; how results are drawn, and the ``fps`` of a video of still pictures; ``outputs``: what the
+    writers share."""
 
     kind: Kind
     output: Path
@@ -219,6 +227,7 @@ class Saving:
     sources: Sequence[Path | str] = ()
     fps: float = 25.0
     line_width: int | None = None
+    outputs: SharedOutput = field(default_factory=SharedOutput)
 
     @property
     def draw(self) -> Drawing:
@@ -237,11 +246,12 @@ class Save:
 IMAGE_WRITERS: Mapping[str, Save] = {
     "drawn": Save(
         lambda to: DrawnWriter(
-            PictureWriter(to.output, to.draw, to.sources), VideoWriter(to.output, to.draw, to.sources)
+            PictureWriter(to.output, to.draw, to.sources, to.outputs),
+            VideoWriter(to.output, to.draw, to.sources, outputs=to.outputs),
         )
     ),
-    "picture": Save(lambda to: PictureWriter(to.output, to.draw, to.sources)),
-    "video": Save(lambda to: VideoWriter(to.output, to.draw, to.sources, to.fps)),
+    "picture": Save(lambda to: PictureWriter(to.output, to.draw, to.sources, to.outputs)),
+    "video": Save(lambda to: VideoWriter(to.output, to.draw, to.sources, to.fps, to.outputs)),
 }
 """``picture``: drawn pictures, of a video one per frame; ``video``: drawn videos, of still pictures ``video.mp4``;
 ``drawn``: pictures of pictures and videos of videos."""

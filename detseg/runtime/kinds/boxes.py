@@ -137,7 +137,7 @@ class Boxes(Kind):
         ),
         "csv": Save(lambda to: CsvWriter(to.output / "detections.csv", to.class_names), opens_at_once=True),
         "jsonl": JSON_LINES,
-        "yolo": Save(lambda to: YoloWriter(to.output / "labels", to.sources)),
+        "yolo": Save(lambda to: YoloWriter(to.output / "labels", to.sources, to.outputs)),
     }
     """Beside pictures and lines: ``coco``: COCO results in ``detections.json``; ``csv``: ``detections.csv``; ``yolo``:
     text files in ``labels``."""

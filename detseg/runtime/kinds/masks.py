@@ -88,8 +88,12 @@ class Masks(Kind):
     metadata = SemanticMetadata
     writers: ClassVar[Mapping[str, Save]] = {
         **IMAGE_WRITERS,
-        "mask": Save(lambda to: MaskWriter(to.output / "masks", to.class_names, to.sources)),
-        "ids": Save(lambda to: MaskWriter(to.output / "ids", to.class_names, to.sources, category_ids=to.category_ids)),
+        "mask": Save(lambda to: MaskWriter(to.output / "masks", to.class_names, to.sources, outputs=to.outputs)),
+        "ids": Save(
+            lambda to: MaskWriter(
+                to.output / "ids", to.class_names, to.sources, category_ids=to.category_ids, outputs=to.outputs
+            )
+        ),
         "jsonl": JSON_LINES,
     }
     """Beside pictures and lines: ``mask``: class positions in ``masks``; ``ids``: the data set's own numbers in

@@ -97,11 +97,13 @@ class Volumes(Kind):
     metadata = VolumeMetadata
     writers: ClassVar[Mapping[str, Save]] = {
         "nifti": Save(
-            lambda to: NiftiWriter(to.output / "labels", to.class_names, to.sources, category_ids=to.category_ids)
+            lambda to: NiftiWriter(
+                to.output / "labels", to.class_names, to.sources, category_ids=to.category_ids, outputs=to.outputs
+            )
         ),
         "table": Save(lambda to: TableWriter(to.output, to.class_names), opens_at_once=True),
-        "slices": Save(lambda to: SlicesWriter(to.output / "slices", to.class_names, to.sources)),
-        "montage": Save(lambda to: MontageWriter(to.output / "montages", to.class_names, to.sources)),
+        "slices": Save(lambda to: SlicesWriter(to.output / "slices", to.class_names, to.sources, to.outputs)),
+        "montage": Save(lambda to: MontageWriter(to.output / "montages", to.class_names, to.sources, to.outputs)),
     }
     """``nifti``: labels with the data set's own numbers in ``labels``; ``table``: the milliliters of every class in
     ``volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: pictures of three planes in ``slices``, of many

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -14,18 +14,18 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.files import atomic_path
+from detseg.files import SaveError, atomic_path, printable
+from detseg.runtime.media.native_names import native_name
+from detseg.runtime.media.sound import SoundError, add_sound, has_sound
 from detseg.runtime.media.video_file import OneSize, require_rate
 
 _TICKS = 90_000
 """Units of time per second."""
-_COPIED = frozenset({"aac", "ac3", "alac", "eac3", "mp3"})
-"""Codecs of sound that an MP4 holds as they are; any other becomes AAC."""
 
 
 class H264Video:
     """An MP4 whose pictures are seen at their own times, with what ``sound_of``, a video file, has to be heard between
-    the first and the last.
+    the first and the last. Sound that cannot be carried over is left out, with a warning.
 
     The video appears when it is closed; if its ``with`` block ends in an exception, there is none and one of an earlier
     run stays. Without any picture nothing is written.
@@ -44,8 +44,6 @@ class H264Video:
         self._size = OneSize()
         self._container: Any = None
         self._video: Any = None
-        self._sound: Iterator[tuple[float, Any]] = iter(())
-        self._heard_next: tuple[float, Any] | None = None
         self._start_s: float | None = None
         self._end_s = 0.0
 
@@ -69,9 +67,9 @@ class H264Video:
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = round(position_s * _TICKS), Fraction(1, _TICKS)
         frame.duration = round(_TICKS / self.fps)
-        self._container.mux(self._video.encode(frame))
+        with _system_errors():
+            self._container.mux(self._video.encode(frame))
         self._end_s = position_s + 1 / self.fps
-        self._hear(self._end_s)
 
     def __enter__(self) -> Self:
         return self
@@ -84,70 +82,48 @@ class H264Video:
     def _open(self, height: int, width: int) -> None:
         import av
 
-        # Before the file is made, or a fault of the source would be told as one of the file.
-        source = None if self._sound_of is None else self._file.enter_context(av.open(str(self._sound_of)))
         temporary = self._file.enter_context(atomic_path(self.path))
-        self._container = self._file.enter_context(av.open(str(temporary), "w"))
-        self._video = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(_TICKS))
-        self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-        self._video.time_base = self._video.codec_context.time_base = Fraction(1, _TICKS)
-        # Pictures are written while a network runs on the same cores. Slower presets make smaller files: "veryfast"
-        # takes twice the time for three fifths of the size.
-        self._video.options = {"preset": "superfast"}
-        if source is not None and source.streams.audio:
-            self._sound = self._copy(source) if _is_copied(source) else self._encode(source)
-            self._heard_next = next(self._sound, None)
-        self._file.push(self._flush)
+        if self._sound_of is not None:
+            self._file.push(lambda kind, *_: self._add_sound(temporary) if kind is None else None)
+        named = self._file.enter_context(native_name(temporary))
+        with _system_errors():
+            self._container = av.open(named, "w", format="mp4")
+            self._file.push(self._complete)
+            self._video = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(_TICKS))
+            self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
+            self._video.time_base = self._video.codec_context.time_base = Fraction(1, _TICKS)
+            # Pictures are written while a network runs on the same cores. Slower presets make smaller files: "veryfast"
+            # takes twice the time for three fifths of the size.
+            self._video.options = {"preset": "superfast"}
 
-    def _flush(self, kind: type[BaseException] | None, *_: object) -> None:
+    def _complete(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
-            self._container.mux(self._video.encode(None))
-            self._hear(self._end_s)
+            with _system_errors():
+                self._container.mux(self._video.encode(None))
+                self._container.close()
+        else:
+            with suppress(OSError), _system_errors():  # the file is dropped, and told of is the first failure
+                self._container.close()
 
-    def _hear(self, until_s: float) -> None:
-        """Write what begins to be heard before then, beside the pictures, as players expect it."""
-        import av
-
-        while self._heard_next is not None and self._heard_next[0] < until_s:
-            self._container.mux(self._heard_next[1])
+    def _add_sound(self, film: Path) -> None:
+        """Sound comes when ``film`` has all its pictures, for nothing that is the matter with it may cost these."""
+        assert self._sound_of is not None
+        with native_name(self._sound_of) as source, native_name(film) as pictures:
+            if not has_sound(source):
+                return
             try:
-                self._heard_next = next(self._sound, None)
-            except av.FFmpegError as error:
-                warnings.warn(f"{self._sound_of}: the sound ends at {until_s:.1f} s: {error}", stacklevel=2)
-                self._heard_next = None
-
-    def _copy(self, source: Any) -> Iterator[tuple[float, Any]]:
-        """The packets of the sound, with their times."""
-        origin_s, sound = self._origin_s(source), source.streams.audio[0]
-        stream = self._container.add_stream_from_template(sound)
-        for packet in source.demux(sound):
-            if packet.dts is None or packet.pts is None or packet.pts * packet.time_base < origin_s:
-                continue
-            shift = round(origin_s / packet.time_base)
-            packet.pts, packet.dts, packet.stream = packet.pts - shift, packet.dts - shift, stream
-            yield float(packet.pts * packet.time_base), packet
-
-    def _encode(self, source: Any) -> Iterator[tuple[float, Any]]:
-        """The packets of the sound as AAC, mono or stereo, with their times."""
-        import av
-
-        origin_s, sound = self._origin_s(source), source.streams.audio[0]
-        stream = self._container.add_stream("aac", rate=sound.rate)
-        stream.layout = "mono" if sound.layout.nb_channels == 1 else "stereo"
-        resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=sound.rate)
-        for frame in source.decode(sound):
-            if frame.time is None or frame.time < origin_s:
-                continue
-            frame.pts -= round(origin_s / frame.time_base)
-            for piece in resampler.resample(frame):
-                yield piece.time or 0.0, stream.encode(piece)
-        yield 0.0, stream.encode(None)
-
-    def _origin_s(self, source: Any) -> Fraction:
-        """Where the first picture stands on the clock of the source."""
-        video = source.streams.video[0]
-        return Fraction((video.start_time or 0) * video.time_base + Fraction(self._start_s or 0))
+                with atomic_path(film) as temporary, native_name(temporary) as whole:
+                    add_sound(pictures, source, whole, self._start_s or 0.0, self._end_s)
+            except (SoundError, SaveError) as error:
+                warnings.warn(f"{printable(self._sound_of)}: its sound is left out: {error}", stacklevel=2)
 
 
-def _is_copied(source: Any) -> bool:
-    return source.streams.audio[0].codec_context.name in _COPIED
+@contextmanager
+def _system_errors() -> Iterator[None]:
+    """Errors of PyAV as errors of the system, which they are not always."""
+    import av
+
+    try:
+        yield
+    except av.FFmpegError as error:
+        raise OSError(error.errno, error.strerror) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -11,11 +12,14 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.files import atomic_path
+from detseg.files import atomic_path, printable
+from detseg.runtime.media.native_names import native_name
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 MIN_FPS, MAX_FPS = 0.01, 1000
 """The codecs keep rates within these; far beyond, encoders fail or never return."""
+_MAX_REPEATS = 100_000
+"""How often one picture may follow itself: more than an hour at the usual rates, and times may be anything."""
 
 
 class VideoFile(Protocol):
@@ -35,6 +39,9 @@ class OpenCVVideo:
     """A video of ``fps`` pictures per second. The suffix of ``path`` chooses the codec: MPEG-4 for .mp4, Motion JPEG
     for .avi.
 
+    Pictures that come with their times keep them as far as the rate allows: one is repeated until the next is due, and
+    of several that are due together only the last is seen, with a warning. So the duration is kept.
+
     The video appears when it is closed; if its ``with`` block ends in an exception, there is none and one of an earlier
     run stays. Without any picture nothing is written.
 
@@ -53,9 +60,12 @@ class OpenCVVideo:
         self._size = OneSize()
         self._video: Any = None
         self._num_pictures = 0
+        self._start_s: float | None = None
+        self._waiting: tuple[int, Any] | None = None
+        self._num_dropped = 0
 
     def append(self, picture: ByteArray, name: str, time_s: float | None = None) -> None:
-        """Add a picture; it is seen for ``1 / fps`` seconds, whatever its time.
+        """Add a picture; without a time it follows the last one after ``1 / fps`` seconds.
 
         Raises:
             ValueError: it is not as large as the first one.
@@ -63,9 +73,15 @@ class OpenCVVideo:
         """
         picture = self._size.even(picture, name)
         if self._video is None:
+            self._start_s = time_s or 0.0
             self._video = self._open(*picture.shape[:2])
-        self._video.write(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-        self._num_pictures += 1
+        assert self._start_s is not None
+        before = -1 if self._waiting is None else self._waiting[0]
+        # How many pictures come before this one.
+        number = before + 1 if time_s is None else max(before, round((time_s - self._start_s) * self.fps))
+        number = min(number, before + _MAX_REPEATS)
+        self._write_until(number)
+        self._waiting = number, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
 
     def __enter__(self) -> Self:
         return self
@@ -75,21 +91,38 @@ class OpenCVVideo:
     ) -> None:
         self._file.__exit__(kind, error, trace)
 
+    def _write_until(self, number: int) -> None:
+        """Show the picture that waits until the one of this ``number``."""
+        if self._waiting is None:
+            return
+        self._num_dropped += number <= self._num_pictures
+        while self._num_pictures < number:
+            self._video.write(self._waiting[1])
+            self._num_pictures += 1
+
     def _open(self, height: int, width: int) -> Any:
         temporary = self._file.enter_context(atomic_path(self.path))
         codec = CODECS[self.path.suffix]
-        video = cv2.VideoWriter(str(temporary), cv2.VideoWriter.fourcc(*codec), self.fps, (width, height))
+        name = self._file.enter_context(native_name(temporary))
+        video = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*codec), self.fps, (width, height))
         if not video.isOpened():
             raise OSError(
                 f"{self.path}: OpenCV cannot write {codec} video of {width}x{height} at {self.fps:g} fps here"
             )
-        self._file.callback(self._complete, video, temporary)
+        self._file.callback(self._complete, video, name)
         return video
 
-    def _complete(self, video: Any, path: Path) -> None:
+    def _complete(self, video: Any, name: str) -> None:
         """Close the file and count what is in it, for OpenCV only warns where the disk is full."""
+        self._write_until(self._num_pictures + 1)
         video.release()
-        written = cv2.VideoCapture(str(path))
+        if self._num_dropped:
+            warnings.warn(
+                f"{printable(self.path)}: {self._num_dropped} pictures came faster than {self.fps:g} a second and are "
+                "left out",
+                stacklevel=2,
+            )
+        written = cv2.VideoCapture(name)
         num_readable = max(0, round(written.get(cv2.CAP_PROP_FRAME_COUNT)))
         written.release()
         if num_readable < self._num_pictures:

@@ -1,22 +1,28 @@
 """What writers of every kind of results share: folders where no source can be overwritten, pictures and videos with the
-results drawn, and text files that appear when they are complete."""
+results drawn, and lines of text."""
 
 from __future__ import annotations
 
+import csv
 import importlib.util
+import io
 import json
-from collections.abc import Callable, Iterable
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Protocol, Self
+from typing import Any, Protocol, Self
 
 from detseg.arrays import ByteArray
-from detseg.files import atomic_path
+from detseg.files import ReadFrom, fitting_name, require_replaceable
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.h264 import H264Video
-from detseg.runtime.media.images import IMAGE_SUFFIXES, write_image
-from detseg.runtime.media.video_file import OpenCVVideo, VideoFile, require_rate
+from detseg.runtime.media.images import IMAGE_SUFFIXES, WRITABLE_SUFFIXES, write_image
+from detseg.runtime.media.video_file import MAX_FPS, MIN_FPS, OpenCVVideo, VideoFile, require_rate
+from detseg.runtime.writers.growing import GrowingText
 
 Draw = Callable[[Frame, Any], ByteArray]
 """Makes the picture of a frame with its result."""
@@ -31,6 +37,9 @@ class ResultWriter(Protocol):
     def write(self, frame: Frame, result: Any, /) -> None:
         """Take the ``result`` for the image or volume of ``frame``."""
 
+    def end_source(self) -> None:
+        """No more images of the same source follow: complete its files."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -38,80 +47,114 @@ class ResultWriter(Protocol):
     ) -> None: ...
 
 
+OnFile = Callable[[Path, Frame], None]
+"""Is told of each file that holds the result of one source, and of its (first) image."""
+
+
+@dataclass(frozen=True)
+class SharedOutput:
+    """What the writers of one run share: the files that they have written, so that none writes over another's;
+    ``overwrite``: they may replace what was there before the run; ``on_file`` is told of each."""
+
+    overwrite: bool = True
+    on_file: OnFile | None = None
+    taken: set[tuple[Path, str]] = field(default_factory=set)
+
+
 class OutputFolder:
     """Gives each image a file name in ``folder`` that no other has.
 
-    Two images of the same name give ``name.jpg`` and ``name_2.jpg``. Files of an earlier run may be replaced.
+    Two images of the same name give ``name.jpg`` and ``name_2.jpg``. Files of an earlier run may be replaced, unless
+    ``outputs`` say otherwise.
 
     Raises:
         ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
     """
 
-    def __init__(self, folder: Path | str, sources: Iterable[Path | str] = ()) -> None:
+    def __init__(
+        self, folder: Path | str, sources: Iterable[Path | str] = (), outputs: SharedOutput | None = None
+    ) -> None:
         self.folder = Path(folder)
-        self._taken: set[str] = set()
-        for source in sources:
-            self._refuse_own_folder(Path(source))
+        self._outputs = outputs or SharedOutput()
+        self._read_from = ReadFrom()
+        self._read_from.require_apart(self.folder, sources)
 
-    def path_for(self, frame: Frame, suffix: str) -> Path:
-        """The path for the result of ``frame``: its name with ``suffix``."""
+    def path_for(self, frame: Frame, suffix: str, stem: str | None = None) -> Path:
+        """The path for the result of ``frame``: its name, or ``stem``, with ``suffix``.
+
+        Raises:
+            ValueError: the source of ``frame`` lies in the folder, or something that may not be replaced.
+        """
         if frame.path is not None:
-            self._refuse_own_folder(frame.path)
-        return self.folder / self.free_name(frame.name, suffix)
+            self._read_from.require_apart(self.folder, [frame.path])
+        path = self.folder / self._free_name(frame.name if stem is None else stem, suffix)
+        require_replaceable(path, overwrite=self._outputs.overwrite)
+        return path
 
-    def free_name(self, stem: str, suffix: str) -> str:
+    def written(self, path: Path, frame: Frame) -> None:
+        """Note that ``path`` holds what was found in ``frame``, or in it and others of its source."""
+        if self._outputs.on_file is not None:
+            self._outputs.on_file(path, frame)
+
+    def _free_name(self, stem: str, suffix: str) -> str:
         """``stem`` with ``suffix``, and with a number between them if that is taken."""
         # Compared without case, because some file systems do.
-        name, number = f"{stem}{suffix}", 1
-        while name.casefold() in self._taken:
+        taken, number = self._outputs.taken, 1
+        name = fitting_name(stem, suffix)
+        while (self.folder, name.casefold()) in taken:
             number += 1
-            name = f"{stem}_{number}{suffix}"
-        self._taken.add(name.casefold())
+            name = fitting_name(stem, f"_{number}{suffix}")
+        taken.add((self.folder, name.casefold()))
         return name
 
-    def _refuse_own_folder(self, source: Path) -> None:
-        if source.resolve().parent == self.folder.resolve():
-            raise ValueError(
-                f"the results would be written into {self.folder}, where the source {source} lies; "
-                "name another output folder"
-            )
 
+class WholeFiles:
+    """What writers have in common whose every file is whole when :meth:`write` returns."""
 
-class PictureWriter:
-    """Writes every image with its result drawn into ``folder``, under the name of its source.
-
-    Two sources of the same name give ``name.jpg`` and ``name_2.jpg``. Pictures of an earlier run are replaced.
-
-    Raises:
-        ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
-    """
-
-    def __init__(self, folder: Path | str, draw: Draw, sources: Iterable[Path | str] = ()) -> None:
-        self._draw = draw
-        self._output = OutputFolder(folder, sources)
-
-    def write(self, frame: Frame, result: Any) -> None:
-        """Draw and write one picture."""
-        suffix = Path(frame.source).suffix
-        if suffix.lower() not in IMAGE_SUFFIXES:
-            suffix = ".png" if frame.stream is None else ".jpg"
-        write_image(self._output.path_for(frame, suffix), self._draw(frame, result))
+    def end_source(self) -> None:
+        """Nothing is open."""
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing to do: every picture is complete when it is written."""
+        """Nothing to do: every file is complete when it is written."""
+
+
+class PictureWriter(WholeFiles):
+    """Writes every image with its result drawn into ``folder``, under the name of its source.
+
+    Two sources of the same name give ``name.jpg`` and ``name_2.jpg``. Pictures of an earlier run are replaced, unless
+    ``outputs`` say otherwise.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
+    """
+
+    def __init__(
+        self, folder: Path | str, draw: Draw, sources: Iterable[Path | str] = (), outputs: SharedOutput | None = None
+    ) -> None:
+        self._draw = draw
+        self._output = OutputFolder(folder, sources, outputs)
+
+    def write(self, frame: Frame, result: Any) -> None:
+        """Draw and write one picture."""
+        suffix = Path(frame.source).suffix
+        if suffix.lower() not in WRITABLE_SUFFIXES:
+            suffix = ".png" if frame.stream is None and suffix.lower() not in IMAGE_SUFFIXES else ".jpg"
+        path = self._output.path_for(frame, suffix)
+        write_image(path, self._draw(frame, result))
+        self._output.written(path, frame)
 
 
 class VideoWriter:
     """Writes the pictures with their results drawn into ``folder``: those of a video under its name as .mp4, still ones
     in the order they come as ``video.mp4`` with ``fps`` pictures per second.
 
-    Videos keep their rate, and with it their duration. With the package av, the extra ``video``, they are H.264 with
-    the times of the pictures and the sound of the original, otherwise MPEG-4 of a constant rate without sound. The
-    video of a source appears when the next source begins or the writer is closed. If its ``with`` block ends in an
-    exception, there is none, and one of an earlier run stays.
+    Videos keep their duration. With the package av, the extra ``video``, they are H.264 with the times of the pictures
+    and the sound of the original, otherwise MPEG-4 of a constant rate without sound. The video of a source appears when
+    the next source begins or the writer is closed. If its ``with`` block ends in an exception, there is none, and one
+    of an earlier run stays. A picture that cannot be written costs the video of its source.
 
     Raises:
         ValueError: ``fps`` is not from 0.01 to 1000, or ``folder`` holds one of the ``sources``.
@@ -124,16 +167,18 @@ class VideoWriter:
         draw: Draw,
         sources: Iterable[Path | str] = (),
         fps: float = 25.0,
+        outputs: SharedOutput | None = None,
     ) -> None:
         require_rate(fps)
         self._draw = draw
         self._fps = fps
-        self._output = OutputFolder(folder, sources)
+        self._output = OutputFolder(folder, sources, outputs)
         self._stills = ExitStack()
         self._stills_video: VideoFile | None = None
         self._stream = ExitStack()
         self._stream_video: VideoFile | None = None
         self._last: Frame | None = None
+        self._told_of_codec = False
 
     def write(self, frame: Frame, result: Any) -> None:
         """Append one picture.
@@ -142,16 +187,29 @@ class VideoWriter:
             ValueError: the picture is not as large as the first one of its video.
             SaveError: the video cannot be written.
         """
+        picture = self._draw(frame, result)
         if frame.stream is None:
-            self._stills_video = self._stills_video or self._stills.enter_context(self._open(STILLS, self._fps))
-            video = self._stills_video
-        else:
-            if self._stream_video is None or self._last is None or not frame.follows(self._last):
-                self._stream.close()
-                self._stream_video = self._stream.enter_context(self._open(frame.stem, frame.stream.fps, frame.path))
-            video = self._stream_video
-            self._last = frame
-        video.append(self._draw(frame, result), frame.source, frame.time_s)
+            self._stills_video = self._stills_video or self._open(self._stills, frame, self._fps, STILLS)
+            return self._stills_video.append(picture, frame.source)
+        if self._last is None or not frame.follows(self._last):
+            self.end_source()
+        try:
+            if self._stream_video is None:
+                self._stream_video = self._open(self._stream, frame, frame.stream.fps)
+            self._stream_video.append(picture, frame.source, frame.time_s)
+        except BaseException:
+            self._drop_stream(*sys.exc_info())
+            raise
+        self._last = frame
+
+    def end_source(self) -> None:
+        """Complete the video of a source; nothing happens where there is none.
+
+        Raises:
+            SaveError: the video cannot be written.
+        """
+        self._stream_video = self._last = None
+        self._stream.close()
 
     def __enter__(self) -> Self:
         return self
@@ -164,11 +222,28 @@ class VideoWriter:
         finally:
             self._stills.__exit__(kind, error, trace)
 
-    def _open(self, stem: str, fps: float, sound_of: Path | None = None) -> VideoFile:
-        path = self._output.folder / self._output.free_name(stem, ".mp4")
-        if importlib.util.find_spec("av") is None:
-            return OpenCVVideo(path, fps)
-        return H264Video(path, fps, sound_of)
+    def _drop_stream(self, *failure: Any) -> None:
+        self._stream_video = self._last = None
+        self._stream.__exit__(*failure)
+
+    def _open(self, files: ExitStack, frame: Frame, fps: float, stem: str | None = None) -> VideoFile:
+        is_film = frame.stream is not None
+        path = self._output.path_for(frame, ".mp4", stem or frame.stem)
+        has_av = importlib.util.find_spec("av") is not None
+        if is_film and not has_av and not self._told_of_codec:
+            self._told_of_codec = True
+            warnings.warn(
+                "without the package av drawn films are MPEG-4, of a constant rate and without sound; H.264 with the "
+                "times and the sound of the original: pip install 'detseg[video]'",
+                stacklevel=2,
+            )
+        rate = min(max(fps, MIN_FPS), MAX_FPS)
+        video = H264Video(path, rate, frame.path if is_film else None) if has_av else OpenCVVideo(path, rate)
+        if is_film:
+            # Entered first, so left last: when the file is whole.
+            files.push(lambda kind, *_: self._output.written(path, frame) if kind is None else None)
+        files.enter_context(video)
+        return video
 
 
 class DrawnWriter:
@@ -183,6 +258,11 @@ class DrawnWriter:
         """Write one picture, or append it to its video."""
         (self._pictures if frame.stream is None else self._videos).write(frame, result)
 
+    def end_source(self) -> None:
+        """Complete what is written of a source."""
+        for writer in (self._pictures, self._videos):
+            writer.end_source()
+
     def __enter__(self) -> Self:
         for writer in (self._pictures, self._videos):
             self._both.enter_context(writer)
@@ -194,15 +274,14 @@ class DrawnWriter:
         self._both.__exit__(kind, error, trace)
 
 
-class TextFile:
-    """A file that appears when its ``with`` block is left, unless that ends in an exception."""
+class TableFile:
+    """A text file that grows image by image, see :class:`detseg.runtime.writers.growing.GrowingText`."""
 
-    def __init__(self, path: Path) -> None:
-        self._files = ExitStack()
-        temporary = self._files.enter_context(atomic_path(path))
-        # A file name that is not UTF-8 must not cost the results.
-        opened = temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="")
-        self._text: IO[str] = self._files.enter_context(opened)
+    def __init__(self, path: Path, begin: str = "") -> None:
+        self._text = GrowingText(path, begin)
+
+    def end_source(self) -> None:
+        """The file holds all sources."""
 
     def __enter__(self) -> Self:
         return self
@@ -210,10 +289,10 @@ class TextFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._files.__exit__(kind, error, trace)
+        self._text.__exit__(kind, error, trace)
 
 
-class JsonLinesWriter(TextFile):
+class JsonLinesWriter(TableFile):
     """Writes a JSON object per image, each in a line of its own: ``file``, ``height``, ``width``, of frames of videos
     ``frame`` and ``time_s``, and what ``record`` makes of its result.
 
@@ -234,23 +313,11 @@ class JsonLinesWriter(TextFile):
         self._text.write(json.dumps(line | self._record(result), allow_nan=False) + "\n")
 
 
-class JsonList:
-    """A JSON file with one list, written entry by entry, so that memory does not grow with it."""
-
-    def __init__(self, path: Path) -> None:
-        self._stream = path.open("w", encoding="utf-8")
-        self._separator = "[\n"
-
-    def append(self, entry: dict[str, Any]) -> None:
-        self._stream.write(self._separator + json.dumps(entry, allow_nan=False))
-        self._separator = ",\n"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._stream:
-            self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
+def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
+    """``rows`` as lines of a CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 def or_empty(value: float | None) -> float | str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -15,7 +14,8 @@ import numpy as np
 from detseg.arrays import IntArray
 from detseg.files import atomic_path, write_text
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.writers.base import JsonList, OutputFolder, TextFile, or_empty, rounded
+from detseg.runtime.writers.base import OutputFolder, SharedOutput, TableFile, WholeFiles, csv_lines, or_empty, rounded
+from detseg.runtime.writers.growing import GrowingJson
 from detseg.structures import Detections
 
 COLUMNS = (
@@ -31,8 +31,9 @@ class CocoWriter:
     frames of videos ``frame_index`` and ``time_s``. Image ids count from 1 unless given. ``category_ids[label]`` is the
     id of a class, by default ``label + 1``.
 
-    Entries are streamed to temporary files, which get their names when the writer is closed. If its ``with`` block ends
-    in an exception, they are removed and files of an earlier run stay.
+    Entries go to ``<stem>.unfinished.jsonl`` and ``<stem>_images.unfinished.jsonl``, line by line, of which both files
+    are made when the writer is closed. If its ``with`` block ends in an exception, the lines stay, and so do files of
+    an earlier run.
 
     Raises:
         ValueError: the numbers of category ids and classes differ.
@@ -48,8 +49,8 @@ class CocoWriter:
             )
         self._num_images = 0
         self._files = ExitStack()
-        self._results = self._open(path)
-        self._images = self._open(path.with_name(f"{path.stem}_images.json"))
+        self._results = self._files.enter_context(GrowingJson(path))
+        self._images = self._files.enter_context(GrowingJson(path.with_name(f"{path.stem}_images.json")))
 
     def write(self, frame: Frame, detections: Detections, image_id: int | None = None) -> None:
         """Take the detections of one image."""
@@ -67,6 +68,9 @@ class CocoWriter:
         """Complete both files."""
         self.__exit__(None, None, None)
 
+    def end_source(self) -> None:
+        """The files hold all sources."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -74,10 +78,6 @@ class CocoWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._files.__exit__(kind, error, trace)
-
-    def _open(self, path: Path) -> JsonList:
-        temporary = self._files.enter_context(atomic_path(path))
-        return self._files.enter_context(JsonList(temporary))
 
 
 def detections_to_coco(image_id: int, detections: Detections, category_ids: Sequence[int]) -> list[dict[str, Any]]:
@@ -118,7 +118,7 @@ def write_results(path: Path, results: Sequence[dict[str, Any]]) -> None:
         file.write(json.dumps(list(results), allow_nan=False))
 
 
-class CsvWriter(TextFile):
+class CsvWriter(TableFile):
     """Writes a CSV with a row for every object: the columns are ``COLUMNS``, boxes in pixels of the image. ``frame``
     and ``time_s`` are those of videos, ``track_id`` that of tracked objects; elsewhere they are empty.
 
@@ -127,20 +127,20 @@ class CsvWriter(TextFile):
     """
 
     def __init__(self, path: Path | str, class_names: Sequence[str]) -> None:
-        super().__init__(Path(path))
+        super().__init__(Path(path), csv_lines([COLUMNS]))
         self._class_names = tuple(class_names)
-        self._csv = csv.writer(self._text, lineterminator="\n")
-        self._csv.writerow(COLUMNS)
 
     def write(self, frame: Frame, result: Detections) -> None:
         """Take the objects of one image."""
         place = [frame.source, or_empty(frame.index), or_empty(frame.time_s)]
-        for box in box_records(result, self._class_names):
-            row = [box["class"], box["score"], *box["box_xyxy"], or_empty(box.get("track_id"))]
-            self._csv.writerow([*place, *row])
+        rows = [
+            [*place, box["class"], box["score"], *box["box_xyxy"], or_empty(box.get("track_id"))]
+            for box in box_records(result, self._class_names)
+        ]
+        self._text.write(csv_lines(rows))
 
 
-class YoloWriter:
+class YoloWriter(WholeFiles):
     """Writes ``NAME.txt`` for every image into ``folder``: for each object its class, center x, center y, width and
     height as shares of the image, its score and, if it is tracked, its number. An image without objects gets an empty
     file.
@@ -149,8 +149,10 @@ class YoloWriter:
         ValueError: ``folder`` holds one of the ``sources``.
     """
 
-    def __init__(self, folder: Path | str, sources: Iterable[Path | str] = ()) -> None:
-        self._output = OutputFolder(folder, sources)
+    def __init__(
+        self, folder: Path | str, sources: Iterable[Path | str] = (), outputs: SharedOutput | None = None
+    ) -> None:
+        self._output = OutputFolder(folder, sources, outputs)
 
     def write(self, frame: Frame, result: Detections) -> None:
         """Write one file."""
@@ -163,13 +165,9 @@ class YoloWriter:
             + (f" {tracks[row]}" if tracks is not None and tracks[row] else "")
             for row, label in enumerate(result.labels.tolist())
         ]
-        write_text(self._output.path_for(frame, ".txt"), "".join(f"{line}\n" for line in lines))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to do: every file is complete when it is written."""
+        path = self._output.path_for(frame, ".txt")
+        write_text(path, "".join(f"{line}\n" for line in lines))
+        self._output.written(path, frame)
 
 
 def box_records(result: Detections, class_names: Sequence[str]) -> list[dict[str, Any]]:

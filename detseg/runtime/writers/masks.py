@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +12,11 @@ from detseg.arrays import BoolArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_mask
-from detseg.runtime.writers.base import OutputFolder
+from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles
 from detseg.structures import VOID, LabelMap
 
 
-class MaskWriter:
+class MaskWriter(WholeFiles):
     """Writes every label map into ``folder`` as a gray PNG of 8 bits, under the name of its source.
 
     The values are class positions or, with ``category_ids``, the data set's own numbers of the classes, as its test
@@ -33,8 +33,9 @@ class MaskWriter:
         sources: Iterable[Path | str] = (),
         *,
         category_ids: Sequence[int] | None = None,
+        outputs: SharedOutput | None = None,
     ) -> None:
-        self._output = OutputFolder(folder, sources)
+        self._output = OutputFolder(folder, sources, outputs)
         self._num_classes = len(class_names)
         self._table = np.arange(256, dtype=np.uint8)
         if category_ids is not None:
@@ -55,13 +56,9 @@ class MaskWriter:
             raise ValueError(
                 f"{frame.source}: label {strange[0]} in the result; allowed are 0 to {self._num_classes - 1}"
             )
-        write_mask(self._output.path_for(frame, ".png"), self._table[result.labels])
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to do: every mask is complete when it is written."""
+        path = self._output.path_for(frame, ".png")
+        write_mask(path, self._table[result.labels])
+        self._output.written(path, frame)
 
 
 def encode_rle(mask: BoolArray) -> dict[str, Any]:

@@ -3,7 +3,6 @@ and keep none."""
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,17 +12,17 @@ from typing import Any, Self
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.files import atomic_path
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
 from detseg.runtime.media.nifti import write_label_volume
-from detseg.runtime.writers.base import JsonList, OutputFolder, rounded
+from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles, csv_lines, rounded
+from detseg.runtime.writers.growing import GrowingJson, GrowingText
 from detseg.volumes import LabelVolume, Volume
 
 
-class NiftiWriter:
+class NiftiWriter(WholeFiles):
     """Writes every result into ``folder`` as ``NAME.nii.gz``, on the grid and with the affine of its source.
 
     The values are class positions or, with ``category_ids``, the data set's own numbers of the classes. A voxel for
@@ -41,8 +40,9 @@ class NiftiWriter:
         sources: Iterable[Path | str] = (),
         *,
         category_ids: Sequence[int] | None = None,
+        outputs: SharedOutput | None = None,
     ) -> None:
-        self._output = OutputFolder(folder, sources)
+        self._output = OutputFolder(folder, sources, outputs)
         self._num_classes = len(class_names)
         ids = tuple(range(self._num_classes) if category_ids is None else category_ids)
         if len(ids) != self._num_classes:
@@ -63,12 +63,7 @@ class NiftiWriter:
         _check_labels(frame.source, result, self._num_classes)
         path = self._output.path_for(frame, ".nii.gz")
         write_label_volume(path, LabelVolume(self._table[result.labels], result.affine))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to do: every file is complete when it is written."""
+        self._output.written(path, frame)
 
 
 class TableWriter:
@@ -79,8 +74,8 @@ class TableWriter:
     between voxels along the axes of the file; and for each class ``<name>_voxels`` and ``<name>_ml``. The JSON lists
     the same as ``{"file", "spacing_mm": [x, y, z], "classes": {<name>: {"voxels", "milliliters"}}}``.
 
-    Rows are streamed to temporary files, which get their names when the ``with`` block is left. If it ends in an
-    exception, they are removed and tables of an earlier run stay.
+    Rows go to ``volumes.unfinished.csv`` and ``volumes.unfinished.jsonl``, of which the tables are made when the
+    ``with`` block is left. If it ends in an exception, they stay, and so do tables of an earlier run.
 
     Raises:
         SaveError: the files cannot be written.
@@ -90,14 +85,10 @@ class TableWriter:
         self.class_names = tuple(class_names)
         self._files = ExitStack()
         folder = Path(folder)
-        path = self._files.enter_context(atomic_path(folder / "volumes.csv"))
-        # A file name that is not UTF-8 must not cost the table.
-        stream = self._files.enter_context(path.open("w", encoding="utf-8", errors="backslashreplace", newline=""))
-        self._csv = csv.writer(stream, lineterminator="\n")
-        path = self._files.enter_context(atomic_path(folder / "volumes.json"))
-        self._json = self._files.enter_context(JsonList(path))
         columns = [f"{name}_{unit}" for name in self.class_names[1:] for unit in ("voxels", "ml")]
-        self._csv.writerow(["file", *(f"spacing_{axis}_mm" for axis in "xyz"), *columns])
+        head = csv_lines([["file", *(f"spacing_{axis}_mm" for axis in "xyz"), *columns]])
+        self._csv = self._files.enter_context(GrowingText(folder / "volumes.csv", head))
+        self._json = self._files.enter_context(GrowingJson(folder / "volumes.json"))
 
     def write(self, frame: Frame, result: LabelVolume) -> None:
         """Take the result of one volume.
@@ -108,8 +99,11 @@ class TableWriter:
         _check_labels(frame.source, result, len(self.class_names))
         record = volume_record(result, self.class_names)
         cells = [value for share in record["classes"].values() for value in share.values()]
-        self._csv.writerow([frame.source, *record["spacing_mm"], *cells])
+        self._csv.write(csv_lines([[frame.source, *record["spacing_mm"], *cells]]))
         self._json.append({"file": frame.source, **record})
+
+    def end_source(self) -> None:
+        """The tables hold all sources."""
 
     def __enter__(self) -> Self:
         return self
@@ -133,7 +127,7 @@ def volume_record(result: LabelVolume, class_names: Sequence[str]) -> dict[str, 
     }
 
 
-class _VolumePictures:
+class _VolumePictures(WholeFiles):
     """Writes a picture of every result, which ``draw`` makes, into ``folder`` as ``NAME.png``.
 
     Raises:
@@ -142,9 +136,15 @@ class _VolumePictures:
 
     draw: Callable[[Volume, LabelVolume, Sequence[str]], ByteArray]
 
-    def __init__(self, folder: Path | str, class_names: Sequence[str], sources: Iterable[Path | str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        class_names: Sequence[str],
+        sources: Iterable[Path | str] = (),
+        outputs: SharedOutput | None = None,
+    ) -> None:
         self.class_names = tuple(class_names)
-        self._output = OutputFolder(folder, sources)
+        self._output = OutputFolder(folder, sources, outputs)
 
     def write(self, frame: Frame, result: LabelVolume) -> None:
         """Draw and write one picture.
@@ -154,13 +154,9 @@ class _VolumePictures:
             SaveError: the picture cannot be written.
         """
         picture = type(self).draw(frame.volume, result, self.class_names)
-        write_image(self._output.path_for(frame, ".png"), picture)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing to do: every picture is complete when it is written."""
+        path = self._output.path_for(frame, ".png")
+        write_image(path, picture)
+        self._output.written(path, frame)
 
 
 class SlicesWriter(_VolumePictures):

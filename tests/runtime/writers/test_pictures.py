@@ -92,7 +92,7 @@ def test_no_detections_make_an_empty_list(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "r.json").read_text()) == []
 
 
-def test_an_interrupted_run_leaves_the_results_before(tmp_path: Path) -> None:
+def test_an_interrupted_run_leaves_the_results_before_and_what_it_found(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     path.write_text("[1]")
 
@@ -104,7 +104,17 @@ def test_an_interrupted_run_leaves_the_results_before(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert path.read_text() == "[1]"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["r.json"]
+    assert {entry.name for entry in tmp_path.iterdir()} == {
+        "r.json", "r.unfinished.jsonl", "r_images.unfinished.jsonl"
+    }  # fmt: skip
+    found = [json.loads(line) for line in (tmp_path / "r.unfinished.jsonl").read_text().splitlines()]
+    assert [record["category_id"] for record in found] == [2, 1]
+
+
+def test_nothing_is_left_where_nothing_was_found(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), CocoWriter(tmp_path / "r.json", NAMES):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
 
 
 def test_every_class_needs_its_category_id(tmp_path: Path) -> None:

@@ -98,8 +98,10 @@ def test_yolo_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("writer_type", "about"), [(CsvWriter, NAMES), (JsonLinesWriter, BOXES_RECORD)])
-def test_an_interrupted_run_leaves_the_results_before(tmp_path: Path, writer_type: Any, about: Any) -> None:
-    path = tmp_path / "r"
+def test_an_interrupted_run_leaves_the_results_before_and_what_it_found(
+    tmp_path: Path, writer_type: Any, about: Any
+) -> None:
+    path = tmp_path / "r.txt"
     path.write_text("before")
 
     def interrupted() -> None:
@@ -110,7 +112,9 @@ def test_an_interrupted_run_leaves_the_results_before(tmp_path: Path, writer_typ
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
+    unfinished = tmp_path / "r.unfinished.txt"
+    assert sorted(tmp_path.iterdir()) == [path, unfinished]
+    assert "dog" in unfinished.read_text()
     with writer_type(path, about) as writer:
         writer.write(Frame(IMAGE, "in/\udcff.jpg"), FOUND)
     assert "udcff" in path.read_text()
