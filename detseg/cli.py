@@ -175,6 +175,7 @@ def _predict(options: argparse.Namespace) -> int:
         allow_url=options.allow_url,
         fps=options.fps,
         line_width=options.line_width,
+        overwrite=options.overwrite,
     )
 
 

@@ -121,7 +121,15 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         help="pictures, videos or volumes (.nii, .nii.gz), folders, globs, image sequences (frame_%%04d.png), the "
         "number of a camera, an address (see --allow-url), or - for a list of these on standard input",
     )
-    predict.add_argument("-o", "--output", type=Path, default=Path("predictions"), metavar="DIR")
+    predict.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("predictions"),
+        metavar="DIR",
+        help="folder for the results; if it holds those of another run, DIR-2, DIR-3, ... (default predictions)",
+    )
+    predict.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
     predict.add_argument(
         "--save",
         help="what to write, separated by commas. Boxes: drawn (pictures of pictures, videos of videos), picture, "

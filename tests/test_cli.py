@@ -243,13 +243,13 @@ def test_train_eval_predict_check(tiny: Path, capsys: pytest.CaptureFixture[str]
     pictures = [run_dir / "history.png", run_dir / "confusion_matrix.png"]
     assert detseg("predict", model, *pictures, "-o", "seen", "--conf", 0.0001, "--max-det", 4, "--device", "cpu") == 0
     assert {path.name for path in (folder / "seen").iterdir()} == {
-        "history.png", "confusion_matrix.png", "detections.json", "detections_images.json"
+        "history.png", "confusion_matrix.png", "detections.json", "detections_images.json", "sources.json"
     }  # fmt: skip
     assert 0 < len(json.loads((folder / "seen" / "detections.json").read_text())) <= 8
 
     (folder / "broken.png").write_bytes(pictures[0].read_bytes()[:300])
     assert detseg("predict", model, pictures[0], "broken.png", "-o", "again", "--save", "picture") == 1
-    assert {path.name for path in (folder / "again").iterdir()} == {"history.png", "errors.jsonl"}
+    assert {path.name for path in (folder / "again").iterdir()} == {"history.png", "errors.jsonl", "sources.json"}
 
     assert detseg("check", "data/shapes.yaml", "--preview", "preview", "--config", tiny, "--json", "findings.json") == 0
     assert json.loads((folder / "findings.json").read_text())["exit_code"] == 0

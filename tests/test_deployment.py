@@ -131,5 +131,7 @@ def test_a_film_without_torch_gives_what_torch_gives(site: Path, tmp_path: Path)
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"film.mp4", "detections.json", "detections.csv", "labels"} <= names
 
-    tracked = run(site, "-m", "detseg", "predict", tmp_path / "model.onnx", tmp_path / "film.avi", "--track", *save)
+    tracked = run(
+        site, "-m", "detseg", "predict", tmp_path / "model.onnx", tmp_path / "film.avi", "--track", "--overwrite", *save
+    )
     assert tracked.returncode == 0, tracked.stderr

@@ -11,7 +11,9 @@ from typing import Generic, Self, TypeVar
 Item = TypeVar("Item")
 
 _CHECK_S = 0.1
-"""How often a thread that waits for room looks whether it shall stop."""
+"""How often a thread that waits looks whether it shall stop."""
+_PATIENCE_S = 2.0
+"""How long a thread that shall stop is waited for where it may be waiting itself, for a camera or a network."""
 
 
 class _End:
@@ -22,7 +24,10 @@ class _End:
 
 
 def iterate_ahead(
-    items: Iterable[Item], size: int, overtake: Callable[[Item, Item], Item | None] | None = None
+    items: Iterable[Item],
+    size: int,
+    overtake: Callable[[Item, Item], Item | None] | None = None,
+    stop: threading.Event | None = None,
 ) -> Iterator[Item]:
     """``items``, in their order, taken by a thread of its own that is at most ``size`` of them ahead.
 
@@ -30,7 +35,8 @@ def iterate_ahead(
     where ``new`` waits too.
 
     An error of ``items`` is raised where it would have been. When this iterator is closed early, the thread stops
-    before its next item, and ``items`` is closed.
+    before its next item, and ``items`` is closed. Once ``stop`` is set, there are no more items, even where the thread
+    waits for one that may never come; then it is left alone.
 
     Raises:
         RuntimeError: this process was forked after the iterator began, and so has no such thread.
@@ -75,14 +81,25 @@ def iterate_ahead(
     thread = threading.Thread(target=run, name="iterate-ahead", daemon=True)
     thread.start()
     try:
-        while not isinstance(item := waiting.get(), _End):
+        while not isinstance(item := _get(waiting, stop), _End):
             yield item
             _require_process(process)
         if item.error is not None:
             raise item.error
     finally:
         stopped.set()
-        thread.join()
+        thread.join(_PATIENCE_S if stop is not None and stop.is_set() else None)
+
+
+def _get(waiting: queue.Queue[Item | _End], stop: threading.Event | None) -> Item | _End:
+    if stop is None:
+        return waiting.get()
+    while not stop.is_set():
+        try:
+            return waiting.get(timeout=_CHECK_S)
+        except queue.Empty:
+            continue
+    return _End()
 
 
 def _require_process(process: int) -> None:

@@ -2,54 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import io
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
-from detseg.files import write_text
+from detseg.files import free_folder, printable, remove_partial_files, require_outside, require_replaceable
 from detseg.runtime.background import Sink
 from detseg.runtime.kinds.base import Saving, make_writers
-from detseg.runtime.media.frames import Frame
-from detseg.runtime.media.images import ImageError
-from detseg.runtime.media.sources import Source, find_sources
+from detseg.runtime.media.sources import find_sources
 from detseg.runtime.media.video_reader import Section
 from detseg.runtime.model import Model, Prediction
+from detseg.runtime.runner import TimedRunner
+from detseg.runtime.stop import StopSignals
+from detseg.runtime.summary import ERRORS, Summary
 from detseg.runtime.tracking.tracker import TrackerConfig
+from detseg.runtime.writers.base import SharedOutput
+from detseg.runtime.writers.growing import GrowingJson, json_object, unfinished_name
+from detseg.runtime.writers.several import SeveralWriters
 
-EXIT_SOME_FAILED = 1
-ERRORS = "errors.jsonl"
+SOURCES = "sources.json"
+"""Says of every file of results which source it is of. It marks a folder as that of a run, from its first moment on."""
 
 _AHEAD = 4
 """Frames that are read before they are needed, and results that wait to be written, beyond those of a batch."""
-
-
-@dataclass
-class _Tally:
-    """What has come of the sources so far."""
-
-    num_frames: int = 0
-    num_of_video: Counter[str] = field(default_factory=Counter)
-    num_overtaken: Counter[str] = field(default_factory=Counter)
-    failures: dict[str, str] = field(default_factory=dict)
-
-    def add(self, frame: Frame) -> int:
-        """Count ``frame``; returns how many frames are to be expected that were not known of before."""
-        self.num_frames += 1
-        if frame.stream is None:
-            return 0
-        self.num_of_video[frame.source] += 1
-        self.num_overtaken[frame.source] += frame.num_overtaken
-        return (frame.stream.num_expected or 0) if self.num_of_video[frame.source] == 1 else 0
-
-    def fail(self, source: Source, error: ImageError) -> None:
-        """Note that ``source`` was not read, or not to its end."""
-        self.failures[source.name] = str(error)
 
 
 def predict_command(
@@ -65,60 +44,95 @@ def predict_command(
     allow_url: bool = False,
     fps: float = 25.0,
     line_width: int | None = None,
+    overwrite: bool = False,
 ) -> int:
     """``detseg predict``: see :meth:`Model.predict` and :class:`Saving` for what the settings mean, and the kinds
     of results for what can be saved.
 
-    Reading, predicting and writing overlap. What cannot be read is named at the end and in ``output/errors.jsonl``; the
-    rest goes on. Returns 0, or ``EXIT_SOME_FAILED`` where something could not be read.
+    Reading, predicting and writing overlap. What cannot be read or written is named at the end and in
+    ``output/errors.jsonl``; the rest goes on. A folder with the results of another run is left alone, and the next free
+    of ``output-2``, ``output-3``, ... taken; no other file is replaced either, unless ``overwrite``. Ctrl-C and SIGTERM
+    end the run with what was found so far.
+
+    Returns 0, ``summary.EXIT_SOME_FAILED`` where something could not be read or written, or 128 and the number of the
+    signal that ended the run.
     """
-    sources = find_sources(names, model.runner.spec.suffixes, allow_url=allow_url, listing=sys.stdin)
-    kind = model.runner.kind
-    paths = [source.path for source in sources if source.path is not None]
-    saving = Saving(kind, output, model.class_names, model.category_ids, paths, fps, line_width)
-    batch_size = model.runner.default_batch_size if batch_size is None else batch_size
-    tally = _Tally()
-    predictions = model.predict(
-        sources,
-        batch_size,
-        section=section,
-        classes=classes,
-        track=track,
-        ahead=batch_size + _AHEAD,
-        on_error=tally.fail,
+    summary = Summary(model.class_names, model.runner.kind)
+    # Names of files on standard input may be of any bytes.
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    sources = find_sources(
+        names, model.runner.spec.suffixes, allow_url=allow_url, listing=sys.stdin, on_error=summary.fail
     )
+    summary.num_sources = len(sources) + len(summary.failures)
+    paths = [source.path for source in sources if source.path is not None]
+    runner = TimedRunner(model.runner)
+    model = Model(runner, model.task_name, model.class_names, model.category_ids)
+    batch_size = runner.default_batch_size if batch_size is None else batch_size
     with ExitStack() as stack:
-        made = make_writers(kind.default_save if save is None else save, saving, model.task_name)
-        writers = [stack.enter_context(writer) for writer in made]
+        stop = stack.enter_context(StopSignals())
+        folder = _claim(output, paths, overwrite)
+        stack.enter_context(_kept(folder))
+        made_from = stack.enter_context(GrowingJson(folder / SOURCES, json_object))
+        shared = SharedOutput(
+            overwrite, lambda path, frame: made_from.append({str(path.relative_to(folder)): frame.source})
+        )
+        saving = Saving(runner.kind, folder, model.class_names, model.category_ids, paths, fps, line_width, shared)
+        predictions = model.predict(
+            sources,
+            batch_size,
+            section=section,
+            classes=classes,
+            track=track,
+            ahead=batch_size + _AHEAD,
+            on_error=summary.fail,
+            stop=stop.requested,
+        )
+        made = make_writers(runner.kind.default_save if save is None else save, saving, model.task_name)
+        writers = stack.enter_context(SeveralWriters(made, summary.fail_to_write))
 
         def write(prediction: Prediction) -> None:
-            for writer in writers:
-                writer.write(prediction.frame, prediction.result)
+            writers.write(prediction.frame, prediction.result)
 
         sink = stack.enter_context(Sink(write, batch_size + _AHEAD))
         bar = stack.enter_context(tqdm(desc="predict", unit="frame", leave=False, dynamic_ncols=True, disable=None))
         bar.total = sum(source.kind in ("image", "volume") for source in sources)
         for prediction in predictions:
-            bar.total += tally.add(prediction.frame)
+            bar.total += summary.add(prediction.frame, prediction.result)
             sink.put(prediction)
             bar.update()
-    return _report(tally, sources, output)
+    summary.network_s, summary.write_s = runner.seconds, writers.seconds
+    return summary.report(folder, stop, sources)
 
 
-def _report(tally: _Tally, sources: Sequence[Source], output: Path) -> int:
-    """Say what has been done and what has not; returns the exit code."""
-    num_read = len(sources) - len(tally.failures)
-    print(f"{num_read} of {len(sources)} sources, {tally.num_frames} images; results are in {output}")
-    for name, count in tally.num_of_video.items():
-        overtaken = tally.num_overtaken[name]
-        more = f" (live: {overtaken} more came while the model was at work, and were overtaken)" if overtaken else ""
-        print(f"{name}: {count} frames{more}, {'not complete' if name in tally.failures else 'complete'}")
-    for failure in tally.failures.values():
-        print(f"not read: {failure}", file=sys.stderr)
-    path = output / ERRORS
-    if not tally.failures:
-        path.unlink(missing_ok=True)  # of an earlier run
-        return 0
-    lines = [json.dumps({"source": name, "error": error}) for name, error in tally.failures.items()]
-    write_text(path, "".join(f"{line}\n" for line in lines))
-    return EXIT_SOME_FAILED
+def _claim(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:
+    """The folder for the results, made and marked so that no other run takes it."""
+    mark = unfinished_name(Path(SOURCES).with_suffix(".jsonl")).name
+    marks = (SOURCES, mark)
+    if overwrite and any((wanted / name).exists() for name in marks):
+        remove_partial_files(wanted)
+        (wanted / ERRORS).unlink(missing_ok=True)
+    while True:
+        folder = free_folder(wanted, marks, overwrite=overwrite)
+        require_outside(folder, paths)
+        require_replaceable(folder / ERRORS, overwrite=overwrite)
+        folder.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError), (folder / mark).open("w" if overwrite else "x"):
+            break
+    if folder != wanted:
+        print(f"{printable(wanted)} holds the results of another run; those of this one go to {printable(folder)}")
+    return folder
+
+
+@contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Where the run fails, say what there is; a folder without anything in it is removed."""
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+        if unfinished := sorted(folder.glob("*.unfinished.*")):
+            names = ", ".join(path.name for path in unfinished)
+            print(f"what was found before is kept in {printable(folder)}: {names}", file=sys.stderr)
+        raise

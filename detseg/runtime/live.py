@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -9,19 +10,20 @@ from detseg.runtime.background import iterate_ahead
 from detseg.runtime.media.frames import Frame
 
 
-def take_ahead(frames: Iterator[Frame], size: int) -> Iterator[Frame]:
+def take_ahead(frames: Iterator[Frame], size: int, stop: threading.Event | None = None) -> Iterator[Frame]:
     """``frames``, in their order, taken by a thread at most ``size`` of them ahead; with 0 as they are asked for.
 
     Live ones are always taken by a thread, as soon as they are there, and only the newest waits. It counts those that
-    it has overtaken, see :class:`detseg.runtime.media.frames.Frame`.
+    it has overtaken, see :class:`detseg.runtime.media.frames.Frame`. ``stop``: see
+    :func:`detseg.runtime.background.iterate_ahead`.
     """
-    return iterate_ahead(frames, size, _overtake) if size else _from_the_first_live_one(frames)
+    return iterate_ahead(frames, size, _overtake, stop) if size else _from_the_first_live_one(frames, stop)
 
 
-def _from_the_first_live_one(frames: Iterator[Frame]) -> Iterator[Frame]:
+def _from_the_first_live_one(frames: Iterator[Frame], stop: threading.Event | None) -> Iterator[Frame]:
     for frame in frames:
         if frame.is_live:
-            yield from iterate_ahead(_both(frame, frames), 1, _overtake)
+            yield from iterate_ahead(_both(frame, frames), 1, _overtake, stop)
             return
         yield frame
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,6 +113,7 @@ class Model:
         allow_url: bool = False,
         ahead: int = 0,
         on_error: OnError | None = None,
+        stop: threading.Event | None = None,
     ) -> Iterator[Prediction]:
         """What is found in each image of ``sources``, in their order.
 
@@ -133,6 +135,8 @@ class Model:
             allow_url: open network addresses.
             ahead: take sources and decode videos in a thread, so many frames before they are needed.
             on_error: told of each source that cannot be read, or not to its end; the rest goes on.
+            stop: once it is set, no more frames are taken, with ``ahead``; not even a camera that gives none is
+                waited for.
 
         Raises:
             ValueError: impossible settings, sources or images, see ``find_sources``.
@@ -143,7 +147,7 @@ class Model:
             raise ValueError(f"only boxes can be tracked, this model is for {self.task_name}")
         follow = _Tracks(track).follow if track is not None else None
         frames = read_frames(self._given(sources, allow_url), self.runner.spec.read, section, on_error)
-        found = predict_frames(self.runner, take_ahead(frames, ahead), batch_size, kept)
+        found = predict_frames(self.runner, take_ahead(frames, ahead, stop), batch_size, kept)
         return self._predictions(found, kept, follow)
 
     def _predictions(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,6 +53,38 @@ class Finished:
     def results(self) -> Sequence[Result]:
         """The results; nothing is waited for."""
         return self.found
+
+
+class TimedRunner:
+    """A runner that also says for how many ``seconds`` it, or who waited for it, was at work."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+        self.seconds = 0.0
+        self.spec = runner.spec
+        self.kind = runner.kind
+        self.max_in_flight = runner.max_in_flight
+        self.default_batch_size = runner.default_batch_size
+
+    def submit(self, images: Sequence[Any], kept: BoolArray | None = None) -> Pending:
+        """Start with a batch."""
+        begin = time.perf_counter()
+        pending = self._runner.submit(images, kept)
+        self.seconds += time.perf_counter() - begin
+        return _TimedPending(self, pending)
+
+
+@dataclass(frozen=True, slots=True)
+class _TimedPending:
+    runner: TimedRunner
+    pending: Pending
+
+    def results(self) -> Sequence[Result]:
+        """Wait for the batch."""
+        begin = time.perf_counter()
+        found = self.pending.results()
+        self.runner.seconds += time.perf_counter() - begin
+        return found
 
 
 def predict_frames(

@@ -130,7 +130,9 @@ def run_every_verb(folder: Path, task: str) -> None:
         assert main(["predict", model, "picture.png", "-o", found, *save]) == 0
         (line,) = (json.loads(line) for line in (folder / found / "results.jsonl").read_text().splitlines())
         assert sum(one["pixels"] for one in line["classes"].values()) == 70 * 90
-        assert {path.name for path in (folder / found).iterdir()} == {"masks", "picture.png", "results.jsonl"}
+        assert {path.name for path in (folder / found).iterdir()} == {
+            "masks", "picture.png", "results.jsonl", "sources.json"
+        }  # fmt: skip
         metrics.append(json.loads((folder / measured).read_text()))
     assert metrics[0].keys() == metrics[1].keys()
     assert metrics[0]["mIoU"] == pytest.approx(metrics[1]["mIoU"], abs=2e-3)

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.files import require_replaceable
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.network_input import InputWriter
 from detseg.runtime.media.frames import Frame
@@ -168,6 +169,8 @@ class Kind(ABC):
     """What results can be saved as, by the names that users know."""
     default_save: ClassVar[tuple[str, ...]]
     """What they are saved as if the user does not say."""
+    counted: ClassVar[str]
+    """What :meth:`count` counts, for a summary."""
     has_boxes: ClassVar[bool] = False
     """Whether results are boxes: objects that can be followed through a video, and converted to other programs' boxes;
     then images need no more padding than the stride asks for."""
@@ -195,6 +198,10 @@ class Kind(ABC):
     @abstractmethod
     def relabel(self, result: Any, positions: IntArray) -> Any:
         """``result`` with class ``positions[label]`` in place of ``label``; what has position -1 is left out."""
+
+    @abstractmethod
+    def count(self, result: Any, num_classes: int) -> IntArray:
+        """How often each class is in ``result``, ``[C]``: objects, or 1 where there is any of it."""
 
     @abstractmethod
     def record(self, result: Any, class_names: Sequence[str]) -> dict[str, Any]:
@@ -234,6 +241,16 @@ class Saving:
         """What draws results."""
         return Drawing(self.kind, self.class_names, self.line_width)
 
+    def table(self, name: str, *others: str) -> Path:
+        """The path for the file ``name``, written together with ``others``.
+
+        Raises:
+            ValueError: one of them is there and must not be replaced.
+        """
+        for one in (name, *others):
+            require_replaceable(self.output / one, overwrite=self.outputs.overwrite)
+        return self.output / name
+
 
 @dataclass(frozen=True)
 class Save:
@@ -257,7 +274,7 @@ IMAGE_WRITERS: Mapping[str, Save] = {
 ``drawn``: pictures of pictures and videos of videos."""
 
 JSON_LINES = Save(
-    lambda to: JsonLinesWriter(to.output / "results.jsonl", lambda result: to.kind.record(result, to.class_names)),
+    lambda to: JsonLinesWriter(to.table("results.jsonl"), lambda result: to.kind.record(result, to.class_names)),
     opens_at_once=True,
 )
 """A line of JSON for each image, in ``results.jsonl``."""

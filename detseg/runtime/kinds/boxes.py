@@ -128,14 +128,18 @@ class Boxes(Kind):
     """Results are :class:`detseg.structures.Detections`, judged by :class:`detseg.structures.GroundTruth`."""
 
     name = "boxes"
+    counted = "objects found"
     metadata = DetectionMetadata
     has_boxes = True
     writers: ClassVar[Mapping[str, Save]] = {
         **IMAGE_WRITERS,
         "coco": Save(
-            lambda to: CocoWriter(to.output / "detections.json", to.class_names, to.category_ids), opens_at_once=True
+            lambda to: CocoWriter(
+                to.table("detections.json", "detections_images.json"), to.class_names, to.category_ids
+            ),
+            opens_at_once=True,
         ),
-        "csv": Save(lambda to: CsvWriter(to.output / "detections.csv", to.class_names), opens_at_once=True),
+        "csv": Save(lambda to: CsvWriter(to.table("detections.csv"), to.class_names), opens_at_once=True),
         "jsonl": JSON_LINES,
         "yolo": Save(lambda to: YoloWriter(to.output / "labels", to.sources, to.outputs)),
     }
@@ -171,6 +175,10 @@ class Boxes(Kind):
         """``result`` with other class positions, without the objects whose class has position -1."""
         labels = positions[result.labels]
         return replace(result, labels=labels).select(labels >= 0)
+
+    def count(self, result: Detections, num_classes: int) -> IntArray:
+        """Objects."""
+        return np.bincount(result.labels, minlength=num_classes)
 
     def record(self, result: Detections, class_names: Sequence[str]) -> dict[str, Any]:
         """``detections``: a list of ``class``, ``class_index``, ``score``, ``box_xyxy`` in pixels and, of tracked

@@ -85,6 +85,7 @@ class Masks(Kind):
     """Results are :class:`detseg.structures.LabelMap`, judged by masks ``[H, W]`` of class positions and ``VOID``."""
 
     name = "masks"
+    counted = "images in which a class was found"
     metadata = SemanticMetadata
     writers: ClassVar[Mapping[str, Save]] = {
         **IMAGE_WRITERS,
@@ -127,6 +128,10 @@ class Masks(Kind):
         known = positions >= 0
         table[: len(positions)][known] = positions[known]
         return LabelMap(table[result.labels])
+
+    def count(self, result: LabelMap, num_classes: int) -> IntArray:
+        """1 where there is a pixel of the class."""
+        return np.isin(np.arange(num_classes), classes_in(result.labels)).astype(np.int64)
 
     def record(self, result: LabelMap, class_names: Sequence[str]) -> dict[str, Any]:
         """``classes``: by name the number of ``pixels`` and the mask as COCO's compressed ``rle``."""

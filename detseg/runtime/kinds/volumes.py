@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal, Self
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.volume import compare_volumes, draw_slices
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
@@ -94,6 +95,7 @@ class Volumes(Kind):
     """Results are :class:`detseg.volumes.LabelVolume`, and so is what they are judged by."""
 
     name = "volumes"
+    counted = "volumes in which a class was found"
     metadata = VolumeMetadata
     writers: ClassVar[Mapping[str, Save]] = {
         "nifti": Save(
@@ -101,7 +103,9 @@ class Volumes(Kind):
                 to.output / "labels", to.class_names, to.sources, category_ids=to.category_ids, outputs=to.outputs
             )
         ),
-        "table": Save(lambda to: TableWriter(to.output, to.class_names), opens_at_once=True),
+        "table": Save(
+            lambda to: TableWriter(to.table("volumes.csv", "volumes.json").parent, to.class_names), opens_at_once=True
+        ),
         "slices": Save(lambda to: SlicesWriter(to.output / "slices", to.class_names, to.sources, to.outputs)),
         "montage": Save(lambda to: MontageWriter(to.output / "montages", to.class_names, to.sources, to.outputs)),
     }
@@ -140,6 +144,10 @@ class Volumes(Kind):
         known = positions >= 0
         table[: len(positions)][known] = positions[known]
         return LabelVolume(table[result.labels], result.affine)
+
+    def count(self, result: LabelVolume, num_classes: int) -> IntArray:
+        """1 where there is a voxel of the class."""
+        return np.isin(np.arange(num_classes), classes_in(result.labels)).astype(np.int64)
 
     def record(self, result: LabelVolume, class_names: Sequence[str]) -> dict[str, Any]:
         """``spacing_mm`` and, by name, the ``voxels`` and ``milliliters`` of every class but the background."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +31,7 @@ class Frame:
     ``source``: the file, address or camera it comes from, as the user named it, or "" for an array; ``path``: the file;
     of a video also ``index``, its number from 0 in the order of decoding, ``time_s``, its time stamp in seconds, and
     the ``stream``; of a live one ``num_overtaken``, how many frames it has overtaken since the last one that was used.
+    ``read_s``: how many seconds it took to read it.
     """
 
     image: ByteArray | Volume
@@ -39,6 +40,7 @@ class Frame:
     index: int | None = None
     time_s: float | None = None
     stream: StreamInfo | None = None
+    read_s: float = field(default=0.0, compare=False)
     num_overtaken: int = 0
 
     @property

@@ -113,9 +113,11 @@ class H264Video:
                 return
             try:
                 with atomic_path(film) as temporary, native_name(temporary) as whole:
-                    add_sound(pictures, source, whole, self._start_s or 0.0, self._end_s)
+                    problem = add_sound(pictures, source, whole, self._start_s or 0.0, self._end_s)
             except (SoundError, SaveError) as error:
-                warnings.warn(f"{printable(self._sound_of)}: its sound is left out: {error}", stacklevel=2)
+                problem = f"its sound is left out: {error}"
+            if problem is not None:
+                warnings.warn(f"{printable(self._sound_of)}: {problem}", stacklevel=2)
 
 
 @contextmanager

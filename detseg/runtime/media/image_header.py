@@ -21,6 +21,15 @@ _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 _JPEG_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 _JPEG_NOT_A_FRAME = frozenset((0xC4, 0xC8, 0xCC))
 _TIFF_VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}
+_STILL_BRANDS = {
+    b"avif": "AVIF", b"avis": "AVIF",
+    **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
+}  # fmt: skip
+"""Pictures in the container that films have, too."""
+_FOREIGN = {
+    b"GIF8": "GIF", b"\0\0\0\x0cJXL ": "JPEG XL", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"8BPS": "Photoshop", b"%PDF": "PDF", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenEXR", b"#?RADIANCE": "Radiance HDR",
+}  # fmt: skip
 _MAX_TIFF_ENTRIES = 4096
 _MAX_EXIF_BYTES = 1 << 20
 
@@ -63,6 +72,16 @@ def read_header(stream: BinaryIO) -> ImageHeader | None:
     if header.height < 1 or header.width < 1:
         raise HeaderError(f"the header gives an impossible size, {header.height}x{header.width}")
     return header
+
+
+def foreign_format(start: bytes) -> str | None:
+    """What a file that begins with ``start`` is, if that is known and no supported format, with what to do about it."""
+    if start[4:8] == b"ftyp" and start[8:12] in _STILL_BRANDS:
+        return f"{_STILL_BRANDS[start[8:12]]}, which is not read; convert it to JPEG or PNG"
+    for magic, name in _FOREIGN.items():
+        if start.startswith(magic):
+            return f"{name}, which is not read; convert it to {'a film or ' if name == 'GIF' else 'JPEG or '}PNG"
+    return None
 
 
 def is_complete(data: bytes, image_format: ImageFormat) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.files import atomic_path
-from detseg.runtime.media.image_header import HeaderError, ImageHeader, is_complete, read_header
+from detseg.runtime.media.image_header import HeaderError, ImageHeader, foreign_format, is_complete, read_header
 
 WRITABLE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES = (*WRITABLE_SUFFIXES, ".jfif", ".jpe")
@@ -113,7 +113,10 @@ def write_image(path: Path | str, image: ByteArray) -> None:
         raise ImageError(
             f"{path}: cannot write {suffix or 'a name without suffix'}; use one of {', '.join(WRITABLE_SUFFIXES)}"
         )
-    done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _WRITE_OPTIONS.get(suffix, []))
+    try:
+        done, encoded = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), _WRITE_OPTIONS.get(suffix, []))
+    except cv2.error:
+        done = False
     if not done:
         raise ImageError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels cannot be encoded as {suffix}")
     with atomic_path(path) as temporary:
@@ -154,7 +157,12 @@ def _checked_header(stream: BinaryIO, name: Path | str, max_pixels: int) -> Imag
     except HeaderError as error:
         raise ImageError(f"{name}: damaged or truncated, {error}") from error
     if header is None:
-        raise ImageError(f"{name}: not an image of a supported format (JPEG, PNG, BMP, WebP or TIFF, by its content)")
+        stream.seek(0)
+        known = foreign_format(stream.read(16))
+        raise ImageError(
+            f"{name}: not an image of a supported format (JPEG, PNG, BMP, WebP or TIFF, by its content)"
+            + (f"; it is {known}" if known else "")
+        )
     if header.height * header.width > max_pixels:
         size = f"{header.width}x{header.height} = {header.height * header.width:,}"
         raise ImageError(f"{name}: {size} pixels, allowed are {max_pixels:,}; cut it into tiles or make it smaller")

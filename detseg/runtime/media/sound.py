@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterator
 from fractions import Fraction
-from typing import Any
-
-from detseg.files import printable
+from typing import Any, Self
 
 _COPIED = frozenset({"aac", "ac3", "alac", "eac3", "mp3"})
 """Codecs of sound that an MP4 holds as they are; any other becomes AAC."""
+_GAP_S = 0.1
+"""A break in the sound; less is how badly some containers tell the time."""
 _AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 Heard = tuple[float, Any]
@@ -32,9 +31,9 @@ def has_sound(source: str) -> bool:
         return False
 
 
-def add_sound(film: str, source: str, target: str, start_s: float, end_s: float) -> None:
+def add_sound(film: str, source: str, target: str, start_s: float, end_s: float) -> str | None:
     """Write to the file ``target``, an MP4, the pictures of ``film`` and what is heard in ``source`` from its picture
-    at ``start_s`` until ``end_s`` seconds after it.
+    at ``start_s`` until ``end_s`` seconds after it; returns why the sound ends before, if it does.
 
     Raises:
         SoundError: it cannot be done; ``target`` holds nothing of use.
@@ -48,12 +47,12 @@ def add_sound(film: str, source: str, target: str, start_s: float, end_s: float)
         # A decoder may give what an encoder cannot take: then ValueError.
         except (av.FFmpegError, ValueError) as error:
             failure = error
-    raise SoundError(str(failure)) from failure
+    raise SoundError(failure.strerror if isinstance(failure, av.FFmpegError) else str(failure)) from failure
 
 
 def _join(
     film: str, source: str, target: str, start_s: float, end_s: float, packets: Callable[..., Iterator[Heard]]
-) -> None:
+) -> str | None:
     import av
 
     with av.open(film) as pictures, av.open(source) as heard, av.open(target, "w", format="mp4") as whole:
@@ -62,7 +61,7 @@ def _join(
         known = [stream for stream in heard.streams.audio if stream.codec_context is not None]
         if not known:
             raise SoundError("of an unknown codec")
-        sound = _until_they_go_back(packets(known[0], heard, whole, _origin_s(heard, start_s)), source)
+        sound = _Rising(packets(known[0], heard, whole, _origin_s(heard, start_s)))
         next_heard = next(sound, None)
         for packet in pictures.demux(seen):
             if packet.dts is None:
@@ -75,30 +74,40 @@ def _join(
         while next_heard is not None and next_heard[0] < end_s:
             whole.mux(next_heard[1])
             next_heard = next(sound, None)
+    return sound.problem
 
 
-def _until_they_go_back(packets: Iterator[Heard], name: str) -> Iterator[Heard]:
-    """``packets`` as far as they can be read and their times rise, with a warning if that is not the end."""
-    import av
+class _Rising:
+    """``packets`` as far as they can be read and their times rise; ``problem`` says if that was not to their end."""
 
-    last_s, problem = 0.0, None
-    try:
-        for time_s, packet in packets:
-            if time_s < last_s:
-                problem = "its times go back there"
-                break
-            last_s = time_s
-            yield time_s, packet
-    except av.FFmpegError as error:
-        problem = str(error)
-    if problem is not None:
-        warnings.warn(f"{printable(name)}: the sound ends at {last_s:.1f} s: {problem}", stacklevel=2)
+    def __init__(self, packets: Iterator[Heard]) -> None:
+        self._packets = packets
+        self._last_s = 0.0
+        self.problem: str | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Heard:
+        import av
+
+        try:
+            time_s, packet = next(self._packets)
+        except av.FFmpegError as error:
+            self.problem = f"the sound ends at {self._last_s:.1f} s: {error.strerror}"
+            raise StopIteration from error
+        if time_s < self._last_s - _GAP_S:
+            self.problem = f"the sound ends at {self._last_s:.1f} s: its times go back there"
+            raise StopIteration
+        self._last_s = time_s
+        return time_s, packet
 
 
 def _copied(sound: Any, source: Any, whole: Any, origin_s: Fraction) -> Iterator[Heard]:
     """The packets of the sound as they are."""
-    if sound.codec_context.name not in _COPIED:
-        raise ValueError(f"{sound.codec_context.name} is not copied")
+    codec = sound.codec_context.codec.canonical_name
+    if codec not in _COPIED:
+        raise ValueError(f"{codec} is not copied")
     stream = whole.add_stream_from_template(sound)
     shift = round(origin_s / sound.time_base)
     for packet in source.demux(sound):
@@ -119,15 +128,24 @@ def _encoded(sound: Any, source: Any, whole: Any, origin_s: Fraction) -> Iterato
     stream = whole.add_stream("aac", rate=rate)
     stream.layout = "mono" if sound.layout.nb_channels == 1 else "stereo"
     resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=rate)
-    last_s = 0.0
+    position = None
     for frame in source.decode(sound):
         if frame.time is None or frame.time < origin_s:
             continue
-        frame.pts -= round(origin_s / frame.time_base)
+        time_s = frame.time - float(origin_s)
+        # Samples are counted, for the clocks of some containers are coarser than they are.
+        if position is None or time_s - position / rate > _GAP_S:
+            position = round(time_s * rate)
         for piece in resampler.resample(frame):
-            last_s = piece.time or 0.0
-            yield last_s, stream.encode(piece)
-    yield last_s, stream.encode(None)
+            piece.pts, piece.time_base = position, Fraction(1, rate)
+            position += piece.samples
+            yield time_s, stream.encode(piece)
+    if position is not None:
+        for piece in resampler.resample(None):
+            piece.pts, piece.time_base = position, Fraction(1, rate)
+            position += piece.samples
+            yield position / rate, stream.encode(piece)
+        yield position / rate, stream.encode(None)
 
 
 def _origin_s(source: Any, start_s: float) -> Fraction:

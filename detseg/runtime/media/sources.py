@@ -6,6 +6,7 @@ import difflib
 import glob
 import os
 import re
+import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,20 +16,28 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import cv2
+
+from detseg.runtime.media.content import content_of, known_as
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.media.image_header import HeaderError, read_header
 from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
 from detseg.runtime.media.nifti import VOLUME_SUFFIXES, is_volume_path
-from detseg.runtime.media.video_container import VIDEO_SUFFIXES, read_container
+from detseg.runtime.media.video_container import VIDEO_SUFFIXES
 from detseg.runtime.media.video_reader import Section, read_stream, read_video
 
 SCHEMES = ("http", "https", "rtmp", "rtsp", "rtsps")
 """What the addresses of streams may begin with."""
 STANDARD_INPUT = "-"
-_OTHER_VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".hdr", ".dcm")
+_OTHERS = {
+    "volume": ((".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".hdr", ".dcm"), VOLUME_SUFFIXES[0]),
+    "image": ((".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl"), "JPEG or PNG"),
+}
+"""What is not read and might be meant, and what to do about it."""
 _READERS = min(4, os.cpu_count() or 1)
 _AHEAD = {"image": 2 * _READERS, "volume": 1}
 """Files that are read before they are asked for; volumes can be large."""
+_FAULTS = (ImageError, OSError, MemoryError, cv2.error)
+"""What reading one source may raise without a fault of ours."""
 _NUMBER = re.compile(r"%(0\d+)?d")
 
 
@@ -55,42 +64,71 @@ def find_sources(
     *,
     allow_url: bool = False,
     listing: Iterable[str] = (),
+    on_error: Callable[[str, SourceError], None] | None = None,
 ) -> list[Source]:
     """What ``names`` name, each once, in their order.
 
     Besides what :func:`expand_sources` takes, for images also videos; an image sequence with its number as in printf
     (``frame_%04d.png``); a camera by its number (``0``) unless there is a file of this name; with ``allow_url`` the
-    address of a stream; ``-`` stands for the lines of ``listing``, each a source again.
+    address of a stream; ``-`` stands for the lines of ``listing``, each a source again, without those that are empty or
+    begin with ``#`` and name no file. A name that names nothing goes to ``on_error``, and the next one follows, as long
+    as there is one that does.
 
     Raises:
         SourceError: as in :func:`expand_sources`, for an address without ``allow_url`` or of another scheme, and for a
-            number or an address where volumes are wanted.
+            number or an address where volumes are wanted; with ``on_error`` only if nothing is left.
     """
     found: dict[str, Source] = {}
+    failed: list[tuple[str, SourceError]] = []
     looked_for = tuple(suffixes) if tuple(suffixes) == VOLUME_SUFFIXES else (*suffixes, *VIDEO_SUFFIXES)
-    for source in _sources(names, looked_for, allow_url, listing):
-        key = source.name if source.path is None else str(source.path.resolve())
-        found.setdefault(key, source)
+    for name in _names(names, listing):
+        try:
+            for source in _sources(name, looked_for, allow_url):
+                key = source.name if source.path is None else str(source.path.resolve())
+                found.setdefault(key, source)
+        except SourceError as error:
+            if on_error is None:
+                raise
+            failed.append((name, error))
     if not found:
+        if failed:
+            others = f"; nor can {len(failed) - 1} other sources be read" if len(failed) > 1 else ""
+            raise SourceError(f"{failed[0][1]}{others}") from failed[0][1]
         raise SourceError("no source was given; name files, folders, globs, cameras or streams")
+    for name, fault in failed:
+        assert on_error is not None
+        on_error(name, fault)
     return list(found.values())
 
 
-def _sources(
-    names: Iterable[str | Path], suffixes: tuple[str, ...], allow_url: bool, listing: Iterable[str]
-) -> Iterator[Source]:
+def _names(names: Iterable[str | Path], listing: Iterable[str]) -> Iterator[str]:
     for name in map(str, names):
-        scheme = name.partition("://")[0] if "://" in name else ""
         if name == STANDARD_INPUT:
-            lines = [line.strip() for line in listing]
-            yield from _sources([line for line in lines if line], suffixes, allow_url, ())
-        elif scheme or (name.isdecimal() and not Path(name).exists()):
-            if suffixes == VOLUME_SUFFIXES:
-                raise SourceError(f"source {name}: volumes are read from files only")
-            yield _stream(name, scheme.lower(), allow_url) if scheme else Source("camera", name)
+            yield from filter(None, map(_listed, listing))
         else:
-            for path in _expand(name, _kind_of(suffixes)):
-                yield Source(_file_kind(path), str(path), path)
+            yield name
+
+
+def _listed(line: str) -> str:
+    """The name in a ``line`` of a list. Names may have spaces around them, and begin with the sign of a comment."""
+    line = line.rstrip("\r\n")
+    if os.path.lexists(line):
+        return line
+    return "" if line.lstrip().startswith("#") else line.strip()
+
+
+def _sources(name: str, suffixes: tuple[str, ...], allow_url: bool) -> Iterator[Source]:
+    scheme = name.partition("://")[0] if "://" in name and not os.path.lexists(name) else ""
+    if scheme or (name.isdecimal() and not os.path.lexists(name)):
+        if suffixes == VOLUME_SUFFIXES:
+            raise SourceError(f"source {name}: volumes are read from files only")
+        yield _stream(name, scheme.lower(), allow_url) if scheme else Source("camera", name)
+        return
+    try:
+        for path in _expand(name, _kind_of(suffixes)):
+            yield Source(_file_kind(path, is_named=str(path) == str(Path(name).expanduser())), str(path), path)
+    except OSError as error:
+        raise SourceError(f"source {name}: {error.strerror}") from error
 
 
 def _stream(address: str, scheme: str, allow_url: bool) -> Source:
@@ -101,14 +139,12 @@ def _stream(address: str, scheme: str, allow_url: bool) -> Source:
     return Source("stream", address)
 
 
-def _file_kind(path: Path) -> Literal["image", "volume", "video"]:
-    name = path.name.lower()
+def _file_kind(path: Path, is_named: bool) -> Literal["image", "volume", "video"]:
+    """By the content of a file that is named itself; many in a folder are opened once only, when they are read."""
     if is_volume_path(path):
         return "volume"
-    if name.endswith(VIDEO_SUFFIXES):
-        return "video"
-    # A name that says nothing leaves it to the content.
-    return "video" if not name.endswith(IMAGE_SUFFIXES) and read_container(path) is not None else "image"
+    content = content_of(path) if is_named else None
+    return content or ("video" if path.name.lower().endswith(VIDEO_SUFFIXES) else "image")
 
 
 def expand_sources(sources: Iterable[str | Path], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
@@ -117,9 +153,9 @@ def expand_sources(sources: Iterable[str | Path], suffixes: Sequence[str] = IMAG
 
     A source is a file, a folder (its files, not those of its subfolders) or a glob (``**`` reaches subfolders). Files
     of a folder or a glob come in natural order, ``frame2`` before ``frame10``, and are taken by the end of their name;
-    a file that is named itself may have any name if its content is an image. What macOS leaves beside files on foreign
-    disks, ``._a.png`` beside ``a.png``, is passed over; volumes of other formats in a folder are passed over with a
-    warning.
+    a file that is named itself may have any name if its content is an image. Names that begin with a dot are passed
+    over, such as ``._a.png``, which macOS leaves beside ``a.png`` on foreign disks; so are files of other formats in a
+    folder, with a warning.
 
     Raises:
         SourceError: no sources at all, or one of them is missing, holds no such file or is of an unsupported format.
@@ -160,7 +196,7 @@ class _Kind:
 
     def among(self, paths: Iterable[Path]) -> list[Path]:
         """The files of this kind among ``paths``, in natural order."""
-        files = [path for path in paths if self.names(path) and not path.name.startswith("._") and path.is_file()]
+        files = [path for path in paths if self.names(path) and not path.name.startswith(".") and path.is_file()]
         return sorted(files, key=natural_key)
 
 
@@ -178,11 +214,12 @@ def _expand(source: str, kind: _Kind) -> list[Path]:
     if path.is_dir():
         inside = list(path.iterdir())
         files = kind.among(inside)
-        others = sorted(one.name for one in inside if one.name.lower().endswith(_OTHER_VOLUMES))
-        if kind.name == "volume" and files and others:
+        other_suffixes, advice = _OTHERS["volume" if kind.name == "volume" else "image"]
+        others = sorted(one.name for one in inside if one.name.lower().endswith(other_suffixes))
+        if files and others:
             warnings.warn(
-                f"{source}: {len(others)} volumes of other formats are passed over ({_listing(others)}); convert them "
-                f"to {VOLUME_SUFFIXES[0]}",
+                f"{source}: {len(others)} {'volumes' if kind.name == 'volume' else 'pictures'} of other formats are "
+                f"passed over ({_listing(others)}); convert them to {advice}",
                 stacklevel=2,
             )
         if not files:
@@ -221,13 +258,13 @@ def _require_kind(path: Path, kind: _Kind) -> None:
         pair = path.suffix.lower() in (".hdr", ".img")
         advice = "; header and voxels in two files: convert the pair to one .nii file" if pair else ""
         raise SourceError(f"file {path}: not a volume, by name ({kind.listed_suffixes}){advice}")
-    try:
-        with path.open("rb") as stream:
-            header = read_header(stream)
-    except HeaderError:
-        return
-    if header is None and not ("video" in kind.name and read_container(path)):
-        raise SourceError(f"file {path}: not an {kind.name}, by name ({kind.listed_suffixes}) nor by content")
+    content = content_of(path)
+    if content != "image" and not ("video" in kind.name and content == "video"):
+        known = known_as(path)
+        raise SourceError(
+            f"file {path}: not an {kind.name}, by name ({kind.listed_suffixes}) nor by content"
+            + (f"; it is {known}" if known else "")
+        )
 
 
 def _subfolder_hint(folder: Path) -> str:
@@ -272,10 +309,10 @@ def read_frames(
     for kind, group in groupby(sources, key=_kind):
         match kind:
             case "file":
-                yield from _read_files(cast(Iterable[Source], group), read, on_error)
+                yield from _read_files(cast(Iterable[Source], group), read, section, on_error)
             case "video":
                 for source in cast(Iterable[Source], group):
-                    yield from _read_video(source, section, on_error)
+                    yield from _read_video(source, read, section, on_error)
             case "frame":
                 yield from cast(Iterable[Frame], group)
 
@@ -286,30 +323,43 @@ def _kind(source: Source | Frame) -> str:
     return "file" if source.kind in ("image", "volume") else "video"
 
 
-def _read_video(source: Source, section: Section | None, on_error: OnError | None) -> Iterator[Frame]:
+def _read_video(
+    source: Source, read: Callable[[Any], Any], section: Section | None, on_error: OnError | None
+) -> Iterator[Frame]:
+    if source.path is not None and content_of(source.path) == "image":
+        yield from _decoded(source, *_timed(read, source.path), on_error)
+        return
     try:
         if source.path is not None:
             yield from read_video(source.path, section)
         else:
             yield from read_stream(int(source.name) if source.kind == "camera" else source.name, section)
-    except ImageError as error:
-        if on_error is None:
-            raise
-        on_error(source, error)
+    except _FAULTS as error:
+        _tell(source, error, on_error)
 
 
-def _read_files(sources: Iterable[Source], read: Callable[[Any], Any], on_error: OnError | None) -> Iterator[Frame]:
+def _read_files(
+    sources: Iterable[Source], read: Callable[[Any], Any], section: Section | None, on_error: OnError | None
+) -> Iterator[Frame]:
     process = os.getpid()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-        ahead: deque[tuple[Source, Future[Any]]] = deque()
+        ahead: deque[tuple[Source, Future[_Read]]] = deque()
+
+        def next_frames() -> Iterator[Frame]:
+            source, future = ahead.popleft()
+            image, seconds = future.result()
+            if isinstance(image, ImageError) and source.kind == "image" and content_of(source.path) == "video":
+                return _read_video(source, read, section, on_error)
+            return _decoded(source, image, seconds, on_error)
+
         try:
             for source in sources:
-                ahead.append((source, pool.submit(read, source.path)))
+                ahead.append((source, pool.submit(_timed, read, source.path)))
                 if len(ahead) > _AHEAD[source.kind]:
-                    yield from _decoded(*ahead.popleft(), on_error)
+                    yield from next_frames()
                     _require_process(process)
             while ahead:
-                yield from _decoded(*ahead.popleft(), on_error)
+                yield from next_frames()
                 _require_process(process)
         finally:
             for _, future in ahead:
@@ -324,12 +374,31 @@ def _require_process(process: int) -> None:
         )
 
 
-def _decoded(source: Source, future: Future[Any], on_error: OnError | None) -> Iterator[Frame]:
+_Read = tuple[Any, float]
+"""An image or volume, or the fault of its file, and how many seconds it took."""
+
+
+def _timed(read: Callable[[Any], Any], path: Path | None) -> _Read:
+    begin = time.perf_counter()
     try:
-        image = future.result()
-    except ImageError as error:
-        if on_error is None:
-            raise
-        on_error(source, error)
+        image = read(path)
+    except _FAULTS as error:
+        image = error
+    return image, time.perf_counter() - begin
+
+
+def _decoded(source: Source, image: Any, seconds: float, on_error: OnError | None) -> Iterator[Frame]:
+    if isinstance(image, Exception):
+        _tell(source, image, on_error)
     else:
-        yield Frame(image, source.name, source.path)
+        yield Frame(image, source.name, source.path, read_s=seconds)
+
+
+def _tell(source: Source, error: Exception, on_error: OnError | None) -> None:
+    """Blame ``source`` for ``error``: raise it, or tell ``on_error``."""
+    if not isinstance(error, ImageError):
+        told = f"{type(error).__name__} {error}".strip()
+        error = ImageError(f"{source.name}: cannot be read: {told}")
+    if on_error is None:
+        raise error
+    on_error(source, error)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from detseg.runtime.media.image_header import foreign_format
+
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
 
 ContainerFormat = Literal["AVI", "MP4", "Matroska", "MPEG-PS", "MPEG-TS"]
@@ -40,7 +42,7 @@ def read_container(path: Path | str) -> Container | None:
         start = stream.read(3 * _PACKET)
         if start[:4] == b"RIFF" and start[8:12] == b"AVI ":
             return Container("AVI", _missing(_riff_ends(stream, size), size))
-        if start[4:8] in _FIRST_BOXES:
+        if start[4:8] in _FIRST_BOXES and foreign_format(start) is None:
             return Container("MP4", _missing(_box_ends(stream, size), size))
         if start[:4] == _EBML:
             return Container("Matroska", _missing(_segment_end(start), size))

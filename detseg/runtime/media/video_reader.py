@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -15,11 +15,17 @@ import numpy as np
 from detseg.arrays import ByteArray
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import MAX_PIXELS, ImageError
+from detseg.runtime.media.native_names import native_name
 from detseg.runtime.media.video_container import VIDEO_SUFFIXES, read_container
 
 _NUM_TIMED = 9
 """Frames that are decoded before the first is given, to see how far apart they are."""
 _USUAL_FPS = 25.0
+_SAME_RATE = 0.02
+"""How far the rate of time stamps in whole milliseconds is off, at some 25 frames per second."""
+_LEAST_STEP_S = 0.001
+
+Item = TypeVar("Item")
 
 
 class TruncatedVideoError(ImageError):
@@ -60,15 +66,11 @@ def read_video(path: Path | str, section: Section | None = None, max_pixels: int
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     if container is None:
         raise ImageError(f"{path}: no video by its content; supported are {', '.join(VIDEO_SUFFIXES)}")
-    try:
-        # The whole path: OpenCV takes what stands before a colon for a protocol.
-        target = os.fsencode(Path(path).absolute()).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ImageError(f"{path!r}: its name is not UTF-8, which OpenCV cannot open; rename the file") from error
     num_frames = 0
-    for frame in _frames(target, str(path), Path(path), section or Section(), max_pixels):
-        num_frames = (frame.index or 0) + 1
-        yield frame
+    with native_name(path) as target:
+        for frame in _frames(target, str(path), Path(path), section or Section(), max_pixels):
+            num_frames = (frame.index or 0) + 1
+            yield frame
     if container.num_missing:
         raise TruncatedVideoError(
             f"{path}: truncated, {container.num_missing} bytes of the {container.format} are missing; {num_frames} "
@@ -78,7 +80,8 @@ def read_video(path: Path | str, section: Section | None = None, max_pixels: int
 
 def read_stream(target: str | int, section: Section | None = None, max_pixels: int = MAX_PIXELS) -> Iterator[Frame]:
     """The frames of a camera, by its number, or of a network address, until it ends. Cameras are live, and so are
-    addresses that do not say how long they are.
+    addresses that do not say how long they are. Where these have no clock of their own, the times are those at which
+    the frames came.
 
     Raises:
         ImageError: it cannot be opened, or gives nothing.
@@ -95,40 +98,62 @@ def _frames(target: str | int, name: str, path: Path | None, section: Section, m
         width, height = (round(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > max_pixels:
             raise ImageError(f"{name}: {width}x{height} pixels, allowed are {max_pixels} in all")
-        pictures = _decode(capture, section)
+        pictures = _timed(_decode(capture, section, _Clock(capture, is_live=path is None)))
         # A camera shall show what it sees now, not what it saw some frames ago.
         first = list(islice(pictures, _NUM_TIMED if path is not None else 1))
         if not first:
             if section.start_s:
                 return
             raise ImageError(f"{name}: no picture of it can be decoded")
-        fps = _rate([time_s for _, time_s, _ in first], section.every, capture.get(cv2.CAP_PROP_FPS))
-        height, width = first[0][2].shape[:2]
+        fps = _rate([time_s for (_, time_s, _), _ in first], section.every, capture)
+        height, width = first[0][0][2].shape[:2]
         num_expected = _expected(capture, fps, section)
         live = path is None and (isinstance(target, int) or num_expected is None)
         stream = StreamInfo(fps, width, height, num_expected, live)
-        for index, time_s, picture in chain(first, pictures):
-            yield Frame(picture, name, path, index, time_s, stream)
+        for (index, time_s, picture), seconds in chain(first, pictures):
+            yield Frame(picture, name, path, index, time_s, stream, seconds)
     finally:
         capture.release()
 
 
-def _decode(capture: Any, section: Section) -> Iterator[tuple[int, float, ByteArray]]:
+class _Clock:
+    """Tells the time of each frame that ``capture`` has taken, in seconds from the first on: its time stamp, or where a
+    live source has none the time of its arrival."""
+
+    def __init__(self, capture: Any, is_live: bool) -> None:
+        self._capture = capture
+        self._is_live = is_live and capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0
+        # What cameras send as one JPEG after the other has no time stamps; OpenCV counts 25 a second.
+        is_mjpeg = round(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
+        self._by_arrival = self._is_live and is_mjpeg
+        self._first: tuple[float, float] | None = None
+        self._last_s = 0.0
+        self._step_s = 1 / _claimed(capture.get(cv2.CAP_PROP_FPS))
+
+    def read(self) -> float:
+        """The time of the frame that was taken last; it rises from frame to frame."""
+        stamp_s, now_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, time.perf_counter()
+        if self._first is None:
+            self._first = stamp_s, now_s
+            return 0.0
+        stamp_s, now_s = stamp_s - self._first[0], now_s - self._first[1]
+        time_s = now_s if self._by_arrival else stamp_s
+        if time_s <= self._last_s:
+            # OpenCV has no stamp for the last frames of some containers, and for none of some cameras.
+            time_s = self._last_s + (_LEAST_STEP_S if self._by_arrival else self._step_s)
+            if self._is_live and now_s > self._last_s:
+                time_s = now_s
+        self._step_s = time_s - self._last_s
+        self._last_s = time_s
+        return time_s
+
+
+def _decode(capture: Any, section: Section, clock: _Clock) -> Iterator[tuple[int, float, ByteArray]]:
     """Number, time in seconds and picture (RGB) of the frames of the ``section``. Those before it are decoded, not
     sought, because seeking misses by up to the distance of two key frames."""
     index, num_wanted = 0, 0
-    previous, step = 0.0, 1 / _claimed(capture.get(cv2.CAP_PROP_FPS))
-    first_time: float | None = None
     while capture.grab():
-        stamp = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-        if first_time is None:
-            first_time, time_s = stamp, 0.0
-        else:
-            time_s = stamp - first_time
-            if time_s <= previous:  # OpenCV has no stamp for the last frames of some containers
-                time_s = previous + step
-            step = time_s - previous
-        previous = time_s
+        time_s = clock.read()
         if section.end_s is not None and time_s >= section.end_s:
             return
         if time_s >= section.start_s:
@@ -138,6 +163,17 @@ def _decode(capture: Any, section: Section) -> Iterator[tuple[int, float, ByteAr
                     yield index, time_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
             num_wanted += 1
         index += 1
+
+
+def _timed(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:
+    """Each of ``items`` with the seconds that it took to come."""
+    while True:
+        begin = time.perf_counter()
+        try:
+            item = next(items)
+        except StopIteration:
+            return
+        yield item, time.perf_counter() - begin
 
 
 def _expected(capture: Any, fps: float, section: Section) -> int | None:
@@ -153,8 +189,12 @@ def _claimed(fps: float) -> float:
     return fps if 0 < fps <= 1000 else _USUAL_FPS
 
 
-def _rate(times_s: list[float], every: int, claimed: float) -> float:
-    """Frames per second of what is given, by the median distance of the first ones; of a single one as claimed."""
+def _rate(times_s: list[float], every: int, capture: Any) -> float:
+    """Frames per second of what is given, by the median distance of the first ones, or as claimed if that is the same
+    but for the rounding of time stamps; a single one lasts as long as the video."""
+    claimed = _claimed(capture.get(cv2.CAP_PROP_FPS))
     if len(times_s) < 2:
-        return _claimed(claimed) / every
-    return round(float(1 / np.median(np.diff(times_s))), 3)
+        num_frames = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        return claimed / (min(every, num_frames) if num_frames > 0 else every)
+    seen = float(1 / np.median(np.diff(times_s)))
+    return round(claimed / every if abs(claimed / every / seen - 1) < _SAME_RATE else seen, 3)

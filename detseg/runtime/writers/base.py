@@ -53,12 +53,13 @@ OnFile = Callable[[Path, Frame], None]
 
 @dataclass(frozen=True)
 class SharedOutput:
-    """What the writers of one run share: the files that they have written, so that none writes over another's;
-    ``overwrite``: they may replace what was there before the run; ``on_file`` is told of each."""
+    """What the writers of one run share: the names that are ``taken``, in which folder, by which writer and for which
+    image, so that none writes over another's; ``overwrite``: they may replace what was there before the run;
+    ``on_file`` is told of each file."""
 
     overwrite: bool = True
     on_file: OnFile | None = None
-    taken: set[tuple[Path, str]] = field(default_factory=set)
+    taken: dict[tuple[Path, str], tuple[object, str, int | None]] = field(default_factory=dict)
 
 
 class OutputFolder:
@@ -87,25 +88,31 @@ class OutputFolder:
         """
         if frame.path is not None:
             self._read_from.require_apart(self.folder, [frame.path])
-        path = self.folder / self._free_name(frame.name if stem is None else stem, suffix)
-        require_replaceable(path, overwrite=self._outputs.overwrite)
+        is_new, name = self._name(frame, frame.name if stem is None else stem, suffix)
+        path = self.folder / name
+        if is_new:
+            require_replaceable(path, overwrite=self._outputs.overwrite)
         return path
 
     def written(self, path: Path, frame: Frame) -> None:
         """Note that ``path`` holds what was found in ``frame``, or in it and others of its source."""
-        if self._outputs.on_file is not None:
+        is_mine = self._outputs.taken[self.folder, path.name.casefold()][0] is self
+        if is_mine and self._outputs.on_file is not None:
             self._outputs.on_file(path, frame)
 
-    def _free_name(self, stem: str, suffix: str) -> str:
-        """``stem`` with ``suffix``, and with a number between them if that is taken."""
+    def _name(self, frame: Frame, stem: str, suffix: str) -> tuple[bool, str]:
+        """``stem`` with ``suffix``, and with a number between them if that is taken, and whether it is a new name:
+        another writer may have made the same picture of the same image."""
+        number, name = 1, fitting_name(stem, suffix)
+        taken, mine = self._outputs.taken, (self, frame.source, frame.index)
         # Compared without case, because some file systems do.
-        taken, number = self._outputs.taken, 1
-        name = fitting_name(stem, suffix)
-        while (self.folder, name.casefold()) in taken:
+        while other := taken.get((self.folder, name.casefold())):
+            if other[0] is not self and other[1:] == mine[1:]:
+                return False, name
             number += 1
             name = fitting_name(stem, f"_{number}{suffix}")
-        taken.add((self.folder, name.casefold()))
-        return name
+        taken[self.folder, name.casefold()] = mine
+        return True, name
 
 
 class WholeFiles:
