@@ -9,7 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from detseg.files import PARTIAL_PREFIX, SaveError, atomic_path, remove_partial_files, write_text
+from detseg.files import (
+    PARTIAL_PREFIX,
+    SaveError,
+    atomic_path,
+    fitting_name,
+    free_folder,
+    note_written,
+    printable,
+    remove_partial_files,
+    require_outside,
+    require_replaceable,
+    storable,
+    write_text,
+)
 
 
 def names(folder: Path) -> list[str]:
@@ -135,3 +148,104 @@ def test_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     subprocess.run([sys.executable, "-c", code, tmp_path / "a"], check=True, env=environment)
     assert (tmp_path / "a").read_bytes() == "Größe ±".encode()
+
+
+@pytest.mark.parametrize("name", ["x" * 255, "x" * 250 + ".json", "\u00e4" * 125 + ".mp4", "a." + "y" * 250])
+def test_any_legal_name_can_be_written(tmp_path: Path, name: str) -> None:
+    with atomic_path(tmp_path / name) as temporary:
+        temporary.write_text("content")
+        assert len(os.fsencode(temporary.name)) <= 255
+        temporary.name.encode("utf-8")
+        assert len(temporary.suffix) > 10 or temporary.suffix == Path(name).suffix or not temporary.suffix
+    assert names(tmp_path) == [name]
+
+
+def test_names_that_would_be_too_long_are_cut() -> None:
+    assert fitting_name("a", ".png") == "a.png"
+    assert fitting_name("x" * 251, ".png") == "x" * 251 + ".png"
+    assert fitting_name("x" * 252, "_2.png") == "x" * 249 + "_2.png"
+    assert fitting_name("\u00e4" * 127, ".png") == "\u00e4" * 125 + ".png"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown", "stored"),
+    [
+        ("plain \u00e4\u00a0\u6587.png", "plain \u00e4\u00a0\u6587.png", "plain \u00e4\u00a0\u6587.png"),
+        (os.fsdecode(b"a\xe4"), "a\\udce4", "a\\udce4"),
+        ("\x1b[31mred\n", "\\x1b[31mred\\n", "\x1b[31mred\n"),
+        ("\u202egnp.exe", "\\u202egnp.exe", "\u202egnp.exe"),
+    ],
+)
+def test_names_are_shown_and_stored(text: str, shown: str, stored: str) -> None:
+    assert (printable(text), storable(text)) == (shown, stored)
+
+
+def test_only_what_this_program_wrote_is_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "m.json"
+    require_replaceable(path)
+    path.write_text("mine")
+    for make in (lambda: path.symlink_to("nowhere"), path.mkdir, None):
+        with pytest.raises(ValueError, match=r"m\.json is there already and was not written by detseg.*--overwrite"):
+            require_replaceable(path)
+        require_replaceable(path, overwrite=True)
+        if make is None:
+            break
+        path.unlink()
+        make()
+    path.rmdir()
+    write_text(path, "{}")
+    note_written(path)
+    note_written(path)
+    require_replaceable(path)
+    assert (tmp_path / ".detseg-written").read_text().count("\n") == 1
+    path.write_text("changed by hand")
+    with pytest.raises(ValueError, match="or was changed since"):
+        require_replaceable(path)
+
+
+def test_runs_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    marks = ("begun", "done")
+    for number in range(1, 5):
+        folder = free_folder(tmp_path / "out", marks)
+        assert folder == tmp_path / ("out" if number == 1 else f"out-{number}")
+        folder.mkdir()
+        (folder / marks[number % 2]).touch()
+    assert free_folder(tmp_path / "out", marks, overwrite=True) == tmp_path / "out"
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "notes.txt").touch()
+    assert free_folder(tmp_path / "foreign", marks) == tmp_path / "foreign"
+    monkeypatch.chdir(tmp_path / "out")
+    assert free_folder(Path(), marks) == tmp_path / "out-5"
+
+
+@pytest.mark.parametrize(
+    ("folder", "read", "is_free"),
+    [
+        ("out", ["in/a.png", "other"], True),
+        ("in/sub", ["in/a.png"], True),
+        ("in", ["in/a.png"], False),
+        ("in", ["in"], False),
+        ("other/../in/.", ["out/x", "in/a.png"], False),
+        ("to_in", ["in/a.png"], False),
+        ("in", ["to_in/a.png"], False),
+        ("links", ["links/a.png"], False),
+        ("in", ["links/a.png"], False),
+        ("chain", ["links/b.png"], False),
+        ("in", ["links/b.png"], False),
+    ],
+)
+def test_nothing_is_written_where_something_is_read(
+    tmp_path: Path, folder: str, read: list[str], is_free: bool
+) -> None:
+    for name in ("in/sub", "other", "links", "chain"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "in/a.png").touch()
+    (tmp_path / "to_in").symlink_to("in")
+    (tmp_path / "links/a.png").symlink_to("../in/a.png")
+    (tmp_path / "links/b.png").symlink_to("../chain/c.png")
+    (tmp_path / "chain/c.png").symlink_to("../in/a.png")
+    sources = [tmp_path / name for name in read]
+    if is_free:
+        return require_outside(tmp_path / folder, sources)
+    with pytest.raises(ValueError, match=r"where the source .* lies; name another output folder"):
+        require_outside(tmp_path / folder, sources)

@@ -133,3 +133,30 @@ def test_a_forked_child_does_not_wait_for_the_threads_of_its_parent(in_forked_ch
         assert in_forked_child(lambda: sink.__exit__(None)) == "None"
         sink.put(2)
     assert taken == [1, 2]
+
+
+def test_who_is_told_to_stop_does_not_wait_for_what_may_never_come() -> None:
+    stop, asked, release = threading.Event(), threading.Event(), threading.Event()
+
+    def camera() -> Iterator[int]:
+        yield 0
+        asked.set()
+        release.wait(60)
+
+    items = iterate_ahead(camera(), 2, stop)
+    assert next(items) == 0
+    assert asked.wait(10)
+    begin = time.monotonic()
+    threading.Timer(0.1, stop.set).start()
+    assert list(items) == []
+    release.set()
+    assert time.monotonic() - begin < 30
+
+
+def test_what_was_read_ahead_is_not_given_after_the_stop() -> None:
+    stop, seen = threading.Event(), []
+    items = iterate_ahead(numbers(seen), 5, stop)
+    assert next(items) == 0
+    stop.set()
+    assert list(items) == []
+    assert seen[-1] == -1

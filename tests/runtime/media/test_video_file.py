@@ -114,3 +114,35 @@ def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path, suffix: str)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("times_s", "shown", "num_left_out"),
+    [
+        ([0.0, 0.1, 0.2], [0, 1, 2], 0),
+        ([5.0, 5.3, 5.4], [0, 0, 0, 1, 2], 0),  # from the first one on
+        ([0.0, 0.101, 0.199, 0.302], [0, 1, 2, 3], 0),  # rounded time stamps
+        ([0.0, 0.02, 0.04, 0.5], [2, 2, 2, 2, 2, 3], 2),
+        ([0.0, 0.2, 0.1, 0.3], [0, 0, 2, 3], 1),  # times that go back
+    ],
+)
+@pytest.mark.filterwarnings("default")
+def test_pictures_are_seen_at_their_times(
+    tmp_path: Path, times_s: list[float], shown: list[int], num_left_out: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    with OpenCVVideo(tmp_path / "v.mp4", fps=10) as video:
+        for number, time_s in enumerate(times_s):
+            video.append(picture(2 * number), "film", time_s)
+    _, frames = read_video(tmp_path / "v.mp4")
+    assert [round(float(frame[:24].mean()) / 60) for frame in frames] == shown
+    told = [str(one.message) for one in recwarn]
+    assert len(told) == (num_left_out > 0)
+    assert not told or f"{num_left_out} pictures came faster than 10 a second" in told[0]
+
+
+def test_a_jump_in_time_does_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("detseg.runtime.media.video_file._MAX_REPEATS", 50)
+    with OpenCVVideo(tmp_path / "v.mp4", fps=10) as video:
+        for time_s in (0.0, 1e9):
+            video.append(picture(1), "film", time_s)
+    assert len(read_video(tmp_path / "v.mp4")[1]) == 51

@@ -92,6 +92,48 @@ def test_an_interrupted_run_leaves_the_videos_before(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.usefixtures("codec")
+def test_a_picture_of_another_size_costs_the_film_of_its_source_alone(tmp_path: Path) -> None:
+    bad = frames("in/bad.avi", 4)
+    bad[2] = Frame(np.zeros((32, 32, 3), np.uint8), "in/bad.avi", None, 2, 0.2, bad[0].stream)
+    with VideoWriter(tmp_path, DRAW) as writer:
+        for frame in (*frames("in/a.avi", 3), *bad[:2]):
+            writer.write(frame, NOTHING)
+        with pytest.raises(ValueError, match="the pictures of a video have one size"):
+            writer.write(bad[2], NOTHING)
+        writer.end_source()
+        for frame in frames("in/b.avi", 3):
+            writer.write(frame, NOTHING)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.mp4", "b.mp4"]
+
+
+@pytest.mark.usefixtures("codec")
+@pytest.mark.parametrize("fps", [0.0001, 0.007, 5000.0])
+def test_rates_that_no_codec_keeps_are_clamped(tmp_path: Path, fps: float) -> None:
+    with VideoWriter(tmp_path, DRAW) as writer:
+        for frame in frames("in/a.avi", 3, fps=fps):
+            writer.write(frame, NOTHING)
+    read = list(read_video(tmp_path / "a.mp4"))
+    # Both ends are kept to the length of one picture at the least or highest rate.
+    assert read[-1].time_s == pytest.approx(2 / fps, abs=100.0 if fps < 1 else 0.001)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_what_films_lack_without_av_is_said_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, recwarn: pytest.WarningsRecorder
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "av" else find(name))
+    with VideoWriter(tmp_path, DRAW) as writer:
+        writer.write(Frame(np.full((48, 64, 3), 90, np.uint8), "p.png"), NOTHING)
+        for number in range(count):
+            for frame in frames(f"in/{number}.avi", 2):
+                writer.write(frame, NOTHING)
+    told = [str(one.message) for one in recwarn]
+    assert len(told) == min(count, 1)
+    assert not told or "without sound; H.264 with the times and the sound of the original: pip install" in told[0]
+
+
 def test_impossible_requests(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"fps must be from 0\.01 to 1000, got 0"):
         VideoWriter(tmp_path, DRAW, fps=0)
