@@ -19,8 +19,8 @@ from detseg.runtime.media.native_names import native_name
 from detseg.runtime.media.sound import SoundError, add_sound, has_sound
 from detseg.runtime.media.video_file import OneSize, require_rate
 
-_TICKS = 90_000
-"""Units of time per second."""
+_TICKS, _SLOW_TICKS = 90_000, 1_000
+"""Units of time per second; from picture to picture an MP4 counts no more than 2^31 of them."""
 
 
 class H264Video:
@@ -39,6 +39,7 @@ class H264Video:
         require_rate(fps)
         self.path = Path(path)
         self.fps = fps
+        self._ticks = _TICKS if fps >= 1 else _SLOW_TICKS
         self._sound_of = sound_of
         self._file = ExitStack()
         self._size = OneSize()
@@ -65,8 +66,8 @@ class H264Video:
         # OpenCV converts twice as fast as the library that PyAV would use.
         planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
         frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
-        frame.pts, frame.time_base = round(position_s * _TICKS), Fraction(1, _TICKS)
-        frame.duration = round(_TICKS / self.fps)
+        frame.pts, frame.time_base = round(position_s * self._ticks), Fraction(1, self._ticks)
+        frame.duration = round(self._ticks / self.fps)
         with _system_errors():
             self._container.mux(self._video.encode(frame))
         self._end_s = position_s + 1 / self.fps
@@ -91,7 +92,7 @@ class H264Video:
             self._file.push(self._complete)
             self._video = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(_TICKS))
             self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
-            self._video.time_base = self._video.codec_context.time_base = Fraction(1, _TICKS)
+            self._video.time_base = self._video.codec_context.time_base = Fraction(1, self._ticks)
             # Pictures are written while a network runs on the same cores. Slower presets make smaller files: "veryfast"
             # takes twice the time for three fifths of the size.
             self._video.options = {"preset": "superfast"}
