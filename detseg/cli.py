@@ -144,15 +144,13 @@ def _predict(options: argparse.Namespace) -> int:
     from detseg.api import load
     from detseg.runtime.command import predict_command
     from detseg.runtime.media.video_reader import Section
-    from detseg.runtime.tracking.tracker import TrackerConfig
+    from detseg.runtime.model import tracker_for
 
     section = Section(options.every, options.start, options.end)
     settings = _postprocess_settings(options)
     track = None
     if options.track:
-        # Objects that are half hidden score less, and are followed all the same.
-        sure = 0.25 if options.confidence is None else options.confidence
-        track = TrackerConfig(high_score=sure, low_score=min(0.1, sure), new_score=sure)
+        track = tracker_for(options.confidence)
         settings["confidence"] = track.low_score
     model = load(
         options.model,

@@ -109,7 +109,7 @@ if __name__ == "__main__":
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from detseg.export.command import export_command
+    from detseg.exporters.command import export_command
 
     path = tmp_path_factory.mktemp("exported") / "model.onnx"
     assert export_command(WEIGHTS, path) == 0

@@ -20,7 +20,7 @@ from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Finished, Runner
 from detseg.tasks.base import Task
-from detseg.tasks.model_file import default_device, load_model_file
+from detseg.tasks.model_file import adapt_task, default_device, load_model_file
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -144,5 +144,13 @@ def load_torch_model(
     task, network, on = model_file.task, fused(model_file.model), default_device(device)
     if full_input is None:
         full_input = not task.kind.has_boxes or on.type == "cuda"
-    runner = make_runner(network, task, on, precision, cuda_graph=not task.waits_for_host, full_input=full_input)
-    return Model(runner, task.name, model_file.config.class_names, model_file.config.category_ids)
+    fits = full_input
+
+    def remake(others: Mapping[str, Any]) -> Runner:
+        changed = task
+        if others:
+            config = adapt_task(task.config, others)
+            changed = config.build(network, task.class_names, task.category_ids)
+        return make_runner(network, changed, on, precision, cuda_graph=not changed.waits_for_host, full_input=fits)
+
+    return Model(remake({}), task.name, task.class_names, task.category_ids, remake)

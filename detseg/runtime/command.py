@@ -15,7 +15,8 @@ from detseg.runtime.background import Sink
 from detseg.runtime.kinds.base import Saving, make_writers
 from detseg.runtime.media.sources import find_sources
 from detseg.runtime.media.video_reader import Section
-from detseg.runtime.model import Model, Prediction
+from detseg.runtime.model import Model
+from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import TimedRunner
 from detseg.runtime.stop import StopSignals
 from detseg.runtime.summary import ERRORS, Summary

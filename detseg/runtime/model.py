@@ -4,88 +4,32 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
-from detseg.arrays import BoolArray, ByteArray
+from detseg.arrays import BoolArray
 from detseg.runtime.devices import parse_device
-from detseg.runtime.kinds.base import Kind
 from detseg.runtime.live import take_ahead
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.media.sources import OnError, Source, find_sources, read_frames
+from detseg.runtime.media.given import Channels, Item, items_of
+from detseg.runtime.media.reading import read_frames
+from detseg.runtime.media.sources import OnError, Source, find_sources
 from detseg.runtime.media.video_reader import Section
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
+from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Runner, predict_frames
 from detseg.runtime.tracking.tracker import ByteTracker, TrackerConfig
-from detseg.runtime.writers.boxes import detections_to_coco
 from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 
-Given = str | Path | Source | ByteArray | Volume
-"""What can be predicted on: the name of a source, see :func:`detseg.runtime.media.sources.find_sources`, or the image
-or volume itself, ``[H, W, 3]`` uint8 RGB."""
+Remake = Callable[[Mapping[str, Any]], Runner]
+"""The same network with other settings of its postprocessing, by their names."""
+
+_MAX_VARIANTS = 8
 _PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What was found in a frame: ``result`` in pixels or voxels of its image, class positions as in ``class_names``."""
-
-    frame: Frame
-    result: Result
-    class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    kind: Kind
-
-    @property
-    def image(self) -> ByteArray | Volume:
-        """The image as it was read, ``[H, W, 3]`` uint8 RGB, or the volume."""
-        return self.frame.image
-
-    @property
-    def path(self) -> Path | None:
-        """The file it came from; None for what was not a file."""
-        return self.frame.path
-
-    def plot(self) -> ByteArray:
-        """The image with the result drawn, ``[H, W, 3]`` uint8 RGB; of a volume three planes."""
-        return self.kind.draw(self.image, self.result, self.class_names)
-
-    def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
-        """The boxes as entries of a COCO results file.
-
-        Raises:
-            TypeError: the result holds no boxes.
-        """
-        return list(detections_to_coco(image_id, self._boxes(), self.category_ids))
-
-    def to_supervision(self) -> Any:
-        """The boxes as ``supervision.Detections``, with class names, an array of text, and track ids, -1 where an
-        object has none.
-
-        Raises:
-            ModuleNotFoundError: the package supervision is not installed.
-            TypeError: the result holds no boxes.
-        """
-        import supervision
-
-        boxes = self._boxes()
-        return supervision.Detections(
-            xyxy=boxes.boxes_xyxy,
-            confidence=boxes.scores,
-            class_id=boxes.labels,
-            tracker_id=None if boxes.track_ids is None else np.where(boxes.track_ids, boxes.track_ids, -1),
-            data={"class_name": np.array(self.class_names)[boxes.labels]},
-        )
-
-    def _boxes(self) -> Detections:
-        if not self.kind.has_boxes:
-            raise TypeError(f"only boxes can be converted, this result is a {type(self.result).__name__}")
-        return cast(Detections, self.result)
 
 
 class Model:
@@ -96,59 +40,117 @@ class Model:
     can also be used in a forked child; one on a GPU is loaded there.
     """
 
-    def __init__(self, runner: Runner, task_name: str, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        task_name: str,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        remake: Remake | None = None,
+    ) -> None:
         self.runner = runner
         self.task_name = task_name
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
+        self._remake = remake
+        self._variants: dict[tuple[tuple[str, Any], ...], Runner] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, given: Any, batch_size: int = 1, **options: Any) -> list[Prediction]:
+        """:meth:`predict` at once: one prediction for each image, in a list, also where there is one image only.
+
+        For what is long or has no end, such as films and cameras, :meth:`predict` holds only what it needs.
+        """
+        return list(self.predict(given, batch_size, **options))
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.class_names[:5]) + (", ..." if len(self.class_names) > 5 else "")
+        return f"Model({self.task_name}, {len(self.class_names)} classes: {names})"
 
     def predict(
         self,
-        sources: Given | Iterable[Given],
+        given: Any,
         batch_size: int = 1,
         *,
+        confidence: float | None = None,
+        iou: float | None = None,
+        max_detections: int | None = None,
+        classes: Iterable[str | int] | None = None,
+        track: bool | TrackerConfig | None = None,
+        channels: Channels = "rgb",
+        spacing: Sequence[float] | None = None,
         section: Section | None = None,
-        classes: Iterable[str] | None = None,
-        track: TrackerConfig | None = None,
         allow_url: bool = False,
         ahead: int = 0,
         on_error: OnError | None = None,
         stop: threading.Event | None = None,
     ) -> Iterator[Prediction]:
-        """What is found in each image of ``sources``, in their order.
+        """What is found in each image of ``given``, in their order.
 
-        Sources are taken as needed and a few batches of images are held, so they may be endless. Files are read ahead
-        in threads. The result for an image does not depend on the others in its batch, whatever their sizes.
+        Images are taken as needed and a few batches of them are held, so they may be endless. Files are read ahead in
+        threads. The result for an image does not depend on the others in its batch, whatever their sizes.
 
         Of a camera, or an address without an end, the newest frame is taken, by itself: those that come while the model
         is at work overtake each other, and ``frame.num_overtaken`` counts them.
 
         Args:
-            sources: one or many of ``Given``.
+            given: names of files, folders, globs, films, cameras; numpy arrays ``[H, W, 3]`` uint8, **RGB unless**
+                ``channels="bgr"``, also gray or with alpha; torch tensors ``[3, H, W]``; PIL images; encoded bytes and
+                open files; volumes of nibabel, SimpleITK or numpy; batches, lists and iterators of these. See
+                :data:`detseg.runtime.media.given.TAKEN`.
             batch_size: how many images go through the network together; volumes go one at a time.
-            section: which frames of videos count.
-            classes: the names of the classes that count; others are left out (in masks they become ``VOID``, in volumes
-                background). Boxes are chosen before their number is limited, unless suppression is part of an
+            confidence: lowest score of a box that counts, in place of the model's own.
+            iou: overlap above which boxes of one class are one object, in place of the model's own.
+            max_detections: most boxes per picture, in place of the model's own.
+            classes: the classes that count, by name or position; others are left out (in masks they become ``VOID``, in
+                volumes background). Boxes are chosen before their number is limited, unless suppression is part of an
                 ``.onnx`` file; a warning says where that may have cost some.
             track: follow objects from frame to frame of each video; still pictures in a row are one video. What is not
-                followed stays, without a number, from ``track.high_score`` on.
+                followed stays, without a number, from ``track.high_score`` on. True takes the confidence for that.
+            channels: the order of channels in arrays and tensors: ``rgb``, or ``bgr`` as OpenCV reads images.
+            spacing: millimeters along X, Y and Z of numpy arrays that are volumes.
+            section: which frames of videos count.
             allow_url: open network addresses.
-            ahead: take sources and decode videos in a thread, so many frames before they are needed.
+            ahead: take images and decode videos in a thread, so many frames before they are needed.
             on_error: told of each source that cannot be read, or not to its end; the rest goes on.
             stop: once it is set, no more frames are taken, with ``ahead``; not even a camera that gives none is
                 waited for.
 
         Raises:
-            ValueError: impossible settings, sources or images, see ``find_sources``.
+            TypeError: ``given`` is nothing that can be predicted on; lists what can.
+            ValueError: impossible settings, sources or images, see
+                :func:`detseg.runtime.media.sources.find_sources`.
             ImageError: a source cannot be read, and ``on_error`` is None.
         """
         kept = self._kept(classes)
-        if track is not None and not self.runner.kind.has_boxes:
-            raise ValueError(f"only boxes can be tracked, this model is for {self.task_name}")
-        follow = _Tracks(track).follow if track is not None else None
-        frames = read_frames(self._given(sources, allow_url), self.runner.spec.read, section, on_error)
-        found = predict_frames(self.runner, take_ahead(frames, ahead, stop), batch_size, kept)
+        settings = {"confidence": confidence, "iou": iou, "max_detections": max_detections}
+        follow = None
+        if track:
+            if not self.runner.kind.has_boxes:
+                raise ValueError(f"only boxes can be tracked, this model is for {self.task_name}")
+            if track is True:
+                track = tracker_for(confidence)
+                settings["confidence"] = track.low_score
+            follow = _Tracks(track).follow
+        runner = self._with({name: value for name, value in settings.items() if value is not None})
+        items = items_of(given, channels=channels, spacing=spacing, volumes=not runner.spec.one_size)
+        frames = read_frames(self._sources(items, allow_url), runner.spec.read, section, on_error)
+        found = predict_frames(runner, take_ahead(frames, ahead, stop), batch_size, kept)
         return self._predictions(found, kept, follow)
+
+    def _with(self, settings: Mapping[str, Any]) -> Runner:
+        """The runner with these settings; the last few are kept."""
+        if not settings:
+            return self.runner
+        if self._remake is None:
+            raise ValueError(f"the settings {', '.join(settings)} of this model cannot be changed any more")
+        key = tuple(sorted(settings.items()))
+        with self._lock:
+            if key not in self._variants:
+                if len(self._variants) == _MAX_VARIANTS:
+                    del self._variants[next(iter(self._variants))]
+                self._variants[key] = self._remake(settings)
+            return self._variants[key]
 
     def _predictions(
         self,
@@ -163,26 +165,38 @@ class Model:
                 result = follow(frame, result)
             yield Prediction(frame, result, self.class_names, self.category_ids, self.runner.kind)
 
-    def _given(self, sources: Given | Iterable[Given], allow_url: bool) -> Iterator[Source | Frame]:
-        if isinstance(sources, str | Path | Source | np.ndarray | Volume):
-            sources = [sources]
-        for given in sources:
-            if isinstance(given, np.ndarray | Volume):
-                yield Frame(given)
-            elif isinstance(given, Source):
-                yield given
+    def _sources(self, items: Iterator[Item], allow_url: bool) -> Iterator[Source | Frame]:
+        for item in items:
+            if isinstance(item, np.ndarray | Volume):
+                yield Frame(item)
+            elif isinstance(item, Source):
+                yield item
             else:
-                yield from find_sources([given], self.runner.spec.suffixes, allow_url=allow_url)
+                yield from find_sources([item], self.runner.spec.suffixes, allow_url=allow_url)
 
-    def _kept(self, classes: Iterable[str] | None) -> BoolArray | None:
+    def _kept(self, classes: Iterable[str | int] | None) -> BoolArray | None:
         """Which classes are named, ``[C]``; None for all."""
         if classes is None:
             return None
-        wanted = list(classes)
-        unknown = [name for name in wanted if name not in self.class_names]
+        wanted = [classes] if isinstance(classes, str | int) else list(classes)
+        count = len(self.class_names)
+        unknown = [
+            str(one)
+            for one in wanted
+            if one not in self.class_names and not (isinstance(one, int | np.integer) and 0 <= one < count)
+        ]
         if unknown:
-            raise ValueError(f"the model has no class {', '.join(unknown)}; it has {', '.join(self.class_names)}")
-        return np.array([name in wanted for name in self.class_names])
+            raise ValueError(
+                f"the model has no class {', '.join(unknown)}; it has {', '.join(self.class_names)}, or by position 0 "
+                f"to {count - 1}"
+            )
+        return np.array([name in wanted or position in wanted for position, name in enumerate(self.class_names)])
+
+
+def tracker_for(confidence: float | None) -> TrackerConfig:
+    """Objects from ``confidence`` on are sure; those that are half hidden score less, and are followed all the same."""
+    sure = 0.25 if confidence is None else confidence
+    return TrackerConfig(high_score=sure, low_score=min(0.1, sure), new_score=sure)
 
 
 class _Tracks:
@@ -220,5 +234,10 @@ def load_onnx(
     model = OnnxModel(path, num_threads, providers)
     if full_input is None:
         full_input = not (model.kind.has_boxes and model.has_free_sides)
-    runner = OnnxRunner(model, settings, size, full_input=full_input)
-    return Model(runner, runner.task_name, runner.class_names, runner.category_ids)
+    fits = full_input
+
+    def remake(others: Mapping[str, Any]) -> OnnxRunner:
+        return OnnxRunner(model, {**settings, **others}, size, full_input=fits)
+
+    runner = remake({})
+    return Model(runner, runner.task_name, runner.class_names, runner.category_ids, remake)

@@ -82,7 +82,9 @@ class Summary:
         for name, count in self._num_of_video.items():
             state = "stopped" if name in broken_off else "complete" if name in whole else "not complete"
             overtaken = self._num_overtaken[name]
-            more = f" ({overtaken} more came while the model was at work, and were overtaken)" if overtaken else ""
+            more = (
+                f" (live: {overtaken} more came while the model was at work, and were overtaken)" if overtaken else ""
+            )
             print(f"{printable(name)}: {count} frames{more}, {state}")
         self._report_counts_and_times()
         for verb, source, error in self.failures:

@@ -143,7 +143,7 @@ def test_who_is_told_to_stop_does_not_wait_for_what_may_never_come() -> None:
         asked.set()
         release.wait(60)
 
-    items = iterate_ahead(camera(), 2, stop)
+    items = iterate_ahead(camera(), 2, stop=stop)
     assert next(items) == 0
     assert asked.wait(10)
     begin = time.monotonic()
@@ -155,7 +155,7 @@ def test_who_is_told_to_stop_does_not_wait_for_what_may_never_come() -> None:
 
 def test_what_was_read_ahead_is_not_given_after_the_stop() -> None:
     stop, seen = threading.Event(), []
-    items = iterate_ahead(numbers(seen), 5, stop)
+    items = iterate_ahead(numbers(seen), 5, stop=stop)
     assert next(items) == 0
     stop.set()
     assert list(items) == []

@@ -39,7 +39,7 @@ class Runner:
         self.batch_sizes: list[int] = []
         self.before = before
 
-    def submit(self, images: Any) -> Finished:
+    def submit(self, images: Any, kept: Any = None) -> Finished:
         self.before()
         self.batch_sizes.append(len(images))
         return Finished([Detections.empty() for _ in images])

@@ -20,7 +20,8 @@ from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import ImageError, read_image, write_image
 from detseg.runtime.media.sources import SourceError, expand_sources
 from detseg.runtime.media.video_reader import Section
-from detseg.runtime.model import Model, Prediction
+from detseg.runtime.model import Model
+from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Finished
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import VOID, Detections, LabelMap
@@ -269,7 +270,7 @@ def test_nothing_given_nothing_found() -> None:
 def test_impossible_requests_are_refused_at_once() -> None:
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         model_of(SpotRunner()).predict(SPOTS, batch_size=0)
-    with pytest.raises(ValueError, match="HxWx3 uint8"):
+    with pytest.raises(ValueError, match="must be uint8, got float32"):
         list(model_of(SpotRunner()).predict([SPOTS[0].astype(np.float32)]))
 
 

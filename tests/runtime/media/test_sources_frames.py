@@ -13,7 +13,8 @@ import pytest
 
 from detseg.runtime.media.images import ImageError, read_image, write_image
 from detseg.runtime.media.nifti import VOLUME_SUFFIXES
-from detseg.runtime.media.sources import Source, SourceError, find_sources, read_frames
+from detseg.runtime.media.reading import read_frames
+from detseg.runtime.media.sources import Source, SourceError, find_sources
 from detseg.runtime.media.video_reader import Section
 
 
