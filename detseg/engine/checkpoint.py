@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 
 import torch
 
-from detseg.files import atomic_path
+from detseg.files import SaveError, atomic_path
 
 STATE_NAME = "state.pt"
 PREVIOUS_NAME = "state.previous.pt"
@@ -22,20 +23,43 @@ def save_state(run_dir: Path, state: Mapping[str, Any]) -> None:
     The file is read back before it takes its place, so what stands under the name was complete at least once.
 
     Raises:
-        SaveError: the disk is full or the folder cannot be written to; the state before is kept.
+        SaveError: the disk is full or the folder cannot be written to; the state before is kept. Says how much room the
+            state needs, and of which step the one before is.
     """
     path = run_dir / STATE_NAME
-    with atomic_path(path) as temporary:
-        try:
-            torch.save(dict(state), temporary)
-        except RuntimeError as error:  # torch reports a full disk as a stream error
-            raise OSError(f"torch could not write the state: {error}") from error
-        if torch.load(temporary, weights_only=True, map_location="cpu").keys() != state.keys():
-            raise OSError("the state read back is not the state written")
-        if path.exists():
-            previous = run_dir / PREVIOUS_NAME
-            previous.unlink(missing_ok=True)
-            previous.hardlink_to(path)
+    try:
+        with atomic_path(path) as temporary:
+            try:
+                torch.save(dict(state), temporary)
+            except RuntimeError as error:  # torch reports a full disk as a stream error
+                raise OSError(f"torch could not write the state: {error}") from error
+            if torch.load(temporary, weights_only=True, map_location="cpu").keys() != state.keys():
+                raise OSError("the state read back is not the state written")
+            if path.exists():
+                previous = run_dir / PREVIOUS_NAME
+                previous.unlink(missing_ok=True)
+                previous.hardlink_to(path)
+    except SaveError as error:
+        needed, free = _num_bytes(state) / 1e6, shutil.disk_usage(run_dir).free / 1e6
+        raise SaveError(
+            f"could not write {path}: {error.__cause__}; it needs {needed:.0f} MB, {free:.0f} MB are free in "
+            f"{run_dir}; {_describe_kept(run_dir)}"
+        ) from error
+
+
+def _num_bytes(value: Any) -> int:
+    """Of all tensors in ``value``."""
+    if isinstance(value, torch.Tensor):
+        return value.numel() * value.element_size()
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return sum(map(_num_bytes, parts))
+
+
+def _describe_kept(run_dir: Path) -> str:
+    if not (run_dir / STATE_NAME).exists():
+        return "nothing was left behind"
+    step = load_state(run_dir).get("progress", {}).get("step", "?")
+    return f"the file that was there before is kept, at step {step}: make room and go on with --resume {run_dir}"
 
 
 def load_state(run_dir: Path) -> dict[str, Any]:

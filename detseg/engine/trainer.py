@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detseg.data.loading.loader import TrainLoader
+from detseg.data.loading.worker_pool import WorkerDiedError
+from detseg.data.source import DatasetError
 from detseg.engine.awaited import Awaited
 from detseg.engine.checkpoint import STATE_NAME, save_state
 from detseg.engine.distributed import Group
@@ -26,6 +28,7 @@ from detseg.engine.interrupt import InterruptedRunError, StopRequest
 from detseg.engine.log import RunLog
 from detseg.engine.settings import TrainConfig
 from detseg.losses.base import LossSum
+from detseg.runtime.media.images import ImageError
 from detseg.structures import Metrics
 from detseg.tasks.base import Batch, Criterion, Task
 from detseg.tasks.start_weights import StartReport
@@ -159,9 +162,22 @@ class Trainer:
 
     def _train_epoch(self, log: RunLog) -> float:
         """Take the steps that are left of the epoch; returns the seconds in which there was no batch to work on."""
-        progress, config = self.progress, self.config
-        if progress.is_trained:
+        if self.progress.is_trained:
             return 0.0
+        try:
+            return self._take_steps(log)
+        except (WorkerDiedError, ImageError, DatasetError):
+            # It came between two steps. Other processes wait for this one in the next, so nobody is waited for.
+            if self.group.is_main and self.progress.step:
+                save_state(self.run_dir, self.state_dict())
+                log.say(
+                    f"what was learned up to step {self.progress.step} is saved; when the cause below is removed, go "
+                    f"on with: detseg train --resume {self.run_dir}"
+                )
+            raise
+
+    def _take_steps(self, log: RunLog) -> float:
+        progress, config = self.progress, self.config
         self.model.train()
         frozen = self.frozen_names if config.freeze_epochs is None or progress.epoch < config.freeze_epochs else set()
         freeze(self.model, frozen, self.learned, norms=config.freeze_norms)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -68,7 +69,7 @@ folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 for size in (20_000, 1_000_000):
     try:
-        save_state(folder, {"weight": torch.zeros(size)})
+        save_state(folder, {"weight": torch.zeros(size), "more": [{"of it": torch.zeros(250_000)}]})
     except SaveError as error:
         print(error)
 """
@@ -82,7 +83,10 @@ def test_a_full_disk_keeps_the_state_before(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     messages = result.stdout.splitlines()
     assert sum(line.startswith(f"could not write {tmp_path / STATE_NAME}: ") for line in messages) == 2
-    assert sum("the file that was there before is kept" in line for line in messages) == 2
+    assert (
+        sum("the file that was there before is kept, at step 1: make room and go on" in line for line in messages) == 2
+    )
+    assert [re.findall(r"it needs (\d+) MB, \d+ MB are free in ", line) for line in messages] == [["1"], ["5"]]
     assert names(tmp_path) == [STATE_NAME]
     assert step_of(load_state(tmp_path)) == 1
 

@@ -34,12 +34,13 @@ Result = TypeVar("Result")
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS_TO_STOP = 1.0
+_ADVICE = "Use fewer workers (train: data.num_workers, eval: --workers), or 0 to load in the main process"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _of_parents: list[Any] = []
 """Loaders that a forked child has inherited. It never lets go of them, which would end the workers of its parent."""
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(ChildProcessError):
     """A worker process ended without a Python error: killed, out of memory, or crashed in native code."""
 
 
@@ -152,8 +153,7 @@ class WorkerPool(Generic[Item, Result]):
         ends = " and ".join(_describe_exit(code) for code in codes)
         return WorkerDiedError(
             f"a data loading worker {ends}. Usual causes: too little memory (SIGKILL), too little shared memory "
-            f"(SIGBUS; {_free_shared_memory()}), a crash in a decoder (SIGSEGV). Use fewer workers, or workers=0 to "
-            "load in the main process"
+            f"(SIGBUS; {_free_shared_memory()}), a crash in a decoder (SIGSEGV). {_ADVICE}"
         )
 
 
@@ -213,8 +213,7 @@ def _share(value: Any) -> None:
             value.share_memory_()  # type: ignore[no-untyped-call]
         except RuntimeError as error:
             raise WorkerDiedError(
-                f"a batch does not fit into shared memory ({_free_shared_memory()}): {error}. Use fewer workers, or "
-                "workers=0 to load in the main process"
+                f"a batch does not fit into shared memory ({_free_shared_memory()}): {error}. {_ADVICE}"
             ) from error
     elif is_dataclass(value):
         for part in fields(value):

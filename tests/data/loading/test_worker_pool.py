@@ -124,13 +124,15 @@ def test_an_error_that_cannot_travel_arrives_as_its_message(pools: Any) -> None:
 )
 def test_a_dead_worker_is_explained_and_replaced(pools: Any, item: str, end: str) -> None:
     pool = pools(2)
-    with pytest.raises(WorkerDiedError, match=rf"worker {end}.*MB free in /dev/shm.*workers=0"):
+    with pytest.raises(
+        WorkerDiedError, match=rf"worker {end}.*MB free in /dev/shm.*data\.num_workers, eval: --workers"
+    ):
         list(pool.run([1, item, 2, 3]))
     assert [outcome.item for outcome in pool.run([4])] == [4]
 
 
 def test_full_shared_memory_is_an_error_with_a_remedy(pools: Any) -> None:
-    with pytest.raises(WorkerDiedError, match=r"does not fit into shared memory .*workers=0"):
+    with pytest.raises(WorkerDiedError, match=r"does not fit into shared memory .*data\.num_workers, eval: --workers"):
         list(pools(1).run(["no shared memory"]))
 
 
