@@ -121,6 +121,19 @@ class AugmentConfig:
         for position, entry in enumerate(self.albumentations):
             _require_transform(entry, f"albumentations[{position}]")
 
+    @property
+    def mirrors(self) -> dict[str, str]:
+        """What samples show mirrored, and the setting that ends it."""
+        settings = {
+            "left and right": ("flip_horizontal", self.flip_horizontal),
+            "top and bottom": ("flip_vertical", self.flip_vertical),
+        }
+        return {side: f"augment.{name}=0" for side, (name, value) in settings.items() if value > 0}
+
+    def fitted_size(self, size: tuple[int, ...]) -> tuple[int, ...]:
+        """The size into which an image is fitted for samples of ``size``, (height, width)."""
+        return self.fit or size
+
     def build(self) -> TrainPipeline:
         """The training pipeline of these settings; albumentations is imported only if they name a transform of it.
 

@@ -109,6 +109,19 @@ class VolumeAugmentConfig:
             raise ValueError(f"elastic_cells must be at least 1, got {self.elastic_cells}")
 
     @property
+    def mirrors(self) -> dict[str, str]:
+        """What samples show mirrored, and the setting that ends it."""
+        mirrored = {}
+        for axis, side in enumerate(("left and right", "front and back", "top and bottom")):
+            if self.flip[axis] > 0:
+                without = (0.0 if other == axis else value for other, value in enumerate(self.flip))
+                mirrored[side] = f"augment.flip=[{','.join(f'{value:g}' for value in without)}]"
+        return mirrored
+
+    def fitted_size(self, size: tuple[int, ...]) -> None:
+        """None: patches have the resolution of the input."""
+
+    @property
     def warps(self) -> bool:
         """Whether any patch is turned, scaled or bent."""
         return max(self.rotation, self.scaling, self.elastic) > 0

@@ -12,6 +12,7 @@ from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.html_report import write_html
 from detseg.engine.preview import preview
 from detseg.engine.report import REPORT_NAME, make_report, write_metrics, write_report
+from detseg.engine.samples import file_names
 from detseg.engine.settings import RunConfig
 from detseg.shipped import find_config
 
@@ -66,7 +67,7 @@ def run_evaluation(
     if examples:
         settings, pictures = evaluated.describe(), examples.finish(evaluator)
         if output:
-            write_report(evaluator, metrics, output, settings, pictures)
+            write_report(evaluator, metrics, output, settings, pictures, names=file_names(evaluated.samples))
         if report_path:
             write_html(report_path, make_report(evaluator, metrics, settings, pictures))
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
@@ -85,6 +86,7 @@ def preview_command(data: str, output: Path, format: str | None, config_path: Pa
         truth=config.task.truth,
         config=config.augment,
         task=config.task,
+        model=config.model,
         size=config.task.train_size,
         seed=config.train.seed,
         batch_size=config.train.batch_size,

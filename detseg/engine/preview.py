@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -17,25 +17,30 @@ from detseg.data.open import find_source, open_dataset
 from detseg.data.source import require_outside
 from detseg.engine.samples import as_samples
 from detseg.engine.settings import AugmentConfig
+from detseg.models.base import ModelConfig
 from detseg.runtime.drawing.boxes import montage
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.images import write_image
 from detseg.structures import Truth
 from detseg.tasks import TASKS
 from detseg.tasks.base import TaskConfig
+from detseg.tasks.model_file import ModelFileConfig
 
 
 @dataclass(frozen=True)
 class _Defaults:
-    """The size of samples, and what their sides are multiples of, where no configuration says."""
+    """The size of samples, what their sides are multiples of, and settings of the augmentation, where no configuration
+    says."""
 
     size: tuple[int, ...]
     stride: int
+    augment: Mapping[str, Any] = field(default_factory=dict)
 
 
 _DEFAULTS: dict[Truth, _Defaults] = {
     "boxes": _Defaults((320, 320), 32),
-    "masks": _Defaults((320, 320), 32),
+    # Networks for masks are trained on single images.
+    "masks": _Defaults((320, 320), 1, {"mosaic": 0.0, "translate": 0.0, "crop": True, "scale": (0.5, 2.0)}),
     "volumes": _Defaults((64, 64, 64), 1),
 }
 
@@ -49,6 +54,7 @@ def preview(
     truth: Truth | None = None,
     config: AugmentConfig | None = None,
     task: TaskConfig | None = None,
+    model: ModelConfig | None = None,
     size: tuple[int, ...] | None = None,
     seed: int = 0,
     batch_size: int = 16,
@@ -62,7 +68,8 @@ def preview(
     depth before both), seed and batch size. A data set with fewer images than ``batch_size`` gives one batch of all.
     ``close_mosaic`` shows the last epochs, without mosaic and mixup. ``truth`` is what is learned from; without it, the
     format's first. Masks are tinted where samples have one; the names of crowd regions say so. Of volumes, three planes
-    of each patch are drawn; ``task`` says how volumes are placed, without it by z-score at their median spacing.
+    of each patch are drawn; ``task`` says how volumes are placed, without it by z-score at their median spacing. With
+    ``task`` and ``model``, sizes are multiples of the stride of that model.
 
     Raises:
         ValueError: ``output`` lies inside the data set, a setting is impossible, or (DatasetError, ImageError) the data
@@ -77,11 +84,17 @@ def preview(
     sides = ("depth", "height", "width")[-len(defaults.size) :]
     if size is not None and len(size) != len(sides):
         raise ValueError(f"size must be {', '.join(sides)}, got {'x'.join(map(str, size))}")
-    config = config or _first_for(AUGMENTS, lambda one: dataset.truth in one.truths)
+    if config is None:
+        first: Any = _first_for(AUGMENTS, lambda one: dataset.truth in one.truths)
+        config = cast(AugmentConfig, replace(first, **defaults.augment))
     if dataset.truth not in config.truths:
         raise ValueError(
             f"augmentation {config.name} makes no samples with {dataset.truth}; name another configuration"
         )
+    stride = defaults.stride
+    if task is not None and model is not None:
+        _, built = ModelFileConfig(model, task.adapted_to(dataset), dataset.class_names, dataset.category_ids).build()
+        stride = built.stride
     task = task or _first_for(TASKS, lambda one: dataset.truth == one.truth)
     samples_of = as_samples(dataset, task.adapted_to(dataset).input)
     plan = TrainPlan(
@@ -89,7 +102,7 @@ def preview(
         batch_size=min(batch_size, max(1, len(dataset))),
         seed=seed,
         size=size or defaults.size,
-        stride=defaults.stride,
+        stride=stride,
         multi_scale=config.multi_scale,
         close_mosaic_from=epoch if close_mosaic else None,
     )

@@ -39,9 +39,11 @@ def write_report(
     pictures: Pictures | None = None,
     records: Sequence[Mapping[str, Any]] = (),
     skipped: Sequence[str] = (),
+    names: Mapping[int, str] | None = None,
 ) -> str:
     """Write ``metrics.json``, what the evaluator has to show, and ``report.html`` with all of it to ``output``; with
-    the ``records`` of a training run also ``history.png``. ``skipped`` says which images were left out, and why.
+    the ``records`` of a training run also ``history.png``. ``skipped`` says which images were left out, and why;
+    ``names`` are those of the files by the ids of their images.
 
     Returns:
         The metrics as a table for the screen.
@@ -50,7 +52,7 @@ def write_report(
     write_metrics(evaluator, metrics, output / "metrics.json", skipped)
     for name in _CHARTS:
         (output / name).unlink(missing_ok=True)  # what an earlier evaluation left would be shown as one of this
-    write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, pictures, records))
+    write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, pictures, records, names))
     return format_table(metrics, evaluator.classes_without_truth())
 
 
@@ -83,8 +85,9 @@ def _assemble(
     settings: Settings | None,
     pictures: Pictures | None,
     records: Sequence[Mapping[str, Any]],
+    names: Mapping[int, str] | None = None,
 ) -> Report:
-    evaluator.write_artifacts(folder)
+    evaluator.write_artifacts(folder, names)
     if records:
         plot_history(records, folder / HISTORY_NAME)
     charts = tuple(

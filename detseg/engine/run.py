@@ -20,10 +20,11 @@ from detseg.engine.distributed import Group, join_group, leave_group, synchroniz
 from detseg.engine.evaluate import evaluate
 from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
+from detseg.engine.notices import notice_of_size, warn_of_mirroring
 from detseg.engine.report import write_report
 from detseg.engine.run_data import open_run_data
 from detseg.engine.run_folder import CONFIG_NAME, RunFolder
-from detseg.engine.samples import Samples, as_samples
+from detseg.engine.samples import Samples, as_samples, file_names
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.start_report import announce
 from detseg.engine.trainer import Trainer
@@ -124,8 +125,14 @@ def train(
         )
         try:
             announce(log, config, run_dir, opened, trainer, notes)
-            for text in (*opened.warnings(), *filter(None, [changes])):
+            for text in (
+                *opened.warnings(),
+                *warn_of_mirroring(config, train_set.class_names),
+                *filter(None, [changes]),
+            ):
                 log.warn(text)
+            if notice := notice_of_size(config, opened.train):
+                log.say(notice)
             trainer.fit(log)
             trainer.loader.close()
             result = _report(config, val_set, opened.bad_val, run_dir, group, device, bar=bar)
@@ -269,5 +276,5 @@ def _report(
             device=str(device),
         )
         records = read_records(run_dir / RECORDS_NAME)
-        table = write_report(evaluator, metrics, run_dir, settings, pictures, records, skipped)
+        table = write_report(evaluator, metrics, run_dir, settings, pictures, records, skipped, file_names(val_set))
     return RunResult(run_dir, metrics, table)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from detseg.augment.pipeline import EvalPipeline
@@ -44,6 +45,11 @@ def _placed(dataset: VolumeDataset, spec: VolumeSpec, cache: CacheMode) -> Place
             "config.yaml in the folder of the run, or with its .safetensors file alone"
         )
     return PlacedVolumes(dataset, spec, cache)
+
+
+def file_names(samples: Samples) -> dict[int, str]:
+    """The name of the file of each image or volume, by its id."""
+    return {samples.image_id(index): Path(samples.path(index)).name for index in range(len(samples))}
 
 
 def eval_placing(spec: InputSpec | VolumeSpec) -> Callable[[Any], Any] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
@@ -34,6 +35,14 @@ class AugmentConfig(Protocol):
     @property
     def multi_scale(self) -> tuple[float, float] | None:
         """The factors between which the loader draws the input size of each batch."""
+
+    @property
+    def mirrors(self) -> Mapping[str, str]:
+        """What samples show mirrored, such as ``left and right``, and the setting that ends it."""
+
+    def fitted_size(self, size: tuple[int, ...]) -> tuple[int, ...] | None:
+        """The size into which a whole image is fitted for samples of ``size``; None where samples are parts at the size
+        that the input has."""
 
     def build(self) -> Any:
         """What makes training samples; see :class:`detseg.data.loading.loader.TrainLoader`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,8 +42,9 @@ class Evaluator(Protocol):
             ValueError: no image was added.
         """
 
-    def write_artifacts(self, folder: Path) -> None:
+    def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
         """Write what is worth keeping beside the metrics: pictures, and results in the form of the official tool.
+        ``names`` are those of the files by the ids of their images.
 
         Raises:
             ValueError: no image was added.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -141,7 +141,7 @@ class CocoEvaluator:
         """All detections as COCO result records, for :func:`detseg.runtime.writers.boxes.write_results`."""
         return list(self._records())
 
-    def write_artifacts(self, folder: Path) -> None:
+    def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
         """Write ``detections.json``, ``confusion_matrix.png`` and, where a class has ground truth, ``pr_curve.png`` and
         ``f1_curve.png``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -134,9 +134,10 @@ class VolumeEvaluator:
             raise ValueError("no volume was evaluated: add volumes with update() before asking for results")
         return np.stack([self._cases[image_id] for image_id in sorted(self._cases)])
 
-    def write_artifacts(self, folder: Path) -> None:
-        """Write ``cases.csv``, one row for each volume and class with its scores, empty where the case does not count,
-        and volumes in milliliters, and ``dice.png``, the Dice of each case by class, to ``folder``.
+    def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
+        """Write ``cases.csv``, one row for each volume and class with the name of its file, its scores, empty where the
+        case does not count, and volumes in milliliters, and ``dice.png``, the Dice of each case by class, to
+        ``folder``.
 
         Raises:
             ValueError: no volume was added.
@@ -145,10 +146,12 @@ class VolumeEvaluator:
         cases, class_names = self.cases(), self.class_names[1:]
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("image_id", "class", *_COLUMNS))
+        writer.writerow(("name", "image_id", "class", *_COLUMNS))
         for image_id, rows in zip(sorted(self._cases), cases.tolist(), strict=True):
+            name = (names or {}).get(image_id, "")
             for class_name, row in zip(class_names, rows, strict=True):
-                writer.writerow((image_id, class_name, *("" if np.isnan(value) else f"{value:.6g}" for value in row)))
+                scores = ("" if np.isnan(value) else f"{value:.6g}" for value in row)
+                writer.writerow((name, image_id, class_name, *scores))
         write_text(folder / "cases.csv", text.getvalue())
         dice = {name: cases[:, column, 0] for column, name in enumerate(class_names)}
         counted = {name: scores[~np.isnan(scores)] for name, scores in dice.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +102,7 @@ class SegmentationEvaluator:
             )
         return self._counts.copy()
 
-    def write_artifacts(self, folder: Path) -> None:
+    def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
         """Write ``confusion_matrix.png`` and ``iou.png`` to ``folder``.
 
         Raises:

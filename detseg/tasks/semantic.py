@@ -96,8 +96,15 @@ class SemanticTaskConfig:
         """The configured loss.
 
         Raises:
-            ValueError: the loss does not fit the number of classes.
+            ValueError: the loss does not fit the number of classes, or there is only one.
         """
+        if len(task.class_names) == 1:
+            only = task.class_names[0]
+            raise ValueError(
+                f"{only} is the only class, so every pixel is {only} whatever a model sees, and there is nothing to "
+                f"learn: give the background a name too, such as `names: {{0: background, 1: {only}}}` in the YAML of "
+                "the data set; `detseg check` says which values its masks hold"
+            )
         return SemanticCriterion(self.loss, task.class_names)
 
     @classmethod

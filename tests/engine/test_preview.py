@@ -11,10 +11,11 @@ from PIL import Image
 
 from detseg.arrays import FloatArray
 from detseg.augment.config import AugmentConfig
+from detseg.engine.command import preview_command
 from detseg.engine.preview import preview
 from detseg.runtime.drawing.boxes import color_of
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.media.images import read_image, write_image
+from detseg.runtime.media.images import read_image, write_image, write_mask
 from detseg.structures import Placement, Sample, Truth
 
 PLAIN = AugmentConfig(
@@ -174,3 +175,25 @@ def test_camvid(detseg_data: Path, tmp_path: Path) -> None:
     described = Path(__file__).parents[2] / "configs/data/camvid.yaml"
     (picture,) = preview(described, tmp_path, truth="masks", num_batches=1, batch_size=4, size=(96, 128))
     assert read_image(picture).shape == (2 * 96 + 3 * 6, 2 * 128 + 3 * 6, 3)
+
+
+def test_masks_are_shown_as_they_are_trained_on(tmp_path: Path) -> None:
+    """Without a configuration one picture in each cell, with one the stride of its model: 360 is no multiple of 32."""
+    for number in range(4):
+        gray = 60 * number + 20
+        write_image(tmp_path / "set/train/images" / f"{number}.png", np.full((64, 64, 3), gray, np.uint8))
+        write_mask(tmp_path / "set/train/masks" / f"{number}.png", np.full((64, 64), 255, np.uint8))
+    (tmp_path / "set/data.yaml").write_text("format: masks\nnames: {0: a, 1: b}\nvoid: 255\n")
+    (picture,) = preview(tmp_path / "set", tmp_path / "out", num_batches=1, batch_size=4, size=(60, 60))
+    sheet = read_image(picture)
+    assert sheet.shape == (2 * 60 + 3 * 6, 2 * 60 + 3 * 6, 3)
+    for row in range(2):
+        for column in range(2):
+            cell = sheet[6 + 66 * row : 66 + 66 * row, 6 + 66 * column : 66 + 66 * column]
+            # The picture and what is around it; a mosaic would show several pictures.
+            assert len(np.unique(cell[..., 0])) <= 2
+    (tmp_path / "run.yaml").write_text(
+        "model: letnet\ntask: {name: semantic, input: {height: 36, width: 48}}\naugment: {mosaic: 0}\n"
+    )
+    (picture,) = preview_command(str(tmp_path / "set"), tmp_path / "config", None, tmp_path / "run.yaml")
+    assert read_image(picture).shape == (2 * 36 + 3 * 6, 2 * 48 + 3 * 6, 3)
