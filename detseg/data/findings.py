@@ -55,7 +55,10 @@ CODES: Mapping[str, Code] = {
     "D307": Code("error", "names of the classes unknown", "write the YAML or the classes.txt that is described there"),
     "D308": Code("info", "split without truth", "nothing, if it is only to be predicted"),
     "D309": Code("error", "split without images", "add images, or correct where they are looked for"),
-    "D310": Code("warning", "only one class", "name at least two: the background is one"),
+    "D310": Code("error", "only one class", "name at least two: the background is one"),
+    "D311": Code(
+        "error", "split without a labeled pixel", "label it, or leave it out: it can be neither learned nor judged"
+    ),
     "D401": Code("error", "unusable volume", "replace the file or take it away with its labels"),
     "D402": Code("error", "unusable labels", "replace the file or take it away with its volume"),
     "D403": Code("error", "labels on another grid", "resample the labels to the volume, or correct the wrong header"),

@@ -213,6 +213,17 @@ def test_everything_wrong_at_once(data: Path) -> None:
     ]
 
 
+def test_a_split_without_a_labeled_pixel_is_an_error(data: Path) -> None:
+    """As evaluation has it, which could give no number."""
+    for path in (data / "val/masks").iterdir():
+        save(path, np.full((HEIGHT, WIDTH), 255, np.uint8))
+    report = check_dataset(data)
+    assert [(one.code, one.split) for one in report.findings if one.severity == "error"] == [("D311", "val")]
+    assert "every pixel of all" in message_of(report, "D311")
+    save(next((data / "val/masks").iterdir()), labels())
+    assert not any(one.code == "D311" for one in check_dataset(data).findings)
+
+
 def test_unknown_values_are_one_finding_per_file(data: Path) -> None:
     relabel(data / "train/masks/b.png", at_1_4=9, at_1_5=9, at_0_2=7)
     report = check_dataset(data)

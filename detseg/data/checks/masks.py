@@ -70,6 +70,9 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
             split.is_unlabeled = True
             folder = split.pairs[0][1].parent.parent
             split.report("D308", folder, f"{len(pairs)} images can be predicted, not judged")
+        elif _is_void(split, [state for _, state in pairs], amounts[split.name]):
+            message = f"every pixel of all {len(pairs)} masks of {split.name} is void"
+            findings.append(Finding("D311", split.dataset_name, message, (), split.name))
         for (_, mask), state in pairs:
             if state.problem is not None and not (split.is_unlabeled and state.problem[0] == "D305"):
                 code, message = state.problem
@@ -90,6 +93,12 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
         return MaskSummary(len(amounts), pixels.total(), num_void, dict(pixels), dict(in_images))
 
     return Inspection(findings, {path: state.digest for path, state in images.items()}, amounts, summarize)
+
+
+def _is_void(split: MaskRecords, states: Sequence[MaskState], amounts: Sequence[ClassCounts]) -> bool:
+    """Whether every mask could be read and none holds a class, in a split that is to have some."""
+    are_read = bool(states) and not split.is_unlabeled and all(state.size is not None for state in states)
+    return are_read and not any(one.counts for one in amounts)
 
 
 def _read_masks(split: MaskRecords, num_threads: int | None) -> list[MaskState]:
