@@ -65,11 +65,11 @@ def _check(options: argparse.Namespace) -> int:
     report = check_dataset(options.data, options.format, decode=not options.fast)
     print(report.render())
     if options.json:
-        report.write_json(options.json)
+        report.write_json(options.json, overwrite=options.overwrite)
     if options.preview:
         from detseg.engine.command import preview_command
 
-        for path in preview_command(options.data, options.preview, options.format, options.config):
+        for path in preview_command(options.data, options.preview, options.format, options.config, options.overwrite):
             print(f"preview: {path}")
     return report.exit_code
 
@@ -137,6 +137,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         report_path=options.report,
         postprocess=_postprocess_settings(options),
         size=options.size,
+        overwrite=options.overwrite,
     )
 
 
@@ -191,6 +192,7 @@ def _export(options: argparse.Namespace) -> int:
         calibrate=options.calibrate,
         verify=options.verify,
         postprocess=_postprocess_settings(options),
+        overwrite=options.overwrite,
     )
 
 
@@ -203,6 +205,7 @@ def _convert(options: argparse.Namespace) -> int:
         names=None if options.names is None else options.names.split(","),
         config=options.config,
         json_path=options.json,
+        overwrite=options.overwrite,
     )
 
 

@@ -29,6 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--preview", type=Path, metavar="DIR", help="draw augmented training batches with their boxes or masks"
     )
     check.add_argument("--config", type=Path, help="with --preview: take size and augmentation from this configuration")
+    _add_overwrite(check)
 
     split = verbs.add_parser("split", help="divide a data set, seeded and stratified")
     split.add_argument("data", help="folder or YAML of a data set")
@@ -63,8 +64,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="write one page with all numbers, curves and the hardest examples",
     )
     evaluate.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="write metrics, plots, pictures and report.html here"
+        "-o",
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="write metrics, plots, pictures and report.html here; if an evaluation is there, to DIR-2, DIR-3, ...",
     )
+    _add_overwrite(evaluate)
     _add_postprocess(evaluate)
 
     _add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
@@ -129,7 +135,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the results; if it holds those of another run, DIR-2, DIR-3, ... (default predictions)",
     )
-    predict.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+    _add_overwrite(predict)
     predict.add_argument(
         "--save",
         help="what to write, separated by commas. Boxes: drawn (pictures of pictures, videos of videos), picture, "
@@ -178,6 +184,7 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         metavar="FILE.onnx",
         help="default: beside the model; of released weights, in the current folder",
     )
+    _add_overwrite(export)
     export.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
     forms = export.add_mutually_exclusive_group()
     forms.add_argument("--nms", dest="form", action="store_const", const="nms", help="suppression in the graph (boxes)")
@@ -196,6 +203,7 @@ def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.add_argument("--names", metavar="NAME,NAME,...", help="the classes in order, where the file has none")
     convert.add_argument("--config", type=Path, help="take the task, such as the spacing of volumes, from this YAML")
     convert.add_argument("--json", type=Path, metavar="FILE", help="write the report with all tensors to this file")
+    _add_overwrite(convert)
 
 
 def _add_download(download: argparse.ArgumentParser) -> None:
@@ -209,6 +217,10 @@ def _add_download(download: argparse.ArgumentParser) -> None:
         "are found by name)",
     )
     download.add_argument("--url", metavar="BASE", help="https address of the folder that the files are in")
+
+
+def _add_overwrite(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there already")
 
 
 def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> None:

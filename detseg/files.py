@@ -9,18 +9,17 @@ import os
 import shutil
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 PARTIAL_PREFIX = ".partial-"
-WRITTEN_NAME = ".detseg-written"
-"""A hidden list, beside results, of what this program wrote there: a JSON object in each line."""
 
 _MAX_NAME_BYTES = 255
 """What the file systems in use allow for one name."""
 _MAX_LINKS = 40
+_MAX_REPORT_BYTES = 64_000_000
 
 
 class SaveError(OSError):
@@ -115,7 +114,7 @@ def remove_partial_files(folder: Path) -> None:
         leftover.unlink(missing_ok=True)
 
 
-def require_outside(folder: Path, read: Iterable[Path | str]) -> None:
+def require_apart(folder: Path, read: Iterable[Path | str]) -> None:
     """Refuse to write into ``folder`` where one of ``read``, files or folders that are read from, lies: as they are
     named, or wherever their links lead.
 
@@ -126,7 +125,7 @@ def require_outside(folder: Path, read: Iterable[Path | str]) -> None:
 
 
 class ReadFrom:
-    """The folders that were read from, each looked up once, for checks of many files: see :func:`require_outside`."""
+    """The folders that were read from, each looked up once, for checks of many files: see :func:`require_apart`."""
 
     def __init__(self) -> None:
         self._resolved: dict[Path, Path] = {}
@@ -159,26 +158,33 @@ class ReadFrom:
         return resolved
 
 
-def require_replaceable(path: Path, *, overwrite: bool = False) -> None:
-    """Refuse to write over what lies at ``path``, unless this program wrote it, see :func:`note_written`, and nobody
-    has changed it since.
+def require_replaceable(
+    path: Path, *, overwrite: bool = False, is_ours: Callable[[Path], bool] = lambda path: False
+) -> None:
+    """Refuse to write over what lies at ``path``, unless its content ``is_ours``: what this program has written there
+    before.
 
     Raises:
         ValueError: something of the user's lies there, and ``overwrite`` is False.
     """
     if overwrite or not os.path.lexists(path):
         return
-    if path.is_file() and not path.is_symlink() and _stamp(path) in _written(path.parent):
+    if path.is_file() and not path.is_symlink() and is_ours(path):
         return
     raise ValueError(
-        f"{printable(path)} is there already and was not written by detseg, or was changed since; "
-        "name another place, or --overwrite"
+        f"{printable(path)} is there already and not of a kind that is replaced; name another place, or --overwrite"
     )
 
 
-def note_written(path: Path) -> None:
-    """Note that this program wrote the file ``path``, so that it may write it anew."""
-    _note(path.parent, _stamp(path))
+def holds_keys(path: Path, *names: str) -> bool:
+    """Whether the file ``path`` is a JSON object with all of ``names``: what tells reports of this program."""
+    try:
+        if path.stat().st_size > _MAX_REPORT_BYTES:
+            return False
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and content.keys() >= set(names)
 
 
 def free_folder(wanted: Path, marks: Sequence[str], *, overwrite: bool = False) -> Path:
@@ -197,29 +203,6 @@ def free_folder(wanted: Path, marks: Sequence[str], *, overwrite: bool = False) 
 
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
-
-
-def _stamp(path: Path) -> dict[str, Any]:
-    about = path.stat()
-    return {"file": printable(path.name), "size": about.st_size, "mtime_ns": about.st_mtime_ns}
-
-
-def _written(folder: Path) -> list[Any]:
-    try:
-        lines = (folder / WRITTEN_NAME).read_text(encoding="utf-8").splitlines()
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-    notes = []
-    for line in lines:
-        with suppress(ValueError):  # the last line of a process that was killed
-            notes.append(json.loads(line))
-    return notes
-
-
-def _note(folder: Path, note: dict[str, Any]) -> None:
-    if note not in _written(folder):
-        with save_errors(folder / WRITTEN_NAME), (folder / WRITTEN_NAME).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(note) + "\n")
 
 
 def _partial_name(path: Path) -> dict[str, Any]:

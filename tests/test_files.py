@@ -15,10 +15,10 @@ from detseg.files import (
     atomic_path,
     fitting_name,
     free_folder,
-    note_written,
+    holds_keys,
     printable,
     remove_partial_files,
-    require_outside,
+    require_apart,
     require_replaceable,
     storable,
     write_text,
@@ -185,7 +185,7 @@ def test_only_what_this_program_wrote_is_replaced(tmp_path: Path) -> None:
     require_replaceable(path)
     path.write_text("mine")
     for make in (lambda: path.symlink_to("nowhere"), path.mkdir, None):
-        with pytest.raises(ValueError, match=r"m\.json is there already and was not written by detseg.*--overwrite"):
+        with pytest.raises(ValueError, match=r"m\.json is there already and not of a kind that is re.*--overwrite"):
             require_replaceable(path)
         require_replaceable(path, overwrite=True)
         if make is None:
@@ -194,13 +194,29 @@ def test_only_what_this_program_wrote_is_replaced(tmp_path: Path) -> None:
         make()
     path.rmdir()
     write_text(path, "{}")
-    note_written(path)
-    note_written(path)
-    require_replaceable(path)
-    assert (tmp_path / ".detseg-written").read_text().count("\n") == 1
-    path.write_text("changed by hand")
-    with pytest.raises(ValueError, match="or was changed since"):
-        require_replaceable(path)
+    require_replaceable(path, is_ours=lambda one: one.read_text() == "{}")
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(ValueError, match="link is there already"):
+        require_replaceable(tmp_path / "link", is_ours=lambda one: True)
+
+
+@pytest.mark.parametrize(
+    ("content", "is_report"),
+    [
+        (b'{"AP": 1, "x": []}', True),
+        (b'{"ap": 1}', False),
+        (b"[1]", False),
+        (b'"AP"', False),
+        (b"{", False),
+        (b"\xff", False),
+        (b"[" * 100_000, False),
+    ],
+)
+def test_reports_are_told_by_their_keys(tmp_path: Path, content: bytes, is_report: bool) -> None:
+    (tmp_path / "m.json").write_bytes(content)
+    assert holds_keys(tmp_path / "m.json", "AP") == is_report
+    assert not holds_keys(tmp_path / "none.json", "AP")
+    assert not holds_keys(tmp_path, "AP")
 
 
 def test_runs_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +262,6 @@ def test_nothing_is_written_where_something_is_read(
     (tmp_path / "chain/c.png").symlink_to("../in/a.png")
     sources = [tmp_path / name for name in read]
     if is_free:
-        return require_outside(tmp_path / folder, sources)
+        return require_apart(tmp_path / folder, sources)
     with pytest.raises(ValueError, match=r"where the source .* lies; name another output folder"):
-        require_outside(tmp_path / folder, sources)
+        require_apart(tmp_path / folder, sources)

@@ -52,7 +52,12 @@ class _Read:
 
 
 def convert(
-    path: Path, output: Path, *, names: Sequence[str] | None = None, config: Path | None = None
+    path: Path,
+    output: Path,
+    *,
+    names: Sequence[str] | None = None,
+    config: Path | None = None,
+    overwrite: bool = False,
 ) -> ConversionReport:
     """Write the network in ``path`` as a model file that ``detseg eval``, ``predict`` and ``export`` take.
 
@@ -62,7 +67,7 @@ def convert(
     Args:
         path: ``.pt`` or ``.pth`` with a YOLOv8 detector of Ultralytics, a YOLOX or MONAI's VNet; ``.onnx`` with a
             YOLOX.
-        output: a new file that ends in ``.safetensors``.
+        output: a file that ends in ``.safetensors``; a new one, unless ``overwrite``.
         names: the classes in order; needed where the file has none, unless there are 80: these are COCO's.
         config: a YAML whose ``task`` says what the input is and how results are made; needed for volumes, whose spacing
             and intensities no file of weights tells. For boxes it replaces what is known of the family.
@@ -77,7 +82,7 @@ def convert(
     """
     if output.suffix != OUTPUT:
         raise ConversionError(f"{output} must end in {OUTPUT}")
-    if output.exists():
+    if output.exists() and not overwrite:
         raise ConversionError(f"{output} exists; remove it, or choose another name")
     if path.suffix.lower() not in SOURCES:
         raise ConversionError(f"{path} must end in {', '.join(SOURCES)}")

@@ -149,8 +149,10 @@ def is_hidden(name: str) -> bool:
 
 
 def require_outside(path: Path | str, root: Path) -> Path:
-    """``path``, resolved. Raises ValueError where it lies inside the data set ``root``."""
+    """``path``, resolved. Raises ValueError where it lies inside the data set ``root``, as it is named or wherever its
+    links lead."""
     target = Path(path).resolve()
-    if target.is_relative_to(root.resolve()):
+    named = Path(os.path.abspath(path))  # noqa: PTH100 - resolve() follows links
+    if target.is_relative_to(root.resolve()) or named.is_relative_to(os.path.abspath(root)):  # noqa: PTH100
         raise ValueError(f"{path}: inside the data set {root}, which is never written to; name a place outside")
     return target

@@ -7,22 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from detseg.config import load_config
-from detseg.engine.evaluated import Evaluation, open_evaluated
+from detseg.engine.evaluated import Evaluated, Evaluation, open_evaluated
 from detseg.engine.examples import PICTURES_NAME, Examples
-from detseg.engine.html_report import write_html
-from detseg.engine.preview import preview
-from detseg.engine.report import REPORT_NAME, make_report, write_metrics, write_report
+from detseg.engine.html_report import is_html_report, write_html
+from detseg.engine.preview import SHEETS, preview
+from detseg.engine.report import (
+    FILE_NAMES,
+    METRICS_NAME,
+    REPORT_NAME,
+    is_metrics,
+    make_report,
+    write_metrics,
+    write_report,
+)
 from detseg.engine.samples import file_names
 from detseg.engine.settings import RunConfig
+from detseg.files import free_folder, require_replaceable
 from detseg.shipped import find_config
 
 
-def eval_command(model_path: Path, *, json_path: Path | None, **settings: Any) -> int:
+def eval_command(model_path: Path, **settings: Any) -> int:
     """``detseg eval``, see :func:`run_evaluation`. Returns 0."""
-    made = run_evaluation(model_path, **settings)
-    print(made.render())
-    if json_path:
-        write_metrics(made.evaluator, made.metrics, json_path)
+    print(run_evaluation(model_path, **settings).render())
     return 0
 
 
@@ -40,12 +46,18 @@ def run_evaluation(
     report_path: Path | None = None,
     postprocess: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
+    json_path: Path | None = None,
+    overwrite: bool = False,
 ) -> Evaluation:
     """Measure a model, see :func:`detseg.engine.evaluated.open_evaluated`, and write what is asked for.
+
+    Where the folder ``output`` holds another evaluation, the results go to ``output-2`` and so on; nothing but numbers
+    and pages of earlier evaluations is replaced, unless ``overwrite``, and nothing is written among the data.
 
     Args:
         output: a folder for metrics, plots, pictures and the page.
         report_path: a file for the page alone.
+        json_path: a file for the metrics.
     """
     if report_path is not None and report_path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report writes one page, name a file that ends in .html, got {report_path}")
@@ -59,6 +71,7 @@ def run_evaluation(
         postprocess=postprocess,
         size=size,
     )
+    output = _checked_places(evaluated, json_path, report_path, output, overwrite)
     examples = None
     if output or report_path:
         examples = Examples(evaluated.task, evaluated.samples, output / PICTURES_NAME if output else None)
@@ -70,12 +83,37 @@ def run_evaluation(
             write_report(evaluator, metrics, output, settings, pictures, names=file_names(evaluated.samples))
         if report_path:
             write_html(report_path, make_report(evaluator, metrics, settings, pictures))
+    if json_path:
+        write_metrics(evaluator, metrics, json_path)
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
     return Evaluation(metrics, evaluator, len(evaluated.samples), evaluated.data, split, reports)
 
 
-def preview_command(data: str, output: Path, format: str | None, config_path: Path | None) -> list[Path]:
-    """``detseg check --preview``: pictures of training batches as ``config_path`` would make them."""
+def _checked_places(
+    evaluated: Evaluated, json_path: Path | None, report_path: Path | None, output: Path | None, overwrite: bool
+) -> Path | None:
+    """The folder for the results, where there is one, after it is sure that nothing of the user's is lost."""
+    for path, is_ours in ((json_path, is_metrics), (report_path, is_html_report)):
+        if path is not None:
+            evaluated.require_apart(path.parent)
+            require_replaceable(path, overwrite=overwrite, is_ours=is_ours)
+    if output is None:
+        return None
+    folder = free_folder(output, (METRICS_NAME,), overwrite=overwrite)
+    evaluated.require_apart(folder)
+    for name in (*FILE_NAMES, PICTURES_NAME):
+        require_replaceable(folder / name, overwrite=overwrite)
+    if folder != output:
+        print(f"{output} holds another evaluation; the results of this one go to {folder}")
+    return folder
+
+
+def preview_command(
+    data: str, output: Path, format: str | None, config_path: Path | None, overwrite: bool = False
+) -> list[Path]:
+    """``detseg check --preview``: pictures of training batches as ``config_path`` would make them. Where there are some
+    in the folder ``output``, they go to ``output-2`` and so on, unless ``overwrite``."""
+    output = free_folder(output, SHEETS, overwrite=overwrite)
     if config_path is None:
         return preview(data, output, format=format)
     config = load_config(RunConfig, find_config(config_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,8 @@ import torch
 from torch import nn
 
 from detseg.config import load_config, to_dict
-from detseg.data.open import open_dataset
+from detseg.data.open import find_source, open_dataset
+from detseg.data.source import require_outside
 from detseg.engine.describe import describe
 from detseg.engine.evaluate import OnResult, evaluate, evaluate_runner
 from detseg.engine.exported import load_exported
@@ -19,6 +21,7 @@ from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.report import format_table
+from detseg.files import require_apart
 from detseg.models.load_weights import load_weights
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model
@@ -67,6 +70,35 @@ class Evaluated:
             device=self.device,
             on_result=on_result,
         )
+
+    def require_apart(self, folder: Path) -> None:
+        """Refuse a ``folder`` for results that lies among the data: in a folder that was named as data, or that images,
+        masks or labels are read from.
+
+        Raises:
+            ValueError: it does.
+        """
+        source = find_source(self.data)
+        if source.root.exists():
+            root = source.data_root()
+            # A YAML may lie in the folder where the user works, and results too.
+            if Path(self.data).is_dir() or root.resolve() != source.root.resolve():
+                require_outside(folder, root)
+        require_apart(folder, self._files_read())
+
+    def _files_read(self) -> list[Path]:
+        """One file of each folder that images, masks or labels are read from."""
+        kinds = [self.samples.path]
+        for name, kind in (("has_masks", "mask_path"), ("has_labels", "label_path")):
+            if getattr(self.samples, name, False):
+                kinds.append(getattr(self.samples, kind))
+        found: dict[str, str] = {}
+        for of_index in kinds:
+            for index in range(len(self.samples)):
+                path = str(of_index(index))
+                found.setdefault(os.path.dirname(path), path)  # noqa: PTH120 - there may be many thousands
+        # Those that are drawn have names and no files.
+        return [path for path in map(Path, found.values()) if path.exists()]
 
     def describe(self) -> dict[str, dict[str, str]]:
         """What is measured, on what, and with what settings, for a report."""

@@ -39,6 +39,9 @@ class Report:
     title: str = "Evaluation"
 
 
+_GENERATOR = '<meta name="generator" content="detseg eval">'
+
+
 def write_html(path: Path, report: Report) -> None:
     """Write ``report`` to ``path`` as one page, whole or not at all.
 
@@ -46,6 +49,12 @@ def write_html(path: Path, report: Report) -> None:
         SaveError: the file cannot be written.
     """
     write_text(path, render(report))
+
+
+def is_html_report(path: Path) -> bool:
+    """Whether the file ``path`` is such a page."""
+    with path.open("rb") as stream:
+        return _GENERATOR.encode() in stream.read(1000)
 
 
 def render(report: Report) -> str:
@@ -70,6 +79,7 @@ def render(report: Report) -> str:
 <html lang="en">
 <head>
 <meta charset="utf-8">
+{_GENERATOR}
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <title>{title}</title>

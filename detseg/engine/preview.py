@@ -44,6 +44,10 @@ _DEFAULTS: dict[Truth, _Defaults] = {
     "volumes": _Defaults((64, 64, 64), 1),
 }
 
+_NUM_BATCHES = 4
+SHEETS = tuple(f"train_000_{number:03d}.png" for number in range(_NUM_BATCHES))
+"""What the pictures of a data set are called if nothing else is asked for."""
+
 
 def preview(
     path: Path | str,
@@ -58,7 +62,7 @@ def preview(
     size: tuple[int, ...] | None = None,
     seed: int = 0,
     batch_size: int = 16,
-    num_batches: int = 4,
+    num_batches: int = _NUM_BATCHES,
     epoch: int = 0,
     close_mosaic: bool = False,
 ) -> list[Path]:

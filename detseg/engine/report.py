@@ -12,6 +12,7 @@ from detseg.engine.pictures import Pictures
 from detseg.engine.plots import plot_history
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.report import format_table, write_metrics_json
+from detseg.files import holds_keys
 from detseg.structures import Metrics
 
 REPORT_NAME = "report.html"
@@ -26,6 +27,13 @@ _CHARTS = {
     HISTORY_NAME: "Course of the training",
 }
 """The files of evaluators that a page shows, in this order, with what they show."""
+
+_HEADLINES = ("AP", "mIoU", "Dice")
+"""Of the metrics of every task one of these is first."""
+
+METRICS_NAME = "metrics.json"
+FILE_NAMES = (METRICS_NAME, REPORT_NAME, "detections.json", "cases.csv", *_CHARTS)
+"""All that an evaluation may write into its folder, beside pictures."""
 
 Settings = Mapping[str, Mapping[str, Any]]
 """What was measured with what: sections of named values, see ``detseg.engine.describe``."""
@@ -49,7 +57,7 @@ def write_report(
         The metrics as a table for the screen.
     """
     output.mkdir(parents=True, exist_ok=True)
-    write_metrics(evaluator, metrics, output / "metrics.json", skipped)
+    write_metrics(evaluator, metrics, output / METRICS_NAME, skipped)
     for name in _CHARTS:
         (output / name).unlink(missing_ok=True)  # what an earlier evaluation left would be shown as one of this
     write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, pictures, records, names))
@@ -66,6 +74,11 @@ def make_report(
     """All that :func:`write_report` shows, for :func:`detseg.engine.html_report.write_html`."""
     with tempfile.TemporaryDirectory() as folder:
         return _assemble(evaluator, metrics, Path(folder), settings, pictures, records)
+
+
+def is_metrics(path: Path) -> bool:
+    """Whether the file ``path`` holds what :func:`write_metrics` writes."""
+    return any(holds_keys(path, name) for name in _HEADLINES)
 
 
 def write_metrics(evaluator: Evaluator, metrics: Metrics, path: Path, skipped: Sequence[str] = ()) -> None:

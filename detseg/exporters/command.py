@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from detseg.files import holds_keys, require_replaceable
+from detseg.runtime.onnx.file import is_exported
 from detseg.runtime.weights.released import find_model
 
 if TYPE_CHECKING:
@@ -48,9 +50,11 @@ def run_export(
     calibrate: str | None = None,
     verify: str | None = None,
     postprocess: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> Exported:
     """Export a model file, the best model of a run, or released weights by name; see
-    :func:`detseg.exporters.export.export_model`.
+    :func:`detseg.exporters.export.export_model`. Only files of earlier exports are replaced, unless ``overwrite``.
+
 
     Raises:
         ModuleNotFoundError: the packages of the extra are not installed.
@@ -62,6 +66,10 @@ def run_export(
     if output is None and model_path != named and not named.is_dir():
         # The folder of released weights is no place for results.
         output = Path(default_path(model_path, precision).name)
+    written = output or default_path(model_path, precision)
+    require_replaceable(written, overwrite=overwrite, is_ours=is_exported)
+    report = written.with_suffix(".parity.json")
+    require_replaceable(report, overwrite=overwrite, is_ours=lambda path: holds_keys(path, "made_from", "sha256"))
     return export_model(
         model_path,
         output,

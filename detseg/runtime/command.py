@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from detseg.files import free_folder, printable, remove_partial_files, require_outside, require_replaceable
+from detseg.files import free_folder, printable, remove_partial_files, require_apart, require_replaceable
 from detseg.runtime.background import Sink
 from detseg.runtime.kinds.base import Saving, make_writers
 from detseg.runtime.media.sources import find_sources
@@ -115,7 +115,7 @@ def _claim(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:
         (wanted / ERRORS).unlink(missing_ok=True)
     while True:
         folder = free_folder(wanted, marks, overwrite=overwrite)
-        require_outside(folder, paths)
+        require_apart(folder, paths)
         require_replaceable(folder / ERRORS, overwrite=overwrite)
         folder.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError), (folder / mark).open("w" if overwrite else "x"):

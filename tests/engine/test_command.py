@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from detseg.cli import EXIT_USER_ERROR, main
 from detseg.exporters.export import export_model
+from detseg.models.backbones.csp_darknet import CSPDarknetConfig
+from detseg.models.detector import DetectorConfig
 from detseg.models.vnet import VNetConfig
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.media.images import write_image
+from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.volume import VolumeTaskConfig
 
@@ -88,3 +95,97 @@ def test_what_is_refused(
     monkeypatch.chdir(folder)
     assert detseg("eval", *words.split()) == EXIT_USER_ERROR
     assert message in capsys.readouterr().err
+
+
+def write_pictures(root: Path) -> None:
+    """Two pictures with a box each, as COCO."""
+    for number in (1, 2):
+        write_image(root / "val" / f"{number}.png", np.full((64, 64, 3), 50 * number, np.uint8))
+    pictures = [{"id": number, "file_name": f"{number}.png", "height": 64, "width": 64} for number in (1, 2)]
+    boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400} for n in (1, 2)]
+    (root / "annotations").mkdir()
+    content = {"images": pictures, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+    (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small detector, not trained, and ``data``, which it can be measured on."""
+    folder = tmp_path_factory.mktemp("detector")
+    config = ModelFileConfig(
+        DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
+        DetectionTaskConfig(input=InputSpec(64, 64)),
+        ("thing",),
+        (1,),
+    )
+    torch.manual_seed(0)
+    save_model_file(folder / "m.safetensors", config.build()[0].state_dict(), config)
+    write_pictures(folder / "data")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_evaluation_replaces_only_its_like(
+    detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    measure = ["eval", detector / "m.safetensors", "--data", detector / "data", "--workers", 0, "--device", "cpu"]
+    for _ in range(2):
+        assert detseg(*measure, "--json", "m.json", "--report", "page.html") == 0
+    for folder in ("out", "out-2"):
+        assert detseg(*measure, "-o", "out") == 0
+        assert Path(folder, "report.html").is_file()
+    assert "out holds another evaluation; the results of this one go to out-2\n" in capsys.readouterr().out
+    before = contents(tmp_path)
+    Path("mine.html").write_text("<html>")
+    Path("mine.json").write_text('{"images": []}')
+    Path("folder").mkdir()
+    Path("folder/report.html").write_text("mine")
+    for words in (["--json", "mine.json"], ["--report", "mine.html"], ["-o", "folder"]):
+        assert detseg(*measure, *words) == EXIT_USER_ERROR
+        assert "is there already and not of a kind that is replaced" in capsys.readouterr().err
+    assert contents(tmp_path).items() >= before.items()
+    assert Path("mine.json").read_text() == '{"images": []}'
+    assert detseg(*measure, "--json", "mine.json", "--overwrite") == 0
+    assert "AP" in json.loads(Path("mine.json").read_text())
+
+
+@pytest.mark.parametrize(
+    "words", ["-o DATA", "-o DATA/new", "-o DATA/val", "--json DATA/annotations/instances_val.json",
+    "--json DATA/m.json", "--report DATA/val/page.html", "-o LINK/new --overwrite", "--json LINK/val/m.json"],
+)  # fmt: skip
+def test_nothing_is_written_among_the_data(
+    detector: Path, tmp_path: Path, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = detector / "data"
+    before = contents(data)
+    (tmp_path / "link").symlink_to(data)
+    words = words.replace("DATA", str(data)).replace("LINK", str(tmp_path / "link"))
+    measure = ["eval", detector / "m.safetensors", "--data", data, "--workers", 0, "--device", "cpu"]
+    assert detseg(*measure, *words.split()) == EXIT_USER_ERROR
+    assert "data" in capsys.readouterr().err
+    assert contents(data) == before
+
+
+def test_exports_and_checks_replace_only_their_like(
+    detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = detector / "data"
+    for _ in range(2):
+        assert detseg("check", data, "--json", "findings.json") == 0
+    Path("mine.json").write_text("[]")
+    assert detseg("check", data, "--json", "mine.json") == EXIT_USER_ERROR
+    shutil.copy(data / "val" / "1.png", "mine.onnx")
+    Path("other.parity.json").write_text("{}")
+    for output in ("mine.onnx", "other.onnx"):
+        assert detseg("export", detector / "m.safetensors", "-o", output) == EXIT_USER_ERROR
+        assert "is there already and not of a kind that is replaced" in capsys.readouterr().err
+    assert Path("mine.onnx").read_bytes() == (data / "val" / "1.png").read_bytes()
+    for _ in range(2):
+        assert detseg("export", detector / "m.safetensors", "-o", "new.onnx") == 0
+    assert detseg("export", detector / "m.safetensors", "-o", "mine.onnx", "--overwrite") == 0
+    assert detseg("check", data, "--json", "mine.json", "--overwrite") == 0

@@ -254,7 +254,7 @@ def test_results_of_another_run_are_left_alone(capsys: pytest.CaptureFixture[str
 def test_tables_of_the_user_are_not_replaced(name: str) -> None:
     Path("out").mkdir()
     Path("out", name).write_text("mine")
-    with pytest.raises(ValueError, match=f"out/{name} is there already and was not written by detseg"):
+    with pytest.raises(ValueError, match=f"out/{name} is there already and not of a kind that is replaced"):
         predict("in/a.png", "in/gone.png")
     assert listing() == {name}
     assert predict("in/a.png", "in/gone.png", overwrite=True) == 1

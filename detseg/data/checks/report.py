@@ -10,7 +10,7 @@ from typing import Any
 
 from detseg.data.findings import CODES, EXIT_CODES, Finding, Severity
 from detseg.data.source import require_outside
-from detseg.files import write_text
+from detseg.files import holds_keys, require_replaceable, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +140,16 @@ class CheckReport:
             "splits": {name: asdict(summary) for name, summary in self.splits.items()},
         }
 
-    def write_json(self, path: Path | str) -> None:
-        """Write everything as JSON, atomically.
+    def write_json(self, path: Path | str, *, overwrite: bool = False) -> None:
+        """Write everything as JSON, atomically; of what is there, only such a report is replaced, unless
+        ``overwrite``.
 
         Raises ValueError where ``path`` lies inside the data set: a check never writes into it.
         """
         target = require_outside(path, self.root)
+        require_replaceable(
+            Path(path), overwrite=overwrite, is_ours=lambda one: holds_keys(one, "exit_code", "findings", "splits")
+        )
         write_text(target, json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n")
 
     def render(self, num_examples: int = 5) -> str:
