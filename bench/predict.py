@@ -108,7 +108,19 @@ def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> lis
     ]
     programs: dict[str, Callable[[Path], float]] = {
         "detseg predict": lambda film: seconds(
-            [sys.executable, "-m", "detseg", "predict", model, film, "--save", "drawn", "-o", folder / "out"]
+            [
+                sys.executable,
+                "-m",
+                "detseg",
+                "predict",
+                model,
+                film,
+                "--save",
+                "drawn",
+                "-o",
+                folder / "out",
+                "--overwrite",
+            ]
         ),
         "yolo predict": lambda film: seconds([*peer_command, f"model={folder / 'peer.onnx'}", f"source={film}"]),
         "yolo predict, dynamic": lambda film: seconds(

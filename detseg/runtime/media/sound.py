@@ -61,6 +61,8 @@ def _join(
         known = [stream for stream in heard.streams.audio if stream.codec_context is not None]
         if not known:
             raise SoundError("of an unknown codec")
+        if not heard.streams.video:
+            raise SoundError("there are no pictures beside it that would tell its time")
         sound = _Rising(packets(known[0], heard, whole, _origin_s(heard, start_s)))
         next_heard = next(sound, None)
         for packet in pictures.demux(seen):
