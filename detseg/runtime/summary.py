@@ -59,7 +59,7 @@ class Summary:
 
     def fail(self, source: Source | str, error: Exception) -> None:
         """Note that ``source`` was not read, or not to its end."""
-        self.failures.append(("read", source if isinstance(source, str) else source.name, str(error)))
+        self.failures.append(("read", source if isinstance(source, str) else source.title, str(error)))
 
     def fail_to_write(self, frame: Frame, error: Exception) -> None:
         """Note that something of the source of ``frame`` was not written."""
@@ -71,10 +71,11 @@ class Summary:
         broken_off = set()
         if stop.number and self._last is not None and self._last.stream is not None:
             broken_off.add(self._last.source)
-        begun = self._reached if stop.number else {source.name for source in sources}
+        titles = {source.title for source in sources}
+        begun = self._reached if stop.number else titles
         whole = begun - failed - broken_off
         if stop.number:
-            num_left = len({source.name for source in sources} - self._reached - failed)
+            num_left = len(titles - self._reached - failed)
             print(f"stopped by {stop.name} {self._place()}; {num_left} sources were not begun")
         print(
             f"{len(whole)} of {self.num_sources} sources, {self._num_frames} images; results are in {printable(folder)}"

@@ -250,14 +250,16 @@ def test_results_of_another_run_are_left_alone(capsys: pytest.CaptureFixture[str
     assert images() == ["in/b.png"]
 
 
-@pytest.mark.parametrize("name", ["detections.json", "detections_images.json", "errors.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["detections.json", "detections_images.json", "detections.csv", "results.jsonl", "errors.jsonl"]
+)
 def test_tables_of_the_user_are_not_replaced(name: str) -> None:
     Path("out").mkdir()
     Path("out", name).write_text("mine")
-    with pytest.raises(ValueError, match=f"out/{name} is there already and not of a kind that is replaced"):
-        predict("in/a.png", "in/gone.png")
+    with pytest.raises(ValueError, match=f"out/{name} is there already"):
+        predict("in/a.png", save=["coco", "csv", "jsonl"])
     assert listing() == {name}
-    assert predict("in/a.png", "in/gone.png", overwrite=True) == 1
+    assert predict("in/a.png", "in/gone.png", save=["coco", "csv", "jsonl"], overwrite=True) == 1
     assert Path("out", name).read_text() != "mine"
 
 

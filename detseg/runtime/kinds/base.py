@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, Self
@@ -290,9 +291,15 @@ def make_writers(names: Sequence[str], saving: Saving, task_name: str) -> list[R
     unknown = [name for name in names if name not in allowed]
     if unknown:
         raise ValueError(f"--save: unknown {', '.join(unknown)}; allowed for {task_name} are {', '.join(allowed)}")
-    # Those that open their files at once come last: they must not leave them behind where another one is refused.
+    # Those that open their files at once come last, and must not leave them behind where another one is refused.
     order = sorted(set(names), key=lambda name: (allowed[name].opens_at_once, name))
-    return [allowed[name].make(saving) for name in order]
+    made = []
+    with ExitStack() as stack:
+        for name in order:
+            made.append(allowed[name].make(saving))
+            stack.push(made[-1])
+        stack.pop_all()
+    return made
 
 
 class ImageInputs:

@@ -40,6 +40,11 @@ class Source:
     name: str
     path: Path | None = None
 
+    @property
+    def title(self) -> str:
+        """What its frames call it."""
+        return f"camera{self.name}" if self.kind == "camera" else self.name
+
 
 OnError = Callable[[Source, ImageError], None]
 """Is told of a source that cannot be read, and why."""

@@ -61,8 +61,7 @@ class CocoWriter:
         if frame.index is not None:
             about |= {"frame_index": frame.index, "time_s": frame.time_s}
         self._images.append(about)
-        for result in detections_to_coco(image_id, detections, self.category_ids):
-            self._results.append(result)
+        self._results.append(*detections_to_coco(image_id, detections, self.category_ids))
 
     def close(self) -> None:
         """Complete both files."""

@@ -90,9 +90,10 @@ class GrowingJson:
         self._put_together = put_together or _json_list
         self._lines = GrowingText(path.with_suffix(".jsonl"))
 
-    def append(self, entry: Any) -> None:
-        """Add an entry."""
-        self._lines.write(json.dumps(entry, allow_nan=False) + "\n")
+    def append(self, *entries: Any) -> None:
+        """Add entries, all of them or none."""
+        if entries:
+            self._lines.write("".join(json.dumps(entry, allow_nan=False) + "\n" for entry in entries))
 
     def close(self) -> None:
         """Make the file of its entries; nothing happens where that is done."""
