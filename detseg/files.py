@@ -1,18 +1,23 @@
-"""Writing files so that a reader never meets half of one, and nothing of the user's is replaced. Open to every room;
-imports nothing of detseg."""
+"""Reading what are files and nothing else, and writing them so that a reader never meets half of one and nothing of the
+user's is replaced.
+
+Open to every room; imports nothing of detseg.
+"""
 
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 PARTIAL_PREFIX = ".partial-"
 
@@ -44,6 +49,47 @@ def save_errors(path: Path) -> Iterator[None]:
         raise SaveError(
             f"could not write {path}: {error}; {free / 1e6:.0f} MB free in {path.parent}; {kept}"
         ) from error
+
+
+_NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+"""A pipe that nobody writes to would be waited for when it is opened, without end."""
+
+
+def open_regular(path: Path | str) -> BinaryIO:
+    """The file ``path``, opened to read its bytes; links are followed.
+
+    Raises:
+        OSError: it cannot be opened, or is no regular file: pipes and devices may be waited for without end, and some
+            never end.
+    """
+    descriptor = os.open(path, os.O_RDONLY | _NO_WAITING | getattr(os, "O_BINARY", 0))
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "not a regular file but a pipe, a socket or a device", str(path))
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """What is in the regular file ``path``. Raises OSError as :func:`open_regular`."""
+    with open_regular(path) as file:
+        return file.read()
+
+
+def read_text(path: Path | str, encoding: str = "utf-8") -> str:
+    """The text in the regular file ``path``, with line ends as ``\\n``.
+
+    Raises:
+        OSError: as :func:`open_regular`.
+        UnicodeDecodeError: the file is not in this ``encoding``.
+    """
+    with io.TextIOWrapper(open_regular(path), encoding=encoding) as file:
+        return file.read()
 
 
 @contextmanager

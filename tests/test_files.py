@@ -16,7 +16,10 @@ from detseg.files import (
     fitting_name,
     free_folder,
     holds_keys,
+    open_regular,
     printable,
+    read_bytes,
+    read_text,
     remove_partial_files,
     require_apart,
     require_replaceable,
@@ -265,3 +268,33 @@ def test_nothing_is_written_where_something_is_read(
         return require_apart(tmp_path / folder, sources)
     with pytest.raises(ValueError, match=r"where the source .* lies; name another output folder"):
         require_apart(tmp_path / folder, sources)
+
+
+@pytest.mark.parametrize("name", ["n" * 251 + ".txt", "n" * 255, "a." + "s" * 253, "\udce4" * 251 + ".txt"])
+def test_names_as_long_as_file_systems_allow(tmp_path: Path, name: str) -> None:
+    write_text(tmp_path / name, "whole")
+    assert names(tmp_path) == [name]
+    assert read_text(tmp_path / name) == "whole"
+
+
+def test_reading_follows_links_and_reads_any_size(tmp_path: Path) -> None:
+    content = os.urandom(3_000_000)
+    (tmp_path / "file").write_bytes(content)
+    (tmp_path / "link").symlink_to("file")
+    assert read_bytes(tmp_path / "link") == content
+    with open_regular(tmp_path / "link") as file:
+        assert file.read(10) == content[:10]
+    (tmp_path / "text").write_bytes("ä\r\nb\n".encode())
+    assert read_text(tmp_path / "text") == "ä\nb\n"
+
+
+def test_only_regular_files_are_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (tmp_path / "pipe", tmp_path / "link", Path("/dev/zero")):
+        with pytest.raises(OSError, match="not a regular file but a pipe, a socket or a device"):
+            read_bytes(path)
+    with pytest.raises(IsADirectoryError):
+        read_bytes(tmp_path)
+    with pytest.raises(FileNotFoundError):
+        read_text(tmp_path / "nothing")

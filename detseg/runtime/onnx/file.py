@@ -1,8 +1,9 @@
 """Reading what an ONNX file says of itself, before anything runs it, and refusing what detseg's own files never hold.
 
-ONNX Runtime would follow references to other files, and hostile nesting makes it crash. The file format is that of
-protobuf messages: a field is a key (its number and wire type, as a varint), then a varint, 4 or 8 bytes, or a length
-and as many bytes; the latter may be a message again. Field numbers are those of ``onnx.proto`` (ONNX 1.0 to 1.23).
+ONNX Runtime would follow references to other files, hostile nesting makes it crash, and graphs inside nodes are how a
+network comes to loop. The file format is that of protobuf messages: a field is a key (its number and wire type, as a
+varint), then a varint, 4 or 8 bytes, or a length and as many bytes; the latter may be a message again. Keys and lengths
+that readers take for different numbers are refused. Field numbers are those of ``onnx.proto`` (ONNX 1.0 to 1.23).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from detseg.config import ConfigError, from_dict
+from detseg.files import read_bytes
 from detseg.runtime.kinds import KINDS, load_kind
 from detseg.runtime.kinds.base import Metadata
 
@@ -24,25 +26,38 @@ KINDS_OF_TASKS = {"detection": "boxes", "semantic": "masks", "volume": "volumes"
 
 MAX_FIELDS = 5_000_000
 """A file of more fields is refused: those of detseg have thousands, and each takes a microsecond."""
-MAX_DEPTH = 32
-"""How deep messages may lie in each other; a graph inside a node adds three."""
 
 _METADATA_PROPS = 14
 _FUNCTIONS = 25
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14
 
 _MESSAGES: dict[str, dict[int, str]] = {
-    "model": {7: "graph", 20: "training"},
+    "model": {7: "graph", _METADATA_PROPS: "property", 20: "training", _FUNCTIONS: "function"},
+    "property": {},
     "training": {1: "graph", 2: "graph"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "node": {5: "attribute"},
-    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
-    "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {},
+    "attribute": {5: "tensor", 6: "inner graph", 10: "tensor", 11: "inner graph", 22: "sparse", 23: "sparse"},
+    "tensor": {_EXTERNAL_DATA: "external"},
 }
-"""Of each message the fields that may lead to tensors, and what they hold."""
+"""Of each message the fields that are looked into, or are a reason to refuse the file, and what they hold."""
+
+_REFUSED = {
+    "external": (
+        "it keeps weights in other files (external data), which detseg does not open; save the model as one file"
+    ),
+    "function": "it has functions of its own, which detseg's files have not; export the model again",
+    "inner graph": (
+        "it has graphs inside nodes (loops or branches), which detseg's files have not and which may run without end; "
+        "export the model again"
+    ),
+    "sparse": (
+        "it has sparse tensors, which detseg's files have not and which may unpack to any size; export the model again"
+    ),
+}
 
 _VARINT, _EIGHT_BYTES, _BYTES, _FOUR_BYTES = 0, 1, 2, 5
+_LARGEST_KEY, _LARGEST_LENGTH = 2**32 - 1, 2**31 - 1
 
 
 class OnnxFileError(ValueError):
@@ -58,6 +73,7 @@ class OnnxFile(NamedTuple):
 
 class _Field(NamedTuple):
     number: int
+    wire_type: int
     value: int
     """Of a varint."""
     start: int
@@ -70,10 +86,10 @@ def read_onnx_file(path: Path) -> OnnxFile:
 
     Raises:
         OnnxFileError: the file is missing or damaged, or no ONNX file; it keeps tensors in other files; it has
-            functions of its own, is nested too deep, or has too many fields.
+            functions of its own, graphs inside nodes or sparse tensors; it has too many fields.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise OnnxFileError(f"{path}: cannot be read: {error.strerror}") from error
     try:
@@ -154,36 +170,26 @@ def _properties(content: bytes) -> dict[str, str]:
     properties: dict[str, str] = {}
     num_fields = num_graphs = 0
     waiting = [("model", 0, len(content))]
-    depths = [0]
     while waiting:
-        (message, start, end), depth = waiting.pop(), depths.pop()
-        if depth > MAX_DEPTH:
-            raise _RefusalError(
-                f"its graphs are nested more than {MAX_DEPTH} messages deep; detseg does not run such files"
-            )
+        message, start, end = waiting.pop()
         for field in _fields(content, start, end):
             num_fields += 1
             if num_fields > MAX_FIELDS:
                 raise _RefusalError(f"it has more than {MAX_FIELDS:,} fields; detseg does not run such files")
-            if message == "tensor" and (
-                field.number == _EXTERNAL_DATA or (field.number == _DATA_LOCATION and field.value != 0)
-            ):
-                raise _RefusalError(
-                    "it keeps weights in other files (external data), which detseg does not open; "
-                    "save the model as one file"
-                )
-            if message == "model" and field.number == _FUNCTIONS:
-                raise _RefusalError(
-                    "it has functions of its own, which detseg's files have not; export the model again"
-                )
-            if message == "model" and field.number == _METADATA_PROPS:
+            inner = _MESSAGES[message].get(field.number)
+            if message == "tensor" and field.number == _DATA_LOCATION and field.value != 0:
+                inner = "external"
+            if inner in _REFUSED:
+                raise _RefusalError(_REFUSED[inner])
+            if inner is None:
+                continue
+            if field.wire_type != _BYTES:
+                raise _DamageError(f"wire type {field.wire_type} where a message belongs, before byte {field.end}")
+            if inner == "property":
                 key, value = _entry(content, field)
                 properties[key] = value
-            inner = _MESSAGES[message].get(field.number)
-            if inner is not None:
-                num_graphs += inner == "graph"
-                waiting.append((inner, field.start, field.end))
-                depths.append(depth + 1)
+            num_graphs += inner == "graph"
+            waiting.append((inner, field.start, field.end))
     if num_graphs == 0:
         raise _DamageError("there is no graph in it")
     return properties
@@ -194,6 +200,8 @@ def _entry(content: bytes, field: _Field) -> tuple[str, str]:
     texts = {1: "", 2: ""}
     for part in _fields(content, field.start, field.end):
         if part.number in texts:
+            if part.wire_type != _BYTES:
+                raise _DamageError("a property is not text")
             try:
                 texts[part.number] = content[part.start : part.end].decode()
             except UnicodeDecodeError as error:
@@ -205,13 +213,13 @@ def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:
     """The fields of the message in ``content[start:end]``."""
     position = start
     while position < end:
-        key, position = _varint(content, position, end)
+        key, position = _varint(content, position, end, _LARGEST_KEY)
         number, wire_type = key >> 3, key & 7
         value, after = 0, position
         if wire_type == _VARINT:
             value, after = _varint(content, position, end)
         elif wire_type == _BYTES:
-            length, position = _varint(content, position, end)
+            length, position = _varint(content, position, end, _LARGEST_LENGTH)
             after = position + length
         elif wire_type == _EIGHT_BYTES:
             after = position + 8
@@ -221,19 +229,24 @@ def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:
             raise _DamageError(f"wire type {wire_type} at byte {position}")
         if number == 0 or after > end:
             raise _DamageError(f"a field does not fit at byte {position}")
-        yield _Field(number, value, position, after)
+        yield _Field(number, wire_type, value, position, after)
         position = after
 
 
-def _varint(content: bytes, position: int, end: int) -> tuple[int, int]:
-    """The number that begins at ``position``, seven bits per byte, low ones first, and where it ends."""
+def _varint(content: bytes, position: int, end: int, largest: int = 2**64 - 1) -> tuple[int, int]:
+    """The number that begins at ``position``, seven bits per byte, low ones first, and where it ends.
+
+    A number above ``largest``, or with more bytes than that takes, is damage: readers drop its high bits, or do not.
+    """
     value = 0
-    for shift in range(0, 70, 7):
+    for shift in range(0, largest.bit_length(), 7):
         if position >= end:
             raise _DamageError(f"it ends within a number, at byte {position}")
         byte = content[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
+            if value > largest:
+                break
             return value, position
-    raise _DamageError(f"a number of more than 64 bits before byte {position}")
+    raise _DamageError(f"a number of more than {largest.bit_length()} bits before byte {position}")

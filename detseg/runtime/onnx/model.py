@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import math
 import os
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +20,16 @@ from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.base import Kind, Metadata, Outputs
 from detseg.runtime.onnx.file import OnnxFileError, parse_metadata, read_onnx_file
 from detseg.runtime.onnx.forking import fork_guard, tell_of_forks
+from detseg.runtime.onnx.limits import (
+    MAX_SECONDS,
+    SILENT,
+    UNFOLDED,
+    limit_memory,
+    limited_time,
+)
 
 _CPU = "CPUExecutionProvider"
-_ONLY_ERRORS = 3
+_ARENA_IS_FULL = re.compile(r"Available memory of (\d+) is smaller than requested bytes of (\d+)")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
@@ -32,7 +40,7 @@ class OnnxModel:
 
     ``num_threads``: how many cores a run uses, all physical ones of this process where it is None. ``providers``: where
     it runs, in the order of preference, by ONNX Runtime's names; on the CPU where it is None. ``metadata`` is what the
-    file says of itself.
+    file says of itself. What a file can make of memory and time has limits, see :mod:`detseg.runtime.onnx.limits`.
 
     A model may be used by several threads at once. In a forked child it runs on: where ONNX Runtime has threads of its
     own, which no child has, or was in the middle of a run, the file is read once more when the child first uses it.
@@ -81,6 +89,7 @@ class OnnxModel:
 
         Raises:
             ValueError: the inputs are not float32, or have a size that the file does not take.
+            OnnxFileError: ONNX Runtime cannot run the network on them, or not within the limits.
         """
         self._check_inputs(inputs)
         if self.batch_size is None or len(inputs) == self.batch_size:
@@ -112,8 +121,18 @@ class OnnxModel:
         self._num_running = 0
 
     def _run_at_once(self, inputs: FloatArray) -> Outputs:
-        with self._in_use() as session:
-            found = session.run(self.output_names, {self.input_name: np.ascontiguousarray(inputs)})
+        onnxruntime = import_onnxruntime()
+        with self._in_use() as session, limited_time(onnxruntime) as options:
+            try:
+                found = session.run(self.output_names, {self.input_name: np.ascontiguousarray(inputs)}, options)
+            except _session_errors() as error:
+                reason = _reason(error)
+                if options.terminate:
+                    reason = f"stopped after {MAX_SECONDS:g} s, which is the limit for one batch"
+                raise OnnxFileError(
+                    f"{self.path}: ONNX Runtime {onnxruntime.__version__} failed on a batch of "
+                    f"{'x'.join(map(str, inputs.shape))}: {reason}"
+                ) from error
         return dict(zip(self.output_names, found, strict=True))
 
     @contextmanager
@@ -193,15 +212,31 @@ def _make_session(path: Path, content: bytes, num_threads: int, providers: Seque
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = _ONLY_ERRORS
+    options.log_severity_level = SILENT
+    # A file can be one of its other format, too, which nobody has looked into.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    limit_memory(onnxruntime, options)
     # Threads that wait for the next run of the network would take the cores from those that read and write.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     chosen = _checked_providers(onnxruntime, providers)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=chosen)
+        return onnxruntime.InferenceSession(content, options, providers=chosen, disabled_optimizers=list(UNFOLDED))
     except _session_errors() as error:
-        reason = str(error).splitlines()[0]
-        raise OnnxFileError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run it: {reason}") from error
+        raise OnnxFileError(
+            f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run it: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """What ONNX Runtime says in the first line, without places in its own source."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    needed = _ARENA_IS_FULL.search(str(error))
+    if needed is None:
+        return lines[0]
+    return (
+        f"it asks for {int(needed[2]) / 1e9:.3g} GB in one piece where {int(needed[1]) / 1e9:.3g} GB are left of what "
+        "networks may take; use a smaller batch or input, if the file is not to blame"
+    )
 
 
 def import_onnxruntime() -> Any:
@@ -222,10 +257,12 @@ def import_onnxruntime() -> Any:
 
 
 def _session_errors() -> tuple[type[Exception], ...]:
-    """What ONNX Runtime raises for a model that it cannot load; its errors have no common class of their own."""
+    """What ONNX Runtime raises for a model that it cannot load or run; its errors have no common class of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     return (
+        MemoryError,
+        state.EPFail,
         state.Fail,
         state.InvalidArgument,
         state.InvalidGraph,
