@@ -29,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return _VERBS[options.verb](options)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
         if options.traceback:
             raise
-        print(f"detseg {options.verb}: {error}", file=sys.stderr)
+        reason = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
+        print(f"detseg {options.verb}: {reason}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 

@@ -139,5 +139,10 @@ def show(value: Any) -> str:
     """A value as error messages quote it, with its type."""
     if value is None:
         return "nothing (null)"
-    text = repr(value)
-    return f"{text if len(text) <= 80 else text[:77] + '...'} ({type(value).__name__})"
+    return f"{shorten(repr(value))} ({type(value).__name__})"
+
+
+def shorten(text: object, limit: int = 80) -> str:
+    """``text`` in at most ``limit`` characters, for a message."""
+    text = str(text)
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -29,7 +29,8 @@ class ModelConfig(Protocol):
         """As in the table."""
 
     def build(self, num_classes: int) -> nn.Module:
-        """A :class:`Model` for ``num_classes`` classes, freshly initialized.
+        """A :class:`Model` for ``num_classes`` classes, freshly initialized; on torch's meta device, too, where tensors
+        have no values: that is how names and shapes of a model file are compared first.
 
         Raises:
             ValueError: ``num_classes`` is not positive, or the settings do not fit each other.

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -48,10 +49,12 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
 
     Raises:
         WeightsError: the file is missing, unreadable or holds no weights; a weight has no match or
-            another shape and ``strict`` is set; no weight matches at all.
+            another shape and ``strict`` is set; no weight matches at all; a weight is NaN or infinite.
     """
     path = Path(path)
-    names_and_weights = {own_name(name): (name, weight) for name, weight in _read(path).items()}
+    weights = _read(path)
+    require_finite(weights, path)
+    names_and_weights = {own_name(name): (name, weight) for name, weight in weights.items()}
     expected = model.state_dict()
     problems, mapped = [], {}
     for own, (name, weight) in names_and_weights.items():
@@ -72,6 +75,17 @@ def load_weights(model: nn.Module, path: str | Path, strict: bool = True) -> Loa
         unused=tuple(name for own, (name, _) in names_and_weights.items() if own not in mapped),
         missing=tuple(own for own in expected if own not in mapped),
     )
+
+
+def require_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Raise WeightsError where one of the ``weights`` from ``path`` is NaN or infinite: nothing would be found, and
+    nothing would say why."""
+    broken = [name for name, one in weights.items() if one.is_floating_point() and not torch.isfinite(one).all()]
+    if broken:
+        raise WeightsError(
+            f"{path}: {len(broken)} of {len(weights)} tensors hold NaN or infinity, so that nothing can be found with "
+            f"them: {_listing(broken)}; go back to a checkpoint from before the training diverged"
+        )
 
 
 def _listing(problems: list[str]) -> str:

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from detseg import __version__
 from detseg.config import choice, from_dict, to_dict
+from detseg.config_files import shorten
 from detseg.files import atomic_path
 from detseg.models import MODELS
 from detseg.models.base import ModelConfig
+from detseg.models.load_weights import require_finite
 from detseg.runtime.devices import parse_device
 from detseg.tasks import TASKS
 from detseg.tasks.base import Task, TaskConfig
+from detseg.tasks.header_fit import header_errors, open_model_file, require_fit
 
 FORMAT = 1
 _FOREIGN_SUFFIXES = (".pt", ".pth", ".ckpt")
@@ -89,23 +92,25 @@ def read_header(path: Path) -> ModelFileConfig:
         )
     if not path.is_file():
         raise FileNotFoundError(f"no model file at {path}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from error
+    with open_model_file(path) as file:
+        metadata = file.metadata() or {}
     if "detseg" not in metadata:
         raise ValueError(
             f"{path} has no detseg header, so its model and classes are unknown; "
             "give a configuration with --weights instead: detseg eval CONFIG.yaml --weights FILE"
         )
-    header = json.loads(metadata["detseg"])
+    try:
+        header = json.loads(metadata["detseg"])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its detseg header is no JSON: {error}") from error
+    if not isinstance(header, dict) or type(header.get("format")) is not int:
+        raise ValueError(f"{path}: its detseg header is not one that detseg writes: it has no format number")
+    version = header.pop("version", "(unknown)")
     if header.pop("format") != FORMAT:
-        raise ValueError(
-            f"{path} was written by detseg {header['version']}, whose file format this version cannot read"
-        )
-    header.pop("version")
-    return from_dict(ModelFileConfig, header, str(path))
+        raise ValueError(f"{path} was written by detseg {shorten(version)}, whose file format this version cannot read")
+    with header_errors(path, "its header does not say what a model needs"):
+        config = from_dict(ModelFileConfig, header, "its header")
+    return replace(config, model=_without_pretrained(config.model))
 
 
 def load_model_file(
@@ -124,21 +129,17 @@ def load_model_file(
         for_prediction: begin with the task's settings for prediction instead of those for evaluation.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_header`; also where weights and header disagree, and for settings
-            that the task does not have.
+        FileNotFoundError, ValueError: see :func:`read_header`; also where weights and header disagree, for weights that
+            are NaN or infinite, and for settings that the task does not have.
     """
     config = read_header(path)
     settings = dict(config.task.prediction_settings if for_prediction else {}) | dict(postprocess or {})
     config = replace(config, task=adapt_task(config.task, settings, size))
-    model, task = config.build()
+    require_fit(path, config.model, len(config.class_names))
+    with header_errors(path, "its header describes a model and a task that do not fit each other"):
+        model, task = config.build()
     weights = load_file(path)
-    expected = model.state_dict()
-    wrong = sorted(
-        (weights.keys() ^ expected.keys())
-        | {name for name in weights.keys() & expected.keys() if weights[name].shape != expected[name].shape}
-    )
-    if wrong:
-        raise ValueError(f"{path}: header and weights disagree about {len(wrong)} tensors: {', '.join(wrong[:5])}")
+    require_finite(weights, path)
     model.load_state_dict(weights)
     return ModelFile(model.eval(), task, config)
 

@@ -19,6 +19,7 @@ from detseg import __version__
 from detseg.models.backbones.adapter import AdapterConfig
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
+from detseg.models.vnet import VNetConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.structures import Placement
 from detseg.tasks.detection import DetectionTaskConfig
@@ -240,3 +241,101 @@ def test_devices() -> None:
     if not available:
         with pytest.raises(ValueError, match="device cuda:1 was asked for, but torch sees no CUDA device"):
             default_device("cuda:1")
+
+
+def described(path: Path, text: str, tensors: dict[str, Tensor] | None = None) -> Path:
+    """A file with ``text`` for its header, and hardly any weights."""
+    save_file(tensors or {"a": torch.zeros(1)}, path, metadata={"detseg": text})
+    return path
+
+
+def changed(saved: Path, part: str, **settings: Any) -> str:
+    """The header of ``saved`` with other ``settings`` of a ``part`` of its model."""
+    content = header(saved)
+    content["model"][part].update(settings)
+    return json.dumps(content)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("x", "its detseg header is no JSON"),
+        ("[" * 100_000, "its detseg header is no JSON"),
+        ("{}", "has no format number"),
+        ("null", "has no format number"),
+        ("[]", "has no format number"),
+        ('{"format": null}', "has no format number"),
+        ('{"format": 1}', "missing key"),
+        ('{"format": 7}', r"written by detseg \(unknown\)"),
+        ('{"format": 1, "model": {}, "task": {}}', "name"),
+        (
+            '{"format": 1, "model": "vnet", "task": "detection", "class_names": ["a", "b"]}',
+            "header and weights disagree",
+        ),
+    ],
+)
+def test_headers_of_others_are_one_error_with_the_path(tmp_path: Path, text: str, words: str) -> None:
+    path = described(tmp_path / "odd.safetensors", text)
+    with pytest.raises(ValueError, match=words) as caught:
+        load_model_file(path)
+    assert str(caught.value).startswith(str(path))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("part", "settings", "words"),
+    [
+        ("backbone", {"width": 8.0}, "header and weights disagree"),
+        ("backbone", {"width": 1e9}, "disagree|cannot be made"),
+        ("backbone", {"depth": 1e6}, "many more weights than there are in the file"),
+        ("neck", {"depth": 1e6}, "many more weights than there are in the file"),
+        ("backbone", {"width": float("inf")}, "cannot be made"),
+        ("head", {"bins": 10**12}, "disagree|cannot be made"),
+    ],
+)
+def test_a_header_that_asks_for_a_huge_network_costs_nothing(
+    saved: Path, part: str, settings: dict[str, Any], words: str
+) -> None:
+    path = described(saved.parent / "huge.safetensors", changed(saved, part, **settings))
+    with pytest.raises(ValueError, match=words) as caught:
+        load_model_file(path)
+    assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_a_model_of_another_task(saved: Path) -> None:
+    content = header(saved) | {"model": {"name": "vnet"}}
+    weights = VNetConfig().build(num_classes=3).state_dict()
+    path = described(saved.parent / "other.safetensors", json.dumps(content), weights)
+    with pytest.raises(
+        ValueError, match=r"other\.safetensors: its header describes a model and a task that do not fit"
+    ):
+        load_model_file(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers(tmp_path: Path, value: float) -> None:
+    weights = fresh_weights()
+    weights[min(weights)][0] = value
+    save_model_file(tmp_path / "model.safetensors", weights, CONFIG)
+    with pytest.raises(ValueError, match=r"model\.safetensors: 1 of \d+ tensors hold NaN or infinity.*: \S+; go back"):
+        load_model_file(tmp_path / "model.safetensors")
+
+
+def test_weights_of_another_kind_of_number(saved: Path) -> None:
+    weights = load_file(saved)
+    first = min(name for name, one in weights.items() if one.is_floating_point())
+    weights[first] = weights[first].to(torch.int64)
+    described(saved, json.dumps(header(saved)), weights)
+    with pytest.raises(ValueError, match=f"disagree about 1 tensors: {re.escape(first)}"):
+        load_model_file(saved)
+
+
+def test_reading_a_header_loads_no_compiler(saved: Path) -> None:
+    code = f"""
+import sys
+from pathlib import Path
+from detseg.tasks.model_file import load_model_file
+load_model_file(Path({str(saved)!r}))
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
