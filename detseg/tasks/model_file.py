@@ -110,7 +110,7 @@ def read_header(path: Path) -> ModelFileConfig:
         raise ValueError(f"{path} was written by detseg {shorten(version)}, whose file format this version cannot read")
     with header_errors(path, "its header does not say what a model needs"):
         config = from_dict(ModelFileConfig, header, "its header")
-    return replace(config, model=_without_pretrained(config.model))
+    return replace(config, model=without_pretrained(config.model))
 
 
 def load_model_file(

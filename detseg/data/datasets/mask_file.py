@@ -17,8 +17,10 @@ from PIL.ImageFile import ImageFile
 
 from detseg.arrays import ByteArray
 from detseg.data.source import DatasetError
-from detseg.runtime.media.image_header import is_complete, read_header
-from detseg.runtime.media.images import ImageError, image_size
+from detseg.files import read_bytes
+from detseg.runtime.media.decode_budget import decoding
+from detseg.runtime.media.image_header import read_header
+from detseg.runtime.media.images import ImageError, image_size, require_complete
 
 MASK_SUFFIXES = (".bmp", ".png", ".tif", ".tiff")
 
@@ -116,17 +118,16 @@ def _read(path: Path | str, image: Path | str, resolve_palette: bool = False) ->
         raise ImageError(f"{path}: {describe_missing(path, image)}")
     image_size(path)
     try:
-        data = Path(path).read_bytes()
+        data = read_bytes(path)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
     header = read_header(io.BytesIO(data))
     if header is None or header.format not in _FORMATS:
         kind = header.format if header else "unknown"
         raise DatasetError(f"{path}: is {kind}, which may change values; a mask is {', '.join(_FORMATS)}: save it so")
-    if not is_complete(data, header.format):
-        raise ImageError(f"{path}: truncated, the {header.format} does not reach its end in {len(data)} bytes")
+    require_complete(data, header, path)
     try:
-        with Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
+        with decoding(header.height * header.width), Image.open(io.BytesIO(data), formats=_FORMATS) as opened:
             mode = opened.mode
             spread = _SPREAD.get(_raw_mode(opened), 1)
             pixels = np.asarray(opened.convert("RGB") if resolve_palette and mode == "P" else opened)

@@ -1,7 +1,8 @@
 """What the header of an image file says, read without decoding: format, size, depth, EXIF orientation.
 
-One small parser per format, so that a hostile file is refused before a decoder allocates memory for it. References: ITU
-T.81 (JPEG), the PNG specification (third edition), the WebP container specification, TIFF 6.0 and Exif 2.3.
+One small parser per format, so that a hostile file is refused before a decoder allocates memory for it. What a decoder
+could take for another size than these parsers do is refused as well. References: ITU T.81 (JPEG), the PNG specification
+(third edition), the WebP container specification, TIFF 6.0 and Exif 2.3.
 """
 
 from __future__ import annotations
@@ -32,6 +33,12 @@ _FOREIGN = {
 }  # fmt: skip
 _MAX_TIFF_ENTRIES = 4096
 _MAX_EXIF_BYTES = 1 << 20
+_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 258, 274, 277, 322, 323
+_MAX_TIFF_SAMPLES = 8
+_MAX_TILE_PIXELS = 1 << 24
+"""A tile is decoded as a whole, even if the image is smaller."""
+MAX_JPEG_SCANS = 100
+"""A progressive JPEG has some ten; each takes a pass over all pixels."""
 
 
 class HeaderError(ValueError):
@@ -88,6 +95,9 @@ def is_complete(data: bytes, image_format: ImageFormat) -> bool:
     """Whether the file reaches its own end: decoders fill what is missing with gray and say nothing.
 
     Bytes after the end are allowed. BMP and TIFF are left to the decoder, which refuses missing rows.
+
+    Raises:
+        HeaderError: a JPEG has more than ``MAX_JPEG_SCANS`` scans, which take as many passes over all pixels.
     """
     try:
         if image_format == "JPEG":
@@ -96,7 +106,7 @@ def is_complete(data: bytes, image_format: ImageFormat) -> bool:
             return any(kind == b"IEND" for kind, _, _ in _png_chunks(io.BytesIO(data)))
         if image_format == "WebP":
             return int(struct.unpack_from("<I", data, 4)[0]) + 8 <= len(data)
-    except (struct.error, HeaderError):
+    except struct.error:
         return False
     return True
 
@@ -128,6 +138,8 @@ def _parse_jpeg(stream: BinaryIO) -> ImageHeader:
             raise HeaderError("a marker was expected in the header")
         while marker == 0xFF:
             (marker,) = _unpack(stream, "B")
+        if marker == 0:
+            raise HeaderError("a marker was expected in the header")
         if marker in _JPEG_WITHOUT_LENGTH:
             continue
         (length,) = _unpack(stream, ">H")
@@ -145,11 +157,14 @@ def _parse_jpeg(stream: BinaryIO) -> ImageHeader:
 
 
 def _jpeg_reaches_its_end(data: bytes) -> bool:
-    position = 2
+    position, num_scans = 2, 0
     while match := _JPEG_MARKER.search(data, position):
         marker = data[match.start() + 1]
         if marker == 0xD9:
             return True
+        num_scans += marker == 0xDA
+        if num_scans > MAX_JPEG_SCANS:
+            raise HeaderError(f"more than {MAX_JPEG_SCANS} scans; save it again with fewer")
         position = match.end()
         if marker not in _JPEG_WITHOUT_LENGTH:
             position += struct.unpack_from(">H", data, position)[0]
@@ -230,12 +245,21 @@ def _webp_orientation(stream: BinaryIO, position: int) -> int:
 
 
 def _parse_tiff(stream: BinaryIO) -> ImageHeader:
-    tags = _tiff_tags(stream, (256, 257, 258, 274, 339))
-    if 256 not in tags or 257 not in tags:
+    tags = _tiff_tags(
+        stream, (_WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT), each_once=True
+    )
+    if len(tags.get(_WIDTH, ())) != 1 or len(tags.get(_HEIGHT, ())) != 1:
         raise HeaderError("the first directory does not give the size")
-    bits = max(tags.get(258, (1,)))
-    orientation = tags.get(274, (1,))[0]
-    return ImageHeader("TIFF", tags[257][0], tags[256][0], max(bits, 8), orientation if 1 <= orientation <= 8 else 1)
+    if tags.get(_SAMPLES, (1,))[0] > _MAX_TIFF_SAMPLES:
+        raise HeaderError(f"{tags[_SAMPLES][0]} values per pixel, allowed are {_MAX_TIFF_SAMPLES}")
+    tile = tags.get(_TILE_WIDTH, (1,))[0] * tags.get(_TILE_HEIGHT, (1,))[0]
+    if tile > max(_MAX_TILE_PIXELS, 2 * tags[_WIDTH][0] * tags[_HEIGHT][0]):
+        raise HeaderError(f"tiles of {tile:,} pixels, which are much larger than the image")
+    bits = max(tags.get(_BITS, (1,)))
+    orientation = tags.get(_ORIENTATION, (1,))[0]
+    return ImageHeader(
+        "TIFF", tags[_HEIGHT][0], tags[_WIDTH][0], max(bits, 8), orientation if 1 <= orientation <= 8 else 1
+    )
 
 
 def _exif_orientation(block: bytes) -> int:
@@ -244,14 +268,17 @@ def _exif_orientation(block: bytes) -> int:
     if not block.startswith((b"II*\0", b"MM\0*")):
         return 1
     try:
-        orientation = _tiff_tags(io.BytesIO(block), (274,)).get(274, (1,))[0]
+        orientation = _tiff_tags(io.BytesIO(block), (_ORIENTATION,)).get(_ORIENTATION, (1,))[0]
     except (struct.error, HeaderError):
         return 1
     return orientation if 1 <= orientation <= 8 else 1
 
 
-def _tiff_tags(stream: BinaryIO, wanted: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
-    """The values of the ``wanted`` unsigned integer tags in the first directory."""
+def _tiff_tags(stream: BinaryIO, wanted: tuple[int, ...], each_once: bool = False) -> dict[int, tuple[int, ...]]:
+    """The values of the ``wanted`` unsigned integer tags in the first directory.
+
+    With ``each_once``, a tag that is there twice is an error, as some readers take the first and some the last.
+    """
     stream.seek(0)
     order = "<" if stream.read(2) == b"II" else ">"
     stream.seek(4)
@@ -260,9 +287,13 @@ def _tiff_tags(stream: BinaryIO, wanted: tuple[int, ...]) -> dict[int, tuple[int
     if count > _MAX_TIFF_ENTRIES:
         raise HeaderError(f"a directory of {count} entries")
     entries = stream.read(12 * count)
-    tags = {}
+    tags: dict[int, tuple[int, ...]] = {}
+    seen: set[int] = set()
     for start in range(0, 12 * count, 12):
         tag, kind, num_values = struct.unpack_from(order + "HHI", entries, start)
+        if each_once and tag in seen:
+            raise HeaderError(f"the first directory has tag {tag} twice, so that readers disagree about it")
+        seen.add(tag)
         if tag not in wanted or kind not in _TIFF_VALUE_FORMATS or not 1 <= num_values <= 16:
             continue
         layout = f"{order}{num_values}{_TIFF_VALUE_FORMATS[kind]}"

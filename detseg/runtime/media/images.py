@@ -11,14 +11,16 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.files import atomic_path
+from detseg.files import atomic_path, open_regular
+from detseg.runtime.media.decode_budget import MAX_PIXELS_AT_A_TIME, decoding
 from detseg.runtime.media.image_header import HeaderError, ImageHeader, foreign_format, is_complete, read_header
 
 WRITABLE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 IMAGE_SUFFIXES = (*WRITABLE_SUFFIXES, ".jfif", ".jpe")
 """What the names of images end in; the last two are other words for JPEG."""
-MAX_PIXELS = 178_000_000
-"""Images with more pixels are refused before decoding; 178 million take half a gigabyte."""
+
+MAX_PIXELS = MAX_PIXELS_AT_A_TIME
+"""Images with more pixels are refused before decoding."""
 
 _WRITE_OPTIONS: dict[str, list[int]] = {
     ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
@@ -68,9 +70,26 @@ def decode_image(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS) ->
         raise ImageError(
             f"{name}: {header.bits} bits per channel, allowed are 8; convert it with the value range you want"
         )
-    if not is_complete(data, header.format):
+    require_complete(data, header, name)
+    with decoding(header.height * header.width):
+        return _decode(data, header, name)
+
+
+def require_complete(data: bytes, header: ImageHeader, name: Path | str) -> None:
+    """Raise ImageError where the image ``data`` does not reach its end, or would take very long to decode."""
+    try:
+        complete = is_complete(data, header.format)
+    except HeaderError as error:
+        raise ImageError(f"{name}: {header.format} with {error}") from error
+    if not complete:
         raise ImageError(f"{name}: truncated, the {header.format} does not reach its end in {len(data)} bytes")
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
+def _decode(data: bytes, header: ImageHeader, name: Path | str) -> ByteArray:
+    try:
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    except (cv2.error, MemoryError) as error:  # no memory, or a claim that OpenCV asserts to be false
+        raise ImageError(f"{name}: the {header.format} cannot be decoded: {' '.join(str(error).split())}") from error
     if bgr is None:
         raise ImageError(f"{name}: damaged or truncated, the {header.format} cannot be decoded")
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
@@ -89,7 +108,7 @@ def image_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int
         ImageError: as :func:`read_image`, but damage behind the header goes unnoticed.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path) as stream:
             return _checked_header(stream, path, max_pixels).upright_size
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
@@ -144,7 +163,7 @@ def write_mask(path: Path | str, mask: ByteArray) -> None:
 
 
 def _open_checked(path: Path | str, max_pixels: int) -> bytes:
-    with Path(path).open("rb") as stream:
+    with open_regular(path) as stream:
         # Before the rest is read: an archive of many gigabytes named .jpg is refused by its first bytes.
         _checked_header(stream, path, max_pixels)
         stream.seek(0)

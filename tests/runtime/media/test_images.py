@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -376,3 +378,65 @@ def test_what_is_no_mask_is_not_written(tmp_path: Path, name: str, mask: np.ndar
     with pytest.raises(ValueError, match=message):
         write_mask(tmp_path / name, mask)
     assert list(tmp_path.iterdir()) == []
+
+
+def with_tags(data: bytes, *tags: tuple[int, int, int, int]) -> bytes:
+    """A TIFF of :func:`tiff` whose directory has further ``tags`` (number, type, count, value) before its own."""
+    start = int.from_bytes(data[4:8], "big")
+    count = int.from_bytes(data[start : start + 2], "big")
+    entries = [struct.pack(">HHII", *tag) for tag in tags]
+    return data[:start] + struct.pack(">H", count + len(entries)) + b"".join(entries) + data[start + 2 :]
+
+
+@pytest.mark.parametrize(
+    ("tags", "words"),
+    [
+        ([(256, 4, 1, 30_000)], "tag 256 twice"),
+        ([(257, 4, 1, 30_000)], "tag 257 twice"),
+        ([(256, 16, 1, 30_000)], "tag 256 twice"),  # LONG8, which is read by some
+        ([(256, 11, 1, 0x47000000)], "tag 256 twice"),  # a real number
+        ([(322, 4, 1, 16), (322, 4, 1, 1 << 20)], "tag 322 twice"),
+        ([(322, 4, 1, 1 << 20), (323, 4, 1, 1 << 14)], "tiles of 17,179,869,184 pixels"),
+    ],
+)
+def test_tiff_files_that_readers_take_for_another_size(tmp_path: Path, tags: list[Any], words: str) -> None:
+    path = tmp_path / "a.tif"
+    path.write_bytes(with_tags(tiff(noise(4, 6)), *tags))
+    for read in (read_image, image_size):
+        with pytest.raises(ImageError, match=words):
+            read(path)
+
+
+def test_tiff_with_many_values_per_pixel(tmp_path: Path) -> None:
+    data = tiff(noise(4, 6)).replace(struct.pack(">HHIHH", 277, 3, 1, 3, 0), struct.pack(">HHIHH", 277, 3, 1, 60000, 0))
+    with pytest.raises(ImageError, match="60000 values per pixel, allowed are 8"):
+        decode_image(data, "a.tif")
+
+
+def jpeg_frame(height: int, width: int) -> bytes:
+    return b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, height, width, 3) + b"\1\x22\0\2\x11\1\3\x11\1"
+
+
+@pytest.mark.parametrize("filler", [b"\xff\0", b"\xff\xff\0", b"\xff\0\0\x50", b"\0"])
+def test_jpeg_bytes_that_decoders_pass_over_hide_no_size(filler: bytes) -> None:
+    data = jpeg(noise(8, 8))
+    hidden = data[:2] + filler + jpeg_frame(30_000, 30_000) + bytes(70_000) + data[2:]
+    with pytest.raises(ImageError, match=r"a marker was expected|not an image of a supported"):
+        decode_image(hidden, "a.jpg")
+
+
+def test_jpeg_with_very_many_scans() -> None:
+    data = encode(".jpg", noise(16, 16), cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
+    assert decode_image(data, "a.jpg").shape == (16, 16, 3)
+    start = data.rindex(b"\xff\xda")
+    last_scan = data[start : data.rindex(b"\xff\xd9")]
+    assert decode_image(data[:start] + 50 * last_scan + b"\xff\xd9", "a.jpg").shape == (16, 16, 3)
+    with pytest.raises(ImageError, match=r"a\.jpg: JPEG with more than 100 scans; save it again with fewer"):
+        decode_image(data[:start] + 101 * last_scan + b"\xff\xd9", "a.jpg")
+
+
+def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    for read in (read_image, image_size):
+        with pytest.raises(ImageError, match=r"a\.png: cannot be read: not a regular file"):
+            read(tmp_path / "a.png")
