@@ -134,7 +134,8 @@ class Model:
             follow = _Tracks(track).follow
         runner = self._with({name: value for name, value in settings.items() if value is not None})
         items = items_of(given, channels=channels, spacing=spacing, volumes=not runner.spec.one_size)
-        frames = read_frames(self._sources(items, allow_url), runner.spec.read, section, on_error)
+        read = runner.kind.reader(runner.spec, len(self.class_names))
+        frames = read_frames(self._sources(items, allow_url), read, section, on_error)
         found = predict_frames(runner, take_ahead(frames, ahead, stop), batch_size, kept)
         return self._predictions(found, kept, follow)
 

@@ -169,9 +169,7 @@ class VolumeTask:
         """
         results = []
         for score, placement in zip(outputs, placements, strict=True):
-            if tuple(score.shape[1:]) != placement.oriented_shape:
-                score = F.interpolate(score[None], size=placement.oriented_shape, mode="trilinear")[0]
-            labels = score.argmax(0).to(torch.uint8).cpu().numpy()
+            labels = _best_classes(score, placement.oriented_shape).cpu().numpy()
             results.append(LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine))
         return results
 
@@ -201,6 +199,23 @@ class VolumeTask:
     def _window(self) -> Shape3:
         """Those that slide over volumes."""
         return self.config.postprocess.window or self.config.patch
+
+
+def _best_classes(scores: Tensor, shape: Shape3) -> Tensor:
+    """The best of the scores ``[C, D, H, W]`` of every voxel on a grid of ``shape``, uint8, the first of equals."""
+    if tuple(scores.shape[1:]) == shape:
+        return scores.argmax(0).to(torch.uint8)
+    best = labels = None
+    for label, plane in enumerate(scores):
+        # One class after the other: all of them on a fine grid could take many times the memory of the scan.
+        values = F.interpolate(plane[None, None], size=shape, mode="trilinear")[0, 0]
+        if best is None or labels is None:
+            best, labels = values, torch.zeros(shape, dtype=torch.uint8, device=scores.device)
+        else:
+            labels[values > best] = label
+            best = torch.maximum(best, values)
+    assert labels is not None, "a model has classes"
+    return labels
 
 
 class VolumeCriterion:

@@ -12,7 +12,7 @@ from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.structures import VOID
 from detseg.tasks.model_file import adapt_task
-from detseg.tasks.volume import VolumeCriterion, VolumeTask, VolumeTaskConfig
+from detseg.tasks.volume import VolumeCriterion, VolumeTask, VolumeTaskConfig, _best_classes
 from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
 
 CLASSES = ("background", "dark", "bright")
@@ -230,3 +230,11 @@ def test_the_background_needs_a_class_beside_it(num_classes: int) -> None:
 def test_volumes_have_no_input_size() -> None:
     with pytest.raises(ValueError, match="the task volume has no input size, as volumes keep theirs; got 64x64"):
         adapt_task(VolumeTaskConfig(), {}, (64, 64))
+
+
+@pytest.mark.parametrize("shape", [(9, 7, 5), (4, 5, 6), (8, 10, 12)])
+def test_the_best_class_is_that_of_all_classes_resampled_at_once(shape: tuple[int, int, int]) -> None:
+    scores = torch.rand(5, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    scores[3] = scores[1]  # equal: the first counts
+    expected = torch.nn.functional.interpolate(scores[None], size=shape, mode="trilinear")[0].argmax(0)
+    assert torch.equal(_best_classes(scores, shape), expected.to(torch.uint8))

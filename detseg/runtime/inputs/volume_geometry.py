@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray, DoubleArray, FloatArray, IntArray
-from detseg.runtime.media.nifti import VOLUME_SUFFIXES, read_volume
+from detseg.runtime.media.nifti import VOLUME_SUFFIXES, read_volume, read_volume_header, require_memory
 from detseg.runtime.media.nifti_header import MAX_VOXELS, VolumeError
 from detseg.volumes import Shape3, Spacing, Volume, VolumePlacement, spacing_of
 
@@ -60,18 +60,20 @@ class VolumeSpec:
         right, front, top = np.median(spacings, axis=0).round(4).tolist()
         return replace(self, spacing=(right, front, top))
 
-    def read(self, path: Path | str) -> Volume:
-        """The volume in the file ``path``.
+    def read(self, path: Path | str, num_classes: int = 1) -> Volume:
+        """The volume in the file ``path``, of which probabilities for ``num_classes`` will be made.
 
         Raises:
-            VolumeError: it cannot be read, or would become too large when it is placed.
+            VolumeError: it cannot be read, or would become too large when it is placed, or would take more memory on
+                its way to a result than there is for a volume; all but the first is known before it is read.
         """
-        volume = read_volume(path)
+        header = read_volume_header(path)
         try:
-            placement_of(volume.voxels.shape, volume.affine, self)
+            placement = placement_of(header.shape, header.affine, self)
         except VolumeError as error:
             raise VolumeError(f"{path}: {error}") from error
-        return volume
+        require_memory(path, _memory_needed(placement, num_classes), header.shape)
+        return read_volume(path)
 
     def place(self, volume: Volume) -> tuple[FloatArray, VolumePlacement]:
         """``volume`` as the network takes it, ``[1, D, H, W]``, and the way back. See :func:`place_volume`."""
@@ -81,6 +83,18 @@ class VolumeSpec:
     def input_shape(self, volume: Volume) -> Shape3:
         """Depth, height and width of the input for ``volume``. Raises VolumeError: it would become too large."""
         return placement_of(volume.voxels.shape, volume.affine, self).input_shape
+
+
+def _memory_needed(placement: VolumePlacement, num_classes: int) -> int:
+    """The bytes that a volume takes where it takes most on its way, with its float32 voxels kept throughout."""
+    stored, placed = math.prod(placement.original_shape), math.prod(placement.input_shape)
+    doubles, kept = 2 * 8 * stored, 4 * stored
+    placing = kept + doubles + 4 * stored + 2 * 4 * placed
+    # Sums over windows, what they become, the sum over mirror images; how often each voxel was seen, and the input.
+    predicting = kept + 4 * placed * (3 * num_classes + 2)
+    # The probabilities; for each class in turn those on the grid of the file, the best, a flag and the label.
+    choosing = kept + 4 * placed * num_classes + stored * (4 + 4 + 1 + 1)
+    return max(placing, predicting, choosing)
 
 
 def orientation(affine: DoubleArray) -> tuple[Shape3, tuple[bool, bool, bool]]:

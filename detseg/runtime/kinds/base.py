@@ -176,6 +176,11 @@ class Kind(ABC):
     """Whether results are boxes: objects that can be followed through a video, and converted to other programs' boxes;
     then images need no more padding than the stride asks for."""
 
+    def reader(self, spec: Any, num_classes: int) -> Callable[[Path], Any]:
+        """How files are read as ``spec`` wants them, for a network that tells ``num_classes`` apart."""
+        read: Callable[[Path], Any] = spec.read
+        return read
+
     @abstractmethod
     def draw(self, image: Any, result: Any, class_names: Sequence[str], line_width: int | None = None) -> ByteArray:
         """A copy of ``image`` with what was found in it, in lines of ``line_width`` pixels where that has a meaning.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -113,6 +114,10 @@ class Volumes(Kind):
     ``volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: pictures of three planes in ``slices``, of many
     axial slices in ``montages``."""
     default_save = tuple(writers)
+
+    def reader(self, spec: VolumeSpec, num_classes: int) -> Callable[[Path], Volume]:
+        """One that refuses, before it is read, a volume that would need too much memory on its way to labels."""
+        return partial(spec.read, num_classes=num_classes)
 
     def draw(
         self, image: Volume, result: LabelVolume, class_names: Sequence[str], line_width: int | None = None

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import gzip
+import math
 import warnings
 import zlib
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import DoubleArray, IntArray
 from detseg.files import atomic_path
+from detseg.memory import usable_memory
 from detseg.runtime.media.nifti_header import (
     Layout,
     VolumeError,
@@ -30,6 +33,13 @@ _LARGEST_WHOLE_DOUBLE = 2.0**53
 _LABEL_ERROR = 1e-3
 """How far a label may be from a whole number. Interpolated labels have voxels much farther away."""
 _LONGEST_NIFTI_1_SIDE = 2**15 - 1
+MEMORY_SHARE = 0.5
+"""The share of this process's memory that one volume may take, from its file to its result; others are read ahead."""
+_READ_BYTES, _SCALED_BYTES = 5, 20
+"""What reading takes for each voxel beside what the file holds: float32 and a flag, and two arrays of doubles."""
+_LABEL_BYTES = 40
+"""The same for labels: integers of 64 bits, and several such arrays while they are checked and mapped to classes."""
+_MOST_BEHIND_VOXELS = 2**26
 
 
 def is_volume_path(path: Path | str) -> bool:
@@ -66,7 +76,7 @@ def read_volume(path: Path | str, *, quiet: bool = False) -> Volume:
         VolumeError: as :func:`read_volume_header`; also if the data are damaged or a voxel is not finite in float32.
         ValueError: nibabel is not installed.
     """
-    stored, layout = _read(path)
+    stored, layout = _read(path, _read_bytes_each)
     if layout.header.disagreement and not quiet:
         warnings.warn(f"{path}: {layout.header.disagreement}", stacklevel=2)
     with np.errstate(over="ignore"):
@@ -89,7 +99,7 @@ def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
         VolumeError: as :func:`read_volume_header`; also if the data are damaged or a voxel is not a whole number.
         ValueError: nibabel is not installed.
     """
-    stored, layout = _read(path)
+    stored, layout = _read(path, lambda _: _LABEL_BYTES)
     values = _scaled(stored, layout)
     if values.dtype == np.uint64 and values.max() > np.iinfo(np.int64).max:
         raise VolumeError(f"{path}: a label must fit in 64 bits with a sign, got {values.max()}")
@@ -122,17 +132,34 @@ def write_volume(path: Path | str, volume: Volume) -> None:
     _write(Path(path), volume.voxels, volume.affine, intent="none")
 
 
-def _read(path: Path | str) -> tuple[NDArray[Any], Layout]:
-    """The voxels as they are stored ``[X, Y, Z]``, and the layout that says what they mean."""
+def require_memory(path: Path | str, num_bytes: float, shape: tuple[int, ...]) -> None:
+    """Raise VolumeError where the volume ``path`` of this ``shape`` would take ``num_bytes`` from its file to its
+    result, which is more than ``MEMORY_SHARE`` of what there is."""
+    allowed = MEMORY_SHARE * usable_memory()
+    if num_bytes > allowed:
+        raise VolumeError(
+            f"{path}: its {'x'.join(map(str, shape))} voxels would take some {num_bytes / 1e9:.1f} GB of memory, one "
+            f"volume may take {allowed / 1e9:.1f} GB here; cut it into parts or resample it, if its header does not lie"
+        )
+
+
+def _read_bytes_each(layout: Layout) -> int:
+    return _SCALED_BYTES if layout.is_scaled else _READ_BYTES
+
+
+def _read(path: Path | str, bytes_each: Callable[[Layout], int]) -> tuple[NDArray[Any], Layout]:
+    """The voxels as they are stored ``[X, Y, Z]``, and the layout that says what they mean. ``bytes_each``: what will
+    be made of each voxel."""
     with open_nifti(path) as stream:
         layout = read_layout(stream, path)
+        num_voxels = math.prod(layout.header.shape)
+        require_memory(path, layout.num_bytes + bytes_each(layout) * num_voxels, layout.header.shape)
         try:
             stream.seek(layout.offset)
         except (EOFError, zlib.error, OSError) as error:
             raise VolumeError(f"{path}: damaged or truncated before its voxels: {error}") from error
         data = read_bytes(stream, layout.num_bytes, path)
-        # At the end of the stream gzip compares its checksum.
-        read_bytes(stream, 1, path)
+        _read_to_end(stream, path)
     if len(data) < layout.num_bytes:
         shape = "x".join(map(str, layout.header.shape))
         raise VolumeError(
@@ -142,8 +169,17 @@ def _read(path: Path | str) -> tuple[NDArray[Any], Layout]:
     return np.frombuffer(data, layout.dtype).reshape(layout.header.shape, order="F"), layout
 
 
+def _read_to_end(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> None:
+    """Read what is behind the voxels: at the end of the stream gzip compares checksum and length."""
+    behind = 0
+    while num_bytes := len(read_bytes(stream, 2**20, path)):
+        behind += num_bytes
+        if behind > _MOST_BEHIND_VOXELS:
+            raise VolumeError(f"{path}: there are more than {_MOST_BEHIND_VOXELS:,} bytes behind its voxels")
+
+
 def _scaled(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:
-    if layout.slope == 1.0 and layout.intercept == 0.0:
+    if not layout.is_scaled:
         return stored
     scaled: NDArray[Any] = stored * np.float64(layout.slope) + np.float64(layout.intercept)
     return scaled

@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from detseg.arrays import DoubleArray
+from detseg.files import open_regular
 from detseg.runtime.media.images import ImageError
 from detseg.volumes import Shape3, Spacing, spacing_of
 
@@ -60,6 +61,11 @@ class Layout:
     intercept: float
 
     @property
+    def is_scaled(self) -> bool:
+        """Whether what is stored becomes other values."""
+        return self.slope != 1.0 or self.intercept != 0.0
+
+    @property
     def num_bytes(self) -> int:
         """What the voxels take."""
         return math.prod(self.header.shape) * self.dtype.itemsize
@@ -77,9 +83,9 @@ def require_nibabel() -> Any:
 def open_nifti(path: Path | str) -> BinaryIO | gzip.GzipFile:
     """The file's bytes, uncompressed where its content begins as gzip does. Raises VolumeError: it cannot be read."""
     try:
-        with Path(path).open("rb") as file:
+        with open_regular(path) as file:
             is_compressed = file.read(2) == b"\x1f\x8b"
-        return gzip.open(path, "rb") if is_compressed else Path(path).open("rb")
+        return gzip.open(path, "rb") if is_compressed else open_regular(path)
     except OSError as error:
         raise VolumeError(f"{path}: cannot be read: {error.strerror}") from error
 
@@ -90,6 +96,8 @@ def read_bytes(stream: BinaryIO | gzip.GzipFile, count: int, path: Path | str) -
     try:
         while len(data) < count and (chunk := stream.read(min(_CHUNK_BYTES, count - len(data)))):
             data += chunk
+    except MemoryError as error:
+        raise VolumeError(f"{path}: not enough memory for more than the first {len(data)} bytes") from error
     except (EOFError, zlib.error, OSError) as error:
         raise VolumeError(f"{path}: damaged or truncated after {len(data)} bytes: {error}") from error
     return data

@@ -15,8 +15,9 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
+
+from detseg.memory import usable_memory
 
 MAX_SECONDS = 600.0
 """How long one batch may be in the network."""
@@ -28,24 +29,10 @@ UNFOLDED = ("ConstantFolding",)
 SILENT = 4
 """ONNX Runtime's level of what it writes on standard error by itself: its errors are raised, which is enough."""
 
-_MEMORY_OF_GROUP = Path("/sys/fs/cgroup/memory.max")
-_MEMORY_IF_UNKNOWN = 16 * 2**30
 _SECONDS_BETWEEN_LOOKS = 0.5
 
 _arena_lock = threading.Lock()
 _has_arena = False
-
-
-def usable_memory(group_limit: Path = _MEMORY_OF_GROUP) -> int:
-    """The bytes of memory that this process may use: those of the machine, and no more than a container is granted."""
-    machine = _MEMORY_IF_UNKNOWN
-    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
-        machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    try:
-        granted = group_limit.read_text(encoding="ascii").strip()
-    except OSError:  # outside Linux, and in some containers
-        return machine
-    return min(machine, int(granted)) if granted.isdigit() else machine
 
 
 def limit_memory(onnxruntime: Any, options: Any) -> None:

@@ -20,6 +20,7 @@ from detseg.runtime.inputs.volume_geometry import (
     to_file_axes,
     to_input_axes,
 )
+from detseg.runtime.media import nifti
 from detseg.runtime.media.nifti import read_label_values, write_volume
 from detseg.runtime.media.nifti_header import VolumeError
 from detseg.structures import VOID
@@ -234,3 +235,20 @@ def test_real_labels_survive_another_spacing_and_back(detseg_data: Path) -> None
     for label in (1, 2):
         milliliters = np.count_nonzero(finer == label) * np.prod(placement.input_spacing)
         assert milliliters == pytest.approx(np.count_nonzero(labels == label), rel=0.03)
+
+
+@pytest.mark.parametrize(("spacing", "num_classes"), [(None, 1), (None, 20), ((0.5, 0.5, 0.5), 3)])
+def test_the_memory_of_the_whole_road_is_estimated_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spacing: Any, num_classes: int
+) -> None:
+    """A compressed file of nothing but zeros takes a thousand times as much as it is long, and its result more."""
+    path = tmp_path / "a.nii.gz"
+    write_volume(path, Volume(np.zeros((100, 100, 100), np.float32), np.eye(4)))
+    spec = VolumeSpec(spacing=spacing)
+    placed = 1_000_000 if spacing is None else 8_000_000
+    needed = max(4 * placed * (3 * num_classes + 2) + 4_000_000, 24_000_000 + 8 * placed)
+    monkeypatch.setattr(nifti, "usable_memory", lambda: 2 * needed)
+    assert spec.read(path, num_classes).voxels.shape == (100, 100, 100)
+    monkeypatch.setattr(nifti, "usable_memory", lambda: 2 * needed - 2)
+    with pytest.raises(VolumeError, match=r"a\.nii\.gz: its 100x100x100 voxels would take some .* GB of memory"):
+        spec.read(path, num_classes)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 import tracemalloc
 import warnings
@@ -11,6 +12,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from detseg.runtime.media import nifti
 from detseg.runtime.media.nifti import (
     is_volume_path,
     read_label_values,
@@ -387,3 +389,45 @@ def test_two_orientations_that_disagree(tmp_path: Path, shift: float, disagrees:
     image.set_qform(moved, code=0)
     nibabel.save(image, path)
     assert read_volume_header(path).disagreement == ""
+
+
+def test_a_stream_is_read_to_its_end(tmp_path: Path) -> None:
+    """Its checksum and its length stand behind what other programs wrote after the voxels, too."""
+    plain = save(tmp_path / "a.nii", counting()).read_bytes() + b"more" * 1000
+    packed = bytearray(gzip.compress(plain))
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(packed)
+    assert np.array_equal(read_volume(path).voxels, counting())
+    for position in (-8, -5, -4, -1):
+        damaged = packed.copy()
+        damaged[position] ^= 1
+        path.write_bytes(damaged)
+        for read in (read_volume, read_label_values):
+            with pytest.raises(VolumeError, match=r"a\.nii\.gz: damaged or truncated after \d+ bytes"):
+                read(path)
+
+
+def test_what_is_behind_the_voxels_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = save(tmp_path / "a.nii", counting()).read_bytes()
+    path = tmp_path / "a.nii.gz"
+    path.write_bytes(gzip.compress(plain + bytes(3_000_000)))
+    monkeypatch.setattr(nifti, "_MOST_BEHIND_VOXELS", 2_000_000)
+    with pytest.raises(VolumeError, match="more than 2,000,000 bytes behind its voxels"):
+        read_volume(path)
+
+
+def test_memory_is_estimated_before_voxels_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.nii.gz", np.zeros((100, 100, 100), np.uint8))
+    for read, needed in ((read_volume, 6_000_000), (read_label_values, 41_000_000)):
+        monkeypatch.setattr(nifti, "usable_memory", lambda needed=needed: 2 * needed)
+        read(path)
+        monkeypatch.setattr(nifti, "usable_memory", lambda needed=needed: 2 * needed - 2)
+        with pytest.raises(VolumeError, match=r"a\.nii\.gz: its 100x100x100 voxels would take some 0\.0 GB of memory"):
+            read(path)
+    assert read_volume_header(path).shape == (100, 100, 100)
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.nii")
+    with pytest.raises(VolumeError, match=r"a\.nii: cannot be read: not a regular file"):
+        read_volume(tmp_path / "a.nii")
