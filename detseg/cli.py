@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from detseg.cli_arguments import make_parser
+from detseg.cli_output import printable_output, shortened
 from detseg.habits import advice
 
 EXIT_USER_ERROR = 2
@@ -18,6 +19,11 @@ _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one line on standard error, never a traceback."""
+    with printable_output():
+        return _run(arguments)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = make_parser()
     options, rest = parser.parse_known_args(arguments)
     # argparse ends a list of words at the first option; the words of `train` may stand on either side of it.
@@ -33,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.traceback:
             raise
         reason = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
-        print(f"detseg {options.verb}: {reason}", file=sys.stderr)
+        print(f"detseg {options.verb}: {shortened(reason)}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 
@@ -51,7 +57,7 @@ def _show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    print(f"detseg: warning: {message}", file=file or sys.stderr)
+    print(f"detseg: warning: {shortened(message)}", file=file or sys.stderr)
 
 
 def _postprocess_settings(options: argparse.Namespace) -> dict[str, Any]:

@@ -141,6 +141,8 @@ def _build(hint: Any, layers: list[Layer], path: str, default: Any = None) -> An
 
 def _build_scalar(hint: Any, top: Layer, path: str) -> Any:
     value = top.value
+    if type(value) is int and abs(value) >= 2**63:
+        fail(top, path, f"a whole number must fit into 64 bits, got {show(value)}")
     if hint is float and type(value) in (int, float) and not math.isnan(value):
         return float(value)
     if hint is Path and isinstance(value, str) and value:

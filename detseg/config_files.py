@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
 
+from detseg.files import read_text
+
 COMMAND_LINE = "command line"
+MAX_YAML_CHARACTERS = 2**22
+"""Longer text is refused before it is parsed, which takes a minute for so much."""
 
 
 class ConfigError(ValueError):
@@ -25,28 +29,50 @@ class ConfigError(ValueError):
         self.reason = reason or message
 
 
+_MERGE, _TEXT = "tag:yaml.org,2002:merge", "tag:yaml.org,2002:str"
+
+
+def _refuse(reason: str, node: Any) -> NoReturn:
+    raise yaml.constructor.ConstructorError(None, None, reason, node.start_mark)
+
+
 class _Loader(yaml.SafeLoader):
-    """Safe YAML without duplicate keys and aliases (an alias can expand without limit; use ``base:``)."""
+    """Safe YAML without duplicate keys, aliases and merges (an alias can expand without limit; use ``base:``), and
+    without tags, which can ask for any type, where its constructor may fail in any way."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for position, key in enumerate(keys):
-            if key in keys[:position]:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", node.value[position][0].start_mark
-                )
+        seen: set[Any] = set()
+        for key_node, _ in getattr(node, "value", ()):
+            if key_node.tag == _MERGE:
+                _refuse("merges (<<: ...) are not supported; use `base:`", key_node)
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, Hashable):
+                _refuse(f"a key must be text or a number, got {show(key)}", key_node)
+            if key in seen:
+                _refuse(f"the key {shorten(repr(key))} is given twice", key_node)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
+    def construct_yaml_int(self, node: Any) -> int:
+        value: int = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:
+            _refuse("a whole number must fit into 64 bits", node)
+        return value
+
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            mark = parent.start_mark if parent is not None else None
-            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not supported; use `base:`", mark)
+        event: Any = super().peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.events.AliasEvent):
+            _refuse("aliases (*name) are not supported; use `base:`", event)
+        if getattr(event, "tag", None) not in (None, _TEXT):
+            _refuse("tags (!name) are not supported", event)
         return super().compose_node(parent, index)
 
 
 class _Dumper(yaml.SafeDumper):
     """Writes what ``_Loader`` reads back as the same value."""
 
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 # YAML 1.1 takes 1e-3 for a string because it has no dot; everyone who writes it means the number.
 _EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
@@ -68,14 +94,20 @@ class Layer:
 
 
 def parse_yaml(text: str, source: str) -> Any:
+    """The plain data in ``text``. Raises ConfigError: it is no YAML, has more than ``MAX_YAML_CHARACTERS``, or what
+    configurations have no use for."""
+    if len(text) > MAX_YAML_CHARACTERS:
+        raise ConfigError(
+            f"{source}: {len(text):,} characters, allowed are {MAX_YAML_CHARACTERS:,}; split it into files"
+        )
     try:
         loader = _Loader(text)
         loader.name = source  # what the marks in its messages say
         return loader.get_single_data()
     except RecursionError as error:
         raise ConfigError(f"{source}: nested too deeply") from error
-    except (yaml.YAMLError, ValueError) as error:
-        raise ConfigError(f"{source}: not valid YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise ConfigError(f"{source}: not valid YAML: {shorten(' '.join(str(error).split()), 400)}") from error
 
 
 def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
@@ -85,7 +117,7 @@ def read_layers(path: Path, seen: tuple[Path, ...] = ()) -> list[Layer]:
         chain = " -> ".join(str(item) for item in (*seen, location))
         raise ConfigError(f"{seen[-1]}: base: the files name each other in a circle: {chain}")
     try:
-        data = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+        data = parse_yaml(read_text(path), str(path))
     except OSError as error:
         named_by = f" (named as base by {seen[-1]})" if seen else ""
         raise ConfigError(f"{path}: cannot read the configuration{named_by}: {error.strerror}") from error
@@ -110,7 +142,7 @@ def override_layers(overrides: Sequence[str]) -> list[Layer]:
         key, equals, text = override.partition("=")
         parts = tuple(key.strip().split("."))
         if not equals or not all(parts):
-            raise ConfigError(f"{COMMAND_LINE}: expected key.sub=value, got {override!r}")
+            raise ConfigError(f"{COMMAND_LINE}: expected key.sub=value, got {shorten(repr(override))}")
         if parts in values:
             raise ConfigError(f"{COMMAND_LINE}: {key} is given twice")
         values[parts] = parse_yaml(text, f"{COMMAND_LINE}: {key}")

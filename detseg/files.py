@@ -17,7 +17,7 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 PARTIAL_PREFIX = ".partial-"
 
@@ -55,7 +55,7 @@ _NO_WAITING = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
 """A pipe that nobody writes to would be waited for when it is opened, without end."""
 
 
-def open_regular(path: Path | str) -> BinaryIO:
+def open_regular(path: Path | str) -> io.BufferedReader:
     """The file ``path``, opened to read its bytes; links are followed.
 
     Raises:
@@ -81,14 +81,14 @@ def read_bytes(path: Path | str) -> bytes:
         return file.read()
 
 
-def read_text(path: Path | str, encoding: str = "utf-8") -> str:
-    """The text in the regular file ``path``, with line ends as ``\\n``.
+def read_text(path: Path | str, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """The text in the regular file ``path``, with line ends as ``\\n``; ``errors`` as of ``open``.
 
     Raises:
         OSError: as :func:`open_regular`.
         UnicodeDecodeError: the file is not in this ``encoding``.
     """
-    with io.TextIOWrapper(open_regular(path), encoding=encoding) as file:
+    with io.TextIOWrapper(open_regular(path), encoding=encoding, errors=errors) as file:
         return file.read()
 
 
@@ -129,9 +129,10 @@ def put_in_place(written: Path, path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
+    """Write ``text`` to ``path`` as UTF-8, whole or not at all; bytes that are no text, as file names may have them,
+    are written out as in JSON: ``\\udce4``."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def fitting_name(stem: str, suffix: str) -> str:

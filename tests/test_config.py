@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import sys
+import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from detseg.config import ConfigError, InputPath, choice, from_dict, load_config, save_config, to_dict
+from detseg.config_files import parse_yaml
 from detseg.files import SaveError
 
 
@@ -202,6 +204,17 @@ def test_errors_name_file_path_and_remedy(tmp_path: Path, text: str, key: str, w
         ("title: 2020-13-45\n", "not valid YAML"),
         ("title: &a x\nout: *a\n", "aliases"),
         ("pipeline: &a [*a]\n", "aliases"),
+        ("title: {<<: {a: 1}}\n", "merges"),
+        ("<<: [{a: 1}, {b: 2}]\n", "merges"),
+        ("title: !!timestamp x\n", "tags (!name) are not supported"),
+        ("title: !!bool x\n", "tags"),
+        ("!!map [a]\n", "tags"),
+        ("? [a, b]\n: 1\n", "a key must be text or a number"),
+        ("? {a: 1}\n: 1\n", "a key must be text or a number"),
+        (f"title: 0x{'f' * 10_000}\n", "a whole number must fit into 64 bits"),
+        (f"title: {'9' * 1000}\n", "a whole number must fit into 64 bits"),
+        (f"? {'x' * 900}\n: 1\n? {'x' * 900}\n: 1\n", "xxx... is given twice"),
+        ("title: x" + "y" * 2**22, "characters, allowed are 4,194,304"),
         ("title: \x01\n", "not valid YAML"),
         ("[" * 5000, "nested too deeply"),
         ("base: 3\n", "base: expected the path of one YAML file"),
@@ -515,3 +528,35 @@ def test_old_names_do_not_hide_mistakes(tmp_path: Path, text: str, overrides: li
     with pytest.raises(ConfigError) as caught:
         load_config(Outer, tmp_path / "run.yaml", overrides)
     assert message in str(caught.value)
+
+
+def test_text_may_be_marked_as_such(tmp_path: Path) -> None:
+    assert parse_yaml("title: !!str 12", "here") == {"title": "12"}
+
+
+def test_many_keys_take_no_more_time_each() -> None:
+    """A search among all keys before would make 20,000 of them take minutes."""
+    text = "".join(f"k{number}: 1\n" for number in range(20_000))
+    began = time.process_time()
+    assert len(parse_yaml(text, "here")) == 20_000
+    assert time.process_time() - began < 20
+
+
+def test_a_base_that_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for base in ("pipe.yaml", "/dev/zero"):
+        with pytest.raises(ConfigError, match=r"cannot read the configuration \(named as base by .*not a regular file"):
+            load(tmp_path, f"base: {base}\n")
+
+
+@pytest.mark.parametrize("number", [10**400, -(2**63), 2**64])
+def test_numbers_from_headers_have_64_bits(number: int) -> None:
+    for key in ("whole", "real"):
+        with pytest.raises(ConfigError, match="a whole number must fit into 64 bits"):
+            from_dict(Numbers, {key: number}, "here")
+
+
+@dataclass(frozen=True)
+class Numbers:
+    whole: int = 0
+    real: float = 0.0

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import stat
@@ -268,6 +269,12 @@ def test_nothing_is_written_where_something_is_read(
         return require_apart(tmp_path / folder, sources)
     with pytest.raises(ValueError, match=r"where the source .* lies; name another output folder"):
         require_apart(tmp_path / folder, sources)
+
+
+def test_bytes_that_are_no_text_are_written_as_json_has_them(tmp_path: Path) -> None:
+    names = ["bild_\udce4.jpg", "größe", "\ud800"]
+    write_text(tmp_path / "a.json", json.dumps(names, ensure_ascii=False))
+    assert json.loads(read_text(tmp_path / "a.json")) == names
 
 
 @pytest.mark.parametrize("name", ["n" * 251 + ".txt", "n" * 255, "a." + "s" * 253, "\udce4" * 251 + ".txt"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from detseg.conversion.coco_names import COCO_CATEGORIES, COCO_NAMES
@@ -28,7 +29,7 @@ def choose_names(given: Sequence[str] | None, found: Sequence[str] | None, num_c
             f"{origin} {len(names)} class names ({', '.join(names)}), the network tells {num_classes} classes apart; "
             f"give one name for each: --names NAME,NAME,..."
         )
-    wrong = sorted({name for name in names if not name.strip() or list(names).count(name) > 1})
+    wrong = sorted(name for name, count in Counter(names).items() if not name.strip() or count > 1)
     if wrong:
         raise ConversionError(
             f"{origin} a class name twice, or an empty one: {', '.join(map(repr, wrong))}; give a name of its own to "

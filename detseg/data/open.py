@@ -16,6 +16,7 @@ from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.format import DatasetFormat
 from detseg.data.parsing import show
 from detseg.data.source import DatasetError, Source, find_existing, relative_candidates
+from detseg.files import read_text
 from detseg.structures import Truth
 
 MAX_YAML_BYTES = 2**24
@@ -157,7 +158,7 @@ def _read_yaml(path: Path) -> Source:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise DatasetError(f"{path}: more than {MAX_YAML_BYTES:,} bytes, no description of a data set")
-        settings: Any = parse_yaml(path.read_text(encoding="utf-8-sig"), str(path))
+        settings: Any = parse_yaml(read_text(path, "utf-8-sig"), str(path))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     except (UnicodeDecodeError, RecursionError) as error:

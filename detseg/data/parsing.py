@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeGuard
 
+from detseg.config_files import shorten
+
 MAX_COORDINATE = 1e8
 """Beyond this pycocotools crashes on polygons, and no image is so large."""
 
@@ -61,8 +63,7 @@ def four_numbers(values: object) -> FourNumbers | None:
 
 def show(value: object) -> str:
     """A value as it was received, shortened for a message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+    return shorten(repr(value))
 
 
 def show_key(record: Mapping[str, Any], key: str) -> str:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from detseg.config_files import shorten
+from detseg.data.parsing import enumerate_some, show
+from detseg.files import read_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 
 
@@ -76,15 +80,16 @@ def leaves_root(name: str) -> bool:
 def check_class_names(names: Any, where: str) -> tuple[str, ...]:
     """``names`` as a tuple, if it is a non-empty list of different non-empty texts. Raises DatasetError otherwise."""
     if not isinstance(names, (list, tuple)) or not names:
-        raise DatasetError(f"{where}: expected a list of class names, got {names!r}")
+        raise DatasetError(f"{where}: expected a list of class names, got {show(names)}")
     for name in names:
         if not isinstance(name, str) or not name.strip():
-            raise DatasetError(f"{where}: every class name must be text, got {name!r}; put it in quotes")
+            raise DatasetError(f"{where}: every class name must be text, got {show(name)}; put it in quotes")
         if not is_text(name):
-            raise DatasetError(f"{where}: class names must be text that can be written as UTF-8, got {name!r}")
-    repeated = sorted({name for name in names if names.count(name) > 1})
+            raise DatasetError(f"{where}: class names must be text that can be written as UTF-8, got {show(name)}")
+    repeated = sorted(name for name, count in Counter(names).items() if count > 1)
     if repeated:
-        raise DatasetError(f"{where}: class names must differ, but there are several of {', '.join(repeated)}")
+        several = enumerate_some(map(shorten, repeated))
+        raise DatasetError(f"{where}: class names must differ, but there are several of {several}")
     return tuple(names)
 
 
@@ -104,10 +109,11 @@ def read_class_file(path: Path) -> tuple[str, ...]:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file that are not empty, without space around them. Raises DatasetError: unreadable."""
+    """The lines of a text file that are not empty, without space around them; bytes that are no UTF-8, as the names of
+    files may have them, as Python escapes them. Raises DatasetError: unreadable."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, "utf-8-sig", "surrogateescape")
+    except OSError as error:
         raise DatasetError(f"{path}: cannot be read as text: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 

@@ -18,6 +18,7 @@ from detseg.data.mask_records import MaskRecords
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import Source
 from detseg.data.volume_records import VolumeRecords
+from detseg.files import PARTIAL_PREFIX
 
 YAML_NAME = "data.yaml"
 
@@ -49,7 +50,7 @@ def write_split_folder(folder: Path, contents: Contents, settings: Mapping[str, 
     """
     contents = {**contents, YAML_NAME: yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=PARTIAL_PREFIX))
     try:
         # Folders made for a temporary purpose are closed to others; this one is to stay.
         temporary.chmod(0o777 & ~_umask())

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from detseg.files import read_bytes
 from detseg.foreign.archive import is_archive, read_archive
 from detseg.foreign.legacy import read_legacy
 from detseg.foreign.limits import DEFAULT_LIMITS, ForeignFileError, Limits, RefusedError
@@ -50,6 +51,6 @@ def _read_bytes(path: Path, limits: Limits) -> bytes:
             raise RefusedError("there is no such file")
         if path.stat().st_size > limits.max_file_bytes:
             raise RefusedError(f"larger than {limits.max_file_bytes:,} bytes, the limit; save the weights alone")
-        return path.read_bytes()
+        return read_bytes(path)
     except OSError as error:
         raise RefusedError(f"cannot be read: {error.strerror}") from error

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detseg.data.open import find_source
-from detseg.data.source import DatasetError, check_class_names, exists, images_in, is_text
+from detseg.data.source import DatasetError, check_class_names, exists, images_in, is_text, read_class_file, read_lines
 
 
 def test_images_in_folders_and_links(tmp_path: Path) -> None:
@@ -82,3 +82,20 @@ def test_aliases_in_a_yaml_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(DatasetError, match=r"data\.yaml: not valid YAML: aliases") as caught:
         find_source(write(tmp_path / "data.yaml", text))
     assert len(str(caught.value)) < 1000
+
+
+def test_messages_about_class_names_are_short(tmp_path: Path) -> None:
+    for names in ("x" * 10_000, ["x" * 10_000] * 2, [list(range(10_000))], [f"c{n // 2}" for n in range(10_000)]):
+        with pytest.raises(DatasetError) as caught:
+            check_class_names(names, "here")
+        assert len(str(caught.value)) < 500
+
+
+def test_lists_may_name_files_in_bytes_but_classes_are_text(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_bytes(b"bild_\xe4.jpg\n\n  b.jpg\n")
+    assert read_lines(tmp_path / "list.txt") == ["bild_\udce4.jpg", "b.jpg"]
+    with pytest.raises(DatasetError, match="class names must be text that can be written as UTF-8"):
+        read_class_file(tmp_path / "list.txt")
+    os.mkfifo(tmp_path / "pipe.txt")
+    with pytest.raises(DatasetError, match=r"pipe\.txt: cannot be read as text: .*not a regular file"):
+        read_lines(tmp_path / "pipe.txt")

@@ -22,6 +22,7 @@ from detseg.runtime.media.images import write_image
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.volume import VolumeTaskConfig
+from tests.engine.conftest import TINY
 
 
 def detseg(*words: object) -> int:
@@ -189,3 +190,29 @@ def test_exports_and_checks_replace_only_their_like(
         assert detseg("export", detector / "m.safetensors", "-o", "new.onnx") == 0
     assert detseg("export", detector / "m.safetensors", "-o", "mine.onnx", "--overwrite") == 0
     assert detseg("check", data, "--json", "mine.json", "--overwrite") == 0
+
+
+def test_names_of_files_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are bytes: whatever is written about them, training and evaluation end, and the names can be read again."""
+    images, labels = tmp_path / "set/images", tmp_path / "set/labels"
+    images.mkdir(parents=True)
+    labels.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        name = f"bild_\udce4{number}"
+        picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        write_image(tmp_path / "plain.png", picture)
+        (tmp_path / "plain.png").rename(images / f"{name}.png")
+        (labels / f"{name}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
+    (tmp_path / "data.yaml").write_text("{path: set, train: images, val: images, names: [a]}")
+    (tmp_path / "run.yaml").write_text(TINY.replace("shapes.yaml", "data.yaml").replace("epochs: 2", "epochs: 1"))
+    run = tmp_path / "run"
+    assert detseg("train", tmp_path / "run.yaml", "-o", run, "augment.close_mosaic_epochs=0") == 0
+    options = ["--data", tmp_path / "data.yaml", "--workers", 0, "--device", "cpu", "-o", tmp_path / "judged"]
+    assert detseg("eval", run / "best.safetensors", *options) == 0
+    assert detseg("check", tmp_path / "data.yaml", "--json", tmp_path / "check.json") == 2  # one set in two splits
+    files = {finding["file"] for finding in json.loads((tmp_path / "check.json").read_text())["findings"]}
+    assert files == {f"images/bild_\udce4{number}.png" for number in range(4)}
+    said = capsys.readouterr()
+    assert "bild_\\xe40.png" in said.out
+    assert "Traceback" not in said.err

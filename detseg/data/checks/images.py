@@ -12,6 +12,7 @@ from pathlib import Path
 
 from detseg.data.findings import Finding
 from detseg.data.source import images_in
+from detseg.files import open_regular
 from detseg.runtime.media.image_header import read_header
 from detseg.runtime.media.images import ImageError, image_size, read_image
 
@@ -50,7 +51,7 @@ def inspect_image(path: Path, decode: bool) -> ImageState:
         return ImageState(None, problem=f"cannot be read: {error.strerror}")
     try:
         size = read_image(path).shape[:2] if decode else image_size(path)
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             header = read_header(stream)
     except ImageError as error:
         return ImageState(None, digest=digest, problem=str(error).removeprefix(f"{path}: "))
@@ -60,7 +61,7 @@ def inspect_image(path: Path, decode: bool) -> ImageState:
 
 def content_digest(path: Path) -> str:
     """The SHA-256 of a file. Raises OSError."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -17,7 +17,7 @@ from PIL.ImageFile import ImageFile
 
 from detseg.arrays import ByteArray
 from detseg.data.source import DatasetError
-from detseg.files import read_bytes
+from detseg.files import open_regular, read_bytes
 from detseg.runtime.media.decode_budget import decoding
 from detseg.runtime.media.image_header import read_header
 from detseg.runtime.media.images import ImageError, image_size, require_complete
@@ -106,7 +106,7 @@ def describe_missing(path: Path | str, image: Path | str) -> str:
 def mask_size(path: Path | str) -> tuple[int, int]:
     """``(height, width)`` of a mask as stored, read from the header alone. Raises ImageError as ``read_index_mask``."""
     height, width = image_size(path)
-    with Path(path).open("rb") as stream:
+    with open_regular(path) as stream:
         header = read_header(stream)
     assert header is not None, "image_size has read it"
     return (height, width) if header.orientation < 5 else (width, height)

@@ -12,6 +12,7 @@ from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.label_mapping import LabelMapping
 from detseg.data.datasets.packed import PackedBuilder, PackedStrings
 from detseg.data.source import DatasetError
+from detseg.files import open_regular
 from detseg.runtime.media.image_header import read_header
 from detseg.runtime.media.images import ImageError, image_size
 from detseg.structures import VOID
@@ -115,7 +116,7 @@ def require_same_size(
         "a mask has one value for every pixel of its image"
     )
     if mask_size == size[::-1]:
-        with Path(image_path).open("rb") as stream:
+        with open_regular(image_path) as stream:
             header = read_header(stream)
         if header is not None and header.orientation >= 5:
             message += (

@@ -16,6 +16,7 @@ from detseg.data.datasets.mask_file import read_instance_mask
 from detseg.data.datasets.masks import require_same_size
 from detseg.data.formats.cityscapes_labels import LABELS, THINGS
 from detseg.data.source import DatasetError
+from detseg.files import read_bytes
 
 MAX_JSON_BYTES = 64 * 2**20
 
@@ -145,7 +146,7 @@ def _read_json(path: Path, image: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_JSON_BYTES:
             raise DatasetError(f"{path}: is larger than {MAX_JSON_BYTES:,} bytes")
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bytes(path))
     except OSError as error:
         raise DatasetError(f"{path}: the polygons of {image} cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

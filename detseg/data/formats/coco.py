@@ -14,6 +14,7 @@ from detseg.data.parsing import as_integer, enumerate_some, is_coordinate, show,
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DatasetError, Source, check_class_names, exists, find_existing, is_text, leaves_root
 from detseg.data.writing import Contents, NewSplits
+from detseg.files import read_bytes
 from detseg.structures import Truth
 
 MAX_JSON_BYTES = 8 * 2**30
@@ -136,7 +137,7 @@ class SplitFile:
             if num_bytes > MAX_JSON_BYTES:
                 self.reject("D100", f"{num_bytes:,} bytes, allowed are {MAX_JSON_BYTES:,}; split the file")
                 return None
-            document = json.loads(self.path.read_bytes())
+            document = json.loads(read_bytes(self.path))
         except OSError as error:
             self.reject("D100", f"cannot be read: {error.strerror}")
         except json.JSONDecodeError as error:
@@ -323,7 +324,7 @@ def _put_together(old: Sequence[BoxRecords], new: NewSplits, common: Path) -> di
 
     Ids are kept where no two files share one, else all are new: many programs count from 0 in every file.
     """
-    files = [(records, json.loads(records.sources[0].read_bytes())) for records in old]
+    files = [(records, json.loads(read_bytes(records.sources[0]))) for records in old]
     first = files[0][1]
     for records, document in files:
         if document["categories"] != first["categories"]:

@@ -12,6 +12,7 @@ import numpy as np
 from detseg.data.datasets.volumes import MAX_CLASSES, MAX_VALUE
 from detseg.data.parsing import as_integer
 from detseg.data.source import DatasetError, Source, check_class_names
+from detseg.files import read_text
 from detseg.runtime.media.nifti import read_label_values
 
 DESCRIPTION_NAME = "dataset.json"
@@ -33,7 +34,7 @@ def read_description(root: Path) -> Mapping[str, Any]:
     if path.stat().st_size > MAX_DESCRIPTION_BYTES:
         raise DatasetError(f"{path}: more than {MAX_DESCRIPTION_BYTES:,} bytes, no description of a data set")
     try:
-        description: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        description: Any = json.loads(read_text(path, "utf-8-sig"))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:

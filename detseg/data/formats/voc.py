@@ -27,6 +27,7 @@ from detseg.data.source import (
     read_lines,
 )
 from detseg.data.writing import Contents, NewSplits, lists
+from detseg.files import read_bytes
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import Truth
 
@@ -156,7 +157,7 @@ class _Annotation:
             if path.stat().st_size > MAX_XML_BYTES:
                 self.problem = f"is larger than {MAX_XML_BYTES:,} bytes"
                 return
-            tree = ET.fromstring(_decoded(path.read_bytes()), ET.XMLParser(target=_SafeBuilder()))
+            tree = ET.fromstring(_decoded(read_bytes(path)), ET.XMLParser(target=_SafeBuilder()))
         except OSError as error:
             self.problem = f"cannot be read: {error.strerror}"
         except ET.ParseError as error:

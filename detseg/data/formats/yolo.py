@@ -28,6 +28,7 @@ from detseg.data.source import (
     relative_candidates,
 )
 from detseg.data.writing import Contents, NewSplits, lists
+from detseg.files import read_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import Truth
 
@@ -209,7 +210,7 @@ def _add_image(records: BoxRecords, path: Path, num_key_values: int) -> bool:
         source = beside
     image = records.add_image(path, source)
     try:
-        text = source.read_text(encoding="utf-8-sig")
+        text = read_text(source, "utf-8-sig")
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from detseg.files import open_regular
 from detseg.runtime.media.image_header import foreign_format
 
 VIDEO_SUFFIXES = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm")
@@ -37,7 +38,7 @@ def read_container(path: Path | str) -> Container | None:
     Raises:
         OSError: the file cannot be read.
     """
-    with Path(path).open("rb") as stream:
+    with open_regular(path) as stream:
         size = os.fstat(stream.fileno()).st_size
         start = stream.read(3 * _PACKET)
         if start[:4] == b"RIFF" and start[8:12] == b"AVI ":

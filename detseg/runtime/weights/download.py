@@ -9,6 +9,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ from detseg.runtime.weights.released import (
     read_table,
     weights_folder,
 )
+from detseg.runtime.weights.steady import TooSlowError, steadily
 
 EXIT_STOPPED = 130
 """As shells have it for what Ctrl-C ends."""
@@ -116,26 +118,38 @@ def download(release: Release, folder: Path, base_url: str) -> Path:
     not read to its end. Only HTTPS is spoken, except with this machine itself, and redirects keep to that.
 
     Raises:
-        DownloadError: the address is not allowed or does not answer, or what comes is not the released file.
+        DownloadError: the address is not allowed or does not answer, or sends very slowly (see
+            :mod:`detseg.runtime.weights.steady`), or what comes is not the released file.
         detseg.files.SaveError: the file could not be written, as where the disk is full.
     """
     if folder.exists() and not folder.is_dir():
         raise DownloadError(f"weights go to a folder, and {folder} is a file")
     url = f"{base_url.rstrip('/')}/{urllib.parse.quote(release.file)}"
     path = folder / release.file
-    with _open(url, release, path) as response:
-        digest = hashlib.sha256()
-        with atomic_path(path) as temporary, temporary.open("wb") as file, _progress_bar(release) as bar:
-            for chunk in _chunks(response, release, url):
-                digest.update(chunk)
-                file.write(chunk)
-                bar.update(len(chunk))
-            if digest.hexdigest() != release.sha256:
-                raise DownloadError(
-                    f"{url} is not the released file: its sha256 is {digest.hexdigest()}, not {release.sha256}; "
-                    "it was not kept"
-                )
+    digest = hashlib.sha256()
+    try:
+        with closing(steadily(_pieces(url, release, path))) as pieces:
+            next(pieces)
+            with atomic_path(path) as temporary, temporary.open("wb") as file, _progress_bar(release) as bar:
+                for piece in pieces:
+                    digest.update(piece)
+                    file.write(piece)
+                    bar.update(len(piece))
+                if digest.hexdigest() != release.sha256:
+                    raise DownloadError(
+                        f"{url} is not the released file: its sha256 is {digest.hexdigest()}, not {release.sha256}; "
+                        "it was not kept"
+                    )
+    except TooSlowError as error:
+        raise DownloadError(f"{url}: {error}; try again, or put the file into {path.parent} by hand") from error
     return path
+
+
+def _pieces(url: str, release: Release, path: Path) -> Iterator[bytes]:
+    """Nothing, once the server has answered; then the file."""
+    with _open(url, release, path) as response:
+        yield b""
+        yield from _chunks(response, release, url)
 
 
 def _progress_bar(release: Release) -> tqdm[Any]:
@@ -190,7 +204,7 @@ def _chunks(response: http.client.HTTPResponse, release: Release, url: str) -> I
 
 def _read(response: http.client.HTTPResponse, url: str) -> bytes:
     try:
-        return response.read(_CHUNK_BYTES)
+        return response.read1(_CHUNK_BYTES)  # what is there: a piece that grows byte by byte would never be whole
     except (OSError, http.client.HTTPException) as error:
         raise DownloadError(f"{url}: the connection broke: {error}; try again") from error
 

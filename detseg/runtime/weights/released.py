@@ -14,7 +14,7 @@ from typing import Literal
 
 from detseg.config import load_config, to_dict
 from detseg.config_files import to_yaml
-from detseg.files import write_text
+from detseg.files import open_regular, write_text
 
 TABLE = Path(__file__).with_name("released.yaml")
 FOLDER_VARIABLE = "DETSEG_WEIGHTS"
@@ -187,5 +187,5 @@ def find_model(model: Path | str) -> Path:
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

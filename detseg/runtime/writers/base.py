@@ -22,6 +22,7 @@ from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.h264 import H264Video
 from detseg.runtime.media.images import IMAGE_SUFFIXES, WRITABLE_SUFFIXES, write_image
 from detseg.runtime.media.video_file import MAX_FPS, MIN_FPS, OpenCVVideo, VideoFile, require_rate
+from detseg.runtime.writers.cells import as_text_cell
 from detseg.runtime.writers.growing import GrowingText
 
 Draw = Callable[[Frame, Any], ByteArray]
@@ -321,9 +322,10 @@ class JsonLinesWriter(TableFile):
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
-    """``rows`` as lines of a CSV."""
+    """``rows`` as lines of a CSV, with text that no spreadsheet takes for a formula."""
     text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
+    cells = ([as_text_cell(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    csv.writer(text, lineterminator="\n").writerows(cells)
     return text.getvalue()
 
 

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from detseg.runtime.weights import download as module
-from detseg.runtime.weights import released
+from detseg.runtime.weights import released, steady
 from detseg.runtime.weights.download import EXIT_STOPPED, DownloadError, download, download_command
 from detseg.runtime.weights.released import Release, ReleaseError, ReleaseTable, add_release
 
@@ -102,6 +102,23 @@ class Handler(BaseHTTPRequestHandler):
     def do_half(self) -> None:
         self.send(CONTENT[: SIZE - 1000], Content_Length=SIZE)
         self.server.ended.wait(30)
+
+    def do_dripping(self) -> None:
+        """A byte now and then, which no limit on the wait for the next one notices."""
+        self.send(CONTENT[:50_000], Content_Length=SIZE)
+        self.drip(CONTENT[50_000:])
+
+    def do_dripping_headers(self) -> None:
+        self.drip(b"HTTP/1.0 200 OK\r\n" + b"x" * SIZE)
+
+    def drip(self, content: bytes) -> None:
+        try:
+            for byte in content:
+                if self.server.ended.wait(0.02):
+                    return
+                self.wfile.write(bytes([byte]))
+        except ConnectionError:
+            self.server.hung_up.set()
 
     def do_moved(self) -> None:
         self.send(b"", 302, Location="/good/net.safetensors")
@@ -235,6 +252,26 @@ def test_a_server_that_stops_answering(server: Server, tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_server_that_sends_very_slowly(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steady, "WINDOW_SECONDS", 0.5)
+    monkeypatch.setattr(steady, "ANSWER_SECONDS", 1.5)
+    with pytest.raises(DownloadError, match=r"too slow: \d+ bytes in 0\.5 s, at least 10000 a second are needed; try"):
+        download(RELEASE, tmp_path, f"{server.url}/dripping")
+    assert server.hung_up.wait(60), "the connection is given up"
+    with pytest.raises(DownloadError, match=r"no answer within 1\.5 s; try again, or put the file into"):
+        download(RELEASE, tmp_path, f"{server.url}/dripping_headers")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_slow_disk_is_not_the_servers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(steady, "WINDOW_SECONDS", 0.2)
+    taken = []
+    for piece in steady.steadily(iter([b"", *[b"x"] * 20])):
+        taken.append(piece)
+        time.sleep(0.05)
+    assert b"".join(taken) == b"x" * 20
+
+
 def test_plain_http_takes_no_proxy(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", NOBODY)
     monkeypatch.delenv("no_proxy", raising=False)
@@ -327,7 +364,7 @@ def start(table: Path, *arguments: object, before: str = "") -> subprocess.Popen
 import signal, sys
 from pathlib import Path
 from detseg.cli import main
-from detseg.runtime.weights import released
+from detseg.runtime.weights import released, steady
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever those who run the tests have made of it
 released.TABLE = Path({str(table)!r})
 {before}
