@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,9 +23,17 @@ LOG_NAME = "log.txt"
 
 
 def write_line(run_dir: Path, text: str) -> None:
-    """Add ``text`` with the time to the ``log.txt`` of a run."""
-    with (run_dir / LOG_NAME).open("a", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {text}\n")
+    """Add ``text`` with the time to the ``log.txt`` of a run. Raises SaveError: it cannot be written."""
+    _append(run_dir / LOG_NAME, f"{datetime.now().astimezone():%Y-%m-%d %H:%M:%S%z} {text}")
+
+
+def _append(path: Path, line: str) -> None:
+    try:
+        with path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(f"{line}\n")
+    except OSError as error:
+        free = shutil.disk_usage(path.parent).free / 1e6
+        raise SaveError(f"could not write {path}: {error}; {free:.0f} MB free in {path.parent}") from error
 
 
 class StepBar:
@@ -96,11 +105,7 @@ class RunLog:
         """One line of ``metrics.jsonl`` and one on the screen; ``epoch`` counts from 1."""
         if not self.enabled:
             return
-        try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(record)) + "\n")
-        except OSError as error:
-            raise SaveError(f"could not write {self.path}: {error}") from error
+        _append(self.path, json.dumps(dict(record)))
         self._seconds.append(record.get("train_seconds", 0.0) + record.get("eval_seconds", 0.0))
         numbers = "  ".join(f"{name} {record[name]:.4g}" for name in _shown(record))
         self.say(f"epoch {record['epoch']}/{self._num_epochs}: {numbers}{self._remaining(record['epoch'])}")

@@ -135,7 +135,8 @@ def _find_bad(dataset: AnyDataset, group: Group, device: torch.device, *, whole:
         return ""
 
     own = range(group.rank, len(dataset), group.world_size)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1))
+    try:
         messages = tqdm(
             pool.map(probe, own),
             total=len(own),
@@ -146,6 +147,8 @@ def _find_bad(dataset: AnyDataset, group: Group, device: torch.device, *, whole:
             leave=False,
         )
         found = [[index, message] for index, message in zip(own, messages, strict=True) if message]
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever interrupts this does not wait for the rest
     return dict(sorted((index, message) for part in group.gather_json(found, device) for index, message in part))
 
 

@@ -16,9 +16,19 @@ from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.settings import RunConfig
 from detseg.recipes.plan import Options, plan_run
 
-# What may change when a run goes on: where things are, how fast they come, and how long it lasts, not what is learned.
-# A run that goes on has its weights in its state, so the file it began from may be gone: train.weights=null.
-_MAY_CHANGE = ("data.path", "data.num_workers", "data.cache", "train.device", "train.weights", "train.epochs")
+# What may change when a run goes on: where things are, how fast they come, what is done about bad files, and how long it
+# lasts, not what is learned. A run that goes on has its weights in its state, so the file it began from may be gone:
+# train.weights=null.
+_MAY_CHANGE = (
+    "data.path",
+    "data.num_workers",
+    "data.cache",
+    "data.on_bad_image",
+    "data.max_bad_images",
+    "train.device",
+    "train.weights",
+    "train.epochs",
+)
 _AS_OPTIONS = "--data, --epochs, --device, --workers"
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg.cli import EXIT_USER_ERROR, main
 from detseg.config import load_config
 from detseg.data.formats.blobs import BlobsConfig, write_blobs
 from detseg.data.loading.loader import BadImagesError
@@ -124,6 +125,15 @@ def test_the_cap_is_a_setting(tiny: Tiny, tmp_path: Path, boxes: Path) -> None:
     assert records(tmp_path / "run")[0]["num_skipped"] == 2
     with pytest.raises(ValueError, match="max_bad_images must not be negative, got -1"):
         DataConfig(max_bad_images=-1)
+
+
+def test_the_policy_may_change_when_a_run_goes_on(tiny: Tiny, tmp_path: Path, boxes: Path) -> None:
+    train(tiny(f"data.path={boxes}", "train.epochs=1"), tmp_path / "run", bar=False)
+    truncate(boxes / "images/val/1.jpg")
+    words = ["train", "--resume", str(tmp_path / "run")]
+    assert main(words) == EXIT_USER_ERROR
+    assert main([*words, "data.on_bad_image=skip", "data.max_bad_images=1"]) == 0
+    assert json.loads((tmp_path / "run/metrics.json").read_text())["num_skipped"] == 1
 
 
 def test_nothing_left_to_judge_by(boxes: Path) -> None:
