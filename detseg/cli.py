@@ -1,4 +1,4 @@
-"""The command line: nine verbs over one contract. Each verb imports what it needs when it is used."""
+"""The command line: ten verbs over one contract. Each verb imports what it needs when it is used."""
 
 from __future__ import annotations
 
@@ -127,6 +127,12 @@ def _configs(options: argparse.Namespace) -> int:
     return 0
 
 
+def _config(options: argparse.Namespace) -> int:
+    from detseg.cli_config import config_command
+
+    return config_command(options.key)
+
+
 def _evaluate(options: argparse.Namespace) -> int:
     from detseg.engine.command import eval_command
 
@@ -225,6 +231,7 @@ def _download(options: argparse.Namespace) -> int:
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "split": _split,
+    "config": _config,
     "configs": _configs,
     "train": _train,
     "eval": _evaluate,

@@ -41,6 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
     split.add_argument("--format", help="needed only where the layout is ambiguous")
     split.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder for the lists")
 
+    config = verbs.add_parser("config", help="say what the keys of a training configuration mean")
+    config.add_argument("key", nargs="?", metavar="KEY", help="one key or section, such as train.optimizer or task")
     verbs.add_parser("configs", help="list the configurations that come with detseg, and released weights")
     _add_train(verbs.add_parser("train", help="train a model, or fine-tune one"))
 

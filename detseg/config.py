@@ -39,10 +39,13 @@ from detseg.files import write_text
 from detseg.habits import advice
 
 __all__ = [
+    "CHOICE",
     "ConfigError",
     "InputPath",
     "build_config",
     "choice",
+    "default_of",
+    "describe_type",
     "from_dict",
     "load_config",
     "load_entry",
@@ -53,7 +56,8 @@ __all__ = [
 T = TypeVar("T")
 
 _EXISTING = "an existing path"
-_CHOICE = "choice"
+CHOICE = "choice"
+"""Under this key the metadata of a field holds the table of a ``choice``."""
 
 InputPath = Annotated[Path, _EXISTING]
 """A path that must exist. Relative ones are tried against the folder of the YAML they stand in (on the command line:
@@ -72,7 +76,7 @@ def choice(table: Mapping[str, str], *, default: Any = MISSING, **kwargs: Any) -
         kwargs["default_factory"] = lambda: pkgutil.resolve_name(table[name])(name=name)
     elif default is not MISSING:
         kwargs["default"] = default
-    return dataclasses.field(metadata={_CHOICE: table, **kwargs.pop("metadata", {})}, **kwargs)
+    return dataclasses.field(metadata={CHOICE: table, **kwargs.pop("metadata", {})}, **kwargs)
 
 
 def load_config(schema: type[T], path: Path, overrides: Sequence[str] = ()) -> T:
@@ -134,7 +138,7 @@ def _build(hint: Any, layers: list[Layer], path: str, default: Any = None) -> An
         return _build_sequence(hint, top, path)
     if origin is Literal:
         if not any(top.value == allowed and type(top.value) is type(allowed) for allowed in args):
-            fail(top, path, f"expected {_describe(hint)}, got {show(top.value)}{_nearest(top.value, args)}")
+            fail(top, path, f"expected {describe_type(hint)}, got {show(top.value)}{_nearest(top.value, args)}")
         return top.value
     return _build_scalar(hint, top, path)
 
@@ -152,7 +156,7 @@ def _build_scalar(hint: Any, top: Layer, path: str) -> Any:
     if hint not in (bool, int, float, str, Path):
         raise TypeError(f"{path}: the schema uses {hint!r}, which configurations do not support")
     advice = "; put it in quotes if it is meant as text" if hint is str and not isinstance(value, list | dict) else ""
-    fail(top, path, f"expected {_describe(hint)}, got {show(value)}{advice}")
+    fail(top, path, f"expected {describe_type(hint)}, got {show(value)}{advice}")
 
 
 def _build_union(hint: Any, layers: list[Layer], path: str, default: Any) -> Any:
@@ -175,10 +179,10 @@ def _build_union(hint: Any, layers: list[Layer], path: str, default: Any) -> Any
 def _build_sequence(hint: Any, top: Layer, path: str) -> Any:
     origin, args = get_origin(hint), get_args(hint)
     if not isinstance(top.value, list | tuple):
-        fail(top, path, f"expected {_describe(hint)}, got {show(top.value)}")
+        fail(top, path, f"expected {describe_type(hint)}, got {show(top.value)}")
     open_ended = origin is list or args[-1] is Ellipsis
     if not open_ended and len(top.value) != len(args):
-        fail(top, path, f"expected {_describe(hint)}, got {len(top.value)} items: {show(top.value)}")
+        fail(top, path, f"expected {describe_type(hint)}, got {len(top.value)} items: {show(top.value)}")
     hints = [args[0]] * len(top.value) if open_ended else args
     items = [_build(item, [top.child(i)], f"{path}[{i}]") for i, item in enumerate(hints)]
     return origin(items)
@@ -196,18 +200,18 @@ def _build_dataclass(schema: Any, layers: list[Layer], path: str, default: Any) 
             fail(speaking[-1], prefix + key, f"unknown key{near}; allowed here: {', '.join(fields) or 'none'}")
     values = {}
     for key, field in fields.items():
-        inherited = _default_of(field) if type(default) is not schema else getattr(default, key)
+        inherited = default_of(field) if type(default) is not schema else getattr(default, key)
         if key in given:
             old_values = getattr(schema, "renamed_values", {}).get(key, {})
             speaking = [_with_new_value(layer, prefix + key, old_values) for layer in given[key]]
-            table = field.metadata.get(_CHOICE)
+            table = field.metadata.get(CHOICE)
             build = _build if table is None else functools.partial(_build_choice, table)
             values[key] = build(hints[key], speaking, prefix + key, inherited)
         elif inherited is not MISSING:
             values[key] = inherited
         else:
             files = [layer for layer in layers if layer.source != COMMAND_LINE]
-            fail((files or layers)[-1], prefix + key, f"missing key; give {_describe(hints[key])}")
+            fail((files or layers)[-1], prefix + key, f"missing key; give {describe_type(hints[key])}")
     try:
         return schema(**values)
     except ValueError as error:
@@ -305,7 +309,8 @@ def load_entry(table: Mapping[str, str], name: str) -> Any:
     return pkgutil.resolve_name(table[name])
 
 
-def _default_of(field: dataclasses.Field[Any]) -> Any:
+def default_of(field: dataclasses.Field[Any]) -> Any:
+    """What ``field`` is where nobody sets it; ``MISSING`` where somebody must."""
     return field.default_factory() if field.default_factory is not MISSING else field.default
 
 
@@ -336,18 +341,19 @@ def _elsewhere(key: str, schema: Any, prefix: str) -> str:
     return ""
 
 
-def _describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
+    """What a field of this type may be given, in words: ``a number or nothing (null)``."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _EXISTING if _EXISTING in args[1:] else _describe(args[0])
+        return _EXISTING if _EXISTING in args[1:] else describe_type(args[0])
     if origin in (Union, types.UnionType):
-        return " or ".join(_describe(member) for member in args)
+        return " or ".join(describe_type(member) for member in args)
     if origin is Literal:
         return "one of " + ", ".join(map(repr, args))
     if origin is list or (origin is tuple and args[-1] is Ellipsis):
-        return f"a list, each {_describe(args[0])}"
+        return f"a list, each {describe_type(args[0])}"
     if origin is tuple:
-        return f"a list of {len(args)}: ({', '.join(map(_describe, args))})"
+        return f"a list of {len(args)}: ({', '.join(map(describe_type, args))})"
     names = {bool: "true or false", int: "a whole number", float: "a number", str: "text", Path: "a path"}
     if hint in names:
         return names[hint]

@@ -54,6 +54,7 @@ max_side: 30
 VERBS = {
     "check": ["DATA", "data", "--format", "--preview"],
     "split": ["--ratios", "--seed", "--output"],
+    "config": ["KEY"],
     "configs": [],
     "train": ["MODEL --data DATA", "[key.sub=value ...]", "--resume", "--epochs", "--batch", "--output", "torchrun"],
     "eval": ["--weights", "--data", "--split", "--json", "--conf", "--device", "--size", "--flip"],

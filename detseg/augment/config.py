@@ -29,37 +29,6 @@ _GRAY_LEVELS = ("pad_value", "mask_fill")
 class AugmentConfig:
     """How training images are changed; the same for boxes and for label masks.
 
-    Probabilities per image: ``mosaic`` (four images around a random point), ``mixup`` (a blend with a second image),
-    ``flip_horizontal``, ``flip_vertical``, ``rotate_90`` (a quarter, half or three-quarter turn). In the last
-    ``close_mosaic_epochs`` epochs mosaic and mixup are off, so that training ends on images as they are.
-
-    Random view: a turn of up to ``degrees``; a zoom by a factor between the two values of ``scale``; a shift of up to
-    ``translate`` of the input size; ``shear`` in degrees; ``perspective``, the largest relative change of scale from
-    the middle of the image to its border (at most 0.1).
-
-    ``fit``: the size (height, width) into which an image is fitted before that, its aspect ratio kept; None: the input
-    size. It is no part of ``multi_scale``, and a quarter turn comes before it.
-
-    ``crop``: instead of the middle, the view shows a window of the input size at a uniformly random place of the zoomed
-    image; along an axis where the image is smaller, it lies at a random place in the window. Turn, shear, perspective
-    and flips are about the middle of the window. It takes the place of ``mosaic`` and ``translate``, which must be 0.
-    Cityscapes is usually trained with ``{fit: [1024, 2048], crop: true, scale: [0.5, 2.0], mosaic: 0, translate: 0}``
-    and an input of 512 x 1024.
-
-    ``balance_classes``: the probability that ``crop`` draws only from the windows that show a certain pixel. Its class
-    is drawn evenly from those in the label mask of the image, whatever area they cover, and the pixel evenly from those
-    of the class. A turn, a shear or the perspective may still move it out of sight.
-
-    Color: ``hsv_hue`` as a fraction of the color circle, ``hsv_saturation`` and ``hsv_value`` as relative gains.
-
-    ``multi_scale``: factors (smallest, largest) between which the loader draws one input size per batch.
-
-    ``albumentations``: a list of ``{name: RandomGamma, params: {p: 0.5}}``, applied in this order after the geometry.
-
-    A box is dropped where less than ``min_area_ratio`` of it is left inside the image, where a side is under
-    ``min_box_side`` pixels, or where one side is over ``max_box_aspect`` times the other. Pixels that no image covers
-    get ``pad_value``, in a label mask ``mask_fill``.
-
     Raises:
         ValueError: for a value outside its range; the message names the field, the value and what is allowed.
     """
@@ -69,29 +38,62 @@ class AugmentConfig:
 
     name: Literal["image"] = "image"
     mosaic: float = 1.0
+    """Probability that four images around a random point make one."""
     mixup: float = 0.0
+    """Probability of a blend with a second image."""
     close_mosaic_epochs: int = 10
+    """In so many epochs, the last ones, mosaic and mixup are off, so that training ends on images as they are."""
     degrees: float = 0.0
+    """Largest turn of the view, in degrees."""
     translate: float = 0.1
+    """Largest shift of the view, as a share of the input size."""
     scale: tuple[float, float] = (0.5, 1.5)
+    """Smallest and largest zoom of the view, as factors."""
     shear: float = 0.0
+    """Largest shear of the view, in degrees."""
     perspective: float = 0.0
+    """Largest relative change of scale from the middle of the image to its border, at most 0.1."""
     flip_horizontal: float = 0.5
+    """Probability that left and right change places."""
     flip_vertical: float = 0.0
+    """Probability that top and bottom change places."""
     rotate_90: float = 0.0
+    """Probability of a quarter, half or three-quarter turn."""
     fit: tuple[int, int] | None = None
+    """Height and width into which an image is fitted before the view is taken, its aspect ratio kept; null: the input
+    size. It is no part of ``multi_scale``, and a quarter turn comes before it."""
     crop: bool = False
+    """Shows a window of the input size at a uniformly random place of the zoomed image, not its middle. Along an axis
+    where the image is smaller, it lies at a random place in the window. Turn, shear, perspective and flips are about
+    the middle of the window. It takes the place of ``mosaic`` and ``translate``, which must be 0. Cityscapes is usually
+    trained with ``{fit: [1024, 2048], crop: true, scale: [0.5, 2.0], mosaic: 0, translate: 0}`` and an input of 512 x
+    1024."""
     balance_classes: float = 0.0
+    """Probability that ``crop`` draws only from the windows that show a certain pixel. Its class is drawn evenly from
+    those in the label mask of the image, whatever area they cover, and the pixel evenly from those of the class. A
+    turn, a shear or the perspective may still move it out of sight."""
     hsv_hue: float = 0.015
+    """Largest change of the hue, as a fraction of the color circle."""
     hsv_saturation: float = 0.7
+    """Largest relative change of the saturation."""
     hsv_value: float = 0.4
+    """Largest relative change of the brightness."""
     multi_scale: tuple[float, float] | None = None
+    """Smallest and largest factor between which the loader draws one input size per batch; null: always the same
+    size."""
     albumentations: list[Any] = field(default_factory=list)
+    """Transforms of albumentations, such as ``{name: RandomGamma, params: {p: 0.5}}``, applied in this order after the
+    geometry."""
     min_area_ratio: float = 0.1
+    """A box is dropped where less than this share of it is left inside the image."""
     min_box_side: float = 2.0
+    """A box is dropped where a side is under so many pixels."""
     max_box_aspect: float = 100.0
+    """A box is dropped where one side is over so many times the other."""
     pad_value: int = 114
+    """Gray level of pixels that no image covers, 0 to 255."""
     mask_fill: int = 255
+    """Value in a label mask of pixels that no image covers; 255 is void."""
 
     def __post_init__(self) -> None:
         for name in _PROBABILITIES:

@@ -25,30 +25,8 @@ _MAX_ELASTIC_SHIFT = 0.4
 class VolumeAugmentConfig:
     """How patches are taken from training volumes and changed. The defaults are those of nnU-Net (version 2).
 
-    ``foreground``: the share of patches whose middle is a voxel of a class other than the background, as far as the
-    border of the volume allows; first one of the classes that the volume has is chosen, all equally likely, then one of
-    its voxels. All other patches are at a uniformly random place.
-
     Each change has a probability per patch under its own name, and beside it how far it goes. Lengths and turns are
     those of space, not of the voxel grid: a turn of a volume with thick slices remains a turn.
-
-    - ``rotation``: turns about the right, the anterior and the superior axis, each by up to its angle in
-      ``rotation_degrees``. With thick slices, turn about the axis across them only: ``[0, 0, 180]`` for axial ones.
-    - ``scaling``: what the patch shows grows by one of ``scaling_factors``; a factor and its inverse are as likely.
-    - ``elastic``: a smooth warp by cubic B-splines, as in the V-Net paper. The patch is divided into ``elastic_cells``
-      cells along each axis, whose corners move at random along each axis by up to a share of the cell that lies in
-      ``elastic_shift``. Up to 0.4 the warp cannot fold space.
-    - ``flip``: a probability for each of the axes, right, anterior, superior. Set the first to 0 where classes differ
-      by side, the second where they differ by front and back; ``task.postprocess.flip_axes`` names those that are left.
-    - ``noise``: Gaussian noise with a standard deviation of up to ``noise_std``, in units of the normalized image.
-    - ``blur``: a Gaussian with a standard deviation in ``blur_sigma`` voxels, for each axis its own.
-    - ``brightness``: intensities multiplied by one of ``brightness_factors``.
-    - ``contrast``: differences from the mean of the patch multiplied by one of ``contrast_factors``, within the range
-      of intensities that the patch had.
-    - ``low_resolution``: the patch reduced by one of ``low_resolution_factors`` (at most 1), by means of areas, and
-      enlarged again.
-    - ``gamma``, ``gamma_inverted``: intensities, mapped to 0 to 1, raised to a power in ``gamma_exponents``, and then
-      brought back to the mean and standard deviation that they had; the second one does it to the negative image.
 
     Blur and low resolution are half as likely as nnU-Net's numbers say because nnU-Net changes half of the channels
     then, and here there is one.
@@ -65,27 +43,57 @@ class VolumeAugmentConfig:
 
     name: Literal["volume"] = "volume"
     foreground: float = 0.33
+    """Share of patches whose middle is a voxel of a class other than the background, as far as the border of the volume
+    allows. First one of the classes that the volume has is chosen, all equally likely, then one of its voxels. All
+    other patches are at a uniformly random place."""
     rotation: float = 0.2
+    """Probability of a turn about the right, the anterior and the superior axis."""
     rotation_degrees: tuple[float, float, float] = (30.0, 30.0, 30.0)
+    """Largest turn about the right, the anterior and the superior axis, in degrees. With thick slices, turn about the
+    axis across them only: ``[0, 0, 180]`` for axial ones."""
     scaling: float = 0.2
+    """Probability that what the patch shows is enlarged or reduced."""
     scaling_factors: tuple[float, float] = (0.7, 1.4)
+    """Smallest and largest factor of ``scaling``; a factor and its inverse are as likely."""
     elastic: float = 0.0
+    """Probability of a smooth warp by cubic B-splines, as in the V-Net paper."""
     elastic_cells: int = 3
+    """Cells along each axis of the patch, whose corners the warp moves at random."""
     elastic_shift: tuple[float, float] = (0.0, 0.3)
+    """Smallest and largest share of a cell by which corners move along each axis; up to 0.4 the warp cannot fold
+    space."""
     flip: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    """Probabilities of a mirror image along the axes right, anterior, superior. Set the first to 0 where classes differ
+    by side, the second where they differ by front and back; ``task.postprocess.flip_axes`` names those that are
+    left."""
     noise: float = 0.1
+    """Probability of Gaussian noise."""
     noise_std: float = 0.1
+    """Largest standard deviation of the noise, in units of the normalized image."""
     blur: float = 0.1
+    """Probability of a Gaussian blur."""
     blur_sigma: tuple[float, float] = (0.5, 1.0)
+    """Smallest and largest standard deviation of the blur in voxels, for each axis its own."""
     brightness: float = 0.15
+    """Probability that all intensities are multiplied by a factor."""
     brightness_factors: tuple[float, float] = (0.75, 1.25)
+    """Smallest and largest factor of ``brightness``."""
     contrast: float = 0.15
+    """Probability that differences from the mean of the patch are multiplied by a factor, within the range of
+    intensities that the patch had."""
     contrast_factors: tuple[float, float] = (0.75, 1.25)
+    """Smallest and largest factor of ``contrast``."""
     low_resolution: float = 0.125
+    """Probability that the patch is reduced, by means of areas, and enlarged again."""
     low_resolution_factors: tuple[float, float] = (0.5, 1.0)
+    """Smallest and largest factor of the reduction, at most 1."""
     gamma: float = 0.3
+    """Probability that intensities, mapped to 0 to 1, are raised to a power and then brought back to the mean and
+    standard deviation that they had."""
     gamma_inverted: float = 0.1
+    """Probability that the negative image is changed as by ``gamma``."""
     gamma_exponents: tuple[float, float] = (0.7, 1.5)
+    """Smallest and largest power of ``gamma`` and ``gamma_inverted``."""
 
     def __post_init__(self) -> None:
         for name in _PROBABILITIES:

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class EMAConfig:
-    """``decay`` is the weight of the past; ``ramp`` the number of updates over which it rises towards ``decay``, as
-    ``decay * (1 - exp(-updates / ramp))``, so that early averages do not hold on to the initialization."""
+    """A moving average of the weights."""
 
     decay: float = 0.9999
+    """The weight of the past."""
     ramp: float = 2000.0
+    """Updates over which it rises towards ``decay``, as ``decay * (1 - exp(-updates / ramp))``, so that early averages
+    do not hold on to the initialization."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.decay < 1:

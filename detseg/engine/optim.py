@@ -12,14 +12,18 @@ from torch import nn
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """``learning_rate`` is the peak of the schedule. ``momentum`` is beta 1 for Adam and AdamW. Weight decay acts on
-    the weights of convolutions and linear layers only, never on biases and norms."""
+    """How the weights are changed."""
 
     name: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
+    """The algorithm."""
     learning_rate: float = 1e-3
+    """Peak of the schedule."""
     momentum: float = 0.9
+    """Momentum of SGD and RMSprop; beta 1 of Adam and AdamW."""
     weight_decay: float = 5e-4
+    """Weight decay, which acts on the weights of convolutions and linear layers only, never on biases and norms."""
     nesterov: bool = True
+    """Whether SGD uses Nesterov's momentum."""
 
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
@@ -56,14 +60,18 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, An
 
 @dataclass(frozen=True)
 class ScheduleConfig:
-    """The learning rate over a run: a linear warm-up over ``warmup_epochs`` from ``warmup_factor`` times the peak, then
-    ``kind`` down to ``final_factor`` times the peak. ``power`` is the exponent of poly."""
+    """The learning rate over a run: a linear warm-up to the peak, then down."""
 
     kind: Literal["cosine", "linear", "poly", "constant"] = "cosine"
+    """The form of the way down; ``constant`` stays at the peak."""
     warmup_epochs: float = 3.0
+    """Epochs of the warm-up."""
     warmup_factor: float = 0.01
+    """Where the warm-up starts, as a factor of the peak."""
     final_factor: float = 0.01
+    """Where the way down ends, as a factor of the peak."""
     power: float = 0.9
+    """Exponent of ``poly``."""
 
     def __post_init__(self) -> None:
         for name in ("warmup_epochs", "warmup_factor", "final_factor"):

@@ -50,27 +50,30 @@ class AugmentConfig(Protocol):
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Where the data is and how it is read.
-
-    ``path``: a folder in a known layout, a YAML, or the word ``shapes`` or ``blobs`` for a built-in set; ``format`` is
-    needed only where the layout is ambiguous. ``description``: a data set's YAML whose keys, but ``path``, describe a
-    folder that has none of its own. Splits of images are joined by ``+``, as in ``train+val``. ``num_workers``:
-    processes that read and augment. ``cache``: decoded images, or volumes in the network's grid, kept in memory
-    (``ram``) or outside the data set (``disk``); images for training reduced to ``cache_max_side`` pixels on the longer
-    side where given. ``on_bad_image``: whether an image, mask or volume that cannot be used ends the run or is skipped;
-    of each split at most ``max_bad_images`` are.
-    """
+    """Where the data is and how it is read."""
 
     path: Literal["shapes", "blobs"] | InputPath = "shapes"
+    """A folder in a known layout, a YAML that describes a data set, or the word ``shapes`` or ``blobs`` for a built-in
+    set."""
     format: str | None = None
+    """The layout, by name; needed only where it is ambiguous."""
     description: InputPath | None = None
+    """A data set's YAML whose keys, but ``path``, describe a folder that has none of its own."""
     train_split: str = "train"
+    """What is learned from; splits of images are joined by ``+``, as in ``train+val``."""
     val_split: str = "val"
+    """What is judged by; splits of images are joined by ``+``."""
     num_workers: int = 2
+    """Processes that read and augment; 0: the training process does it itself."""
     cache: Literal["none", "ram", "disk"] = "none"
+    """Decoded images, or volumes in the network's grid, are kept in memory (``ram``) or outside the data set
+    (``disk``)."""
     cache_max_side: int | None = None
+    """Pixels of the longer side to which cached training images are reduced; null: as they are."""
     on_bad_image: Literal["fail", "skip"] = "fail"
+    """Whether an image, mask or volume that cannot be used ends the run or is skipped."""
     max_bad_images: int = 10
+    """How many of each split may be skipped, at most."""
 
     def __post_init__(self) -> None:
         for name in ("num_workers", "max_bad_images"):
@@ -80,42 +83,54 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How a model is trained.
-
-    ``batch_size`` images go through the model at once, shared out among all processes; ``accumulate`` such batches make
-    one optimizer step, normalized as if they were one. ``clip_norm`` limits the norm of the gradient. ``freeze`` holds
-    the parts of the model of these names, for ``freeze_epochs`` epochs (None: for good); ``freeze_norms`` keeps the
-    statistics of all batch norms.
-    ``patience``: epochs without a better primary metric before the run ends. ``save_steps``: optimizer steps between
-    saved states (None: once an epoch). ``weights``: a file to start from; ``partial_weights`` takes what fits of it.
-    ``num_threads``: threads of torch on the CPU (None: as torch finds them).
-    ``compile``: ``fused`` makes kernels of the model's steps with ``torch.compile``, ``graphs`` also replays them as
-    CUDA graphs, so that a GPU does not wait for their launching; it takes minutes when an input size is first seen.
-    Evaluation and the saved weights are the same model's, uncompiled.
-    """
+    """How a model is trained."""
 
     epochs: int = 100
+    """How often the training set is gone through."""
     batch_size: int = 16
+    """Images that go through the model at once, shared out among all processes."""
     accumulate: int = 1
+    """Batches that make one optimizer step, normalized as if they were one."""
     seed: int = 0
+    """Seed of everything random: first weights, order of the samples, augmentation."""
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """How the weights are changed."""
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    """How the learning rate changes over the run."""
     ema: EMAConfig | None = field(default_factory=EMAConfig)
+    """The moving average of the weights, which is what is evaluated and saved; null: there is none."""
     amp: Literal["none", "bf16", "fp16"] = "none"
+    """Mixed precision of the network: ``bf16``, or ``fp16`` with a scaled loss."""
     clip_norm: float | None = 10.0
+    """Largest norm of the gradient; longer ones are shortened. null: any."""
     freeze: tuple[str, ...] = ()
+    """Parts of the model, by name, that are held as they are, such as ``backbone``."""
     freeze_epochs: int | None = None
+    """For how many epochs the parts in ``freeze`` are held; null: for good."""
     freeze_norms: bool = False
+    """Whether all batch norms keep their statistics."""
     patience: int | None = None
+    """Epochs without a better primary metric before the run ends; null: it never ends early."""
     evaluate_epochs: int = 1
+    """Epochs from one evaluation to the next; the last epoch is always evaluated."""
     eval_batch_size: int | None = None
+    """Images at once in evaluation; null: as in training."""
     save_steps: int | None = None
+    """Optimizer steps between saved states, from which a run goes on; null: once an epoch."""
     weights: InputPath | None = None
+    """A file to start from."""
     partial_weights: bool = False
+    """Whether what fits of ``weights`` is taken and the rest starts anew; false: all must fit."""
     channels_last: bool = True
+    """Whether images and weights lie in memory with their channels last."""
     device: str = "auto"
+    """Where it runs: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``xpu``."""
     num_threads: int | None = None
+    """Threads of torch on the CPU; null: as torch finds them."""
     compile: Literal["none", "fused", "graphs"] = "none"
+    """Whether ``torch.compile`` makes kernels of the model's steps (``fused``), which ``graphs`` also replays as CUDA
+    graphs, so that a GPU does not wait for their launching. It takes minutes when an input size is first seen.
+    Evaluation and the saved weights are the same model's, uncompiled."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "evaluate_epochs"):
@@ -132,10 +147,15 @@ class RunConfig:
     """One training run, complete: what ``detseg train CONFIG.yaml`` reads and what it writes to the run folder."""
 
     model: ModelConfig = choice(MODELS)
+    """The network that learns."""
     task: TaskConfig = choice(TASKS)
+    """What is predicted: boxes, masks or labels of volumes; with input, loss and postprocessing."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Where the data is and how it is read."""
     augment: AugmentConfig = choice(AUGMENTS, default="image")
+    """How training samples are changed; ``image`` for boxes and masks, ``volume`` for volumes."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """How long, how fast and on what the model is trained."""
 
     def __post_init__(self) -> None:
         truth = self.task.truth

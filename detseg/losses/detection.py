@@ -50,19 +50,23 @@ class DetectionLossConfig(Protocol):
 
 @dataclass(frozen=True)
 class TALLossConfig:
-    """Task-aligned assignment with CIoU, DFL and cross-entropy, for the ``dfl`` head: gains and assignment.
-
-    ``min_target``: the least target score of each object's best candidate, see ``task_aligned_assign``; 0 is YOLOv8.
-    """
+    """Task-aligned assignment with CIoU, DFL and cross-entropy, for the ``dfl`` head: gains and assignment."""
 
     name: str = "tal"
     box: float = 7.5
+    """Gain of the CIoU loss."""
     cls: float = 0.5
+    """Gain of the cross-entropy of the classes."""
     dfl: float = 1.5
+    """Gain of the distribution focal loss of the sides."""
     top_k: int = 10
+    """Candidates that each object claims, by alignment."""
     alpha: float = 0.5
+    """Exponent of the score in the alignment, ``score ** alpha * IoU ** beta``."""
     beta: float = 6.0
+    """Exponent of the overlap in the alignment."""
     min_target: float = 0.0
+    """The least target score of each object's best candidate, see ``task_aligned_assign``; 0 is YOLOv8."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_target <= 1:
@@ -75,18 +79,21 @@ class TALLossConfig:
 
 @dataclass(frozen=True)
 class SimOTALossConfig:
-    """SimOTA with IoU loss, objectness and cross-entropy, for the ``direct`` head: gains and assignment.
-
-    ``l1`` is the gain of an additional L1 term on the raw box outputs, which YOLOX switches on for its last epochs.
-    """
+    """SimOTA with IoU loss, objectness and cross-entropy, for the ``direct`` head: gains and assignment."""
 
     name: str = "simota"
     iou: float = 5.0
+    """Gain of the IoU loss."""
     obj: float = 1.0
+    """Gain of the objectness."""
     cls: float = 1.0
+    """Gain of the cross-entropy of the classes."""
     l1: float = 0.0
+    """Gain of an additional L1 term on the raw box outputs, which YOLOX switches on for its last epochs."""
     radius: float = 1.5
+    """Strides around an object's center, on both axes, within which its candidates lie."""
     candidates: int = 10
+    """How many best IoUs are summed up to the number of candidates that an object claims."""
 
     def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> SimOTALoss:
         """The loss for a model of these dimensions; a direct head has no ``bins``."""

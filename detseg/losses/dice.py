@@ -23,31 +23,35 @@ from detseg.structures import VOID
 
 @dataclass(frozen=True)
 class DiceLossConfig:
-    """Weights of the two terms, ``dice`` and ``cross_entropy``, and their settings; a term of weight 0 is not computed.
+    """Weights of the two terms and their settings; a term of weight 0 is not computed.
 
     The Dice coefficient of a class is ``(2 * sum(p * t) + smooth_numerator) / (sum(p) + sum(t) + smooth_denominator)``
-    over labeled voxels, with probability p and truth t of 0 or 1. ``squared`` puts sums of squares in the denominator,
-    as V-Net does (arXiv 1606.04797, section 3). ``batch`` takes the sums over all samples of a batch together, one
-    coefficient for each class, which small classes of which few patches hold anything need; otherwise each sample has
-    its own. ``include_background`` counts class 0 as one more class.
+    over labeled voxels, with probability p and truth t of 0 or 1.
 
     The smooth terms decide what a class is worth that no voxel of the truth holds: with the small default it costs
     nearly 1 until its probabilities sum up to less than them, and there is next to no gradient toward that; with terms
     of the order of a structure's voxels it costs little. An equal numerator and denominator make an empty prediction of
     an empty class perfect.
-
-    ``class_weights``: one number per class, for the cross-entropy only.
     """
 
     name: str = "dice"
     dice: float = 1.0
+    """Weight of the Dice term."""
     cross_entropy: float = 1.0
+    """Weight of the cross-entropy."""
     squared: bool = False
+    """Puts sums of squares in the denominator, as V-Net does (arXiv 1606.04797, section 3)."""
     batch: bool = False
+    """Takes the sums over all samples of a batch together, one coefficient for each class, which small classes of which
+    few patches hold anything need; otherwise each sample has its own."""
     include_background: bool = False
+    """Counts class 0 as one more class."""
     smooth_numerator: float = 1e-5
+    """Added to the numerator of the Dice coefficient, in voxels."""
     smooth_denominator: float = 1e-5
+    """Added to the denominator, in voxels; large terms make a class that a patch does not hold cost little."""
     class_weights: tuple[float, ...] | None = None
+    """One number per class, for the cross-entropy only; null: all alike."""
 
     def __post_init__(self) -> None:
         for name in ("dice", "cross_entropy", "smooth_numerator"):

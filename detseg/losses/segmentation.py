@@ -19,11 +19,12 @@ from detseg.losses.regions import lovasz_softmax_loss, soft_dice_loss
 
 @dataclass(frozen=True)
 class OHEMConfig:
-    """Cross-entropy from hard pixels only: the true class has a probability below ``threshold``, but at least the share
-    ``min_kept`` of an image's labeled pixels is kept, the hardest. See :func:`detseg.losses.pixelwise.hard_pixels`."""
+    """Cross-entropy from hard pixels only, see :func:``detseg.losses.pixelwise.hard_pixels``."""
 
     threshold: float = 0.7
+    """A pixel is hard where its true class has a lower probability than this."""
     min_kept: float = 1 / 16
+    """Share of an image's labeled pixels that is kept at least, the hardest."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 1:
@@ -34,21 +35,23 @@ class OHEMConfig:
 
 @dataclass(frozen=True)
 class SegmentationLossConfig:
-    """Weights of the terms, and the settings of the cross-entropy.
-
-    ``cross_entropy``, ``dice``, ``lovasz``: the weight of each term; a term of weight 0 is not computed.
-    ``class_weights``: ``none``, a rule that takes them from the training set (``enet``, ``median_frequency``), or one
-    number per class. ``focal_gamma`` above 0 makes the cross-entropy a focal loss, which cannot be smoothed as well.
-    """
+    """Weights of the terms, and the settings of the cross-entropy; a term of weight 0 is not computed."""
 
     name: str = "segmentation"
     cross_entropy: float = 1.0
+    """Weight of the cross-entropy."""
     dice: float = 0.0
+    """Weight of the Dice term."""
     lovasz: float = 0.0
+    """Weight of the Lovasz term."""
     class_weights: Literal["none", "enet", "median_frequency"] | tuple[float, ...] = "none"
+    """Weights of the cross-entropy: ``none``, a rule that takes them from the training set, or one number per class."""
     label_smoothing: float = 0.0
+    """Share of the truth that is spread evenly over all classes."""
     focal_gamma: float = 0.0
+    """Above 0 it makes the cross-entropy a focal loss, which cannot be smoothed as well."""
     ohem: OHEMConfig | None = None
+    """Takes the cross-entropy from hard pixels only; null: from all."""
 
     def __post_init__(self) -> None:
         terms = {name: getattr(self, name) for name in ("cross_entropy", "dice", "lovasz")}

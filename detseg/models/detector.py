@@ -22,8 +22,11 @@ class DetectorConfig:
 
     name: str = "detector"
     backbone: BackboneConfig = choice(BACKBONES, default="csp_darknet")
+    """The network that turns an image into maps of several levels."""
     neck: NeckConfig = choice(NECKS, default="pan")
+    """The network that mixes the levels."""
     head: HeadConfig = choice(HEADS, default="dfl")
+    """The network that turns the levels into raw predictions; it must be the one that the loss is for."""
 
     def build(self, num_classes: int) -> Detector:
         """The detector for ``num_classes`` classes, freshly initialized.

@@ -32,37 +32,36 @@ class VNetConfig:
     """Settings of ``VNet``; the defaults are the paper's network, with batch norm.
 
     Level 0 has the resolution of the input; each further level is coarser by its stride and twice as wide.
-
-    - ``in_channels``: of the input; ``width`` must be a multiple of it.
-    - ``width``: channels on the way down at level 0.
-    - ``max_width``: no level is wider on the way down; None: no limit.
-    - ``num_convolutions``: of each level on the way down; their number is the number of levels.
-    - ``num_up_convolutions``: of each level but the coarsest on the way up, the finest first; None: as on the way down.
-    - ``kernel_size``: of the convolutions that keep the size.
-    - ``norm``: after every convolution but the last; the paper has none.
-    - ``activation``: after every norm; the paper has PReLU.
-    - ``strides``: between each level and the next along depth, height, width; None: 2 everywhere. For volumes with
-      thick slices, start with strides such as (1, 2, 2).
-    - ``dropout``: probability that a channel is dropped in training, where MONAI drops them: before the convolutions
-      of the two coarsest levels on the way down, before the first two transposed convolutions, and in all forwarded
-      features. The paper drops none.
-    - ``deep_supervision``: in training, also give logits at every coarser level of the way up.
-    - ``style``: "monai" for the details in which MONAI's network differs, see ``VNet``.
     """
 
     name: str = "vnet"
     in_channels: int = 1
+    """Channels of the input; ``width`` must be a multiple of it."""
     width: int = 16
+    """Channels on the way down at level 0."""
     max_width: int | None = None
+    """No level is wider on the way down; null: no limit."""
     num_convolutions: tuple[int, ...] = (1, 2, 3, 3, 3)
+    """Convolutions of each level on the way down; their number is the number of levels."""
     num_up_convolutions: tuple[int, ...] | None = None
+    """Convolutions of each level but the coarsest on the way up, the finest first; null: as on the way down."""
     kernel_size: int = 5
+    """Side of the convolutions that keep the size: 3 or 5."""
     norm: VolumeNorm = "batch"
+    """The norm after every convolution but the last; the paper has none."""
     activation: VolumeActivation = "prelu"
+    """The activation after every norm; the paper has PReLU."""
     strides: tuple[Shape3, ...] | None = None
+    """Strides between each level and the next along depth, height, width; null: 2 everywhere. For volumes with thick
+    slices, start with strides such as (1, 2, 2)."""
     dropout: float = 0.0
+    """Probability that a channel is dropped in training, where MONAI drops them: before the convolutions of the two
+    coarsest levels on the way down, before the first two transposed convolutions, and in all forwarded features. The
+    paper drops none."""
     deep_supervision: bool = False
+    """In training, also give logits at every coarser level of the way up."""
     style: VNetStyle = "paper"
+    """``monai`` for the details in which MONAI's network differs from the paper's, see ``VNet``."""
 
     def __post_init__(self) -> None:
         num_levels = len(self.num_convolutions)

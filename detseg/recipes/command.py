@@ -16,8 +16,8 @@ from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.settings import RunConfig
 from detseg.recipes.plan import Options, plan_run
 
-# What may change when a run goes on: where things are, how fast they come, what is done about bad files, and how long it
-# lasts, not what is learned. A run that goes on has its weights in its state, so the file it began from may be gone:
+# What may change when a run goes on: where things are, how fast they come, what is done about bad files, and how long
+# it lasts, not what is learned. A run that goes on has its weights in its state, so the file it began from may be gone:
 # train.weights=null.
 _MAY_CHANGE = (
     "data.path",

@@ -40,7 +40,7 @@ class BoxSource(Protocol):
 
 @dataclass(frozen=True)
 class DetectionTaskConfig:
-    """Settings of detection; ``input`` is the size and the preprocessing that the model sees."""
+    """Settings of detection."""
 
     truth: ClassVar[Truth] = "boxes"
     prediction_settings: ClassVar[dict[str, Any]] = {"confidence": 0.25}
@@ -48,8 +48,12 @@ class DetectionTaskConfig:
 
     name: Literal["detection"] = "detection"
     input: InputSpec = field(default_factory=lambda: InputSpec(640, 640))
+    """The size and the preprocessing that the model sees."""
     loss: DetectionLossConfig = choice(DETECTION_LOSSES, default="tal")
+    """What is minimized, with the assignment of predictions to objects; ``tal`` is for the ``dfl`` head, ``simota`` for
+    ``direct``."""
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
+    """Which raw predictions become detections."""
 
     @property
     def train_size(self) -> tuple[int, int]:

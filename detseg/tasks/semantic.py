@@ -47,11 +47,7 @@ class MaskSource(Protocol):
 
 @dataclass(frozen=True)
 class SemanticTaskConfig:
-    """Settings of semantic segmentation.
-
-    ``input``: size and preprocessing of images in evaluation and prediction, where the whole image is fitted into it;
-    ``crop``: height and width of training images, those of ``input`` where it is None.
-    """
+    """Settings of semantic segmentation."""
 
     truth: ClassVar[Truth] = "masks"
     prediction_settings: ClassVar[dict[str, Any]] = {}
@@ -59,9 +55,13 @@ class SemanticTaskConfig:
 
     name: Literal["semantic"] = "semantic"
     input: InputSpec = field(default_factory=lambda: InputSpec(360, 480, mean=IMAGENET_MEAN, std=IMAGENET_STD))
+    """Size and preprocessing of images in evaluation and prediction, where the whole image is fitted into it."""
     crop: tuple[int, int] | None = None
+    """Height and width of training images; null: those of ``input``."""
     loss: LabelLossConfig = choice(SEGMENTATION_LOSSES, default="segmentation")
+    """What is minimized, over pixels."""
     postprocess: ViewsConfig = field(default_factory=ViewsConfig)
+    """How an image is looked at: as a whole, in windows, at several scales, mirrored."""
 
     def __post_init__(self) -> None:
         if self.crop is not None and min(self.crop) < 1:

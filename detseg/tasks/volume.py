@@ -42,12 +42,7 @@ class VolumeSource(Protocol):
 
 @dataclass(frozen=True)
 class VolumeTaskConfig:
-    """Settings of volume segmentation.
-
-    ``input``: the spacing that volumes are resampled to and how intensities are normalized; ``patch``: depth, height
-    and width of training patches in voxels of that spacing; ``surface_tolerance_mm``: how far apart surfaces may lie to
-    count as the same in the surface Dice of evaluation.
-    """
+    """Settings of volume segmentation."""
 
     truth: ClassVar[Truth] = "volumes"
     prediction_settings: ClassVar[dict[str, Any]] = {}
@@ -55,10 +50,15 @@ class VolumeTaskConfig:
 
     name: Literal["volume"] = "volume"
     input: VolumeSpec = field(default_factory=VolumeSpec)
+    """The spacing that volumes are resampled to and how intensities are normalized."""
     patch: Shape3 = (64, 64, 64)
+    """Depth, height and width of training patches, in voxels of that spacing."""
     loss: LabelLossConfig = choice(VOLUME_LOSSES, default="dice")
+    """What is minimized, over voxels."""
     postprocess: WindowsConfig = field(default_factory=WindowsConfig)
+    """How a volume goes through the model: in overlapping windows, also mirrored."""
     surface_tolerance_mm: float = 1.0
+    """How far apart surfaces may lie, in millimeters, to count as the same in the surface Dice of evaluation."""
 
     def __post_init__(self) -> None:
         if len(self.patch) != 3 or min(self.patch) < 1:

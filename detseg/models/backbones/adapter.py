@@ -27,15 +27,15 @@ BUILD_OPTIONS: dict[str, dict[str, bool]] = {
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """A torchvision network by its own name, or ``name: torchvision`` or ``timm`` with the network's name as ``arch``.
-
-    ``pretrained`` loads the library's default ImageNet weights from its local cache. Nothing is ever downloaded; where
-    the file is missing, the error says how to get it. These weights expect ImageNet's mean and standard deviation.
-    """
+    """A torchvision network by its own name, or ``name: torchvision`` or ``timm`` with the network's name as
+    ``arch``."""
 
     name: str
     arch: str | None = None
+    """The library's name of the network, where ``name`` is ``torchvision`` or ``timm``."""
     pretrained: bool = False
+    """Loads the library's default ImageNet weights from its local cache. Nothing is ever downloaded; where the file is
+    missing, the error says how to get it. These weights expect ImageNet's mean and standard deviation."""
 
     def __post_init__(self) -> None:
         if self.name in ("torchvision", "timm"):

@@ -19,19 +19,21 @@ STAGE_CHANNELS = (128, 256, 512, 1024)
 
 @dataclass(frozen=True)
 class CSPDarknetConfig:
-    """``block`` chooses the form: ``c2f`` is YOLOv8's, ``csp`` is YOLOX's.
-
-    ``depth`` multiplies the number of blocks, ``width`` that of channels, which are capped at ``max_channels`` before.
-    ``depthwise`` separates the 3x3 convolutions of the ``csp`` form (YOLOX-Nano).
-    """
+    """CSPDarknet in the form of YOLOv8 or of YOLOX."""
 
     name: str = "csp_darknet"
     block: Literal["c2f", "csp"] = "c2f"
+    """The form: ``c2f`` is YOLOv8's, ``csp`` is YOLOX's."""
     depth: float = 0.33
+    """Multiplies the number of blocks."""
     width: float = 0.25
+    """Multiplies the number of channels."""
     max_channels: int = 1024
+    """Caps the channels, before they are multiplied."""
     depthwise: bool = False
+    """Whether the 3x3 convolutions of the ``csp`` form are separated (YOLOX-Nano)."""
     activation: Activation = "silu"
+    """What follows each convolution."""
 
     def __post_init__(self) -> None:
         require_positive("backbone depth", self.depth)

@@ -16,10 +16,11 @@ from detseg.models.base import Backbone
 
 @dataclass(frozen=True)
 class ViTConfig:
-    """A torchvision vision transformer with patches of 16 pixels; ``pretrained`` as for the other networks."""
+    """A torchvision vision transformer with patches of 16 pixels."""
 
     name: str = "vit_b_16"
     pretrained: bool = False
+    """Loads torchvision's default ImageNet weights from its local cache, as for the other networks."""
 
     def build(self) -> ViTPyramid:
         """The transformer without its classifier.

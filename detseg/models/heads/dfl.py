@@ -16,11 +16,13 @@ from detseg.models.base import Head, require_positive
 
 @dataclass(frozen=True)
 class DFLHeadConfig:
-    """``bins`` distances, 0 to ``bins - 1`` strides, are told apart for each side of a box."""
+    """YOLOv8's head: the sides of a box as distributions over distances."""
 
     name: str = "dfl"
     bins: int = 16
+    """Distances, 0 to ``bins - 1`` strides, that are told apart for each side of a box."""
     activation: Activation = "silu"
+    """What follows each convolution."""
 
     def __post_init__(self) -> None:
         if self.bins < 2:

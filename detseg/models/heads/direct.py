@@ -18,12 +18,15 @@ PRIOR = 0.01
 
 @dataclass(frozen=True)
 class DirectHeadConfig:
-    """``channels`` is the width of the branches, the same at all levels; ``null`` takes that of the finest level."""
+    """YOLOX's head: boxes, objectness and classes as plain numbers."""
 
     name: str = "direct"
     channels: int | None = None
+    """Width of the branches, the same at all levels; null: that of the finest level."""
     depthwise: bool = False
+    """Whether the 3x3 convolutions are separated (YOLOX-Nano)."""
     activation: Activation = "silu"
+    """What follows each convolution."""
 
     def __post_init__(self) -> None:
         if self.channels is not None:

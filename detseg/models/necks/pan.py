@@ -18,18 +18,20 @@ from detseg.models.base import Neck, require_positive, scaled_depth
 
 @dataclass(frozen=True)
 class PANConfig:
-    """``block`` chooses the form: ``c2f`` is YOLOv8's (no lateral convolutions), ``csp`` is YOLOX's (pointwise ones).
-
-    ``channels`` are those of the output, fine to coarse; ``null`` takes the backbone's. Backbones with wide maps
-    (ResNet-50: 512, 1024, 2048) are best given smaller ones. ``depth`` multiplies the three blocks of each merge.
-    """
+    """A path aggregation network in the form of YOLOv8 or of YOLOX."""
 
     name: str = "pan"
     block: Literal["c2f", "csp"] = "c2f"
+    """The form: ``c2f`` is YOLOv8's (no lateral convolutions), ``csp`` is YOLOX's (pointwise ones)."""
     depth: float = 0.33
+    """Multiplies the three blocks of each merge."""
     channels: tuple[int, ...] | None = None
+    """Channels of the output, fine to coarse; null: the backbone's. Backbones with wide maps (ResNet-50: 512, 1024,
+    2048) are best given smaller ones."""
     depthwise: bool = False
+    """Whether the 3x3 convolutions of the ``csp`` form are separated (YOLOX-Nano)."""
     activation: Activation = "silu"
+    """What follows each convolution."""
 
     def __post_init__(self) -> None:
         require_positive("neck depth", self.depth)

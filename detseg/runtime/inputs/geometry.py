@@ -19,13 +19,7 @@ ChannelOrder = Literal["rgb", "bgr"]
 
 @dataclass(frozen=True, slots=True)
 class InputSpec:
-    """What a network expects of its input image.
-
-    ``height`` and ``width`` in pixels. ``anchor``: where the resized image lies, centered (YOLOv8) or in the top left
-    corner (YOLOX). ``pad_value`` is the gray level around it. With ``upscale`` false an image that is smaller than the
-    input keeps its size. ``mean`` and ``std`` are in gray levels (0 to 255) and in ``channel_order``; the network sees
-    ``(pixel - mean) / std``.
-    """
+    """What a network expects of its input image."""
 
     suffixes: ClassVar[tuple[str, ...]] = IMAGE_SUFFIXES
     """How the names of files end that can be read."""
@@ -33,13 +27,21 @@ class InputSpec:
     """Whether all inputs have one size, so that several make a batch."""
 
     height: int
+    """Height of the input in pixels."""
     width: int
+    """Width of the input in pixels."""
     anchor: Anchor = "center"
+    """Where the resized image lies: centered (YOLOv8) or in the top left corner (YOLOX)."""
     pad_value: int = 114
+    """Gray level around the resized image, 0 to 255."""
     upscale: bool = True
+    """Whether an image that is smaller than the input is enlarged; false: it keeps its size."""
     channel_order: ChannelOrder = "rgb"
+    """Order of the colors that the network sees, and of ``mean`` and ``std``."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Mean of each channel, in gray levels (0 to 255); the network sees ``(pixel - mean) / std``."""
     std: tuple[float, float, float] = (255.0, 255.0, 255.0)
+    """Standard deviation of each channel, in gray levels (0 to 255); the network sees ``(pixel - mean) / std``."""
 
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:

@@ -22,12 +22,7 @@ Intensity = Literal["zscore", "window"]
 
 @dataclass(frozen=True, slots=True)
 class VolumeSpec:
-    """What a network expects of its input volume.
-
-    ``spacing``: millimeters between voxels toward the patient's right, front and top; None: not decided yet, the median
-    of the training set will be taken. ``intensity``: ``zscore`` gives each volume mean 0 and standard deviation 1;
-    ``window`` clips to ``window`` (lower, upper), such as Hounsfield units of CT, and maps it to [-1, 1].
-    """
+    """What a network expects of its input volume."""
 
     suffixes: ClassVar[tuple[str, ...]] = VOLUME_SUFFIXES
     """How the names of files end that can be read."""
@@ -35,8 +30,13 @@ class VolumeSpec:
     """Whether all inputs have one size; volumes keep theirs."""
 
     spacing: Spacing | None = None
+    """Millimeters between voxels toward the patient's right, front and top; null: not decided yet, the median of the
+    training set will be taken."""
     intensity: Intensity = "zscore"
+    """``zscore`` gives each volume mean 0 and standard deviation 1; ``window`` clips to ``window`` and maps it to [-1,
+    1]."""
     window: tuple[float, float] | None = None
+    """Lower and upper intensity where ``intensity`` is ``window``, such as Hounsfield units of CT."""
 
     def __post_init__(self) -> None:
         if self.spacing is not None and (len(self.spacing) != 3 or not all(0 < step < np.inf for step in self.spacing)):

@@ -44,19 +44,20 @@ class HeadMetadata:
 
 @dataclass(frozen=True)
 class PostprocessConfig:
-    """Which raw predictions become detections.
-
-    ``confidence``: the lowest score kept. ``iou``: boxes of one class that overlap more than this are the same object.
-    ``max_detections`` per image. ``multi_label``: one box may carry several classes. ``class_agnostic``: boxes of any
-    class suppress each other. ``nms_backend``: ``detseg``, or ``torchvision`` for GPUs where Triton does not run.
-    """
+    """Which raw predictions become detections."""
 
     confidence: float = 0.001
+    """The lowest score that is kept, 0 to 1."""
     iou: float = 0.7
+    """Boxes of one class that overlap more than this are the same object, 0 to 1."""
     max_detections: int = 300
+    """Most detections per image."""
     multi_label: bool = True
+    """Whether one box may carry several classes."""
     class_agnostic: bool = False
+    """Whether boxes of any class suppress each other."""
     nms_backend: NmsBackend = "detseg"
+    """What suppresses boxes: ``detseg``, or ``torchvision`` for GPUs where Triton does not run."""
 
     def __post_init__(self) -> None:
         for name in ("confidence", "iou"):
@@ -69,18 +70,18 @@ class PostprocessConfig:
 
 @dataclass(frozen=True)
 class ViewsConfig:
-    """How an image is looked at; without any of these settings it goes through the model once, as a whole.
-
-    ``window``: height and width of windows that slide over the input and ``overlap`` by this share, their logits
-    averaged by ``weighting``. ``scales`` and ``flip``: the class probabilities are averaged over the input at these
-    scales, and mirrored as well.
-    """
+    """How an image is looked at; without any of these settings it goes through the model once, as a whole."""
 
     window: tuple[int, int] | None = None
+    """Height and width of windows that slide over the input, their logits averaged; null: no windows."""
     overlap: float = 0.25
+    """Share by which windows overlap."""
     weighting: Weighting = "gaussian"
+    """How logits of overlapping windows are averaged."""
     scales: tuple[float, ...] = (1.0,)
+    """The class probabilities are averaged over the input at these scales."""
     flip: bool = False
+    """Whether they are averaged over the mirrored input as well."""
 
     def __post_init__(self) -> None:
         if self.window is not None and (len(self.window) != 2 or min(self.window) < 1):
@@ -93,20 +94,22 @@ class ViewsConfig:
 
 @dataclass(frozen=True)
 class WindowsConfig:
-    """How a volume goes through the model: windows slide over it, and their logits are averaged where they overlap.
-
-    ``window``: depth, height and width, those of training patches where it is None; neighbors ``overlap`` by this share
-    of it; ``batch_size`` windows go through the model at once. ``flip``: the class probabilities are averaged over the
-    volume and its mirror images along ``flip_axes`` and every combination of them (0: right, 1: anterior, 2: superior);
-    they should be axes along which the model saw mirrored patches in training.
-    """
+    """How a volume goes through the model: windows slide over it, and their logits are averaged where they overlap."""
 
     window: Shape3 | None = None
+    """Depth, height and width of the windows; null: those of training patches."""
     overlap: float = 0.5
+    """Share of the window by which neighbors overlap."""
     weighting: Weighting = "gaussian"
+    """How logits of overlapping windows are averaged."""
     batch_size: int = 1
+    """Windows that go through the model at once."""
     flip: bool = False
+    """Whether the class probabilities are averaged over the volume and its mirror images along ``flip_axes`` and every
+    combination of them."""
     flip_axes: tuple[int, ...] = (0, 1, 2)
+    """Axes of the mirror images (0: right, 1: anterior, 2: superior); they should be axes along which the model saw
+    mirrored patches in training."""
 
     def __post_init__(self) -> None:
         if self.window is not None and (len(self.window) != 3 or min(self.window) < 1):
