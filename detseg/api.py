@@ -191,6 +191,7 @@ def evaluate(
     flip: bool | None = None,
     window: Sequence[int] | None = None,
     overlap: float | None = None,
+    overwrite: bool = False,
 ) -> Evaluation:
     """Measure a model on a data set: ``detseg.evaluate("runs/mine", "my_data.yaml").metrics["AP"]``.
 
@@ -207,6 +208,8 @@ def evaluate(
         output: a folder for metrics, plots, pictures and a page with all of it.
         report: a file for that page alone.
         confidence, iou, max_detections, nms_backend, scales, flip, window, overlap: as for :func:`load`.
+        overwrite: replace what lies in ``output``; without it another evaluation there is left alone, and the results
+            go to ``output-2``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -236,6 +239,7 @@ def evaluate(
             overlap=overlap,
         ),
         size=_pair(size),
+        overwrite=overwrite,
     )
 
 
@@ -253,6 +257,7 @@ def export(
     confidence: float | None = None,
     iou: float | None = None,
     max_detections: int | None = None,
+    overwrite: bool = False,
 ) -> Exported:
     """Write a model as ONNX, and prove that it gives the same results: ``detseg.export("runs/mine", "mine.onnx")``.
 
@@ -267,6 +272,7 @@ def export(
         calibrate: the data set whose training images 8-bit ranges are taken from.
         verify: the data set on which model and file are also evaluated.
         confidence, iou, max_detections: as for :func:`load`; the file keeps them.
+        overwrite: replace a file that no export wrote.
 
     Raises:
         ValueError: settings do not fit each other or the model.
@@ -286,6 +292,7 @@ def export(
         calibrate=None if calibrate is None else str(calibrate),
         verify=None if verify is None else str(verify),
         postprocess=_given(confidence=confidence, iou=iou, max_detections=max_detections),
+        overwrite=overwrite,
     )
 
 
