@@ -10,6 +10,7 @@ import fcntl
 import os
 import platform
 import warnings
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -135,7 +136,7 @@ def _require_free(folder: Path, is_ours: bool = False) -> None:
         what = ", ".join(learned) or RECORDS_NAME
         raise FileExistsError(
             f"{folder} holds a run ({what}) whose {STATE_NAME} is gone: it cannot be resumed and is not overwritten; "
-            "choose another folder with -o"
+            f"choose another folder with -o{_describe_previous(names)}"
         )
     foreign = [name for name in names if name not in _OF_A_BEGINNING or not (folder / LOCK_NAME).exists()]
     if foreign:
@@ -144,6 +145,10 @@ def _require_free(folder: Path, is_ours: bool = False) -> None:
             f"{folder} is not empty ({', '.join(foreign[:3])}{more}), and nothing that lies there is overwritten; "
             "choose a new or an empty folder with -o"
         )
+
+
+def _describe_previous(names: Sequence[str]) -> str:
+    return f", or rename {PREVIOUS_NAME} to {STATE_NAME} and go on with --resume" if PREVIOUS_NAME in names else ""
 
 
 def _is_locked(folder: Path) -> bool:

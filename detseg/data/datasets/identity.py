@@ -23,17 +23,18 @@ def identify(dataset: Dataset | VolumeDataset) -> Identity:
     files count.
     """
     count = range(len(dataset))
-    names = [dataset.path(index) for index in count]
     truth: list[bytes] = []
     files: list[str] = []
     if isinstance(dataset, Dataset):
         packed = dataset.annotations
+        names = [packed.names[index] for index in count]
         sizes = np.stack([packed.heights, packed.widths])
         columns = (packed.offsets, packed.boxes_xywh, packed.labels, packed.crowd, packed.areas)
         truth = [np.ascontiguousarray(column).tobytes() for column in columns]
         if dataset.needs_truth:
             files = [dataset.mask_path(index) for index in count]
     else:
+        names = [dataset.path(index) for index in count]
         sizes = np.array([_num_bytes(name) for name in names])
         if dataset.has_labels:
             files = [dataset.label_path(index) for index in count]
