@@ -152,6 +152,9 @@ def test_pictures_that_are_too_large_are_refused_before_decoding(tmp_path: Path)
         ((b"G" + bytes(187)) * 3, ("MPEG-TS", 0)),
         ((b"G" + bytes(187)) * 2, None),
         (b"GIF89a" + bytes(600), None),
+        # Still pictures in the container of films
+        (struct.pack(">I4s", 24, b"ftyp") + b"heic" + bytes(600), None),
+        (struct.pack(">I4s", 24, b"ftyp") + b"avif" + bytes(600), None),
     ],
 )
 def test_containers(tmp_path: Path, content: bytes, expected: tuple[str, int] | None) -> None:
@@ -166,3 +169,24 @@ def test_a_header_that_claims_twice_the_frames(detseg_data: Path) -> None:
     seen = [(frame.time_s, frame.stream) for frame in read_video(detseg_data / "video" / "vtest.avi")]
     np.testing.assert_allclose([time_s for time_s, _ in seen], np.arange(341) * 0.04)
     assert {stream for _, stream in seen} == {StreamInfo(25.0, 1280, 720, num_expected=341)}
+
+
+@pytest.mark.parametrize(("claimed", "every", "expected"), [(24000 / 1001, 1, 23.976), (30000 / 1001, 3, 9.99)])
+def test_rates_are_not_those_of_rounded_time_stamps(
+    tmp_path: Path, claimed: float, every: int, expected: float
+) -> None:
+    """Matroska has time stamps in whole milliseconds: 41 or 42 between pictures at 23.976 per second."""
+    frames = list(read_video(write_video(tmp_path / "v.mkv", 40, claimed), Section(every=every)))
+    assert frames[0].stream is not None
+    assert frames[0].stream.fps == expected
+
+
+def test_a_single_picture_lasts_as_long_as_its_film(tmp_path: Path) -> None:
+    (frame,) = read_video(write_video(tmp_path / "v.mp4", 20), Section(every=1000))
+    assert frame.stream is not None
+    assert frame.stream.fps == pytest.approx(0.5)
+
+
+def test_reading_takes_time(tmp_path: Path) -> None:
+    frames = list(read_video(write_video(tmp_path / "v.mp4", 20)))
+    assert all(0 < frame.read_s < 60 for frame in frames)
