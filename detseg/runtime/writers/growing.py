@@ -71,7 +71,8 @@ class GrowingText:
                 while data:
                     data = data[self._stream.write(data) or 0 :]
             except OSError:
-                self._stream.truncate(begin)  # no half of a line
+                self._stream.seek(begin)
+                self._stream.truncate()  # no half of a line
                 raise
 
 

@@ -50,15 +50,22 @@ def test_a_full_disk_leaves_whole_lines_only(tmp_path: Path) -> None:
     code = """
 import resource
 from pathlib import Path
+from detseg.files import SaveError
 from detseg.runtime.writers.growing import GrowingText
 resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
 with GrowingText(Path("t.csv")) as text:
-    for number in range(20):
-        text.write("x" * 98 + "\\n")
+    for number in range(11):
+        try:
+            text.write("x" * 98 + "\\n")
+        except SaveError as error:
+            print(error)
+            text.write("short\\n")
+    raise KeyError
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert "SaveError: could not write t.csv: [Errno 27]" in done.stderr
-    assert (tmp_path / "t.unfinished.csv").read_text() == ("x" * 98 + "\n") * 10
+    assert done.stdout.startswith("could not write t.csv: [Errno 27]")
+    assert done.stderr.endswith("KeyError\n")
+    assert (tmp_path / "t.unfinished.csv").read_text() == ("x" * 98 + "\n") * 10 + "short\n"
 
 
 def test_the_file_before_stays_where_the_new_one_cannot_be_put(tmp_path: Path) -> None:
