@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from detseg.engine.run import RunResult
     from detseg.exporters.export import Exported
     from detseg.runtime.model import Model
+    from detseg.runtime.tracking.tracker import TrackerConfig
 
 Size = int | tuple[int, int]
 """Of an input: height and width, or one number for both."""
@@ -40,6 +41,7 @@ def load(
     flip: bool | None = None,
     window: Sequence[int] | None = None,
     overlap: float | None = None,
+    track: TrackerConfig | None = None,
 ) -> Model:
     """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("film.mp4"): ...``.
 
@@ -62,8 +64,10 @@ def load(
         flip: average over the input and its mirror images (masks and volumes).
         window: slide a window of this size over the input: height and width, or depth, height and width.
         overlap: share by which windows overlap.
+        track: with what ``predict`` will follow objects, where that is not the default: boxes count from its
+            ``low_score`` on.
 
-    The last eight replace the model's own settings where given.
+    The settings from ``confidence`` to ``overlap`` replace the model's own where given.
 
     Raises:
         FileNotFoundError: there is no such file, or the released weights of this name are not on this machine; nothing
@@ -87,7 +91,7 @@ def load(
     if path.suffix.lower() == ".onnx":
         from detseg.runtime.model import load_onnx
 
-        return load_onnx(path, str(device), precision, num_threads, _pair(size), full_input, settings)
+        return load_onnx(path, str(device), precision, num_threads, _pair(size), full_input, settings, track)
     try:
         from detseg.inference.load import load_torch_model
     except ModuleNotFoundError as error:
@@ -95,7 +99,7 @@ def load(
             f"{path}: needs torch, which is not installed: pip install 'detseg[train]', or run the model as an .onnx "
             "file, which `detseg export` makes"
         ) from error
-    return load_torch_model(path, str(device), precision, num_threads, _pair(size), full_input, settings)
+    return load_torch_model(path, str(device), precision, num_threads, _pair(size), full_input, settings, track)
 
 
 def train(

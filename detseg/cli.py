@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 import sys
 import warnings
@@ -10,6 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from detseg.cli_arguments import make_parser
+from detseg.cli_errors import explain, leave_standard_output
 from detseg.cli_output import printable_output, shortened
 from detseg.habits import advice
 
@@ -18,7 +20,8 @@ _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. A user's mistake is one line on standard error, never a traceback."""
+    """Run one command; returns the exit code. A user's mistake, or what the machine lacks, is one line on standard
+    error, never a traceback."""
     with printable_output():
         return _run(arguments)
 
@@ -34,12 +37,17 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
-            return _VERBS[options.verb](options)
-    except (ValueError, OSError, ModuleNotFoundError, MemoryError) as error:
-        if options.traceback:
+            exit_code = _VERBS[options.verb](options)
+            sys.stdout.flush()
+            return exit_code
+    except Exception as error:
+        line = explain(error)
+        if line is None or options.traceback:
             raise
-        reason = f"not enough memory: {error}" if isinstance(error, MemoryError) else error
-        print(f"detseg {options.verb}: {shortened(reason)}", file=sys.stderr)
+        if isinstance(error, BrokenPipeError):
+            leave_standard_output()
+        with contextlib.suppress(BrokenPipeError):  # nobody reads the errors either
+            print(f"detseg {options.verb}: {shortened(line)}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 
@@ -165,7 +173,6 @@ def _predict(options: argparse.Namespace) -> int:
     track = None
     if options.track:
         track = tracker_for(options.confidence)
-        settings["confidence"] = track.low_score
     model = load(
         options.model,
         device=options.device,
@@ -173,6 +180,7 @@ def _predict(options: argparse.Namespace) -> int:
         num_threads=options.threads,
         size=options.size,
         full_input=options.full_input,
+        track=track,
         **settings,
     )
     return predict_command(

@@ -162,7 +162,9 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "the network's stride asks for, which is faster",
     )
     predict.add_argument("--classes", metavar="NAME,NAME,...", help="look for these classes only")
-    predict.add_argument("--line-width", type=int, metavar="PIXELS", help="of drawn boxes (default by picture size)")
+    predict.add_argument(
+        "--line-width", type=_positive, metavar="PIXELS", help="of drawn boxes (default by picture size)"
+    )
     videos = predict.add_argument_group("videos")
     videos.add_argument("--every", type=int, default=1, metavar="N", help="take each N-th frame only")
     videos.add_argument("--start", type=_seconds, default=0.0, metavar="TIME", help="in seconds, or as 1:30 or 1:02:30")
@@ -250,6 +252,12 @@ def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> No
     masks.add_argument("--flip", action="store_true", default=None, help="average over the input and its mirror images")
     masks.add_argument("--window", type=_window, metavar="[Dx]HxW", help="slide a window of this size over the input")
     masks.add_argument("--overlap", type=float, help="share by which windows overlap")
+
+
+def _positive(text: str) -> int:
+    if re.fullmatch(r"0*[1-9]\d{0,8}", text) is None:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text!r}")
+    return int(text)
 
 
 def _size(text: str) -> tuple[int, int]:

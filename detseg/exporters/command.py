@@ -87,4 +87,5 @@ def run_export(
 def _require_extra() -> None:
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
-        raise ModuleNotFoundError(f"export needs {' and '.join(missing)}: pip install 'detseg[export]'")
+        extra = "train,export" if importlib.util.find_spec("torch") is None else "export"
+        raise ModuleNotFoundError(f"export needs {' and '.join(missing)}: pip install 'detseg[{extra}]'")

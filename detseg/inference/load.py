@@ -17,10 +17,11 @@ from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.model import Model
+from detseg.runtime.model import Model, require_boxes
 from detseg.runtime.runner import Finished, Runner
+from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.tasks.base import Task
-from detseg.tasks.model_file import adapt_task, default_device, load_model_file
+from detseg.tasks.model_file import adapt_task, default_device, load_model_file, read_header
 
 PRECISIONS: dict[str, torch.dtype] = {
     "fp32": torch.float32,
@@ -130,12 +131,17 @@ def load_torch_model(
     size: tuple[int, int] | None,
     full_input: bool | None,
     settings: Mapping[str, Any],
+    track: TrackerConfig | None = None,
 ) -> Model:
     """The model in a ``.safetensors`` file, its batch norms folded; arguments and errors of ``detseg.load``.
 
     ``num_threads`` is that of the whole process, as torch has it. Where a task waits for the host, as
     suppression by torchvision does, there is no CUDA graph.
     """
+    if track is not None:
+        config = read_header(path).task
+        require_boxes(hasattr(config.postprocess, "confidence"), path, config.name)
+        settings = {**settings, "confidence": track.low_score}
     model_file = load_model_file(path, postprocess=settings, size=size, for_prediction=True)
     if num_threads is not None:
         if num_threads < 1:
@@ -146,8 +152,10 @@ def load_torch_model(
         full_input = not task.kind.has_boxes or on.type == "cuda"
     fits = full_input
 
-    def remake(others: Mapping[str, Any]) -> Runner:
+    def remake(others: Mapping[str, Any], tracker: TrackerConfig | None = None) -> Runner:
         changed = task
+        if tracker is not None:
+            others = {**others, "confidence": tracker.low_score}
         if others:
             config = adapt_task(task.config, others)
             changed = config.build(network, task.class_names, task.category_ids)

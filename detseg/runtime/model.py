@@ -11,6 +11,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray
 from detseg.runtime.devices import parse_device
+from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.live import take_ahead
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.given import Channels, Item, items_of
@@ -25,8 +26,8 @@ from detseg.runtime.tracking.tracker import ByteTracker, TrackerConfig
 from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 
-Remake = Callable[[Mapping[str, Any]], Runner]
-"""The same network with other settings of its postprocessing, by their names."""
+Remake = Callable[[Mapping[str, Any], TrackerConfig | None], Runner]
+"""The same network with other settings of its postprocessing, by their names, and for this tracker, where given."""
 
 _MAX_VARIANTS = 8
 _PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
@@ -53,7 +54,7 @@ class Model:
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self._remake = remake
-        self._variants: dict[tuple[tuple[str, Any], ...], Runner] = {}
+        self._variants: dict[tuple[Any, ...], Runner] = {}
         self._lock = threading.Lock()
 
     def __call__(self, given: Any, batch_size: int = 1, **options: Any) -> list[Prediction]:
@@ -124,33 +125,31 @@ class Model:
         """
         kept = self._kept(classes)
         settings = {"confidence": confidence, "iou": iou, "max_detections": max_detections}
-        follow = None
+        follow, tracker = None, None
         if track:
             if not self.runner.kind.has_boxes:
                 raise ValueError(f"only boxes can be tracked, this model is for {self.task_name}")
-            if track is True:
-                track = tracker_for(confidence)
-                settings["confidence"] = track.low_score
-            follow = _Tracks(track).follow
-        runner = self._with({name: value for name, value in settings.items() if value is not None})
+            tracker = tracker_for(confidence) if track is True else None
+            follow = _Tracks(track if isinstance(track, TrackerConfig) else tracker_for(confidence)).follow
+        runner = self._with({name: value for name, value in settings.items() if value is not None}, tracker)
         items = items_of(given, channels=channels, spacing=spacing, volumes=not runner.spec.one_size)
         read = runner.kind.reader(runner.spec, len(self.class_names))
         frames = read_frames(self._sources(items, allow_url), read, section, on_error)
         found = predict_frames(runner, take_ahead(frames, ahead, stop), batch_size, kept)
         return self._predictions(found, kept, follow)
 
-    def _with(self, settings: Mapping[str, Any]) -> Runner:
-        """The runner with these settings; the last few are kept."""
-        if not settings:
+    def _with(self, settings: Mapping[str, Any], tracker: TrackerConfig | None) -> Runner:
+        """The runner with these settings, with boxes enough for ``tracker``; the last few are kept."""
+        if not settings and tracker is None:
             return self.runner
         if self._remake is None:
-            raise ValueError(f"the settings {', '.join(settings)} of this model cannot be changed any more")
-        key = tuple(sorted(settings.items()))
+            raise ValueError(f"the settings {', '.join(settings) or 'for tracking'} of this model cannot be changed")
+        key = (tuple(sorted(settings.items())), tracker)
         with self._lock:
             if key not in self._variants:
                 if len(self._variants) == _MAX_VARIANTS:
                     del self._variants[next(iter(self._variants))]
-                self._variants[key] = self._remake(settings)
+                self._variants[key] = self._remake(settings, tracker)
             return self._variants[key]
 
     def _predictions(
@@ -224,6 +223,7 @@ def load_onnx(
     size: tuple[int, int] | None,
     full_input: bool | None,
     settings: Mapping[str, Any],
+    track: TrackerConfig | None = None,
 ) -> Model:
     """The model in an ``.onnx`` file; arguments and errors of ``detseg.load``."""
     if precision != "fp32":
@@ -233,12 +233,38 @@ def load_onnx(
     if kind != "auto" and providers is None:
         raise ValueError(f"device must be auto, cpu or cuda for .onnx files, got {device}")
     model = OnnxModel(path, num_threads, providers)
+    if track is not None:
+        require_boxes(model.kind.has_boxes, path, model.metadata.task)
     if full_input is None:
         full_input = not (model.kind.has_boxes and model.has_free_sides)
     fits = full_input
 
-    def remake(others: Mapping[str, Any]) -> OnnxRunner:
-        return OnnxRunner(model, {**settings, **others}, size, full_input=fits)
+    def remake(others: Mapping[str, Any], tracker: TrackerConfig | None = None) -> OnnxRunner:
+        wanted = {**settings, **others}
+        if tracker is not None:
+            wanted = _settings_for_tracking(wanted, tracker, model.metadata)
+        return OnnxRunner(model, wanted, size, full_input=fits)
 
-    runner = remake({})
+    runner = remake({}, track)
     return Model(runner, runner.task_name, runner.class_names, runner.category_ids, remake)
+
+
+def require_boxes(has_boxes: bool, path: Path, task_name: str) -> None:
+    """Refuse to follow what is no object.
+
+    Raises:
+        ValueError: results are not boxes.
+    """
+    if not has_boxes:
+        raise ValueError(f"{path}: only boxes can be tracked, this model is for {task_name}; leave tracking out")
+
+
+def _settings_for_tracking(settings: Mapping[str, Any], track: TrackerConfig, metadata: Metadata) -> dict[str, Any]:
+    """Boxes from ``track.low_score`` on. Where suppression is in the graph, these are as they are, and a confidence
+    above that of the graph is left to the tracker."""
+    if not metadata.postprocess_in_graph:
+        return {**settings, "confidence": track.low_score}
+    wanted = settings.get("confidence")
+    if wanted is not None and metadata.postprocess.confidence < wanted <= track.high_score:
+        return {name: value for name, value in settings.items() if name != "confidence"}
+    return dict(settings)

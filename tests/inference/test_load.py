@@ -15,6 +15,7 @@ from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.nifti import write_volume
 from detseg.runtime.model import Model
+from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.model_file import ModelFileConfig, save_model_file
@@ -122,6 +123,16 @@ def test_only_boxes_can_have_inputs_that_fit() -> None:
 def test_impossible_settings(package: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         detseg.load(package, device="cpu", **options)
+
+
+def test_what_shall_be_followed_is_asked_for(package: Path, tmp_path: Path) -> None:
+    track = TrackerConfig(high_score=0.5, low_score=0.05, new_score=0.5)
+    runner: Any = detseg.load(package, device="cpu", size=(64, 96), track=track, confidence=0.5).runner
+    assert runner._task.config.postprocess.confidence == 0.05
+    config = ModelFileConfig(LETNetConfig(), SemanticTaskConfig(), ("road", "sky"), (0, 1))
+    save_model_file(tmp_path / "masks.safetensors", config.build()[0].state_dict(), config)
+    with pytest.raises(ValueError, match="only boxes can be tracked, this model is for semantic; leave tracking out"):
+        detseg.load(tmp_path / "masks.safetensors", track=track)
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

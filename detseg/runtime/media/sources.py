@@ -95,6 +95,8 @@ def find_sources(
 
 def _names(names: Iterable[str | Path], listing: Iterable[str]) -> Iterator[str]:
     for name in map(str, names):
+        if not name:
+            raise SourceError("a source has no name; name a file, or . for the current folder")
         if name == STANDARD_INPUT:
             yield from filter(None, map(_listed, listing))
         else:

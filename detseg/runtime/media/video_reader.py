@@ -56,8 +56,8 @@ def read_video(path: Path | str, section: Section | None = None, max_pixels: int
     left, and their times are those of the stream.
 
     Raises:
-        ImageError: the file is missing, no supported container, has no video that can be decoded, or its pictures have
-            more than ``max_pixels`` pixels.
+        ImageError: the file is missing, no supported container, has no video that can be decoded, no frame in the
+            ``section``, or its pictures have more than ``max_pixels`` pixels.
         TruncatedVideoError: after the last frame, if the container promises more bytes than the file has.
     """
     try:
@@ -98,13 +98,12 @@ def _frames(target: str | int, name: str, path: Path | None, section: Section, m
         width, height = (round(capture.get(side)) for side in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT))
         if width * height > max_pixels:
             raise ImageError(f"{name}: {width}x{height} pixels, allowed are {max_pixels} in all")
-        pictures = _timed(_decode(capture, section, _Clock(capture, is_live=path is None)))
+        clock = _Clock(capture, is_live=path is None)
+        pictures = _timed(_decode(capture, section, clock))
         # A camera shall show what it sees now, not what it saw some frames ago.
         first = list(islice(pictures, _NUM_TIMED if path is not None else 1))
         if not first:
-            if section.start_s:
-                return
-            raise ImageError(f"{name}: no picture of it can be decoded")
+            raise ImageError(f"{name}: {_nothing_of(section, clock.last_s)}")
         fps = _rate([time_s for (_, time_s, _), _ in first], section.every, capture)
         height, width = first[0][0][2].shape[:2]
         num_expected = _expected(capture, fps, section)
@@ -118,34 +117,44 @@ def _frames(target: str | int, name: str, path: Path | None, section: Section, m
 
 class _Clock:
     """Tells the time of each frame that ``capture`` has taken, in seconds from the first on: its time stamp, or where a
-    live source has none the time of its arrival."""
+    live source has none the time of its arrival. ``last_s`` is that of the last one, also where it was not wanted."""
 
     def __init__(self, capture: Any, is_live: bool) -> None:
+        self.last_s: float | None = None
         self._capture = capture
         self._is_live = is_live and capture.get(cv2.CAP_PROP_FRAME_COUNT) <= 0
         # What cameras send as one JPEG after the other has no time stamps; OpenCV counts 25 a second.
         is_mjpeg = round(capture.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG")
         self._by_arrival = self._is_live and is_mjpeg
-        self._first: tuple[float, float] | None = None
-        self._last_s = 0.0
+        self._first = (0.0, 0.0)
         self._step_s = 1 / _claimed(capture.get(cv2.CAP_PROP_FPS))
 
     def read(self) -> float:
         """The time of the frame that was taken last; it rises from frame to frame."""
         stamp_s, now_s = self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1000, time.perf_counter()
-        if self._first is None:
-            self._first = stamp_s, now_s
+        if self.last_s is None:
+            self._first, self.last_s = (stamp_s, now_s), 0.0
             return 0.0
         stamp_s, now_s = stamp_s - self._first[0], now_s - self._first[1]
         time_s = now_s if self._by_arrival else stamp_s
-        if time_s <= self._last_s:
+        if time_s <= self.last_s:
             # OpenCV has no stamp for the last frames of some containers, and for none of some cameras.
-            time_s = self._last_s + (_LEAST_STEP_S if self._by_arrival else self._step_s)
-            if self._is_live and now_s > self._last_s:
+            time_s = self.last_s + (_LEAST_STEP_S if self._by_arrival else self._step_s)
+            if self._is_live and now_s > self.last_s:
                 time_s = now_s
-        self._step_s = time_s - self._last_s
-        self._last_s = time_s
+        self._step_s = time_s - self.last_s
+        self.last_s = time_s
         return time_s
+
+
+def _nothing_of(section: Section, last_s: float | None) -> str:
+    """Why there is no frame, where the last one that was come upon is at ``last_s``."""
+    if last_s is None or (section.start_s <= last_s and section.end_s is None):
+        return "no picture of it can be decoded"
+    wanted = f"from {section.start_s:g} s" + (" on" if section.end_s is None else f" to {section.end_s:g} s")
+    if last_s < section.start_s:
+        return f"has no frame {wanted}: the last one is at {last_s:.3f} s"
+    return f"has no frame {wanted}: the next one is at {last_s:.3f} s"
 
 
 def _decode(capture: Any, section: Section, clock: _Clock) -> Iterator[tuple[int, float, ByteArray]]:

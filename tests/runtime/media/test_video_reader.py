@@ -57,17 +57,30 @@ def test_colors_are_rgb(tmp_path: Path) -> None:
         (Section(start_s=0.45), list(range(5, 20)), 10),
         (Section(end_s=0.35), [0, 1, 2, 3], 10),
         (Section(every=4, start_s=0.45, end_s=1.55), [5, 9, 13], 2.5),
-        (Section(start_s=60), [], None),
     ],
 )
-def test_sections(tmp_path: Path, section: Section, expected: list[int], fps: float | None) -> None:
+def test_sections(tmp_path: Path, section: Section, expected: list[int], fps: float) -> None:
     frames = list(read_video(write_video(tmp_path / "v.mp4", 20), section))
     assert [frame.index for frame in frames] == expected
-    assert {frame.stream and frame.stream.fps for frame in frames} == ({round(fps, 3)} if fps else set())
+    assert {frame.stream and frame.stream.fps for frame in frames} == {round(fps, 3)}
     for frame in frames:
         assert frame.stream is not None
         assert frame.stream.num_expected is not None
         assert abs(frame.stream.num_expected - len(frames)) <= 1
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (Section(start_s=60), r"v\.mp4: has no frame from 60 s on: the last one is at 1\.900 s"),
+        (Section(start_s=2, end_s=3), r"has no frame from 2 s to 3 s: the last one is at 1\.900 s"),
+        (Section(start_s=0.41, end_s=0.49), r"has no frame from 0\.41 s to 0\.49 s: the next one is at 0\.500 s"),
+        (Section(every=50, start_s=1.95), r"has no frame from 1\.95 s on: the last one is at 1\.900 s"),
+    ],
+)
+def test_an_empty_section_is_named(tmp_path: Path, section: Section, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        list(read_video(write_video(tmp_path / "v.mp4", 20), section))
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import detseg
 from detseg.config import to_dict
 from detseg.losses.segmentation import SegmentationLossConfig
 from detseg.models.detector import Detector, DetectorConfig
@@ -25,6 +26,7 @@ from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import MAX_STREAMS, OnnxRunner
 from detseg.runtime.postprocess.config import PostprocessConfig, ViewsConfig, WindowsConfig
 from detseg.runtime.runner import predict_frames
+from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTask, DetectionTaskConfig
 from detseg.tasks.semantic import SemanticTaskConfig
@@ -260,6 +262,30 @@ def test_with_suppression_in_the_graph_a_used_up_limit_is_named(save_onnx: Any) 
         first, second = few.submit(images, np.array([True, False, False])).results()
         assert (first.labels.tolist(), second.labels.tolist()) == ([], [0])
         runner.submit(images).results()
+
+
+def test_files_with_suppression_in_the_graph_can_track(save_onnx: Any) -> None:
+    """Their confidence, 0.6, stays; one that is asked for is left to the tracker where it can be."""
+    path = nms_file(save_onnx, detection_task())
+    track = TrackerConfig(high_score=0.75, low_score=0.1, new_score=0.75)
+    images = [picture(640, 960), picture(64, 96)] * 2  # the file takes two at a time
+    for settings in ({}, {"confidence": 0.75}):
+        model = detseg.load(path, track=track, **settings)
+        found: Any = [prediction.result for prediction in model.predict(images, batch_size=2, track=track)]
+        assert [np.round(one.scores.astype(float), 2).tolist() for one in found] == [[0.9], [0.8], [0.9], [0.8]]
+    with pytest.raises(ValueError, match="suppression is part of the graph, so confidence cannot be changed"):
+        detseg.load(path, track=track, confidence=0.5)
+    with pytest.raises(ValueError, match="so confidence cannot be changed"):
+        detseg.load(path, confidence=0.75)
+
+
+def test_boxes_only_can_be_followed(save_onnx: Any) -> None:
+    raw = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(), "raw"))
+    runner: Any = detseg.load(raw, track=TrackerConfig(), confidence=0.6).runner
+    assert runner._metadata.postprocess.confidence == TrackerConfig().low_score
+    masks = save_onnx(mask_graph(), {"w": Smoothing(2, 3, 3).weights}, metadata_of(mask_task()))
+    with pytest.raises(ValueError, match="only boxes can be tracked, this model is for semantic; leave tracking out"):
+        detseg.load(masks, track=TrackerConfig())
 
 
 def test_where_the_input_cannot_fit_the_image(save_onnx: Any) -> None:
