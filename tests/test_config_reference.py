@@ -171,7 +171,7 @@ def test_what_lies_below_a_key() -> None:
     [
         ("lamp.wats", "did you mean lamp.watts"),
         ("watts", "did you mean lamp.watts, second.watts?"),
-        ("flor", "did you mean floor"),
+        ("flooor", "did you mean floor"),
         ("light", "light is called lamp now"),
         ("zzz", "no key of a configuration is called zzz"),
     ],
