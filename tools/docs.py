@@ -17,7 +17,7 @@ CONFIGURATION = f"""{NOTE}
 
 # Configuration
 
-Every key of a training configuration. A YAML holds what differs from its `base:`, any key can be set on the command line
+Every key of a training configuration. A YAML holds what differs from its `base:`, any key can be set by hand
 (`train.epochs=50`), and the resolved configuration lies in the run's folder as `config.yaml`. On the command line
 `detseg config KEY` says the same, such as `detseg config train.optimizer`.
 
