@@ -406,7 +406,7 @@ def test_a_signal_ends_a_run_that_can_be_resumed(
     assert f"train.weights: {str(weights)!r} not found" in capsys.readouterr().err
     assert detseg("train", "--resume", run_dir, "data.num_workers=1", "train.weights=null") == 0
     lines = (run_dir / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["epoch"] for line in lines] == [0, 1, 2, 3, 4, 5]
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert {path.name for path in run_dir.iterdir()} >= RUN_FILES
 
 
@@ -422,7 +422,7 @@ def test_two_processes_make_one_run(tiny: Path, start: Callable[..., subprocess.
     assert output.count("best model: ") == 1
     lines = [json.loads(line) for line in (runs / "tiny" / "metrics.jsonl").read_text().splitlines()]
     # 8 pictures in batches of 4, whatever the number of processes
-    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 2), (1, 4)]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 2), (2, 4)]
     # All four pictures were judged: one process alone finds the same on the same weights.
     model = runs / "tiny" / "best.safetensors"
     options = ["--data", "data/shapes.yaml", "--workers", 0, "--device", "cpu", "--batch-size", 2, "-o", "alone"]

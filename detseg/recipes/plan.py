@@ -15,6 +15,7 @@ from detseg.engine.settings import RunConfig
 from detseg.models.base import ModelConfig
 from detseg.recipes.finetune import ALWAYS, KNOWN, NEW, describe_classes, read_recipe, size_layer
 from detseg.recipes.start import Start, find_start
+from detseg.runtime.weights.released import find_model, read_table
 from detseg.shipped import find_config
 
 _OF_DATA = ("path", "format", "description", "train_split", "val_split")
@@ -102,6 +103,7 @@ def plan_run(model: Path | str, options: Options, overrides: Sequence[str] = ())
     if options.data is not None:
         below = [_without_data(layer) for layer in below]
     chosen = [*_data_layers(options), *override_layers([*options.overrides(), *overrides])]
+    below, chosen = ([_with_weights(layer) for layer in layers] for layers in (below, chosen))
     config = build_config(RunConfig, [*below, *chosen])
     _require_data([*below, *chosen])
     if options.size is not None and not config.task.input.one_size:
@@ -150,6 +152,16 @@ def _without_data(layer: Layer) -> Layer:
     value = copy.copy(layer.value)
     value["data"] = {key: item for key, item in value["data"].items() if key not in _OF_DATA}
     return replace(layer, value=value)
+
+
+def _with_weights(layer: Layer) -> Layer:
+    """``layer`` with the file in place of the name of released weights, or of a run's folder, in ``train.weights``."""
+    if not _has(layer.value, "train", "weights") or not isinstance(layer.value["train"]["weights"], str):
+        return layer
+    named = Path(layer.value["train"]["weights"])
+    if (layer.folder / named).is_file() or not (str(named) in read_table().weights or named.is_dir()):
+        return layer  # a path like any other
+    return replace(layer, value={**layer.value, "train": {**layer.value["train"], "weights": str(find_model(named))}})
 
 
 def _data_layers(options: Options) -> list[Layer]:

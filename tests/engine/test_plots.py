@@ -36,9 +36,9 @@ def drawn(figure: Figure) -> dict[str, dict[str, tuple[list[float], list[float]]
 
 def test_each_entry_in_its_panel(tmp_path: Path, figures: list[Figure]) -> None:
     records: list[dict[str, Any]] = [
-        {"epoch": 0, "step": 10, "seconds": 3.5, "loss": 3.0, "loss/box": 2.0, "learning_rate": 0.1},
+        {"epoch": 1, "step": 10, "seconds": 3.5, "loss": 3.0, "loss/box": 2.0, "learning_rate": 0.1},
         {
-            "epoch": 1,
+            "epoch": 2,
             "step": 20,
             "seconds": 3.4,
             "loss": float("nan"),
@@ -47,7 +47,7 @@ def test_each_entry_in_its_panel(tmp_path: Path, figures: list[Figure]) -> None:
             "AP": 0.2,
         },
         {
-            "epoch": 2,
+            "epoch": 3,
             "step": 30,
             "seconds": 3.4,
             "loss": 1.0,
@@ -74,7 +74,7 @@ def test_panels_without_curves_are_left_out(tmp_path: Path, figures: list[Figure
 
 
 def test_own_panels(tmp_path: Path, figures: list[Figure]) -> None:
-    plot_history([{"epoch": 0, "loss": 3.0, "seconds": 7}], tmp_path / "history.png", {"time": ["seconds"]})
+    plot_history([{"epoch": 1, "loss": 3.0, "seconds": 7}], tmp_path / "history.png", {"time": ["seconds"]})
     assert drawn(figures[0]) == {"time": {"seconds": ([1], [7])}}
 
 

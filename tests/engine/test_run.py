@@ -71,7 +71,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
 
     lines = records(run_dir)
     # 12 pictures in batches of 4, 2 epochs
-    assert [(line["epoch"], line["step"]) for line in lines] == [(0, 3), (1, 6)]
+    assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6)]
     for line in lines:
         parts = {name: value for name, value in line.items() if name.startswith("loss/")}
         assert len(parts) == 3
@@ -166,7 +166,7 @@ def test_patience(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(*still, "train.patience=2"), tmp_path / "run", bar=False)
     # The first epoch is the best; two more bring nothing new.
     lines = records(tmp_path / "run")
-    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert [line["epoch"] for line in lines] == [1, 2, 3]
     assert len({line["AP"] for line in lines}) == 1
     assert load_state(tmp_path / "run")["progress"]["best_epoch"] == 0
 

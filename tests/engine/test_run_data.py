@@ -194,7 +194,7 @@ def test_without_objects_in_validation_the_last_model_is_the_best(tiny: Tiny, tm
     config = tiny(f"data.path={boxes}", "train.epochs=4", "train.patience=1", "train.batch_size=2")
     with pytest.warns(UserWarning, match="nothing to judge by in 3 images: .* the best model is the last one"):
         train(config, tmp_path / "run", bar=False)
-    assert [record["epoch"] for record in records(tmp_path / "run")] == [0, 1, 2, 3]
+    assert [record["epoch"] for record in records(tmp_path / "run")] == [1, 2, 3, 4]
     best, last = ((tmp_path / "run" / f"{name}.safetensors").read_bytes() for name in ("best", "last"))
     assert best == last
 

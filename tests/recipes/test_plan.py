@@ -19,6 +19,7 @@ from detseg.recipes.start import find_start
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.postprocess.config import WindowsConfig
+from detseg.shipped import find_config
 from detseg.tasks.base import TaskConfig
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.model_file import ModelFileConfig, save_model_file
@@ -173,6 +174,22 @@ def test_released_weights_come_before_a_configuration_of_the_same_name() -> None
     assert start.class_names is not None
     assert len(start.class_names) == 11
     assert find_start("semantic/letnet_camvid").config is not None
+
+
+@pytest.mark.parametrize("name", ["letnet_camvid", "runs/mine"])
+def test_weights_by_name_for_a_configuration(name: str, elsewhere: Path) -> None:
+    run = elsewhere / "runs" / "mine"
+    run.mkdir(parents=True)
+    save(run, "masks").rename(run / "best.safetensors")
+    weights = plan("letnet", f"train.weights={name}").config.train.weights
+    assert weights == (run / "best.safetensors" if name.startswith("runs") else find_start(name).weights)
+    (elsewhere / "own.yaml").write_text(f"base: {find_config('letnet')}\ntrain: {{weights: {name}}}\n")
+    assert plan("own.yaml").config.train.weights == weights
+
+
+def test_weights_that_are_not_there() -> None:
+    with pytest.raises(ConfigError, match=r"train.weights: 'letnet_kamvid' not found"):
+        plan("letnet", "train.weights=letnet_kamvid")
 
 
 @pytest.mark.parametrize("name", ["yolov8n_bccd.pt", "yolox_nano_coco.pth", "yolox_nano_coco.onnx"])

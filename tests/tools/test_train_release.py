@@ -82,7 +82,7 @@ def test_shapes_in_two_calls(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate()
     assert process.returncode == INTERRUPTED, errors
-    assert "stopped by SIGTERM in epoch 1" in errors
+    assert "stopped by SIGTERM in epoch 2" in errors
     assert "the same command goes on" in errors
     assert len(epochs(folder / "plain")) == 1
     assert not (folder / "weights").exists()
@@ -91,7 +91,7 @@ def test_shapes_in_two_calls(tmp_path: Path) -> None:
     done = run("detseg_n_shapes", tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"going on with {folder / 'plain'}" in done.stdout
-    assert epochs(folder / "plain") == [0, 1]
+    assert epochs(folder / "plain") == [1, 2]
     row = require_release("detseg_n_shapes", tmp_path)
     assert (row["task"], row["license"]) == ("detection", "Apache-2.0; data: Apache-2.0")
     header, _, last = done.stdout.splitlines()[-3:]
