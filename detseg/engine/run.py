@@ -102,7 +102,7 @@ def train(
         file_config = ModelFileConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
         trainer = build_trainer(config, file_config, train_set, val_set, run_dir, group, device, bar=bar)
         learned_from_data = trainer.criterion.prepare(opened.usable_train if opened.bad_train else train_set)
-        trainer.data_identity = opened.identity
+        trainer.data_identity, trainer.has_truth = opened.identity, opened.has_truth
         if not resume:
             folder.begin()
         if group.is_main:

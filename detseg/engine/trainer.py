@@ -99,6 +99,8 @@ class Trainer:
         self.started_from: StartReport | None = None
         self.data_identity: dict[str, Any] = {}
         """What the data are that the run learns from, kept in its state."""
+        self.has_truth = True
+        """Whether the metric means anything: there is something to find in the validation split."""
         self.stop = StopRequest()
 
     def state_dict(self) -> dict[str, Any]:
@@ -321,9 +323,9 @@ class Trainer:
         self._save()
 
     def _keep_best(self, value: float, model: nn.Module) -> None:
-        """Keep ``model`` if its metric is better than all before; without a metric (-1) the last one is the best."""
+        """Keep ``model`` if its metric is better than all before; where none means anything, the last is best."""
         progress = self.progress
-        is_measured = value >= 0
+        is_measured = self.has_truth and value >= 0
         if is_measured and value <= progress.best:
             return
         if is_measured:

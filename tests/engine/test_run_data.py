@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from detseg.cli import EXIT_USER_ERROR, main
 from detseg.config import load_config
@@ -21,6 +22,8 @@ from detseg.engine.run import train
 from detseg.engine.run_data import open_run_data
 from detseg.engine.settings import DataConfig, RunConfig
 from detseg.runtime.media.images import write_image, write_mask
+from detseg.runtime.media.nifti import read_label_values, write_label_volume
+from detseg.volumes import LabelVolume
 
 Tiny = Callable[..., RunConfig]
 Fingerprint = Callable[[Path], dict[str, str]]
@@ -195,6 +198,36 @@ def test_without_objects_in_validation_the_last_model_is_the_best(tiny: Tiny, tm
     with pytest.warns(UserWarning, match="nothing to judge by in 3 images: .* the best model is the last one"):
         train(config, tmp_path / "run", bar=False)
     assert [record["epoch"] for record in records(tmp_path / "run")] == [1, 2, 3, 4]
+    best, last = ((tmp_path / "run" / f"{name}.safetensors").read_bytes() for name in ("best", "last"))
+    assert best == last
+
+
+VOLUMES = """
+model: {name: vnet, width: 4, num_convolutions: [1, 1], kernel_size: 3, norm: instance}
+task: {name: volume, patch: [16, 16, 16]}
+data: {path: set/data.yaml, num_workers: 0}
+augment: {name: volume, rotation: 0, scaling: 0, noise: 0, blur: 0, brightness: 0, contrast: 0, low_resolution: 0,
+  gamma: 0, gamma_inverted: 0}
+train: {epochs: 3, patience: 1, batch_size: 2, num_threads: 1, optimizer: {learning_rate: 1.0e-30}}
+"""
+
+
+def test_the_same_for_volumes(tmp_path: Path) -> None:
+    """Whatever is found in a volume without any structure: its Dice of 0 measures nothing."""
+    write_blobs(tmp_path / "set", 3, config=BlobsConfig(min_side=20, max_side=24, max_radius=6))
+    empty, *_ = sorted((tmp_path / "set/labelsTr").iterdir())
+    labels, affine = read_label_values(empty)
+    write_label_volume(empty, LabelVolume(np.zeros(labels.shape, np.uint8), affine))
+    pairs = [[f"{folder}/blobs_000{number}.nii.gz" for folder in ("imagesTr", "labelsTr")] for number in range(3)]
+    described = {"format": "nifti", "names": {0: "background", 1: "bright", 2: "dark"}}
+    (tmp_path / "set/data.yaml").write_text(yaml.safe_dump({**described, "train": pairs[1:], "val": pairs[:1]}))
+    (tmp_path / "run.yaml").write_text(VOLUMES)
+    config = load_config(RunConfig, tmp_path / "run.yaml")
+    with pytest.warns(UserWarning, match="nothing to judge by in 1 images"):
+        train(config, tmp_path / "run", bar=False)
+    lines = records(tmp_path / "run")
+    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert lines[0]["Dice"] == 0
     best, last = ((tmp_path / "run" / f"{name}.safetensors").read_bytes() for name in ("best", "last"))
     assert best == last
 
