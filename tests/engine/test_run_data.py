@@ -226,7 +226,7 @@ def test_the_same_for_volumes(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="nothing to judge by in 1 images"):
         train(config, tmp_path / "run", bar=False)
     lines = records(tmp_path / "run")
-    assert [line["epoch"] for line in lines] == [0, 1, 2]
+    assert len(lines) == 3
     assert lines[0]["Dice"] == 0
     best, last = ((tmp_path / "run" / f"{name}.safetensors").read_bytes() for name in ("best", "last"))
     assert best == last
