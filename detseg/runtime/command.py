@@ -70,40 +70,40 @@ def predict_command(
     runner = TimedRunner(model.runner)
     model = Model(runner, model.task_name, model.class_names, model.category_ids)
     batch_size = runner.default_batch_size if batch_size is None else batch_size
-    with ExitStack() as stack:
-        stop = stack.enter_context(StopSignals())
-        folder = _claim(output, paths, overwrite)
-        stack.enter_context(_kept(folder))
-        made_from = stack.enter_context(GrowingJson(folder / SOURCES, json_object))
-        shared = SharedOutput(
-            overwrite, lambda path, frame: made_from.append({str(path.relative_to(folder)): frame.source})
-        )
-        saving = Saving(runner.kind, folder, model.class_names, model.category_ids, paths, fps, line_width, shared)
-        predictions = model.predict(
-            sources,
-            batch_size,
-            section=section,
-            classes=classes,
-            track=track,
-            ahead=batch_size + _AHEAD,
-            on_error=summary.fail,
-            stop=stop.requested,
-        )
-        made = make_writers(runner.kind.default_save if save is None else save, saving, model.task_name)
-        writers = stack.enter_context(SeveralWriters(made, summary.fail_to_write))
+    with StopSignals() as stop:
+        with ExitStack() as stack:
+            folder = _claim(output, paths, overwrite)
+            stack.enter_context(_kept(folder))
+            made_from = stack.enter_context(GrowingJson(folder / SOURCES, json_object))
+            shared = SharedOutput(
+                overwrite, lambda path, frame: made_from.append({str(path.relative_to(folder)): frame.source})
+            )
+            saving = Saving(runner.kind, folder, model.class_names, model.category_ids, paths, fps, line_width, shared)
+            predictions = model.predict(
+                sources,
+                batch_size,
+                section=section,
+                classes=classes,
+                track=track,
+                ahead=batch_size + _AHEAD,
+                on_error=summary.fail,
+                stop=stop.requested,
+            )
+            made = make_writers(runner.kind.default_save if save is None else save, saving, model.task_name)
+            writers = stack.enter_context(SeveralWriters(made, summary.fail_to_write))
 
-        def write(prediction: Prediction) -> None:
-            writers.write(prediction.frame, prediction.result)
+            def write(prediction: Prediction) -> None:
+                writers.write(prediction.frame, prediction.result)
 
-        sink = stack.enter_context(Sink(write, batch_size + _AHEAD))
-        bar = stack.enter_context(tqdm(desc="predict", unit="frame", leave=False, dynamic_ncols=True, disable=None))
-        bar.total = sum(source.kind in ("image", "volume") for source in sources)
-        for prediction in predictions:
-            bar.total += summary.add(prediction.frame, prediction.result)
-            sink.put(prediction)
-            bar.update()
-    summary.network_s, summary.write_s = runner.seconds, writers.seconds
-    return summary.report(folder, stop, sources)
+            sink = stack.enter_context(Sink(write, batch_size + _AHEAD))
+            bar = stack.enter_context(tqdm(desc="predict", unit="frame", leave=False, dynamic_ncols=True, disable=None))
+            bar.total = sum(source.kind in ("image", "volume") for source in sources)
+            for prediction in predictions:
+                bar.total += summary.add(prediction.frame, prediction.result)
+                sink.put(prediction)
+                bar.update()
+        summary.network_s, summary.write_s = runner.seconds, writers.seconds
+        return summary.report(folder, stop, sources)
 
 
 def _claim(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:

@@ -67,14 +67,15 @@ class Summary:
 
     def report(self, folder: Path, stop: StopSignals, sources: Sequence[Source]) -> int:
         """Say what has been done and what has not, also in ``folder/errors.jsonl``; returns the exit code."""
+        was_stopped = stop.number is not None  # a signal that comes later ends nothing any more
         failed = {source for _, source, _ in self.failures}
         broken_off = set()
-        if stop.number and self._last is not None and self._last.stream is not None:
+        if was_stopped and self._last is not None and self._last.stream is not None:
             broken_off.add(self._last.source)
         titles = {source.title for source in sources}
-        begun = self._reached if stop.number else titles
+        begun = self._reached if was_stopped else titles
         whole = begun - failed - broken_off
-        if stop.number:
+        if was_stopped:
             num_left = len(titles - self._reached - failed)
             print(f"stopped by {stop.name} {self._place()}; {num_left} sources were not begun")
         print(
@@ -95,7 +96,7 @@ class Summary:
         if self.failures:
             lines = [json.dumps({"source": source, "error": storable(error)}) for _, source, error in self.failures]
             write_text(folder / ERRORS, "".join(f"{line}\n" for line in lines))
-        if stop.number:
+        if was_stopped:
             return stop.exit_code
         return EXIT_SOME_FAILED if self.failures else 0
 
