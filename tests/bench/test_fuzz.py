@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+from bench import fuzz_mutate
+from bench.fuzz import FELL, Tally, make_input, render, run_kind
+from bench.fuzz_seeds import Kind
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LIMITS = Namespace(seconds=1.5, megabytes=200.0)
+
+
+@pytest.mark.parametrize("mutation", [fuzz_mutate.damaged, fuzz_mutate.reworded])
+def test_mutations_change_something_and_are_the_same_for_one_seed(mutation: fuzz_mutate.Mutation) -> None:
+    data = json.dumps({"images": [{"id": 1, "height": 48}], "names": ["a", "b"]}).encode()
+    made = [mutation(data, random.Random(seed)) for seed in range(100)]
+    assert made == [mutation(data, random.Random(seed)) for seed in range(100)]
+    assert len(set(made) - {data}) > 50
+
+
+def test_inputs_can_be_made_again() -> None:
+    kind = Kind({"a": b"first" * 9, "b": b"second" * 9}, [], [fuzz_mutate.damaged])
+    inputs = [make_input("kind", kind, number, 3) for number in range(40)]
+    assert inputs == [make_input("kind", kind, number, 3) for number in range(40)]
+    assert {name for name, _ in inputs} == {"a", "b"}
+
+
+class _Falling(Kind):
+    """Its files say what is to happen; there is no command."""
+
+    def fall(self, words: list[str]) -> int:
+        match Path(words[0]).read_bytes():
+            case b"crash":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case b"hang":
+                time.sleep(60)
+            case b"traceback":
+                raise KeyError("no such key")
+            case b"memory":
+                bytearray(300_000_000).replace(b"\1", b"\2")
+            case b"refused":
+                return 2
+        return 0
+
+
+def test_what_falls_is_counted_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = [b"used", b"crash", b"used", b"hang", b"traceback", b"memory", b"refused"]
+    kind = _Falling({"a": b"whole"}, [lambda path, out: [str(path)]], [lambda data, chance: said[next(numbers)]])
+    monkeypatch.setattr("bench.fuzz.make_input", lambda name, kind, number, seed: ("a", said[number]))
+    monkeypatch.setattr("detseg.cli.main", kind.fall)
+    numbers = iter(range(len(said)))
+    (tmp_path / "work").mkdir()
+    tally = run_kind("kind", kind, tmp_path / "work", tmp_path / "kept", len(said), 0, LIMITS)
+    assert tally.outcomes == {"used": 2, "refused": 1, **dict.fromkeys(FELL, 1)}
+    kept = [json.loads(line) for line in (tmp_path / "kept/kind/what.jsonl").read_text().splitlines()]
+    assert [one["outcome"] for one in kept] == ["crash", "hang", "traceback", "memory"]
+    assert [Path(one["file"]).read_bytes() for one in kept] == [b"crash", b"hang", b"traceback", b"memory"]
+    last = render({"kind": tally}).splitlines()[-1]
+    assert last.split()[:8] == ["kind", "7", "2", "1", "1", "1", "1", "1"]
+    assert render({"kind": Tally()}).splitlines()[-1].split()[1] == "0"
+
+
+@pytest.mark.slow
+def test_nothing_falls() -> None:
+    process = subprocess.run(
+        [sys.executable, str(REPOSITORY / "bench" / "fuzz.py"), "--inputs", "30", "--seed", str(int(time.time()))],
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, f"{process.stdout[-4000:]}\n{process.stderr[-4000:]}"
