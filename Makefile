@@ -10,7 +10,7 @@ FIND_PYTHON := for p in python3 python3.11 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && echo $$p && break; done
 PYTHON ?= $(shell $(FIND_PYTHON))
 
-.PHONY: help demo test test-slow lint format clean
+.PHONY: help demo test test-slow lint format docs clean
 
 help:
 	@echo 'make demo       train a small detector on built-in data, evaluate it, draw what it finds'
@@ -18,6 +18,7 @@ help:
 	@echo 'make test-slow  the slow tests only'
 	@echo 'make lint       ruff, mypy, codespell'
 	@echo 'make format     let ruff rewrite the files'
+	@echo 'make docs       the documentation as a site, in build/site'
 	@echo 'make clean      remove .venv and the caches'
 	@echo 'PYTHON=python3.12 chooses the Python that .venv is made with'
 
@@ -39,6 +40,13 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# Installs what the site is made with on the first call; tests and the other targets do without.
+docs: $(STAMP)
+	$(BIN)/python -c 'import material, mkdocs, mkdocstrings' 2>/dev/null || \
+		$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	$(BIN)/python tools/docs.py
+	$(BIN)/python -m mkdocs build --strict
 
 clean:
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache

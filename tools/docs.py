@@ -17,8 +17,8 @@ CONFIGURATION = f"""{NOTE}
 
 # Configuration
 
-Every key of a training configuration. A YAML holds what differs from its `base:`, any key can be set by hand
-(`train.epochs=50`), and the resolved configuration lies in the run's folder as `config.yaml`. On the command line
+Every key of a training configuration. A YAML holds what differs from its `base:`; any key can be set on the command
+line (`train.epochs=50`), and the resolved configuration lies in the run's folder as `config.yaml`. On the command line
 `detseg config KEY` says the same, such as `detseg config train.optimizer`.
 
 Where one of several can be chosen, the value is its name (`model: letnet`) or a mapping with the name and its settings

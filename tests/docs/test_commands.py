@@ -10,8 +10,11 @@ from detseg.cli import main
 from tests.docs.commands import Block, blocks, shrink, write_data
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs" / "quickstart").glob("*.md"))]
-MAX_NOT_TRIED = 6
+PAGES = [
+    REPOSITORY / "README.md",
+    *sorted((REPOSITORY / "docs" / "quickstart").glob("*.md")),
+    *(REPOSITORY / "docs" / name for name in ("extending.md", "metrics.md")),
+]
 
 
 def run(block: Block) -> None:
