@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 
+from detseg import __version__
 from detseg.cli_arguments import make_parser
 from detseg.config_reference import sections
 from detseg.engine.settings import RunConfig
@@ -85,6 +86,7 @@ def test_blocks_that_are_not_tried_are_few_and_say_why() -> None:
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
+    assert f"detseg-{__version__}-py3-none-any.whl" in text
     assert [name_of(page) for page in DOCS if page.name != "index.md" and f"({name_of(page)})" not in text] == []
 
 
