@@ -7,7 +7,8 @@ run toward the right, the front and the top in this order, whatever the order in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -20,11 +21,23 @@ Spacing = tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
+class StoredForms:
+    """What a NIfTI file of this ``version``, 1 or 2, says of where its voxels lie, word for word: ``fields`` of its
+    header by their names in the standard. Programs choose among them by rules of their own, so that labels lie on their
+    scan in all programs only if they say the same."""
+
+    version: int
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
 class Volume:
-    """A scan: ``voxels`` ``[X, Y, Z]`` float32 and its ``affine`` ``[4, 4]`` float64."""
+    """A scan: ``voxels`` ``[X, Y, Z]`` float32 and its ``affine`` ``[4, 4]`` float64; ``forms``: how its file says
+    where they lie, None where there is no NIfTI file."""
 
     voxels: FloatArray
     affine: DoubleArray
+    forms: StoredForms | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         require_array(self.voxels, "voxels", np.float32, (None, None, None))

@@ -63,7 +63,11 @@ CODES: Mapping[str, Code] = {
     "D402": Code("error", "unusable labels", "replace the file or take it away with its volume"),
     "D403": Code("error", "labels on another grid", "resample the labels to the volume, or correct the wrong header"),
     "D404": Code("error", "unknown value in labels", "add it to `names:` in the YAML, or correct the labels"),
-    "D406": Code("warning", "header that contradicts itself", "correct the wrong one of the two orientations"),
+    "D406": Code(
+        "warning",
+        "header in doubt",
+        "correct it, or make sure that what is used is right",
+    ),
     "D405": Code("warning", "labels without any structure", "label the volume, if something is to be found in it"),
 }
 

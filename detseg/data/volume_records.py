@@ -23,7 +23,8 @@ class VolumeRecords(SplitRecords):
     """``pairs`` of volumes and their labels, all with labels or none.
 
     ``name_of`` each value in the labels, the background first; nothing where that is not known. ``image_folder`` and
-    ``label_folder`` hold nothing but volumes and labels of the data set, where there are such folders.
+    ``label_folder`` hold nothing but volumes and labels of the data set, where there are such folders. ``trust_grid``:
+    the affine of labels does not count.
     """
 
     truth = "volumes"
@@ -37,6 +38,7 @@ class VolumeRecords(SplitRecords):
         name_of: Mapping[int, str],
         image_folder: Path | None = None,
         label_folder: Path | None = None,
+        trust_grid: bool = False,
     ) -> None:
         super().__init__(name)
         self.root = root
@@ -45,6 +47,7 @@ class VolumeRecords(SplitRecords):
         self.class_names = tuple(self.name_of.values())
         self.image_folder = image_folder
         self.label_folder = label_folder
+        self.trust_grid = trust_grid
         self.is_unlabeled = all(pair.label is None for pair in self.pairs)
         if self.is_unlabeled and self.pairs:
             self.report("D308", self.pairs[0].image.parent, f"{len(self.pairs)} volumes can be predicted, not judged")
@@ -61,6 +64,7 @@ class VolumeRecords(SplitRecords):
             category_ids=tuple(self.name_of),
             images=self.paths(),
             labels=labels or None,
+            trust_grid=self.trust_grid,
         )
 
 

@@ -102,7 +102,8 @@ def _volume_lists(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, obj
     images, image_lists = lists(new, folder, ending="_images")
     labels, label_lists = lists(new, folder, lambda path: str(label_of[path]), "_labels")
     places = {name: {"images": image_lists[name], "labels": label_lists[name]} for name in new.members}
-    return {**images, **labels}, {"format": "nifti", "names": dict(records[0].name_of), **places}
+    trust = {"trust_grid": True} if records[0].trust_grid else {}
+    return {**images, **labels}, {"format": "nifti", "names": dict(records[0].name_of), **trust, **places}
 
 
 def _coco_files(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:

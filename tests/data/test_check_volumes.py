@@ -13,9 +13,12 @@ import pytest
 from detseg.data.check import check_dataset
 from detseg.data.checks.report import CheckReport, VolumeSummary
 from detseg.data.checks.volumes import VolumeState, inspect_volumes
+from detseg.data.datasets.subset import leave_out
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.formats.blobs import write_blobs
 from detseg.data.formats.nifti import NiftiFormat
 from detseg.data.open import find_source, open_dataset
+from detseg.data.source import DatasetError
 from detseg.runtime.media.nifti import read_label_values, read_volume
 
 
@@ -249,3 +252,27 @@ def test_other_values_do_not_hide_the_classes(folder: Path) -> None:
     report = check_dataset(folder)
     assert set(codes(report)) == {"D404"}
     assert report.splits["all"].num_images_by_class == before
+
+
+def test_labels_that_have_lost_their_affine(folder: Path, tmp_path: Path) -> None:
+    for number in range(10):
+        rewrite(files(folder, number)[1], lambda array, affine: (array, np.eye(4)))
+    report = check_dataset(folder)
+    assert set(codes(report)) == {"D403"}
+    assert "write `trust_grid: true` in the data YAML" in report.findings[0].message
+    settings = "format: nifti\npath: data\nnames: {0: background, 1: bright, 2: dark}\n"
+    (tmp_path / "trust.yaml").write_text(settings + "trust_grid: true\n")
+    assert codes(check_dataset(tmp_path / "trust.yaml")) == []
+    dataset = open_dataset(tmp_path / "trust.yaml", "train")
+    assert isinstance(dataset, VolumeDataset)
+    volume, labels = dataset.read(0)
+    assert labels is not None
+    assert np.array_equal(labels.affine, volume.affine)
+    kept = leave_out(dataset, [0])
+    assert isinstance(kept, VolumeDataset)
+    assert np.array_equal(kept.label_volume(0).affine, dataset.read(1)[0].affine)
+    rewrite(files(folder, 3)[1], stretch)
+    assert codes(check_dataset(tmp_path / "trust.yaml")) == ["D403"], "the shape must be the same"
+    (tmp_path / "trust.yaml").write_text(settings + "trust_grid: always\n")
+    with pytest.raises(DatasetError, match=r"trust\.yaml: trust_grid: expected true or false, got 'always'"):
+        open_dataset(tmp_path / "trust.yaml", "train")

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from threading import Condition
 
@@ -54,7 +55,8 @@ def inspect_volumes(splits: Sequence[VolumeRecords], num_threads: int | None = N
     name_of = next((split.name_of for split in splits if split.name_of), {})
     budget = _Budget(_VOXELS_AT_ONCE)
     with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
-        states = dict(zip(pairs, pool.map(lambda pair: _inspect(pair, name_of, budget), pairs), strict=True))
+        inspect = partial(_inspect, name_of=name_of, budget=budget, trust_grid=any(one.trust_grid for one in splits))
+        states = dict(zip(pairs, pool.map(inspect, pairs), strict=True))
     findings: list[Finding] = []
     # A volume may be in several splits, as in the folds of a cross-validation; its faults are told once.
     for pair, state in states.items():
@@ -93,29 +95,31 @@ class _Budget:
                 self._changed.notify_all()
 
 
-def _inspect(pair: VolumePair, name_of: Mapping[int, str], budget: _Budget) -> VolumeState:
+def _inspect(pair: VolumePair, *, name_of: Mapping[int, str], budget: _Budget, trust_grid: bool) -> VolumeState:
     state = VolumeState(pair)
     try:
         # The header alone first: it is what labels are compared with, even where voxels are damaged.
         state.header = read_volume_header(pair.image)
-        if state.header.disagreement:
-            state.faults.append(("D406", pair.image, state.header.disagreement))
+        state.faults += [("D406", pair.image, doubt) for doubt in state.header.doubts]
         with budget.hold(state.header.shape):
             state.digest = _digest(pair.image)
     except VolumeError as error:
         state.faults.append(("D401", pair.image, _message(error, pair.image)))
     if pair.label is not None:
-        _inspect_labels(state, pair.label, name_of, budget)
+        _inspect_labels(state, pair.label, name_of, budget, trust_grid)
     return state
 
 
-def _inspect_labels(state: VolumeState, path: Path, name_of: Mapping[int, str], budget: _Budget) -> None:
+def _inspect_labels(
+    state: VolumeState, path: Path, name_of: Mapping[int, str], budget: _Budget, trust_grid: bool
+) -> None:
     try:
         header = read_volume_header(path)
         if state.header is not None:
             grid = state.header.shape, state.header.affine
+            affine = state.header.affine if trust_grid else header.affine
             try:
-                require_same_grid(path, header.shape, header.affine, state.pair.image, *grid)
+                require_same_grid(path, header.shape, affine, state.pair.image, *grid)
             except DatasetError as error:
                 state.faults.append(("D403", path, _message(error, path)))
                 if header.shape != state.header.shape:

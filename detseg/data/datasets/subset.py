@@ -69,4 +69,5 @@ def leave_out(dataset: Dataset | VolumeDataset, positions: Collection[int]) -> D
         category_ids=dataset.category_ids,
         images=[Path(dataset.path(index)) for index in kept],
         labels=[Path(dataset.label_path(index)) for index in kept] if dataset.has_labels else None,
+        trust_grid=dataset.trust_grid,
     )

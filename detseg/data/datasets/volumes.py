@@ -34,7 +34,8 @@ class VolumeDataset:
     ``images`` are numbered from 1 in their order; ``labels`` has a file for each, or is None for a split without
     labels. ``root`` is the folder that file names are relative to, ``home`` that of the whole data set, where nothing
     is ever written. ``class_names`` begin with the background; ``category_ids`` are the values of these classes in the
-    files. Only paths are kept, packed as in ``PackedAnnotations``, so that workers share them.
+    files. ``trust_grid``: labels lie where their volume does whatever their affine says; the shape alone must be the
+    same. Only paths are kept, packed as in ``PackedAnnotations``, so that workers share them.
     """
 
     truth: Truth = "volumes"
@@ -53,12 +54,14 @@ class VolumeDataset:
         images: Sequence[Path],
         labels: Sequence[Path] | None,
         home: Path | None = None,
+        trust_grid: bool = False,
     ) -> None:
         assert len(category_ids) == len(class_names) <= MAX_CLASSES
         assert all(0 <= value <= MAX_VALUE for value in category_ids)
         assert labels is None or len(labels) == len(images)
         self.root = root
         self.home = home or root
+        self.trust_grid = trust_grid
         self.split = split
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
@@ -166,7 +169,8 @@ class VolumeDataset:
         if not Path(path).exists():
             raise VolumeError(f"{path}: there is no such file; the labels of {image} were expected there")
         header = read_volume_header(path)
-        require_same_grid(path, header.shape, header.affine, image, shape, affine)
+        label_affine = affine if self.trust_grid else header.affine
+        require_same_grid(path, header.shape, label_affine, image, shape, affine)
         return path
 
     def _require_index(self, index: int) -> None:
@@ -213,8 +217,8 @@ def require_same_grid(
     if distance > allowed:
         raise DatasetError(
             f"{label_path}: its affine puts voxels up to {distance:.4g} mm away from those of the volume {image_path}; "
-            f"allowed are {allowed:.4g} mm, {AFFINE_TOLERANCE:.0%} of a voxel: correct the wrong header, or resample "
-            "the labels to the volume"
+            f"allowed are {allowed:.4g} mm, {AFFINE_TOLERANCE:.0%} of a voxel: correct the wrong header, resample the "
+            "labels to the volume, or, where labels have lost their affine, write `trust_grid: true` in the data YAML"
         )
 
 

@@ -33,7 +33,7 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
 
 _TEST = "test"
-_SETTINGS = ("format", "path", "names", "division")
+_SETTINGS = ("format", "path", "names", "division", "trust_grid")
 _FIRST_CHANNEL = "_0000"
 _CHANNEL = re.compile(r"_\d{4}$")
 
@@ -50,7 +50,8 @@ class NiftiFormat(DatasetFormat):
         (
             "a YAML with `format: nifti`, `path:`, `names:` by value, the background first, and, for folders as above, "
             "`division: {ratios: [8, 2], seed: 0}` or `division: {folds: 5, seed: 0}`, otherwise per split "
-            "`SPLIT: {images: FOLDER or LIST.txt, labels: FOLDER or LIST.txt}` or `SPLIT: [[VOLUME, LABELS], ...]`"
+            "`SPLIT: {images: FOLDER or LIST.txt, labels: FOLDER or LIST.txt}` or `SPLIT: [[VOLUME, LABELS], ...]`; "
+            "`trust_grid: true` where labels have lost their affine"
         ),
     )
 
@@ -95,6 +96,7 @@ class NiftiFormat(DatasetFormat):
             name_of=name_of,
             image_folder=root / IMAGES,
             label_folder=root / LABELS,
+            trust_grid=_trusts_grid(source),
         )
         if problem:
             records.reject("D307", source.name, problem)
@@ -134,6 +136,13 @@ def _is_ours(entry: object) -> bool:
 def _named_splits(source: Source) -> dict[str, Any]:
     """What is under the keys of a YAML that are no settings."""
     return {str(key): entry for key, entry in source.settings.items() if key not in _SETTINGS}
+
+
+def _trusts_grid(source: Source) -> bool:
+    stated = source.settings.get("trust_grid", False)
+    if not isinstance(stated, bool):
+        raise DatasetError(f"{source.name}: trust_grid: expected true or false, got {stated!r:.100}")
+    return stated
 
 
 def _read_division(source: Source) -> DivisionConfig:

@@ -11,8 +11,9 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.runtime.media.images import decode_image
+from detseg.runtime.media.nifti_forms import forms_of
 from detseg.runtime.media.sources import Source
-from detseg.volumes import Volume
+from detseg.volumes import StoredForms, Volume
 
 Channels = Literal["rgb", "bgr"]
 
@@ -192,7 +193,18 @@ def _voxels(array: Any) -> Any:
 def _from_nibabel(image: Any) -> Volume:
     if len(image.shape) != 3:
         raise ValueError(f"a volume must be [X, Y, Z] with one channel, got a nibabel image of {image.shape}")
-    return Volume(_voxels(np.asanyarray(image.dataobj)), np.asarray(image.affine, dtype=np.float64))
+    return Volume(
+        _voxels(np.asanyarray(image.dataobj)), np.asarray(image.affine, dtype=np.float64), _forms_from_nibabel(image)
+    )
+
+
+def _forms_from_nibabel(image: Any) -> StoredForms | None:
+    """None where the image was given another affine than its header says, as nibabel allows until it is saved."""
+    header = image.header
+    if not hasattr(header, "get_sform"):
+        return None
+    same = np.allclose(header.get_best_affine(), image.affine)
+    return forms_of(header) if same else None
 
 
 def _from_itk(image: Any) -> Volume:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from detseg.arrays import DoubleArray, IntArray
 from detseg.files import atomic_path
 from detseg.memory import usable_memory
+from detseg.runtime.media.nifti_forms import header_with
 from detseg.runtime.media.nifti_header import (
     Layout,
     VolumeError,
@@ -25,14 +26,15 @@ from detseg.runtime.media.nifti_header import (
     read_layout,
     require_nibabel,
 )
-from detseg.volumes import LabelVolume, Volume
+from detseg.volumes import LabelVolume, StoredForms, Volume
 
 VOLUME_SUFFIXES = (".nii.gz", ".nii")
 
 _LARGEST_WHOLE_DOUBLE = 2.0**53
 _LABEL_ERROR = 1e-3
 """How far a label may be from a whole number. Interpolated labels have voxels much farther away."""
-_LONGEST_NIFTI_1_SIDE = 2**15 - 1
+_NO_EXTENSION = bytes(4)
+"""What follows a header behind which nothing but voxels comes."""
 MEMORY_SHARE = 0.5
 """The share of this process's memory that one volume may take, from its file to its result; others are read ahead."""
 _READ_BYTES, _SCALED_BYTES = 5, 20
@@ -69,16 +71,16 @@ def read_volume_header(path: Path | str) -> VolumeHeader:
 
 
 def read_volume(path: Path | str, *, quiet: bool = False) -> Volume:
-    """The scan in the file ``path``, scaled as its header says; where that contradicts itself, this warns unless
-    ``quiet``.
+    """The scan in the file ``path``, scaled as its header says; where that contradicts itself, or names no orientation,
+    this warns unless ``quiet``.
 
     Raises:
         VolumeError: as :func:`read_volume_header`; also if the data are damaged or a voxel is not finite in float32.
         ValueError: nibabel is not installed.
     """
     stored, layout = _read(path, _read_bytes_each)
-    if layout.header.disagreement and not quiet:
-        warnings.warn(f"{path}: {layout.header.disagreement}", stacklevel=2)
+    for doubt in () if quiet else layout.header.doubts:
+        warnings.warn(f"{path}: {doubt}", stacklevel=2)
     with np.errstate(over="ignore"):
         voxels = _scaled(stored, layout).astype(np.float32, copy=False)
     finite = np.isfinite(voxels)
@@ -88,7 +90,7 @@ def read_volume(path: Path | str, *, quiet: bool = False) -> Volume:
             f"{path}: {np.count_nonzero(~finite)} of {finite.size} voxels are NaN or infinite in float32, the first at "
             f"{first}; replace them with numbers"
         )
-    return Volume(voxels, layout.header.affine)
+    return Volume(voxels, layout.header.affine, layout.header.forms)
 
 
 def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
@@ -111,25 +113,34 @@ def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
             first = tuple(int(position) for position in np.argwhere(wrong)[0])
             raise VolumeError(
                 f"{path}: a label must be a whole number, but {np.count_nonzero(wrong)} of {wrong.size} voxels are "
-                f"not: {values[first]} at {first}; resample labels with the nearest neighbor only"
+                f"not: {values[first]} at {first}; {_advice_on_fractions(layout)}"
             )
         values = np.rint(values)
     return values.astype(np.int64), layout.header.affine
 
 
-def write_label_volume(path: Path | str, volume: LabelVolume) -> None:
+def write_label_volume(path: Path | str, volume: LabelVolume, forms: StoredForms | None = None) -> None:
     """Write labels as uint8 to ``path`` (.nii or .nii.gz), whole or not at all; equal labels give equal bytes.
+
+    ``forms`` are those of the scan, which the labels then say word for word; without them both forms say the affine.
 
     Raises:
         ValueError: the name ends otherwise, or nibabel is not installed.
         SaveError: the file cannot be written.
     """
-    _write(Path(path), volume.labels, volume.affine, intent="label")
+    write_label_values(path, volume.labels, volume.affine, forms)
+
+
+def write_label_values(
+    path: Path | str, values: NDArray[np.integer], affine: DoubleArray, forms: StoredForms | None = None
+) -> None:
+    """Write whole numbers ``[X, Y, Z]`` in their own type. Otherwise as :func:`write_label_volume`."""
+    _write(Path(path), values, affine, "label", forms)
 
 
 def write_volume(path: Path | str, volume: Volume) -> None:
     """Write a scan as float32 to ``path``. Raises like :func:`write_label_volume`."""
-    _write(Path(path), volume.voxels, volume.affine, intent="none")
+    _write(Path(path), volume.voxels, volume.affine, "none", volume.forms)
 
 
 def require_memory(path: Path | str, num_bytes: float, shape: tuple[int, ...]) -> None:
@@ -178,6 +189,15 @@ def _read_to_end(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> None:
             raise VolumeError(f"{path}: there are more than {_MOST_BEHIND_VOXELS:,} bytes behind its voxels")
 
 
+def _advice_on_fractions(layout: Layout) -> str:
+    if not layout.is_scaled:
+        return "resample labels with the nearest neighbor only"
+    return (
+        f"what is stored are {layout.header.dtype} that the header scales by scl_slope {layout.slope:g} and shifts by "
+        f"scl_inter {layout.intercept:g}: save labels as whole numbers with scl_slope 1 and scl_inter 0"
+    )
+
+
 def _scaled(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:
     if not layout.is_scaled:
         return stored
@@ -185,17 +205,17 @@ def _scaled(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:
     return scaled
 
 
-def _write(path: Path, array: NDArray[Any], affine: DoubleArray, intent: str) -> None:
+def _write(path: Path, array: NDArray[Any], affine: DoubleArray, intent: str, forms: StoredForms | None) -> None:
     if not is_volume_path(path):
         raise ValueError(f"{path}: the name of a volume ends in {' or '.join(VOLUME_SUFFIXES)}")
-    nibabel = require_nibabel()
-    kind = nibabel.Nifti1Image if max(array.shape) <= _LONGEST_NIFTI_1_SIDE else nibabel.Nifti2Image
-    image = kind(array, affine)
-    image.header.set_xyzt_units("mm")
-    image.header.set_intent(intent)
-    image.set_sform(affine, code="scanner")
-    image.set_qform(affine, code="scanner")
-    data: bytes = image.to_bytes()
+    require_nibabel()
+    header = header_with(forms, affine, array.shape)
+    header.set_intent(intent)
+    header.set_data_dtype(array.dtype)
+    # Not through an image of nibabel, which mends what a header says.
+    begin: bytes = header.binaryblock
+    header["vox_offset"] = len(begin) + len(_NO_EXTENSION)
+    data = header.binaryblock + _NO_EXTENSION + array.tobytes(order="F")
     with atomic_path(path) as temporary:
         if path.name.lower().endswith(".gz"):
             # No time stamp: the same labels make the same file.

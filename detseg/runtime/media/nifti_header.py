@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import itertools
 import math
 import os
 import zlib
@@ -16,7 +15,8 @@ import numpy as np
 from detseg.arrays import DoubleArray
 from detseg.files import open_regular
 from detseg.runtime.media.images import ImageError
-from detseg.volumes import Shape3, Spacing, spacing_of
+from detseg.runtime.media.nifti_forms import affine_of, doubts_about, forms_of
+from detseg.volumes import Shape3, Spacing, StoredForms, spacing_of
 
 _HEADER_SIZES = {348: "NIfTI-1", 540: "NIfTI-2"}
 _PAIR_MAGIC = (b"ni1", b"ni2")
@@ -25,9 +25,6 @@ MAX_VOXELS = 2**30
 _LARGEST_DEFLATE_RATIO = 1032
 """No deflate stream expands to more than so many times its size (zlib's technical details)."""
 _CHUNK_BYTES = 2**22
-_LARGEST_SPACING_MM = 1e4
-_FOREIGN_UNITS = {1: "meters", 3: "micrometers"}
-"""What ``xyzt_units`` may say apart from millimeters and nothing."""
 
 
 class VolumeError(ImageError):
@@ -37,12 +34,14 @@ class VolumeError(ImageError):
 @dataclass(frozen=True, slots=True)
 class VolumeHeader:
     """What a file says of its voxels: their number along X, Y, Z, the ``affine`` ``[4, 4]`` float64 to millimeters, and
-    the type in which they are stored. ``disagreement``: what it says twice, and differently."""
+    the type in which they are stored. ``doubts``: what it says twice, and differently, or not at all. ``forms``: how it
+    says it."""
 
     shape: Shape3
     affine: DoubleArray
     dtype: str
-    disagreement: str = ""
+    doubts: tuple[str, ...] = ()
+    forms: StoredForms | None = None
 
     @property
     def spacing(self) -> Spacing:
@@ -122,9 +121,13 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> Layout:
         raise VolumeError(f"{path}: the voxels are in another file (.img); convert the pair to a single .nii file")
     if magic not in (b"n+1", b"n+2"):
         raise VolumeError(f"{path}: no NIfTI file: its magic word is {magic!r}")
-    shape, dtype, affine = _shape_of(header, path), _dtype_of(header, path), _affine_of(header, path)
+    shape, dtype = _shape_of(header, path), _dtype_of(header, path)
+    try:
+        affine = affine_of(header)
+    except ValueError as error:
+        raise VolumeError(f"{path}: {error}") from error
     slope, intercept = _scale_of(header, path)
-    volume_header = VolumeHeader(shape, affine, dtype.name, _disagreement_of(header, shape))
+    volume_header = VolumeHeader(shape, affine, dtype.name, doubts_about(header, shape), forms_of(header))
     layout = Layout(volume_header, dtype, _offset_of(header, size, path), slope, intercept)
     _require_room(layout, stream, path)
     return layout
@@ -159,48 +162,6 @@ def _dtype_of(header: Any, path: Path | str) -> np.dtype[Any]:
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise VolumeError(f"{path}: voxels are {dtype}, expected whole or real numbers of up to 64 bits")
     return dtype
-
-
-def _affine_of(header: Any, path: Path | str) -> DoubleArray:
-    """The sform where there is one, else the qform, else the spacing alone, as nibabel has it."""
-    units = _FOREIGN_UNITS.get(int(header["xyzt_units"]) & 7)
-    if units is not None:
-        raise VolumeError(
-            f"{path}: its lengths are in {units}; many programs would take them for millimeters, convert them"
-        )
-    try:
-        affine = np.asarray(header.get_best_affine(), np.float64)
-    except (ValueError, require_nibabel().spatialimages.HeaderDataError) as error:
-        raise VolumeError(f"{path}: the orientation in the header is of no use: {error}") from error
-    spacing = spacing_of(affine)
-    usable = np.isfinite(affine).all() and min(spacing) > 0 and max(spacing) <= _LARGEST_SPACING_MM
-    # Relative to the spacing: the determinant of a volume with tiny voxels is small, too.
-    if not usable or abs(np.linalg.det(affine[:3, :3] / spacing)) < 1e-3:
-        raise VolumeError(
-            f"{path}: the affine in the header is of no use: {affine[:3].tolist()}; its columns must be finite, of a "
-            f"length of up to {_LARGEST_SPACING_MM:g} mm, and not lie in a plane"
-        )
-    return affine
-
-
-def _disagreement_of(header: Any, shape: Shape3) -> str:
-    """What to say where the two forms of the orientation put a corner of the volume more than half a voxel apart."""
-    codes = int(header["qform_code"]), int(header["sform_code"])
-    if not min(codes) > 0:
-        return ""
-    sform = np.asarray(header.get_sform(), np.float64)
-    try:
-        qform = np.asarray(header.get_qform(), np.float64)
-    except (ValueError, require_nibabel().spatialimages.HeaderDataError):
-        return "the qform in the header is of no use; the sform is used"
-    corners = np.array(list(itertools.product(*((0, side - 1) for side in shape), (1,))), np.float64)
-    distance = float(np.linalg.norm((corners @ (qform - sform).T)[:, :3], axis=1).max())
-    if not distance > min(spacing_of(sform)) / 2:
-        return ""
-    return (
-        f"the qform and the sform in the header disagree by up to {distance:.4g} mm; the sform is used: make sure that "
-        "it is the right one, other programs may take the other"
-    )
 
 
 def _offset_of(header: Any, size: int, path: Path | str) -> int:

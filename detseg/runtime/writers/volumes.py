@@ -10,27 +10,31 @@ from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
-from detseg.runtime.media.nifti import write_label_volume
+from detseg.runtime.media.nifti import write_label_values
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles, csv_lines, rounded
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
 from detseg.volumes import LabelVolume, Volume
 
+_LARGEST_ID = 2**31 - 1
+
 
 class NiftiWriter(WholeFiles):
-    """Writes every result into ``folder`` as ``NAME.nii.gz``, on the grid and with the affine of its source.
+    """Writes every result into ``folder`` as ``NAME.nii.gz``, on the grid of its source and with what its header says
+    of where it lies.
 
     The values are class positions or, with ``category_ids``, the data set's own numbers of the classes. A voxel for
     which no class is claimed (``VOID``) gets the number of class 0, the background.
 
     Raises:
         ValueError: ``folder`` holds one of the ``sources``, the numbers of category ids and classes differ, or an id
-            does not fit into 8 bits.
+            is negative or does not fit into 32 bits.
     """
 
     def __init__(
@@ -48,9 +52,11 @@ class NiftiWriter(WholeFiles):
         if len(ids) != self._num_classes:
             raise ValueError(f"got {len(ids)} category ids for {self._num_classes} classes; one each is needed")
         for name, number in zip(class_names, ids, strict=True):
-            if not 0 <= number <= 255:
-                raise ValueError(f"class {name} has the id {number}; a label volume of 8 bits holds 0 to 255")
-        self._table = np.full(256, ids[0], np.uint8)
+            if not 0 <= number <= _LARGEST_ID:
+                raise ValueError(f"class {name} has the id {number}; a label volume holds 0 to {_LARGEST_ID}")
+        # One type for all volumes of a run, whatever classes are found in each.
+        dtype = next(one for one in (np.uint8, np.int16, np.int32) if max(ids) <= np.iinfo(one).max)
+        self._table: NDArray[np.integer[Any]] = np.full(256, ids[0], dtype)
         self._table[: len(ids)] = ids
 
     def write(self, frame: Frame, result: LabelVolume) -> None:
@@ -62,7 +68,7 @@ class NiftiWriter(WholeFiles):
         """
         _check_labels(frame.source, result, self._num_classes)
         path = self._output.path_for(frame, ".nii.gz")
-        write_label_volume(path, LabelVolume(self._table[result.labels], result.affine))
+        write_label_values(path, self._table[result.labels], result.affine, frame.volume.forms)
         self._output.written(path, frame)
 
 

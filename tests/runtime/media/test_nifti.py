@@ -83,7 +83,9 @@ def test_scale_and_offset_of_the_header_are_applied(tmp_path: Path) -> None:
     patched(path, (SCL_SLOPE, struct.pack("<ff", 0.5, -3.0)))
     assert np.array_equal(read_volume(path).voxels, counting() * 0.5 - 3)
     with pytest.raises(
-        VolumeError, match=r"a label must be a whole number, but 30 of 60 voxels are not: -2\.5 at \(0, 0, 1\)"
+        VolumeError,
+        match=r"a label must be a whole number, but 30 of 60 voxels are not: -2\.5 at \(0, 0, 1\); what is "
+        r"stored are int16 that the header scales by scl_slope 0\.5 and shifts by scl_inter -3: save labels as whole",
     ):
         read_label_values(path)
     for slope, intercept in ((2.0, 1.0), (3.0, 0.0), (1.0, 5.0)):
@@ -201,8 +203,7 @@ BAD_HEADERS: dict[str, tuple[list[tuple[int, bytes]], str]] = {
         [(DIM, struct.pack("<4h", 3, 1, 1, 61)), (VOX_OFFSET, struct.pack("<f", 352.0 + 600 * 1032))],
         "1x1x61 voxels of float32 take 619796 bytes, the file of 592 bytes",
     ),
-    "meters": ([(XYZT_UNITS, b"\x01")], "its lengths are in meters; many programs would take them for millimeters"),
-    "micrometers": ([(XYZT_UNITS, b"\x0b")], "its lengths are in micrometers"),
+    "meters": ([(XYZT_UNITS, b"\x01"), (SROW_X, struct.pack("<f", 11.0))], "the affine in the header is of no use"),
     "intercept": (
         [(SCL_SLOPE, struct.pack("<ff", 2.0, float("inf")))],
         "the intercept in the header is inf, which makes no voxel a number",
@@ -388,7 +389,7 @@ def test_two_orientations_that_disagree(tmp_path: Path, shift: float, disagrees:
     assert [f"disagree by up to {shift:g} mm" in str(one.message) for one in caught] == ([True] if disagrees else [])
     image.set_qform(moved, code=0)
     nibabel.save(image, path)
-    assert read_volume_header(path).disagreement == ""
+    assert read_volume_header(path).doubts == ()
 
 
 def test_a_stream_is_read_to_its_end(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from detseg.files import SaveError
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import read_image
-from detseg.runtime.media.nifti import read_label_values, write_volume
+from detseg.runtime.media.nifti import read_label_values, read_volume_header, write_volume
 from detseg.runtime.writers.volumes import MontageWriter, NiftiWriter, SlicesWriter, TableWriter
 from detseg.structures import VOID
 from detseg.volumes import LabelVolume, Volume
@@ -32,7 +32,13 @@ def frame(source: Path | str) -> Frame:
 
 @pytest.mark.parametrize(
     ("category_ids", "void_as", "numbers"),
-    [(None, 0, (0, 1, 2)), ((0, 7, 205), 0, (0, 7, 205)), ((3, 255, 0), 3, (3, 255, 0))],
+    [
+        (None, 0, (0, 1, 2)),
+        ((0, 7, 205), 0, (0, 7, 205)),
+        ((3, 255, 0), 3, (3, 255, 0)),
+        ((0, 256, 1024), 0, (0, 256, 1024)),
+        ((0, 32767, 32768), 0, (0, 32767, 32768)),
+    ],
 )
 def test_labels_are_written_with_the_numbers_of_the_data_set_on_the_grid_of_the_file(
     tmp_path: Path, category_ids: tuple[int, ...] | None, void_as: int, numbers: tuple[int, ...]
@@ -47,6 +53,9 @@ def test_labels_are_written_with_the_numbers_of_the_data_set_on_the_grid_of_the_
     expected[0, 0, 0] = void_as
     assert np.array_equal(values, expected)
     assert np.allclose(affine, AFFINE, atol=1e-6)
+    largest = max(numbers)
+    dtype = "uint8" if largest < 2**8 else "int16" if largest < 2**15 else "int32"
+    assert [read_volume_header(path).dtype for path in (tmp_path / "out").iterdir()] == [dtype, dtype]
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "b.nii.gz"]
 
 
@@ -54,7 +63,7 @@ def test_labels_are_written_with_the_numbers_of_the_data_set_on_the_grid_of_the_
     ("category_ids", "message"),
     [
         ((0, 1), "got 2 category ids for 3 classes"),
-        ((0, 1, 256), "class posterior has the id 256; a label volume of 8 bits holds 0 to 255"),
+        ((0, 1, 2**31), "class posterior has the id 2147483648; a label volume holds 0 to 2147483647"),
         ((-1, 1, 2), "class background has the id -1"),
     ],
 )
