@@ -162,8 +162,8 @@ def in_a_child(action: Callable[[], None]) -> None:
 def _make_models(folder: Path) -> None:
     """A small detector and a small network for volumes, as model files and ONNX files: ``boxes`` and ``volumes``."""
     import torch
-    from detseg.export.export import export_model
 
+    from detseg.exporters.export import export_model
     from detseg.models.backbones.csp_darknet import CSPDarknetConfig
     from detseg.models.detector import DetectorConfig
     from detseg.models.vnet import VNetConfig
