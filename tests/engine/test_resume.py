@@ -133,7 +133,8 @@ def test_a_data_set_that_has_changed_stops_a_resumed_run(
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     # The second epoch was broken off: the third goes on, and its learning rate is that of a third epoch.
     steps_per_epoch = 5 if change == "more images" else 3
-    assert [(record["epoch"], record["step"]) for record in records] == [(0, 3), (2, 3 * steps_per_epoch)]
+    assert [record["step"] for record in records] == [3, 3 * steps_per_epoch]
+    assert records[1]["epoch"] - records[0]["epoch"] == 2
     assert message.split("\n")[0] in (run_dir / "log.txt").read_text()
     train(config, run_dir, resume=True, bar=False)  # it knows the data now
 
