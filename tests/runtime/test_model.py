@@ -307,6 +307,26 @@ def test_the_bridge_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (empty.shape, empty.dtype.kind) == ((0,), "U")
 
 
+@pytest.mark.slow
+def test_supervision_itself_filters_by_name_and_merges() -> None:
+    """Where the package is installed."""
+    supervision = pytest.importorskip("supervision")
+    (prediction,) = model_of(SpotRunner()).predict(SPOTS[1])
+    found = Detections(
+        np.array([[8, 8, 16, 16], [40, 8, 50, 16], [42, 20, 50, 30]], np.float32),
+        np.array([0.9, 0.8, 0.7], np.float32),
+        np.array([0, 1, 1]),
+    )
+    made = replace(prediction, result=found).to_supervision()
+    assert len(made[made["class_name"] == "right"]) == 2
+    other = supervision.Detections(
+        xyxy=made.xyxy, confidence=made.confidence, class_id=made.class_id, data={"class_name": made["class_name"]}
+    )
+    assert len(supervision.Detections.merge([made, other])) == 6
+    tracked = replace(prediction, result=replace(found, track_ids=np.array([3, 0, 1]))).to_supervision()
+    assert tracked.tracker_id.tolist() == [3, -1, 1]
+
+
 def test_real_pictures_give_the_same_alone_and_in_a_batch(detseg_data: Path) -> None:
     files = expand_sources([detseg_data / "coco-mini" / "val2017"])[:16]
     model = model_of(SpotRunner())
