@@ -21,8 +21,9 @@ class Forkable(Protocol):
 
 _forkable: WeakSet[Forkable] = WeakSet()
 
-fork_guard = threading.Lock()
-"""Held while the process forks: what is changed only by who holds it is whole in the child. Hold it for moments."""
+fork_guard = threading.RLock()
+"""Held while the process forks: what is changed only by who holds it is whole in the child. Hold it for moments. Who
+holds it may fork, as a handler of a signal can at any time."""
 
 
 def tell_of_forks(thing: Forkable) -> None:

@@ -43,7 +43,8 @@ class OnnxModel:
     file says of itself. What a file can make of memory and time has limits, see :mod:`detseg.runtime.onnx.limits`.
 
     A model may be used by several threads at once. In a forked child it runs on: where ONNX Runtime has threads of its
-    own, which no child has, or was in the middle of a run, the file is read once more when the child first uses it.
+    own, which no child has, or was in the middle of a run, the file is read once more when the child first uses it. A
+    GPU cannot be used there.
 
     Raises:
         OnnxFileError: the file is missing or damaged, was not written by detseg or by a later one, needs other files,
@@ -89,7 +90,9 @@ class OnnxModel:
 
         Raises:
             ValueError: the inputs are not float32, or have a size that the file does not take.
-            OnnxFileError: ONNX Runtime cannot run the network on them, or not within the limits.
+            OnnxFileError: ONNX Runtime cannot run the network on them, or not within the limits; or this process was
+                forked, and the file is not the one any more that was loaded.
+            RuntimeError: this process was forked, and the model is on a GPU.
         """
         self._check_inputs(inputs)
         if self.batch_size is None or len(inputs) == self.batch_size:
@@ -140,6 +143,11 @@ class OnnxModel:
         """The session, counted as running, so that a fork meanwhile is noticed in the child."""
         with self._opening:
             if self._session is None:
+                if not self.runs_on_cpu:
+                    raise RuntimeError(
+                        f"{self.path}: a model on a GPU cannot be used in a process that was forked after it was "
+                        "loaded: load it after the fork, or start processes with the method spawn or forkserver"
+                    )
                 content, _ = read_onnx_file(self.path)
                 self._require_same(_digest(content))
                 self._session = _make_session(self.path, content, self.num_threads, self._providers)

@@ -375,6 +375,9 @@ def test_a_file_that_was_replaced_is_not_mixed_with_what_was_loaded(save_onnx: A
     with pytest.raises(OnnxFileError, match="is not the file any more that was loaded; load it again"):
         model.with_threads(1)
     assert "is not the file any more that was loaded" in in_forked_child(lambda: model.run(inputs))
+    model.runs_on_cpu = False
+    assert "load it after the fork" in in_forked_child(lambda: model.run(inputs))
+    model.runs_on_cpu = True
     path.unlink()
     assert "No such file" in in_forked_child(lambda: model.run(inputs))
     assert "raw" in model.run(inputs), "the parent goes on"
