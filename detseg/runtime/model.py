@@ -186,9 +186,9 @@ class Model:
             if one not in self.class_names and not (isinstance(one, int | np.integer) and 0 <= one < count)
         ]
         if unknown:
+            shown = ", ".join(one or "''" for one in unknown)
             raise ValueError(
-                f"the model has no class {', '.join(unknown)}; it has {', '.join(self.class_names)}, or by position 0 "
-                f"to {count - 1}"
+                f"the model has no class {shown}; it has {', '.join(self.class_names)}, or by position 0 to {count - 1}"
             )
         return np.array([name in wanted or position in wanted for position, name in enumerate(self.class_names)])
 

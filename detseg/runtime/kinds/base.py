@@ -295,7 +295,8 @@ def make_writers(names: Sequence[str], saving: Saving, task_name: str) -> list[R
     allowed = saving.kind.writers
     unknown = [name for name in names if name not in allowed]
     if unknown:
-        raise ValueError(f"--save: unknown {', '.join(unknown)}; allowed for {task_name} are {', '.join(allowed)}")
+        shown = ", ".join(name or "''" for name in unknown)
+        raise ValueError(f"--save: unknown {shown}; allowed for {task_name} are {', '.join(allowed)}")
     # Those that open their files at once come last, and must not leave them behind where another one is refused.
     order = sorted(set(names), key=lambda name: (allowed[name].opens_at_once, name))
     made = []
