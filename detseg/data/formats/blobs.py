@@ -34,6 +34,8 @@ _DRIFT = 0.12
 _EDGE_MM = 1.0
 _SPLITS = ("train", "val", "test")
 _PLACEMENT_ATTEMPTS = 200
+MAX_VOLUMES = 100_000
+"""Of a split: each is made when it is asked for, but counted and checked one by one."""
 _MAX_TILT = np.radians(8)
 
 
@@ -55,8 +57,9 @@ class BlobsConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("num_train", "num_val", "num_test", "seed"):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+        for name in ("num_train", "num_val", "num_test"):
+            _require(0 <= getattr(self, name) <= MAX_VOLUMES, name, f"0 to {MAX_VOLUMES:,}", getattr(self, name))
+        _require(self.seed >= 0, "seed", "0 or more", self.seed)
         sides, objects, radii = (
             f"{getattr(self, f'min_{what}')} and {getattr(self, f'max_{what}')}"
             for what in ("side", "objects", "radius")

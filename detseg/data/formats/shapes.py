@@ -29,6 +29,8 @@ MASK_CLASS_NAMES = ("background", *CLASS_NAMES)
 _NUM_CORNERS = {"circle": None, "square": 4, "triangle": 3}
 _SPLITS = ("train", "val", "test")
 _PLACEMENT_ATTEMPTS = 50
+MAX_IMAGES = 1_000_000
+"""Of a split: each is drawn when it is asked for, but counted and checked one by one."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ShapesConfig:
 
     def __post_init__(self) -> None:
         for name in ("num_train", "num_val", "num_test"):
-            _require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
+            _require(0 <= getattr(self, name) <= MAX_IMAGES, name, f"0 to {MAX_IMAGES:,}", getattr(self, name))
         _require(32 <= self.image_size <= 4096, "image_size", "32 to 4096", self.image_size)
         _require(self.seed >= 0, "seed", "0 or more", self.seed)
         in_order = 0 <= self.min_objects <= self.max_objects <= 100

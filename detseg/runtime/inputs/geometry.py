@@ -10,11 +10,13 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.media.images import IMAGE_SUFFIXES, MAX_PIXELS, read_image
+from detseg.runtime.media.images import IMAGE_SUFFIXES, read_image
 from detseg.structures import Placement
 
 Anchor = Literal["center", "top_left"]
 ChannelOrder = Literal["rgb", "bgr"]
+MAX_INPUT_PIXELS = 2**26
+"""Some 8192 x 8192: a network makes many times as much of it, and a file says how large its input is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +48,9 @@ class InputSpec:
     def __post_init__(self) -> None:
         if self.height < 1 or self.width < 1:
             raise ValueError(f"the input size must be positive, got {self.height}x{self.width} (height x width)")
-        if self.height * self.width > MAX_PIXELS:
-            raise ValueError(
-                f"the input size must be at most {MAX_PIXELS:,} pixels, got {self.height}x{self.width} (height x width)"
-            )
+        if self.height * self.width > MAX_INPUT_PIXELS:
+            size = f"{self.height}x{self.width} (height x width)"
+            raise ValueError(f"the input size must be at most {MAX_INPUT_PIXELS:,} pixels, got {size}")
         if self.anchor not in get_args(Anchor):
             raise ValueError(f"anchor must be one of {', '.join(get_args(Anchor))}, got {self.anchor!r}")
         if self.channel_order not in get_args(ChannelOrder):

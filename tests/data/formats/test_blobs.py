@@ -120,7 +120,8 @@ def test_a_yaml_with_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"num_val": -1}, "num_val: allowed are 0 or more, got -1"),
+        ({"num_val": -1}, "num_val: allowed are 0 to 100,000, got -1"),
+        ({"num_test": 10**12}, "num_test: allowed are 0 to 100,000, got 1000000000000"),
         ({"seed": -1}, "seed: allowed are 0 or more"),
         ({"min_side": 4}, "8 to 128, in order, got 4 and 36"),
         ({"max_side": 20}, "got 28 and 20"),

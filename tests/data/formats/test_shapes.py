@@ -116,7 +116,8 @@ def test_shapes_have_the_area_of_their_kind() -> None:
     ("change", "message"),
     [
         ({"image_size": 8}, "image_size: allowed are 32 to 4096, got 8"),
-        ({"num_val": -1}, "num_val: allowed are 0 or more, got -1"),
+        ({"num_val": -1}, "num_val: allowed are 0 to 1,000,000, got -1"),
+        ({"num_train": 10**12}, "num_train: allowed are 0 to 1,000,000, got 1000000000000"),
         ({"min_objects": 6}, "min_objects, max_objects: allowed are 0 to 100, in order, got 6 and 5"),
         ({"max_side": 159.0}, r"min_side, max_side: allowed are 8 to 158 .* got 26.0 and 159.0"),
         ({"max_covered": 0.9}, "max_covered: allowed are 0 to 0.5, got 0.9"),
