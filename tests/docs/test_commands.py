@@ -33,6 +33,7 @@ def run(block: Block) -> None:
 def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_data(tmp_path)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))  # as for a program in this folder
     for block in blocks(page.read_text(encoding="utf-8")):
         if not block.reason:
             run(block)
