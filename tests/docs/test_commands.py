@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGES = [
     REPOSITORY / "README.md",
     *sorted((REPOSITORY / "docs" / "quickstart").glob("*.md")),
-    *(REPOSITORY / "docs" / name for name in ("extending.md", "metrics.md")),
+    *(REPOSITORY / "docs" / name for name in ("extending.md", "metrics.md", "python.md")),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib
 import importlib.util
 import re
 from pathlib import Path
@@ -9,7 +11,7 @@ from types import ModuleType
 
 import pytest
 
-from detseg import __version__
+import detseg
 from detseg.cli_arguments import make_parser
 from detseg.config_reference import sections
 from detseg.engine.settings import RunConfig
@@ -79,6 +81,20 @@ def test_commands_of_all_blocks_are_understood(page: Path) -> None:
                 assert not [word for word in rest if word.startswith("-")], words
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_imports_of_the_blocks_exist(page: Path) -> None:
+    for block in blocks(page.read_text(encoding="utf-8")):
+        for node in ast.walk(ast.parse(block.text)) if block.language == "python" else []:
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("detseg"):
+                module = importlib.import_module(node.module)
+                assert [name.name for name in node.names if not hasattr(module, name.name)] == []
+
+
+def test_all_that_is_public_is_on_the_page_of_python() -> None:
+    page = (REPOSITORY / "docs" / "python.md").read_text(encoding="utf-8")
+    assert [name for name in detseg.__all__ if f"::: detseg.{name}\n" not in page] == []
+
+
 def test_every_block_that_looks_like_one_is_tried() -> None:
     pages = {
         page for page in [README, *DOCS] if any(x.language in ("bash", "python") for x in blocks(page.read_text()))
@@ -96,7 +112,7 @@ def test_blocks_that_are_not_tried_are_few_and_say_why() -> None:
 def test_the_readme_is_short_and_leads_to_every_page() -> None:
     text = README.read_text(encoding="utf-8")
     assert len(text.splitlines()) <= 120
-    assert f"detseg-{__version__}-py3-none-any.whl" in text
+    assert f"detseg-{detseg.__version__}-py3-none-any.whl" in text
     assert [name_of(page) for page in DOCS if page.name != "index.md" and f"({name_of(page)})" not in text] == []
 
 
