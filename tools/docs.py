@@ -35,11 +35,12 @@ COMMAND_LINE = f"""{NOTE}
 | exit code | meaning |
 |---|---|
 | 0 | all went well |
-| 1 | `predict`: something could not be read, the rest is done; `check`: there are warnings |
+| 1 | `predict`: something could not be read or written, the rest is done; `check`: there are warnings |
 | 2 | the command asks for something impossible, and the message says what; `check`: there are errors |
 | 3 | `export`: the file does not give the results of the model, and was not kept |
 | 75 | `train`: stopped by SIGTERM or Ctrl-C; `detseg train --resume RUN` goes on |
-| 130 | `download`: stopped by Ctrl-C |
+| 130 | `predict` and `download`: stopped by Ctrl-C; what was complete is kept |
+| 143 | `predict`: stopped by SIGTERM; what was found so far is kept |
 """
 
 
