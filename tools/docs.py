@@ -109,7 +109,7 @@ def _usage(verb: str, parser: argparse.ArgumentParser) -> str:
     if parser.usage:
         return parser.usage.replace("[-h] ", "")
     words = [_names(action) for action in parser._actions if not action.option_strings]
-    needed = [_names(action) for action in parser._actions if action.option_strings and action.required]
+    needed = [f"{x.option_strings[0]} {x.metavar}" for x in parser._actions if x.option_strings and x.required]
     return " ".join(["detseg", verb, *words, *needed, "[options]"])
 
 
