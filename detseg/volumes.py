@@ -32,16 +32,34 @@ class StoredForms:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A scan: ``voxels`` ``[X, Y, Z]`` float32 and its ``affine`` ``[4, 4]`` float64; ``forms``: how its file says
-    where they lie, None where there is no NIfTI file."""
+    """A scan: ``voxels`` ``[X, Y, Z]`` float32, of several channels ``[C, X, Y, Z]``, and their ``affine`` ``[4, 4]``
+    float64; ``forms``: how its file says where they lie, None where there is no NIfTI file."""
 
     voxels: FloatArray
     affine: DoubleArray
     forms: StoredForms | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
-        require_array(self.voxels, "voxels", np.float32, (None, None, None))
+        is_single = not isinstance(self.voxels, np.ndarray) or self.voxels.ndim != 4
+        require_array(self.voxels, "voxels", np.float32, (None,) * (3 if is_single else 4))
         _require_affine(self.affine)
+        require(is_single or len(self.voxels) > 1, "a channel axis is for several channels, got one")
+
+    @property
+    def num_channels(self) -> int:
+        """How many values each voxel has."""
+        return len(self.voxels) if self.voxels.ndim == 4 else 1
+
+    @property
+    def shape(self) -> Shape3:
+        """The number of voxels along X, Y, Z."""
+        x, y, z = self.voxels.shape[-3:]
+        return x, y, z
+
+    @property
+    def channels(self) -> list[FloatArray]:
+        """Each channel, ``[X, Y, Z]``."""
+        return list(self.voxels) if self.voxels.ndim == 4 else [self.voxels]
 
     @property
     def spacing(self) -> Spacing:

@@ -31,7 +31,8 @@ class Frame:
     ``source``: the file, address or camera it comes from, as the user named it, or "" for an array; ``path``: the file;
     of a video also ``index``, its number from 0 in the order of decoding, ``time_s``, its time stamp in seconds, and
     the ``stream``; of a live one ``num_overtaken``, how many frames it has overtaken since the last one that was used.
-    ``read_s``: how many seconds it took to read it.
+    ``read_s``: how many seconds it took to read it. ``case``: what a volume is called where that is not the name of its
+    file.
     """
 
     image: ByteArray | Volume
@@ -42,6 +43,7 @@ class Frame:
     stream: StreamInfo | None = None
     read_s: float = field(default=0.0, compare=False)
     num_overtaken: int = 0
+    case: str = ""
 
     @property
     def is_live(self) -> bool:
@@ -62,7 +64,9 @@ class Frame:
 
     @property
     def stem(self) -> str:
-        """The name of its source without the suffix: of the file, of the address, of the camera."""
+        """The name of its source without the suffix: of the file, of the address, of the camera; or of its case."""
+        if self.case:
+            return self.case
         path = Path(self.source)
         return volume_stem(path) if is_volume_path(path) else path.stem
 

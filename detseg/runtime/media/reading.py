@@ -18,6 +18,7 @@ from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import ImageError
 from detseg.runtime.media.sources import OnError, Source
 from detseg.runtime.media.video_reader import Section, read_stream, read_video
+from detseg.runtime.media.volume_cases import case_name
 
 _READERS = min(4, os.cpu_count() or 1)
 _AHEAD = {"image": 2 * _READERS, "volume": 1}
@@ -126,7 +127,10 @@ def _decoded(source: Source, image: Any, seconds: float, on_error: OnError | Non
     if isinstance(image, Exception):
         _tell(source, image, on_error)
     else:
-        yield Frame(image, source.name, source.path, read_s=seconds)
+        case = ""
+        if source.kind == "volume" and source.path is not None:
+            case = case_name(source.path, image.num_channels)
+        yield Frame(image, source.name, source.path, read_s=seconds, case=case)
 
 
 def _tell(source: Source, error: Exception, on_error: OnError | None) -> None:

@@ -11,7 +11,15 @@ from detseg.files import SaveError
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import read_image
-from detseg.runtime.media.nifti import read_label_values, read_volume_header, write_volume
+from detseg.runtime.media.nifti import (
+    VOLUME_SUFFIXES,
+    read_label_values,
+    read_volume,
+    read_volume_header,
+    write_volume,
+)
+from detseg.runtime.media.reading import read_frames
+from detseg.runtime.media.sources import find_sources
 from detseg.runtime.writers.volumes import MontageWriter, NiftiWriter, SlicesWriter, TableWriter
 from detseg.structures import VOID
 from detseg.volumes import LabelVolume, Volume
@@ -174,3 +182,18 @@ def test_pictures_are_named_like_their_sources(tmp_path: Path) -> None:
         assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a_2.png"]
         for path in folder.iterdir():
             assert np.array_equal(read_image(path), draw(VOLUME, FOUND, NAMES))
+
+
+def test_labels_have_the_name_of_their_case(tmp_path: Path) -> None:
+    """As nnU-Net names them; scans that are merely counted keep their numbers."""
+    for name in ("in/scan_000_0000.nii.gz", "in/scan_001_0000.nii.gz", "counted/a_0000.nii", "counted/a_0001.nii"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        write_volume(tmp_path / name, VOLUME)
+    sources = find_sources([str(tmp_path / "in"), str(tmp_path / "counted")], VOLUME_SUFFIXES)
+    with NiftiWriter(tmp_path / "labels", NAMES) as labels, SlicesWriter(tmp_path / "slices", NAMES) as slices:
+        for one in read_frames(sources, read_volume):
+            labels.write(one, FOUND)
+            slices.write(one, FOUND)
+    stems = ["a_0000", "a_0001", "scan_000", "scan_001"]
+    assert sorted(path.name for path in (tmp_path / "labels").iterdir()) == [f"{stem}.nii.gz" for stem in stems]
+    assert sorted(path.name for path in (tmp_path / "slices").iterdir()) == [f"{stem}.png" for stem in stems]

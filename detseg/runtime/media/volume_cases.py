@@ -1,0 +1,77 @@
+"""Cases as nnU-Net names their files: ``CASE_0000.nii.gz`` is the first channel of ``CASE``, ``CASE_0001.nii.gz`` the
+second, and its labels are ``CASE.nii.gz``."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from detseg.runtime.media.nifti import VOLUME_SUFFIXES, is_volume_path, volume_stem
+from detseg.runtime.media.nifti_header import VolumeError
+
+FIRST_CHANNEL = "_0000"
+_CHANNEL = re.compile(r"(.+)_(\d{4})")
+
+
+def case_name(path: Path | str, num_channels: int = 1) -> str:
+    """The name of the case of which the file ``path`` is the first of ``num_channels`` channels, else the file's own
+    without its suffix.
+
+    The number of the channel is left out where it can be no other: there is a file for each channel and no more, and
+    none that is called as the case itself. So scans that are merely counted, from 0000 on, keep their numbers.
+    """
+    path = Path(path)
+    stem = volume_stem(path)
+    match = _CHANNEL.fullmatch(stem)
+    if match is None or not stem.endswith(FIRST_CHANNEL):
+        return stem
+    case = match[1]
+    stems = {volume_stem(name) for name in _names_beside(path) if is_volume_path(name)}
+    numbered = {one for one in stems if (other := _CHANNEL.fullmatch(one)) and other[1] == case}
+    expected = {f"{case}_{channel:04d}" for channel in range(num_channels)}
+    # A file of several channels may have the number of the first, too.
+    return case if numbered in (expected, {stem}) and case not in stems else stem
+
+
+def case_of(path: Path | str) -> tuple[str, int] | None:
+    """The case and the number of the channel by the name of the file ``path``; None where it has no such name."""
+    match = _CHANNEL.fullmatch(volume_stem(path))
+    return None if match is None else (match[1], int(match[2]))
+
+
+def channel_files(path: Path | str, num_channels: int) -> tuple[Path, ...]:
+    """The files of the ``num_channels`` channels of the case whose first is in ``path``: one for each where its name
+    has the number of the first channel, otherwise ``path`` alone, which then must hold all.
+
+    Raises:
+        VolumeError: files of channels are missing, or there are more.
+    """
+    path = Path(path)
+    stem = volume_stem(path)
+    if num_channels == 1 or not stem.endswith(FIRST_CHANNEL):
+        return (path,)
+    case = stem.removesuffix(FIRST_CHANNEL)
+    names = _names_beside(path)
+    file_of = {volume_stem(name): path.parent / name for name in names if is_volume_path(name)}
+    wanted = [path, *(file_of.get(f"{case}_{channel:04d}") for channel in range(1, num_channels))]
+    if wanted[1:] == [None] * (num_channels - 1):
+        return (path,)
+    missing = [f"{case}_{channel:04d}" for channel, file in enumerate(wanted) if file is None]
+    further = f"{case}_{num_channels:04d}"
+    if missing or further in file_of:
+        there = sum((case_of(name) or ("", 0))[0] == case for name in file_of)
+        said = (
+            f"there is no {missing[0]}{{{','.join(VOLUME_SUFFIXES)}}} beside it" if missing else f"there is {further}"
+        )
+        raise VolumeError(
+            f"{path}: {num_channels} channels of the case {case} were expected, {there} are there: {said}"
+        )
+    return tuple(file for file in wanted if file is not None)
+
+
+def _names_beside(path: Path) -> list[str]:
+    try:
+        return [name for name in os.listdir(path.parent) if not name.startswith(".")]  # noqa: PTH208 - names alone
+    except OSError as error:
+        raise VolumeError(f"{path}: its folder cannot be read: {error.strerror}") from error
