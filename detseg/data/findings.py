@@ -68,6 +68,7 @@ CODES: Mapping[str, Code] = {
         "header in doubt",
         "correct it, or make sure that what is used is right",
     ),
+    "D407": Code("warning", "structure that training does not see", "train with a smaller task.input.spacing"),
     "D405": Code("warning", "labels without any structure", "label the volume, if something is to be found in it"),
 }
 

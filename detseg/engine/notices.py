@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
 import numpy as np
 
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.volumes import VolumeDataset
+from detseg.data.loading.volume_cache import PlacedVolumes
+from detseg.data.source import DatasetError
+from detseg.engine.samples import Samples
 from detseg.engine.settings import RunConfig
+from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.media.nifti_header import VolumeError
 
 OPPOSITES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "left and right": (("left", "right"), ("l", "r"), ("lt", "rt"), ("lh", "rh")),
@@ -61,6 +69,33 @@ def opposite_names(class_names: Sequence[str], side: str) -> list[tuple[str, str
 def _words(name: str) -> list[str]:
     """``"LeftKidney_2"`` -> ``["left", "kidney", "2"]``."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+|[^\W\d_a-zA-Z]+", name)]
+
+
+def warn_of_vanishing(samples: Samples, spec: InputSpec | VolumeSpec, num_threads: int | None = None) -> Iterator[str]:
+    """A text for each class that is in labels of volumes and not in what the network learns from, the same on the grid
+    of ``spec``: such structures are thinner than its voxels. What cannot be read is left to the loader."""
+    if spec.one_size:
+        return
+    volumes = cast(PlacedVolumes, samples)
+
+    def lost(index: int) -> list[int]:
+        try:
+            return volumes.lost_classes(index)
+        except (VolumeError, DatasetError):
+            return []
+
+    files_of: dict[int, list[str]] = {}
+    with ThreadPoolExecutor(num_threads or min(4, os.cpu_count() or 1)) as pool:
+        for index, labels in enumerate(pool.map(lost, range(len(volumes)))):
+            for label in labels:
+                files_of.setdefault(label, []).append(volumes.path(index))
+    spacing = "x".join(f"{step:g}" for step in cast(VolumeSpec, spec).spacing or ())
+    for label, files in sorted(files_of.items()):
+        yield (
+            f"{volumes.class_names[label]!r} vanishes in {len(files)} of {len(volumes)} volumes of {volumes.split} at "
+            f"the spacing of training, {spacing} mm, and cannot be learned there; the first is {files[0]}: set a "
+            "smaller task.input.spacing"
+        )
 
 
 def notice_of_size(config: RunConfig, dataset: Dataset | VolumeDataset) -> str:

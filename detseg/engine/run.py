@@ -20,7 +20,7 @@ from detseg.engine.distributed import Group, join_group, leave_group, synchroniz
 from detseg.engine.evaluate import evaluate
 from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
-from detseg.engine.notices import notice_of_size, warn_of_mirroring
+from detseg.engine.notices import notice_of_size, warn_of_mirroring, warn_of_vanishing
 from detseg.engine.report import write_report
 from detseg.engine.run_data import open_run_data
 from detseg.engine.run_folder import CONFIG_NAME, RunFolder
@@ -128,6 +128,7 @@ def train(
             for text in (
                 *opened.warnings(),
                 *warn_of_mirroring(config, train_set.class_names),
+                *(warn_of_vanishing(train_set, config.task.input) if group.is_main else ()),
                 *filter(None, [changes]),
             ):
                 log.warn(text)

@@ -276,3 +276,22 @@ def test_labels_that_have_lost_their_affine(folder: Path, tmp_path: Path) -> Non
     (tmp_path / "trust.yaml").write_text(settings + "trust_grid: always\n")
     with pytest.raises(DatasetError, match=r"trust\.yaml: trust_grid: expected true or false, got 'always'"):
         open_dataset(tmp_path / "trust.yaml", "train")
+
+
+def test_a_structure_that_is_too_thin_for_the_spacing_of_training(tmp_path: Path) -> None:
+    """Most have slices of 4 mm; in the others a class is in one slice of 1 mm alone, or in four."""
+    for number in range(10):
+        is_fine = number in (3, 7)
+        shape = (6, 6, 16 if is_fine else 4)
+        labels = np.zeros(shape, np.uint8)
+        labels[1:5, 1:5, : shape[2] // 2] = 1
+        labels[2:4, 2:4, 12 if number == 3 else slice(12, 16) if is_fine else slice(3, 4)] = 2
+        affine = np.diag([1.0, 1, 1 if is_fine else 4, 1])
+        scan = np.random.default_rng(number).random(shape).astype(np.float32)
+        for name, array in (("imagesTr", scan), ("labelsTr", labels)):
+            (tmp_path / name).mkdir(exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(array, affine), tmp_path / name / f"{number}.nii")
+    (tmp_path / "data.yaml").write_text("format: nifti\nnames: [background, body, vessel]\n")
+    report = check_dataset(tmp_path)
+    assert [(one.code, Path(one.file).name) for one in report.findings] == [("D407", "3.nii")]
+    assert report.findings[0].message.startswith("nothing is left of vessel at 1x1x4 mm, the median spacing")

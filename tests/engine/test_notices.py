@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,17 @@ import pytest
 from detseg.augment.config import AugmentConfig
 from detseg.augment.volume_config import VolumeAugmentConfig
 from detseg.config import load_config
+from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.formats.shapes import ShapesConfig, ShapesDataset
-from detseg.engine.notices import OPPOSITES, notice_of_size, opposite_names, warn_of_mirroring
+from detseg.data.loading.volume_cache import PlacedVolumes
+from detseg.engine.notices import OPPOSITES, notice_of_size, opposite_names, warn_of_mirroring, warn_of_vanishing
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.images import write_image, write_mask
+from detseg.runtime.media.nifti import write_label_volume, write_volume
+from detseg.structures import VOID
+from detseg.volumes import LabelVolume, Volume
 
 Tiny = Callable[..., RunConfig]
 
@@ -116,6 +123,33 @@ def test_masks_of_one_class_are_not_trained_on(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"thing is the only class, .* `names: \{0: background, 1: thing\}`"):
         train(config, tmp_path / "run", bar=False)
     assert not (tmp_path / "run").exists()
+
+
+def test_structures_that_vanish_on_the_grid_of_training(tmp_path: Path) -> None:
+    names = [tmp_path / f"{number}.nii" for number in range(3)]
+    (tmp_path / "labels").mkdir()
+    for number, image in enumerate(names):
+        labels = np.zeros((8, 8, 8), np.uint8)
+        labels[2:6, 2:6, 2:6] = 1
+        labels[4, 4, 2 : 3 + number] = 2  # 1, 2 and 3 voxels long and one thick
+        labels[:, :, 7] = VOID if number == 2 else 0
+        affine = np.eye(4)
+        write_volume(image, Volume(np.ones((8, 8, 8), np.float32), affine))
+        write_label_volume(tmp_path / "labels" / image.name, LabelVolume(labels, affine))
+    dataset = VolumeDataset(
+        root=tmp_path, split="train", class_names=("background", "body", "vessel", "rest"),
+        category_ids=(0, 1, 2, VOID), images=names, labels=[tmp_path / "labels" / name.name for name in names],
+    )  # fmt: skip
+    modes: tuple[Any, ...] = ("none", "ram")
+    for step, mode in itertools.product((1.0, 2.0), modes):
+        spec = VolumeSpec(spacing=(step, step, 1.0))
+        said = list(warn_of_vanishing(PlacedVolumes(dataset, spec, mode), spec))
+        assert len(said) == (step == 2)
+        if said:
+            assert "'vessel' vanishes in 3 of 3 volumes of train at the spacing of training, 2x2x1 mm" in said[0]
+            assert f"the first is {names[0]}: set a smaller task.input.spacing" in said[0]
+    names[1].write_bytes(b"damaged")
+    assert "in 2 of 3 volumes" in next(iter(warn_of_vanishing(PlacedVolumes(dataset, spec), spec)))
 
 
 def test_a_run_says_it(tiny: Tiny, tmp_path: Path) -> None:

@@ -15,17 +15,17 @@ from threading import Condition
 
 import numpy as np
 
-from detseg.arrays import IntArray
+from detseg.arrays import ByteArray, IntArray
 from detseg.data.checks.inspection import Inspection
 from detseg.data.checks.report import VolumeSummary
 from detseg.data.datasets.volumes import require_same_grid, spacing_toward_ras, to_positions
 from detseg.data.findings import Finding
 from detseg.data.source import DatasetError
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
-from detseg.runtime.inputs.volume_geometry import VolumeSpec, placement_of
+from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, placement_of
 from detseg.runtime.media.nifti import read_label_values, read_volume, read_volume_header, volume_stem
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
-from detseg.volumes import Shape3
+from detseg.volumes import Shape3, Spacing, VolumePlacement
 
 _VOXELS_AT_ONCE = 2**26
 """How many voxels the threads hold together; while one is read and compared it takes up to 26 bytes, so 1.7 GB."""
@@ -55,8 +55,9 @@ def inspect_volumes(splits: Sequence[VolumeRecords], num_threads: int | None = N
     name_of = next((split.name_of for split in splits if split.name_of), {})
     budget = _Budget(_VOXELS_AT_ONCE)
     with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
-        inspect = partial(_inspect, name_of=name_of, budget=budget, trust_grid=any(one.trust_grid for one in splits))
-        states = dict(zip(pairs, pool.map(inspect, pairs), strict=True))
+        spec = _spec_of_training(splits, pool)
+        rules = _Rules(name_of, spec, any(one.trust_grid for one in splits), budget)
+        states = dict(zip(pairs, pool.map(partial(_inspect, rules=rules), pairs), strict=True))
     findings: list[Finding] = []
     # A volume may be in several splits, as in the folds of a cross-validation; its faults are told once.
     for pair, state in states.items():
@@ -95,44 +96,89 @@ class _Budget:
                 self._changed.notify_all()
 
 
-def _inspect(pair: VolumePair, *, name_of: Mapping[int, str], budget: _Budget, trust_grid: bool) -> VolumeState:
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What volumes are looked at with: the names of values, the grid of the network that would be trained, whether the
+    affine of labels counts, and the memory for all threads."""
+
+    name_of: Mapping[int, str]
+    spec: VolumeSpec
+    trust_grid: bool
+    budget: _Budget
+
+
+def _spec_of_training(splits: Sequence[VolumeRecords], pool: ThreadPoolExecutor) -> VolumeSpec:
+    """What training takes if it is told nothing: the median spacing of the split train, else of the first."""
+    records = next((one for one in splits if one.name == "train"), splits[0])
+    found = pool.map(_spacing, [pair.image for pair in records.pairs])
+    spacings = [one for one in found if one is not None]
+    return VolumeSpec().completed(np.array(spacings)) if spacings else VolumeSpec()
+
+
+def _spacing(path: Path) -> Spacing | None:
+    try:
+        return spacing_toward_ras(read_volume_header(path).affine)
+    except VolumeError:
+        # Told when its turn comes.
+        return None
+
+
+def _inspect(pair: VolumePair, rules: _Rules) -> VolumeState:
     state = VolumeState(pair)
     try:
         # The header alone first: it is what labels are compared with, even where voxels are damaged.
         state.header = read_volume_header(pair.image)
         state.faults += [("D406", pair.image, doubt) for doubt in state.header.doubts]
-        with budget.hold(state.header.shape):
+        with rules.budget.hold(state.header.shape):
             state.digest = _digest(pair.image)
     except VolumeError as error:
         state.faults.append(("D401", pair.image, _message(error, pair.image)))
     if pair.label is not None:
-        _inspect_labels(state, pair.label, name_of, budget, trust_grid)
+        _inspect_labels(state, pair.label, rules)
     return state
 
 
-def _inspect_labels(
-    state: VolumeState, path: Path, name_of: Mapping[int, str], budget: _Budget, trust_grid: bool
-) -> None:
+def _inspect_labels(state: VolumeState, path: Path, rules: _Rules) -> None:
     try:
         header = read_volume_header(path)
         if state.header is not None:
             grid = state.header.shape, state.header.affine
-            affine = state.header.affine if trust_grid else header.affine
+            affine = state.header.affine if rules.trust_grid else header.affine
             try:
                 require_same_grid(path, header.shape, affine, state.pair.image, *grid)
             except DatasetError as error:
                 state.faults.append(("D403", path, _message(error, path)))
                 if header.shape != state.header.shape:
                     return
-        with budget.hold(header.shape):
+        affine = header.affine if state.header is None else state.header.affine
+        placement = placement_of(header.shape, affine, rules.spec)
+        with rules.budget.hold(max(header.shape, placement.input_shape, key=math.prod)):
             values, _ = read_label_values(path)
-            if name_of:
-                _count_voxels(state, path, values, name_of)
-                to_positions(values, list(name_of.values()), list(name_of), path)
+            if rules.name_of:
+                _count_voxels(state, path, values, rules.name_of)
+                names = list(rules.name_of.values())
+                positions = to_positions(values, names, list(rules.name_of), path)
+                _find_lost(state, path, positions, names, placement)
     except VolumeError as error:
         state.faults.append(("D402", path, _message(error, path)))
     except DatasetError as error:
         state.faults.append(("D404", path, _message(error, path)))
+
+
+def _find_lost(
+    state: VolumeState, path: Path, labels: ByteArray, names: Sequence[str], placement: VolumePlacement
+) -> None:
+    """Structures that are too thin for the grid on which a network would learn them."""
+    if placement.input_shape == placement.oriented_shape:
+        return
+    lost = [names[label] for label in lost_classes(labels, place_labels(labels, placement))]
+    if lost:
+        spacing = "x".join(f"{step:.4g}" for step in placement.input_spacing)
+        message = (
+            f"nothing is left of {', '.join(lost)} at {spacing} mm, the median spacing, which training takes unless it "
+            "is told another"
+        )
+        state.faults.append(("D407", path, message))
 
 
 def _digest(path: Path) -> str:

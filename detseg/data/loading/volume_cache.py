@@ -13,7 +13,7 @@ import numpy as np
 from detseg.arrays import ByteArray, DoubleArray, FloatArray
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.loading.cache_store import CacheError, DiskStore, MemoryStore, Store
-from detseg.runtime.inputs.volume_geometry import VolumeSpec, place_labels, place_volume, placement_of
+from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, place_volume, placement_of
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
 from detseg.structures import Truth
 from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
@@ -122,6 +122,17 @@ class PlacedVolumes:
         placed, placement = self._place(index)
         self._keep(index, placed, placement)
         return VolumeSample(placed.image, image_id, path, placement, placed.labels)
+
+    def lost_classes(self, index: int) -> list[int]:
+        """The positions of the classes in the labels of volume ``index`` of which nothing is left in the grid of the
+        network. Raises like :meth:`load`."""
+        header = self.dataset.header(index)
+        placement = placement_of(header.shape, header.affine, self.spec)
+        if placement.input_shape == placement.oriented_shape:
+            return []
+        labels = self.dataset.label_volume(index).labels
+        placed = place_labels(labels, placement) if self._store is None else self.load(index).labels
+        return [] if placed is None else lost_classes(labels, placed)
 
     def _place(self, index: int) -> tuple[_Placed, VolumePlacement]:
         volume, labels = self.dataset.read(index)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from detseg.arrays import ByteArray, DoubleArray, FloatArray, IntArray
 from detseg.runtime.media.nifti import VOLUME_SUFFIXES, read_volume, read_volume_header, require_memory
 from detseg.runtime.media.nifti_header import MAX_VOXELS, VolumeError
+from detseg.structures import VOID
 from detseg.volumes import Shape3, Spacing, Volume, VolumePlacement, spacing_of
 
 Intensity = Literal["zscore", "window"]
@@ -169,6 +170,13 @@ def place_labels(labels: ByteArray, placement: VolumePlacement) -> ByteArray:
         np.copyto(winners, label, where=share > best, casting="unsafe")
         np.maximum(best, share, out=best)
     return winners
+
+
+def lost_classes(labels: ByteArray, placed: ByteArray) -> list[int]:
+    """The classes in ``labels`` ``[X, Y, Z]`` of a file of which nothing is left in ``placed``, what
+    :func:`place_labels` makes of them: structures too thin for the grid of the network."""
+    before, after = (np.bincount(array.ravel(order="K"), minlength=256) for array in (labels, placed))
+    return [label for label in np.flatnonzero((before > 0) & (after == 0)).tolist() if label != VOID]
 
 
 def to_input_axes(array: NDArray[Any], placement: VolumePlacement) -> NDArray[Any]:
