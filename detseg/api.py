@@ -196,6 +196,7 @@ def evaluate(
     window: Sequence[int] | None = None,
     overlap: float | None = None,
     overwrite: bool = False,
+    evaluator: Literal["hotcoco", "faster-coco-eval", "pycocotools"] | None = None,
 ) -> Evaluation:
     """Measure a model on a data set: ``detseg.evaluate("runs/mine", "my_data.yaml").metrics["AP"]``.
 
@@ -214,10 +215,11 @@ def evaluate(
         confidence, iou, max_detections, nms_backend, scales, flip, window, overlap: as for :func:`load`.
         overwrite: replace what lies in ``output``; without it another evaluation there is left alone, and the results
             go to ``output-2``.
+        evaluator: the program that counts boxes; all give the same numbers. None for the fastest that is installed.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: model and data do not fit together, or a setting is impossible.
+        ValueError: model and data do not fit together, a setting is impossible, or the evaluator is not installed.
     """
     from detseg.engine.command import run_evaluation
 
@@ -244,6 +246,7 @@ def evaluate(
         ),
         size=_pair(size),
         overwrite=overwrite,
+        evaluator=evaluator,
     )
 
 

@@ -159,6 +159,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         postprocess=_postprocess_settings(options),
         size=options.size,
         overwrite=options.overwrite,
+        evaluator=options.evaluator,
     )
 
 

@@ -72,6 +72,16 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write metrics, plots, pictures and report.html here; if an evaluation is there, to DIR-2, DIR-3, ...",
     )
+    counting = evaluate.add_mutually_exclusive_group()
+    counting.add_argument(
+        "--evaluator",
+        metavar="NAME",
+        help="what counts boxes: hotcoco, faster-coco-eval or pycocotools, which give the same numbers (default the "
+        "first of these that is installed)",
+    )
+    counting.add_argument(
+        "--official", dest="evaluator", action="store_const", const="pycocotools", help="--evaluator pycocotools"
+    )
     _add_overwrite(evaluate)
     _add_postprocess(evaluate)
 

@@ -57,7 +57,7 @@ VERBS = {
     "config": ["KEY"],
     "configs": [],
     "train": ["MODEL --data DATA", "[key.sub=value ...]", "--resume", "--epochs", "--batch", "--output", "torchrun"],
-    "eval": ["--weights", "--data", "--split", "--json", "--conf", "--device", "--size", "--flip"],
+    "eval": ["--weights", "--data", "--split", "--json", "--conf", "--device", "--size", "--flip", "--official"],
     "predict": ["SOURCE", "--save", "--conf", "--iou", "--device", "--fps"],
     "convert": ["FILE.safetensors", "--names", "--config", "--json"],
     "download": ["[NAME ...]", "--to", "--url"],

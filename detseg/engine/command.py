@@ -48,6 +48,7 @@ def run_evaluation(
     size: tuple[int, int] | None = None,
     json_path: Path | None = None,
     overwrite: bool = False,
+    evaluator: str | None = None,
 ) -> Evaluation:
     """Measure a model, see :func:`detseg.engine.evaluated.open_evaluated`, and write what is asked for.
 
@@ -58,6 +59,7 @@ def run_evaluation(
         output: a folder for metrics, plots, pictures and the page.
         report_path: a file for the page alone.
         json_path: a file for the metrics.
+        evaluator: the program that counts boxes; None for the fastest that is installed.
     """
     if report_path is not None and report_path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report writes one page, name a file that ends in .html, got {report_path}")
@@ -75,18 +77,18 @@ def run_evaluation(
     examples = None
     if output or report_path:
         examples = Examples(evaluated.task, evaluated.samples, output / PICTURES_NAME if output else None)
-    evaluator = evaluated.evaluate(batch_size=batch_size, num_workers=num_workers, on_result=examples)
-    metrics = evaluator.compute()
+    judged = evaluated.evaluate(batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator)
+    metrics = judged.compute()
     if examples:
-        settings, pictures = evaluated.describe(), examples.finish(evaluator)
+        settings, pictures = evaluated.describe(), examples.finish(judged)
         if output:
-            write_report(evaluator, metrics, output, settings, pictures, names=file_names(evaluated.samples))
+            write_report(judged, metrics, output, settings, pictures, names=file_names(evaluated.samples))
         if report_path:
-            write_html(report_path, make_report(evaluator, metrics, settings, pictures))
+            write_html(report_path, make_report(judged, metrics, settings, pictures))
     if json_path:
-        write_metrics(evaluator, metrics, json_path)
+        write_metrics(judged, metrics, json_path)
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
-    return Evaluation(metrics, evaluator, len(evaluated.samples), evaluated.data, split, reports)
+    return Evaluation(metrics, judged, len(evaluated.samples), evaluated.data, split, reports)
 
 
 def _checked_places(

@@ -11,7 +11,16 @@ from typing import Any
 from detseg import __version__
 from detseg.runtime.weights.released import sha256_of
 
-_PACKAGES = ("torch", "onnxruntime", "numpy", "opencv-python-headless", "pycocotools", "faster-coco-eval", "monai")
+_PACKAGES = (
+    "torch",
+    "onnxruntime",
+    "numpy",
+    "opencv-python-headless",
+    "hotcoco",
+    "faster-coco-eval",
+    "pycocotools",
+    "monai",
+)
 _OF_TRAINING = ("loss", "crop", "patch")
 
 

@@ -36,15 +36,17 @@ def evaluate(
     group: Group | None = None,
     bar: bool = True,
     on_result: OnResult | None = None,
+    backend: str | None = None,
 ) -> Evaluator:
     """Run ``model`` over ``dataset`` and gather all results in an evaluator, on every process of ``group``.
 
     The classes of the data set decide: a prediction of a class that the data set does not have is left out, and a class
     of the data set that the model does not have is an error. Volumes are of any size and go through one at a time,
-    whatever the ``batch_size``. ``on_result`` is told of every image on this process.
+    whatever the ``batch_size``. ``on_result`` is told of every image on this process; ``backend`` names
+    the program that counts, see :meth:`detseg.tasks.base.Task.evaluator`.
 
     Raises:
-        ValueError: the model does not know a class of the data set.
+        ValueError: the model does not know a class of the data set, or the backend cannot be used.
         ImageError: a picture cannot be read.
     """
     group = group or Group()
@@ -58,7 +60,7 @@ def evaluate(
         world_size=group.world_size,
     )
     results = _results_of_network(model, task, loader, device)
-    evaluator = _judge(results, loader.indices, task, dataset, bar and group.is_main, on_result)
+    evaluator = _judge(results, loader.indices, task, dataset, bar and group.is_main, on_result, backend)
     if group.world_size > 1:
         evaluator.merge(_exchange(evaluator.state(), group, device))
     return evaluator
@@ -73,6 +75,7 @@ def evaluate_runner(
     num_workers: int = 0,
     bar: bool = True,
     on_result: OnResult | None = None,
+    backend: str | None = None,
 ) -> Evaluator:
     """The same for what runs a model as prediction does, such as an exported file; ``task`` judges what it finds.
 
@@ -83,7 +86,7 @@ def evaluate_runner(
         _AsRead(dataset), None, list, batch_size=batch_size if task.spec.one_size else 1, num_workers=num_workers
     )
     results = _results_of_runner(runner, loader, batch_size)
-    return _judge(results, loader.indices, task, dataset, bar, on_result)
+    return _judge(results, loader.indices, task, dataset, bar, on_result, backend)
 
 
 def _results_of_network(
@@ -132,11 +135,12 @@ def _judge(
     dataset: Samples,
     bar: bool,
     on_result: OnResult | None,
+    backend: str | None,
 ) -> Evaluator:
     """The ``results`` for the images ``indices`` of ``dataset``, in an evaluator."""
     to_dataset = np.full(len(task.class_names), -1, np.int64)
     to_dataset[match_classes(task.class_names, dataset.class_names)] = np.arange(len(dataset.class_names))
-    evaluator = task.evaluator(dataset.class_names, dataset.category_ids)
+    evaluator = task.evaluator(dataset.class_names, dataset.category_ids, backend)
     progress = tqdm(indices, desc="evaluate", unit="image", disable=None if bar else True, leave=False)
     with closing(results), progress:
         for index, found in zip(progress, results, strict=True):

@@ -49,7 +49,9 @@ class Evaluated:
     split: str
     device: torch.device | None
 
-    def evaluate(self, *, batch_size: int, num_workers: int, on_result: OnResult | None = None) -> Evaluator:
+    def evaluate(
+        self, *, batch_size: int, num_workers: int, on_result: OnResult | None = None, backend: str | None = None
+    ) -> Evaluator:
         """Run the model over the samples; see :func:`detseg.engine.evaluate.evaluate`."""
         if not isinstance(self.network, nn.Module):
             return evaluate_runner(
@@ -59,6 +61,7 @@ class Evaluated:
                 batch_size=batch_size,
                 num_workers=num_workers,
                 on_result=on_result,
+                backend=backend,
             )
         assert self.device is not None
         return evaluate(
@@ -69,6 +72,7 @@ class Evaluated:
             num_workers=num_workers,
             device=self.device,
             on_result=on_result,
+            backend=backend,
         )
 
     def require_apart(self, folder: Path) -> None:

@@ -82,8 +82,9 @@ def is_metrics(path: Path) -> bool:
 
 
 def write_metrics(evaluator: Evaluator, metrics: Metrics, path: Path, skipped: Sequence[str] = ()) -> None:
-    """Write ``metrics`` as flat JSON, with the classes about which nothing can be said, and what was ``skipped``."""
-    extra: dict[str, Any] = {}
+    """Write ``metrics`` as flat JSON, with what counted them, the classes about which nothing can be said, and what was
+    ``skipped``."""
+    extra: dict[str, Any] = {**evaluator.facts()}
     if absent := evaluator.classes_without_truth():
         extra["classes_without_truth"] = list(absent)
     if skipped:

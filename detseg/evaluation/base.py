@@ -42,6 +42,9 @@ class Evaluator(Protocol):
             ValueError: no image was added.
         """
 
+    def facts(self) -> dict[str, str]:
+        """What ``metrics.json`` says of how the metrics came about, beside the numbers."""
+
     def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
         """Write what is worth keeping beside the metrics: pictures, and results in the form of the official tool.
         ``names`` are those of the files by the ids of their images.

@@ -1,25 +1,49 @@
-"""Running pycocotools, or its faster twin, on records that it cannot choke on."""
+"""Running pycocotools, or a faster program that gives the same numbers, on tables that it cannot choke on."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any, Literal
 
 import numpy as np
 
-from detseg.arrays import DoubleArray
-from detseg.structures import GroundTruth
+from detseg.arrays import BoolArray, DoubleArray, IntArray
+from detseg.structures import Detections, GroundTruth
 
-Backend = Literal["pycocotools", "faster-coco-eval"]
-# module of the class COCO, module and name of the evaluation class
-BACKENDS: dict[str, tuple[str, str, str]] = {
-    "pycocotools": ("pycocotools.coco", "pycocotools.cocoeval", "COCOeval"),
-    "faster-coco-eval": ("faster_coco_eval.core.coco", "faster_coco_eval.core.faster_eval_api", "COCOeval_faster"),
+Backend = Literal["hotcoco", "faster-coco-eval", "pycocotools"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Program:
+    """Where the classes COCO and COCOeval of a backend are, and how it is installed."""
+
+    coco_module: str
+    evaluation_module: str
+    evaluation_name: str
+    install: str
+
+
+BACKENDS: dict[str, _Program] = {
+    "hotcoco": _Program("hotcoco", "hotcoco", "COCOeval", "pip install 'detseg[fast-eval]'"),
+    "faster-coco-eval": _Program(
+        "faster_coco_eval.core.coco",
+        "faster_coco_eval.core.faster_eval_api",
+        "COCOeval_faster",
+        "pip install faster-coco-eval",
+    ),
+    "pycocotools": _Program(
+        "pycocotools.coco", "pycocotools.cocoeval", "COCOeval", "pip install 'detseg[train]' or pycocotools"
+    ),
 }
+"""What can evaluate, the fastest first."""
+
+OFFICIAL: Backend = "pycocotools"
 
 AREAS = ("all", "small", "medium", "large")
 MAX_DETECTIONS = (1, 10, 100)
@@ -72,82 +96,164 @@ class Accumulated:
         return [int(position) for position in np.flatnonzero(self.recall[0, :, 0, -1] > -1)]
 
 
+def choose_backend(named: str | None = None) -> Backend:
+    """The backend of this name; without one the first of :data:`BACKENDS` that is installed.
+
+    Raises:
+        ValueError: there is none of this name, or it is not installed.
+    """
+    if named is not None and named not in BACKENDS:
+        raise ValueError(f"unknown evaluator {named!r}; allowed are {', '.join(BACKENDS)}")
+    for name in BACKENDS if named is None else [named]:
+        if importlib.util.find_spec(BACKENDS[name].coco_module.partition(".")[0]) is not None:
+            return name  # type: ignore[return-value]
+    raise _not_installed(named or OFFICIAL)
+
+
+def describe_backend(backend: Backend) -> str:
+    """Its name with its version."""
+    return f"{backend} {metadata.version(backend)}"
+
+
 def accumulate(
-    backend: Backend, truths: Iterable[GroundTruth], results: Iterable[dict[str, Any]], category_ids: Sequence[int]
+    backend: Backend,
+    truths: Sequence[GroundTruth],
+    detections: Sequence[Detections],
+    category_ids: Sequence[int],
 ) -> Accumulated:
-    """Match ``results`` (COCO result records) with ``truths`` of unique images and known, finite values.
+    """Match ``detections`` with ``truths``, one each per image, of unique image ids and known, finite values.
 
     The official tool has ways to go wrong that are avoided here: it takes an annotation with id 0 for unmatched, lets
-    one of two equal ids vanish, and fails on an empty list of results.
+    one of two equal ids vanish, and fails on an empty list of results. So images, classes and annotations are counted
+    from 1, in the order of their ids, which decides between equal scores.
 
     Raises:
         ValueError: the backend is not installed.
     """
-    coco_class, evaluation_class = _load(backend)
-    truths = list(truths)
-    images = [{"id": int(truth.image_id), "height": truth.height, "width": truth.width} for truth in truths]
-    annotations = [record for truth in truths for record in _truth_records(truth, category_ids)]
-    detections = [{**record, "iscrowd": 0, "area": record["bbox"][2] * record["bbox"][3]} for record in results]
-    for records in (annotations, detections):
-        for number, record in enumerate(records, start=1):
-            record["id"] = number
+    program = BACKENDS[backend]
+    try:
+        coco_class = importlib.import_module(program.coco_module).COCO
+        evaluation_class = getattr(importlib.import_module(program.evaluation_module), program.evaluation_name)
+    except ModuleNotFoundError as error:
+        raise _not_installed(backend) from error
+    ranks_of_images = _ranks([truth.image_id for truth in truths])
+    class_ranks = _ranks(category_ids)
+    images = [
+        {"id": int(rank), "file_name": "", "height": truth.height, "width": truth.width}
+        for rank, truth in zip(ranks_of_images, truths, strict=True)
+    ]
+    categories = [{"id": rank, "name": str(rank)} for rank in range(1, len(category_ids) + 1)]
+    objects = _Objects(
+        images=np.repeat(ranks_of_images, [len(truth.labels) for truth in truths]),
+        categories=class_ranks[_joined([truth.labels for truth in truths], np.int64)],
+        boxes_xywh=_joined([truth.boxes_xywh for truth in truths], np.float64).reshape(-1, 4),
+        crowd=_joined([truth.crowd for truth in truths], np.bool_),
+        areas=_joined([truth.areas for truth in truths], np.float64),
+    )
+    boxes_xywh = _joined([found.boxes_xyxy for found in detections], np.float64).reshape(-1, 4)
+    boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
+    results = _Objects(
+        images=np.repeat(ranks_of_images, [len(found) for found in detections]),
+        categories=class_ranks[_joined([found.labels for found in detections], np.int64)],
+        boxes_xywh=boxes_xywh,
+        crowd=np.zeros(len(boxes_xywh), np.bool_),
+        areas=boxes_xywh[:, 2] * boxes_xywh[:, 3],
+        scores=_joined([found.scores for found in detections], np.float64),
+    )
+    make = _from_arrays if backend == "hotcoco" else _from_records
     # the tools report their progress on stdout, which belongs to the caller
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = evaluation_class(
-            _indexed(coco_class, images, category_ids, annotations),
-            _indexed(coco_class, images, category_ids, detections),
-            iouType="bbox",
-        )
+        evaluation = evaluation_class(*make(coco_class, images, categories, objects, results), "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
-    # the tools order classes by category id
-    by_position = np.argsort(np.argsort(category_ids))
+    by_position = class_ranks - 1
+    accumulated = evaluation.eval
     return Accumulated(
         iou_thresholds=np.asarray(evaluation.params.iouThrs, np.float64),
         recalls=np.asarray(evaluation.params.recThrs, np.float64),
-        precision=np.asarray(evaluation.eval["precision"], np.float64)[:, :, by_position],
-        recall=np.asarray(evaluation.eval["recall"], np.float64)[:, by_position],
-        confidences=np.asarray(evaluation.eval["scores"], np.float64)[:, :, by_position],
+        precision=np.asarray(accumulated["precision"], np.float64)[:, :, by_position],
+        recall=np.asarray(accumulated["recall"], np.float64)[:, by_position],
+        confidences=np.asarray(accumulated["scores"], np.float64)[:, :, by_position],
     )
 
 
-def _load(backend: Backend) -> tuple[Any, Any]:
-    coco_module, evaluation_module, evaluation_name = BACKENDS[backend]
-    try:
-        coco_class = importlib.import_module(coco_module).COCO
-        return coco_class, getattr(importlib.import_module(evaluation_module), evaluation_name)
-    except ModuleNotFoundError as error:
-        raise ValueError(
-            f"evaluation with {backend!r} needs a package that is not installed: {error}; install {backend}, or choose "
-            f"another of {', '.join(BACKENDS)}"
-        ) from error
+@dataclass(frozen=True, slots=True)
+class _Objects:
+    """``N`` objects of all images as columns; boxes ``[N, 4]``, detections have ``scores``."""
+
+    images: IntArray
+    categories: IntArray
+    boxes_xywh: DoubleArray
+    crowd: BoolArray
+    areas: DoubleArray
+    scores: DoubleArray | None = None
 
 
-def _truth_records(truth: GroundTruth, category_ids: Sequence[int]) -> list[dict[str, Any]]:
-    rows = zip(
-        truth.boxes_xywh.tolist(), truth.labels.tolist(), truth.crowd.tolist(), truth.areas.tolist(), strict=True
+def _not_installed(backend: str) -> ValueError:
+    return ValueError(
+        f"the evaluator {backend!r} needs a package that is not installed: {BACKENDS[backend].install}; or choose "
+        f"another of {', '.join(BACKENDS)}"
     )
-    return [
-        {
-            "image_id": int(truth.image_id),
-            "category_id": category_ids[label],
-            "bbox": box_xywh,
-            "iscrowd": int(crowd),
-            "area": area,
-        }
-        for box_xywh, label, crowd, area in rows
-    ]
 
 
-def _indexed(
-    coco_class: Any, images: list[dict[str, Any]], category_ids: Sequence[int], records: list[dict[str, Any]]
-) -> Any:
-    coco = coco_class()
-    coco.dataset = {
-        "images": images,
-        "categories": [{"id": category_id} for category_id in category_ids],
-        "annotations": records,
+def _ranks(ids: Sequence[int]) -> IntArray:
+    """The position of each id in their order, from 1."""
+    order = sorted(range(len(ids)), key=lambda position: ids[position])
+    ranks = np.empty(len(ids), np.int64)
+    ranks[order] = np.arange(1, len(ids) + 1)
+    return ranks
+
+
+def _joined(arrays: Iterable[Any], dtype: type[np.generic]) -> Any:
+    arrays = list(arrays)
+    return np.concatenate(arrays).astype(dtype) if arrays else np.empty(0, dtype)
+
+
+def _from_arrays(
+    coco_class: Any, images: list[Any], categories: list[Any], objects: _Objects, results: _Objects
+) -> tuple[Any, Any]:
+    """Truth and detections without an object of Python for each."""
+    truth = coco_class.from_arrays(
+        images,
+        categories,
+        objects.images,
+        objects.categories,
+        objects.boxes_xywh,
+        area=objects.areas,
+        iscrowd=objects.crowd.astype(np.int64),
+    )
+    assert results.scores is not None
+    table = np.column_stack([results.images, results.boxes_xywh, results.scores, results.categories])
+    return truth, truth.load_res(table)
+
+
+def _from_records(
+    coco_class: Any, images: list[Any], categories: list[Any], objects: _Objects, results: _Objects
+) -> tuple[Any, Any]:
+    truth, found = (
+        _indexed(coco_class, {"images": images, "categories": categories, "annotations": _records(table)})
+        for table in (objects, results)
+    )
+    return truth, found
+
+
+def _records(table: _Objects) -> list[dict[str, Any]]:
+    columns = {
+        "id": range(1, len(table.images) + 1),
+        "image_id": table.images.tolist(),
+        "category_id": table.categories.tolist(),
+        "bbox": table.boxes_xywh.tolist(),
+        "iscrowd": table.crowd.astype(np.int64).tolist(),
+        "area": table.areas.tolist(),
     }
+    if table.scores is not None:
+        columns["score"] = table.scores.tolist()
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _indexed(coco_class: Any, dataset: dict[str, Any]) -> Any:
+    coco = coco_class()
+    coco.dataset = dataset
     coco.createIndex()
     return coco
 

@@ -1,8 +1,8 @@
-"""Average precision and recall as COCO defines them (https://cocodataset.org/#detection-eval), by pycocotools."""
+"""Average precision and recall as COCO defines them (https://cocodataset.org/#detection-eval)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.checks import require_unique
-from detseg.evaluation.coco_backend import BACKENDS, Accumulated, Backend, accumulate
+from detseg.evaluation.coco_backend import Accumulated, accumulate, choose_backend, describe_backend
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.plots import plot_confusion_matrix, plot_f1_curves, plot_pr_curves
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
@@ -46,14 +46,16 @@ class CocoEvaluator:
     it. A class without any ground truth has no ``AP/<class>`` at all, so that AP is the mean of those present; see
     :meth:`classes_without_truth`.
 
-    ``category_ids``: the data set's id of each class; 1, 2, 3, ... where the format knows none.
+    ``category_ids``: the data set's id of each class; 1, 2, 3, ... where the format knows none. ``backend``: the
+    program that matches and counts, one of :data:`detseg.evaluation.coco_backend.BACKENDS`, which all give the same
+    numbers; by default the fastest that is installed.
 
     Raises:
-        ValueError: names or ids that are not unique or differ in number, or an unknown backend.
+        ValueError: names or ids that are not unique or differ in number, or a backend that is unknown or not installed.
     """
 
     def __init__(
-        self, class_names: Sequence[str], category_ids: Sequence[int] | None = None, backend: Backend = "pycocotools"
+        self, class_names: Sequence[str], category_ids: Sequence[int] | None = None, backend: str | None = None
     ) -> None:
         self.class_names = tuple(class_names)
         num_classes = len(self.class_names)
@@ -65,9 +67,7 @@ class CocoEvaluator:
             )
         require_unique("class name", self.class_names)
         require_unique("category id", self.category_ids)
-        if backend not in BACKENDS:
-            raise ValueError(f"unknown backend {backend!r}; allowed are {', '.join(BACKENDS)}")
-        self.backend: Backend = backend
+        self.backend = choose_backend(backend)
         self.reset()
 
     def reset(self) -> None:
@@ -111,6 +111,10 @@ class CocoEvaluator:
         present = set(self._accumulate().positions_with_truth())
         return tuple(name for position, name in enumerate(self.class_names) if position not in present)
 
+    def facts(self) -> dict[str, str]:
+        """``evaluator``: the program that matches and counts, with its version."""
+        return {"evaluator": describe_backend(self.backend)}
+
     def precision_recall_curves(self, iou: float = 0.5) -> list[PrecisionRecallCurve]:
         """The curve of each class that has ground truth, at one of COCO's ten IoU thresholds, 0.50 to 0.95.
 
@@ -139,7 +143,11 @@ class CocoEvaluator:
 
     def results(self) -> list[dict[str, Any]]:
         """All detections as COCO result records, for :func:`detseg.runtime.writers.boxes.write_results`."""
-        return list(self._records())
+        return [
+            record
+            for image_id, detections in self._detections.items()
+            for record in detections_to_coco(image_id, detections, self.category_ids)
+        ]
 
     def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
         """Write ``detections.json``, ``confusion_matrix.png`` and, where a class has ground truth, ``pr_curve.png`` and
@@ -211,15 +219,13 @@ class CocoEvaluator:
             )
             self.update(image_id, detections, ground_truth)
 
-    def _records(self) -> Iterator[dict[str, Any]]:
-        for image_id, detections in self._detections.items():
-            yield from detections_to_coco(image_id, detections, self.category_ids)
-
     def _accumulate(self) -> Accumulated:
         if not self._truths:
             raise ValueError("no image was evaluated: add images with update() before asking for results")
         if self._accumulated is None:
-            self._accumulated = accumulate(self.backend, self._truths.values(), self._records(), self.category_ids)
+            self._accumulated = accumulate(
+                self.backend, list(self._truths.values()), list(self._detections.values()), self.category_ids
+            )
         return self._accumulated
 
 

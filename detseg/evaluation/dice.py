@@ -134,6 +134,10 @@ class VolumeEvaluator:
             raise ValueError("no volume was evaluated: add volumes with update() before asking for results")
         return np.stack([self._cases[image_id] for image_id in sorted(self._cases)])
 
+    def facts(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
     def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
         """Write ``cases.csv``, one row for each volume and class with the name of its file, its scores, empty where the
         case does not count, and volumes in milliliters, and ``dice.png``, the Dice of each case by class, to

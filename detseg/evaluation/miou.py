@@ -102,6 +102,10 @@ class SegmentationEvaluator:
             )
         return self._counts.copy()
 
+    def facts(self) -> dict[str, str]:
+        """Nothing."""
+        return {}
+
     def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
         """Write ``confusion_matrix.png`` and ``iou.png`` to ``folder``.
 

@@ -106,8 +106,15 @@ class Task(Protocol):
         """What ``infer`` gave -> one ``Result`` per image, in pixels of the original images or voxels of the original
         volumes."""
 
-    def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> Evaluator:
-        """A fresh evaluator for the classes of a data set."""
+    def evaluator(
+        self, class_names: Sequence[str], category_ids: Sequence[int], backend: str | None = None
+    ) -> Evaluator:
+        """A fresh evaluator for the classes of a data set; ``backend`` names the program that counts, where there are
+        several.
+
+        Raises:
+            ValueError: the backend is unknown, not installed, or not for this kind of results.
+        """
 
     def ground_truth(self, data: Any, index: int) -> Any:
         """What the evaluator takes as true of image ``index``."""
@@ -237,6 +244,16 @@ class ImageTask:
     def metadata(self) -> dict[str, Any]:
         """Nothing more."""
         return {}
+
+
+def require_no_backend(backend: str | None, kind: Kind) -> None:
+    """Refuse the name of a program for what only detseg counts.
+
+    Raises:
+        ValueError: there is such a name.
+    """
+    if backend is not None:
+        raise ValueError(f"the evaluator {backend!r} is for boxes, and this model gives {kind.name}; leave it out")
 
 
 def compare(kind: Kind, data: Any, class_names: Sequence[str], index: int, result: Any, truth: Any) -> ByteArray:

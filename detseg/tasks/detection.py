@@ -174,9 +174,11 @@ class DetectionTask(ImageTask):
             results.append(Detections(boxes_in_original, found[:, 4].copy(), found[:, 5].astype(np.int64)))
         return results
 
-    def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> CocoEvaluator:
+    def evaluator(
+        self, class_names: Sequence[str], category_ids: Sequence[int], backend: str | None = None
+    ) -> CocoEvaluator:
         """COCO's average precision for the classes of a data set."""
-        return CocoEvaluator(class_names, category_ids)
+        return CocoEvaluator(class_names, category_ids, backend)
 
     def ground_truth(self, data: BoxSource, index: int) -> GroundTruth:
         """The annotated objects of image ``index``."""

@@ -29,7 +29,7 @@ from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.masks import SemanticMetadata
 from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.structures import VOID, LabelMap, Placement, Sample, Truth
-from detseg.tasks.base import Batch, ExportGraph, ImageTask, compare, make_batch
+from detseg.tasks.base import Batch, ExportGraph, ImageTask, compare, make_batch, require_no_backend
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -154,8 +154,11 @@ class SemanticTask(ImageTask):
             LabelMap(flat.reshape(labels.shape)) for flat, labels in zip(np.split(fetched, ends), maps, strict=True)
         ]
 
-    def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> SegmentationEvaluator:
+    def evaluator(
+        self, class_names: Sequence[str], category_ids: Sequence[int], backend: str | None = None
+    ) -> SegmentationEvaluator:
         """IoU for the classes of a data set."""
+        require_no_backend(backend, self.kind)
         return SegmentationEvaluator(class_names, category_ids)
 
     def ground_truth(self, data: MaskSource, index: int) -> ByteArray:

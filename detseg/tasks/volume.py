@@ -26,7 +26,7 @@ from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.volumes import VolumeMetadata
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.structures import VOID, Truth
-from detseg.tasks.base import Batch, ExportGraph, compare
+from detseg.tasks.base import Batch, ExportGraph, compare, require_no_backend
 from detseg.volumes import LabelVolume, Shape3, VolumePlacement, VolumeSample
 
 
@@ -173,8 +173,11 @@ class VolumeTask:
             results.append(LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine))
         return results
 
-    def evaluator(self, class_names: Sequence[str], category_ids: Sequence[int]) -> VolumeEvaluator:
+    def evaluator(
+        self, class_names: Sequence[str], category_ids: Sequence[int], backend: str | None = None
+    ) -> VolumeEvaluator:
         """Dice and surface distances for the classes of a data set."""
+        require_no_backend(backend, self.kind)
         return VolumeEvaluator(class_names, category_ids, self.config.surface_tolerance_mm)
 
     def ground_truth(self, data: VolumeSource, index: int) -> LabelVolume:

@@ -164,7 +164,7 @@ def test_the_report_equals_pycocotools_on_the_saved_detections(
         official.accumulate()
         official.summarize()
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())
-    twelve = [value for name, value in metrics.items() if "/" not in name]
+    twelve = [value for name, value in metrics.items() if "/" not in name and name != "evaluator"]
     assert twelve == pytest.approx(official.stats.tolist(), abs=1e-9)
     assert 0.02 < metrics["AP"] < 0.98
     assert f"{metrics['AP']:.4f}" in table

@@ -97,6 +97,12 @@ def test_a_title_names_model_and_data_or_neither(tmp_path: Path) -> None:
         assert "<h1>Evaluation</h1>" in (folder / "report.html").read_text(encoding="utf-8")
 
 
+def test_what_counted_the_numbers_is_named(tmp_path: Path) -> None:
+    for evaluator, named in ((boxes(), True), (masks(), False), (volumes(), False)):
+        write_metrics(evaluator, evaluator.compute(), tmp_path / "metrics.json")
+        assert ("evaluator" in json.loads((tmp_path / "metrics.json").read_text())) == named
+
+
 def test_classes_without_truth_are_named_where_there_are_any(tmp_path: Path) -> None:
     for evaluator, absent in ((masks(), None), (boxes(), ["background"])):
         write_metrics(evaluator, evaluator.compute(), tmp_path / "metrics.json")

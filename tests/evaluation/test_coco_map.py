@@ -103,8 +103,7 @@ def evaluator_for(annotations: dict[str, Any], **settings: Any) -> CocoEvaluator
 def test_equals_the_official_tool_on_the_saved_file(
     annotations: dict[str, Any], tmp_path: Path, backend: Any, seed: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if backend == "faster-coco-eval":
-        pytest.importorskip("faster_coco_eval")
+    pytest.importorskip(BACKENDS[backend].coco_module.partition(".")[0])
     evaluator = evaluator_for(annotations, backend=backend)
     for detections, ground_truth in imitate_detector(annotations, seed):
         evaluator.update(ground_truth.image_id, detections, ground_truth)
@@ -273,6 +272,7 @@ def test_sizes_of_each_class_by_hand() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_no_detections_give_zero(backend: Any) -> None:
+    pytest.importorskip(BACKENDS[backend].coco_module.partition(".")[0])
     evaluator = CocoEvaluator(["a", "b"], backend=backend)
     evaluator.update(1, Detections.empty(), truth(1, OBJECT))
     metrics = evaluator.compute()
@@ -408,7 +408,7 @@ def test_update_refuses_an_image_twice() -> None:
         ({"class_names": ["a", "b"], "category_ids": [4, 4]}, "category id must be unique.*: 4"),
         (
             {"class_names": ["a"], "backend": "coco"},
-            "unknown backend 'coco'; allowed are pycocotools, faster-coco-eval",
+            "unknown evaluator 'coco'; allowed are hotcoco, faster-coco-eval, pycocotools",
         ),
     ],
 )

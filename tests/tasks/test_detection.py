@@ -211,6 +211,12 @@ def test_the_evaluator_is_for_the_classes_of_the_data() -> None:
     assert evaluator.category_ids == (3, 17)
 
 
+def test_what_counts_is_chosen_by_name() -> None:
+    assert make_task().evaluator(("bird",), (3,), "pycocotools").facts()["evaluator"].startswith("pycocotools ")
+    with pytest.raises(ValueError, match="unknown evaluator 'coco'; allowed are hotcoco"):
+        make_task().evaluator(("bird",), (3,), "coco")
+
+
 def test_category_ids_count_from_one_where_there_are_none() -> None:
     assert make_task().category_ids == (1, 2)
 

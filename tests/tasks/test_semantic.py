@@ -115,6 +115,11 @@ def test_labels_come_back_in_pixels_of_the_originals(height: int, width: int) ->
         assert not len(wrong)
 
 
+def test_what_counts_boxes_is_not_for_masks() -> None:
+    with pytest.raises(ValueError, match="'pycocotools' is for boxes, and this model gives masks"):
+        make_task().evaluator(("a", "b"), (0, 1), "pycocotools")
+
+
 def test_an_image_is_the_same_alone_and_in_a_batch() -> None:
     images = [colored(quarters(*size)) for size in ((64, 64), (50, 90), (128, 30))]
     for one, together in zip(images, predict(make_task(), *images), strict=True):
