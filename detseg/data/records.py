@@ -7,10 +7,8 @@ is a data set.
 
 from __future__ import annotations
 
-import math
 import warnings
 from abc import ABC, abstractmethod
-from array import array
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +17,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from detseg.data.datasets.dataset import Dataset
+from detseg.data.datasets.outlines_in_file import OutlinesInFile
 from detseg.data.datasets.packed import PackedAnnotations, PackedBuilder
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.findings import Finding
+from detseg.data.outline import as_points
 from detseg.data.parsing import MAX_COORDINATE, enumerate_some, four_numbers, show
 from detseg.data.source import DatasetError, check_class_names
 from detseg.runtime.media.images import ImageError, image_size
@@ -55,6 +55,9 @@ class SplitRecords(ABC):
     @abstractmethod
     def to_dataset(self) -> AnyDataset:
         """The split in memory; ``refuse`` has been called."""
+
+    def read_rest(self) -> None:  # noqa: B027 - most leave nothing
+        """Look at what opening leaves in the files, and report what is wrong with it."""
 
     def report(self, code: str, file: Path | str, message: str, *annotation_ids: int | str) -> None:
         """Add a finding that does not keep the split from being used."""
@@ -142,7 +145,7 @@ class BoxRecords(SplitRecords):
         return self._builder.add_image(len(self.sources) if number is None else number, str(name), *size)
 
     def size(self, image: int) -> tuple[int, int]:
-        """The (height, width) of the image at position ``image``."""
+        """The (height, width) of the image at position ``image``, while they are added."""
         return self._builder.size(image)
 
     def add_box(
@@ -167,7 +170,7 @@ class BoxRecords(SplitRecords):
             message = f"area must be a finite number that is not negative, got {show(area)}; that of the box is taken"
             self.report("D007", self.sources[image], message, number)
             area = None
-        outline, problem = _as_points(polygons)
+        outline, problem = as_points(polygons)
         if problem:
             self.report("D007", self.sources[image], problem, number)
         xywh = four_numbers(box_xywh)
@@ -192,6 +195,20 @@ class BoxRecords(SplitRecords):
             polygons=outline,
             run_length=run_length,
         )
+
+    def take_over(self, packed: PackedAnnotations, source: Path) -> None:
+        """Take images and boxes that are known to be right, all of them at once, from the file ``source``, which states
+        the sizes of the images; there must be none yet."""
+        assert not self.sources
+        self.sources = [source] * len(packed)
+        self.states_size = [True] * len(packed)
+        self.packed = packed
+
+    def read_rest(self) -> None:
+        outlines = self.packed.segmentations
+        if isinstance(outlines, OutlinesInFile):
+            for row, problem in outlines.problems():
+                self.report("D007", outlines.path, problem, int(self.packed.annotation_ids[row]))
 
     def describe_classes(self) -> str:
         """The classes and their positions, for messages."""
@@ -234,21 +251,6 @@ class BoxRecords(SplitRecords):
             annotations=packed,
             num_dropped_by_reader=num_dropped,
         )
-
-
-def _as_points(polygons: Sequence[Sequence[float]]) -> tuple[list[array[float]], str]:
-    """The polygons as arrays, or none and why they cannot be used."""
-    outline = []
-    for polygon in polygons:
-        try:
-            points = array("f", polygon)
-        except (TypeError, OverflowError) as error:
-            return [], f"the outline must hold numbers only: {error}"
-        # The sum of what is no number is none either.
-        if points and not (max(map(abs, points)) < MAX_COORDINATE and math.isfinite(sum(points))):
-            return [], f"the outline must hold finite numbers under {MAX_COORDINATE:g}, got {show(polygon)}"
-        outline.append(points)
-    return outline, ""
 
 
 def warn_unlabeled(folder: Path, num_images: int) -> None:

@@ -20,6 +20,8 @@ def inspect(splits: Sequence[SplitRecords], decode: bool = True, num_threads: in
 
     ``decode=False`` reads only the headers of images; masks and volumes are always read.
     """
+    for split in splits:
+        split.read_rest()
     some: Sequence[Any] = splits
     match splits[0]:
         case BoxRecords():

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from detseg.data.datasets.packed import PackedAnnotations, Segmentation
+from detseg.data.datasets.packed import PackedAnnotations
+from detseg.data.outline import Segmentation
 from detseg.runtime.media.images import ImageError, image_size, read_image
 from detseg.structures import VOID, GroundTruth, Placement, Sample, Truth
 

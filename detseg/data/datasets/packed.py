@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray, IntArray
-
-Segmentation = list[FloatArray] | dict[str, Any] | None
+from detseg.data.datasets.outlines_in_file import OutlinesInFile
+from detseg.data.outline import Segmentation
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ class PackedAnnotations:
     difficult: BoolArray
     areas: DoubleArray
     annotation_ids: IntArray
-    segmentations: PackedSegmentations
+    segmentations: PackedSegmentations | OutlinesInFile
 
     def __len__(self) -> int:
         return len(self.image_ids)

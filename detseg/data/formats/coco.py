@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from detseg.data.format import DatasetFormat
+from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns, read_columns
+from detseg.data.outline import parse_outline
 from detseg.data.parsing import as_integer, enumerate_some, is_coordinate, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DatasetError, Source, check_class_names, exists, find_existing, is_text, leaves_root
@@ -18,8 +23,9 @@ from detseg.files import read_bytes
 from detseg.structures import Truth
 
 MAX_JSON_BYTES = 8 * 2**30
-MAX_SIDE = 1_000_000
 
+_NUM_TRIED = 1000
+"""Images that are looked for to find the folder of all."""
 _PREFIX = "instances_"
 _ROBOFLOW = "_annotations.coco.json"
 _SETTINGS = {"format", "path"}
@@ -73,10 +79,19 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
     Labels are positions in the order of category id. Boxes and areas are those of the file, so that an evaluation
     equals pycocotools on it; a missing ``area`` is that of the box, a missing ``iscrowd`` is 0. ``home`` is the folder
     of the whole data set.
+
+    A file as COCO publishes its own is read into arrays at once, see ``read_columns``; any other entry by entry, which
+    takes longer and gives the same.
     """
+    columns = read_columns(path, MAX_JSON_BYTES)
+    if columns is not None:
+        records = _records_of_columns(columns, path, list(dict.fromkeys(image_folders)), split, home)
+        if records is not None:
+            return records
     found = SplitFile(path)
     names: dict[int, str] = {}
-    groups = _unused_groups(found.tables)
+    used = {as_integer(entry.get("category_id")) for entry in found.tables["annotations"]}
+    groups = _unused_groups(found.tables["categories"], used)
     for entry in found.tables["categories"]:
         if entry["id"] in groups:
             continue
@@ -91,7 +106,11 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
             check_class_names([names[number] for number in ids], "categories")
         except DatasetError as error:
             found.reject("D005", str(error))
-    root = _folder_of_images(found, list(dict.fromkeys(image_folders)))
+    folders = list(dict.fromkeys(image_folders))
+    names_of_images = [str(entry.get("file_name")) for entry in found.tables["images"][:_NUM_TRIED]]
+    root, problem = _folder_of_images(names_of_images, folders)
+    if problem and found.is_complete:
+        found.reject("D101", problem)
     records = BoxRecords(
         split,
         root=root,
@@ -102,9 +121,7 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
         keeps_all=True,
     )
     found.hand_over(records)
-    for number, name in groups.items():
-        message = f"category {number}, {name!r}, has no annotations and is the supercategory of others"
-        records.report("D008", path, message)
+    _report_groups(records, path, groups)
     position_of_image = {}
     for entry in found.tables["images"]:
         position_of_image[entry["id"]] = _add_image(records, path, entry)
@@ -195,18 +212,53 @@ def _records_of_yaml(source: Source, split: str) -> BoxRecords:
     return coco_records(annotations, [images], split, home=source.data_root())
 
 
-def _folder_of_images(found: SplitFile, folders: Sequence[Path]) -> Path:
+def _records_of_columns(
+    columns: CocoColumns, path: Path, folders: Sequence[Path], split: str, home: Path | None
+) -> BoxRecords | None:
+    """The records of a well-formed file; None where names of classes or folders of images are none of the usual."""
+    packed, categories = columns.packed, columns.categories
+    names = {int(category["id"]): category["name"] for category in categories}
+    used = columns.category_ids[np.flatnonzero(np.bincount(packed.labels, minlength=len(names)))]
+    groups = _unused_groups(categories, set(used.tolist()))
+    ids = [number for number in columns.category_ids.tolist() if number not in groups]
+    try:
+        check_class_names([names[number] for number in ids], "categories")
+    except DatasetError:
+        return None
+    root, problem = _folder_of_images([packed.names[index] for index in range(min(len(packed), _NUM_TRIED))], folders)
+    if problem:
+        return None
+    records = BoxRecords(
+        split,
+        root=root,
+        home=home,
+        class_names=[names[number] for number in ids],
+        category_ids=ids,
+        image_folders=(root,),
+        keeps_all=True,
+    )
+    _report_groups(records, path, groups)
+    label_of = np.cumsum(np.isin(columns.category_ids, ids)) - 1
+    records.take_over(replace(packed, labels=label_of[packed.labels]), path)
+    return records
+
+
+def _report_groups(records: BoxRecords, path: Path, groups: Mapping[int, str]) -> None:
+    for number, name in groups.items():
+        message = f"category {number}, {name!r}, has no annotations and is the supercategory of others"
+        records.report("D008", path, message)
+
+
+def _folder_of_images(names: Sequence[str], folders: Sequence[Path]) -> tuple[Path, str]:
+    """The folder that the images called ``names`` are in, and what is wrong where there is none."""
     existing = [folder for folder in folders if folder.is_dir()]
     # Some images may be missing, which a check says; so more than one name is tried.
-    names = [str(entry.get("file_name")) for entry in found.tables["images"][:1000]]
     names = [name for name in names if is_text(name, is_path=True) and not leaves_root(name)]
     for folder in existing:
         if not names or any(exists(folder / _as_there(folder, name)) for name in names):
-            return folder
-    if found.is_complete:
-        example = f" (as {names[0]})" if names else ""
-        found.reject("D101", f"its images{example} not found; tried {', '.join(map(str, folders))}")
-    return (existing or list(folders))[0]
+            return folder, ""
+    example = f" (as {names[0]})" if names else ""
+    return (existing or list(folders))[0], f"its images{example} not found; tried {', '.join(map(str, folders))}"
 
 
 def _add_image(records: BoxRecords, path: Path, entry: Entry) -> int | None:
@@ -241,14 +293,13 @@ def _as_there(folder: Path, name: str) -> str:
     return name if "\\" not in name or exists(folder / name) else name.replace("\\", "/")
 
 
-def _unused_groups(tables: Mapping[str, Sequence[Entry]]) -> dict[int, str]:
+def _unused_groups(categories: Sequence[Entry], used: Container[int | None]) -> dict[int, str]:
     """The category that Roboflow writes into every file: number 0, without annotations and without a supercategory, but
-    that of others. It may have the name of one of these."""
-    used = {as_integer(entry.get("category_id")) for entry in tables["annotations"]}
-    groups = {entry.get("supercategory") for entry in tables["categories"] if entry["id"]}
+    that of others. It may have the name of one of these. ``used`` are the ids of those that have annotations."""
+    groups = {entry.get("supercategory") for entry in categories if entry["id"]}
     return {
         entry["id"]: entry["name"]
-        for entry in tables["categories"]
+        for entry in categories
         if entry["id"] == 0 and entry["id"] not in used and entry.get("supercategory") in (None, "", "none")
         if isinstance(entry.get("name"), str) and entry["name"] in groups
     }
@@ -276,7 +327,7 @@ def _add_annotations(
         crowd = entry.get("iscrowd") or 0
         if crowd not in (0, 1):
             records.reject("D005", path, f"iscrowd must be 0 or 1, got {show(crowd)}", number)
-        polygons, run_length, problem = _outline(entry.get("segmentation"))
+        polygons, run_length, problem = parse_outline(entry.get("segmentation"))
         if problem:
             records.report("D007", path, problem, number)
         image = position_of_image[image_id]
@@ -294,20 +345,6 @@ def _add_annotations(
     for received, numbers in unknown.items():
         message = f"category_id must be one of {enumerate_some(category_ids)}, got {received}"
         records.reject("D004", path, message, *numbers)
-
-
-def _outline(value: Any) -> tuple[list[list[float]], dict[str, Any] | None, str]:
-    """The polygons and the run-length mask in ``segmentation``, and what is wrong with it; boxes need neither."""
-    if not value:
-        return [], None, ""
-    if isinstance(value, dict) and {"counts", "size"} <= set(value):
-        return [], value, ""
-    if isinstance(value, list):
-        # One polygon alone, without the list around it.
-        polygons = value if isinstance(value[0], list) else [value]
-        if all(isinstance(polygon, list) and len(polygon) % 2 == 0 for polygon in polygons):
-            return polygons, None, ""
-    return [], None, f"segmentation must be lists of x, y, ... or {{counts, size}}, got {show(value)}"
 
 
 def _box_around(polygons: Sequence[Sequence[float]]) -> list[float] | None:

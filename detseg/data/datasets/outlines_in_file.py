@@ -1,0 +1,77 @@
+"""Outlines that stay in their JSON file: of a million objects they are most of it, and boxes do without them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from detseg.arrays import IntArray
+from detseg.data.outline import Segmentation, as_points, parse_outline
+from detseg.data.source import DatasetError
+from detseg.files import open_regular
+
+
+@dataclass(frozen=True, slots=True)
+class OutlinesInFile:
+    """The outlines of ``M`` objects: object ``m`` has the ``lengths[m]`` bytes of JSON that begin at ``starts[m]`` of
+    the file ``path``, none where that is 0. ``num_bytes`` and ``mtime_ns`` are those of the file when it was opened.
+    """
+
+    path: Path
+    num_bytes: int
+    mtime_ns: int
+    starts: IntArray
+    lengths: IntArray
+
+    def __getitem__(self, index: int) -> Segmentation:
+        """As that of :class:`detseg.data.datasets.packed.PackedSegmentations`.
+
+        Raises:
+            DatasetError: the file has changed since it was opened.
+        """
+        if not self.lengths[index]:
+            return None
+        with self._open() as file:
+            polygons, run_length, _ = parse_outline(self._read(file, index))
+        if run_length is not None:
+            return run_length
+        return [np.array(points, np.float32).reshape(-1, 2) for points in as_points(polygons)[0]] or None
+
+    def select(self, rows: IntArray) -> OutlinesInFile:
+        """The outlines of the objects ``rows``, in this order."""
+        return replace(self, starts=self.starts[rows], lengths=self.lengths[rows])
+
+    def problems(self) -> Iterator[tuple[int, str]]:
+        """The row of each outline that cannot be used, and why, in the order of the file.
+
+        Raises:
+            DatasetError: the file has changed since it was opened.
+        """
+        with self._open() as file:
+            for index in np.argsort(self.starts, kind="stable").tolist():
+                if self.lengths[index]:
+                    polygons, _, problem = parse_outline(self._read(file, index))
+                    problem = problem or as_points(polygons)[1]
+                    if problem:
+                        yield index, problem
+
+    def _open(self) -> BinaryIO:
+        try:
+            file = open_regular(self.path)
+        except OSError as error:
+            raise DatasetError(f"{self.path}: its outlines cannot be read: {error.strerror}") from error
+        status = os.fstat(file.fileno())
+        if (status.st_size, status.st_mtime_ns) != (self.num_bytes, self.mtime_ns):
+            file.close()
+            raise DatasetError(f"{self.path} has changed since it was opened; open the data set again")
+        return file
+
+    def _read(self, file: BinaryIO, index: int) -> Any:
+        file.seek(int(self.starts[index]))
+        return json.loads(file.read(int(self.lengths[index])))
