@@ -12,9 +12,10 @@ import json
 import os
 import shutil
 import stat
+import sys
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,21 @@ def remove_partial_files(folder: Path) -> None:
     """Remove what a killed process left of :func:`atomic_path` in ``folder``."""
     for leftover in folder.glob(f"{PARTIAL_PREFIX}*"):
         leftover.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """The folder for what can be made again: ``$DETSEG_CACHE``, or ``detseg`` where the system keeps such things."""
+    chosen = os.environ.get("DETSEG_CACHE")
+    return Path(chosen).expanduser().absolute() if chosen else cache_home(sys.platform, os.environ) / "detseg"
+
+
+def cache_home(platform: str, environment: Mapping[str, str]) -> Path:
+    """Where ``platform``, in the words of ``sys.platform``, keeps what programs can make again."""
+    if platform == "darwin":
+        return Path.home() / "Library" / "Caches"
+    variable, usual = ("LOCALAPPDATA", "AppData/Local") if platform == "win32" else ("XDG_CACHE_HOME", ".cache")
+    chosen = Path(environment.get(variable, ""))
+    return chosen if chosen.is_absolute() else Path.home() / usual
 
 
 def require_apart(folder: Path, read: Iterable[Path | str]) -> None:

@@ -14,6 +14,7 @@ from detseg.files import (
     PARTIAL_PREFIX,
     SaveError,
     atomic_path,
+    cache_folder,
     fitting_name,
     free_folder,
     holds_keys,
@@ -305,3 +306,25 @@ def test_only_regular_files_are_read(tmp_path: Path) -> None:
         read_bytes(tmp_path)
     with pytest.raises(FileNotFoundError):
         read_text(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize(
+    ("chosen", "system", "expected"),
+    [
+        (None, "/caches", "/caches/detseg"),
+        ("/elsewhere/mine", "/caches", "/elsewhere/mine"),
+        ("", "/caches", "/caches/detseg"),
+        (None, "not/absolute", "/home/me/.cache/detseg"),
+        ("~/mine", "/caches", "/home/me/mine"),
+    ],
+)
+def test_what_can_be_made_again_has_a_folder(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None, system: str, expected: str
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("XDG_CACHE_HOME", system)
+    monkeypatch.delenv("DETSEG_CACHE", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("DETSEG_CACHE", chosen)
+    assert str(cache_folder()) == expected

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from detseg.arrays import FloatArray
-from detseg.data.parsing import MAX_COORDINATE, show
+from detseg.data.parsing import MAX_COORDINATE, is_coordinate, show
 
 Segmentation = list[FloatArray] | dict[str, Any] | None
 """Polygons ``[P, 2]``, a run-length mask as COCO's mapping, or neither."""
@@ -41,3 +41,12 @@ def as_points(polygons: Sequence[Sequence[float]]) -> tuple[list[array[float]], 
             return [], f"the outline must hold finite numbers under {MAX_COORDINATE:g}, got {show(polygon)}"
         outline.append(points)
     return outline, ""
+
+
+def box_around(polygons: Sequence[Sequence[float]]) -> list[float] | None:
+    """Left, top, width and height of what is around the polygons; None where these hold something else."""
+    points = [value for polygon in polygons for value in polygon]
+    if len(points) < 2 or not all(map(is_coordinate, points)):
+        return None
+    left, top = min(points[::2]), min(points[1::2])
+    return [left, top, max(points[::2]) - left, max(points[1::2]) - top]

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import os
-import sys
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from detseg.config_files import ConfigError
 from detseg.conversion.convert import SOURCES, convert
+from detseg.files import cache_folder
 from detseg.runtime.weights.released import find_model, read_table, sha256_of
 from detseg.shipped import SUFFIXES, find_shipped, shipped_configs
 from detseg.tasks.model_file import ModelFileConfig, read_header
@@ -77,18 +75,7 @@ def _converted(path: Path) -> Start:
     """The model file that ``detseg convert`` makes of ``path``, kept in the user's cache under its content."""
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
-    weights = (
-        cache_home(sys.platform, os.environ) / "detseg" / "converted" / f"{path.stem}-{sha256_of(path)[:16]}{_OUTPUT}"
-    )
+    weights = cache_folder() / "converted" / f"{path.stem}-{sha256_of(path)[:16]}{_OUTPUT}"
     if not weights.is_file():
         convert(path, weights)
     return Start(path.stem, weights=weights, header=read_header(weights), converted_from=path)
-
-
-def cache_home(platform: str, environment: Mapping[str, str]) -> Path:
-    """Where ``platform``, in the words of ``sys.platform``, keeps what programs can make again."""
-    if platform == "darwin":
-        return Path.home() / "Library" / "Caches"
-    variable, usual = ("LOCALAPPDATA", "AppData/Local") if platform == "win32" else ("XDG_CACHE_HOME", ".cache")
-    chosen = Path(environment.get(variable, ""))
-    return chosen if chosen.is_absolute() else Path.home() / usual

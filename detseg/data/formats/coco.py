@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from detseg.data.format import DatasetFormat
-from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns, read_columns
-from detseg.data.outline import parse_outline
-from detseg.data.parsing import as_integer, enumerate_some, is_coordinate, show, show_key
+from detseg.data.formats.coco_cache import open_columns
+from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns
+from detseg.data.outline import box_around, parse_outline
+from detseg.data.parsing import as_integer, enumerate_some, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DatasetError, Source, check_class_names, exists, find_existing, is_text, leaves_root
 from detseg.data.writing import Contents, NewSplits
@@ -80,10 +81,10 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
     equals pycocotools on it; a missing ``area`` is that of the box, a missing ``iscrowd`` is 0. ``home`` is the folder
     of the whole data set.
 
-    A file as COCO publishes its own is read into arrays at once, see ``read_columns``; any other entry by entry, which
+    A file as COCO publishes its own is read into arrays at once, see ``open_columns``; any other entry by entry, which
     takes longer and gives the same.
     """
-    columns = read_columns(path, MAX_JSON_BYTES)
+    columns = open_columns(path, MAX_JSON_BYTES, home or path.parent)
     if columns is not None:
         records = _records_of_columns(columns, path, list(dict.fromkeys(image_folders)), split, home)
         if records is not None:
@@ -238,8 +239,10 @@ def _records_of_columns(
         keeps_all=True,
     )
     _report_groups(records, path, groups)
-    label_of = np.cumsum(np.isin(columns.category_ids, ids)) - 1
-    records.take_over(replace(packed, labels=label_of[packed.labels]), path)
+    if groups:
+        label_of = np.cumsum(np.isin(columns.category_ids, ids)) - 1
+        packed = replace(packed, labels=label_of[packed.labels])
+    records.take_over(packed, path)
     return records
 
 
@@ -334,7 +337,7 @@ def _add_annotations(
         if image is not None:
             records.add_box(
                 image,
-                _box_around(polygons) if entry.get("bbox") is None and polygons else entry.get("bbox"),
+                box_around(polygons) if entry.get("bbox") is None and polygons else entry.get("bbox"),
                 label,
                 number,
                 crowd=crowd in (1, True),
@@ -345,15 +348,6 @@ def _add_annotations(
     for received, numbers in unknown.items():
         message = f"category_id must be one of {enumerate_some(category_ids)}, got {received}"
         records.reject("D004", path, message, *numbers)
-
-
-def _box_around(polygons: Sequence[Sequence[float]]) -> list[float] | None:
-    """Left, top, width and height of what is around the polygons; None where these hold something else."""
-    points = [value for polygon in polygons for value in polygon]
-    if len(points) < 2 or not all(map(is_coordinate, points)):
-        return None
-    left, top = min(points[::2]), min(points[1::2])
-    return [left, top, max(points[::2]) - left, max(points[1::2]) - top]
 
 
 def _put_together(old: Sequence[BoxRecords], new: NewSplits, common: Path) -> dict[str, Entry]:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, IntArray
+from detseg.files import cache_folder
 from detseg.runtime.media.images import ImageError
 
 _MEMORY_SHARE = 0.8
@@ -84,7 +85,7 @@ class MemoryStore:
 
 
 class DiskStore:
-    """One .npy file per item in ``folder``, by default ``~/.cache/detseg`` (or in ``$XDG_CACHE_HOME``), under a name
+    """One .npy file per item in ``folder``, by default :func:`detseg.files.cache_folder`, under a name
     made of its key.
 
     ``key_of`` gives a text that changes when the content of an item may have changed, and raises ImageError for an item
@@ -103,7 +104,7 @@ class DiskStore:
         what: str,
         how_smaller: str,
     ) -> None:
-        self._folder = (folder or _default_folder()).expanduser().absolute()
+        self._folder = (folder or cache_folder()).expanduser().absolute()
         self._num_bytes = num_bytes
         self._key_of = key_of
         if self._folder.resolve().is_relative_to(home.resolve()):
@@ -174,7 +175,3 @@ def available_memory() -> int | None:
         except (OSError, ValueError):
             continue  # No such control group, or "max": no limit.
     return min(limits, default=None)
-
-
-def _default_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "detseg"

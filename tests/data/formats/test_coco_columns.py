@@ -71,7 +71,7 @@ def random_document(seed: int) -> dict[str, Any]:
 def both_ways(path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[BoxRecords, BoxRecords]:
     at_once = coco.coco_records(path, [path.parent], "val")
     with monkeypatch.context() as context:
-        context.setattr(coco, "read_columns", lambda path, max_bytes: None)
+        context.setattr(coco, "open_columns", lambda path, max_bytes, home: None)
         carefully = coco.coco_records(path, [path.parent], "val")
     for records in (at_once, carefully):
         records.read_rest()
