@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from detseg.engine.evaluated import Evaluation
     from detseg.engine.run import RunResult
     from detseg.exporters.export import Exported
+    from detseg.runtime.foreign.lists import Postprocess
     from detseg.runtime.model import Model
     from detseg.runtime.tracking.tracker import TrackerConfig
 
@@ -42,13 +43,20 @@ def load(
     window: Sequence[int] | None = None,
     overlap: float | None = None,
     track: TrackerConfig | None = None,
+    layout: str | Path | None = None,
+    names: str | Path | Sequence[str] | None = None,
+    scale: float | None = None,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    bgr: bool | None = None,
+    anchor: Literal["center", "top_left", "stretch"] | None = None,
+    postprocess: Postprocess | None = None,
 ) -> Model:
     """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("film.mp4"): ...``.
 
     Args:
-        model: a ``.safetensors`` file or the folder of a run, which torch runs, an ``.onnx`` file that ``detseg
-            export`` wrote, which ONNX Runtime runs without torch, or the name of released weights, see ``detseg
-            download``.
+        model: a ``.safetensors`` file or the folder of a run, which torch runs, an ``.onnx`` file, which ONNX
+            Runtime runs without torch, or the name of released weights, see ``detseg download``.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or 1, ``mps``, ``xpu``.
         precision: of the network; an ``.onnx`` file has its own.
         num_threads: CPU cores for the network; None leaves it to the library.
@@ -66,17 +74,31 @@ def load(
         overlap: share by which windows overlap.
         track: with what ``predict`` will follow objects, where that is not the default: boxes count from its
             ``low_score`` on.
+        layout: of the outputs of an ``.onnx`` file that detseg did not write, where they do not tell: ``yolov8``,
+            ``yolox``, ``picodet``, ``e2e``, ``detr``, ``torchvision``, ``semantic``, ``labels``, or a YAML; see
+            ``docs/foreign-onnx.md`` for this and what follows.
+        names: its classes in order, or a file with them.
+        scale: its input is ``(pixel * scale - mean) / std``.
+        mean: see ``scale``; one number, or three in the order of its channels.
+        std: see ``scale``.
+        bgr: whether it sees blue first.
+        anchor: where pictures lie in its input, ``center`` or ``top_left``, or ``stretch``.
+        postprocess: a function that makes boxes of its outputs, in place of a layout.
 
     The settings from ``confidence`` to ``overlap`` replace the model's own where given.
 
     Raises:
         FileNotFoundError: there is no such file, or the released weights of this name are not on this machine; nothing
             is downloaded.
-        ValueError: it is no model of detseg's, or a setting is impossible.
+        ValueError: it is no model that detseg can run, or a setting is impossible.
         ModuleNotFoundError: what runs the model is not installed.
     """
+    from detseg.runtime.foreign.options import foreign_options, require_onnx
     from detseg.runtime.weights.released import find_model
 
+    foreign = foreign_options(
+        layout=layout, names=names, scale=scale, mean=mean, std=std, bgr=bgr, anchor=anchor, postprocess=postprocess
+    )
     settings = _given(
         confidence=confidence,
         iou=iou,
@@ -88,10 +110,11 @@ def load(
         overlap=overlap,
     )
     path = find_model(model)
+    require_onnx(foreign, path)
     if path.suffix.lower() == ".onnx":
         from detseg.runtime.model import load_onnx
 
-        return load_onnx(path, str(device), precision, num_threads, _pair(size), full_input, settings, track)
+        return load_onnx(path, str(device), precision, num_threads, _pair(size), full_input, settings, track, foreign)
     try:
         from detseg.inference.load import load_torch_model
     except ModuleNotFoundError as error:
@@ -197,6 +220,7 @@ def evaluate(
     overlap: float | None = None,
     overwrite: bool = False,
     evaluator: Literal["hotcoco", "faster-coco-eval", "pycocotools"] | None = None,
+    foreign: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Measure a model on a data set: ``detseg.evaluate("runs/mine", "my_data.yaml").metrics["AP"]``.
 
@@ -216,12 +240,14 @@ def evaluate(
         overwrite: replace what lies in ``output``; without it another evaluation there is left alone, and the results
             go to ``output-2``.
         evaluator: the program that counts boxes; all give the same numbers. None for the fastest that is installed.
+        foreign: what :func:`load` takes for ``.onnx`` files of other programs, by name: ``{"layout": "yolox"}``.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: model and data do not fit together, a setting is impossible, or the evaluator is not installed.
     """
     from detseg.engine.command import run_evaluation
+    from detseg.runtime.foreign.options import foreign_options
 
     return run_evaluation(
         Path(model),
@@ -247,6 +273,7 @@ def evaluate(
         size=_pair(size),
         overwrite=overwrite,
         evaluator=evaluator,
+        foreign=foreign_options(**(foreign or {})),
     )
 
 

@@ -74,6 +74,11 @@ def _postprocess_settings(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in chosen.items() if value is not None}
 
 
+def _foreign_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What is said of an ``.onnx`` file of another program."""
+    return {name: getattr(options, name) for name in ("layout", "names", "scale", "mean", "std", "bgr", "anchor")}
+
+
 def _check(options: argparse.Namespace) -> int:
     from detseg.data.check import check_dataset
 
@@ -143,6 +148,7 @@ def _config(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     from detseg.engine.command import eval_command
+    from detseg.runtime.foreign.options import foreign_options
 
     return eval_command(
         options.model,
@@ -158,6 +164,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         report_path=options.report,
         postprocess=_postprocess_settings(options),
         size=options.size,
+        foreign=foreign_options(**_foreign_settings(options)),
         overwrite=options.overwrite,
         evaluator=options.evaluator,
     )
@@ -182,6 +189,7 @@ def _predict(options: argparse.Namespace) -> int:
         size=options.size,
         full_input=options.full_input,
         track=track,
+        **_foreign_settings(options),
         **settings,
     )
     return predict_command(

@@ -84,6 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_overwrite(evaluate)
     _add_postprocess(evaluate)
+    _add_foreign(evaluate)
 
     _add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
     _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
@@ -187,6 +188,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     videos.add_argument("--fps", type=float, default=25.0, help="rate of a video of still pictures (default 25)")
     videos.add_argument("--allow-url", action="store_true", help="open network addresses (http, https, rtsp, rtmp)")
     _add_postprocess(predict)
+    _add_foreign(predict)
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
@@ -270,6 +272,31 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _add_foreign(parser: argparse.ArgumentParser) -> None:
+    foreign = parser.add_argument_group(
+        ".onnx files that detseg did not write (default: as outputs and properties tell; see docs/foreign-onnx.md)"
+    )
+    foreign.add_argument(
+        "--layout",
+        metavar="NAME or FILE.yaml",
+        help="of the outputs: yolov8, yolox, picodet, e2e, detr, torchvision, semantic, labels, or a YAML",
+    )
+    foreign.add_argument("--names", metavar="NAME,NAME,... or FILE", help="the classes in order")
+    foreign.add_argument(
+        "--scale", type=_share, metavar="S", help="the input is (pixel * S - MEAN) / STD; such as 1/255 or 1"
+    )
+    foreign.add_argument("--mean", type=_numbers, metavar="M[,M,M]", help="one for all channels, or one for each")
+    foreign.add_argument("--std", type=_numbers, metavar="S[,S,S]", help="one for all channels, or one for each")
+    foreign.add_argument(
+        "--bgr", action=argparse.BooleanOptionalAction, default=None, help="whether it sees blue first, or red"
+    )
+    foreign.add_argument(
+        "--anchor",
+        choices=("center", "top_left", "stretch"),
+        help="where a picture lies in the input, or that it is stretched to it",
+    )
+
+
 def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([1-9]\d*)(?:[x,]([1-9]\d*))?", text)
     if match is None:
@@ -301,6 +328,13 @@ def _seconds(text: str) -> float:
         raise argparse.ArgumentTypeError(f"expected seconds, or a time such as 1:30, got {text!r}")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return 3600 * hours + 60 * minutes + seconds
+
+
+def _share(text: str) -> float:
+    match = re.fullmatch(r"(\d*\.?\d+(?:[eE]-?\d+)?)(?:/(\d*\.?\d+))?", text)
+    if match is None or not float(match[1]) or not float(match[2] or 1):
+        raise argparse.ArgumentTypeError(f"expected a positive number or a fraction, such as 1/255, got {text!r}")
+    return float(match[1]) / float(match[2] or 1)
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -66,7 +66,8 @@ FLOORS: dict[str, frozenset[str]] = {
     "runtime/kinds": frozenset(
         {"runtime/media", "runtime/inputs", "runtime/postprocess", "runtime/drawing", "runtime/writers"}
     ),
-    "runtime/onnx": frozenset({"runtime/inputs", "runtime/kinds"}),
+    "runtime/foreign": frozenset({"runtime/inputs", "runtime/postprocess", "runtime/kinds"}),
+    "runtime/onnx": frozenset({"runtime/inputs", "runtime/kinds", "runtime/foreign"}),
     "runtime/tracking": frozenset(),
     "runtime/drawing": frozenset({"runtime/media", "runtime/inputs"}),
     "runtime/writers": frozenset({"runtime/media", "runtime/drawing"}),

@@ -23,6 +23,7 @@ from detseg.engine.report import (
 from detseg.engine.samples import file_names
 from detseg.engine.settings import RunConfig
 from detseg.files import free_folder, require_replaceable
+from detseg.runtime.foreign.options import ForeignOptions
 from detseg.shipped import find_config
 
 
@@ -46,6 +47,7 @@ def run_evaluation(
     report_path: Path | None = None,
     postprocess: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
+    foreign: ForeignOptions | None = None,
     json_path: Path | None = None,
     overwrite: bool = False,
     evaluator: str | None = None,
@@ -72,6 +74,7 @@ def run_evaluation(
         device=device,
         postprocess=postprocess,
         size=size,
+        foreign=foreign,
     )
     output = _checked_places(evaluated, json_path, report_path, output, overwrite)
     examples = None

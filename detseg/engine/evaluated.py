@@ -23,6 +23,7 @@ from detseg.evaluation.base import Evaluator
 from detseg.evaluation.report import format_table
 from detseg.files import require_apart
 from detseg.models.load_weights import load_weights
+from detseg.runtime.foreign.options import ForeignOptions, require_onnx
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model
 from detseg.shipped import find_config
@@ -163,12 +164,12 @@ def open_evaluated(
     device: str = "auto",
     postprocess: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
+    foreign: ForeignOptions | None = None,
 ) -> Evaluated:
     """Open ``model_path`` and the data to evaluate it on.
 
     Args:
-        model_path: a ``.safetensors`` file, an ``.onnx`` file that ``detseg export`` wrote, a configuration, or the
-            name of released weights.
+        model_path: a ``.safetensors`` file, an ``.onnx`` file, a configuration, or the name of released weights.
         weights: the weights of a configuration.
         data: a folder, a YAML, or the name of drawn data; None for that of the configuration.
         format: of the data, where its layout is ambiguous.
@@ -176,6 +177,7 @@ def open_evaluated(
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ....
         postprocess: settings that replace those of evaluation, such as ``{"iou": 0.6}``.
         size: height and width of the input, in place of the model's own.
+        foreign: what the user says of an ``.onnx`` file of another program.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -183,6 +185,7 @@ def open_evaluated(
     """
     model_path = _find(model_path, weights)
     settings, suffix = dict(postprocess or {}), model_path.suffix.lower()
+    require_onnx(foreign, model_path)
     if suffix in _CONFIGURATIONS:
         if weights is None:
             raise ValueError(f"{model_path} is a configuration; name the weights to evaluate with --weights FILE")
@@ -193,7 +196,7 @@ def open_evaluated(
         raise ValueError("name the data to evaluate on: --data FOLDER_OR_YAML, or --data shapes")
     network: nn.Module | Runner
     if suffix == ".onnx":
-        network, task = load_exported(model_path, device, settings, size)
+        network, task = load_exported(model_path, device, settings, size, foreign)
         chosen = None
     else:
         model_file = load_model_file(model_path, postprocess=settings, size=size)

@@ -8,34 +8,39 @@ from pathlib import Path
 from typing import Any
 
 from detseg.config import load_entry
-from detseg.runtime.model import load_onnx
-from detseg.runtime.onnx.file import parse_metadata, read_onnx_file
+from detseg.runtime.foreign.options import ForeignOptions
+from detseg.runtime.model import open_onnx
+from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.runner import Runner
 from detseg.tasks import TASKS
 from detseg.tasks.base import Task, TaskConfig
 
 
 def load_exported(
-    path: Path, device: str, postprocess: Mapping[str, Any], size: tuple[int, int] | None
+    path: Path,
+    device: str,
+    postprocess: Mapping[str, Any],
+    size: tuple[int, int] | None,
+    foreign: ForeignOptions | None = None,
 ) -> tuple[Runner, Task]:
-    """The ``.onnx`` file ``path`` that ``detseg export`` wrote, ready for evaluation, and the task that judges it.
+    """The ``.onnx`` file ``path``, ready for evaluation, and the task that judges it; ``foreign``: what the user says
+    of one that ``detseg export`` did not write.
 
     The file carries the settings of prediction. Where those of evaluation differ, as average precision counts boxes of
     any confidence, their defaults take the place of the file's, and ``postprocess`` that of both; but suppression that
     is part of the graph keeps its own.
 
     Raises:
-        detseg.runtime.onnx.file.OnnxFileError: the file is missing or damaged, or is not one of detseg's.
+        detseg.runtime.onnx.file.OnnxFileError: the file is missing or damaged, or not recognized.
         ValueError: impossible settings, or such as the graph has fixed.
         ModuleNotFoundError: ONNX Runtime is not installed.
     """
-    metadata = parse_metadata(read_onnx_file(path).properties, path)
+    model = open_onnx(path, device, None, size, foreign)
+    metadata = model.metadata
     if metadata.task not in TASKS:
         raise ValueError(f"{path}: nothing judges the task {metadata.task!r} here; known are {', '.join(TASKS)}")
     config: type[TaskConfig] = load_entry(TASKS, metadata.task)
     settings = config.evaluation_settings(metadata, path) | dict(postprocess)
-    runner = load_onnx(
-        path, device, precision="fp32", num_threads=None, size=size, full_input=True, settings=settings
-    ).runner
+    runner = OnnxRunner(model, settings, size, full_input=True)
     changes: dict[str, Any] = {"input": runner.spec, "postprocess": replace(metadata.postprocess, **settings)}
     return runner, config.from_metadata(replace(metadata, **changes))

@@ -11,6 +11,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray
 from detseg.runtime.devices import parse_device
+from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.live import take_ahead
 from detseg.runtime.media.frames import Frame
@@ -224,19 +225,16 @@ def load_onnx(
     full_input: bool | None,
     settings: Mapping[str, Any],
     track: TrackerConfig | None = None,
+    foreign: ForeignOptions | None = None,
 ) -> Model:
     """The model in an ``.onnx`` file; arguments and errors of ``detseg.load``."""
     if precision != "fp32":
         raise ValueError(f"{path}: an exported model has its own precision; leave {precision} out, or export it again")
-    kind = parse_device(device).partition(":")[0]
-    providers = None if kind == "auto" else _PROVIDERS.get(kind)
-    if kind != "auto" and providers is None:
-        raise ValueError(f"device must be auto, cpu or cuda for .onnx files, got {device}")
-    model = OnnxModel(path, num_threads, providers)
+    model = open_onnx(path, device, num_threads, size, foreign)
     if track is not None:
         require_boxes(model.kind.has_boxes, path, model.metadata.task)
     if full_input is None:
-        full_input = not (model.kind.has_boxes and model.has_free_sides)
+        full_input = model.is_foreign or not (model.kind.has_boxes and model.has_free_sides)
     fits = full_input
 
     def remake(others: Mapping[str, Any], tracker: TrackerConfig | None = None) -> OnnxRunner:
@@ -268,3 +266,18 @@ def _settings_for_tracking(settings: Mapping[str, Any], track: TrackerConfig, me
     if wanted is not None and metadata.postprocess.confidence < wanted <= track.high_score:
         return {name: value for name, value in settings.items() if name != "confidence"}
     return dict(settings)
+
+
+def open_onnx(
+    path: Path,
+    device: str,
+    num_threads: int | None = None,
+    size: tuple[int, int] | None = None,
+    foreign: ForeignOptions | None = None,
+) -> OnnxModel:
+    """The network in an ``.onnx`` file, on ``device``; ``size`` and ``foreign`` are for files of other programs."""
+    kind = parse_device(device).partition(":")[0]
+    providers = None if kind == "auto" else _PROVIDERS.get(kind)
+    if kind != "auto" and providers is None:
+        raise ValueError(f"device must be auto, cpu or cuda for .onnx files, got {device}")
+    return OnnxModel(path, num_threads, providers, foreign=foreign, size=size)

@@ -127,7 +127,7 @@ def test_a_given_confidence_counts(yolox: Path) -> None:
 
 
 def test_the_way_to_a_foreign_onnx_file(detseg_data: Path) -> None:
-    with pytest.raises(OnnxFileError, match="has no detseg metadata"):
+    with pytest.raises(OnnxFileError, match="its classes, 80, have no names"):
         load_exported(detseg_data / "weights" / "yolox_nano_coco.onnx", "cpu", {}, None)
 
 

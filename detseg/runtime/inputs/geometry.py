@@ -120,6 +120,15 @@ class FittedInputSpec(InputSpec):
         return -(-new_height // self.stride) * self.stride, -(-new_width // self.stride) * self.stride
 
 
+@dataclass(frozen=True, slots=True)
+class StretchedInputSpec(InputSpec):
+    """An input that the whole image is stretched to, each side by its own factor; nothing is padded."""
+
+    def resized(self, height: int, width: int) -> tuple[int, int]:
+        """The height and width that an image of this size gets inside the input: all of it."""
+        return self.height, self.width
+
+
 def fitted(spec: InputSpec, stride: int) -> FittedInputSpec:
     """``spec`` with no more padding than up to the next multiple of ``stride``."""
     return FittedInputSpec(**{one.name: getattr(spec, one.name) for one in fields(InputSpec)}, stride=stride)

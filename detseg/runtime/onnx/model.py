@@ -8,7 +8,7 @@ import math
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,12 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import FloatArray
+from detseg.config import ConfigError
+from detseg.runtime.foreign.options import ForeignOptions
+from detseg.runtime.foreign.recognize import FLOATS, Graph, Value, recognize
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.base import Kind, Metadata, Outputs
-from detseg.runtime.onnx.file import OnnxFileError, parse_metadata, read_onnx_file
+from detseg.runtime.onnx.file import KEY, OnnxFileError, parse_metadata, read_onnx_file
 from detseg.runtime.onnx.forking import fork_guard, tell_of_forks
 from detseg.runtime.onnx.limits import (
     MAX_SECONDS,
@@ -36,7 +39,9 @@ _NO_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 
 
 class OnnxModel:
-    """The network of an ``.onnx`` file that ``detseg export`` wrote.
+    """The network of an ``.onnx`` file that ``detseg export`` wrote, or of another one that is recognized, see
+    :mod:`detseg.runtime.foreign`; of such a file ``foreign`` says what the user knows, ``size`` the height and width of
+    the input that it is tried with, and ``metadata`` what has been recognized already.
 
     ``num_threads``: how many cores a run uses, all physical ones of this process where it is None. ``providers``: where
     it runs, in the order of preference, by ONNX Runtime's names; on the CPU where it is None. ``metadata`` is what the
@@ -47,20 +52,30 @@ class OnnxModel:
     GPU cannot be used there.
 
     Raises:
-        OnnxFileError: the file is missing or damaged, was not written by detseg or by a later one, needs other files,
-            or ONNX Runtime cannot run it.
+        OnnxFileError: the file is missing or damaged, was written by a later detseg or is not recognized, needs other
+            files, or ONNX Runtime cannot run it.
         ValueError: the number of threads is below 1, or a provider is not there.
         ModuleNotFoundError: ONNX Runtime is not installed.
     """
 
     def __init__(
-        self, path: Path | str, num_threads: int | None = None, providers: Sequence[str] | None = None
+        self,
+        path: Path | str,
+        num_threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        *,
+        foreign: ForeignOptions | None = None,
+        size: tuple[int, int] | None = None,
+        metadata: Metadata | None = None,
     ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
         self.path = Path(path)
         content, properties = read_onnx_file(self.path)
-        self.metadata: Metadata = parse_metadata(properties, self.path)
+        self.is_foreign = KEY not in properties
+        if not self.is_foreign:
+            _require_nothing_said(foreign, self.path)
+            metadata = parse_metadata(properties, self.path)
         self.num_threads = num_threads or num_physical_cores()
         self.runs_on_cpu = tuple(providers or (_CPU,)) == (_CPU,)
         self._providers = providers
@@ -69,6 +84,7 @@ class OnnxModel:
         self._num_running = 0
         self._opening = threading.Lock()
         tell_of_forks(self)
+        self.metadata: Metadata = metadata or self._recognized(properties, foreign or ForeignOptions(), size)
         self.kind: Kind = load_kind(self.metadata.kind)
         self.output_names = self.metadata.output_names
         self.input_name = self.metadata.input_name
@@ -111,7 +127,8 @@ class OnnxModel:
         Raises:
             OnnxFileError: the file is not there any more, or another one.
         """
-        other = OnnxModel(self.path, num_threads, self._providers)
+        known = self.metadata if self.is_foreign else None
+        other = OnnxModel(self.path, num_threads, self._providers, metadata=known)
         self._require_same(other._digest)
         return other
 
@@ -127,7 +144,8 @@ class OnnxModel:
         onnxruntime = import_onnxruntime()
         with self._in_use() as session, limited_time(onnxruntime) as options:
             try:
-                found = session.run(self.output_names, {self.input_name: np.ascontiguousarray(inputs)}, options)
+                given = {self.input_name: np.ascontiguousarray(inputs, self._dtype)}
+                found = session.run(self.output_names, given, options)
             except _session_errors() as error:
                 reason = _reason(error)
                 if options.terminate:
@@ -136,7 +154,8 @@ class OnnxModel:
                     f"{self.path}: ONNX Runtime {onnxruntime.__version__} failed on a batch of "
                     f"{'x'.join(map(str, inputs.shape))}: {reason}"
                 ) from error
-        return dict(zip(self.output_names, found, strict=True))
+        outputs = zip(self.output_names, found, strict=True)
+        return {name: one.astype(np.float32) if one.dtype == np.float16 else one for name, one in outputs}
 
     @contextmanager
     def _in_use(self) -> Iterator[Any]:
@@ -176,6 +195,24 @@ class OnnxModel:
             raise ValueError(f"{self.path}: inputs must be float32, at least one, got {len(inputs)} of {inputs.dtype}")
         self.require_shape(inputs.shape[1:])
 
+    def _recognized(
+        self, properties: Mapping[str, str], foreign: ForeignOptions, size: tuple[int, int] | None
+    ) -> Metadata:
+        """What a foreign file is."""
+        inputs = [Value(one.name, one.type, one.shape) for one in self._session.get_inputs()]
+        self.output_names = tuple(one.name for one in self._session.get_outputs())
+        self.input_name = inputs[0].name if inputs else ""
+        self.input_sides = tuple(_fixed(side) for side in inputs[0].shape) if inputs else ()
+        self._dtype = FLOATS.get(inputs[0].type, np.float32) if inputs else np.float32
+        try:
+            return recognize(Graph(self.path, properties, inputs, self.run), foreign.with_file_beside(self.path), size)
+        except OnnxFileError:
+            raise
+        except ConfigError:
+            raise
+        except ValueError as error:
+            raise OnnxFileError(f"{self.path}: {error}") from error
+
     def _checked_interface(self) -> tuple[int | None, ...]:
         """The sides of the input, None where they are free; raises OnnxFileError where the graph is not as it says."""
         inputs = {value.name: value for value in self._session.get_inputs()}
@@ -189,12 +226,27 @@ class OnnxModel:
             )
         value = inputs[self.input_name]
         num_sides = len(self.metadata.sides[self.input_name])
-        if value.type != "tensor(float)" or len(value.shape) != num_sides:
+        types = tuple(FLOATS) if self.is_foreign else ("tensor(float)",)
+        if value.type not in types or len(value.shape) != num_sides:
             raise OnnxFileError(
                 f"{self.path}: the input {self.input_name} must be float32 with {num_sides} dimensions, it is "
                 f"{value.type} with {len(value.shape)}; export the model again"
             )
-        return tuple(side if isinstance(side, int) else None for side in value.shape)
+        self._dtype = FLOATS[value.type]
+        return tuple(_fixed(side) for side in value.shape)
+
+
+def _fixed(side: Any) -> int | None:
+    """The length of a ``side`` as ONNX Runtime tells it, None where it is free; some files say so by -1."""
+    return side if isinstance(side, int) and side > 0 else None
+
+
+def _require_nothing_said(foreign: ForeignOptions | None, path: Path) -> None:
+    if foreign is not None and foreign.given:
+        raise ValueError(
+            f"{path}: was written by `detseg export` and says itself what it takes and gives: leave "
+            f"{', '.join(foreign.given)} out"
+        )
 
 
 def _digest(content: bytes) -> bytes:

@@ -1,0 +1,92 @@
+"""Layouts of boxes: what they have in common.
+
+Shape legend: B batch, K boxes, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.arrays import FloatArray
+from detseg.runtime.foreign.base import AdaptedNetwork, Description, ForeignNames, Layout, UnfitError
+from detseg.runtime.inputs.geometry import StretchedInputSpec
+from detseg.runtime.kinds.base import Network
+from detseg.runtime.kinds.boxes import BoxPipeline, DetectionMetadata
+from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
+
+PREDICTED = 0.25
+"""The confidence of prediction, as in files of our own."""
+
+
+@dataclass(frozen=True)
+class BoxLayout(Layout):
+    """Boxes, of which :meth:`read` makes ``boxes`` ``[B, K, 4]`` xyxy in input pixels and ``scores`` ``[B, K, C]``."""
+
+    @property
+    def is_suppressed(self) -> bool:
+        """Whether each object has one box already; then nothing is suppressed unless the user gives an overlap."""
+        return False
+
+    def describe(self, description: Description) -> ForeignBoxes:
+        """The metadata of a detector."""
+        names = description.class_names
+        return ForeignBoxes(
+            version="",
+            task="detection",
+            form="decoded",
+            class_names=names,
+            category_ids=tuple(range(1, len(names) + 1)),
+            stride=description.stride,
+            input=description.input,
+            # Of the head nothing but the strides is ever asked for: the layout decodes.
+            head=HeadMetadata("dfl", (description.stride,)),
+            postprocess=PostprocessConfig(PREDICTED, iou=1.0 if self.is_suppressed else PostprocessConfig.iou),
+            graph_input=description.graph_input,
+            layout=self,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignBoxes(ForeignNames, DetectionMetadata):
+    """A detector in a file of another program."""
+
+    def without_padding(self) -> Self:
+        """The same with images padded no further than the stride asks for."""
+        if type(self.input) is StretchedInputSpec:
+            raise ValueError("full_input cannot be False: pictures are stretched to the input, so there is no padding")
+        return super().without_padding()
+
+    def pipeline(self, network: Network) -> BoxPipeline:
+        """The layout, then what follows decoding in files of our own."""
+        return BoxPipeline(AdaptedNetwork(network, self.layout, len(self.class_names)), self)
+
+
+def corners(xywh: FloatArray, axis: int) -> FloatArray:
+    """Boxes by center and size -> by corners (xyxy); ``axis`` is that of the four numbers."""
+    center, size = np.split(xywh, 2, axis)
+    half = size / np.float32(2)
+    return np.concatenate([center - half, center + half], axis)
+
+
+def scores_by_class(scores: FloatArray, labels: NDArray[Any], num_classes: int) -> FloatArray:
+    """``scores`` and ``labels`` ``[B, K]`` -> ``[B, K, C]``, where a row has its score at its label, 0 elsewhere. Rows
+    that score nothing may have any label: they fill the list up.
+
+    Raises:
+        UnfitError: another label is no class.
+    """
+    numbers = labels.astype(np.int64)
+    counted = scores > 0
+    if counted.any() and not 0 <= numbers[counted].min() <= numbers[counted].max() < num_classes:
+        raise UnfitError(
+            f"gives labels from {numbers[counted].min()} to {numbers[counted].max()}, and {num_classes} classes are "
+            "named; name them all, in the order of their numbers"
+        )
+    found = np.zeros((*scores.shape, num_classes), np.float32)
+    batch, row = np.nonzero(counted)
+    found[batch, row, numbers[batch, row]] = scores[batch, row]
+    return found
