@@ -9,20 +9,24 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detseg.api import build as build
-    from detseg.api import check as check
-    from detseg.api import convert as convert
-    from detseg.api import evaluate as evaluate
-    from detseg.api import export as export
-    from detseg.api import load as load
-    from detseg.api import train as train
+    from detseg.api.models import build as build
+    from detseg.api.models import convert as convert
+    from detseg.api.models import export as export
+    from detseg.api.models import load as load
+    from detseg.api.runs import check as check
+    from detseg.api.runs import evaluate as evaluate
+    from detseg.api.runs import train as train
     from detseg.engine.callbacks import Callback as Callback
 
 __version__ = "0.1.0"
 
 __all__ = ["Callback", "build", "check", "convert", "evaluate", "export", "load", "train"]
 
-_PLACES = dict.fromkeys(__all__, "detseg.api") | {"Callback": "detseg.engine.callbacks"}
+_PLACES = {
+    "Callback": "detseg.engine.callbacks",
+    **dict.fromkeys(("build", "convert", "export", "load"), "detseg.api.models"),
+    **dict.fromkeys(("check", "evaluate", "train"), "detseg.api.runs"),
+}
 
 
 def __getattr__(name: str) -> Any:

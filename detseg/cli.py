@@ -171,7 +171,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from detseg.api import load
+    from detseg.api.models import load
     from detseg.runtime.command import predict_command
     from detseg.runtime.media.video_reader import Section
     from detseg.runtime.model import tracker_for

@@ -184,7 +184,7 @@ def loaded_with(module: str) -> set[str]:
     return loaded
 
 
-TORCH_FREE_ROOMS = {"runtime", "foreign", "cli", *OPEN}
+TORCH_FREE_ROOMS = {"runtime", "foreign", "cli", "api", *OPEN}
 TABLES = {"detseg.models", "detseg.losses", "detseg.tasks", "detseg.data", "detseg.exporters"}
 TORCH_FREE = sorted(name for name in MODULES if name in TABLES or room_of(tuple(name.split("."))) in TORCH_FREE_ROOMS)
 
