@@ -17,6 +17,7 @@ from detseg.runtime.foreign.base import Description, Found, Layout, UnfitError
 from detseg.runtime.foreign.lists import BoxLists, Custom
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.foreign.properties import Properties
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds.base import Metadata
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
@@ -51,6 +52,7 @@ def recognize(graph: Graph, options: ForeignOptions, size: tuple[int, int] | Non
     properties = Properties.of(graph.properties)
     taken = _picture_input(graph.inputs)
     height, width = _size(taken, properties, options, size)
+    InputSpec(height, width)  # refuses a size that is not possible before anything is made of it
     names = options.names or properties.names
     outputs = graph.run(np.zeros((1, 3, height, width), np.float32))
     if options.outputs is not None:

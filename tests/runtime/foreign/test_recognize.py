@@ -49,6 +49,12 @@ def test_what_is_missing_or_impossible(tmp_path: Path, outputs: Any, settings: A
         detseg.load(save(tmp_path / "a.onnx", outputs), num_threads=1, **settings)
 
 
+def test_sizes_that_are_not_possible_take_no_memory(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.onnx", {"o": yolov8()}, {**NAMES, "imgsz": "[999999, 999999]"}, size=("h", "w"))
+    with pytest.raises(ValueError, match="the input size must be at most"):
+        detseg.load(path, num_threads=1)
+
+
 def test_names_settle_what_is_ambiguous(tmp_path: Path) -> None:
     """84 rows and columns: 80 classes make a YOLOv8 of it, 79 a YOLOX."""
     square = np.zeros((1, CELLS, CELLS), np.float32)
