@@ -206,9 +206,7 @@ class OnnxModel:
         self._dtype = FLOATS.get(inputs[0].type, np.float32) if inputs else np.float32
         try:
             return recognize(Graph(self.path, properties, inputs, self.run), foreign.with_file_beside(self.path), size)
-        except OnnxFileError:
-            raise
-        except ConfigError:
+        except (OnnxFileError, ConfigError):
             raise
         except ValueError as error:
             raise OnnxFileError(f"{self.path}: {error}") from error

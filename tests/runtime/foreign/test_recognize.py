@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnx.helper as make
@@ -155,8 +156,6 @@ def test_names_from_files(tmp_path: Path) -> None:
 
 
 def test_prediction_and_evaluation_on_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import cv2
-
     data = tmp_path / "data"
     for folder in ("images", "labels"):
         (data / folder / "val").mkdir(parents=True)
@@ -173,9 +172,29 @@ def test_prediction_and_evaluation_on_the_command_line(tmp_path: Path, capsys: p
     command = ["eval", str(path), "--data", str(data / "data.yaml"), "--json", str(metrics), "--workers", "0"]
     assert main([*command, *options]) == 0
     assert json.loads(metrics.read_text())["AP/b"] == pytest.approx(1.0)
+    said = {"layout": "yolox", "names": ["a", "b"]}
+    assert detseg.evaluate(path, data / "data.yaml", workers=0, foreign=said)["AP/b"] == pytest.approx(1.0)
     with pytest.raises(SystemExit):
         main(["predict", str(path), "x.png", "--scale", "1/0"])
     assert "expected a positive number or a fraction" in capsys.readouterr().err
+
+
+def test_evaluation_of_masks(tmp_path: Path) -> None:
+    """Of 1024 pixels half are ``left``; the network says so of all, by labels and by logits."""
+    for folder in ("images", "labels"):
+        (tmp_path / "data" / "val" / folder).mkdir(parents=True)
+    mask = np.zeros((32, 32), np.uint8)
+    mask[:, 16:] = 1
+    for folder, picture in (("images", PICTURE), ("labels", mask)):
+        cv2.imwrite(str(tmp_path / "data" / "val" / folder / "one.png"), picture)
+    (tmp_path / "data" / "data.yaml").write_text("format: masks\nnames: [left, right]\n")
+    logits = np.zeros((1, 2, 16, 16), np.float32)
+    logits[:, 0] = 1
+    for output in (logits, logits.argmin(axis=1)):
+        path = save(tmp_path / "a.onnx", {"o": output})
+        told = {"names": ["left", "right"]}
+        found = detseg.evaluate(path, tmp_path / "data" / "data.yaml", workers=0, foreign=told)
+        assert found["mIoU"] == pytest.approx(0.25)
 
 
 def test_fitted_inputs_where_asked(tmp_path: Path) -> None:
