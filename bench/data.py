@@ -1,0 +1,357 @@
+"""Seconds and memory of data sets as large as COCO, made of a few pictures by links.
+
+    python bench/data.py                      # everything; some minutes, and some 2 GB in a temporary folder
+    python bench/data.py --scale 0.01         # a hundredth of it
+    python bench/data.py --only coco evaluate
+
+Sets: COCO (118,287 pictures, 1.04 million objects with polygons), YOLO (100,000 text files), VOC (20,000 XML files),
+Cityscapes (3,475 maps of instances). Each work runs in a process of its own: opening the set, first and a second time;
+for comparison pycocotools; ``detseg check --fast``; COCO's evaluation of 5,000 pictures with 50,000 objects and 500,000
+detections by each program that is installed; training pictures at 640 px with mosaic. CPU seconds are those of the
+process with its threads; peak memory is all that it had in use, held is what stays of it beside what is shared with
+files. The table comes last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib.util
+import io
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+NUM_PICTURES = 8
+NUM_CLASSES = 80
+SIZES = {
+    "coco_images": 118_287,
+    "coco_objects": 1_040_000,
+    "yolo": 100_000,
+    "voc": 20_000,
+    "cityscapes": 3_475,
+    "evaluated": 5_000,
+    "train_pictures": 1_000,
+}
+SET_NAMES = ("coco", "yolo", "voc", "cityscapes")
+GROUPS = (*SET_NAMES, "evaluate", "loader")
+HEIGHT, WIDTH = 480, 640
+
+
+def make_pictures(folder: Path) -> list[Path]:
+    """A few pictures with edges and noise, about as large on disk as those of COCO."""
+    generator, paths = np.random.default_rng(0), []
+    folder.mkdir(parents=True)
+    for number in range(NUM_PICTURES):
+        coarse = generator.integers(0, 256, (15, 20, 3), np.uint8)
+        picture = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        noise = generator.integers(0, 12, picture.shape, np.uint8)
+        paths.append(folder / f"{number}.jpg")
+        cv2.imwrite(str(paths[-1]), cv2.add(picture, noise), [cv2.IMWRITE_JPEG_QUALITY, 90])
+    return paths
+
+
+def make_links(folder: Path, pictures: list[Path], names: Iterator[str]) -> list[str]:
+    """A link to one of the ``pictures`` for each of ``names``."""
+    folder.mkdir(parents=True)
+    made = []
+    for number, name in enumerate(names):
+        (folder / name).symlink_to(pictures[number % len(pictures)])
+        made.append(name)
+    return made
+
+
+def make_coco(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
+    """One split with polygons of 8 to 52 corners, written as COCO writes it."""
+    generator = np.random.default_rng(1)
+    num_images, num_objects = sizes["coco_images"], sizes["coco_objects"]
+    names = make_links(root / "train", pictures, (f"{number:012d}.jpg" for number in range(num_images)))
+    outlines = [
+        json.dumps([np.round(generator.uniform(0, 480, 2 * corners), 2).tolist()])
+        for corners in generator.integers(8, 36, 500)
+    ]
+    about = (
+        '"license": 3, "coco_url": "http://images.cocodataset.org/train/{0}", "date_captured": "2013-11-14 11:18:45"'
+    )
+    images = generator.integers(0, num_images, num_objects).tolist()
+    boxes = np.round(generator.uniform(1, 300, (num_objects, 4)), 2).tolist()
+    outline_of = generator.integers(0, len(outlines), num_objects).tolist()
+    (root / "annotations").mkdir()
+    with (root / "annotations" / "instances_train.json").open("w") as file:
+        file.write('{"info": {"year": 2017}, "licenses": [], "images": [')
+        file.write(
+            ", ".join(
+                f'{{{about.format(name)}, "file_name": "{name}", "height": {HEIGHT}, "width": {WIDTH}, "id": {number}}}'
+                for number, name in enumerate(names)
+            )
+        )
+        file.write('], "annotations": [')
+        for number, box in enumerate(boxes):
+            file.write(
+                f'{", " if number else ""}{{"segmentation": {outlines[outline_of[number]]}, "area": '
+                f'{box[2] * box[3] / 2}, "iscrowd": 0, "image_id": {images[number]}, "bbox": {box}, '
+                f'"category_id": {number % NUM_CLASSES + 1}, "id": {number + 1}}}'
+            )
+        classes = [{"supercategory": "thing", "id": one + 1, "name": f"class {one}"} for one in range(NUM_CLASSES)]
+        file.write(f'], "categories": {json.dumps(classes)}}}')
+
+
+def make_yolo(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
+    """A text file of 1 to 12 boxes for each picture."""
+    generator = np.random.default_rng(2)
+    names = make_links(root / "images" / "train", pictures, (f"{number:06d}.jpg" for number in range(sizes["yolo"])))
+    (root / "labels" / "train").mkdir(parents=True)
+    texts = []
+    for num_boxes in generator.integers(1, 13, 100):
+        rows = np.column_stack(
+            [generator.uniform(0.3, 0.7, (num_boxes, 2)), generator.uniform(0.05, 0.5, (num_boxes, 2))]
+        )
+        labels = generator.integers(0, NUM_CLASSES, num_boxes)
+        texts.append(
+            "".join(
+                f"{label} {' '.join(f'{value:.6f}' for value in row)}\n"
+                for label, row in zip(labels, rows, strict=True)
+            )
+        )
+    for number, name in enumerate(names):
+        (root / "labels" / "train" / name.replace(".jpg", ".txt")).write_text(texts[number % len(texts)])
+    classes = "\n".join(f"  {number}: class {number}" for number in range(NUM_CLASSES))
+    (root / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/train\nnames:\n{classes}\n")
+
+
+def make_voc(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
+    """An XML file of 1 to 5 boxes for each picture."""
+    names = make_links(root / "JPEGImages", pictures, (f"{number:06d}.jpg" for number in range(sizes["voc"])))
+    (root / "Annotations").mkdir()
+    (root / "ImageSets" / "Main").mkdir(parents=True)
+    for number, name in enumerate(names):
+        objects = "".join(
+            f"<object><name>class{(number + one) % 20}</name><difficult>0</difficult><bndbox><xmin>{10 + one}</xmin>"
+            f"<ymin>{20 + one}</ymin><xmax>{200 + one}</xmax><ymax>{300 + one}</ymax></bndbox></object>"
+            for one in range(1 + number % 5)
+        )
+        (root / "Annotations" / name.replace(".jpg", ".xml")).write_text(
+            f"<annotation><filename>{name}</filename><size><width>{WIDTH}</width><height>{HEIGHT}</height>"
+            f"<depth>3</depth></size>{objects}</annotation>"
+        )
+    (root / "ImageSets" / "Main" / "train.txt").write_text("".join(f"{name[:-4]}\n" for name in names))
+
+
+def make_cityscapes(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
+    """Maps of instances of 1024x2048 pixels with some 20 objects."""
+    generator, maps = np.random.default_rng(4), []
+    for number in range(NUM_PICTURES):
+        ids = np.full((1024, 2048), 7, np.uint16)
+        for one in range(20):
+            left, top = generator.integers(0, 1900), generator.integers(0, 900)
+            ids[top : top + 120, left : left + 140] = 1000 * generator.choice([24, 25, 26, 33]) + one
+        image, instances = pictures[0].parent / f"street{number}.png", pictures[0].parent / f"instances{number}.png"
+        cv2.imwrite(str(image), generator.integers(0, 64, (1024, 2048, 3), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 0])
+        cv2.imwrite(str(instances), ids)
+        maps.append((image, instances))
+    stems = [f"aachen_{number:06d}_000019" for number in range(sizes["cityscapes"])]
+    for kind, folder, name in ((0, "leftImg8bit", "leftImg8bit"), (1, "gtFine", "gtFine_instanceIds")):
+        make_links(
+            root / folder / "train" / "aachen", [pair[kind] for pair in maps], (f"{stem}_{name}.png" for stem in stems)
+        )
+
+
+MAKERS: dict[str, Callable[[Path, list[Path], dict[str, int]], None]] = {
+    "coco": make_coco,
+    "yolo": make_yolo,
+    "voc": make_voc,
+    "cityscapes": make_cityscapes,
+}
+
+
+def open_set(folder: Path, name: str) -> str:
+    """Open the training split; says how many pictures and objects it has."""
+    from detseg.data.open import open_dataset
+
+    START.restart()
+    dataset = open_dataset(folder / name, "train", truth="boxes")
+    KEPT.append(dataset)
+    return f"{len(dataset):,} pictures, {dataset.num_objects:,} objects"
+
+
+def open_with_pycocotools(folder: Path, name: str) -> str:
+    """The same by the official tool."""
+    from pycocotools.coco import COCO
+
+    START.restart()
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO(folder / name / "annotations" / "instances_train.json")
+    KEPT.append(coco)
+    return f"{len(coco.imgs):,} pictures, {len(coco.anns):,} objects"
+
+
+def check_set(folder: Path, name: str) -> str:
+    """What ``detseg check --fast`` does."""
+    from detseg.data.check import check_dataset
+
+    START.restart()
+    report = check_dataset(folder / name, decode=False)
+    return f"{len(report.findings):,} findings"
+
+
+def evaluate_with(folder: Path, backend: str) -> str:
+    """COCO's numbers of random boxes, a fifth of which are near the truth."""
+    from detseg.evaluation.coco_map import CocoEvaluator
+    from detseg.structures import Detections, GroundTruth
+
+    generator, num_images = np.random.default_rng(5), json.loads((folder / "sizes.json").read_text())["evaluated"]
+    evaluator = CocoEvaluator([f"class {number}" for number in range(NUM_CLASSES)], backend=backend)
+    for image_id in range(num_images):
+        boxes_xywh = np.column_stack([generator.uniform(0, 400, (10, 2)), generator.uniform(5, 200, (10, 2))])
+        labels = generator.integers(0, NUM_CLASSES, 10)
+        found = np.column_stack([generator.uniform(0, 400, (100, 2)), generator.uniform(5, 200, (100, 2))])
+        found[:20] = np.repeat(boxes_xywh, 2, axis=0) + generator.normal(0, 4, (20, 4))
+        found[:, 2:] = found[:, :2] + np.maximum(found[:, 2:], 1)
+        found_labels = generator.integers(0, NUM_CLASSES, 100)
+        found_labels[:20] = np.repeat(labels, 2)
+        detections = Detections(found.astype(np.float32), generator.random(100).astype(np.float32), found_labels)
+        truth = GroundTruth(
+            image_id,
+            HEIGHT,
+            WIDTH,
+            boxes_xywh,
+            labels,
+            generator.random(10) < 0.01,
+            boxes_xywh[:, 2] * boxes_xywh[:, 3],
+        )
+        evaluator.update(image_id, detections, truth)
+    START.restart()
+    return f"AP {evaluator.compute()['AP']:.9f}"
+
+
+def load_pictures(folder: Path, name: str) -> str:
+    """Training pictures at 640 px with mosaic, on one thread."""
+    from detseg.augment.config import AugmentConfig
+    from detseg.data.open import open_dataset
+
+    cv2.setNumThreads(1)
+    num_pictures = json.loads((folder / "sizes.json").read_text())["train_pictures"]
+    dataset = open_dataset(folder / name, "train", truth="boxes")
+    pipeline = AugmentConfig().build()
+    START.restart()
+    for index in range(num_pictures):
+        pipeline(dataset.load, len(dataset), index % len(dataset), seed=0, epoch=0, size=(640, 640))
+    return f"{num_pictures / (time.process_time() - START.cpu):.0f} pictures per second and core"
+
+
+class Start:
+    """When the work that counts began, and what memory was held then."""
+
+    def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """What was done so far does not count."""
+        gc.collect()
+        self.wall, self.cpu, self.held = time.perf_counter(), time.process_time(), held_bytes()
+
+
+def held_bytes() -> int:
+    """The memory of this process that is not shared with files."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon")), 0)
+
+
+KEPT: list[Any] = []
+"""What a work has opened, while its memory is measured."""
+START = Start()
+WORKS: dict[str, Callable[[Path, str], str]] = {
+    "open": open_set,
+    "open again": open_set,
+    "pycocotools": open_with_pycocotools,
+    "check --fast": check_set,
+    "evaluate": evaluate_with,
+    "training pictures": load_pictures,
+}
+
+
+def measure(work: str, folder: Path, subject: str) -> None:
+    """Do one work and print what it took as JSON."""
+    START.restart()
+    result = WORKS[work](folder, subject)
+    wall, cpu = time.perf_counter() - START.wall, time.process_time() - START.cpu
+    gc.collect()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(json.dumps({"wall": wall, "cpu": cpu, "peak": peak, "held": held_bytes() - START.held, "result": result}))
+
+
+def run(work: str, folder: Path, subject: str) -> str:
+    """One row of the table, measured in a process of its own."""
+    command = [sys.executable, __file__, "--measure", work, "--folder", str(folder), "--subject", subject]
+    environment = os.environ | {"DETSEG_CACHE": str(folder / "cache")}
+    process = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if process.returncode:
+        raise SystemExit(f"{work} of {subject} failed:\n{process.stderr}")
+    row = json.loads(process.stdout.splitlines()[-1])
+    memory = f"{row['peak'] / 2**30:.2f} GiB | {max(row['held'], 0) / 2**30:.2f} GiB"
+    return f"| {subject} | {work} | {row['wall']:.2f} | {row['cpu']:.2f} | {memory} | {row['result']} |"
+
+
+def works_of(group: str) -> Iterator[tuple[str, str]]:
+    """The works of a group, with what each is done to."""
+    if group == "evaluate":
+        from detseg.evaluation.coco_backend import BACKENDS
+
+        for name, program in BACKENDS.items():
+            if importlib.util.find_spec(program.coco_module.partition(".")[0]):
+                yield "evaluate", name
+    elif group == "loader":
+        yield "training pictures", "coco"
+    else:
+        yield "open", group
+        if group == "coco":
+            yield "open again", group
+            yield "pycocotools", group
+            yield "check --fast", group
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of pictures and objects")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--folder", type=Path, help="a new folder for the sets, which stays (default a temporary one)")
+    parser.add_argument("--measure", choices=WORKS, help=argparse.SUPPRESS)
+    parser.add_argument("--subject", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        measure(options.measure, options.folder, options.subject)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = (options.folder or Path(temporary) / "sets").absolute()
+        folder.mkdir(parents=True)
+        sizes = {name: max(1, round(number * options.scale)) for name, number in SIZES.items()}
+        (folder / "sizes.json").write_text(json.dumps(sizes))
+        pictures = make_pictures(folder / "pictures")
+        rows = []
+        for group in options.only:
+            needed = "coco" if group == "loader" else group
+            if needed in MAKERS and not (folder / needed).exists():
+                MAKERS[needed](folder / needed, pictures, sizes)
+            for work, subject in works_of(group):
+                rows.append(run(work, folder, subject))
+                print(rows[-1], file=sys.stderr, flush=True)
+    print(f"Python {platform.python_version()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores\n")
+    print("| set or program | work | seconds | CPU seconds | peak memory | held | result |")
+    print("|---|---|---|---|---|---|---|")
+    print("\n".join(rows))
+
+
+if __name__ == "__main__":
+    main()
