@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+
+from tqdm import tqdm
 
 from detseg.data.findings import Finding
 from detseg.data.source import images_in
@@ -16,12 +18,18 @@ from detseg.files import open_regular
 from detseg.runtime.media.image_header import read_header
 from detseg.runtime.media.images import ImageError, image_size, read_image
 
+_AT_ONCE = 1024
+"""Files that wait for a thread."""
+_NUM_END_BYTES = 4096
+"""Bytes at either end of a file that tell most apart."""
+
 
 @dataclass(frozen=True, slots=True)
 class ImageState:
     """One image file; ``size`` is (height, width) upright, None where ``problem`` says why it cannot be used.
 
-    ``orientation`` is the EXIF orientation, 1 to 8; ``digest`` the SHA-256 of the file, None where there is no file.
+    ``orientation`` is the EXIF orientation, 1 to 8; ``digest`` what only files of the same content have in common, None
+    where there is no file.
     """
 
     size: tuple[int, int] | None
@@ -36,17 +44,51 @@ class ImageState:
 
 
 def inspect_images(paths: Iterable[Path], decode: bool, num_threads: int | None = None) -> dict[Path, ImageState]:
-    """The state of every file, read in threads; ``decode`` reads the pixels, else damage behind headers is missed."""
+    """The state of every file, read in threads, with a bar on terminals.
+
+    ``decode`` reads the pixels; else damage behind headers is missed, and a file is read whole only where another of
+    the same size begins and ends like it.
+    """
     distinct = list(dict.fromkeys(paths))
-    with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as executor:
-        states = executor.map(lambda path: inspect_image(path, decode), distinct)
-        return dict(zip(distinct, states, strict=True))
+    states: dict[Path, ImageState] = {}
+    bar = tqdm(total=len(distinct), desc="look at images", unit="image", disable=None, leave=False)
+    with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as executor, bar:
+        # Not all at once: what waits takes memory too.
+        for first in range(0, len(distinct), _AT_ONCE):
+            some = distinct[first : first + _AT_ONCE]
+            found = executor.map(lambda path: inspect_image(path, decode), some)
+            for path, state in zip(some, found, strict=True):
+                states[path] = state
+                bar.update()
+        if not decode:
+            _tell_apart(states, executor)
+    return states
+
+
+def _tell_apart(states: dict[Path, ImageState], executor: ThreadPoolExecutor) -> None:
+    """Give those of ``states`` that seem to be equal the digest of their whole content; links to one file are equal."""
+    seeming: dict[str, list[Path]] = defaultdict(list)
+    for path, state in states.items():
+        if state.digest is not None:
+            seeming[state.digest].append(path)
+    for alike in seeming.values():
+        if len(alike) < 2:
+            continue
+        files: dict[tuple[int, int], list[Path]] = defaultdict(list)
+        for path in alike:
+            status = path.stat()
+            files[status.st_dev, status.st_ino].append(path)
+        if len(files) > 1:
+            digests = executor.map(content_digest, [links[0] for links in files.values()])
+            for links, digest in zip(files.values(), digests, strict=True):
+                for path in links:
+                    states[path] = replace(states[path], digest=digest)
 
 
 def inspect_image(path: Path, decode: bool) -> ImageState:
-    """The state of one file; a missing one has no digest."""
+    """The state of one file; a missing one has no digest. Without ``decode`` the digest is that of the ends."""
     try:
-        digest = content_digest(path)
+        digest = content_digest(path) if decode else _digest_of_ends(path)
     except OSError as error:
         return ImageState(None, problem=f"cannot be read: {error.strerror}")
     try:
@@ -63,6 +105,16 @@ def content_digest(path: Path) -> str:
     """The SHA-256 of a file. Raises OSError."""
     with open_regular(path) as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest_of_ends(path: Path) -> str:
+    """The size of a file with the SHA-256 of its first and last bytes. Raises OSError."""
+    with open_regular(path) as stream:
+        num_bytes = os.fstat(stream.fileno()).st_size
+        digest = hashlib.sha256(stream.read(_NUM_END_BYTES))
+        stream.seek(max(0, num_bytes - _NUM_END_BYTES))
+        digest.update(stream.read(_NUM_END_BYTES))
+    return f"{num_bytes}:{digest.hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
