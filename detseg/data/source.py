@@ -110,11 +110,13 @@ def read_class_file(path: Path) -> tuple[str, ...]:
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty, without space around them; bytes that are no UTF-8, as the names of
-    files may have them, as Python escapes them. Raises DatasetError: unreadable."""
+    files may have them, as Python escapes them. Raises DatasetError: unreadable, or no text."""
     try:
         text = read_text(path, "utf-8-sig", "surrogateescape")
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read as text: {error}") from error
+    if "\0" in text:  # UTF-16, most often
+        raise DatasetError(f"{path}: cannot be read as text: it holds zero bytes; save it as UTF-8")
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
