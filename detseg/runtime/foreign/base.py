@@ -15,8 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import FloatArray
+from detseg.memory import usable_memory
 from detseg.runtime.inputs.geometry import InputSpec, StretchedInputSpec
 from detseg.runtime.kinds.base import Metadata, Network, Outputs
+
+MEMORY_SHARE = 0.25
+"""Of what this process may use, for one array that is made of outputs."""
 
 Anchor = Literal["center", "top_left", "stretch"]
 Triple = tuple[float, float, float]
@@ -194,6 +198,14 @@ def _stacked(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
     for row, array in zip(stacked, arrays, strict=True):
         row[: array.shape[1]] = array[0]
     return stacked
+
+
+def require_memory(num_bytes: int, what: str) -> None:
+    """Raise UnfitError where an array of ours would take more memory than a quarter of what this process may use: what
+    ONNX Runtime gives has limits of its own, and a small output can stand for much."""
+    most = MEMORY_SHARE * usable_memory()
+    if num_bytes > most:
+        raise UnfitError(f"{what} would take {num_bytes / 1e9:.3g} GB; at most {most / 1e9:.3g} GB may go to that")
 
 
 def require_classes(found: Found, num_classes: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import FloatArray
-from detseg.runtime.foreign.base import AdaptedNetwork, Description, ForeignNames, Layout, UnfitError
+from detseg.runtime.foreign.base import AdaptedNetwork, Description, ForeignNames, Layout, UnfitError, require_memory
 from detseg.runtime.inputs.geometry import StretchedInputSpec
 from detseg.runtime.kinds.base import Network
 from detseg.runtime.kinds.boxes import BoxPipeline, DetectionMetadata
@@ -86,6 +86,7 @@ def scores_by_class(scores: FloatArray, labels: NDArray[Any], num_classes: int) 
             f"gives labels from {numbers[counted].min()} to {numbers[counted].max()}, and {num_classes} classes are "
             "named; name them all, in the order of their numbers"
         )
+    require_memory(4 * scores.size * num_classes, f"the scores of {scores.size} boxes in {num_classes} classes")
     found = np.zeros((*scores.shape, num_classes), np.float32)
     batch, row = np.nonzero(counted)
     found[batch, row, numbers[batch, row]] = scores[batch, row]

@@ -23,6 +23,7 @@ from detseg.runtime.foreign.base import (
     Pixels,
     UnfitError,
     require_classes,
+    require_memory,
 )
 from detseg.runtime.kinds.base import ImageInputs, Network, Outputs, Pipeline
 from detseg.runtime.kinds.masks import MaskPipeline, SemanticMetadata
@@ -98,6 +99,7 @@ class Logits(MapLayout):
 
 
 def _enlarged(logits: FloatArray, height: int, width: int) -> FloatArray:
+    require_memory(4 * logits.shape[0] * logits.shape[1] * height * width, f"logits of {height}x{width} pixels")
     enlarged = np.empty((*logits.shape[:2], height, width), np.float32)
     for into, planes in zip(enlarged, logits.astype(np.float32, copy=False), strict=True):
         for target, plane in zip(into, planes, strict=True):

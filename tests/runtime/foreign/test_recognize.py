@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 import detseg
 from detseg.cli import main
+from detseg.runtime.foreign import base
 from detseg.runtime.foreign.options import foreign_options, read_names
 from detseg.runtime.foreign.properties import Properties
 from tests.runtime.foreign.test_layouts import CELLS, NAMES, PICTURE, found_in, save, yolov8, yolox
@@ -54,6 +55,23 @@ def test_sizes_that_are_not_possible_take_no_memory(tmp_path: Path) -> None:
     path = save(tmp_path / "a.onnx", {"o": yolov8()}, {**NAMES, "imgsz": "[999999, 999999]"}, size=("h", "w"))
     with pytest.raises(ValueError, match="the input size must be at most"):
         detseg.load(path, num_threads=1)
+
+
+def test_small_outputs_that_stand_for_much(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One megabyte for this process: 84 boxes in 1000 classes, and two classes of 256x256 pixels, would take more."""
+    rows = np.zeros((1, CELLS - 1, 6), np.float32)
+    boxes = detseg.load(save(tmp_path / "a.onnx", {"o": rows}), names=[str(number) for number in range(1000)])
+    maps = np.zeros((1, 2, 8, 8), np.float32)
+    masks = detseg.load(save(tmp_path / "b.onnx", {"o": maps}, size=(256, 256)), names="a,b")
+    assert len(boxes(PICTURE)[0]) == 0
+    assert masks(PICTURE)[0].labels.shape == (32, 32)
+    monkeypatch.setattr(base, "usable_memory", lambda: 1_000_000)
+    with pytest.raises(ValueError, match=r"a\.onnx: the scores of 83 boxes in 1000 classes would take 0\.000332 GB"):
+        boxes(PICTURE)
+    with pytest.raises(
+        ValueError, match=r"b\.onnx: logits of 256x256 pixels would take 0\.000524 GB; at most 0\.00025"
+    ):
+        masks(PICTURE)
 
 
 def test_names_settle_what_is_ambiguous(tmp_path: Path) -> None:
