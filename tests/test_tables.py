@@ -6,8 +6,9 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,6 +28,9 @@ from detseg.models.backbones import BACKBONES
 from detseg.models.base import Backbone, BackboneConfig, Head, HeadConfig, Model, ModelConfig, Neck, NeckConfig
 from detseg.models.heads import HEADS
 from detseg.models.necks import NECKS
+from detseg.runtime.foreign import LAYOUTS
+from detseg.runtime.foreign.base import Found, Layout, UnfitError
+from detseg.runtime.foreign.options import LayoutName
 from detseg.runtime.kinds import KINDS, load_kind
 from detseg.runtime.kinds.base import Kind, Metadata
 from detseg.runtime.postprocess.config import PostprocessConfig
@@ -159,6 +163,16 @@ def test_kinds_of_results(name: str) -> None:
     assert (kind.name, kind.metadata.kind) == (name, name)
     assert issubclass(kind.metadata, Metadata)
     assert set(kind.default_save) <= set(kind.writers)
+
+
+@entries(LAYOUTS)
+def test_layouts_of_foreign_files(name: str) -> None:
+    """Each looks at outputs that are none of its own, and says so."""
+    layout = load_entry(LAYOUTS, name)
+    assert issubclass(layout, Layout)
+    assert name in get_args(LayoutName)
+    with pytest.raises(UnfitError):
+        layout.recognize(Found({"x": np.zeros((1, 2, 3, 4, 5), np.float32)}, 64, 64), chosen=True)
 
 
 @entries(COMPARISONS)
