@@ -86,7 +86,7 @@ def make_coco(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
         '"license": 3, "coco_url": "http://images.cocodataset.org/train/{0}", "date_captured": "2013-11-14 11:18:45"'
     )
     images = generator.integers(0, num_images, num_objects).tolist()
-    boxes = np.round(generator.uniform(1, 300, (num_objects, 4)), 2).tolist()
+    boxes = np.round(generator.uniform((0, 0, 2, 2), (300, 150, 300, 300), (num_objects, 4)), 2).tolist()
     outline_of = generator.integers(0, len(outlines), num_objects).tolist()
     (root / "annotations").mkdir()
     with (root / "annotations" / "instances_train.json").open("w") as file:

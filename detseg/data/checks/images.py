@@ -148,11 +148,13 @@ def check_images(entries: Sequence[Annotated], states: Mapping[Path, ImageState]
 
 def find_unlisted(folders: Iterable[Path], listed: Iterable[Path]) -> list[Finding]:
     """The findings D105 about the images in ``folders`` that are not among those ``listed``."""
-    known = {os.path.realpath(path) for path in listed}
+    names = set(listed)
+    # Most are listed by the very name; to follow the links of all of them takes much longer.
+    others = [(folder, path) for folder in dict.fromkeys(folders) for path in images_in(folder) if path not in names]
+    known = {os.path.realpath(path) for path in names} if others else set()
     return [
         Finding("D105", str(path), f"in {folder.name}, but no split lists it")
-        for folder in dict.fromkeys(folders)
-        for path in images_in(folder)
+        for folder, path in others
         if os.path.realpath(path) not in known
     ]
 
