@@ -20,6 +20,11 @@ Spacing = tuple[float, float, float]
 """Millimeters between voxels along each axis."""
 
 
+AFFINE_TOLERANCE = 0.01
+"""How far apart the corners of two grids may lie that count as one, as a share of a voxel's shortest side: headers hold
+float32, and quaternions and text are rounded further."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredForms:
     """What a NIfTI file of this ``version``, 1 or 2, says of where its voxels lie, word for word: ``fields`` of its
@@ -129,9 +134,9 @@ class VolumePlacement:
 
 @dataclass(frozen=True, slots=True)
 class VolumeSample:
-    """One volume as a network sees it, on its way to a batch: ``image`` ``[D, H, W]`` float32, normalized; ``labels``
-    ``[D, H, W]`` uint8 class positions, ``VOID`` where there is none, or None. A training sample is a patch of what
-    ``placement`` describes."""
+    """One volume as a network sees it, on its way to a batch: ``image`` ``[D, H, W]`` float32, normalized, of several
+    channels ``[C, D, H, W]``; ``labels`` ``[D, H, W]`` uint8 class positions, ``VOID`` where there is none, or
+    None. A training sample is a patch of what ``placement`` describes."""
 
     image: FloatArray
     image_id: int
@@ -140,15 +145,24 @@ class VolumeSample:
     labels: ByteArray | None = None
 
     def __post_init__(self) -> None:
-        require_array(self.image, "image", np.float32, (None, None, None))
+        is_single = not isinstance(self.image, np.ndarray) or self.image.ndim != 4
+        require_array(self.image, "image", np.float32, (None,) * (3 if is_single else 4))
         if self.labels is not None:
-            require_array(self.labels, "labels", np.uint8, self.image.shape)
+            require_array(self.labels, "labels", np.uint8, self.image.shape[-3:])
 
 
 def spacing_of(affine: DoubleArray) -> Spacing:
     """Millimeters between voxels along the three axes of ``affine`` ``[4, 4]``."""
     x, y, z = np.sqrt((affine[:3, :3] ** 2).sum(axis=0)).tolist()
     return x, y, z
+
+
+def grid_distance_mm(first_affine: DoubleArray, second_affine: DoubleArray, shape: Shape3) -> float:
+    """The largest distance in millimeters between where two affines put the same voxel of a volume of this shape."""
+    # A difference of affine maps is largest at a corner.
+    corners = np.stack(np.meshgrid(*((0, length - 1) for length in shape), [1.0], indexing="ij"), -1).reshape(-1, 4)
+    offsets = corners @ (first_affine - second_affine).T
+    return float(np.linalg.norm(offsets[:, :3], axis=1).max())
 
 
 def _require_affine(affine: Any) -> None:

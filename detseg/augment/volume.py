@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from detseg.arrays import FloatArray
 from detseg.augment.patches import crop_or_pad, sample_patch_corner
 from detseg.structures import VOID
 from detseg.volumes import Shape3, VolumeSample
@@ -64,16 +65,23 @@ class VolumeTrainPipeline:
             corner = sample_patch_corner(sample.labels, size, self.foreground, for_place)
             grid = None if self.warp is None else self.warp.grid(size, sample.placement.input_spacing, for_warp)
             if self.warp is None or grid is None:
-                image = crop_or_pad(sample.image, corner, size, 0)
+                image = _each_channel(lambda one: crop_or_pad(one, corner, size, 0), sample.image)
                 labels = crop_or_pad(sample.labels, corner, size, VOID)
             else:
                 image, labels = self.warp(sample.image, sample.labels, corner, grid)
-            axes = tuple(axis for axis in range(3) if for_flips.random() < self.flip[axis])
+            # Counted from the last, so that they are the same with channels before them.
+            axes = tuple(axis - 3 for axis in range(3) if for_flips.random() < self.flip[axis])
             # Copies: of an axis of one voxel, `ascontiguousarray` keeps the negative stride, which torch refuses.
             image, labels = np.flip(image, axes).copy(), np.flip(labels, axes).copy()
             if self.intensity is not None:
-                image = self.intensity(image, for_intensity)
+                change = self.intensity
+                image = _each_channel(lambda one: change(one, for_intensity), image)
         return replace(sample, image=image, labels=labels)
+
+
+def _each_channel(change: Callable[[FloatArray], FloatArray], image: FloatArray) -> FloatArray:
+    """Each channel of ``image`` ``[C, D, H, W]`` changed by itself, with random numbers of its own; or the only one."""
+    return change(image) if image.ndim == 3 else np.stack([change(channel) for channel in image])
 
 
 @contextmanager

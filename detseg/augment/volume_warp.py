@@ -67,8 +67,9 @@ class RandomWarp:
     def __call__(
         self, image: FloatArray, labels: ByteArray, corner: Shape3, grid: FloatArray
     ) -> tuple[FloatArray, ByteArray]:
-        """What a patch with its first voxel at ``corner`` shows of ``image`` and ``labels`` through ``grid``."""
-        shape, size = np.array(image.shape), np.array(grid.shape[1:])
+        """What a patch with its first voxel at ``corner`` shows of ``image`` (``[D, H, W]`` or ``[C, D, H, W]``) and
+        ``labels`` through ``grid``."""
+        shape, size = np.array(labels.shape), np.array(grid.shape[1:])
         positions = grid + _per_axis(corner + (size - 1) / 2)
         # The volume ends at the faces of its outermost voxels, half a voxel beyond their centers.
         outside = (np.abs(positions - _per_axis((shape - 1) / 2)) > _per_axis(shape / 2)).any(axis=0)
@@ -78,11 +79,12 @@ class RandomWarp:
         # MONAI counts from the middle of what it samples.
         from_middle = torch.from_numpy(positions - _per_axis((first + stop - 1) / 2))
 
-        (warped,) = _sample([image[box]], from_middle)
-        warped[outside] = 0
+        channels = [image] if image.ndim == 3 else list(image)
+        warped = _sample([channel[box] for channel in channels], from_middle)
+        warped[:, outside] = 0
         warped_labels = _warp_labels(labels[box], from_middle)
         warped_labels[outside] = VOID
-        return warped, warped_labels
+        return warped if image.ndim == 4 else warped[0], warped_labels
 
 
 def elastic_shifts(size: Shape3, num_cells: int, shift: float, rng: np.random.Generator) -> FloatArray:

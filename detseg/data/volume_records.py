@@ -24,7 +24,8 @@ class VolumeRecords(SplitRecords):
 
     ``name_of`` each value in the labels, the background first; nothing where that is not known. ``image_folder`` and
     ``label_folder`` hold nothing but volumes and labels of the data set, where there are such folders. ``trust_grid``:
-    the affine of labels does not count.
+    the affine of labels does not count. ``channels``: their names, where there are several; ``image`` of a pair is then
+    the file of the first, or of all. ``void``: the value of voxels that belong to no class.
     """
 
     truth = "volumes"
@@ -39,6 +40,8 @@ class VolumeRecords(SplitRecords):
         image_folder: Path | None = None,
         label_folder: Path | None = None,
         trust_grid: bool = False,
+        channels: Sequence[str] = (),
+        void: int | None = None,
     ) -> None:
         super().__init__(name)
         self.root = root
@@ -48,6 +51,8 @@ class VolumeRecords(SplitRecords):
         self.image_folder = image_folder
         self.label_folder = label_folder
         self.trust_grid = trust_grid
+        self.channels = tuple(channels)
+        self.void = void
         self.is_unlabeled = all(pair.label is None for pair in self.pairs)
         if self.is_unlabeled and self.pairs:
             self.report("D308", self.pairs[0].image.parent, f"{len(self.pairs)} volumes can be predicted, not judged")
@@ -65,6 +70,8 @@ class VolumeRecords(SplitRecords):
             images=self.paths(),
             labels=labels or None,
             trust_grid=self.trust_grid,
+            channels=self.channels,
+            void=self.void,
         )
 
 

@@ -102,8 +102,14 @@ def _volume_lists(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, obj
     images, image_lists = lists(new, folder, ending="_images")
     labels, label_lists = lists(new, folder, lambda path: str(label_of[path]), "_labels")
     places = {name: {"images": image_lists[name], "labels": label_lists[name]} for name in new.members}
-    trust = {"trust_grid": True} if records[0].trust_grid else {}
-    return {**images, **labels}, {"format": "nifti", "names": dict(records[0].name_of), **trust, **places}
+    settings: dict[str, object] = {"format": "nifti", "names": dict(records[0].name_of)}
+    if records[0].trust_grid:
+        settings["trust_grid"] = True
+    if records[0].channels:
+        settings["channels"] = list(records[0].channels)
+    if records[0].void is not None:
+        settings["void"] = records[0].void
+    return {**images, **labels}, {**settings, **places}
 
 
 def _coco_files(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:

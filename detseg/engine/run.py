@@ -24,7 +24,7 @@ from detseg.engine.notices import notice_of_size, warn_of_mirroring, warn_of_van
 from detseg.engine.report import write_report
 from detseg.engine.run_data import open_run_data
 from detseg.engine.run_folder import CONFIG_NAME, RunFolder
-from detseg.engine.samples import Samples, as_samples, file_names
+from detseg.engine.samples import Samples, as_samples, file_names, for_channels
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.start_report import announce
 from detseg.engine.trainer import Trainer
@@ -95,6 +95,7 @@ def train(
             task=config.task.adapted_to(opened.usable_train),
             train=_that_fits(config.train, len(opened.train)),
         )
+        config = replace(config, model=for_channels(config.model, config.task.input))
         train_set = as_samples(opened.train, config.task.input, data.cache, data.cache_max_side)
         # Never reduced: a validation picture is measured as it is.
         val_set = as_samples(opened.val, config.task.input, data.cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -45,6 +46,22 @@ def _placed(dataset: VolumeDataset, spec: VolumeSpec, cache: CacheMode) -> Place
             "config.yaml in the folder of the run, or with its .safetensors file alone"
         )
     return PlacedVolumes(dataset, spec, cache)
+
+
+def for_channels(model: Any, spec: InputSpec | VolumeSpec) -> Any:
+    """The configuration of a ``model`` for as many channels as ``spec`` has, where it can have several.
+
+    Raises:
+        ValueError: another number is set.
+    """
+    if spec.one_size or not hasattr(model, "in_channels"):
+        return model
+    num_channels = cast(VolumeSpec, spec).num_channels
+    if model.in_channels not in (1, num_channels):
+        raise ValueError(
+            f"model.in_channels is {model.in_channels}, but the volumes have {num_channels} channels; leave it out"
+        )
+    return model if model.in_channels == num_channels else replace(model, in_channels=num_channels)
 
 
 def file_names(samples: Samples) -> dict[int, str]:

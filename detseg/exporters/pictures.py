@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 
 from detseg.arrays import ByteArray, FloatArray
 from detseg.data.open import available_splits, open_dataset
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.structures import Truth
 from detseg.tasks.base import Task
 from detseg.tasks.model_file import match_classes
@@ -29,6 +30,17 @@ class _Noise:
     def __call__(self) -> ByteArray:
         """Random pixels, always the same."""
         return np.random.default_rng(0).integers(0, 256, (self.height, self.width, 3), np.uint8)
+
+
+@dataclass(frozen=True)
+class _With:
+    """What ``read`` gives, changed."""
+
+    read: Callable[[], Any]
+    change: Callable[[Any], Any]
+
+    def __call__(self) -> Any:
+        return self.change(self.read())
 
 
 @dataclass(frozen=True)
@@ -87,10 +99,10 @@ def proving_pictures(task: Task, verify: str | None, calibrate: str | None) -> P
             f"{calibrate}, split {split}", _readers(open_dataset(calibrate, split, truth=task.truth), NUM_PROVED)
         )
     generated = _GENERATED[task.truth]
-    return Pictures(
-        generated.name,
-        (*_readers(open_dataset(generated.data, "val", truth=task.truth), generated.count), *generated.more),
-    )
+    readers = _readers(open_dataset(generated.data, "val", truth=task.truth), generated.count)
+    if not task.spec.one_size:
+        readers = tuple(_With(read, cast(VolumeSpec, task.spec).imitate_channels) for read in readers)
+    return Pictures(generated.name, (*readers, *generated.more))
 
 
 def calibration_inputs(task: Task, calibrate: str, window: tuple[int, ...] | None = None) -> Iterator[FloatArray]:

@@ -63,7 +63,12 @@ def predict_command(
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
     sources = find_sources(
-        names, model.runner.spec.suffixes, allow_url=allow_url, listing=sys.stdin, on_error=summary.fail
+        names,
+        model.runner.spec.suffixes,
+        allow_url=allow_url,
+        listing=sys.stdin,
+        on_error=summary.fail,
+        num_files=model.runner.spec.num_files,
     )
     summary.num_sources = len(sources) + len(summary.failures)
     paths = [source.path for source in sources if source.path is not None]

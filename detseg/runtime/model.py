@@ -173,7 +173,8 @@ class Model:
             elif isinstance(item, Source):
                 yield item
             else:
-                yield from find_sources([item], self.runner.spec.suffixes, allow_url=allow_url)
+                spec = self.runner.spec
+                yield from find_sources([item], spec.suffixes, allow_url=allow_url, num_files=spec.num_files)
 
     def _kept(self, classes: Iterable[str | int] | None) -> BoolArray | None:
         """Which classes are named, ``[C]``; None for all."""

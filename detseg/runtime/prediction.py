@@ -113,7 +113,7 @@ class Prediction:
         return f"Prediction({self._describe()})"
 
     def _describe(self) -> str:
-        shape = self.image.voxels.shape if isinstance(self.image, Volume) else self.image.shape[:2]
+        shape = self.image.shape if isinstance(self.image, Volume) else self.image.shape[:2]
         place = self.frame.source or "array"
         if self.frame.index is not None:
             place += f", frame {self.frame.index}"

@@ -36,6 +36,9 @@ class VolumeSource(Protocol):
     def spacings(self) -> DoubleArray:
         """Millimeters between voxels toward the right, the front and the top, ``[N, 3]``."""
 
+    def foreground_statistics(self) -> Sequence[tuple[float, float, float, float]]:
+        """Of each channel, where there are structures: percentiles 0.5 and 99.5, mean and standard deviation."""
+
     def label_volume(self, index: int) -> LabelVolume:
         """The class positions of the voxels of volume ``index``, on the grid of its file."""
 
@@ -72,8 +75,17 @@ class VolumeTaskConfig:
         return self.patch
 
     def adapted_to(self, data: VolumeSource) -> Self:
-        """These settings with the median spacing of the training set ``data``, unless a spacing is given."""
-        return self if self.input.spacing is not None else replace(self, input=self.input.completed(data.spacings()))
+        """These settings with what is not given taken from the training set ``data``: the median spacing, the channels,
+        and the statistics of intensities for ``ct``.
+
+        Raises:
+            ValueError: other channels are given.
+        """
+        spec = self.input if self.input.spacing is not None else self.input.completed(data.spacings())
+        spec = spec.for_channels(getattr(data, "channels", ()))
+        if not all(channel.is_complete for channel in spec.per_channel):
+            spec = spec.with_statistics(data.foreground_statistics())
+        return self if spec is self.input else replace(self, input=spec)
 
     def finetuning_augment(self) -> dict[str, Any]:
         """Mirrored are the axes along which prediction may mirror."""
@@ -189,10 +201,10 @@ class VolumeTask:
         return HardestLabels(class_names, count, partial(compare, self.kind, data, class_names), "Dice", volume_scores)
 
     def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
-        """Input ``volumes`` ``[B, 1, D, H, W]``, output ``logits`` ``[B, C, D, H, W]``; all sides are free, without
-        conditions: the network pads what it takes."""
+        """Input ``volumes`` ``[B, I, D, H, W]`` of ``I`` channels, output ``logits`` ``[B, C, D, H, W]``; all sides
+        are free, without conditions: the network pads what it takes."""
         free = dict.fromkeys((0, 2, 3, 4), torch.export.Dim.DYNAMIC)
-        return ExportGraph(model, torch.zeros(2, 1, *self._window), free, ("logits",))
+        return ExportGraph(model, torch.zeros(2, self.spec.num_channels, *self._window), free, ("logits",))
 
     def metadata(self) -> dict[str, Any]:
         """The size of windows where the settings name none, and how surfaces are judged."""
@@ -255,8 +267,9 @@ class VolumeCriterion:
 
 
 def _make_batch(samples: Sequence[VolumeSample], targets: dict[str, Tensor]) -> Batch:
+    images = np.stack([sample.image for sample in samples])
     return Batch(
-        images=torch.from_numpy(np.stack([sample.image for sample in samples])[:, None]),
+        images=torch.from_numpy(images if images.ndim == 5 else images[:, None]),
         targets=targets,
         image_ids=tuple(sample.image_id for sample in samples),
         paths=tuple(sample.path for sample in samples),

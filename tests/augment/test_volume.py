@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,3 +242,23 @@ def test_real_volumes_stay_what_they_are(detseg_data: Path) -> None:
     assert shares.min() > 0.25
     assert shares.max() < 3.5
     assert shares.std(axis=0).min() > 0.1
+
+
+def test_channels_share_place_warp_and_flips_and_nothing_else() -> None:
+    settings = {**STILL, **dict.fromkeys(WARPS, 0.7), "foreground": 0.5, "flip": (0.5, 0.5, 0.5)}
+
+    def load_two(index: int) -> VolumeSample:
+        one = load(index)
+        return replace(one, image=np.stack([one.image, one.image]))
+
+    for index in range(4):
+        alone = VolumeAugmentConfig(**settings).build()(load, 8, index, 0, 0, SIZE)
+        both = VolumeAugmentConfig(**settings).build()(load_two, 8, index, 0, 0, SIZE)
+        assert both.image.shape == (2, *SIZE)
+        assert np.array_equal(both.image[0], alone.image)
+        assert np.array_equal(both.image[1], alone.image)
+        assert alone.labels is not None
+        assert both.labels is not None
+        assert np.array_equal(both.labels, alone.labels)
+    noisy = VolumeAugmentConfig(**{**STILL, "noise": 1.0}).build()(load_two, 8, 0, 0, 0, SIZE)
+    assert not np.allclose(noisy.image[0], noisy.image[1])

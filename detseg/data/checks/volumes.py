@@ -23,9 +23,10 @@ from detseg.data.findings import Finding
 from detseg.data.source import DatasetError
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, placement_of
-from detseg.runtime.media.nifti import read_label_values, read_volume, read_volume_header, volume_stem
+from detseg.runtime.media.nifti import read_label_values, read_volume_header, volume_stem
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
-from detseg.volumes import Shape3, Spacing, VolumePlacement
+from detseg.runtime.media.volume_cases import case_of, read_case, read_case_header
+from detseg.volumes import Spacing, VolumePlacement
 
 _VOXELS_AT_ONCE = 2**26
 """How many voxels the threads hold together; while one is read and compared it takes up to 26 bytes, so 1.7 GB."""
@@ -56,7 +57,8 @@ def inspect_volumes(splits: Sequence[VolumeRecords], num_threads: int | None = N
     budget = _Budget(_VOXELS_AT_ONCE)
     with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
         spec = _spec_of_training(splits, pool)
-        rules = _Rules(name_of, spec, any(one.trust_grid for one in splits), budget)
+        first = splits[0]
+        rules = _Rules(name_of, spec, first.trust_grid, max(1, len(first.channels)), first.void, budget)
         states = dict(zip(pairs, pool.map(partial(_inspect, rules=rules), pairs), strict=True))
     findings: list[Finding] = []
     # A volume may be in several splits, as in the folds of a cross-validation; its faults are told once.
@@ -82,7 +84,7 @@ class _Budget:
         self._changed = Condition()
 
     @contextmanager
-    def hold(self, shape: Shape3) -> Iterator[None]:
+    def hold(self, shape: tuple[int, ...]) -> Iterator[None]:
         """Wait until a volume of ``shape`` has room, and keep it until the end of the context."""
         share = min(math.prod(shape), self.num_voxels)
         with self._changed:
@@ -99,25 +101,28 @@ class _Budget:
 @dataclass(frozen=True, slots=True)
 class _Rules:
     """What volumes are looked at with: the names of values, the grid of the network that would be trained, whether the
-    affine of labels counts, and the memory for all threads."""
+    affine of labels counts, how many channels there are, the value of no class, and the memory for all threads."""
 
     name_of: Mapping[int, str]
     spec: VolumeSpec
     trust_grid: bool
+    num_channels: int
+    void: int | None
     budget: _Budget
 
 
 def _spec_of_training(splits: Sequence[VolumeRecords], pool: ThreadPoolExecutor) -> VolumeSpec:
     """What training takes if it is told nothing: the median spacing of the split train, else of the first."""
     records = next((one for one in splits if one.name == "train"), splits[0])
-    found = pool.map(_spacing, [pair.image for pair in records.pairs])
+    num_channels = max(1, len(records.channels))
+    found = pool.map(partial(_spacing, num_channels=num_channels), [pair.image for pair in records.pairs])
     spacings = [one for one in found if one is not None]
     return VolumeSpec().completed(np.array(spacings)) if spacings else VolumeSpec()
 
 
-def _spacing(path: Path) -> Spacing | None:
+def _spacing(path: Path, num_channels: int) -> Spacing | None:
     try:
-        return spacing_toward_ras(read_volume_header(path).affine)
+        return spacing_toward_ras(read_case_header(path, num_channels).affine)
     except VolumeError:
         # Told when its turn comes.
         return None
@@ -127,10 +132,10 @@ def _inspect(pair: VolumePair, rules: _Rules) -> VolumeState:
     state = VolumeState(pair)
     try:
         # The header alone first: it is what labels are compared with, even where voxels are damaged.
-        state.header = read_volume_header(pair.image)
+        state.header = read_case_header(pair.image, rules.num_channels)
         state.faults += [("D406", pair.image, doubt) for doubt in state.header.doubts]
-        with rules.budget.hold(state.header.shape):
-            state.digest = _digest(pair.image)
+        with rules.budget.hold((*state.header.shape, rules.num_channels)):
+            state.digest = _digest(pair.image, rules.num_channels)
     except VolumeError as error:
         state.faults.append(("D401", pair.image, _message(error, pair.image)))
     if pair.label is not None:
@@ -157,7 +162,7 @@ def _inspect_labels(state: VolumeState, path: Path, rules: _Rules) -> None:
             if rules.name_of:
                 _count_voxels(state, path, values, rules.name_of)
                 names = list(rules.name_of.values())
-                positions = to_positions(values, names, list(rules.name_of), path)
+                positions = to_positions(values, names, list(rules.name_of), path, rules.void)
                 _find_lost(state, path, positions, names, placement)
     except VolumeError as error:
         state.faults.append(("D402", path, _message(error, path)))
@@ -181,9 +186,9 @@ def _find_lost(
         state.faults.append(("D407", path, message))
 
 
-def _digest(path: Path) -> str:
+def _digest(path: Path, num_channels: int) -> str:
     """The SHA-256 of the shape and the voxels, however they are stored."""
-    voxels = read_volume(path, quiet=True).voxels
+    voxels = read_case(path, num_channels, quiet=True).voxels
     digest = hashlib.sha256(repr(voxels.shape).encode())
     # The first axis runs fastest in files: seen this way, nothing is copied.
     digest.update(np.ascontiguousarray(voxels.T).reshape(-1).data)
@@ -228,6 +233,9 @@ def _find_strays(records: VolumeRecords, pairs: Sequence[VolumePair]) -> Iterato
     folders = (records.image_folder, records.label_folder)
     images, labels = (list_volumes(folder) if folder and folder.is_dir() else [] for folder in folders)
     used = {path.resolve() for pair in pairs for path in pair if path is not None}
+    if records.channels:
+        firsts = {case[0] for pair in pairs if (case := case_of(pair.image)) is not None}
+        used |= {path.resolve() for path in images if (case_of(path) or ("", 0))[0] in firsts}
     for path in images:
         if path.resolve() not in used:
             yield Finding("D105", str(path), f"in {path.parent.name}, but no split lists it")

@@ -70,4 +70,6 @@ def leave_out(dataset: Dataset | VolumeDataset, positions: Collection[int]) -> D
         images=[Path(dataset.path(index)) for index in kept],
         labels=[Path(dataset.label_path(index)) for index in kept] if dataset.has_labels else None,
         trust_grid=dataset.trust_grid,
+        channels=dataset.channels,
+        void=dataset.void,
     )

@@ -8,24 +8,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.arrays import ByteArray, DoubleArray
+from detseg.arrays import ByteArray, DoubleArray, FloatArray
 from detseg.data.datasets.packed import PackedStrings
 from detseg.data.source import DatasetError
 from detseg.runtime.inputs.volume_geometry import orientation
-from detseg.runtime.media.nifti import read_label_values, read_volume, read_volume_header
+from detseg.runtime.media.nifti import read_label_values, read_volume_header
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
+from detseg.runtime.media.volume_cases import channel_files, read_case, read_case_header
 from detseg.structures import VOID, Truth
-from detseg.volumes import LabelVolume, Shape3, Volume, spacing_of
+from detseg.volumes import AFFINE_TOLERANCE, LabelVolume, Volume, grid_distance_mm, spacing_of
 
 MAX_CLASSES = VOID
 """Positions of classes fit in 8 bits beside ``VOID``."""
 MAX_VALUE = 2**16 - 1
 """The largest value in a label file that can have a name."""
-AFFINE_TOLERANCE = 0.01
-"""How far apart the corners of a volume and of its labels may lie, as a share of a voxel's shortest side: headers hold
-float32, and quaternions and text are rounded further."""
-
 _NUM_SHOWN = 8
+_VOXELS_FOR_STATISTICS = 10_000
+"""Of each volume, so that large ones do not count more."""
 
 
 class VolumeDataset:
@@ -35,7 +34,9 @@ class VolumeDataset:
     labels. ``root`` is the folder that file names are relative to, ``home`` that of the whole data set, where nothing
     is ever written. ``class_names`` begin with the background; ``category_ids`` are the values of these classes in the
     files. ``trust_grid``: labels lie where their volume does whatever their affine says; the shape alone must be the
-    same. Only paths are kept, packed as in ``PackedAnnotations``, so that workers share them.
+    same. ``channels``: the names of the channels, where there are several; ``images`` then has the file of the first,
+    or of all. ``void``: the value of voxels that belong to no class. Only paths are kept, packed as in
+    ``PackedAnnotations``, so that workers share them.
     """
 
     truth: Truth = "volumes"
@@ -55,6 +56,8 @@ class VolumeDataset:
         labels: Sequence[Path] | None,
         home: Path | None = None,
         trust_grid: bool = False,
+        channels: Sequence[str] = (),
+        void: int | None = None,
     ) -> None:
         assert len(category_ids) == len(class_names) <= MAX_CLASSES
         assert all(0 <= value <= MAX_VALUE for value in category_ids)
@@ -62,11 +65,18 @@ class VolumeDataset:
         self.root = root
         self.home = home or root
         self.trust_grid = trust_grid
+        self.channels = tuple(channels)
+        self.void = void
         self.split = split
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
         self._images = _pack(images, root)
         self._labels = None if labels is None else _pack(labels, root)
+
+    @property
+    def num_channels(self) -> int:
+        """How many values each voxel has."""
+        return max(1, len(self.channels))
 
     @property
     def has_labels(self) -> bool:
@@ -98,7 +108,7 @@ class VolumeDataset:
 
     def header(self, index: int) -> VolumeHeader:
         """What the header of volume ``index`` says. Raises VolumeError: it is missing or damaged."""
-        return read_volume_header(self.path(index))
+        return read_case_header(self.path(index), self.num_channels)
 
     def read(self, index: int) -> tuple[Volume, LabelVolume | None]:
         """Volume ``index`` on the grid of its file, with its labels where the split has them.
@@ -107,10 +117,10 @@ class VolumeDataset:
             VolumeError: a file is missing or damaged.
             DatasetError: the labels have another grid than the volume, or hold what is no class.
         """
-        volume = read_volume(self.path(index))
+        volume = read_case(self.path(index), self.num_channels)
         if not self.has_labels:
             return volume, None
-        return volume, self._read_labels(index, volume.voxels.shape, volume.affine)
+        return volume, self._read_labels(index, volume.shape, volume.affine)
 
     def label_volume(self, index: int) -> LabelVolume:
         """The labels of volume ``index``, class positions on the grid of its file.
@@ -155,13 +165,42 @@ class VolumeDataset:
 
     def fingerprint(self, index: int) -> str:
         """A text that changes when what ``read`` gives may have changed. Raises VolumeError: a file is missing."""
-        files = [self.path(index), *([self.label_path(index)] if self.has_labels else [])]
-        return "|".join([*map(_describe_file, files), str(self.category_ids)])
+        files = [*map(str, channel_files(self.path(index), self.num_channels))]
+        files += [self.label_path(index)] if self.has_labels else []
+        more = [] if self.void is None else [f"void {self.void}"]
+        return "|".join([*map(_describe_file, files), str(self.category_ids), *more])
+
+    def foreground_statistics(self) -> list[tuple[float, float, float, float]]:
+        """Of each channel, where there are structures: percentiles 0.5 and 99.5, mean and standard deviation; from as
+        many voxels of each volume, at random.
+
+        Raises:
+            VolumeError, DatasetError: a file is of no use, or there is no structure anywhere.
+        """
+        samples: list[list[FloatArray]] = [[] for _ in range(self.num_channels)]
+        for index in range(len(self)):
+            volume, labels = self.read(index)
+            inside = np.zeros(0, np.int64)
+            if labels is not None:
+                inside = np.flatnonzero((labels.labels != 0) & (labels.labels != VOID))
+            chosen = np.random.default_rng(index).choice(inside, _VOXELS_FOR_STATISTICS) if len(inside) else inside
+            for channel, voxels in zip(samples, volume.channels, strict=True):
+                channel.append(voxels.reshape(-1)[chosen])
+        statistics = []
+        for parts in samples:
+            values = np.concatenate(parts).astype(np.float64)
+            if not len(values):
+                raise DatasetError(f"{self.home}: {self.split} has no structure whose intensities could be measured")
+            lower, upper = np.percentile(values, (0.5, 99.5)).tolist()
+            # A structure of one intensity alone has no spread.
+            spread = float(values.std()) or 1.0
+            statistics.append((lower, upper if upper > lower else lower + 1.0, float(values.mean()), spread))
+        return statistics
 
     def _read_labels(self, index: int, shape: tuple[int, ...], affine: DoubleArray) -> LabelVolume:
         path = self._require_labels(index, shape, affine)
         values, _ = read_label_values(path)
-        return LabelVolume(to_positions(values, self.class_names, self.category_ids, path), affine)
+        return LabelVolume(to_positions(values, self.class_names, self.category_ids, path, self.void), affine)
 
     def _require_labels(self, index: int, shape: tuple[int, ...], affine: DoubleArray) -> str:
         """The file of the labels of volume ``index``, which is there and has this grid."""
@@ -179,9 +218,14 @@ class VolumeDataset:
 
 
 def to_positions(
-    values: NDArray[np.integer], class_names: Sequence[str], category_ids: Sequence[int], path: Path | str
+    values: NDArray[np.integer],
+    class_names: Sequence[str],
+    category_ids: Sequence[int],
+    path: Path | str,
+    void: int | None = None,
 ) -> ByteArray:
-    """The ``values`` ``[X, Y, Z]`` of the label file ``path`` as positions in ``category_ids``, uint8.
+    """The ``values`` ``[X, Y, Z]`` of the label file ``path`` as positions in ``category_ids``, uint8; ``VOID`` where
+    they are ``void``.
 
     Raises:
         DatasetError: there are other values.
@@ -191,7 +235,7 @@ def to_positions(
     position_of = np.full(highest - lowest + 1, VOID, np.uint8)
     position_of[np.array(category_ids) - lowest] = np.arange(len(category_ids))
     labels: ByteArray = position_of[np.clip(values, lowest, highest) - lowest]
-    unknown = labels == VOID
+    unknown = labels == VOID if void is None else (labels == VOID) & (values != void)
     if unknown.any():
         raise DatasetError(_describe_unknown(values, unknown, class_names, category_ids, path))
     return labels
@@ -220,14 +264,6 @@ def require_same_grid(
             f"allowed are {allowed:.4g} mm, {AFFINE_TOLERANCE:.0%} of a voxel: correct the wrong header, resample the "
             "labels to the volume, or, where labels have lost their affine, write `trust_grid: true` in the data YAML"
         )
-
-
-def grid_distance_mm(first_affine: DoubleArray, second_affine: DoubleArray, shape: Shape3) -> float:
-    """The largest distance in millimeters between where two affines put the same voxel of a volume of this shape."""
-    # A difference of affine maps is largest at a corner.
-    corners = np.stack(np.meshgrid(*((0, length - 1) for length in shape), [1.0], indexing="ij"), -1).reshape(-1, 4)
-    offsets = corners @ (first_affine - second_affine).T
-    return float(np.linalg.norm(offsets[:, :3], axis=1).max())
 
 
 def spacing_toward_ras(affine: DoubleArray) -> tuple[float, float, float]:

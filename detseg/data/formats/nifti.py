@@ -6,7 +6,6 @@ of its channel (``a_0000.nii.gz``). Volumes that nobody has divided into splits 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +14,13 @@ from typing import Any
 from detseg.config import from_dict
 from detseg.data.division import DivisionConfig
 from detseg.data.format import DatasetFormat
-from detseg.data.formats.nifti_names import DESCRIPTION_NAME, ONE_CHANNEL, read_class_names, read_description
+from detseg.data.formats.nifti_channels import (
+    find_channel_names,
+    first_channels,
+    read_channel_names,
+    require_channel_files,
+)
+from detseg.data.formats.nifti_names import DESCRIPTION_NAME, read_class_names, read_description, read_void
 from detseg.data.source import (
     DatasetError,
     Source,
@@ -27,15 +32,14 @@ from detseg.data.source import (
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
 from detseg.runtime.media.nifti import VOLUME_SUFFIXES, volume_stem
 from detseg.runtime.media.nifti_header import VolumeError
+from detseg.runtime.media.volume_cases import FIRST_CHANNEL
 from detseg.structures import Truth
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
 
 _TEST = "test"
-_SETTINGS = ("format", "path", "names", "division", "trust_grid")
-_FIRST_CHANNEL = "_0000"
-_CHANNEL = re.compile(r"_\d{4}$")
+_SETTINGS = ("format", "path", "names", "division", "channels", "void", "trust_grid")
 
 
 class NiftiFormat(DatasetFormat):
@@ -51,7 +55,8 @@ class NiftiFormat(DatasetFormat):
             "a YAML with `format: nifti`, `path:`, `names:` by value, the background first, and, for folders as above, "
             "`division: {ratios: [8, 2], seed: 0}` or `division: {folds: 5, seed: 0}`, otherwise per split "
             "`SPLIT: {images: FOLDER or LIST.txt, labels: FOLDER or LIST.txt}` or `SPLIT: [[VOLUME, LABELS], ...]`; "
-            "`trust_grid: true` where labels have lost their affine"
+            "`trust_grid: true` where labels have lost their affine, `channels: [NAMES]` where volumes have several, "
+            "`void: VALUE` for voxels of no class"
         ),
     )
 
@@ -79,6 +84,7 @@ class NiftiFormat(DatasetFormat):
 
     def records(self, source: Source, split: str, truth: Truth) -> VolumeRecords:
         pairs = find_pairs(source, split)
+        channels = read_channel_names(source) or find_channel_names(pairs)
         name_of: dict[int, str] = {}
         problem = ""
         try:
@@ -97,6 +103,8 @@ class NiftiFormat(DatasetFormat):
             image_folder=root / IMAGES,
             label_folder=root / LABELS,
             trust_grid=_trusts_grid(source),
+            channels=channels if len(channels) > 1 else (),
+            void=read_void(source, name_of),
         )
         if problem:
             records.reject("D307", source.name, problem)
@@ -116,11 +124,12 @@ def find_pairs(source: Source, split: str) -> list[VolumePair]:
         if "division" in source.settings:
             raise DatasetError(f"{source.name}: either division or splits such as {split} can be given, not both")
         return find_named_pairs(named[split], source, where)
+    num_channels = len(read_channel_names(source))
     division = _read_division(source)
     root = source.data_root().absolute()
     if split not in division.split_names:
-        return find_test_pairs(root, where)
-    pair_of = {volume_stem(pair.image): pair for pair in find_training_pairs(root, where)}
+        return find_test_pairs(root, where, num_channels)
+    pair_of = {volume_stem(pair.image): pair for pair in find_training_pairs(root, where, num_channels)}
     try:
         members = division.members(split, pair_of)
     except ValueError as error:
@@ -157,7 +166,7 @@ def _read_division(source: Source) -> DivisionConfig:
     return from_dict(DivisionConfig, stated, f"{source.name}: division")
 
 
-def find_training_pairs(root: Path, where: str) -> list[VolumePair]:
+def find_training_pairs(root: Path, where: str, num_channels: int = 0) -> list[VolumePair]:
     """The volumes of the Decathlon's layout in ``root``: those listed in dataset.json, else all of the folder.
 
     Raises:
@@ -168,7 +177,7 @@ def find_training_pairs(root: Path, where: str) -> list[VolumePair]:
         return _listed_cases(description["dataset"], root, f"{root / DESCRIPTION_NAME}: dataset")
     listed = description.get("training")
     if not listed:
-        return pair_up(list_volumes(root / IMAGES), root / LABELS, where)
+        return pair_up(list_volumes(root / IMAGES), root / LABELS, where, num_channels)
     place = f"{root / DESCRIPTION_NAME}: training"
     if not isinstance(listed, list):
         raise DatasetError(f"{place}: expected a list of {{image, label}}, got {listed!r:.100}")
@@ -180,7 +189,7 @@ def find_training_pairs(root: Path, where: str) -> list[VolumePair]:
         if any(map(leaves_root, files)):
             raise DatasetError(f"{place}[{number}]: lies outside of {root}: {entry!r:.200}")
         image, label = files
-        pairs.append(VolumePair(root / image, root / label))
+        pairs.append(VolumePair(_first_file(root / image), root / label))
     _require_files([file for pair in pairs for file in pair if file is not None], place)
     _by_stem([pair.image for pair in pairs])
     return _without_repetition(pairs, place)
@@ -198,23 +207,24 @@ def _listed_cases(cases: Any, root: Path, place: str) -> list[VolumePair]:
     pairs = []
     for name, entry in cases.items():
         match entry:
-            case {"images": [str(image)], "label": str(label)}:
+            case {"images": [str(), *_] as images, "label": str(label)} if all(isinstance(one, str) for one in images):
                 pass
-            case {"images": [_, _, *_] as images, "label": _}:
-                raise DatasetError(f"{place}: {name}: {ONE_CHANNEL.format(len(images))}")
             case _:
                 raise DatasetError(f"{place}: {name}: expected {{images: [FILE], label: FILE}}, got {entry!r:.200}")
-        if any(map(leaves_root, (image, label))):
+        if any(map(leaves_root, (*images, label))):
             raise DatasetError(f"{place}: {name}: lies outside of {root}: {entry!r:.200}")
-        pairs.append(VolumePair(root / image, root / label))
+        files = [root / image for image in images]
+        _require_files(files, place)
+        image = require_channel_files(files, f"{place}: {name}") if len(files) > 1 else files[0]
+        pairs.append(VolumePair(image, root / label))
     _require_files([file for pair in pairs for file in pair if file is not None], place)
     return _without_repetition(pairs, place)
 
 
-def find_test_pairs(root: Path, where: str) -> list[VolumePair]:
+def find_test_pairs(root: Path, where: str, num_channels: int = 0) -> list[VolumePair]:
     """The volumes that the Decathlon's layout keeps for tests, with labels if there is a folder of them."""
     labels = root / TEST_LABELS
-    return pair_up(list_volumes(root / TEST_IMAGES), labels if labels.is_dir() else None, where)
+    return pair_up(list_volumes(root / TEST_IMAGES), labels if labels.is_dir() else None, where, num_channels)
 
 
 def find_named_pairs(entry: Any, source: Source, where: str) -> list[VolumePair]:
@@ -235,16 +245,18 @@ def find_named_pairs(entry: Any, source: Source, where: str) -> list[VolumePair]
     labels_at = None
     if entry.get("labels") is not None:
         labels_at = find_existing(source.candidates(str(entry["labels"])), "labels", where).absolute()
+    num_channels = len(read_channel_names(source))
     if labels_at is None or labels_at.is_dir():
-        return _without_repetition(pair_up(images, labels_at, where), where)
+        return _without_repetition(pair_up(images, labels_at, where, num_channels), where)
     labels = _read_list(labels_at, source)
     if len(labels) != len(images):
         raise DatasetError(f"{where}: {images_at} has {len(images)} volumes, {labels_at} lists {len(labels)} labels")
     return _without_repetition([VolumePair(image, label) for image, label in zip(images, labels, strict=True)], where)
 
 
-def pair_up(images: Sequence[Path], labels_at: Path | None, where: str) -> list[VolumePair]:
-    """Each volume with the file of its name in the folder ``labels_at``, without labels where that is None.
+def pair_up(images: Sequence[Path], labels_at: Path | None, where: str, num_channels: int = 0) -> list[VolumePair]:
+    """Each volume, of several channels the first, with the file of its name in the folder ``labels_at``, without labels
+    where that is None. ``num_channels``: how many are known to be there, 0 where that is not known.
 
     Raises:
         DatasetError: there are no volumes, one has no labels, or several files have one name.
@@ -252,19 +264,15 @@ def pair_up(images: Sequence[Path], labels_at: Path | None, where: str) -> list[
     if not images:
         raise DatasetError(f"{where}: there are no volumes; their names end in {' or '.join(VOLUME_SUFFIXES)}")
     if labels_at is None:
-        return [VolumePair(image, None) for image in images]
+        return [VolumePair(image, None) for image in first_channels(images, None, num_channels, where)]
     _by_stem(images)
     label_of = _by_stem(list_volumes(labels_at))
+    images = first_channels(images, label_of.keys(), num_channels, where)
     pairs = []
     for image in images:
         stem = volume_stem(image)
-        pairs.append(VolumePair(image, label_of.get(stem) or label_of.get(stem.removesuffix(_FIRST_CHANNEL))))
+        pairs.append(VolumePair(image, label_of.get(stem) or label_of.get(stem.removesuffix(FIRST_CHANNEL))))
     missing = [pair.image for pair in pairs if pair.label is None]
-    channels = [image for image in missing if _CHANNEL.sub("", volume_stem(image)) in label_of]
-    if channels:
-        first = _CHANNEL.sub("", volume_stem(channels[0]))
-        count = sum(_CHANNEL.sub("", volume_stem(image)) == first for image in images)
-        raise DatasetError(f"{where}: {channels[0]} is one of the channels of {first}: {ONE_CHANNEL.format(count)}")
     if missing:
         raise DatasetError(
             f"{where}: {len(missing)} of {len(images)} volumes have no labels; the first is {missing[0]}: "
@@ -308,6 +316,15 @@ def _without_repetition(pairs: list[VolumePair], where: str) -> list[VolumePair]
     if repeated:
         raise DatasetError(f"{where}: {repeated[0]} is named twice")
     return pairs
+
+
+def _first_file(path: Path) -> Path:
+    """``path``, or where there is no such file that of its first channel: nnU-Net's first version lists cases."""
+    if path.exists():
+        return path
+    name = volume_stem(path)
+    first = path.with_name(f"{name}{FIRST_CHANNEL}{path.name[len(name) :]}")
+    return first if first.exists() else path
 
 
 def _require_files(files: Sequence[Path], where: str) -> None:

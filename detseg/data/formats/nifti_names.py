@@ -17,7 +17,8 @@ from detseg.runtime.media.nifti import read_label_values
 
 DESCRIPTION_NAME = "dataset.json"
 MAX_DESCRIPTION_BYTES = 2**26
-ONE_CHANNEL = "{} channels, but a volume has one here: make a data set of one of them"
+IGNORE = "ignore"
+"""What nnU-Net calls the voxels that belong to no class."""
 
 _NUM_LOOKED_AT = 5
 
@@ -26,7 +27,7 @@ def read_description(root: Path) -> Mapping[str, Any]:
     """What dataset.json in ``root`` says; nothing where there is none.
 
     Raises:
-        DatasetError: it cannot be read, or describes volumes of several channels.
+        DatasetError: it cannot be read.
     """
     path = root / DESCRIPTION_NAME
     if not path.is_file():
@@ -41,12 +42,6 @@ def read_description(root: Path) -> Mapping[str, Any]:
         raise DatasetError(f"{path}: no valid JSON: {error}") from error
     if not isinstance(description, Mapping):
         raise DatasetError(f"{path}: expected an object with labels and training, got {description!r:.100}")
-    for key in ("modality", "channel_names"):
-        channels = description.get(key)
-        if isinstance(channels, Mapping) and len(channels) > 1:
-            raise DatasetError(
-                f"{path}: {key} ({', '.join(map(str, channels.values()))}): {ONE_CHANNEL.format(len(channels))}"
-            )
     return description
 
 
@@ -79,13 +74,36 @@ def _values_and_names(described: Mapping[str, Any], where: str) -> list[tuple[An
     if all(key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in described.items()):
         return [(int(key), name) for key, name in described.items()]
     for name, value in described.items():
-        if isinstance(value, list) or name == "ignore":
-            kind = "a region of several values" if isinstance(value, list) else "no class but what is to be ignored"
+        if isinstance(value, list):
             raise DatasetError(
-                f"{where}: {name} is {kind}, which is not supported: write labels with one value per class, and a YAML "
-                "with `format: nifti` and `names:`"
+                f"{where}: {name} is a region of several values, which is not supported: write labels with one value "
+                "per class, and a YAML with `format: nifti` and `names:`"
             )
-    return [(value if as_integer(value) is None else as_integer(value), name) for name, value in described.items()]
+    return [(_as_value(value), name) for name, value in described.items() if name != IGNORE]
+
+
+def _as_value(value: Any) -> Any:
+    number = as_integer(value)
+    return value if number is None else number
+
+
+def read_void(source: Source, name_of: Mapping[int, str]) -> int | None:
+    """The value of voxels that belong to no class: ``void`` in the YAML, else ``ignore`` in dataset.json of nnU-Net.
+
+    Raises:
+        DatasetError: it is no value, or that of a class.
+    """
+    where, value = f"{source.name}: void", source.settings.get("void")
+    if value is None and source.settings.get("names") is None:
+        root = source.data_root().absolute()
+        described = read_description(root).get("labels")
+        where = f"{root / DESCRIPTION_NAME}: labels: {IGNORE}"
+        value = _as_value(described.get(IGNORE)) if isinstance(described, Mapping) else None
+    if value is None:
+        return None
+    if type(value) is not int or not -MAX_VALUE <= value <= MAX_VALUE or value in name_of:
+        raise DatasetError(f"{where}: expected a value that is no class, such as 255, got {value!r:.100}")
+    return value
 
 
 def _checked_names(pairs: Sequence[tuple[Any, Any]], where: str) -> dict[int, str]:

@@ -23,7 +23,8 @@ _VERSION = 2
 
 
 class _Placed(NamedTuple):
-    """What is kept of a volume: ``image`` ``[D, H, W]`` float32 and, where there are any, ``labels`` uint8."""
+    """What is kept of a volume: ``image`` ``[D, H, W]`` or ``[C, D, H, W]`` float32 and, where there are any,
+    ``labels`` uint8."""
 
     image: FloatArray
     labels: ByteArray | None
@@ -117,7 +118,7 @@ class PlacedVolumes:
         if self._store is not None:
             kept, known = self._store.get(index), self._placements[index]
             if kept is not None and known is not None:
-                image, labels = _unpack(kept, known, self.has_labels)
+                image, labels = _unpack(kept, known, self.has_labels, self.spec.num_channels)
                 return VolumeSample(image, image_id, path, known, labels)
         placed, placement = self._place(index)
         self._keep(index, placed, placement)
@@ -165,7 +166,11 @@ class PlacedVolumes:
 
     def _num_bytes(self, index: int) -> int:
         placement = self._placements[index]
-        return 0 if placement is None else math.prod(placement.input_shape) * (5 if self.has_labels else 4)
+        return (
+            0
+            if placement is None
+            else math.prod(placement.input_shape) * (4 * self.spec.num_channels + self.has_labels)
+        )
 
     def _key(self, index: int) -> str:
         placement = self._placements[index]
@@ -179,10 +184,10 @@ def _pack(placed: _Placed) -> ByteArray:
     return np.concatenate(parts)
 
 
-def _unpack(content: ByteArray, placement: VolumePlacement, has_labels: bool) -> _Placed:
+def _unpack(content: ByteArray, placement: VolumePlacement, has_labels: bool, num_channels: int) -> _Placed:
     shape = placement.input_shape
-    length = 4 * math.prod(shape)
-    image = content[:length].view(np.float32).reshape(shape)
+    length = 4 * math.prod(shape) * num_channels
+    image = content[:length].view(np.float32).reshape(shape if num_channels == 1 else (num_channels, *shape))
     return _Placed(image, content[length:].reshape(shape) if has_labels else None)
 
 

@@ -98,10 +98,8 @@ def draw_montage(volume: Volume, labels: LabelVolume, class_names: Sequence[str]
 
 def _check(volume: Volume, all_labels: Sequence[LabelVolume], class_names: Sequence[str]) -> None:
     for labels in all_labels:
-        if labels.labels.shape != volume.voxels.shape:
-            raise ValueError(
-                f"labels and volume must have one shape, got {labels.labels.shape} and {volume.voxels.shape}"
-            )
+        if labels.labels.shape != volume.shape:
+            raise ValueError(f"labels and volume must have one shape, got {labels.labels.shape} and {volume.shape}")
         present = classes_in(labels.labels)
         if present and present[-1] >= len(class_names):
             raise ValueError(f"label {present[-1]} in the volume, but there are {len(class_names)} class names")

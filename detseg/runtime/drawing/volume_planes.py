@@ -62,17 +62,18 @@ class Scan:
     """The voxels of a file with their axes turned toward the patient's right, front and top.
 
     ``shape`` and ``spacing`` (millimeters) are in this order. What is darker than 99 % of the voxels is shown black,
-    what is brighter than 99 % white.
+    what is brighter than 99 % white. Of several channels the first is shown.
     """
 
     def __init__(self, volume: Volume) -> None:
         self._affine = volume.affine
-        self._voxels = self.orient(volume.voxels)
+        voxels = volume.channels[0]
+        self._voxels = self.orient(voxels)
         self.shape: Shape3 = self._voxels.shape
         right, anterior, superior = orientation(volume.affine)[0]
         self.spacing: Spacing = (volume.spacing[right], volume.spacing[anterior], volume.spacing[superior])
-        step = max(1, round((volume.voxels.size / _MAX_WINDOW_VOXELS) ** (1 / 3)))
-        self._low, self._high = np.percentile(volume.voxels[::step, ::step, ::step], (1, 99)).tolist()
+        step = max(1, round((voxels.size / _MAX_WINDOW_VOXELS) ** (1 / 3)))
+        self._low, self._high = np.percentile(voxels[::step, ::step, ::step], (1, 99)).tolist()
 
     def orient(self, array: NDArray[Any]) -> NDArray[Any]:
         """A view of ``array`` ``[X, Y, Z]`` on the grid of the file with its axes toward the right, front and top."""

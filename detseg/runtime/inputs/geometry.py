@@ -27,6 +27,8 @@ class InputSpec:
     """How the names of files end that can be read."""
     one_size: ClassVar[bool] = True
     """Whether all inputs have one size, so that several make a batch."""
+    num_files: ClassVar[int] = 1
+    """In how many files an input may lie."""
 
     height: int
     """Height of the input in pixels."""

@@ -4,21 +4,22 @@ resampling and intensities, in numpy alone."""
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray, DoubleArray, FloatArray, IntArray
-from detseg.runtime.media.nifti import VOLUME_SUFFIXES, read_volume, read_volume_header, require_memory
+from detseg.runtime.inputs.volume_channels import ChannelSpec, Intensity, normalize_channel
+from detseg.runtime.media.nifti import VOLUME_SUFFIXES, require_memory
 from detseg.runtime.media.nifti_header import MAX_VOXELS, VolumeError
+from detseg.runtime.media.volume_cases import read_case, read_case_header
 from detseg.structures import VOID
 from detseg.volumes import Shape3, Spacing, Volume, VolumePlacement, spacing_of
-
-Intensity = Literal["zscore", "window"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,24 +36,76 @@ class VolumeSpec:
     training set will be taken."""
     intensity: Intensity = "zscore"
     """``zscore`` gives each volume mean 0 and standard deviation 1; ``window`` clips to ``window`` and maps it to [-1,
-    1]."""
+    1]; ``ct`` clips to ``window``, subtracts ``mean`` and divides by ``deviation``, those of the training set where
+    they are null."""
     window: tuple[float, float] | None = None
-    """Lower and upper intensity where ``intensity`` is ``window``, such as Hounsfield units of CT."""
+    """Lower and upper intensity where ``intensity`` is ``window`` or ``ct``, such as Hounsfield units of CT."""
+    mean: float | None = None
+    """What ``ct`` subtracts, of the training set."""
+    deviation: float | None = None
+    """What ``ct`` divides by, of the training set."""
+    channels: tuple[ChannelSpec, ...] = ()
+    """The same for each channel of volumes of several; where it is empty, those of the training set are taken, each
+    normalized as said before (a channel called CT as ``ct``)."""
 
     def __post_init__(self) -> None:
         if self.spacing is not None and (len(self.spacing) != 3 or not all(0 < step < np.inf for step in self.spacing)):
             raise ValueError(f"spacing must be three positive numbers of millimeters, got {self.spacing}")
-        if self.intensity not in get_args(Intensity):
-            raise ValueError(f"intensity must be one of {', '.join(get_args(Intensity))}, got {self.intensity!r}")
-        if self.intensity == "zscore" and self.window is not None:
-            raise ValueError(f"a window belongs to intensity window, but intensity is zscore; got window {self.window}")
-        if self.intensity == "window" and (
-            self.window is None or len(self.window) != 2 or not -np.inf < self.window[0] < self.window[1] < np.inf
-        ):
-            raise ValueError(
-                f"intensity window needs a window (lower, upper) with lower < upper, such as [-160, 240] for soft "
-                f"tissue in CT; got {self.window}"
-            )
+        ChannelSpec("", self.intensity, self.window, self.mean, self.deviation)
+
+    @property
+    def num_channels(self) -> int:
+        """How many values each voxel has."""
+        return max(1, len(self.channels))
+
+    @property
+    def num_files(self) -> int:
+        """In how many files an input may lie."""
+        return self.num_channels
+
+    @property
+    def per_channel(self) -> tuple[ChannelSpec, ...]:
+        """How each channel is normalized."""
+        return self.channels or (ChannelSpec("", self.intensity, self.window, self.mean, self.deviation),)
+
+    def for_channels(self, names: Sequence[str]) -> Self:
+        """This specification for volumes with channels of these ``names``, one or none where there is one channel.
+
+        Raises:
+            ValueError: it has other channels.
+        """
+        if self.channels:
+            if len(self.channels) != max(1, len(names)):
+                raise ValueError(
+                    f"task.input.channels has {len(self.channels)} channels, the training set {max(1, len(names))}; "
+                    "name as many, or leave it out"
+                )
+            return self
+        if len(names) < 2:
+            return self
+        like = self.per_channel[0]
+        is_default = like == ChannelSpec()
+        channels = (
+            ChannelSpec(name, "ct") if is_default and name.upper() == "CT" else replace(like, name=name)
+            for name in names
+        )
+        return replace(self, channels=tuple(channels))
+
+    def with_statistics(self, statistics: Sequence[tuple[float, float, float, float]]) -> Self:
+        """This specification with what is missing for ``ct``: of each channel the lower and the upper end of its
+        window, mean and deviation."""
+        filled = []
+        for channel, (lower, upper, mean, deviation) in zip(self.per_channel, statistics, strict=True):
+            if channel.is_complete:
+                filled.append(channel)
+                continue
+            window = (lower, upper) if channel.window is None else channel.window
+            own_mean = mean if channel.mean is None else channel.mean
+            own_deviation = deviation if channel.deviation is None else channel.deviation
+            filled.append(replace(channel, window=window, mean=own_mean, deviation=own_deviation))
+        if self.channels:
+            return replace(self, channels=tuple(filled))
+        return replace(self, window=filled[0].window, mean=filled[0].mean, deviation=filled[0].deviation)
 
     def completed(self, spacings: DoubleArray) -> Self:
         """This specification with the median of ``spacings`` ``[N, 3]`` as its spacing, unless it has one."""
@@ -68,31 +121,38 @@ class VolumeSpec:
             VolumeError: it cannot be read, or would become too large when it is placed, or would take more memory on
                 its way to a result than there is for a volume; all but the first is known before it is read.
         """
-        header = read_volume_header(path)
+        header = read_case_header(path, self.num_channels)
         try:
             placement = placement_of(header.shape, header.affine, self)
         except VolumeError as error:
             raise VolumeError(f"{path}: {error}") from error
-        require_memory(path, _memory_needed(placement, num_classes), header.shape)
-        return read_volume(path)
+        require_memory(path, _memory_needed(placement, num_classes, self.num_channels), header.shape)
+        return read_case(path, self.num_channels)
 
     def place(self, volume: Volume) -> tuple[FloatArray, VolumePlacement]:
-        """``volume`` as the network takes it, ``[1, D, H, W]``, and the way back. See :func:`place_volume`."""
+        """``volume`` as the network takes it, ``[C, D, H, W]``, and the way back. See :func:`place_volume`."""
         placed, placement = place_volume(volume, self)
-        return placed[None], placement
+        return placed if placed.ndim == 4 else placed[None], placement
+
+    def imitate_channels(self, volume: Volume) -> Volume:
+        """``volume`` of one channel with as many as the network takes, each moved by a voxel against the one before."""
+        if self.num_channels == 1:
+            return volume
+        moved = [np.roll(volume.voxels, channel, axis=0) for channel in range(self.num_channels)]
+        return Volume(np.stack(moved), volume.affine, volume.forms)
 
     def input_shape(self, volume: Volume) -> Shape3:
         """Depth, height and width of the input for ``volume``. Raises VolumeError: it would become too large."""
-        return placement_of(volume.voxels.shape, volume.affine, self).input_shape
+        return placement_of(volume.shape, volume.affine, self).input_shape
 
 
-def _memory_needed(placement: VolumePlacement, num_classes: int) -> int:
+def _memory_needed(placement: VolumePlacement, num_classes: int, num_channels: int = 1) -> int:
     """The bytes that a volume takes where it takes most on its way, with its float32 voxels kept throughout."""
     stored, placed = math.prod(placement.original_shape), math.prod(placement.input_shape)
-    doubles, kept = 2 * 8 * stored, 4 * stored
-    placing = kept + doubles + 4 * stored + 2 * 4 * placed
+    doubles, kept = 2 * 8 * stored, 4 * stored * num_channels
+    placing = kept + doubles + 4 * stored + 2 * 4 * placed * num_channels
     # Sums over windows, what they become, the sum over mirror images; how often each voxel was seen, and the input.
-    predicting = kept + 4 * placed * (3 * num_classes + 2)
+    predicting = kept + 4 * placed * (3 * num_classes + 1 + num_channels)
     # The probabilities; for each class in turn those on the grid of the file, the best, a flag and the label.
     choosing = kept + 4 * placed * num_classes + stored * (4 + 4 + 1 + 1)
     return max(placing, predicting, choosing)
@@ -142,16 +202,25 @@ def placement_of(shape: Shape3, affine: DoubleArray, spec: VolumeSpec) -> Volume
 
 
 def place_volume(volume: Volume, spec: VolumeSpec) -> tuple[FloatArray, VolumePlacement]:
-    """``volume`` as a network sees it, ``[D, H, W]`` float32, and the way back: axes toward right, front and top,
-    intensities normalized, then resampled to the spacing of ``spec`` (its own where that is None).
+    """``volume`` as a network sees it, ``[D, H, W]`` float32, of several channels ``[C, D, H, W]``, and the way back:
+    axes toward right, front and top, intensities normalized, then resampled to the spacing of ``spec`` (its own where
+    that is None).
 
     Intensities are normalized on the grid of the file, so that they do not depend on the spacing.
-    Raises VolumeError like :func:`placement_of`.
+    Raises VolumeError like :func:`placement_of`, and where the volume has not the channels of ``spec``.
     """
-    depth, height, width = volume.voxels.shape
-    placement = placement_of((depth, height, width), volume.affine, spec)
-    oriented = to_input_axes(normalize_intensity(volume.voxels, spec), placement)
-    return np.ascontiguousarray(resample(oriented, placement.input_shape)), placement
+    if volume.num_channels != spec.num_channels:
+        names = ", ".join(channel.name for channel in spec.channels if channel.name)
+        raise VolumeError(
+            f"the volume has {volume.num_channels} channels, the model takes {spec.num_channels}"
+            + (f" ({names})" if names else "")
+        )
+    placement = placement_of(volume.shape, volume.affine, spec)
+    placed = [
+        resample(to_input_axes(normalize_channel(voxels, channel), placement), placement.input_shape)
+        for voxels, channel in zip(volume.channels, spec.per_channel, strict=True)
+    ]
+    return np.ascontiguousarray(placed[0]) if len(placed) == 1 else np.stack(placed), placement
 
 
 def place_labels(labels: ByteArray, placement: VolumePlacement) -> ByteArray:
@@ -192,17 +261,9 @@ def to_file_axes(array: NDArray[Any], placement: VolumePlacement) -> NDArray[Any
 
 
 def normalize_intensity(voxels: FloatArray, spec: VolumeSpec) -> FloatArray:
-    """``voxels`` of a whole volume as ``spec`` wants their intensities, float32. A constant volume becomes zeros."""
-    if spec.intensity == "window":
-        assert spec.window is not None
-        lower, upper = spec.window
-        clipped = np.clip(voxels, lower, upper)
-        return np.asarray((clipped - lower) * (2 / (upper - lower)) - 1, np.float32)
-    mean, deviation = voxels.mean(dtype=np.float64), voxels.std(dtype=np.float64)
-    # Below this, differences are those that float32 makes of one and the same number.
-    if deviation <= np.finfo(np.float32).eps * abs(mean):
-        return np.zeros_like(voxels)
-    return np.asarray((voxels - mean) / deviation, np.float32)
+    """``voxels`` of a whole volume of one channel as ``spec`` wants their intensities, float32. A constant volume
+    becomes zeros."""
+    return normalize_channel(voxels, spec.per_channel[0])
 
 
 def resample(array: NDArray[Any], shape: Shape3, *, smooth: bool = True) -> FloatArray:

@@ -71,10 +71,10 @@ class VolumePipeline:
             weighting=self._views.weighting,
             batch_size=self._views.batch_size,
         )
-        network.require_shape((1, *window))
+        network.require_shape((self._spec.num_channels, *window))
 
     def prepare(self, images: Sequence[Volume], slot: int) -> tuple[list[FloatArray], list[VolumePlacement]]:
-        """Volumes of any sizes, placed and normalized, ``[1, D, H, W]`` each."""
+        """Volumes of any sizes, placed and normalized, ``[C, D, H, W]`` each."""
         placed = [self._spec.place(volume) for volume in images]
         return [array for array, _ in placed], [placement for _, placement in placed]
 
@@ -134,7 +134,8 @@ class Volumes(Kind):
         assert sample.labels is not None, "training samples have labels"
         affine = np.diag([*sample.placement.input_spacing, 1.0])
         shown = np.where(sample.labels == VOID, 0, sample.labels).astype(np.uint8)
-        return draw_slices(Volume(sample.image, affine), LabelVolume(shown, affine), class_names)
+        image = sample.image if sample.image.ndim == 3 else sample.image[0]
+        return draw_slices(Volume(image, affine), LabelVolume(shown, affine), class_names)
 
     def keep(self, result: LabelVolume, kept: BoolArray) -> LabelVolume:
         """``result`` with background in place of what is not kept."""

@@ -58,19 +58,19 @@ def volume_stem(path: Path | str) -> str:
     return Path(name).stem
 
 
-def read_volume_header(path: Path | str) -> VolumeHeader:
-    """The header of the file ``path``, checked; voxels are not read.
+def read_volume_header(path: Path | str, num_channels: int = 1) -> VolumeHeader:
+    """The header of the file ``path``, which holds ``num_channels``, checked; voxels are not read.
 
     Raises:
-        VolumeError: there is no such file, it is no NIfTI file, has not 3 dimensions or holds no real numbers, its
-            affine is of no use, or it is too short for the voxels that it claims to have.
+        VolumeError: there is no such file, it is no NIfTI file, has not 3 dimensions (beside that of several channels)
+            or holds no real numbers, its affine is of no use, or it is too short for the voxels that it claims to have.
         ValueError: nibabel is not installed.
     """
     with open_nifti(path) as stream:
-        return read_layout(stream, path).header
+        return read_layout(stream, path, num_channels).header
 
 
-def read_volume(path: Path | str, *, quiet: bool = False) -> Volume:
+def read_volume(path: Path | str, num_channels: int = 1, *, quiet: bool = False) -> Volume:
     """The scan in the file ``path``, scaled as its header says; where that contradicts itself, or names no orientation,
     this warns unless ``quiet``.
 
@@ -78,7 +78,7 @@ def read_volume(path: Path | str, *, quiet: bool = False) -> Volume:
         VolumeError: as :func:`read_volume_header`; also if the data are damaged or a voxel is not finite in float32.
         ValueError: nibabel is not installed.
     """
-    stored, layout = _read(path, _read_bytes_each)
+    stored, layout = _read(path, _read_bytes_each, num_channels)
     for doubt in () if quiet else layout.header.doubts:
         warnings.warn(f"{path}: {doubt}", stacklevel=2)
     with np.errstate(over="ignore"):
@@ -158,12 +158,12 @@ def _read_bytes_each(layout: Layout) -> int:
     return _SCALED_BYTES if layout.is_scaled else _READ_BYTES
 
 
-def _read(path: Path | str, bytes_each: Callable[[Layout], int]) -> tuple[NDArray[Any], Layout]:
-    """The voxels as they are stored ``[X, Y, Z]``, and the layout that says what they mean. ``bytes_each``: what will
-    be made of each voxel."""
+def _read(path: Path | str, bytes_each: Callable[[Layout], int], num_channels: int = 1) -> tuple[NDArray[Any], Layout]:
+    """The voxels as they are stored, ``[X, Y, Z]`` or ``[C, X, Y, Z]``, and the layout that says what
+    they mean. ``bytes_each``: what will be made of each voxel."""
     with open_nifti(path) as stream:
-        layout = read_layout(stream, path)
-        num_voxels = math.prod(layout.header.shape)
+        layout = read_layout(stream, path, num_channels)
+        num_voxels = math.prod(layout.header.shape) * num_channels
         require_memory(path, layout.num_bytes + bytes_each(layout) * num_voxels, layout.header.shape)
         try:
             stream.seek(layout.offset)
@@ -177,7 +177,10 @@ def _read(path: Path | str, bytes_each: Callable[[Layout], int]) -> tuple[NDArra
             f"{path}: truncated, or its header lies: {shape} voxels of {layout.header.dtype} take {layout.num_bytes} "
             f"bytes, there are {len(data)}"
         )
-    return np.frombuffer(data, layout.dtype).reshape(layout.header.shape, order="F"), layout
+    values = np.frombuffer(data, layout.dtype)
+    if num_channels == 1:
+        return values.reshape(layout.header.shape, order="F"), layout
+    return np.moveaxis(values.reshape((*layout.header.shape, num_channels), order="F"), -1, 0), layout
 
 
 def _read_to_end(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> None:

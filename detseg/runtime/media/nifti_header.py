@@ -6,6 +6,7 @@ import gzip
 import math
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -35,13 +36,14 @@ class VolumeError(ImageError):
 class VolumeHeader:
     """What a file says of its voxels: their number along X, Y, Z, the ``affine`` ``[4, 4]`` float64 to millimeters, and
     the type in which they are stored. ``doubts``: what it says twice, and differently, or not at all. ``forms``: how it
-    says it."""
+    says it. ``num_channels``: values of each voxel."""
 
     shape: Shape3
     affine: DoubleArray
     dtype: str
     doubts: tuple[str, ...] = ()
     forms: StoredForms | None = None
+    num_channels: int = 1
 
     @property
     def spacing(self) -> Spacing:
@@ -67,7 +69,7 @@ class Layout:
     @property
     def num_bytes(self) -> int:
         """What the voxels take."""
-        return math.prod(self.header.shape) * self.dtype.itemsize
+        return math.prod(self.header.shape) * self.header.num_channels * self.dtype.itemsize
 
 
 def require_nibabel() -> Any:
@@ -102,8 +104,9 @@ def read_bytes(stream: BinaryIO | gzip.GzipFile, count: int, path: Path | str) -
     return data
 
 
-def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> Layout:
-    """The header at the beginning of ``stream``, which comes from ``path``. Raises VolumeError: it is of no use."""
+def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str, num_channels: int = 1) -> Layout:
+    """The header at the beginning of ``stream``, which comes from ``path``. Raises VolumeError: it is of no use, or has
+    not ``num_channels``."""
     start = bytes(read_bytes(stream, 4, path))
     little, big = int.from_bytes(start, "little"), int.from_bytes(start, "big")
     size, endianness = (little, "<") if little in _HEADER_SIZES else (big, ">")
@@ -121,19 +124,19 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> Layout:
         raise VolumeError(f"{path}: the voxels are in another file (.img); convert the pair to a single .nii file")
     if magic not in (b"n+1", b"n+2"):
         raise VolumeError(f"{path}: no NIfTI file: its magic word is {magic!r}")
-    shape, dtype = _shape_of(header, path), _dtype_of(header, path)
+    shape, dtype = _shape_of(header, path, num_channels), _dtype_of(header, path)
     try:
         affine = affine_of(header)
     except ValueError as error:
         raise VolumeError(f"{path}: {error}") from error
     slope, intercept = _scale_of(header, path)
-    volume_header = VolumeHeader(shape, affine, dtype.name, doubts_about(header, shape), forms_of(header))
+    volume_header = VolumeHeader(shape, affine, dtype.name, doubts_about(header, shape), forms_of(header), num_channels)
     layout = Layout(volume_header, dtype, _offset_of(header, size, path), slope, intercept)
     _require_room(layout, stream, path)
     return layout
 
 
-def _shape_of(header: Any, path: Path | str) -> Shape3:
+def _shape_of(header: Any, path: Path | str, num_channels: int) -> Shape3:
     dims = [int(length) for length in header["dim"]]
     num_dims = dims[0]
     if not 1 <= num_dims <= 7 or min(dims[1 : num_dims + 1]) < 1:
@@ -141,16 +144,28 @@ def _shape_of(header: Any, path: Path | str) -> Shape3:
     shape = dims[1 : num_dims + 1]
     while len(shape) > 3 and shape[-1] == 1:
         shape.pop()
+    if num_channels > 1:
+        # Channels are the fourth dimension, as in the Decathlon, or the fifth, as the standard has it for vectors.
+        found = shape.pop() if len(shape) == 4 or (len(shape) == 5 and shape.pop(3) == 1) else 1
+        if len(shape) != 3 or found != num_channels:
+            raise VolumeError(
+                f"{path}: {_by(dims[1 : num_dims + 1])} values, expected {num_channels} channels, as a fourth "
+                "dimension or in files of their own, CASE_0000, CASE_0001, ..."
+            )
     if len(shape) != 3:
         what = "x".join(map(str, shape))
         advice = "split it into one file for each channel or time" if len(shape) > 3 else "a volume has 3"
         raise VolumeError(f"{path}: {len(shape)} dimensions ({what}), expected 3; {advice}")
-    if math.prod(shape) > MAX_VOXELS:
+    if math.prod(shape) * num_channels > MAX_VOXELS:
         raise VolumeError(
             f"{path}: {'x'.join(map(str, shape))} = {math.prod(shape):,} voxels, allowed are {MAX_VOXELS:,}; cut it "
             "into parts or resample it, if its header does not lie"
         )
     return shape[0], shape[1], shape[2]
+
+
+def _by(lengths: Sequence[int]) -> str:
+    return "x".join(map(str, lengths))
 
 
 def _dtype_of(header: Any, path: Path | str) -> np.dtype[Any]:

@@ -16,6 +16,7 @@ from detseg.runtime.media.content import content_of, known_as
 from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
 from detseg.runtime.media.nifti import VOLUME_SUFFIXES, is_volume_path
 from detseg.runtime.media.video_container import VIDEO_SUFFIXES
+from detseg.runtime.media.volume_cases import FIRST_CHANNEL, case_of
 
 SCHEMES = ("http", "https", "rtmp", "rtsp", "rtsps")
 """What the addresses of streams may begin with."""
@@ -57,14 +58,15 @@ def find_sources(
     allow_url: bool = False,
     listing: Iterable[str] = (),
     on_error: Callable[[str, SourceError], None] | None = None,
+    num_files: int = 1,
 ) -> list[Source]:
     """What ``names`` name, each once, in their order.
 
     Besides what :func:`expand_sources` takes, for images also videos; an image sequence with its number as in printf
     (``frame_%04d.png``); a camera by its number (``0``) unless there is a file of this name; with ``allow_url`` the
     address of a stream; ``-`` stands for the lines of ``listing``, each a source again, without those that are empty or
-    begin with ``#`` and name no file. A name that names nothing goes to ``on_error``, and the next one follows, as long
-    as there is one that does.
+    begin with ``#`` and name no file. Volumes whose channels may lie in ``num_files`` files are named by the first. A
+    name that names nothing goes to ``on_error``, and the next one follows, as long as there is one that does.
 
     Raises:
         SourceError: as in :func:`expand_sources`, for an address without ``allow_url`` or of another scheme, and for a
@@ -76,6 +78,8 @@ def find_sources(
     for name in _names(names, listing):
         try:
             for source in _sources(name, looked_for, allow_url):
+                if num_files > 1 and source.path is not None and source.kind == "volume":
+                    source = _first_channel(source.path)
                 key = source.name if source.path is None else str(source.path.resolve())
                 found.setdefault(key, source)
         except SourceError as error:
@@ -91,6 +95,15 @@ def find_sources(
         assert on_error is not None
         on_error(name, fault)
     return list(found.values())
+
+
+def _first_channel(path: Path) -> Source:
+    """The case that the file ``path`` is a channel of, by the file of its first channel, where there is such a one."""
+    case = case_of(path)
+    if case is not None and case[1] > 0:
+        beside = (path.with_name(f"{case[0]}{FIRST_CHANNEL}{suffix}") for suffix in VOLUME_SUFFIXES)
+        path = next(filter(Path.is_file, beside), path)
+    return Source("volume", str(path), path)
 
 
 def _names(names: Iterable[str | Path], listing: Iterable[str]) -> Iterator[str]:

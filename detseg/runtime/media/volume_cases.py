@@ -5,10 +5,21 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
-from detseg.runtime.media.nifti import VOLUME_SUFFIXES, is_volume_path, volume_stem
-from detseg.runtime.media.nifti_header import VolumeError
+import numpy as np
+
+from detseg.arrays import DoubleArray
+from detseg.runtime.media.nifti import (
+    VOLUME_SUFFIXES,
+    is_volume_path,
+    read_volume,
+    read_volume_header,
+    volume_stem,
+)
+from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
+from detseg.volumes import AFFINE_TOLERANCE, Shape3, Volume, grid_distance_mm, spacing_of
 
 FIRST_CHANNEL = "_0000"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -68,6 +79,55 @@ def channel_files(path: Path | str, num_channels: int) -> tuple[Path, ...]:
             f"{path}: {num_channels} channels of the case {case} were expected, {there} are there: {said}"
         )
     return tuple(file for file in wanted if file is not None)
+
+
+def read_case_header(path: Path | str, num_channels: int) -> VolumeHeader:
+    """The header of the case of ``num_channels`` channels whose first is in ``path``, see :func:`channel_files`.
+
+    Raises:
+        VolumeError: a file is missing or of no use, or its voxels lie elsewhere than those of the first.
+    """
+    files = channel_files(path, num_channels)
+    if len(files) == 1:
+        return read_volume_header(path, num_channels)
+    headers = [read_volume_header(file) for file in files]
+    for file, header in zip(files[1:], headers[1:], strict=True):
+        _require_grid_of(headers[0].shape, headers[0].affine, files[0], header.shape, header.affine, file)
+    return replace(headers[0], num_channels=num_channels)
+
+
+def read_case(path: Path | str, num_channels: int, *, quiet: bool = False) -> Volume:
+    """The scan of ``num_channels`` channels whose first is in ``path``, as ``read_volume`` reads each file.
+
+    Raises:
+        VolumeError: as :func:`read_case_header`; also if the data are damaged or a voxel is not finite.
+    """
+    files = channel_files(path, num_channels)
+    if len(files) == 1:
+        return read_volume(path, num_channels, quiet=quiet)
+    first = read_volume(files[0], quiet=quiet)
+    voxels = [first.voxels]
+    for file in files[1:]:
+        volume = read_volume(file, quiet=True)
+        _require_grid_of(first.shape, first.affine, files[0], volume.shape, volume.affine, file)
+        voxels.append(volume.voxels)
+    return Volume(np.stack(voxels), first.affine, first.forms)
+
+
+def _require_grid_of(
+    shape: Shape3, affine: DoubleArray, path: Path, other_shape: Shape3, other_affine: DoubleArray, other: Path
+) -> None:
+    if other_shape != shape:
+        raise VolumeError(
+            f"{other}: {'x'.join(map(str, other_shape))} voxels, but the first channel {path.name} has "
+            f"{'x'.join(map(str, shape))}; all channels of a case need one grid"
+        )
+    distance, allowed = grid_distance_mm(affine, other_affine, shape), AFFINE_TOLERANCE * min(spacing_of(affine))
+    if distance > allowed:
+        raise VolumeError(
+            f"{other}: its voxels lie up to {distance:.4g} mm away from those of the first channel {path.name}, "
+            f"allowed are {allowed:.4g} mm; resample it to that"
+        )
 
 
 def _names_beside(path: Path) -> list[str]:

@@ -257,7 +257,7 @@ def test_cases_named_one_by_one(tmp_path: Path) -> None:
     assert len(open_dataset(tmp_path, "all")) == 4
     assert open_dataset(tmp_path, "all").class_names == ("background", "bright", "dark")
     for wrong, message in (
-        ({"images": ["scans/a", "scans/b"], "label": "truth/a"}, "2 channels, but a volume has one"),
+        ({"images": [f"scans/{names[0]}", f"scans/{names[2]}"], "label": "truth/a"}, "2 channels of the case blobs"),
         ({"images": ["../a"], "label": "truth/a"}, "lies outside of"),
         ({"images": ["scans/none.nii"], "label": "truth/none.nii"}, "files are missing"),
         (7, "expected {images: .FILE., label: FILE}, got 7"),

@@ -50,7 +50,6 @@ def test_labels_have_the_name_of_their_volume(
             ["b.nii"],
             r"^set: 2 of 3 volumes have no labels; the first is .*images/a\.nii: ",
         ),
-        (["a_0000.nii", "a_0001.nii"], ["a.nii"], r"a_0001\.nii is one of the channels of a: 2 channels"),
         (["a.nii", "a.nii.gz"], ["a.nii"], r"images/a\.nii\.gz: a\.nii has the same name"),
         (["a.nii"], ["a.nii", "a.nii.gz"], r"labels/a\.nii\.gz: a\.nii has the same name"),
     ],

@@ -201,7 +201,7 @@ def test_a_window_is_clipped_and_mapped() -> None:
         ),
         ({"spacing": (1.0, 1.0)}, "spacing must be three positive numbers"),
         ({"spacing": (1.0, float("nan"), 1.0)}, "spacing must be three positive numbers"),
-        ({"intensity": "minmax"}, "intensity must be one of zscore, window, got 'minmax'"),
+        ({"intensity": "minmax"}, "intensity must be one of zscore, window, ct, got 'minmax'"),
         (
             {"window": (0.0, 1.0)},
             r"a window belongs to intensity window, but intensity is zscore; got window \(0\.0, 1\.0\)",
