@@ -20,6 +20,7 @@ from detseg.data.formats.nifti_channels import (
     read_channel_names,
     require_channel_files,
 )
+from detseg.data.formats.nifti_folds import FOLDS_NAME, ListedFolds, read_folds
 from detseg.data.formats.nifti_names import DESCRIPTION_NAME, read_class_names, read_description, read_void
 from detseg.data.source import (
     DatasetError,
@@ -48,8 +49,8 @@ class NiftiFormat(DatasetFormat):
     truths = ("volumes",)
     layouts = (
         (
-            "imagesTr/ and labelsTr/ with .nii.gz or .nii files of the same names, divided 8:2 into train and val "
-            "(imagesTs/ is the split test); the class names in dataset.json"
+            "imagesTr/ and labelsTr/ with .nii.gz or .nii files of the same names, divided 8:2 into train and val, or "
+            "as the first fold of splits_final.json (imagesTs/ is the split test); the class names in dataset.json"
         ),
         (
             "a YAML with `format: nifti`, `path:`, `names:` by value, the background first, and, for folders as above, "
@@ -154,14 +155,18 @@ def _trusts_grid(source: Source) -> bool:
     return stated
 
 
-def _read_division(source: Source) -> DivisionConfig:
+def _read_division(source: Source) -> DivisionConfig | ListedFolds:
     stated = source.settings.get("division")
     if stated is None:
-        return DivisionConfig()
+        listed = source.data_root() / FOLDS_NAME
+        return read_folds(listed, first_alone=True) if listed.is_file() else DivisionConfig()
+    if isinstance(stated, str):
+        where = f"{source.name}: division"
+        return read_folds(find_existing(source.candidates(stated), "list of folds", where), first_alone=False)
     if not isinstance(stated, Mapping):
         raise DatasetError(
             f"{source.name}: division: expected {{ratios: [8, 2], seed: 0}} or {{folds: 5, seed: 0}}, "
-            f"got {stated!r:.100}"
+            f"got {stated!r:.100}; or the name of a list of folds, such as {FOLDS_NAME}"
         )
     return from_dict(DivisionConfig, stated, f"{source.name}: division")
 

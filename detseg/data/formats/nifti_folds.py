@@ -1,0 +1,83 @@
+"""The division that nnU-Net keeps in ``splits_final.json``: the names of the cases of each fold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from detseg.data.division import ALL
+from detseg.data.formats.nifti_names import MAX_DESCRIPTION_BYTES
+from detseg.data.source import DatasetError
+from detseg.files import read_text
+from detseg.runtime.media.volume_cases import FIRST_CHANNEL
+
+FOLDS_NAME = "splits_final.json"
+
+
+@dataclass(frozen=True)
+class ListedFolds:
+    """Folds with the names of their cases, of the file ``path``. With ``first_alone`` the splits are train and val of
+    the first, otherwise fold0-train, fold0-val, fold1-train, ...; and that of all volumes."""
+
+    path: Path
+    folds: tuple[Mapping[str, tuple[str, ...]], ...]
+    first_alone: bool
+
+    @property
+    def split_names(self) -> tuple[str, ...]:
+        """The splits that are there."""
+        if self.first_alone:
+            return ("train", "val", ALL)
+        return (*(f"fold{fold}-{part}" for fold in range(len(self.folds)) for part in ("train", "val")), ALL)
+
+    def members(self, split: str, names: Collection[str]) -> list[str]:
+        """Those of the volumes ``names`` that are in ``split``, sorted. Raises ValueError: a case has no volume."""
+        if split == ALL:
+            return sorted(names)
+        name_of = {name.removesuffix(FIRST_CHANNEL): name for name in names}
+        fold, part = divmod(self.split_names.index(split), 2)
+        listed = self.folds[fold]["val" if part else "train"]
+        missing = [case for case in listed if case not in name_of]
+        if missing:
+            raise ValueError(
+                f"{self.path} lists {len(missing)} cases without a volume; the first is {missing[0]!r:.100}"
+            )
+        return sorted(name_of[case] for case in listed)
+
+
+def read_folds(path: Path, *, first_alone: bool) -> ListedFolds:
+    """The folds in the file ``path``.
+
+    Raises:
+        DatasetError: it cannot be read, or is of another form.
+    """
+    try:
+        if path.stat().st_size > MAX_DESCRIPTION_BYTES:
+            raise DatasetError(f"{path}: more than {MAX_DESCRIPTION_BYTES:,} bytes, no list of folds")
+        content: Any = json.loads(read_text(path, "utf-8-sig"))
+    except OSError as error:
+        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, DatasetError) else DatasetError(f"{path}: no valid JSON: {error}") from error
+    if not isinstance(content, list) or not content:
+        raise DatasetError(f"{path}: expected a list of folds, {{train: [CASE], val: [CASE]}}, got {content!r:.100}")
+    return ListedFolds(path, tuple(_fold(path, number, entry) for number, entry in enumerate(content)), first_alone)
+
+
+def _fold(path: Path, number: int, entry: Any) -> Mapping[str, tuple[str, ...]]:
+    where = f"{path}: fold {number}"
+    parts: dict[str, tuple[str, ...]] = {}
+    for part in ("train", "val"):
+        cases = entry.get(part) if isinstance(entry, Mapping) else None
+        if not isinstance(cases, list) or not cases or not all(isinstance(case, str) for case in cases):
+            raise DatasetError(f"{where}: expected {{train: [CASE], val: [CASE]}}, got {entry!r:.200}")
+        if len(set(cases)) < len(cases):
+            raise DatasetError(f"{where}: {part} lists a case twice")
+        parts[part] = tuple(cases)
+    both = sorted(set(parts["train"]) & set(parts["val"]))
+    if both:
+        raise DatasetError(f"{where}: {len(both)} cases are in train and in val; the first is {both[0]!r:.100}")
+    return parts
