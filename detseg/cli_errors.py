@@ -11,6 +11,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "train": (
         "albumentations",
         "matplotlib",
+        "msgspec",
         "PIL",
         "pycocotools",
         "safetensors",
@@ -19,7 +20,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
         "torchvision",
     ),
     "timm": ("timm",),
-    "fast-eval": ("faster_coco_eval",),
+    "fast-eval": ("hotcoco",),
     "medical": ("monai", "nibabel", "scipy"),
     "medical-io": ("SimpleITK",),
     "export": ("onnx", "onnxscript"),

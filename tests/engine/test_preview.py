@@ -42,7 +42,7 @@ def test_sheets(data: Path, tmp_path: Path) -> None:
     assert [path.name for path in pictures] == [f"train_000_00{number}.png" for number in range(3)]
     assert sorted((tmp_path / "out").iterdir()) == sorted(pictures)
     # Two cells of 64x96 in a row with 6 pixels about each.
-    assert read_image(pictures[0]).shape == (64 + 2 * 6, 2 * 96 + 3 * 6, 3)
+    assert read_image(pictures[1]).shape == (64 + 2 * 6, 2 * 96 + 3 * 6, 3)
 
 
 def test_boxes_are_drawn_where_the_objects_are(data: Path, tmp_path: Path) -> None:
