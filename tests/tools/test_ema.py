@@ -42,9 +42,11 @@ def test_both_figures_and_their_means(folder: Path) -> None:
     )
     assert (long, none, mean) == ("long", "none", "mean")
     recorded = [json.loads((folder / name / "metrics.jsonl").read_text().splitlines()[-1]) for name in (long, none)]
-    assert [f"{record['mIoU']:.4f}" for record in recorded] == [long_averaged, none_averaged]
+    # Another process may sum in another order.
+    figures = [float(long_averaged), float(none_averaged)]
+    assert figures == pytest.approx([record["mIoU"] for record in recorded], abs=2e-4)
     # Averages that forget at once are the weights themselves; of the others 8 steps still hold most of the beginning.
-    assert none_averaged == none_plain
+    assert float(none_averaged) == pytest.approx(float(none_plain), abs=2e-4)
     assert long_averaged != long_plain
     assert float(averaged) == pytest.approx((float(long_averaged) + float(none_averaged)) / 2, abs=1.01e-4)
     assert float(plain) == pytest.approx((float(long_plain) + float(none_plain)) / 2, abs=1.01e-4)
