@@ -58,6 +58,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
         "f1_curve.png",
         "history.png",
         "last.safetensors",
+        "log.txt",
         "metrics.json",
         "metrics.jsonl",
         "pictures",

@@ -35,7 +35,7 @@ def test_a_file_that_was_not_kept_is_an_exit_code(
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(command.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
-    with pytest.raises(ValueError, match=r"export needs onnxscript: pip install 'detseg\[export\]'"):
+    with pytest.raises(ModuleNotFoundError, match=r"export needs onnxscript: pip install 'detseg\[export\]'"):
         export_command(tmp_path / "model.safetensors", None)
 
 

@@ -104,7 +104,9 @@ def main() -> None:
     events: set[str] = set()
 
     def note(event: str, arguments: tuple[object, ...]) -> None:
-        if event != "builtins.id" and not (event == "open" and str(arguments[0]) == str(path)):
+        # A number is a file that is open already.
+        is_own = event == "open" and (isinstance(arguments[0], int) or str(arguments[0]) == str(path))
+        if event != "builtins.id" and not is_own:
             events.add(f"{event}{arguments}"[:200])
 
     sys.addaudithook(note)

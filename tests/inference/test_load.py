@@ -116,7 +116,6 @@ def test_only_boxes_can_have_inputs_that_fit() -> None:
     [
         ({"precision": "int4"}, "precision must be one of"),
         ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
-        ({"confidense": 0.5}, "has no setting confidense; its settings are confidence"),
         ({"size": (50, 64)}, "multiples of the model's largest stride"),
     ],
 )
