@@ -67,7 +67,15 @@ def test_one_bad_picture_does_not_stop_the_others(
     output = tmp_path / "out"
     assert predict(model, [str(pictures)], output) == EXIT_SOME_FAILED == 1
     names = sorted(path.name for path in output.iterdir())
-    assert names == ["a.png", "c.jpg", "detections.json", "detections_images.json", "e.png", "errors.jsonl"]
+    assert names == [
+        "a.png",
+        "c.jpg",
+        "detections.json",
+        "detections_images.json",
+        "e.png",
+        "errors.jsonl",
+        "sources.json",
+    ]
 
     good = [pictures / name for name in ("a.png", "c.jpg", "e.png")]
     predictions = list(detseg.load(model, device="cpu", **SETTINGS).predict(good, batch_size=2))
@@ -101,6 +109,8 @@ def test_one_bad_picture_does_not_stop_the_others(
     assert [Path(error["source"]).name for error in errors] == ["b.png", "d.jpg"]
     assert "truncated" in errors[0]["error"]
     assert predict(model, [str(pictures / "a.png")], output) == 0
+    assert not (tmp_path / "out-2" / "errors.jsonl").exists(), "the results of another run are left alone"
+    assert predict(model, [str(pictures / "a.png")], output, overwrite=True) == 0
     assert not (output / "errors.jsonl").exists()
 
 
@@ -112,7 +122,11 @@ def test_all_good_is_exit_code_0(model: Path, pictures: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("save", "expected"), [("picture", ["a.png"]), ("coco", ["detections.json", "detections_images.json"])]
+    ("save", "expected"),
+    [
+        ("picture", ["a.png", "sources.json"]),
+        ("coco", ["detections.json", "detections_images.json", "sources.json"]),
+    ],
 )
 def test_only_what_was_asked_for_is_saved(
     model: Path, pictures: Path, tmp_path: Path, save: str, expected: list[str]
@@ -135,7 +149,7 @@ def test_impossible_requests_are_refused_before_anything_is_written(
     with pytest.raises(ValueError, match="--save: unknown mask; allowed for detection are drawn, picture, video, coco"):
         predict(model, [picture], tmp_path / "out", save=["mask", "coco", "csv"])
     with pytest.raises(SourceError, match=r"'.*missing\.png' does not exist"):
-        predict(model, [picture, str(pictures / "missing.png")], tmp_path / "out")
+        predict(model, [str(pictures / "missing.png")], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no model file at"):
         predict(tmp_path / "none.safetensors", [picture], tmp_path / "out")
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
@@ -157,7 +171,12 @@ def test_a_video_is_drawn_with_its_tracks(model: Path, tmp_path: Path, capsys: p
     track = TrackerConfig(high_score=0.0011, low_score=0.0, new_score=0.0011)
     save = ["drawn", "jsonl", "csv"]
     assert predict(model, [str(tmp_path / "film.avi")], output, save=save, track=track, section=Section(every=2)) == 0
-    assert sorted(path.name for path in output.iterdir()) == ["detections.csv", "film.mp4", "results.jsonl"]
+    assert sorted(path.name for path in output.iterdir()) == [
+        "detections.csv",
+        "film.mp4",
+        "results.jsonl",
+        "sources.json",
+    ]
     lines = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert [(line["frame"], line["time_s"]) for line in lines] == [(0, 0), (2, 0.1), (4, 0.2), (6, 0.3), (8, 0.4)]
     ids = [sorted(found["track_id"] for found in line["detections"]) for line in lines]
