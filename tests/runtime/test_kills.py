@@ -36,7 +36,7 @@ from detseg.structures import Detections
 class SlowRunner:
     spec, default_batch_size, max_in_flight, kind = InputSpec(64, 64), 1, 1, load_kind("boxes")
 
-    def submit(self, images):
+    def submit(self, images, kept=None):
         time.sleep(0.02)
         return Finished([Detections(np.array([[1, 2, 9, 8]], np.float32), np.ones(1, np.float32), np.array([0]))])
 
