@@ -12,6 +12,7 @@ from detseg.runtime.stop import StopSignals
 TWICE = """
 import signal, sys, time
 from detseg.runtime.stop import StopSignals
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever those who run the tests have made of it
 number = signal.Signals[sys.argv[1]]
 try:
     with StopSignals() as stop:
@@ -32,15 +33,18 @@ def test_a_second_signal_quits_at_once(number: signal.Signals) -> None:
 
 
 def test_handlers_come_back_and_ignored_signals_stay_so() -> None:
-    interrupt, terminate = signal.getsignal(signal.SIGINT), signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # In the background of a shell, SIGINT is ignored from the start.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with StopSignals() as stop:
-            assert signal.getsignal(signal.SIGINT) not in (interrupt, signal.SIG_DFL)
+            assert signal.getsignal(signal.SIGINT) not in (signal.default_int_handler, signal.SIG_DFL)
             signal.raise_signal(signal.SIGTERM)
             assert not stop.requested.is_set()
-        assert signal.getsignal(signal.SIGINT) is interrupt
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
     finally:
+        signal.signal(signal.SIGINT, interrupt)
         signal.signal(signal.SIGTERM, terminate)
 
 
