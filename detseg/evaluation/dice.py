@@ -15,6 +15,7 @@ from detseg.evaluation.checks import category_ids_of, require_labels, require_un
 from detseg.evaluation.plots import plot_case_scores
 from detseg.evaluation.surface import surface_distances
 from detseg.files import write_text
+from detseg.runtime.writers.cells import as_text_cell
 from detseg.structures import VOID, Metrics
 from detseg.volumes import LabelVolume, Spacing
 
@@ -152,10 +153,10 @@ class VolumeEvaluator:
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("name", "image_id", "class", *_COLUMNS))
         for image_id, rows in zip(sorted(self._cases), cases.tolist(), strict=True):
-            name = (names or {}).get(image_id, "")
+            name = as_text_cell((names or {}).get(image_id, ""))
             for class_name, row in zip(class_names, rows, strict=True):
                 scores = ("" if np.isnan(value) else f"{value:.6g}" for value in row)
-                writer.writerow((name, image_id, class_name, *scores))
+                writer.writerow((name, image_id, as_text_cell(class_name), *scores))
         write_text(folder / "cases.csv", text.getvalue())
         dice = {name: cases[:, column, 0] for column, name in enumerate(class_names)}
         counted = {name: scores[~np.isnan(scores)] for name, scores in dice.items()}

@@ -55,7 +55,6 @@ def run_export(
     """Export a model file, the best model of a run, or released weights by name; see
     :func:`detseg.exporters.export.export_model`. Only files of earlier exports are replaced, unless ``overwrite``.
 
-
     Raises:
         ModuleNotFoundError: the packages of the extra are not installed.
     """

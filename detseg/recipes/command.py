@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Sequence
@@ -95,7 +96,7 @@ def resume_run(
     """
     given = [*options.overrides(), *overrides]
     if options.data is not None:
-        given.append(f"data.path='{options.data}'")
+        given.append(f"data.path={json.dumps(options.data)}")
     refused = [text for text in given if text.partition("=")[0] not in _MAY_CHANGE]
     refused += [f"--{name}" for name in ("size",) if getattr(options, name) is not None]
     refused += ["--batch auto"] if options.batch_size == "auto" else []

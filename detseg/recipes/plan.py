@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,7 +44,7 @@ class Options:
         given = {
             "train.epochs": self.epochs,
             "train.batch_size": batch_size,
-            "train.device": None if self.device is None else f"'{self.device}'",
+            "train.device": None if self.device is None else json.dumps(self.device),
             "train.seed": self.seed,
             "data.num_workers": self.num_workers,
         }

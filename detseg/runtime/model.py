@@ -19,6 +19,7 @@ from detseg.runtime.media.given import Channels, Item, items_of
 from detseg.runtime.media.reading import read_frames
 from detseg.runtime.media.sources import OnError, Source, find_sources
 from detseg.runtime.media.video_reader import Section
+from detseg.runtime.onnx.forking import tell_of_forks
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.prediction import Prediction
@@ -56,6 +57,11 @@ class Model:
         self.category_ids = tuple(category_ids)
         self._remake = remake
         self._variants: dict[tuple[Any, ...], Runner] = {}
+        self._lock = threading.Lock()
+        tell_of_forks(self)
+
+    def after_fork(self) -> None:
+        """In the child nobody gives back what another thread held."""
         self._lock = threading.Lock()
 
     def __call__(self, given: Any, batch_size: int = 1, **options: Any) -> list[Prediction]:

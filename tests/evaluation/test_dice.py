@@ -267,6 +267,14 @@ def test_artifacts(tmp_path: Path) -> None:
     ]
 
 
+def test_names_are_no_formulas(tmp_path: Path) -> None:
+    evaluator = VolumeEvaluator(("background", "@a"))
+    evaluator.update(1, volume([1]), volume([1]))
+    evaluator.write_artifacts(tmp_path, {1: "=1+1.nii.gz"})
+    with (tmp_path / "cases.csv").open(encoding="utf-8", newline="") as file:
+        assert list(csv.reader(file))[1][:3] == ["'=1+1.nii.gz", "1", "'@a"]
+
+
 def test_artifacts_where_no_case_counts(tmp_path: Path) -> None:
     evaluate((volume([0, 0]), volume([0, 0]))).write_artifacts(tmp_path)
     assert (tmp_path / "dice.png").stat().st_size > 0

@@ -36,7 +36,9 @@ def test_a_run_that_is_over_goes_on_for_longer(data: Path) -> None:
     result = start_run("c2f_n", options, SMALL, bar=False)
     assert result.run_dir == Path("runs/c2f_n")
     assert epochs(result.run_dir) == [1]
-    resume_run(result.run_dir, Options(epochs=3), bar=False)
+    moved = data.with_name("it's moved.yaml")
+    moved.write_text(data.read_text())
+    resume_run(result.run_dir, Options(data=str(moved), epochs=3), bar=False)
     assert epochs(result.run_dir) == [1, 2, 3]
     with pytest.raises(ValueError, match="has trained for 3 epochs already, and is to end after 2"):
         resume_run(result.run_dir, Options(epochs=2), bar=False)

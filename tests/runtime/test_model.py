@@ -336,3 +336,10 @@ def test_real_pictures_give_the_same_alone_and_in_a_batch(detseg_data: Path) -> 
         assert one.path == other.path
         assert np.array_equal(one.result.boxes_xyxy, other.result.boxes_xyxy)  # type: ignore[union-attr]
         assert np.array_equal(one.image, read_image(one.path or ""))  # type: ignore[arg-type]
+
+
+def test_a_child_that_was_forked_while_another_thread_changed_settings_can_change_them(in_forked_child: Any) -> None:
+    model = Model(SpotRunner(), "detection", NAMES, (4, 9), lambda settings, tracker: SpotRunner())
+    with model._lock:
+        assert in_forked_child(lambda: len(model(SPOTS[0], confidence=0.5))) == "1"
+    assert len(model(SPOTS[0], confidence=0.5)) == 1
