@@ -1,7 +1,7 @@
 # Every target makes .venv itself, with Python's own venv and pip.
 
 SHELL := /bin/sh
-EXTRAS := train,timm,fast-eval,medical,medical-io,export,video,dev
+EXTRAS := train,timm,fast-eval,medical,medical-io,export,video,docs,dev
 BIN := .venv/bin
 # One process per core, four at the most: each takes 2 GB. Whoever has nothing left to do takes tests of another.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
@@ -41,10 +41,7 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Installs what the site is made with on the first call; tests and the other targets do without.
 docs: $(STAMP)
-	$(BIN)/python -c 'import material, mkdocs, mkdocstrings' 2>/dev/null || \
-		$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
 	$(BIN)/python tools/docs.py
 	$(BIN)/python -m mkdocs build --strict
 
@@ -57,5 +54,5 @@ $(STAMP): pyproject.toml constraints.txt
 	set -ex; \
 		test -x $(BIN)/pip || '$(PYTHON)' -m venv .venv; \
 		$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'; \
-		$(BIN)/python -m pip install -c constraints.txt --no-deps cityscapesscripts
+		$(BIN)/python -m pip install -c constraints.txt --no-deps cityscapesscripts supervision
 	@touch $@

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import subprocess
 import sys
@@ -11,13 +10,11 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-MISSING = [name for name in ("mkdocs", "material", "mkdocstrings") if importlib.util.find_spec(name) is None]
 _ASSET = re.compile(r"<(?:script|img|iframe|source|link)\b[^>]*?(?:src|href)=\"?((?:https?:)?//[^\s\">]+)")
 _IN_CSS = re.compile(r"(?:@import\s*|url\()[\"']?((?:https?:)?//[^\"')]+)")
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(bool(MISSING), reason=f"the extra docs is not installed ({', '.join(MISSING)}): make docs does it")
 def test_the_site_is_whole_and_its_own(tmp_path: Path) -> None:
     site = tmp_path / "site"
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]

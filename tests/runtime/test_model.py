@@ -309,8 +309,8 @@ def test_the_bridge_to_supervision(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 def test_supervision_itself_filters_by_name_and_merges() -> None:
-    """Where the package is installed."""
-    supervision = pytest.importorskip("supervision")
+    import supervision
+
     (prediction,) = model_of(SpotRunner()).predict(SPOTS[1])
     found = Detections(
         np.array([[8, 8, 16, 16], [40, 8, 50, 16], [42, 20, 50, 30]], np.float32),
