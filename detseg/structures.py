@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray, IntArray, require, require_array
+from detseg.run_lengths import RunLengths
 from detseg.volumes import LabelVolume
 
-Truth = Literal["boxes", "masks", "volumes"]
-"""What a task learns from: boxes with labels, a class for every pixel, or one for every voxel."""
+Truth = Literal["boxes", "instances", "masks", "volumes"]
+"""What a task learns from: boxes with labels, these with the mask of each object, a class for every pixel, or one for
+every voxel."""
 
 VOID = 255
 """The value in a mask or label volume where no class is given: such a pixel is neither learned from nor judged."""
@@ -72,7 +74,8 @@ class Sample:
 
     ``image`` ``[H, W, 3]`` uint8 RGB; ``boxes_xyxy`` ``[N, 4]`` float32 pixels of this image; ``labels`` ``[N]`` int64
     class positions; ``crowd`` ``[N]`` bool, regions that are neither object nor background; ``mask`` ``[H, W]`` uint8
-    class position per pixel, ``VOID`` where there is none, or None; ``placement`` leads back to the original image.
+    class position per pixel, ``VOID`` where there is none, or None; ``placement`` leads back to the original image;
+    ``object_masks`` ``[N, H, W]`` bool, the pixels of each object, or None.
     """
 
     image: ByteArray
@@ -83,6 +86,7 @@ class Sample:
     path: str
     placement: Placement
     mask: ByteArray | None = None
+    object_masks: BoolArray | None = None
 
     def __post_init__(self) -> None:
         require_array(self.image, "image", np.uint8, (None, None, 3))
@@ -92,6 +96,8 @@ class Sample:
         require_array(self.crowd, "crowd", np.bool_, (count,))
         if self.mask is not None:
             require_array(self.mask, "mask", np.uint8, self.image.shape[:2])
+        if self.object_masks is not None:
+            require_array(self.object_masks, "object_masks", np.bool_, (count, *self.image.shape[:2]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,8 @@ class GroundTruth:
     """What an annotation file says about one image, unclipped and unrounded, as evaluation needs it.
 
     ``boxes_xywh`` ``[N, 4]`` float64; ``labels`` ``[N]`` int64 class positions; ``crowd`` ``[N]`` bool; ``areas``
-    ``[N]`` float64, the area of the segmentation in COCO, of the box elsewhere.
+    ``[N]`` float64, the area of the segmentation in COCO, of the box elsewhere; ``masks``: one for each object, where
+    they are judged.
     """
 
     image_id: int
@@ -109,6 +116,7 @@ class GroundTruth:
     labels: IntArray
     crowd: BoolArray
     areas: DoubleArray
+    masks: tuple[RunLengths, ...] | None = None
 
     def __post_init__(self) -> None:
         require_array(self.boxes_xywh, "boxes_xywh", np.float64, (None, 4))
@@ -116,6 +124,8 @@ class GroundTruth:
         require_array(self.labels, "labels", np.int64, (count,))
         require_array(self.crowd, "crowd", np.bool_, (count,))
         require_array(self.areas, "areas", np.float64, (count,))
+        if self.masks is not None:
+            _require_masks(self.masks, count, (self.height, self.width))
 
     @property
     def boxes_xyxy(self) -> DoubleArray:
@@ -146,7 +156,7 @@ class Detections:
         require(bool(np.isfinite(self.scores).all()), "scores holds a value that is not finite")
 
     @classmethod
-    def empty(cls) -> Detections:
+    def empty(cls) -> Self:
         """No objects."""
         return cls(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
 
@@ -157,6 +167,23 @@ class Detections:
         """The rows that ``index`` (integers or a boolean mask) names, in its order."""
         track_ids = None if self.track_ids is None else self.track_ids[index]
         return Detections(self.boxes_xyxy[index], self.scores[index], self.labels[index], track_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Instances(Detections):
+    """The objects found in one image with their ``masks``, one for each, in pixels of the original image."""
+
+    masks: tuple[RunLengths, ...] = ()
+
+    def __post_init__(self) -> None:
+        Detections.__post_init__(self)
+        _require_masks(self.masks, len(self.scores), None)
+
+    def select(self, index: NDArray[Any]) -> Instances:
+        """The rows that ``index`` (integers or a boolean mask) names, in its order."""
+        track_ids = None if self.track_ids is None else self.track_ids[index]
+        masks = tuple(self.masks[row] for row in np.arange(len(self.masks))[index])
+        return Instances(self.boxes_xyxy[index], self.scores[index], self.labels[index], track_ids, masks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +222,10 @@ class Metrics(Mapping[str, float]):
 
     def __len__(self) -> int:
         return len(self.values_by_name)
+
+
+def _require_masks(masks: tuple[RunLengths, ...], count: int, size: tuple[int, int] | None) -> None:
+    """Raise ValueError unless there are ``count`` masks of one ``size`` (height, width; None: any)."""
+    require(len(masks) == count, f"there must be one mask for each of {count} objects, got {len(masks)}")
+    sizes = {(one.height, one.width) for one in masks} | (set() if size is None else {size})
+    require(len(sizes) <= 1, f"masks must be as large as their image and each other, got {sorted(sizes)}")

@@ -27,6 +27,7 @@ OPEN = frozenset(
         "files",
         "habits",
         "memory",
+        "run_lengths",
         "shipped",
         "structures",
         "volumes",
@@ -361,7 +362,8 @@ SEAM = ("tasks/", "runtime/kinds/", "data/")
 
 TOLD_APART = frozenset(
     {
-        "Detections", "LabelMap", "LabelVolume", "GroundTruth", "Sample", "VolumeSample", "Dataset", "MaskDataset",
+        "Detections", "Instances", "LabelMap", "LabelVolume", "GroundTruth", "Sample", "VolumeSample", "Dataset",
+        "MaskDataset",
         "VolumeDataset", "PlacedVolumes", "InputSpec", "VolumeSpec", "CocoEvaluator", "SegmentationEvaluator",
         "VolumeEvaluator", "DetectionMetadata", "SemanticMetadata", "VolumeMetadata", "DetectionTask", "SemanticTask",
         "VolumeTask", "DetectionTaskConfig", "SemanticTaskConfig", "VolumeTaskConfig",

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.structures import Detections, GroundTruth, Metrics, Placement, Sample
+from detseg.run_lengths import RunLengths
+from detseg.structures import Detections, GroundTruth, Instances, Metrics, Placement, Sample
 
 
 def boxes(*rows: tuple[float, float, float, float], dtype: type[np.generic] = np.float32) -> Any:
@@ -27,6 +28,10 @@ def sample(**changes: Any) -> Sample:
         "placement": Placement.identity(6, 8),
     }
     return Sample(**values | changes)
+
+
+def masks(count: int, height: int, width: int) -> tuple[RunLengths, ...]:
+    return (RunLengths.from_mask(np.ones((height, width), bool)),) * count
 
 
 def ground_truth(**changes: Any) -> GroundTruth:
@@ -66,10 +71,18 @@ def detections(**changes: Any) -> Detections:
         (sample, {"crowd": np.array([0, 1])}, "crowd must be bool, got int64"),
         (sample, {"mask": np.zeros((8, 6), np.uint8)}, "mask must have shape 6x8, got (8, 6)"),
         (sample, {"mask": np.zeros((6, 8), np.int64)}, "mask must be uint8, got int64"),
+        (sample, {"object_masks": np.zeros((1, 6, 8), bool)}, "object_masks must have shape 2x6x8, got (1, 6, 8)"),
+        (sample, {"object_masks": np.zeros((2, 6, 8), np.uint8)}, "object_masks must be bool, got uint8"),
         (ground_truth, {"boxes_xywh": boxes((1, 1, 2, 3))}, "boxes_xywh must be float64, got float32"),
         (ground_truth, {"areas": np.array([6.0, 1.0])}, "areas must have shape 1, got (2,)"),
         (ground_truth, {"crowd": np.array([0])}, "crowd must be bool, got int64"),
         (ground_truth, {"labels": np.array([0], np.int32)}, "labels must be int64, got int32"),
+        (ground_truth, {"masks": ()}, "there must be one mask for each of 1 objects, got 0"),
+        (
+            ground_truth,
+            {"masks": masks(1, 8, 6)},
+            "masks must be as large as their image and each other, got [(6, 8), (8, 6)]",
+        ),
         (detections, {"scores": np.array([0.9], np.float32)}, "scores must have shape 3, got (1,)"),
         (detections, {"scores": np.array([0.9, 0.8, np.nan], np.float32)}, "scores holds a value that is not finite"),
         (detections, {"boxes_xyxy": boxes(*[(0, 0, np.inf, 1)] * 3)}, "boxes_xyxy holds a value that is not finite"),
@@ -88,6 +101,8 @@ def test_right_arrays_are_kept() -> None:
     mask = np.ones((6, 8), np.uint8)
     assert sample(mask=mask).mask is mask
     assert sample().mask is None
+    object_masks = np.ones((2, 6, 8), np.bool_)
+    assert sample(object_masks=object_masks).object_masks is object_masks
     no_boxes = {"boxes_xyxy": boxes(), "labels": np.zeros(0, np.int64), "crowd": np.zeros(0, np.bool_)}
     assert len(sample(**no_boxes).boxes_xyxy) == 0
     assert ground_truth().areas.tolist() == [6.0]
@@ -155,6 +170,31 @@ def test_selected_detections(index: Any, labels: list[int]) -> None:
     selected = detections(track_ids=track_ids).select(index)
     assert selected.track_ids is not None
     assert selected.track_ids.tolist() == track_ids[index].tolist()
+
+
+@pytest.mark.parametrize("index", [np.array([2, 0]), np.array([True, False, True]), np.zeros(0, np.int64)])
+def test_selected_instances_keep_their_masks(index: Any) -> None:
+    found = detections(track_ids=np.array([7, 1, 3]))
+    runs = tuple(RunLengths.from_mask(mask) for mask in np.eye(3, dtype=bool)[:, None])
+    selected = Instances(found.boxes_xyxy, found.scores, found.labels, found.track_ids, runs).select(index)
+    expected = found.select(index)
+    assert selected.masks == tuple(runs[row] for row in np.arange(3)[index])
+    assert (selected.labels.tolist(), len(selected)) == (expected.labels.tolist(), len(expected))
+    assert selected.track_ids is not None
+    assert expected.track_ids is not None
+    assert selected.track_ids.tolist() == expected.track_ids.tolist()
+
+
+def test_instances_have_a_mask_each() -> None:
+    found = detections()
+    values = found.boxes_xyxy, found.scores, found.labels, None
+    with pytest.raises(ValueError, match="one mask for each of 3 objects, got 2"):
+        Instances(*values, masks(2, 6, 8))
+    with pytest.raises(ValueError, match="as large as their image and each other"):
+        Instances(*values, masks(1, 6, 8) + masks(2, 8, 6))
+    empty = Instances.empty()
+    assert (len(empty), empty.masks) == (0, ())
+    assert isinstance(empty, Instances)
 
 
 def test_no_detections() -> None:
