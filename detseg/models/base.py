@@ -4,7 +4,7 @@ next: built first, passed in, never looked up."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -70,17 +70,29 @@ class Neck(nn.Module):
         raise NotImplementedError
 
 
+class MaskMaps(NamedTuple):
+    """Raw predictions of boxes with masks: ``levels`` ``[B, channels, H, W]``, fine to coarse, whose last channels are
+    the coefficients of the ``prototypes`` ``[B, K, H, W]``, maps of the whole image at a stride of their own."""
+
+    levels: list[Tensor]
+    prototypes: Tensor
+
+
 class Head(nn.Module):
     """A neck's maps -> raw predictions ``[B, channels, H, W]`` per level; ``kind`` says what the channels mean.
 
-    ``bins``: how many channels describe one side of a box; 1 where there is one number for it.
+    ``bins``: how many channels describe one side of a box; 1 where there is one number for it. ``num_prototypes``: how
+    many maps a mask is made of, 0 where there are no masks; then :class:`MaskMaps` are the output, with prototypes at
+    ``prototype_stride``.
     """
 
-    kind: ClassVar[Literal["dfl", "direct"]]
+    kind: ClassVar[Literal["dfl", "direct", "dfl_masks"]]
     bins: int = 1
+    num_prototypes: int = 0
+    prototype_stride: int = 0
     num_classes: int
 
-    def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
+    def forward(self, features: Sequence[Tensor]) -> list[Tensor] | MaskMaps:
         raise NotImplementedError
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from detseg.config import choice
 from detseg.layers.conv import fuse
 from detseg.models.backbones import BACKBONES
-from detseg.models.base import Backbone, BackboneConfig, Head, HeadConfig, Neck, NeckConfig
+from detseg.models.base import Backbone, BackboneConfig, Head, HeadConfig, MaskMaps, Neck, NeckConfig
 from detseg.models.heads import HEADS
 from detseg.models.necks import NECKS
 
@@ -51,7 +51,7 @@ class Detector(nn.Module):
         self.strides = neck.strides
         self.num_classes = head.num_classes
 
-    def forward(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor] | MaskMaps:
         """Raw predictions per level, fine to coarse.
 
         Args:
@@ -59,15 +59,16 @@ class Detector(nn.Module):
 
         Returns:
             Per level ``[B, C, H / stride, W / stride]``. Head kind ``dfl``: ``4 * bins`` box logits (left, top, right,
-            bottom), then class logits. Kind ``direct``: raw x, y, w, h, then objectness and class logits.
+            bottom), then class logits. Kind ``direct``: raw x, y, w, h, then objectness and class logits. Kind
+            ``dfl_masks``: :class:`detseg.models.base.MaskMaps`, the levels as of ``dfl`` with coefficients at the end.
 
         Raises:
             ValueError: H or W is not a multiple of the coarsest stride.
         """
         if not torch.compiler.is_compiling():
             self._check_size(images)
-        levels: list[Tensor] = self.head(self.neck(self.backbone(images)))
-        return levels
+        raw: list[Tensor] | MaskMaps = self.head(self.neck(self.backbone(images)))
+        return raw
 
     def fuse(self) -> Self:
         """Fold batch norms into convolutions, in place, for inference; returns itself.

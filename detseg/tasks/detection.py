@@ -74,9 +74,14 @@ class DetectionTaskConfig:
         """The task for ``model``, whose outputs it decodes.
 
         Raises:
-            ValueError: the input size does not fit the model's strides.
+            ValueError: the input size does not fit the model's strides, or its head gives masks as well.
         """
         kind, bins = model.head.kind, model.head.bins
+        if kind == "dfl_masks":
+            raise ValueError(
+                "the task detection is for the heads dfl and direct; the model's head is dfl_masks, which gives masks "
+                "as well: choose the head dfl, or the task instance"
+            )
         head = HeadMetadata(kind, model.strides, bins) if bins > 1 else HeadMetadata(kind, model.strides)
         task = DetectionTask(self, head, class_names, category_ids)
         if self.input.height % task.stride or self.input.width % task.stride:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from detseg.config import ConfigError, from_dict
 from detseg.models import MODELS
@@ -16,6 +17,14 @@ def c2f_detector(depth: float, width: float, max_channels: int) -> DetectorConfi
         {"name": "csp_darknet", "block": "c2f", "depth": depth, "width": width, "max_channels": max_channels},
         {"name": "pan", "block": "c2f", "depth": depth},
         "dfl",
+    )
+
+
+def c2f_mask_detector(depth: float, width: float, max_channels: int) -> DetectorConfig:
+    return _config(
+        {"name": "csp_darknet", "block": "c2f", "depth": depth, "width": width, "max_channels": max_channels},
+        {"name": "pan", "block": "c2f", "depth": depth},
+        "dfl_masks",
     )
 
 
@@ -54,6 +63,19 @@ class TestC2fDetector(DetectorTester):
     box_channels = 4 * 16
 
 
+class TestC2fMaskDetector(DetectorTester):
+    config = c2f_mask_detector(0.33, 0.25, 1024)
+    box_channels = 4 * 16
+
+    def expected_shapes(self, num_classes: int, height: int, width: int) -> list[tuple[int, ...]]:
+        levels = super().expected_shapes(num_classes + 32, height, width)
+        return [*levels, (32, height // 4, width // 4)]
+
+    def outputs(self, model: nn.Module, images: Tensor) -> list[Tensor]:
+        raw = model(images)
+        return [*raw.levels, raw.prototypes]
+
+
 class TestYOLOXDetector(DetectorTester):
     config = yolox_detector(0.33, 0.375)
     box_channels = 4 + 1
@@ -82,6 +104,11 @@ PARAMETER_COUNTS = [
     (c2f_detector(0.67, 0.75, 768), 25_902_640),
     (c2f_detector(1.0, 1.0, 512), 43_691_520),
     (c2f_detector(1.0, 1.25, 512), 68_229_648),
+    (c2f_mask_detector(0.33, 0.25, 1024), 3_409_968),
+    (c2f_mask_detector(0.33, 0.50, 1024), 11_821_056),
+    (c2f_mask_detector(0.67, 0.75, 768), 27_285_968),
+    (c2f_mask_detector(1.0, 1.0, 512), 45_997_728),
+    (c2f_mask_detector(1.0, 1.25, 512), 71_827_888),
     (yolox_detector(0.33, 0.25, depthwise=True), 0.91e6),
     (yolox_detector(0.33, 0.375), 5.06e6),
     (yolox_detector(0.33, 0.50), 8.97e6),

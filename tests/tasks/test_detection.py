@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detseg.losses.detection import SimOTALossConfig, TALLossConfig
 from detseg.models.detector import Detector, DetectorConfig
+from detseg.models.heads.dfl_masks import DFLMasksHeadConfig
 from detseg.models.heads.direct import DirectHeadConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import PostprocessConfig
@@ -234,6 +235,11 @@ def test_category_ids_count_from_one_where_there_are_none() -> None:
             DFL,
             DetectionTaskConfig(input=InputSpec(64, 80)),
             "task.input is 64x80; height and width must be multiples of the model's largest stride, 32",
+        ),
+        (
+            DetectorConfig(head=DFLMasksHeadConfig()),
+            DetectionTaskConfig(),
+            "the model's head is dfl_masks, which gives masks as well: choose the head dfl, or the task instance",
         ),
     ],
 )

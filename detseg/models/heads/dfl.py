@@ -36,7 +36,7 @@ class DFLHeadConfig:
 class DFLHead(Head):
     """Per level one branch for boxes and one for classes, each of two 3x3 convolutions and a pointwise one."""
 
-    kind: ClassVar[Literal["dfl"]] = "dfl"
+    kind: ClassVar[Literal["dfl", "dfl_masks"]] = "dfl"
 
     def __init__(
         self,
@@ -52,8 +52,12 @@ class DFLHead(Head):
         self.bins = bins
         box_hidden = max(16, channels[0] // 4, 4 * bins)
         class_hidden = max(channels[0], min(num_classes, 100))
-        self.box_branches = nn.ModuleList(_branch(size, box_hidden, 4 * bins, activation) for size in channels)
-        self.class_branches = nn.ModuleList(_branch(size, class_hidden, num_classes, activation) for size in channels)
+        self.box_branches = nn.ModuleList(
+            prediction_branch(size, box_hidden, 4 * bins, activation) for size in channels
+        )
+        self.class_branches = nn.ModuleList(
+            prediction_branch(size, class_hidden, num_classes, activation) for size in channels
+        )
         # The expected distance is the inner product of a distribution with these; frozen in the official files.
         self.projection = nn.Parameter(torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1), requires_grad=False)
         self._set_biases(strides)
@@ -72,7 +76,8 @@ class DFLHead(Head):
         ]
 
 
-def _branch(in_channels: int, hidden: int, out_channels: int, activation: str) -> nn.Sequential:
+def prediction_branch(in_channels: int, hidden: int, out_channels: int, activation: str) -> nn.Sequential:
+    """Two 3x3 convolutions and a pointwise one."""
     return nn.Sequential(
         ConvNormAct(in_channels, hidden, 3, activation=activation),
         ConvNormAct(hidden, hidden, 3, activation=activation),
