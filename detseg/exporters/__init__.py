@@ -2,6 +2,7 @@
 
 COMPARISONS: dict[str, str] = {
     "boxes": "detseg.exporters.compare_boxes:BoxComparison",
+    "instances": "detseg.exporters.compare_instances:InstanceComparison",
     "masks": "detseg.exporters.compare_labels:LabelComparison",
     "volumes": "detseg.exporters.compare_labels:VolumeComparison",
 }

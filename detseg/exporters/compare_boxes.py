@@ -47,14 +47,18 @@ class BoxComparison:
         rows, columns = pairs[counts].T
         self._num_matched += len(rows)
         if len(rows):
-            boxes = np.abs(expected.boxes_xyxy[rows] - found.boxes_xyxy[columns])
-            scores = np.abs(expected.scores[rows] - found.scores[columns])
-            self._box_difference = max(self._box_difference, float(boxes.max()))
-            self._score_difference = max(self._score_difference, float(scores.max()))
+            self._add_pairs(expected.select(rows), found.select(columns))
         for own, other, column in ((expected, found, 0), (found, expected, 1)):
             alone = np.ones(len(own), bool)
             alone[pairs[:, column]] = False
             self._num_alone += int((own.scores[alone] > self._limit(other)).sum())
+
+    def _add_pairs(self, expected: Detections, found: Detections) -> None:
+        """The same objects, at least one, from both sides."""
+        boxes = np.abs(expected.boxes_xyxy - found.boxes_xyxy)
+        scores = np.abs(expected.scores - found.scores)
+        self._box_difference = max(self._box_difference, float(boxes.max()))
+        self._score_difference = max(self._score_difference, float(scores.max()))
 
     def add_outputs(self, expected: Any, found: Any) -> None:
         """Raw maps are not compared: boxes are what counts."""

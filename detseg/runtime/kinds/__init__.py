@@ -1,4 +1,5 @@
-"""Kinds of results, named as what they are judged by: boxes in images, labels of pixels, labels of voxels.
+"""Kinds of results, named as what they are judged by: boxes in images, these with masks, labels of pixels, labels of
+voxels.
 
 What differs between them when a model is used is one class; a new kind adds a line to the table. A task names its kind,
 and so does an exported file.
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, str] = {
     "boxes": "detseg.runtime.kinds.boxes:Boxes",
+    "instances": "detseg.runtime.kinds.instances:InstanceMasks",
     "masks": "detseg.runtime.kinds.masks:Masks",
     "volumes": "detseg.runtime.kinds.volumes:Volumes",
 }

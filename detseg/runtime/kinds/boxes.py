@@ -106,11 +106,14 @@ class BoxPipeline(ImageInputs):
                 boxes_xyxy, scores = decode_above(outputs["raw"][row], self._metadata.head, *size, settings.confidence)
             case "decoded":
                 boxes_xyxy, scores = outputs["boxes"][row], outputs["scores"][row]
+        self._require_classes(scores)
+        return detect(boxes_xyxy, scores, placement, settings, self._kept)
+
+    def _require_classes(self, scores: FloatArray) -> None:
         if scores.shape[1] != self._num_classes:
             raise ValueError(
                 f"{self._network.path}: gives scores of {scores.shape[1]} classes and names {self._num_classes}"
             )
-        return detect(boxes_xyxy, scores, placement, settings, self._kept)
 
     def _chosen(self, found: Detections, kept: BoolArray, limit: int) -> Detections:
         if len(found) == limit:
@@ -129,7 +132,7 @@ class Boxes(Kind):
 
     name = "boxes"
     counted = "objects found"
-    metadata = DetectionMetadata
+    metadata: ClassVar[type[Metadata]] = DetectionMetadata
     has_boxes = True
     writers: ClassVar[Mapping[str, Save]] = {
         **IMAGE_WRITERS,

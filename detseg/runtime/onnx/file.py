@@ -21,7 +21,7 @@ from detseg.runtime.kinds.base import Metadata
 KEY = "detseg"
 """The name of the property with the metadata."""
 FORMAT = 1
-KINDS_OF_TASKS = {"detection": "boxes", "semantic": "masks", "volume": "volumes"}
+KINDS_OF_TASKS = {"detection": "boxes", "instance": "instances", "semantic": "masks", "volume": "volumes"}
 """The kind of results of files that name none, by their task."""
 
 MAX_FIELDS = 5_000_000

@@ -8,21 +8,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
-from detseg.arrays import FloatArray
+from detseg.arrays import FloatArray, IntArray
 from detseg.runtime.postprocess.config import HeadMetadata
 
 _LOGIT_SLACK = 1e-3
 """Places this far below ``confidence`` are decoded as well: the decision is made on scores, which are rounded."""
 
 
+class Decoded(NamedTuple):
+    """Boxes (xyxy, input pixels) ``[S, 4]`` and scores ``[S, C]``, and where among the anchor points they are, ``[S]``
+    int64, ascending."""
+
+    boxes_xyxy: FloatArray
+    scores: FloatArray
+    anchors: IntArray
+
+
 def decode_above(
     raw: FloatArray, head: HeadMetadata, height: int, width: int, confidence: float
 ) -> tuple[FloatArray, FloatArray]:
-    """Boxes (xyxy, input pixels) ``[S, 4]`` and scores ``[S, C]`` of the places with a score above ``confidence``, and
-    maybe a few more, in the order of the anchor points.
+    """The boxes and scores of :func:`decode_places`."""
+    boxes_xyxy, scores, _ = decode_places(raw, head, height, width, confidence)
+    return boxes_xyxy, scores
+
+
+def decode_places(raw: FloatArray, head: HeadMetadata, height: int, width: int, confidence: float) -> Decoded:
+    """The places with a score above ``confidence``, and maybe a few more.
 
     ``raw`` ``[channels, A]``, the levels flattened one after the other, for an input of ``height`` x ``width``;
     channels and arithmetic are those of ``detseg.ops.decode``.
@@ -50,7 +65,7 @@ def decode_above(
     else:
         boxes_xyxy = _direct_boxes(selected[:4], points_xy, strides)
         scores = sigmoid(selected[4:5]) * sigmoid(selected[5:])
-    return boxes_xyxy, np.ascontiguousarray(scores.T)
+    return Decoded(boxes_xyxy, np.ascontiguousarray(scores.T), chosen)
 
 
 @lru_cache(maxsize=8)

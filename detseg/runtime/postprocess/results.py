@@ -26,6 +26,17 @@ def detect(
 ) -> Detections:
     """Decoded boxes ``[A, 4]`` in input pixels and scores ``[A, C]`` -> the objects in the original image, of the
     classes that are ``kept`` ``[C]``."""
+    return detect_places(boxes_xyxy, scores, placement, settings, kept)[0]
+
+
+def detect_places(
+    boxes_xyxy: FloatArray,
+    scores: FloatArray,
+    placement: Placement,
+    settings: PostprocessConfig,
+    kept: BoolArray | None = None,
+) -> tuple[Detections, IntArray]:
+    """As :func:`detect`, with the row ``[N]`` that each object was in."""
     found = select_detections(
         boxes_xyxy,
         scores,
@@ -36,7 +47,7 @@ def detect(
         settings.class_agnostic,
         kept=kept,
     )
-    return Detections(placement.to_original(found.boxes_xyxy), found.scores, found.labels)
+    return Detections(placement.to_original(found.boxes_xyxy), found.scores, found.labels), found.anchors
 
 
 def detections_of_graph(

@@ -9,12 +9,13 @@ from detseg.runtime.kinds import KINDS, load_kind
 from detseg.runtime.kinds.base import Saving, make_writers
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.nifti import read_label_values
-from detseg.structures import Detections, LabelMap
+from detseg.structures import Detections, Instances, LabelMap
 from detseg.volumes import LabelVolume, Volume
 
 IMAGE = np.zeros((8, 8, 3), np.uint8)
 READ_AND_FOUND = {
     "boxes": (IMAGE, Detections.empty()),
+    "instances": (IMAGE, Instances.empty()),
     "masks": (IMAGE, LabelMap(np.ones((8, 8), np.uint8))),
     "volumes": (
         Volume(np.zeros((4, 4, 4), np.float32), np.eye(4)),

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg.run_lengths import RunLengths
 from detseg.runtime.drawing.volume import draw_slices
 from detseg.runtime.kinds import KINDS, load_kind
-from detseg.structures import VOID, Detections, LabelMap, Placement, Sample
+from detseg.structures import VOID, Detections, Instances, LabelMap, Placement, Sample
 from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
 
 NAMES = ("background", "cat", "dog")
@@ -20,9 +21,18 @@ BOXES = Detections(
     np.array([[0, 0, 2, 2], [1, 1, 4, 3], [2, 0, 6, 4]], np.float32), np.array([0.9, 0.8, 0.7], np.float32),
     np.array([1, 2, 0]),
 )  # fmt: skip
+INSTANCES = Instances(
+    BOXES.boxes_xyxy, BOXES.scores, BOXES.labels, None,
+    tuple(RunLengths.from_crop(np.ones((1, size), bool), 0, size, 4, 6) for size in (1, 2, 3)),
+)  # fmt: skip
 MASK = LabelMap(np.array([[0, 1, 2, VOID, 1, 1]] * 4, np.uint8))
 LABELS = LabelVolume(np.arange(64, dtype=np.uint8).reshape(4, 4, 4) % 3, VOLUME.affine)
-RESULTS: dict[str, tuple[Any, Any]] = {"boxes": (IMAGE, BOXES), "masks": (IMAGE, MASK), "volumes": (VOLUME, LABELS)}
+RESULTS: dict[str, tuple[Any, Any]] = {
+    "boxes": (IMAGE, BOXES),
+    "instances": (IMAGE, INSTANCES),
+    "masks": (IMAGE, MASK),
+    "volumes": (VOLUME, LABELS),
+}
 
 
 def test_there_is_an_example_of_each() -> None:
@@ -31,18 +41,30 @@ def test_there_is_an_example_of_each() -> None:
 
 def labels_of(kind: str, result: Any) -> list[int]:
     """The classes of the first three places, or boxes."""
-    labels: list[int] = result.labels.ravel().tolist()[:3] if kind != "boxes" else result.labels.tolist()
+    labels: list[int] = result.labels.tolist() if load_kind(kind).has_boxes else result.labels.ravel().tolist()[:3]
     return labels
 
 
 @pytest.mark.parametrize(
     ("kind", "kept", "relabeled"),
-    [("boxes", [1], [5, 0]), ("masks", [VOID, 1, VOID], [0, 5, VOID]), ("volumes", [0, 1, 0], [0, 5, 0])],
+    [
+        ("boxes", [1], [5, 0]),
+        ("instances", [1], [5, 0]),
+        ("masks", [VOID, 1, VOID], [0, 5, VOID]),
+        ("volumes", [0, 1, 0], [0, 5, 0]),
+    ],
 )
 def test_classes_that_are_left_out(kind: str, kept: list[int], relabeled: list[int]) -> None:
     one, (_, result) = load_kind(kind), RESULTS[kind]
     assert labels_of(kind, one.keep(result, np.array([False, True, False]))) == kept
     assert labels_of(kind, one.relabel(result, np.array([0, 5, -1]))) == relabeled
+
+
+def test_masks_stay_with_their_objects() -> None:
+    one = load_kind("instances")
+    kept = one.keep(INSTANCES, np.array([True, False, True]))
+    assert [mask.area for mask in kept.masks] == [2, 3]
+    assert [mask.area for mask in one.relabel(INSTANCES, np.array([2, -1, 0])).masks] == [2, 3]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,11 +73,13 @@ def test_results_are_plain_data(kind: str) -> None:
     assert json.loads(json.dumps(record)) == record
     found = {
         "boxes": lambda: [one["class"] for one in record["detections"]],
+        "instances": lambda: [one["class"] for one in record["detections"]],
         "masks": lambda: {name: one["pixels"] for name, one in record["classes"].items()},
         "volumes": lambda: {name: one["voxels"] for name, one in record["classes"].items()},
     }[kind]()
     expected: dict[str, Any] = {
         "boxes": ["cat", "dog", "background"],
+        "instances": ["cat", "dog", "background"],
         "masks": {"background": 4, "cat": 12, "dog": 4},
         "volumes": {"cat": 21, "dog": 21},
     }

@@ -1,0 +1,108 @@
+"""Objects in images, each with a box, a class, a score and the mask of its pixels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from detseg.arrays import IntArray
+from detseg.runtime.kinds.base import Network, Outputs
+from detseg.runtime.kinds.boxes import Boxes, BoxPipeline, DetectionMetadata
+from detseg.runtime.postprocess.decode import decode_places
+from detseg.runtime.postprocess.masks import PrototypeMetadata, with_masks
+from detseg.runtime.postprocess.results import detect_places, detections_of_graph
+from detseg.structures import Detections, Instances, Placement
+
+_PROTOTYPES = ("batch", "prototypes", "prototype_rows", "prototype_columns")
+_SIDES: dict[str, dict[str, tuple[str, ...]]] = {
+    "raw": {"raw": ("batch", "channels", "anchors"), "prototypes": _PROTOTYPES},
+    "decoded": {
+        "boxes": ("batch", "anchors", "xyxy"),
+        "scores": ("batch", "anchors", "classes"),
+        "coefficients": ("batch", "anchors", "prototypes"),
+        "prototypes": _PROTOTYPES,
+    },
+    "nms": {
+        "boxes": ("batch", "detections", "xyxy"),
+        "scores": ("batch", "detections"),
+        "labels": ("batch", "detections"),
+        "counts": ("batch",),
+        "coefficients": ("batch", "detections", "prototypes"),
+        "prototypes": _PROTOTYPES,
+    },
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InstanceMetadata(DetectionMetadata):
+    """A detector that gives masks as well: prototypes, and coefficients for each box; ``form`` says whether raw maps
+    (coefficients are their last channels), decoded boxes, or boxes after suppression."""
+
+    kind = "instances"
+
+    form: Literal["raw", "decoded", "nms"]
+    prototypes: PrototypeMetadata
+
+    @property
+    def sides(self) -> dict[str, tuple[str, ...]]:
+        """Images in, and what the form says out."""
+        return {"images": ("batch", "channels", "height", "width"), **_SIDES[self.form]}
+
+    def pipeline(self, network: Network) -> InstancePipeline:
+        """Decoding and suppression, as far as they are not in the graph, then masks."""
+        return InstancePipeline(network, self)
+
+
+class InstancePipeline(BoxPipeline):
+    """From images to objects with masks. See :class:`detseg.runtime.kinds.base.Pipeline`."""
+
+    def __init__(self, network: Network, metadata: InstanceMetadata) -> None:
+        super().__init__(network, metadata)
+        self._prototypes = metadata.prototypes
+
+    def _detections(self, outputs: Outputs, size: tuple[int, int], row: int, placement: Placement) -> Instances:
+        prototypes = outputs["prototypes"][row]
+        stride, count = self._prototypes.stride, self._prototypes.count
+        expected = (count, *(-(-side // stride) for side in size))
+        if prototypes.shape != expected:
+            raise ValueError(f"{self._network.path}: gives prototypes {prototypes.shape}, expected are {expected}")
+        found, coefficients = self._objects(outputs, size, row, placement)
+        return with_masks(found, coefficients, prototypes, placement, stride)
+
+    def _objects(
+        self, outputs: Outputs, size: tuple[int, int], row: int, placement: Placement
+    ) -> tuple[Detections, NDArray[Any]]:
+        """The objects in image ``row`` and their coefficients."""
+        settings = self._metadata.postprocess
+        match self._metadata.form:
+            case "nms":
+                boxes_xyxy, scores, labels, counts = (outputs[name] for name in ("boxes", "scores", "labels", "counts"))
+                found = detections_of_graph(
+                    boxes_xyxy[row], scores[row], labels[row], int(counts[row]), placement, self._num_classes
+                )
+                anchors: IntArray = np.arange(len(found))
+                if self._kept is not None:
+                    anchors = np.flatnonzero(self._kept[found.labels])
+                    found = self._chosen(found, self._kept, scores.shape[1])
+                return found, outputs["coefficients"][row][anchors]
+            case "raw":
+                raw, count = outputs["raw"][row], self._prototypes.count
+                decoded = decode_places(raw[:-count], self._metadata.head, *size, settings.confidence)
+                self._require_classes(decoded.scores)
+                found, rows = detect_places(decoded.boxes_xyxy, decoded.scores, placement, settings, self._kept)
+                return found, np.ascontiguousarray(raw[-count:, decoded.anchors[rows]].T)
+            case "decoded":
+                scores = outputs["scores"][row]
+                self._require_classes(scores)
+                found, rows = detect_places(outputs["boxes"][row], scores, placement, settings, self._kept)
+                return found, outputs["coefficients"][row][rows]
+
+
+class InstanceMasks(Boxes):
+    """Results are :class:`detseg.structures.Instances`, judged by :class:`detseg.structures.GroundTruth` with masks."""
+
+    name = "instances"
+    metadata = InstanceMetadata
