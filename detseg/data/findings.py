@@ -28,6 +28,7 @@ CODES: Mapping[str, Code] = {
     "D006": Code("error", "box entirely outside the image", "correct or delete it: no pixel of it can be learned"),
     "D007": Code("warning", "field that cannot be used", "correct it, or leave it out: boxes are read without it"),
     "D008": Code("info", "category left out", "nothing, if it only groups others"),
+    "D009": Code("error", "object without outline", "outline it, or learn boxes: the task detection"),
     "D100": Code("error", "unreadable annotation file", "restore or correct the file"),
     "D101": Code("error", "missing image", "add the image or delete its entry"),
     "D102": Code("error", "corrupt image", "replace the image or delete its entry"),

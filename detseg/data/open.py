@@ -137,7 +137,7 @@ def _open_split(reader: DatasetFormat, source: Source, split: str, truth: Truth 
 
 def _describe_missing_truth(source: Source, format_name: str, truth: Truth | None) -> str:
     fitting = [name for name in DATASETS if truth in load_format(name).truths]
-    task = {"boxes": "detection", "masks": "semantic", "volumes": "volume"}[str(truth)]
+    task = {"boxes": "detection", "instances": "instance", "masks": "semantic", "volumes": "volume"}[str(truth)]
     return (
         f"{source.name}: format {format_name} has {' and '.join(load_format(format_name).truths)}; {truth} were asked "
         f"for (task {task}): use a data set of format {', '.join(fitting[:-1])} or {fitting[-1]}"

@@ -7,11 +7,11 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from detseg.arrays import FloatArray
+from detseg.arrays import DoubleArray
 from detseg.data.parsing import MAX_COORDINATE, is_coordinate, show
 
-Segmentation = list[FloatArray] | dict[str, Any] | None
-"""Polygons ``[P, 2]``, a run-length mask as COCO's mapping, or neither."""
+Segmentation = list[DoubleArray] | dict[str, Any] | None
+"""Polygons ``[P, 2]`` in pixels, a run-length mask as COCO's mapping, or neither."""
 
 
 def parse_outline(value: Any) -> tuple[list[list[float]], dict[str, Any] | None, str]:
@@ -33,7 +33,7 @@ def as_points(polygons: Sequence[Sequence[float]]) -> tuple[list[array[float]], 
     outline = []
     for polygon in polygons:
         try:
-            points = array("f", polygon)
+            points = array("d", polygon)
         except (TypeError, OverflowError) as error:
             return [], f"the outline must hold numbers only: {error}"
         # The sum of what is no number is none either.

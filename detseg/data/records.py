@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -38,7 +38,7 @@ class SplitRecords(ABC):
     Where ``is_unlabeled``, there is nothing to learn from and nothing to judge by.
     """
 
-    truth: ClassVar[Truth]
+    truth: Truth
 
     def __init__(self, name: str, entry: str = "annotation") -> None:
         self.name = name
@@ -93,9 +93,8 @@ class BoxRecords(SplitRecords):
     but images of it. ``class_names`` in the order of the labels; ``category_ids`` are their numbers in the files, if
     they have any. ``keeps_all``: degenerate boxes stay in the data set, as the evaluation of COCO wants it, and so do
     the numbers of annotations. ``in_fractions``: the boxes of images without a size are in fractions of their sides.
+    Where the ``truth`` is instances, an object without an outline is rejected.
     """
-
-    truth = "boxes"
 
     def __init__(
         self,
@@ -109,8 +108,10 @@ class BoxRecords(SplitRecords):
         entry: str = "annotation",
         keeps_all: bool = False,
         in_fractions: bool = False,
+        truth: Truth = "boxes",
     ) -> None:
         super().__init__(name, entry)
+        self.truth = truth
         self.root = root
         self.home = home or root
         self.class_names = tuple(class_names)
@@ -184,6 +185,8 @@ class BoxRecords(SplitRecords):
                 message = f"{label!r} is no class; known are {self.describe_classes()}"
                 self.reject("D004", self.sources[image], message, number)
             position = -1
+        if not outline and run_length is None:
+            self._reject_bare(self.sources[image], number)
         self._builder.add_object(
             image,
             xywh,
@@ -203,6 +206,15 @@ class BoxRecords(SplitRecords):
         self.sources = [source] * len(packed)
         self.states_size = [True] * len(packed)
         self.packed = packed
+        outlines = packed.segmentations
+        if isinstance(outlines, OutlinesInFile) and not outlines.lengths.all():
+            self._reject_bare(source, *packed.annotation_ids[outlines.lengths == 0].tolist())
+
+    def _reject_bare(self, source: Path, *numbers: int) -> None:
+        """Reject objects without an outline, if that is what is learned from."""
+        if self.truth == "instances":
+            message = "has" if len(numbers) == 1 else "have"
+            self.reject("D009", source, f"{message} no outline, which instances are learned from", *numbers)
 
     def read_rest(self) -> None:
         outlines = self.packed.segmentations
@@ -250,6 +262,7 @@ class BoxRecords(SplitRecords):
             category_ids=self.category_ids,
             annotations=packed,
             num_dropped_by_reader=num_dropped,
+            truth=self.truth,
         )
 
 
@@ -263,7 +276,7 @@ class GeneratedRecords(SplitRecords):
 
     def __init__(self, dataset: AnyDataset) -> None:
         super().__init__(dataset.split)
-        self.truth = dataset.truth  # type: ignore[misc]
+        self.truth = dataset.truth
         self.class_names = dataset.class_names
         self._dataset = dataset
 

@@ -9,8 +9,12 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.data.datasets.object_masks import draw_masks
 from detseg.data.datasets.packed import PackedAnnotations
 from detseg.data.outline import Segmentation
+from detseg.data.rasterize import runs_of_outline
+from detseg.data.source import DatasetError
+from detseg.run_lengths import RunLengths
 from detseg.runtime.media.images import ImageError, image_size, read_image
 from detseg.structures import VOID, GroundTruth, Placement, Sample, Truth
 
@@ -22,7 +26,8 @@ class Dataset:
     """One split: images in a fixed order with their truth, held in packed arrays (see ``PackedAnnotations``).
 
     ``root`` is the folder that file names are relative to, ``home`` the one of the whole data set, where nothing is
-    ever written. ``truth`` says what the classes are those of: the boxes, or the masks; then there are no boxes.
+    ever written. ``truth`` says what the classes are those of: the boxes, also where these come with the masks of their
+    objects (instances), or the masks; then there are no boxes.
     ``class_names`` are in the order of the labels, ``category_ids`` the numbers of these classes in the files; where a
     format has none, 1, 2, ... ``num_dropped`` boxes are in the files but in no sample, because they are degenerate or
     outside of their image. ``has_masks`` says whether samples come with a mask.
@@ -93,8 +98,24 @@ class Dataset:
         rows = self.annotations.rows(index)
         return [self.annotations.segmentations[row] for row in range(rows.start, rows.stop)]
 
+    def object_masks(self, index: int) -> tuple[RunLengths, ...]:
+        """The masks of the objects of image ``index``, in the order of ``ground_truth`` and of the size in the
+        annotations.
+
+        Raises:
+            DatasetError: an object has no outline, or one that cannot be used.
+        """
+        masks = []
+        for outline, number in zip(self.segmentations(index), self.annotation_ids(index).tolist(), strict=True):
+            try:
+                masks.append(runs_of_outline(outline, *self.size(index)))
+            except ValueError as error:
+                raise DatasetError(f"{self.path(index)}: the outline of annotation {number}: {error}") from error
+        return tuple(masks)
+
     def ground_truth(self, index: int) -> GroundTruth:
-        """What the annotation file says about image ``index``, neither clipped nor rounded."""
+        """What the annotation file says about image ``index``, neither clipped nor rounded; with masks where instances
+        are learned. Raises like ``object_masks``."""
         rows = self.annotations.rows(index)
         height, width = self.size(index)
         return GroundTruth(
@@ -105,13 +126,16 @@ class Dataset:
             labels=self.annotations.labels[rows],
             crowd=self.annotations.crowd[rows],
             areas=self.annotations.areas[rows],
+            masks=self.object_masks(index) if self.truth == "instances" else None,
         )
 
     def load(self, index: int) -> Sample:
         """Image ``index`` with its boxes: clipped to the image, without those under ``MIN_BOX_SIDE``, crowd included.
+        Where instances are learned, they have masks, and those of which no pixel is in the image are left out.
 
         Raises:
             ImageError: the image is missing, damaged, or not of the size that the annotations are for.
+            DatasetError: an object has no outline, or one that cannot be used.
         """
         rows = self.annotations.rows(index)
         image, mask = self.read(index)
@@ -119,6 +143,11 @@ class Dataset:
         input_height, input_width = image.shape[:2]
         placement = Placement(input_width / width, input_height / height, 0.0, 0.0, height, width)
         boxes_xyxy, usable = _clip(self.annotations.boxes_xywh[rows], np.array([[width, height]]))
+        object_masks = None
+        if self.truth == "instances":
+            object_masks, filled = draw_masks(self.object_masks(index), (input_height, input_width))
+            usable &= filled
+            object_masks = object_masks if usable.all() else object_masks[usable]
         return Sample(
             image=image,
             boxes_xyxy=placement.to_input(boxes_xyxy[usable]),
@@ -128,6 +157,7 @@ class Dataset:
             path=self.path(index),
             placement=placement,
             mask=mask,
+            object_masks=object_masks,
         )
 
     def mask_path(self, index: int) -> str:

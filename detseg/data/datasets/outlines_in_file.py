@@ -47,7 +47,11 @@ class OutlinesInFile:
             polygons, run_length, _ = parse_outline(json.loads(self._bytes(file, index)))
         if run_length is not None:
             return run_length
-        return [np.array(points, np.float32).reshape(-1, 2) for points in as_points(polygons)[0]] or None
+        return [np.array(points, np.float64).reshape(-1, 2) for points in as_points(polygons)[0]] or None
+
+    def digested(self) -> list[bytes]:
+        """What changes when an outline does, of what is known without a look into the file."""
+        return [np.ascontiguousarray(self.lengths).tobytes()]
 
     def select(self, rows: IntArray) -> OutlinesInFile:
         """The outlines of the objects ``rows``, in this order."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray, IntArray
+from detseg.arrays import BoolArray, ByteArray, DoubleArray, IntArray
 from detseg.data.datasets.outlines_in_file import OutlinesInFile
 from detseg.data.outline import Segmentation
 
@@ -49,11 +49,11 @@ class PackedStrings:
 class PackedSegmentations:
     """The outlines of ``M`` objects: polygons as points, run-length masks as the JSON they came in.
 
-    ``points`` are float32 pixels x, y, x, y, ...; polygon ``p`` goes from ``polygon_offsets[p]`` to
+    ``points`` are float64 pixels x, y, x, y, ...; polygon ``p`` goes from ``polygon_offsets[p]`` to
     ``polygon_offsets[p + 1]`` and object ``m`` has the polygons ``object_offsets[m]`` up to ``object_offsets[m + 1]``.
     """
 
-    points: FloatArray
+    points: DoubleArray
     polygon_offsets: IntArray
     object_offsets: IntArray
     run_lengths: PackedStrings
@@ -67,6 +67,11 @@ class PackedSegmentations:
         polygons = range(self.object_offsets[index], self.object_offsets[index + 1])
         bounds = self.polygon_offsets
         return [self.points[bounds[p] : bounds[p + 1]].reshape(-1, 2) for p in polygons] or None
+
+    def digested(self) -> list[bytes]:
+        """What changes when an outline does."""
+        columns = (self.points, self.polygon_offsets, self.object_offsets, self.run_lengths.buffer)
+        return [np.ascontiguousarray(column).tobytes() for column in columns]
 
     def select(self, rows: IntArray) -> PackedSegmentations:
         """The outlines of the objects ``rows``, in this order."""
@@ -160,7 +165,7 @@ class PackedBuilder:
         self._image_columns = array("q")
         self._object_columns = array("q")
         self._boxes_and_areas = array("d")
-        self._points = array("f")
+        self._points = array("d")
         self._polygon_ends = array("q", [0])
         self._object_polygon_ends = array("q", [0])
         self._run_lengths: dict[int, str] = {}
@@ -234,7 +239,7 @@ class PackedBuilder:
 
     def _segmentations(self, order: IntArray) -> PackedSegmentations:
         as_added = PackedSegmentations(
-            points=np.array(self._points, np.float32),
+            points=np.array(self._points, np.float64),
             polygon_offsets=np.array(self._polygon_ends, np.int64),
             object_offsets=np.array(self._object_polygon_ends, np.int64),
             run_lengths=PackedStrings.pack(self._run_lengths.get(row, "") for row in range(len(order))),

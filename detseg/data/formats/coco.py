@@ -44,6 +44,8 @@ class CocoFormat(DatasetFormat):
         "a YAML with `format: coco`, `path:` and per split `SPLIT: {images: FOLDER, annotations: FILE}`",
     )
 
+    truths = ("boxes", "instances")
+
     def splits(self, source: Source) -> tuple[str, ...]:
         if source.yaml_path is not None:
             named = source.settings.items()
@@ -54,13 +56,14 @@ class CocoFormat(DatasetFormat):
 
     def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
         if source.yaml_path is not None:
-            return _records_of_yaml(source, split)
+            return _records_of_yaml(source, split, truth)
         exported = source.root / split / _ROBOFLOW
         if exported.is_file():
-            return coco_records(exported, [exported.parent], split, home=source.root)
+            return coco_records(exported, [exported.parent], split, source.root, truth)
         plain = split.rstrip("0123456789").rstrip("_") or split
         folders = [source.root / name for name in (split, f"images/{split}", plain, f"images/{plain}", "images", "")]
-        return coco_records(source.root / "annotations" / f"{_PREFIX}{split}.json", folders, split, home=source.root)
+        path = source.root / "annotations" / f"{_PREFIX}{split}.json"
+        return coco_records(path, folders, split, source.root, truth)
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
         """COCO files with the ids and fields of the old ones."""
@@ -74,7 +77,9 @@ class CocoFormat(DatasetFormat):
         return contents, {name: {"images": images, "annotations": str(folder / _file_name(name))} for name in documents}
 
 
-def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Path | None = None) -> BoxRecords:
+def coco_records(
+    path: Path, image_folders: Sequence[Path], split: str, home: Path | None = None, truth: Truth = "boxes"
+) -> BoxRecords:
     """What the COCO file ``path`` says; its images lie in the first of ``image_folders`` that has any of them.
 
     Labels are positions in the order of category id. Boxes and areas are those of the file, so that an evaluation
@@ -86,7 +91,7 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
     """
     columns = open_columns(path, MAX_JSON_BYTES, home or path.parent)
     if columns is not None:
-        records = _records_of_columns(columns, path, list(dict.fromkeys(image_folders)), split, home)
+        records = _records_of_columns(columns, path, list(dict.fromkeys(image_folders)), split, home, truth)
         if records is not None:
             return records
     found = SplitFile(path)
@@ -120,6 +125,7 @@ def coco_records(path: Path, image_folders: Sequence[Path], split: str, home: Pa
         category_ids=ids,
         image_folders=(root,),
         keeps_all=True,
+        truth=truth,
     )
     found.hand_over(records)
     _report_groups(records, path, groups)
@@ -199,7 +205,7 @@ class SplitFile:
         return entries
 
 
-def _records_of_yaml(source: Source, split: str) -> BoxRecords:
+def _records_of_yaml(source: Source, split: str, truth: Truth) -> BoxRecords:
     for key, value in source.settings.items():
         if key not in _SETTINGS and not (isinstance(value, Mapping) and set(value) == {"images", "annotations"}):
             raise DatasetError(
@@ -210,11 +216,11 @@ def _records_of_yaml(source: Source, split: str) -> BoxRecords:
     chosen = source.settings[split]
     annotations = find_existing(source.candidates(str(chosen["annotations"])), "annotations", where)
     images = find_existing(source.candidates(str(chosen["images"])), "images", where)
-    return coco_records(annotations, [images], split, home=source.data_root())
+    return coco_records(annotations, [images], split, source.data_root(), truth)
 
 
 def _records_of_columns(
-    columns: CocoColumns, path: Path, folders: Sequence[Path], split: str, home: Path | None
+    columns: CocoColumns, path: Path, folders: Sequence[Path], split: str, home: Path | None, truth: Truth
 ) -> BoxRecords | None:
     """The records of a well-formed file; None where names of classes or folders of images are none of the usual."""
     packed, categories = columns.packed, columns.categories
@@ -237,6 +243,7 @@ def _records_of_columns(
         category_ids=ids,
         image_folders=(root,),
         keeps_all=True,
+        truth=truth,
     )
     _report_groups(records, path, groups)
     if groups:

@@ -50,6 +50,8 @@ class YoloFormat(DatasetFormat):
         "images/ and labels/, or labels beside images, with the class names in classes.txt: the split all",
     )
 
+    truths = ("boxes", "instances")
+
     def splits(self, source: Source) -> tuple[str, ...]:
         if source.yaml_path is not None:
             return tuple(name for name in _SPLITS if source.settings.get(name)) if "names" in source.settings else ()
@@ -68,7 +70,12 @@ class YoloFormat(DatasetFormat):
         means no objects."""
         class_names, where = read_names(source), f"{source.name}: {split}"
         records = BoxRecords(
-            split, root=source.data_root().absolute(), class_names=class_names, entry="line", in_fractions=True
+            split,
+            root=source.data_root().absolute(),
+            class_names=class_names,
+            entry="line",
+            in_fractions=True,
+            truth=truth,
         )
         entries: Any = source.settings[split] if source.yaml_path is not None else f"images/{split}"
         if source.yaml_path is None and not (source.root / "images" / split).is_dir():
