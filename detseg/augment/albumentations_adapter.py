@@ -1,4 +1,4 @@
-"""Albumentations pipelines, on samples with boxes and label masks.
+"""Albumentations pipelines, on samples with boxes, label masks and masks of objects.
 
 The package takes seconds to import, so that happens only when a pipeline is asked for.
 """
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from detseg.augment.compose import visible_objects
 from detseg.augment.geometry import BoxFilter
 from detseg.structures import Placement, Sample
 
@@ -56,7 +57,8 @@ class AlbumentationsAdapter:
     :class:`~detseg.augment.config.AugmentConfig`, which checks that.
 
     Boxes go through as pixel xyxy with their labels and crowd flags; ``box_filter`` drops those that are nearly gone.
-    Where a transform fills a label mask, it does so with ``mask_fill`` unless told otherwise.
+    Where a transform fills a label mask, it does so with ``mask_fill`` unless told otherwise; of masks of objects it is
+    no part then.
     Dropouts leave masks alone unless told otherwise. Masks are never interpolated.
 
     Raises:
@@ -66,6 +68,8 @@ class AlbumentationsAdapter:
     def __init__(self, entries: Sequence[Mapping[str, Any]], box_filter: BoxFilter, mask_fill: int) -> None:
         library = import_albumentations()
         self._box_filter = box_filter
+        # What masks of objects hold inside, so that no fill is taken for it.
+        self._inside = next(value for value in range(1, 256) if value not in {mask_fill, *_fills(entries)})
         self._unfit = sorted(_names(entries) & _NOT_FOR_MASKS)
         transforms = [_build(library, one, mask_fill, f"albumentations[{i}]") for i, one in enumerate(entries)]
         bbox_params = library.BboxParams(
@@ -85,11 +89,12 @@ class AlbumentationsAdapter:
 
         Raises:
             ValueError: if the pipeline gives something other than an RGB image of type uint8, or if the sample has a
-                label mask and a transform cannot keep one.
+                mask and a transform cannot keep one.
         """
-        if sample.mask is not None and self._unfit:
+        if self._unfit and not (sample.mask is None and sample.object_masks is None):
+            what = "a label mask" if sample.object_masks is None else "masks of its objects"
             raise ValueError(
-                f"{sample.path} has a label mask, and {', '.join(self._unfit)} would put wrong classes into it; leave "
+                f"{sample.path} has {what}, and {', '.join(self._unfit)} would put wrong classes into it; leave "
                 "out of augment.albumentations what is not for label masks"
             )
         # One generator for all transforms: with set_random_seed each would start from the same seed and draw the same
@@ -97,6 +102,8 @@ class AlbumentationsAdapter:
         self._pipeline.set_random_state(rng, random.Random(int(rng.integers(2**63))))
         targets: dict[str, Any] = {} if sample.mask is None else {"mask": sample.mask}
         rows = np.arange(len(sample.labels))
+        if sample.object_masks is not None and len(rows):
+            targets["masks"] = sample.object_masks.view(np.uint8) * np.uint8(self._inside)
         result = self._pipeline(image=sample.image, bboxes=sample.boxes_xyxy, rows=rows, **targets)
         image = result["image"]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
@@ -108,7 +115,11 @@ class AlbumentationsAdapter:
         size: tuple[int, int] = image.shape[:2]
         boxes, keep = self._box_filter.clip(np.asarray(result["bboxes"], np.float64).reshape(-1, 4), size)
         rows = np.asarray(result["rows"]).astype(np.int64)[keep]
-        return replace(
+        object_masks = None
+        if sample.object_masks is not None:
+            nothing = np.zeros((0, *size), np.bool_)
+            object_masks = result["masks"][rows] == self._inside if "masks" in targets else nothing
+        changed = replace(
             sample,
             image=np.ascontiguousarray(image),
             boxes_xyxy=boxes[keep],
@@ -116,7 +127,9 @@ class AlbumentationsAdapter:
             crowd=sample.crowd[rows],
             placement=Placement.identity(*size),
             mask=None if sample.mask is None else np.ascontiguousarray(result["mask"]),
+            object_masks=object_masks,
         )
+        return changed if object_masks is None else visible_objects(changed, self._box_filter)
 
 
 def _version(distribution: str) -> str | None:
@@ -130,6 +143,12 @@ def _names(entries: Sequence[Mapping[str, Any]]) -> set[str]:
     """The names of all transforms in a list as the config has it, nested ones included."""
     own = {str(entry.get("name", entry.get("transform"))) for entry in entries}
     return own.union(*(_names(entry.get("transforms", [])) for entry in entries))
+
+
+def _fills(entries: Sequence[Mapping[str, Any]]) -> set[Any]:
+    """What transforms in a list are told to fill masks with, nested ones included."""
+    values = (np.ravel(entry.get("params", {}).get("fill_mask", 0)).tolist() for entry in entries)
+    return {value for some in values for value in some}.union(*(_fills(one.get("transforms", [])) for one in entries))
 
 
 def _build(library: ModuleType, entry: Mapping[str, Any], mask_fill: int, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""One picture out of one, four or two samples: letterbox, mosaic and mixup, with their boxes and label masks."""
+"""One picture out of one, four or two samples: letterbox, mosaic and mixup, with their boxes and masks."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, FloatArray
 from detseg.augment.geometry import BoxFilter, paste, quarter_turns, scaling, transform_boxes, translation
+from detseg.augment.objects import draw_objects, fit_boxes, have_object_masks
 from detseg.structures import Placement, Sample
 
 
@@ -68,10 +69,11 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
     """The picture of ``size`` (height, width) that ``view`` shows of the tiles, with the boxes and mask in it.
 
     Each tile goes through a single warp into the picture itself: no canvas is ever made, and no pixel is interpolated
-    twice. The identity (id and path) is that of the first tile; the placement is that of the new picture.
+    twice. The identity (id and path) is that of the first tile; the placement is that of the new picture. Objects with
+    masks have boxes around what is left of these, and are left out where that is nothing.
 
     Raises:
-        ValueError: if some of the samples have a label mask and others have none.
+        ValueError: if some of the samples have a label mask, or masks of their objects, and others have none.
     """
     image = np.full((*size, 3), fill.pad_value, np.uint8)
     mask = np.full(size, fill.mask_fill, np.uint8) if _have_masks([tile.sample for tile in tiles]) else None
@@ -86,7 +88,7 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
         boxes.append(clipped)
         keeps.append(keep)
     kept = np.concatenate(keeps)
-    return replace(
+    sample = replace(
         tiles[0].sample,
         image=image,
         boxes_xyxy=np.concatenate(boxes)[kept],
@@ -94,6 +96,41 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
         crowd=np.concatenate([tile.sample.crowd for tile in tiles])[kept],
         placement=Placement.identity(*size),
         mask=mask,
+        object_masks=None,
+    )
+    if not have_object_masks([tile.sample for tile in tiles]):
+        return sample
+    return visible_objects(replace(sample, object_masks=_draw_masks(tiles, keeps, view, size)), box_filter)
+
+
+def _draw_masks(
+    tiles: Sequence[Tile], keeps: Sequence[BoolArray], view: DoubleArray, size: tuple[int, int]
+) -> BoolArray:
+    """The masks of the objects that each tile keeps, one after the other, in the picture ``[N, H, W]``."""
+    masks = np.zeros((sum(int(keep.sum()) for keep in keeps), *size), np.bool_)
+    first = 0
+    for tile, keep in zip(tiles, keeps, strict=True):
+        of_tile = tile.sample.object_masks
+        assert of_tile is not None
+        count = int(keep.sum())
+        draw_objects(masks[first : first + count], of_tile[keep], view @ tile.to_canvas)
+        first += count
+    return masks
+
+
+def visible_objects(sample: Sample, box_filter: BoxFilter) -> Sample:
+    """``sample`` with boxes around what its object masks show, without the objects that do not show enough."""
+    masks = sample.object_masks
+    assert masks is not None
+    fitted, seen = fit_boxes(sample.boxes_xyxy, masks)
+    boxes_xyxy, keep = box_filter.clip(fitted, sample.image.shape[:2])
+    keep &= seen
+    return replace(
+        sample,
+        boxes_xyxy=boxes_xyxy[keep],
+        labels=sample.labels[keep],
+        crowd=sample.crowd[keep],
+        object_masks=masks if keep.all() else masks[keep],
     )
 
 
@@ -101,12 +138,17 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
     """A blend of two samples of one size, with the boxes of both (mixup, 1710.09412).
 
     The share is drawn from Beta(32, 32), close to one half, so that the objects of both stay visible. Label masks
-    cannot be blended: the mask is that of the sample with the larger share.
+    cannot be blended: the mask is that of the sample with the larger share. Masks of objects may overlap.
 
     Raises:
-        ValueError: if only one of the samples has a label mask.
+        ValueError: if only one of the samples has a label mask, or masks of its objects.
     """
     _have_masks([first, second])
+    object_masks = None
+    if have_object_masks([first, second]):
+        assert first.object_masks is not None
+        assert second.object_masks is not None
+        object_masks = np.concatenate([first.object_masks, second.object_masks])
     share = float(rng.beta(32.0, 32.0))
     image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0).astype(np.uint8, copy=False)
     return replace(
@@ -116,6 +158,7 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
         labels=np.concatenate([first.labels, second.labels]),
         crowd=np.concatenate([first.crowd, second.crowd]),
         mask=first.mask if share >= 0.5 else second.mask,
+        object_masks=object_masks,
     )
 
 

@@ -27,13 +27,13 @@ _GRAY_LEVELS = ("pad_value", "mask_fill")
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """How training images are changed; the same for boxes and for label masks.
+    """How training images are changed; the same for boxes, for masks of objects and for label masks.
 
     Raises:
         ValueError: for a value outside its range; the message names the field, the value and what is allowed.
     """
 
-    truths: ClassVar[tuple[Truth, ...]] = ("boxes", "masks")
+    truths: ClassVar[tuple[Truth, ...]] = ("boxes", "instances", "masks")
     renamed: ClassVar[Mapping[str, str]] = {"close_last_epochs": "close_mosaic_epochs"}
 
     name: Literal["image"] = "image"

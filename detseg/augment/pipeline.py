@@ -11,6 +11,7 @@ from detseg.arrays import DoubleArray, FloatArray
 from detseg.augment.color import HsvJitter
 from detseg.augment.compose import Fill, Tile, draw, mixup, mosaic_tiles, single_tile
 from detseg.augment.geometry import BoxFilter, RandomView, paste, project, scaling, translation
+from detseg.augment.objects import draw_objects
 from detseg.augment.patches import sample_voxel
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.structures import VOID, Placement, Sample
@@ -104,7 +105,7 @@ class TrainPipeline:
 
 
 class EvalPipeline:
-    """The letterbox of ``spec`` for an image with its boxes and label mask; nothing is random.
+    """The letterbox of ``spec`` for an image with its boxes and masks; nothing is random.
 
     The placement of the result leads back to the image as it was. Mask pixels outside the image get ``mask_fill``.
     """
@@ -122,10 +123,13 @@ class EvalPipeline:
         if sample.placement != Placement.identity(*sample.image.shape[:2]):
             raise ValueError(f"{sample.path}: already placed in a network input ({sample.placement}); load it again")
         image, placement = letterbox(sample.image, self.spec)
-        mask = None
+        to_input = translation(placement.offset_x, placement.offset_y) @ scaling(placement.scale_x, placement.scale_y)
+        mask = object_masks = None
         if sample.mask is not None:
             mask = np.full(image.shape[:2], self.mask_fill, np.uint8)
-            to_input = scaling(placement.scale_x, placement.scale_y)
-            paste(mask, sample.mask, translation(placement.offset_x, placement.offset_y) @ to_input, interpolate=False)
+            paste(mask, sample.mask, to_input, interpolate=False)
+        if sample.object_masks is not None:
+            object_masks = np.zeros((len(sample.object_masks), *image.shape[:2]), np.bool_)
+            draw_objects(object_masks, sample.object_masks, to_input)
         boxes: FloatArray = placement.to_input(sample.boxes_xyxy).astype(np.float32)
-        return replace(sample, image=image, boxes_xyxy=boxes, mask=mask, placement=placement)
+        return replace(sample, image=image, boxes_xyxy=boxes, mask=mask, placement=placement, object_masks=object_masks)

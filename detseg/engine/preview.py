@@ -39,6 +39,7 @@ class _Defaults:
 
 _DEFAULTS: dict[Truth, _Defaults] = {
     "boxes": _Defaults((320, 320), 32),
+    "instances": _Defaults((320, 320), 32),
     # Networks for masks are trained on single images.
     "masks": _Defaults((320, 320), 1, {"mosaic": 0.0, "translate": 0.0, "crop": True, "scale": (0.5, 2.0)}),
     "volumes": _Defaults((64, 64, 64), 1),

@@ -65,7 +65,7 @@ def test_the_table_names_both_kinds_with_what_they_keep_in_step() -> None:
     kinds = {name: path.rpartition(":")[2] for name, path in AUGMENTS.items()}
     assert kinds == {"image": AugmentConfig.__name__, "volume": VolumeAugmentConfig.__name__}
     assert AugmentConfig().name == "image"
-    assert AugmentConfig.truths == ("boxes", "masks")
+    assert AugmentConfig.truths == ("boxes", "instances", "masks")
     assert VolumeAugmentConfig().name == "volume"
     assert VolumeAugmentConfig.truths == ("volumes",)
     assert VolumeAugmentConfig.multi_scale is None
