@@ -56,11 +56,14 @@ class RunLengths:
         require_array(crop, "crop", np.bool_, (None, None))
         inside = left >= 0 and left + crop.shape[1] <= width and top >= 0 and top + crop.shape[0] <= height
         require(inside, f"a crop of {crop.shape} at {top}, {left} does not lie in a mask of {height}x{width} pixels")
-        columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.int8)
+        columns = np.zeros((crop.shape[1], crop.shape[0] + 2), np.bool_)
         columns[:, 1:-1] = crop.T
-        steps = np.diff(columns, axis=1)
-        starts, ends = (_positions(steps == step, left, top, height) for step in (1, -1))
-        return cls.from_intervals(height, width, starts, ends)
+        # In every column, inside begins and ends in turn.
+        column, row = np.divmod(np.flatnonzero(columns[:, 1:] != columns[:, :-1]), crop.shape[0] + 1)
+        edges = (column + left) * height + row + top
+        # What ends where it begins again, at the foot of one column and the head of the next, goes on.
+        goes_on = np.flatnonzero(edges[1:-1:2] == edges[2::2])
+        return cls._from_edges(height, width, np.delete(edges, np.concatenate([2 * goes_on + 1, 2 * goes_on + 2])))
 
     @classmethod
     def from_intervals(cls, height: int, width: int, starts: IntArray, ends: IntArray) -> RunLengths:
@@ -71,9 +74,12 @@ class RunLengths:
         # Of edges at one place those that begin come first, so that what touches becomes one run.
         order = np.lexsort((-steps, edges))
         depth = np.cumsum(steps[order])
-        changes = edges[order][(depth == 0) | ((depth == 1) & (steps[order] == 1))]
-        bounds = np.concatenate([[0], changes, [height * width]])
-        counts = np.diff(bounds)
+        return cls._from_edges(height, width, edges[order][(depth == 0) | ((depth == 1) & (steps[order] == 1))])
+
+    @classmethod
+    def _from_edges(cls, height: int, width: int, edges: IntArray) -> RunLengths:
+        """The mask that begins and ends in turn at ``edges``, which grow."""
+        counts = np.diff(np.concatenate([[0], edges, [height * width]]))
         return cls(height, width, counts[:-1] if len(counts) > 1 and counts[-1] == 0 else counts)
 
     @classmethod
@@ -203,13 +209,6 @@ class RunLengths:
 def pack_masks(masks: Iterable[BoolArray]) -> tuple[RunLengths, ...]:
     """The runs of each of ``masks``, ``[N, H, W]`` or one after the other."""
     return tuple(RunLengths.from_mask(mask) for mask in masks)
-
-
-def _positions(marked: BoolArray, left: int, top: int, height: int) -> IntArray:
-    """Where steps ``[w, h + 1]`` of a crop are in the whole mask, down the columns."""
-    columns, rows = np.nonzero(marked)
-    positions: IntArray = (columns + left) * height + rows + top
-    return positions
 
 
 def _decode(text: bytes) -> IntArray:

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray, IntArray
+from detseg.run_lengths import RunLengths
 from detseg.runtime.kinds.base import Kind
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.writers.boxes import detections_to_coco
 from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 
@@ -26,13 +26,15 @@ _SHOWN_SIDE = 640
 @dataclass(frozen=True, slots=True)
 class FoundObject:
     """One object: its class by ``name`` and position ``label``, ``score`` in [0, 1], ``box_xyxy`` in pixels of the
-    image, and the number of its track, where it has one."""
+    image, the number of its track, where it has one, and its ``mask``, where there are masks; ``mask.to_mask()`` is
+    ``[H, W]`` bool."""
 
     name: str
     label: int
     score: float
     box_xyxy: tuple[float, float, float, float]
     track_id: int | None = None
+    mask: RunLengths | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -86,6 +88,12 @@ class Prediction:
         return self._boxes().track_ids
 
     @property
+    def masks(self) -> tuple[RunLengths, ...] | None:
+        """The masks of the objects, in pixels of the image; None where only boxes are found."""
+        masks: tuple[RunLengths, ...] | None = getattr(self._boxes(), "masks", None)
+        return masks
+
+    @property
     def counts(self) -> dict[str, int]:
         """How often each class was found: objects, or 1 where there is any of it; others are left out."""
         counts = self.kind.count(self.result, len(self.class_names))
@@ -104,7 +112,8 @@ class Prediction:
         label = int(boxes.labels[index])
         track = 0 if boxes.track_ids is None else int(boxes.track_ids[index])
         score = float(boxes.scores[index])
-        return FoundObject(self.class_names[label], label, score, (left, top, right, bottom), track or None)
+        mask = None if self.masks is None else self.masks[index]
+        return FoundObject(self.class_names[label], label, score, (left, top, right, bottom), track or None, mask)
 
     def __iter__(self) -> Iterator[FoundObject]:
         return (self[index] for index in range(len(self)))
@@ -141,16 +150,16 @@ class Prediction:
         return self.kind.draw(self.image, self.result, self.class_names)
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
-        """The boxes as entries of a COCO results file.
+        """The boxes, or the masks where there are some, as entries of a COCO results file.
 
         Raises:
             TypeError: the result holds no boxes.
         """
-        return list(detections_to_coco(image_id, self._boxes(), self.category_ids))
+        return self.kind.coco_records(self.result, image_id, self.category_ids)
 
     def to_supervision(self) -> Any:
         """The boxes as ``supervision.Detections``, with class names, an array of text, and track ids, -1 where an
-        object has none.
+        object has none; with masks ``[N, H, W]`` where there are some.
 
         Raises:
             ModuleNotFoundError: the package supervision is not installed.
@@ -158,11 +167,12 @@ class Prediction:
         """
         import supervision
 
-        boxes = self._boxes()
+        boxes, masks = self._boxes(), self.masks
         return supervision.Detections(
             xyxy=boxes.boxes_xyxy,
             confidence=boxes.scores,
             class_id=boxes.labels,
+            mask=np.stack([mask.to_mask() for mask in masks]) if masks else None,
             tracker_id=None if boxes.track_ids is None else np.where(boxes.track_ids, boxes.track_ids, -1),
             data={"class_name": np.array(self.class_names)[boxes.labels]},
         )

@@ -9,9 +9,10 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing.boxes import color_of, draw_boxes, montage
+from detseg.runtime.drawing.instances import require_size, tint
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.drawing.lettering import Lettering
-from detseg.structures import VOID, Detections, GroundTruth
+from detseg.structures import VOID, Detections, GroundTruth, Instances
 
 SHOWN_CONFIDENCE = 0.25
 """Objects with a lower score count in evaluation, but would cover the picture."""
@@ -24,11 +25,37 @@ def compare_boxes(
     image: ByteArray, truth: GroundTruth, detections: Detections, class_names: Sequence[str]
 ) -> ByteArray:
     """The annotated objects of ``image`` ``[H, W, 3]`` beside those found with a score of 0.25 or more."""
+    return _compare_objects(image, image, truth, detections.select(detections.scores >= SHOWN_CONFIDENCE), class_names)
+
+
+def compare_instances(image: ByteArray, truth: GroundTruth, found: Instances, class_names: Sequence[str]) -> ByteArray:
+    """As :func:`compare_boxes`, with the masks of the objects.
+
+    Raises:
+        ValueError: the masks are not as large as the image.
+    """
+    shown = found.select(found.scores >= SHOWN_CONFIDENCE)
+    of_truth = truth.masks or ()
+    require_size(image, of_truth)
+    require_size(image, shown.masks)
+    order = np.argsort(shown.scores, kind="stable")
+    colored = shown.labels if shown.track_ids is None else shown.track_ids
+    drawn = [
+        tint(image, (mask.to_crop() for mask in of_truth), truth.labels[: len(of_truth)]),
+        tint(image, (shown.masks[row].to_crop() for row in order), colored[order]),
+    ]
+    return _compare_objects(drawn[0], drawn[1], truth, shown, class_names)
+
+
+def _compare_objects(
+    image_of_truth: ByteArray, image: ByteArray, truth: GroundTruth, shown: Detections, class_names: Sequence[str]
+) -> ByteArray:
     names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
     labels = truth.labels + np.where(truth.crowd, len(class_names), 0)
-    shown = detections.select(detections.scores >= SHOWN_CONFIDENCE)
     panels = [
-        _captioned(draw_boxes(image, truth.boxes_xyxy.astype(np.float32), labels, names), f"truth: {len(labels)}"),
+        _captioned(
+            draw_boxes(image_of_truth, truth.boxes_xyxy.astype(np.float32), labels, names), f"truth: {len(labels)}"
+        ),
         _captioned(
             draw_boxes(image, shown.boxes_xyxy, shown.labels, class_names, shown.scores, track_ids=shown.track_ids),
             f"found, score {SHOWN_CONFIDENCE} or more: {len(shown)}",

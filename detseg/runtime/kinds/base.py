@@ -209,6 +209,14 @@ class Kind(ABC):
     def count(self, result: Any, num_classes: int) -> IntArray:
         """How often each class is in ``result``, ``[C]``: objects, or 1 where there is any of it."""
 
+    def coco_records(self, result: Any, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """The objects in ``result`` as entries of a COCO results file.
+
+        Raises:
+            TypeError: results hold no boxes.
+        """
+        raise TypeError(f"only boxes can be converted, this result is a {type(result).__name__}")
+
     @abstractmethod
     def record(self, result: Any, class_names: Sequence[str]) -> dict[str, Any]:
         """``result`` as plain data, for a line of JSON."""

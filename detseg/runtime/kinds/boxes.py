@@ -18,7 +18,7 @@ from detseg.runtime.kinds.base import IMAGE_WRITERS, JSON_LINES, ImageInputs, Ki
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.runtime.postprocess.decode import decode_above
 from detseg.runtime.postprocess.results import detect, detections_of_graph
-from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter, box_records
+from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter, box_records, detections_to_coco
 from detseg.structures import Detections, GroundTruth, Placement, Sample
 
 _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -182,6 +182,10 @@ class Boxes(Kind):
     def count(self, result: Detections, num_classes: int) -> IntArray:
         """Objects."""
         return np.bincount(result.labels, minlength=num_classes)
+
+    def coco_records(self, result: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Entries of boxes."""
+        return detections_to_coco(image_id, result, category_ids)
 
     def record(self, result: Detections, class_names: Sequence[str]) -> dict[str, Any]:
         """``detections``: a list of ``class``, ``class_index``, ``score``, ``box_xyxy`` in pixels and, of tracked

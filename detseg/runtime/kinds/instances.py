@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.arrays import IntArray
-from detseg.runtime.kinds.base import Network, Outputs
+from detseg.arrays import ByteArray, IntArray
+from detseg.runtime.drawing.compare import compare_instances
+from detseg.runtime.drawing.instances import draw_instances, tint
+from detseg.runtime.kinds.base import Network, Outputs, Save
 from detseg.runtime.kinds.boxes import Boxes, BoxPipeline, DetectionMetadata
 from detseg.runtime.postprocess.decode import decode_places
 from detseg.runtime.postprocess.masks import PrototypeMetadata, with_masks
 from detseg.runtime.postprocess.results import detect_places, detections_of_graph
-from detseg.structures import Detections, Instances, Placement
+from detseg.runtime.writers.boxes import CocoWriter
+from detseg.runtime.writers.instances import (
+    NumberWriter,
+    YoloOutlineWriter,
+    instance_records,
+    instances_to_coco,
+)
+from detseg.structures import Detections, GroundTruth, Instances, Placement, Sample
 
 _PROTOTYPES = ("batch", "prototypes", "prototype_rows", "prototype_columns")
 _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -106,3 +116,45 @@ class InstanceMasks(Boxes):
 
     name = "instances"
     metadata = InstanceMetadata
+    writers: ClassVar[Mapping[str, Save]] = {
+        **Boxes.writers,
+        "coco": Save(
+            lambda to: CocoWriter(
+                to.table("detections.json", "detections_images.json"),
+                to.class_names,
+                to.category_ids,
+                instances_to_coco,
+            ),
+            opens_at_once=True,
+        ),
+        "index": Save(lambda to: NumberWriter(to.output / "index", to.sources, to.outputs)),
+        "yolo": Save(lambda to: YoloOutlineWriter(to.output / "labels", to.sources, to.outputs)),
+    }
+    """As for boxes; ``coco`` has masks as runs, ``yolo`` outlines. ``index``: PNG files in ``index`` that hold the
+    number of the object at every pixel."""
+
+    def draw(
+        self, image: ByteArray, result: Detections, class_names: Sequence[str], line_width: int | None = None
+    ) -> ByteArray:
+        """``image`` with tinted objects and their boxes, which carry names, scores and the numbers of tracks."""
+        return draw_instances(image, cast(Instances, result), class_names, line_width)
+
+    def compare(
+        self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
+    ) -> ByteArray:
+        """The annotated objects beside those found, with masks."""
+        return compare_instances(image, truth, cast(Instances, result), class_names)
+
+    def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
+        """The objects with their masks; crowd regions say so in their names."""
+        masks = () if sample.object_masks is None else sample.object_masks
+        tinted = tint(sample.image, ((mask, 0, 0) for mask in masks), sample.labels[: len(masks)])
+        return super().draw_sample(replace(sample, image=tinted, mask=None), class_names)
+
+    def coco_records(self, result: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Entries of masks."""
+        return instances_to_coco(image_id, cast(Instances, result), category_ids)
+
+    def record(self, result: Detections, class_names: Sequence[str]) -> dict[str, Any]:
+        """``detections``: as of boxes, with the ``mask`` of each as COCO's runs."""
+        return {"detections": instance_records(cast(Instances, result), class_names)}

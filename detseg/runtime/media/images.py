@@ -5,10 +5,11 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray
 from detseg.files import atomic_path, open_regular
@@ -150,9 +151,19 @@ def write_mask(path: Path | str, mask: ByteArray) -> None:
         ValueError: if ``mask`` is not ``[H, W]`` uint8.
         SaveError: the file cannot be written.
     """
-    path = Path(path)
     if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
         raise ValueError(f"mask must be HxW uint8 and not empty, got {mask.shape} {mask.dtype}")
+    _write_png(Path(path), mask)
+
+
+def write_numbers(path: Path | str, numbers: NDArray[np.uint16]) -> None:
+    """Write ``numbers`` ``[H, W]`` uint16 as a gray PNG of 16 bits; raises like :func:`write_mask`."""
+    if numbers.ndim != 2 or numbers.dtype != np.uint16 or numbers.size == 0:
+        raise ValueError(f"numbers must be HxW uint16 and not empty, got {numbers.shape} {numbers.dtype}")
+    _write_png(Path(path), numbers)
+
+
+def _write_png(path: Path, mask: NDArray[Any]) -> None:
     if path.suffix.lower() != ".png":
         raise ImageError(f"{path}: a mask is written as .png, which changes no value; got {path.suffix or 'no suffix'}")
     done, encoded = cv2.imencode(".png", mask)

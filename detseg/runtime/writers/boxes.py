@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -29,7 +29,8 @@ class CocoWriter:
     ``path`` gets a list of ``image_id, category_id, bbox, score``, of tracked objects also ``track_id``; beside it
     ``<stem>_images.json`` lists ``id, file_name, height, width`` of every image, those without detections too, and of
     frames of videos ``frame_index`` and ``time_s``. Image ids count from 1 unless given. ``category_ids[label]`` is the
-    id of a class, by default ``label + 1``.
+    id of a class, by default ``label + 1``. ``to_records`` makes the entries of one image, as does
+    :func:`detections_to_coco`.
 
     Entries go to ``<stem>.unfinished.jsonl`` and ``<stem>_images.unfinished.jsonl``, line by line, of which both files
     are made when the writer is closed. If its ``with`` block ends in an exception, the lines stay, and so do files of
@@ -40,8 +41,15 @@ class CocoWriter:
         SaveError: the files cannot be written.
     """
 
-    def __init__(self, path: Path | str, class_names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        path: Path | str,
+        class_names: Sequence[str],
+        category_ids: Sequence[int] | None = None,
+        to_records: Callable[[int, Any, Sequence[int]], list[dict[str, Any]]] | None = None,
+    ) -> None:
         path = Path(path)
+        self._to_records = to_records or detections_to_coco
         self.category_ids = tuple(range(1, len(class_names) + 1) if category_ids is None else category_ids)
         if len(self.category_ids) != len(class_names):
             raise ValueError(
@@ -61,7 +69,7 @@ class CocoWriter:
         if frame.index is not None:
             about |= {"frame_index": frame.index, "time_s": frame.time_s}
         self._images.append(about)
-        self._results.append(*detections_to_coco(image_id, detections, self.category_ids))
+        self._results.append(*self._to_records(image_id, detections, self.category_ids))
 
     def close(self) -> None:
         """Complete both files."""

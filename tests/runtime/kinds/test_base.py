@@ -29,6 +29,7 @@ FILES = {
     "coco": {"detections.json", "detections_images.json"},
     "csv": {"detections.csv"},
     "jsonl": {"results.jsonl"},
+    "index": {"index", "index/a.png"},
     "yolo": {"labels", "labels/a.txt"},
     "mask": {"masks", "masks/a.png"},
     "ids": {"ids", "ids/a.png"},

@@ -1,0 +1,57 @@
+"""Objects with masks on pictures: each tinted inside its outline, with its box and name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import cv2
+import numpy as np
+
+from detseg.arrays import BoolArray, ByteArray, IntArray
+from detseg.run_lengths import RunLengths
+from detseg.runtime.drawing.boxes import color_of, draw_boxes, line_width_for
+from detseg.structures import Instances
+
+_OPACITY = 0.45
+
+Part = tuple[BoolArray, int, int]
+"""A mask, and the column and row of its first pixel in the picture."""
+
+
+def draw_instances(
+    image: ByteArray, found: Instances, class_names: Sequence[str], line_width: int | None = None
+) -> ByteArray:
+    """A copy of ``image`` ``[H, W, 3]`` with the masks of what was found, and boxes as in
+    :func:`detseg.runtime.drawing.boxes.draw_boxes`; the better a score, the further in front.
+
+    Raises:
+        ValueError: a label has no name, or the masks are not as large as the picture.
+    """
+    require_size(image, found.masks)
+    order = np.argsort(found.scores, kind="stable")
+    colored = found.labels if found.track_ids is None else found.track_ids
+    tinted = tint(image, (found.masks[row].to_crop() for row in order), colored[order], line_width)
+    boxes = found.boxes_xyxy, found.labels, class_names, found.scores
+    return draw_boxes(tinted, *boxes, line_width=line_width, track_ids=found.track_ids)
+
+
+def tint(image: ByteArray, parts: Iterable[Part], labels: IntArray, line_width: int | None = None) -> ByteArray:
+    """A copy of ``image`` with ``parts`` in the colors of their ``labels``, the last in front, within outlines that
+    tell neighbors of one color apart. One part after the other is looked at."""
+    canvas = image.copy()
+    thickness = max(1, (line_width or line_width_for(image)) // 2)
+    for (mask, left, top), label in zip(parts, labels.tolist(), strict=True):
+        color = color_of(label)
+        area = canvas[top : top + mask.shape[0], left : left + mask.shape[1]]
+        area[mask] = np.round(area[mask] * (1 - _OPACITY) + np.array(color) * _OPACITY).astype(np.uint8)
+        lines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+        cv2.drawContours(canvas, lines, -1, color, thickness)
+    return canvas
+
+
+def require_size(image: ByteArray, masks: Sequence[RunLengths]) -> None:
+    """Raise ValueError where ``masks`` are not as large as ``image``."""
+    size = image.shape[:2]
+    for mask in masks[:1]:  # they have one size
+        if (mask.height, mask.width) != size:
+            raise ValueError(f"masks of {mask.height}x{mask.width} pixels do not fit an image of {size[0]}x{size[1]}")
