@@ -9,14 +9,17 @@ import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
-from detseg.structures import Detections, GroundTruth
+from detseg.run_lengths import RunLengths
+from detseg.structures import Detections, GroundTruth, Instances
 
 Backend = Literal["hotcoco", "faster-coco-eval", "pycocotools"]
+Judged = Literal["bbox", "segm"]
+"""What of objects is compared, as COCO calls it: boxes, or masks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +123,10 @@ def accumulate(
     truths: Sequence[GroundTruth],
     detections: Sequence[Detections],
     category_ids: Sequence[int],
+    judged: Judged = "bbox",
 ) -> Accumulated:
-    """Match ``detections`` with ``truths``, one each per image, of unique image ids and known, finite values.
+    """Match ``detections`` with ``truths``, one each per image, of unique image ids and known, finite values; by their
+    masks, which all have then, where ``judged`` says so. The size of what was found is then that of its mask.
 
     The official tool has ways to go wrong that are avoided here: it takes an annotation with id 0 for unmatched, lets
     one of two equal ids vanish, and fails on an empty list of results. So images, classes and annotations are counted
@@ -149,21 +154,27 @@ def accumulate(
         boxes_xywh=_joined([truth.boxes_xywh for truth in truths], np.float64).reshape(-1, 4),
         crowd=_joined([truth.crowd for truth in truths], np.bool_),
         areas=_joined([truth.areas for truth in truths], np.float64),
+        masks=_texts(mask for truth in truths for mask in truth.masks or ()) if judged == "segm" else None,
     )
     boxes_xywh = _joined([found.boxes_xyxy for found in detections], np.float64).reshape(-1, 4)
     boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
+    areas, masks = boxes_xywh[:, 2] * boxes_xywh[:, 3], None
+    if judged == "segm":
+        masks = [mask for found in detections for mask in cast(Instances, found).masks]
+        areas = np.array([mask.area for mask in masks], np.float64)
     results = _Objects(
         images=np.repeat(ranks_of_images, [len(found) for found in detections]),
         categories=class_ranks[_joined([found.labels for found in detections], np.int64)],
         boxes_xywh=boxes_xywh,
         crowd=np.zeros(len(boxes_xywh), np.bool_),
-        areas=boxes_xywh[:, 2] * boxes_xywh[:, 3],
+        areas=areas,
+        masks=None if masks is None else _texts(masks),
         scores=_joined([found.scores for found in detections], np.float64),
     )
     make = _from_arrays if backend == "hotcoco" else _from_records
     # the tools report their progress on stdout, which belongs to the caller
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = evaluation_class(*make(coco_class, images, categories, objects, results), "bbox")
+        evaluation = evaluation_class(*make(coco_class, images, categories, objects, results), judged)
         evaluation.evaluate()
         evaluation.accumulate()
     by_position = class_ranks - 1
@@ -179,7 +190,7 @@ def accumulate(
 
 @dataclass(frozen=True, slots=True)
 class _Objects:
-    """``N`` objects of all images as columns; boxes ``[N, 4]``, detections have ``scores``."""
+    """``N`` objects of all images as columns; boxes ``[N, 4]``, detections have ``scores``, ``masks`` COCO's form."""
 
     images: IntArray
     categories: IntArray
@@ -187,6 +198,11 @@ class _Objects:
     crowd: BoolArray
     areas: DoubleArray
     scores: DoubleArray | None = None
+    masks: list[dict[str, Any]] | None = None
+
+
+def _texts(masks: Iterable[RunLengths]) -> list[dict[str, Any]]:
+    return [mask.to_coco() for mask in masks]
 
 
 def _not_installed(backend: str) -> ValueError:
@@ -221,10 +237,16 @@ def _from_arrays(
         objects.boxes_xywh,
         area=objects.areas,
         iscrowd=objects.crowd.astype(np.int64),
+        segmentation=objects.masks,
     )
     assert results.scores is not None
     table = np.column_stack([results.images, results.boxes_xywh, results.scores, results.categories])
-    return truth, truth.load_res(table)
+    if results.masks is None:
+        return truth, truth.load_res(table)
+    found = truth.load_res(table, segmentation=results.masks)
+    # Its own areas are those of the boxes.
+    found.update_anns(ids=np.arange(1, len(results.areas) + 1), area=results.areas)
+    return truth, found
 
 
 def _from_records(
@@ -248,6 +270,8 @@ def _records(table: _Objects) -> list[dict[str, Any]]:
     }
     if table.scores is not None:
         columns["score"] = table.scores.tolist()
+    if table.masks is not None:
+        columns["segmentation"] = table.masks
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

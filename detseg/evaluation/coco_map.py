@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.checks import require_unique
-from detseg.evaluation.coco_backend import Accumulated, accumulate, choose_backend, describe_backend
+from detseg.evaluation.coco_backend import Accumulated, Judged, accumulate, choose_backend, describe_backend
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.plots import plot_confusion_matrix, plot_f1_curves, plot_pr_curves
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
@@ -53,6 +53,9 @@ class CocoEvaluator:
     Raises:
         ValueError: names or ids that are not unique or differ in number, or a backend that is unknown or not installed.
     """
+
+    judged: ClassVar[Judged] = "bbox"
+    """What of the objects is compared."""
 
     def __init__(
         self, class_names: Sequence[str], category_ids: Sequence[int] | None = None, backend: str | None = None
@@ -195,9 +198,11 @@ class CocoEvaluator:
             _require_state(state)
         self.reset()
         for state in states:
-            self._add_state(state)
+            for image_id, detections, truth in self._pairs(state):
+                self.update(image_id, detections, truth)
 
-    def _add_state(self, state: EvaluatorState) -> None:
+    def _pairs(self, state: EvaluatorState) -> Iterator[tuple[int, Detections, GroundTruth]]:
+        """The images of a state."""
         images = state["images"]
         detections_by_image = _split(state["detections"], images[:, 3])
         truths_by_image = _split(state["truths"], images[:, 4])
@@ -217,14 +222,18 @@ class CocoEvaluator:
                 crowd=truth[:, 5].astype(np.bool_),
                 areas=truth[:, 6],
             )
-            self.update(image_id, detections, ground_truth)
+            yield image_id, detections, ground_truth
 
     def _accumulate(self) -> Accumulated:
         if not self._truths:
             raise ValueError("no image was evaluated: add images with update() before asking for results")
         if self._accumulated is None:
             self._accumulated = accumulate(
-                self.backend, list(self._truths.values()), list(self._detections.values()), self.category_ids
+                self.backend,
+                list(self._truths.values()),
+                list(self._detections.values()),
+                self.category_ids,
+                self.judged,
             )
         return self._accumulated
 
