@@ -61,6 +61,7 @@ _SHAPES = _Generated(
 )
 _GENERATED: dict[Truth, _Generated] = {
     "boxes": _SHAPES,
+    "instances": _SHAPES,
     "masks": _SHAPES,
     "volumes": _Generated("the built-in blobs", "blobs", NUM_PROVED // 4),
 }

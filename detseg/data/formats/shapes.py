@@ -1,8 +1,8 @@
 """``shapes``: a synthetic data set that needs no download: circles, squares and triangles on noisy backgrounds.
 
 Every picture is a pure function of the configuration, the split and the index. Objects are drawn in random colors,
-sizes and rotations with smooth edges; later ones may cover a little of earlier ones. Boxes are exactly those of the
-visible pixels in the mask, the areas their number.
+sizes and rotations with smooth edges; later ones may cover a little of earlier ones. Boxes and
+masks of objects are exactly those of the visible pixels, the areas their number.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from detseg.data.datasets.packed import PackedBuilder
 from detseg.data.format import DatasetFormat
 from detseg.data.records import GeneratedRecords
 from detseg.data.source import DatasetError, Source
+from detseg.run_lengths import RunLengths
 from detseg.structures import Truth
 
 CLASS_NAMES = ("circle", "square", "triangle")
@@ -90,7 +91,7 @@ class _Layout:
 class ShapesFormat(DatasetFormat):
     """The word ``shapes``, or a YAML with ``format: shapes`` and the keys of :class:`ShapesConfig`."""
 
-    truths = ("boxes", "masks")
+    truths = ("boxes", "instances", "masks")
     indivisible = "shapes has its splits built in; there are no files to divide"
     layouts = ("the word `shapes`, or a YAML with `format: shapes`, `image_size:`, `num_train:`, ...",)
 
@@ -126,7 +127,8 @@ class ShapesDataset(Dataset):
                 ys, xs = np.nonzero(layout.owner == number)
                 left, top = int(xs.min()), int(ys.min())
                 box_xywh = (left, top, int(xs.max()) + 1 - left, int(ys.max()) + 1 - top)
-                builder.add_object(index, box_xywh, shape.label, area=len(xs))
+                runs = RunLengths.from_mask(layout.owner == number).to_coco() if truth == "instances" else None
+                builder.add_object(index, box_xywh, shape.label, area=len(xs), run_length=runs)
         super().__init__(
             root=Path("shapes", split),
             split=split,

@@ -127,3 +127,20 @@ def test_shapes_have_the_area_of_their_kind() -> None:
 def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         dataclasses.replace(SMALL, **change)
+
+
+def test_masks_of_objects_are_their_visible_pixels() -> None:
+    boxes, instances = (ShapesDataset("val", SMALL, truth) for truth in ("boxes", "instances"))  # type: ignore[arg-type]
+    assert (instances.truth, instances.class_names) == ("instances", CLASS_NAMES)
+    for index in range(8):
+        sample, plain = instances.load(index), boxes.load(index)
+        assert sample.object_masks is not None
+        assert sample.mask is not None
+        assert np.array_equal(sample.boxes_xyxy, plain.boxes_xyxy)
+        assert np.array_equal(sample.object_masks.any(axis=0), sample.mask > 0)
+        assert sample.object_masks.sum(axis=(1, 2)).tolist() == instances.ground_truth(index).areas.tolist()
+        for mask, label, box in zip(sample.object_masks, sample.labels, sample.boxes_xyxy.astype(int), strict=True):
+            assert (sample.mask[mask] == label + 1).all()
+            rows, columns = np.nonzero(mask)
+            assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box.tolist()
+        assert sample.object_masks.sum(axis=0).max() == 1, "no pixel belongs to two"
