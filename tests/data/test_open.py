@@ -241,9 +241,10 @@ def test_a_real_folder_without_the_names_of_its_classes(detseg_data: Path) -> No
 @pytest.mark.parametrize(
     ("add", "has", "truth", "task", "formats"),
     [
-        (_add_voc, "voc has boxes", "masks", "semantic", "masks, cityscapes or shapes"),
+        (_add_voc, "voc has boxes and instances", "masks", "semantic", "masks, cityscapes or shapes"),
+        (_add_masks, "masks has masks", "instances", "instance", "coco, voc, yolo, cityscapes or shapes"),
         (_add_masks, "masks has masks", "boxes", "detection", "coco, voc, yolo, cityscapes or shapes"),
-        (_add_voc, "voc has boxes", "volumes", "volume", "nifti or blobs"),
+        (_add_voc, "voc has boxes and instances", "volumes", "volume", "nifti or blobs"),
         (_add_nifti, "nifti has volumes", "masks", "semantic", "masks, cityscapes or shapes"),
     ],
 )

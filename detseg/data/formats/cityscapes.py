@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from detseg.data.datasets.label_mapping import LabelMapping
@@ -43,9 +44,10 @@ _BOX_READERS: Mapping[str, tuple[str, Callable[[Path, Path, tuple[int, int]], li
 
 
 class CityscapesFormat(DatasetFormat):
-    """The official tree; masks of the 19 classes that are evaluated, or boxes of the 8 that are objects."""
+    """The official tree; masks of the 19 classes that are evaluated, or boxes of the 8 that are objects, with the masks
+    of these where instances are learned."""
 
-    truths = ("masks", "boxes")
+    truths = ("masks", "boxes", "instances")
     indivisible = (
         "the splits of cityscapes are official: results compare on no others, and no city is in two of them, as it "
         "would be in splits by image; there is nothing to divide"
@@ -72,7 +74,7 @@ class CityscapesFormat(DatasetFormat):
         images = find_images(root, split)
         if truth == "masks":
             return _mask_records(source.name, root, split, images)
-        return _box_records(source, root, split, images)
+        return _box_records(source, root, split, images, truth)
 
 
 def find_images(root: Path, split: str) -> list[Path]:
@@ -136,7 +138,7 @@ def _mask_records(dataset_name: str, root: Path, split: str, images: Sequence[Pa
     return records
 
 
-def _box_records(source: Source, root: Path, split: str, images: Sequence[Path]) -> BoxRecords:
+def _box_records(source: Source, root: Path, split: str, images: Sequence[Path], truth: Truth) -> BoxRecords:
     wanted = source.settings.get("boxes")
     if wanted not in (None, *_BOX_READERS):
         raise DatasetError(f"{source.name}: boxes: allowed are {' and '.join(_BOX_READERS)}, got {wanted!r}")
@@ -148,11 +150,13 @@ def _box_records(source: Source, root: Path, split: str, images: Sequence[Path])
         root=root,
         class_names=[label.name for label in THINGS],
         category_ids=[label.label_id for label in THINGS],
+        truth=truth,
     )
     paths = [truth_file(root, image, kind) for image in images]
     positions = [records.add_image(image, path) for image, path in zip(images, paths, strict=True)]
     if present is not None:
-        _add_boxes(records, images, positions, readers[kind])
+        read = partial(boxes_from_instances, with_masks=True) if truth == "instances" else boxes_from_instances
+        _add_boxes(records, images, positions, read if readers[kind] is boxes_from_instances else readers[kind])
     elif split == "test":
         records.is_unlabeled = True
         records.report("D308", paths[0].parent.parent, f"{len(images)} images can be predicted, not judged")
@@ -197,6 +201,7 @@ def _add_boxes(
                     crowd=box.crowd,
                     area=box.area,
                     polygons=[box.polygon] if box.polygon else [],
+                    run_length=None if box.mask is None else box.mask.to_coco(),
                 )
 
 

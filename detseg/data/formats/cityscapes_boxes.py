@@ -1,4 +1,4 @@
-"""The objects in an image of Cityscapes, from its map of instances or from its polygons."""
+"""The objects in an image of Cityscapes, from its map of instances or from its polygons, with their outlines."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from detseg.data.datasets.masks import require_same_size
 from detseg.data.formats.cityscapes_labels import LABELS, THINGS
 from detseg.data.source import DatasetError
 from detseg.files import read_bytes
+from detseg.run_lengths import RunLengths
 
 MAX_JSON_BYTES = 64 * 2**20
 
@@ -36,10 +37,12 @@ class ThingBox(NamedTuple):
     crowd: bool
     area: float
     polygon: tuple[float, ...] = ()
+    mask: RunLengths | None = None
 
 
-def boxes_from_instances(path: Path, image: Path, size: tuple[int, int]) -> list[ThingBox]:
-    """The boxes of the visible pixels in an ``instanceIds`` file, in the order of their numbers.
+def boxes_from_instances(path: Path, image: Path, size: tuple[int, int], with_masks: bool = False) -> list[ThingBox]:
+    """The boxes of the visible pixels in an ``instanceIds`` file, and their masks if asked for, in the order of their
+    numbers.
 
     A number from 1000 on is label id * 1000 + a count; a smaller one is a label id, and for the class of a thing a
     group, of which each connected region is a box of its own. ``size`` is (height, width) of the image.
@@ -74,14 +77,26 @@ def boxes_from_instances(path: Path, image: Path, size: tuple[int, int]) -> list
         for number, left, right, start, end in zip(found, lefts, rights, starts, ends, strict=True):
             top, bottom = int(ys[start]), int(ys[end - 1])
             box_xywh = (float(left), float(top), float(right - left + 1), float(bottom - top + 1))
-            boxes.append(ThingBox(_POSITION_OF_ID[int(number) // _PER_LABEL], box_xywh, False, float(end - start)))
+            mask = _runs(ids, number, box_xywh) if with_masks else None
+            label = _POSITION_OF_ID[int(number) // _PER_LABEL]
+            boxes.append(ThingBox(label, box_xywh, False, float(end - start), mask=mask))
     present = np.bincount(ids.ravel(), minlength=_PER_LABEL)
     for label_id, label in _POSITION_OF_ID.items():
         if present[label_id]:
-            _, _, regions, _ = cv2.connectedComponentsWithStats((ids == label_id).astype(np.uint8), connectivity=8)
-            for left, top, width, height, area in regions[1:].tolist():
-                boxes.append(ThingBox(label, (left, top, width, height), True, area))
+            of_class = (ids == label_id).astype(np.uint8)
+            _, region_of, regions, _ = cv2.connectedComponentsWithStats(of_class, connectivity=8)
+            for region, (left, top, width, height, area) in enumerate(regions[1:].tolist(), 1):
+                box_xywh = (left, top, width, height)
+                mask = _runs(region_of, region, box_xywh) if with_masks else None
+                boxes.append(ThingBox(label, box_xywh, True, area, mask=mask))
     return boxes
+
+
+def _runs(numbers: NDArray[np.int32], number: int, box_xywh: tuple[float, ...]) -> RunLengths:
+    """The pixels of ``number`` in the map ``numbers``, all of which lie in the box."""
+    left, top, width, height = (int(side) for side in box_xywh)
+    crop = numbers[top : top + height, left : left + width] == number
+    return RunLengths.from_crop(crop, left, top, *numbers.shape)
 
 
 def boxes_from_polygons(path: Path, image: Path, size: tuple[int, int]) -> list[ThingBox]:

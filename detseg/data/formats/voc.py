@@ -14,7 +14,15 @@ from typing import Any, NamedTuple
 
 from detseg.data.division import ALL
 from detseg.data.format import DatasetFormat
-from detseg.data.parsing import four_numbers, is_coordinate, is_integer, parse_integer, parse_number
+from detseg.data.formats.voc_masks import masks_file, object_masks
+from detseg.data.parsing import (
+    enumerate_some,
+    four_numbers,
+    is_coordinate,
+    is_integer,
+    parse_integer,
+    parse_number,
+)
 from detseg.data.records import BoxRecords
 from detseg.data.source import (
     DatasetError,
@@ -28,6 +36,7 @@ from detseg.data.source import (
 )
 from detseg.data.writing import Contents, NewSplits, lists
 from detseg.files import read_bytes
+from detseg.run_lengths import RunLengths
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import Truth
 
@@ -42,6 +51,7 @@ _CLASS_LIST_LINE = re.compile(r"\S+\s+-?[01]$")
 class VocFormat(DatasetFormat):
     """The folder of a VOC data set, or a YAML that adds class names or splits to it."""
 
+    truths = ("boxes", "instances")
     layouts = (
         "ImageSets/Main/SPLIT.txt with Annotations/*.xml and JPEGImages/; class names from classes.txt, else all XML",
         "Annotations/ and JPEGImages/, annotations/ and images/, or XML beside images, without lists: the split all",
@@ -55,17 +65,21 @@ class VocFormat(DatasetFormat):
         if find_folders(root) is None:
             return ()
         named = tuple(str(key) for key in source.settings if key not in _SETTINGS)
-        lists = tuple(path.stem for path in sorted(root.glob("ImageSets/Main/*.txt")) if _lists_images(path))
-        return named or lists or (ALL,)
+        lists = [path for path in sorted(root.glob("ImageSets/Main/*.txt")) if _lists_images(path)]
+        lists = lists or sorted(root.glob("ImageSets/Segmentation/*.txt"))
+        return named or tuple(path.stem for path in lists) or (ALL,)
 
     def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
         root = source.data_root()
-        list_path: Path | None = root / "ImageSets" / "Main" / f"{split}.txt"
+        # Few images of the official sets have masks, and a list of their own.
+        kinds = ("Segmentation", "Main") if truth == "instances" else ("Main", "Segmentation")
+        lists = [root / "ImageSets" / kind / f"{split}.txt" for kind in kinds]
+        list_path: Path | None = next((path for path in lists if path.is_file()), lists[0])
         if split in source.settings:
             list_path = find_existing(source.candidates(str(source.settings[split])), split, source.name)
-        elif split == ALL and not (root / "ImageSets" / "Main" / f"{split}.txt").is_file():
+        elif split == ALL and not any(path.is_file() for path in lists):
             list_path = None
-        return voc_records(root, list_path, split, _stated_names(source))
+        return voc_records(root, list_path, split, _stated_names(source), truth)
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
         folders = find_folders(new.source.data_root())
@@ -103,13 +117,18 @@ def find_folders(root: Path) -> Folders | None:
 
 
 def voc_records(
-    root: Path, list_path: Path | None, split: str, class_names: tuple[str, ...] | None = None
+    root: Path,
+    list_path: Path | None,
+    split: str,
+    class_names: tuple[str, ...] | None = None,
+    truth: Truth = "boxes",
 ) -> BoxRecords:
     """The images of the data set in ``root`` that the file ``list_path`` lists, numbered from 1 in its order; without a
     list those of all XML files.
 
     Without ``class_names``, they are those of all XML files, sorted: the same for every split. ``difficult`` objects
     are kept and flagged. An image is the file with the name in the list, else that which the XML's ``filename`` names.
+    For instances, the masks are those of ``SegmentationObject``.
 
     Raises:
         DatasetError: the list or the folder of images is missing, or there are no classes.
@@ -123,7 +142,13 @@ def voc_records(
         class_names = check_class_names(sorted(found), f"{folders.annotations}: the names of the objects")
     images = _Images(folders.images)
     records = BoxRecords(
-        split, root=images.folder, home=root, class_names=class_names, image_folders=(images.folder,), entry="object"
+        split,
+        root=images.folder,
+        home=root,
+        class_names=class_names,
+        image_folders=(images.folder,),
+        entry="object",
+        truth=truth,
     )
     if list_path is None:
         names = [path.stem for path in _xml_files(folders.annotations)]
@@ -138,7 +163,8 @@ def voc_records(
         seen.add(name)
         path = folders.annotations / f"{name}.xml"
         annotation = files.get(path) or _Annotation(path)
-        _add_image(records, annotation, images.find(name, annotation.file_name))
+        masks = object_masks(records, path) if truth == "instances" else {}
+        _add_image(records, annotation, images.find(name, annotation.file_name), masks)
     for path, annotation in files.items():
         # Who reads its classes from all files must be able to read them all.
         if annotation.problem is not None and path not in records.sources:
@@ -247,8 +273,8 @@ def _lists_images(path: Path) -> bool:
     return not any(_CLASS_LIST_LINE.match(line) for line in read_lines(path)[:1])
 
 
-def _add_image(records: BoxRecords, annotation: _Annotation, name: str) -> None:
-    """Add an image with the boxes of its annotation."""
+def _add_image(records: BoxRecords, annotation: _Annotation, name: str, masks: Mapping[int, RunLengths]) -> None:
+    """Add an image with the boxes of its annotation, and the ``masks`` of its objects by their numbers."""
     path, tree = annotation.path, annotation.tree
     if annotation.problem is not None:
         records.reject("D100", path, annotation.problem)
@@ -265,11 +291,20 @@ def _add_image(records: BoxRecords, annotation: _Annotation, name: str) -> None:
         else:
             records.reject("D005", path, f"size must be positive integers, got height {texts[0]!r}, width {texts[1]!r}")
     image = records.add_image(name, path, size)
+    num_objects = 0
     for number, item in enumerate(tree.iterfind("object"), 1):
-        _add_box(records, image, path, item, number)
+        _add_box(records, image, path, item, number, masks.get(number))
+        num_objects = number
+    beyond = [number for number in masks if number > num_objects]
+    if beyond:
+        file = masks_file(records.home, path)
+        message = f"there are {num_objects} objects, but pixels of number {enumerate_some(beyond)} in {file}"
+        records.reject("D009", path, message)
 
 
-def _add_box(records: BoxRecords, image: int, path: Path, item: ET.Element, number: int) -> None:
+def _add_box(
+    records: BoxRecords, image: int, path: Path, item: ET.Element, number: int, mask: RunLengths | None
+) -> None:
     label: str | None = (item.findtext("name") or "").strip()
     if not label:
         records.reject("D005", path, "an object without <name>", number)
@@ -282,4 +317,12 @@ def _add_box(records: BoxRecords, image: int, path: Path, item: ET.Element, numb
         return
     left, top, right, bottom = corners
     difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
-    records.add_box(image, (left, top, right - left, bottom - top), label, number, difficult=difficult)
+    records.add_box(
+        image,
+        (left, top, right - left, bottom - top),
+        label,
+        number,
+        difficult=difficult,
+        area=None if mask is None else mask.area,
+        run_length=None if mask is None else mask.to_coco(),
+    )

@@ -377,3 +377,32 @@ def test_a_yaml_that_names_the_tree(tree: Path) -> None:
         DatasetError, match=r"no cityscapes data set; looked for \n  cityscapes: leftImg8bit/SPLIT/CITY"
     ):
         open_dataset(path, "val")
+
+
+def test_instances_have_masks_of_their_visible_pixels(tree: Path) -> None:
+    ids = _instances()
+    _add_truth(tree, "instanceIds.png", ids.astype(np.uint16))
+    dataset = open_dataset(tree, "val", truth="instances")
+    assert isinstance(dataset, Dataset)
+    truth = dataset.ground_truth(0)
+    assert truth.boxes_xywh.tolist() == [list(row[:4]) for row in EXPECTED_BOXES]
+    persons = np.zeros_like(ids, bool)
+    persons[9, 25] = True
+    expected = [ids == 26000, ids == 26001, (ids == 24) & ~persons, persons, ids == 26]
+    sample = dataset.load(0)
+    assert sample.object_masks is not None
+    assert np.array_equal(sample.object_masks, np.array(expected))
+    assert sample.crowd.tolist() == [row[5] for row in EXPECTED_BOXES]
+    boxes_only = open_dataset(tree, "val", truth="boxes")
+    assert isinstance(boxes_only, Dataset)
+    assert boxes_only.segmentations(0) == [None] * 5, "what is not needed is not kept"
+
+
+def test_instances_of_polygons_reach_behind_what_covers_them(tree: Path) -> None:
+    _add_polygons(tree)
+    dataset = open_dataset(tree, "val", truth="instances")
+    assert isinstance(dataset, Dataset)
+    masks = dataset.ground_truth(0).masks
+    assert masks is not None
+    assert len(masks) == len(dataset.ground_truth(0).labels)
+    assert masks[0].to_mask()[13:18, 31:39].all()
