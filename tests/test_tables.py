@@ -20,9 +20,10 @@ from detseg.data.format import DatasetFormat
 from detseg.engine.settings import AugmentConfig, RunConfig
 from detseg.exporters import COMPARISONS
 from detseg.exporters.base import Comparison
-from detseg.losses import DETECTION_LOSSES, SEGMENTATION_LOSSES, VOLUME_LOSSES
+from detseg.losses import DETECTION_LOSSES, INSTANCE_LOSSES, SEGMENTATION_LOSSES, VOLUME_LOSSES
 from detseg.losses.base import LabelLoss, LabelLossConfig
 from detseg.losses.detection import DetectionLoss, DetectionLossConfig
+from detseg.losses.instances import InstanceLoss, InstanceLossConfig
 from detseg.models import MODELS
 from detseg.models.backbones import BACKBONES
 from detseg.models.base import Backbone, BackboneConfig, Head, HeadConfig, Model, ModelConfig, Neck, NeckConfig
@@ -121,6 +122,11 @@ def test_heads(name: str) -> None:
 @entries(DETECTION_LOSSES)
 def test_losses_of_boxes(name: str) -> None:
     require(config_of(DETECTION_LOSSES, name, DetectionLossConfig).build(3, STRIDES, 16), DetectionLoss)
+
+
+@entries(INSTANCE_LOSSES)
+def test_losses_of_objects_with_masks(name: str) -> None:
+    require(config_of(INSTANCE_LOSSES, name, InstanceLossConfig).build(3, STRIDES, 16), InstanceLoss)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar, NamedTuple, Protocol, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -49,10 +49,9 @@ class DetectionLossConfig(Protocol):
 
 
 @dataclass(frozen=True)
-class TALLossConfig:
-    """Task-aligned assignment with CIoU, DFL and cross-entropy, for the ``dfl`` head: gains and assignment."""
+class TALSettings:
+    """Gains and assignment of :class:`TALLoss`."""
 
-    name: str = "tal"
     box: float = 7.5
     """Gain of the CIoU loss."""
     cls: float = 0.5
@@ -71,6 +70,13 @@ class TALLossConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.min_target <= 1:
             raise ValueError(f"min_target must lie between 0 and 1, got {self.min_target}")
+
+
+@dataclass(frozen=True)
+class TALLossConfig(TALSettings):
+    """Task-aligned assignment with CIoU, DFL and cross-entropy, for the ``dfl`` head: gains and assignment."""
+
+    name: str = "tal"
 
     def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> TALLoss:
         """The loss for a model of these dimensions."""
@@ -100,6 +106,16 @@ class SimOTALossConfig:
         return SimOTALoss(num_classes, strides, self)
 
 
+class Positives(NamedTuple):
+    """The ``P`` places that answer for an object: ``image``, ``point`` and the object's ``slot`` in its image, int64
+    ``[P]``, and what their class scores should be, ``target_score`` ``[P]``."""
+
+    image: Tensor
+    point: Tensor
+    slot: Tensor
+    target_score: Tensor
+
+
 @dataclass(frozen=True)
 class TALLoss:
     """The loss of a ``dfl`` head (arXiv 2108.07755, 2006.04388, 1911.08287); a :class:`DetectionLoss`.
@@ -112,10 +128,14 @@ class TALLoss:
     num_classes: int
     strides: Sequence[int]
     bins: int = 16
-    config: TALLossConfig = field(default_factory=TALLossConfig)
+    config: TALSettings = field(default_factory=TALSettings)
 
     def __call__(self, levels: Sequence[Tensor], boxes_xyxy: Tensor, labels: Tensor) -> LossSum:
         """See :class:`DetectionLoss`; ``levels`` have ``4 * bins + num_classes`` channels."""
+        return self.with_positives(levels, boxes_xyxy, labels)[0]
+
+    def with_positives(self, levels: Sequence[Tensor], boxes_xyxy: Tensor, labels: Tensor) -> tuple[LossSum, Positives]:
+        """The loss, and which places were assigned to which objects."""
         num_box_channels = 4 * self.bins
         _check(levels, num_box_channels + self.num_classes, self.num_classes, boxes_xyxy, labels)
         with torch.autocast(levels[0].device.type, enabled=False):
@@ -151,7 +171,7 @@ class TALLoss:
             cls = _sum_cross_entropy(class_logits, positive_logits, weight)
         gains = self.config
         parts = {"box": gains.box * box, "cls": gains.cls * cls, "dfl": gains.dfl * dfl}
-        return LossSum(parts, assignment.target_scores.sum())
+        return LossSum(parts, assignment.target_scores.sum()), Positives(image, point, slot, weight)
 
 
 @dataclass(frozen=True)
