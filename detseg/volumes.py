@@ -20,9 +20,11 @@ Spacing = tuple[float, float, float]
 """Millimeters between voxels along each axis."""
 
 
-AFFINE_TOLERANCE = 0.01
-"""How far apart the corners of two grids may lie that count as one, as a share of a voxel's shortest side: headers hold
-float32, and quaternions and text are rounded further."""
+_TOLERANCE, _LARGEST_TOLERANCE = 0.01, 0.25
+"""Shares of a voxel's shortest side: how far apart the corners of two grids may lie beyond what rounding does to them,
+and with it. Below half a voxel the nearest voxel is still the right one."""
+_ROUNDED_BY = 5e-5
+"""How far each number of an affine may be from its own where a program keeps four decimals, as many do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +165,14 @@ def grid_distance_mm(first_affine: DoubleArray, second_affine: DoubleArray, shap
     corners = np.stack(np.meshgrid(*((0, length - 1) for length in shape), [1.0], indexing="ij"), -1).reshape(-1, 4)
     offsets = corners @ (first_affine - second_affine).T
     return float(np.linalg.norm(offsets[:, :3], axis=1).max())
+
+
+def grid_tolerance_mm(affine: DoubleArray, shape: Shape3) -> float:
+    """The largest :func:`grid_distance_mm` of two grids that count as one. Headers hold float32, quaternions and text
+    are rounded further, to four decimals at the worst, and each voxel on the way to the far corner adds to that."""
+    rounding = float(np.sqrt(3)) * _ROUNDED_BY * (sum(length - 1 for length in shape) + 1)
+    side = min(spacing_of(affine))
+    return min(_TOLERANCE * side + rounding, _LARGEST_TOLERANCE * side)
 
 
 def _require_affine(affine: Any) -> None:

@@ -16,7 +16,7 @@ from detseg.runtime.media.nifti import read_label_values, read_volume_header
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
 from detseg.runtime.media.volume_cases import channel_files, read_case, read_case_header
 from detseg.structures import VOID, Truth
-from detseg.volumes import AFFINE_TOLERANCE, LabelVolume, Volume, grid_distance_mm, spacing_of
+from detseg.volumes import LabelVolume, Volume, grid_distance_mm, grid_tolerance_mm, spacing_of
 
 MAX_CLASSES = VOID
 """Positions of classes fit in 8 bits beside ``VOID``."""
@@ -256,12 +256,12 @@ def require_same_grid(
             "value for every voxel of their volume"
         )
     depth, height, width = shape
-    distance = grid_distance_mm(label_affine, affine, (depth, height, width))
-    allowed = AFFINE_TOLERANCE * min(spacing_of(affine))
+    grid = (depth, height, width)
+    distance, allowed = grid_distance_mm(label_affine, affine, grid), grid_tolerance_mm(affine, grid)
     if distance > allowed:
         raise DatasetError(
             f"{label_path}: its affine puts voxels up to {distance:.4g} mm away from those of the volume {image_path}; "
-            f"allowed are {allowed:.4g} mm, {AFFINE_TOLERANCE:.0%} of a voxel: correct the wrong header, resample the "
+            f"allowed are {allowed:.4g} mm, what rounding does to headers: correct the wrong header, resample the "
             "labels to the volume, or, where labels have lost their affine, write `trust_grid: true` in the data YAML"
         )
 

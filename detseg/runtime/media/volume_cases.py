@@ -19,7 +19,7 @@ from detseg.runtime.media.nifti import (
     volume_stem,
 )
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
-from detseg.volumes import AFFINE_TOLERANCE, Shape3, Volume, grid_distance_mm, spacing_of
+from detseg.volumes import Shape3, Volume, grid_distance_mm, grid_tolerance_mm
 
 FIRST_CHANNEL = "_0000"
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
@@ -122,7 +122,7 @@ def _require_grid_of(
             f"{other}: {'x'.join(map(str, other_shape))} voxels, but the first channel {path.name} has "
             f"{'x'.join(map(str, shape))}; all channels of a case need one grid"
         )
-    distance, allowed = grid_distance_mm(affine, other_affine, shape), AFFINE_TOLERANCE * min(spacing_of(affine))
+    distance, allowed = grid_distance_mm(affine, other_affine, shape), grid_tolerance_mm(affine, shape)
     if distance > allowed:
         raise VolumeError(
             f"{other}: its voxels lie up to {distance:.4g} mm away from those of the first channel {path.name}, "

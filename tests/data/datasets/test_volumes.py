@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from detseg.arrays import DoubleArray
-from detseg.data.datasets.volumes import VolumeDataset, grid_distance_mm, spacing_toward_ras, to_positions
+from detseg.data.datasets.volumes import VolumeDataset, spacing_toward_ras, to_positions
 from detseg.data.source import DatasetError
 from detseg.runtime.media.nifti import write_label_volume, write_volume
 from detseg.runtime.media.nifti_header import VolumeError
-from detseg.volumes import LabelVolume, Volume
+from detseg.volumes import LabelVolume, Volume, grid_distance_mm, grid_tolerance_mm
 
 SHAPE = (4, 5, 6)
 AFFINE = np.diag([2.0, 3.0, 4.0, 1.0])
@@ -140,6 +140,39 @@ def test_labels_at_another_place(tmp_path: Path, shift: float, allowed: bool) ->
 )
 def test_the_distance_of_grids_is_that_of_the_worst_corner(change: DoubleArray, expected: float) -> None:
     assert grid_distance_mm(AFFINE + change, AFFINE, SHAPE) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("spacing", [(0.7, 0.7, 1.0), (0.35, 0.35, 0.6), (3.0, 0.8, 0.8)])
+@pytest.mark.parametrize("decimals", [4, 5])
+def test_an_affine_rounded_to_four_decimals_is_the_same_grid(
+    spacing: tuple[float, float, float], decimals: int
+) -> None:
+    shape, turned = (512, 512, 120), oblique(spacing)
+    apart = grid_distance_mm(turned.round(decimals), turned, shape)
+    assert apart <= grid_tolerance_mm(turned, shape)
+
+
+@pytest.mark.parametrize("change", ["voxel", "spacing", "turned"])
+def test_grids_that_are_not_the_same_stay_apart(change: str) -> None:
+    shape, affine = (512, 512, 120), oblique((0.7, 0.7, 1.0))
+    other = affine.copy()
+    if change == "voxel":
+        other[:3, 3] += affine[:3, 0] / 2
+    elif change == "spacing":
+        other[:3, :3] *= 1.001
+    else:
+        other = oblique((0.7, 0.7, 1.0), 0.4005)
+    assert grid_distance_mm(other, affine, shape) > grid_tolerance_mm(affine, shape)
+
+
+def oblique(spacing: tuple[float, float, float], angle: float = 0.4) -> DoubleArray:
+    """An affine turned by ``angle`` about two axes."""
+    cos, sin = np.cos(angle), np.sin(angle)
+    turns = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]]) @ np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
+    affine = np.eye(4)
+    affine[:3, :3] = turns * np.array(spacing)
+    affine[:3, 3] = (-181.13579, 203.98123, -611.57931)
+    return affine
 
 
 def test_a_value_that_is_no_class(tmp_path: Path) -> None:
