@@ -153,6 +153,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     return eval_command(
         options.model,
         weights=options.weights,
+        ensemble=options.ensemble,
         data=options.data,
         format=options.format,
         split=options.split,
@@ -182,7 +183,7 @@ def _predict(options: argparse.Namespace) -> int:
     if options.track:
         track = tracker_for(options.confidence)
     model = load(
-        options.model,
+        [options.model, *options.ensemble] if options.ensemble else options.model,
         device=options.device,
         precision=options.precision,
         num_threads=options.threads,

@@ -137,8 +137,9 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="pictures, videos or volumes (.nii, .nii.gz), folders, globs, image sequences (frame_%%04d.png), the "
-        "number of a camera, an address (see --allow-url), or - for a list of these on standard input",
+        help="pictures, videos or volumes (.nii.gz, .mha, .nrrd, a folder with a DICOM series, ...), folders, globs, "
+        "image sequences (frame_%%04d.png), the number of a camera, an address (see --allow-url), or - for a list of "
+        "these on standard input",
     )
     predict.add_argument(
         "-o",
@@ -153,7 +154,8 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "--save",
         help="what to write, separated by commas. Boxes: drawn (pictures of pictures, videos of videos), picture, "
         "video, coco, csv, jsonl, yolo (default drawn,coco). Masks: drawn, picture, video, mask, ids, jsonl (default "
-        "drawn,mask). Volumes: nifti, table, slices, montage (default all four)",
+        "drawn,mask). Volumes: nifti, table, slices, montage (default these four), source (labels as .mha or .nrrd "
+        "where the volume is), probabilities",
     )
     predict.add_argument(
         "--batch",
@@ -257,6 +259,15 @@ def _add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> No
         choices=("detseg", "torchvision"),
         help="what suppresses boxes: detseg's own (on a GPU it needs Triton) or torchvision, which is slower",
     )
+    if device:
+        parser.add_argument(
+            "--ensemble",
+            nargs="+",
+            type=Path,
+            default=(),
+            metavar="MODEL",
+            help="further models, whose class probabilities are averaged with those of the first (volumes)",
+        )
     masks = parser.add_argument_group("masks and volumes (default: as in the model file)")
     masks.add_argument(
         "--scales", type=_numbers, metavar="S,S,...", help="average over the input at these scales (masks)"

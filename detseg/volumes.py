@@ -77,13 +77,17 @@ class Volume:
 @dataclass(frozen=True, slots=True)
 class LabelVolume:
     """A class for every voxel: ``labels`` ``[X, Y, Z]`` uint8 class positions on the grid of a file with this
-    ``affine``, ``VOID`` where no class is given or claimed. Class 0 is the background."""
+    ``affine``, ``VOID`` where no class is given or claimed. Class 0 is the background. ``probabilities`` ``[C, X, Y,
+    Z]`` float32 of the classes, where they are kept."""
 
     labels: ByteArray
     affine: DoubleArray
+    probabilities: FloatArray | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         require_array(self.labels, "labels", np.uint8, (None, None, None))
+        if self.probabilities is not None:
+            require_array(self.probabilities, "probabilities", np.float32, (None, *self.labels.shape))
         _require_affine(self.affine)
 
     @property

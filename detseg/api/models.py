@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    model: Path | str,
+    model: Path | str | Sequence[Path | str],
     *,
     device: str | int = "auto",
     precision: Literal["fp32", "fp16", "bf16"] = "fp32",
@@ -48,7 +48,8 @@ def load(
 
     Args:
         model: a ``.safetensors`` file or the folder of a run, which torch runs, an ``.onnx`` file, which ONNX
-            Runtime runs without torch, or the name of released weights, see ``detseg download``.
+            Runtime runs without torch, or the name of released weights, see ``detseg download``. Of several in a list,
+            for volumes, the class probabilities are averaged.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or 1, ``mps``, ``xpu``.
         precision: of the network; an ``.onnx`` file has its own.
         num_threads: CPU cores for the network; None leaves it to the library.
@@ -86,6 +87,7 @@ def load(
         ModuleNotFoundError: what runs the model is not installed.
     """
     from detseg.runtime.foreign.options import foreign_options, require_onnx
+    from detseg.runtime.model import average
     from detseg.runtime.weights.released import find_model
 
     foreign = foreign_options(
@@ -101,12 +103,28 @@ def load(
         window=window,
         overlap=overlap,
     )
-    path = find_model(model)
-    require_onnx(foreign, path)
+    paths = [find_model(one) for one in ([model] if isinstance(model, str | Path) else model)]
+    if not paths:
+        raise ValueError("an empty list of models was given; name one at least")
+    common = {
+        "device": str(device),
+        "precision": precision,
+        "num_threads": num_threads,
+        "size": pair(size),
+        "full_input": full_input,
+        "settings": settings,
+        "track": track,
+    }
+    for path in paths:
+        require_onnx(foreign, path)
+    return average([_load_file(path, common, foreign) for path in paths])
+
+
+def _load_file(path: Path, common: Mapping[str, Any], foreign: Any) -> Model:
     if path.suffix.lower() == ".onnx":
         from detseg.runtime.model import load_onnx
 
-        return load_onnx(path, str(device), precision, num_threads, pair(size), full_input, settings, track, foreign)
+        return load_onnx(path, **common, foreign=foreign)
     try:
         from detseg.inference.load import load_torch_model
     except ModuleNotFoundError as error:
@@ -114,7 +132,7 @@ def load(
             f"{path}: needs torch, which is not installed: pip install 'detseg[train]', or run the model as an .onnx "
             "file, which `detseg export` makes"
         ) from error
-    return load_torch_model(path, str(device), precision, num_threads, pair(size), full_input, settings, track)
+    return load_torch_model(path, **common)
 
 
 def export(

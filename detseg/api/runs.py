@@ -88,7 +88,7 @@ def train(
 
 
 def evaluate(
-    model: Path | str,
+    model: Path | str | Sequence[Path | str],
     data: Path | str | None = None,
     *,
     split: str = "val",
@@ -139,8 +139,10 @@ def evaluate(
     from detseg.engine.command import run_evaluation
     from detseg.runtime.foreign.options import foreign_options
 
+    first, *others = [Path(one) for one in ([model] if isinstance(model, str | Path) else model)]
     return run_evaluation(
-        Path(model),
+        first,
+        ensemble=others,
         weights=None if weights is None else Path(weights),
         data=None if data is None else str(data),
         format=format,

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.records import SplitRecords
 from detseg.data.source import DatasetError
-from detseg.runtime.media.nifti import is_volume_path
+from detseg.runtime.media.volume_files import is_volume_path
 
 
 class VolumePair(NamedTuple):
@@ -76,7 +76,8 @@ class VolumeRecords(SplitRecords):
 
 
 def list_volumes(folder: Path) -> list[Path]:
-    """The volumes in ``folder``, sorted, without the files ``._NAME`` that macOS lays beside them.
+    """The volumes in ``folder``, files and folders with a DICOM series, sorted, without the files ``._NAME`` that macOS
+    lays beside them.
 
     Raises:
         DatasetError: the folder cannot be read.

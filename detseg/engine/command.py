@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ def run_evaluation(
     model_path: Path,
     *,
     weights: Path | None = None,
+    ensemble: Sequence[Path] = (),
     data: str | None = None,
     format: str | None = None,
     split: str = "val",
@@ -68,6 +69,7 @@ def run_evaluation(
     evaluated = open_evaluated(
         model_path,
         weights=weights,
+        ensemble=ensemble,
         data=data,
         format=format,
         split=split,

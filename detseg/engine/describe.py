@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def describe(
     settings: Mapping[str, Any],
     num_parameters: int | None = None,
     device: str = "",
+    averaged_with: Sequence[Path] = (),
 ) -> dict[str, dict[str, str]]:
     """Sections of named values for :func:`detseg.engine.report.write_report`.
 
@@ -44,8 +45,11 @@ def describe(
         settings: the task's configuration (``detseg.config.to_dict``); what only training needs of it is left out.
         num_parameters: of the model, where they are known.
         device: what it ran on.
+        averaged_with: the files of further models of an ensemble.
     """
     model_facts = {"file": str(model), "sha256": sha256_of(model)}
+    for number, path in enumerate(averaged_with, start=2):
+        model_facts |= {f"file {number}": str(path), f"sha256 {number}": sha256_of(path)}
     if num_parameters is not None:
         model_facts["parameters"] = f"{num_parameters:,}"
     versions = {"detseg": __version__, "Python": platform.python_version()}

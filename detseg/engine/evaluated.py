@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from detseg.evaluation.base import Evaluator
 from detseg.evaluation.report import format_table
 from detseg.files import require_apart
 from detseg.models.load_weights import load_weights
+from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions, require_onnx
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model
 from detseg.shipped import find_config
 from detseg.structures import Metrics
 from detseg.tasks.base import Task
+from detseg.tasks.member import TorchMember
 from detseg.tasks.model_file import ModelFileConfig, adapt_task, default_device, load_model_file
 
 _CONFIGURATIONS = (".yaml", ".yml")
@@ -39,7 +41,8 @@ class Evaluated:
     """A model with the task that judges it, and the ``samples`` of the ``split`` of ``data`` that it is to be judged
     on.
 
-    ``path`` is the file with the weights; ``device`` where torch runs them, None where ONNX Runtime does.
+    ``path`` is the file with the weights; ``device`` where torch runs them, None where another runner does;
+    ``averaged_with``: the other models of an ensemble.
     """
 
     path: Path
@@ -49,6 +52,7 @@ class Evaluated:
     data: str
     split: str
     device: torch.device | None
+    averaged_with: tuple[Path, ...] = ()
 
     def evaluate(
         self, *, batch_size: int, num_workers: int, on_result: OnResult | None = None, backend: str | None = None
@@ -107,7 +111,7 @@ class Evaluated:
 
     def describe(self) -> dict[str, dict[str, str]]:
         """What is measured, on what, and with what settings, for a report."""
-        num_parameters, device = None, "ONNX Runtime"
+        num_parameters, device = None, "" if self.averaged_with else "ONNX Runtime"
         if isinstance(self.network, nn.Module):
             num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
             device = f"torch, {self.device}"
@@ -119,6 +123,7 @@ class Evaluated:
             settings=to_dict(self.task.config),
             num_parameters=num_parameters,
             device=device,
+            averaged_with=self.averaged_with,
         )
 
 
@@ -158,6 +163,7 @@ def open_evaluated(
     model_path: Path,
     *,
     weights: Path | None = None,
+    ensemble: Sequence[Path] = (),
     data: str | None = None,
     format: str | None = None,
     split: str = "val",
@@ -171,6 +177,7 @@ def open_evaluated(
     Args:
         model_path: a ``.safetensors`` file, an ``.onnx`` file, a configuration, or the name of released weights.
         weights: the weights of a configuration.
+        ensemble: further models, whose class probabilities are averaged with those of the first.
         data: a folder, a YAML, or the name of drawn data; None for that of the configuration.
         format: of the data, where its layout is ambiguous.
         split: of the data.
@@ -194,6 +201,8 @@ def open_evaluated(
         raise ValueError(f"--weights is for configurations, and {model_path} is none; leave one of them out")
     if data is None:
         raise ValueError("name the data to evaluate on: --data FOLDER_OR_YAML, or --data shapes")
+    if ensemble:
+        return _open_ensemble([model_path, *map(find_model, ensemble)], data, format, split, device, settings)
     network: nn.Module | Runner
     if suffix == ".onnx":
         network, task = load_exported(model_path, device, settings, size, foreign)
@@ -203,6 +212,26 @@ def open_evaluated(
         network, task, chosen = model_file.model, model_file.task, default_device(device)
     samples = as_samples(open_dataset(data, split, format, task.truth), task.spec)
     return Evaluated(model_path, network, task, samples, data, split, chosen)
+
+
+def _open_ensemble(
+    paths: Sequence[Path], data: str, format: str | None, split: str, device: str, settings: Mapping[str, Any]
+) -> Evaluated:
+    members, tasks = [], []
+    for path in paths:
+        if path.suffix.lower() == ".onnx":
+            runner, task = load_exported(path, device, settings, None)
+            members += as_members([runner])
+        else:
+            model_file = load_model_file(path, postprocess=settings)
+            task = model_file.task
+            if not task.kind.has_probabilities:
+                raise ValueError(f"{path}: only models for volumes can be averaged, this one is for {task.name}")
+            members.append(TorchMember(model_file.model, task, default_device(device)))
+        tasks.append(task)
+    runner = EnsembleRunner(members, [task.class_names for task in tasks])
+    samples = as_samples(open_dataset(data, split, format, tasks[0].truth), tasks[0].spec)
+    return Evaluated(paths[0], runner, tasks[0], samples, data, split, None, tuple(paths[1:]))
 
 
 def _find(named: Path, weights: Path | None) -> Path:

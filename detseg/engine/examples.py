@@ -19,7 +19,7 @@ from detseg.evaluation.errors import Outcome
 from detseg.evaluation.hardest import Candidate, encode_jpeg
 from detseg.files import atomic_path
 from detseg.runtime.media.images import write_image
-from detseg.runtime.media.nifti import volume_stem
+from detseg.runtime.media.volume_files import volume_stem
 from detseg.tasks.base import Task, compare
 
 PICTURES_NAME = "pictures"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from detseg.arrays import BoolArray
+from detseg.arrays import BoolArray, FloatArray
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
@@ -21,6 +21,7 @@ from detseg.runtime.model import Model, require_boxes
 from detseg.runtime.runner import Finished, Runner
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.tasks.base import Task
+from detseg.tasks.member import TorchMember
 from detseg.tasks.model_file import adapt_task, default_device, load_model_file, read_header
 
 PRECISIONS: dict[str, torch.dtype] = {
@@ -69,6 +70,13 @@ class EagerRunner:
         if self._device.type == "cuda":
             require_process(self._process)
         return Finished(run_with_torch(lambda: self._results(images, kept)))
+
+    def probabilities(self, image: Any) -> tuple[FloatArray, Any]:
+        """See :class:`detseg.runtime.ensemble.Member`."""
+        if self._device.type == "cuda":
+            require_process(self._process)
+        member = TorchMember(self._model, self._task, self._device, self._dtype)
+        return run_with_torch(lambda: member.probabilities(image))
 
     @torch.inference_mode()
     def _results(self, images: Sequence[Any], kept: BoolArray | None) -> list[Any]:

@@ -72,8 +72,12 @@ def predict_command(
     )
     summary.num_sources = len(sources) + len(summary.failures)
     paths = [source.path for source in sources if source.path is not None]
+    kind = model.runner.kind
+    chosen = kind.default_save if save is None else save
+    if any(name in kind.writers and kind.writers[name].needs_probabilities for name in chosen):
+        model = model.with_probabilities()
     runner = TimedRunner(model.runner)
-    model = Model(runner, model.task_name, model.class_names, model.category_ids)
+    model = model.run_by(runner)
     batch_size = runner.default_batch_size if batch_size is None else batch_size
     with StopSignals() as stop:
         with ExitStack() as stack:
@@ -94,7 +98,7 @@ def predict_command(
                 on_error=summary.fail,
                 stop=stop.requested,
             )
-            made = make_writers(runner.kind.default_save if save is None else save, saving, model.task_name)
+            made = make_writers(chosen, saving, model.task_name)
             writers = stack.enter_context(SeveralWriters(made, summary.fail_to_write))
 
             def write(prediction: Prediction) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray
 from detseg.runtime.devices import parse_device
+from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.live import take_ahead
@@ -50,8 +51,11 @@ class Model:
         class_names: Sequence[str],
         category_ids: Sequence[int],
         remake: Remake | None = None,
+        *,
+        keeps_probabilities: bool = False,
     ) -> None:
         self.runner = runner
+        self._keeps_probabilities = keeps_probabilities
         self.task_name = task_name
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
@@ -140,10 +144,29 @@ class Model:
             follow = _Tracks(track if isinstance(track, TrackerConfig) else tracker_for(confidence)).follow
         runner = self._with({name: value for name, value in settings.items() if value is not None}, tracker)
         items = items_of(given, channels=channels, spacing=spacing, volumes=not runner.spec.one_size)
-        read = runner.kind.reader(runner.spec, len(self.class_names))
+        # What is kept takes as much memory once more.
+        num_values = len(self.class_names) * (1 + self._keeps_probabilities)
+        read = runner.kind.reader(runner.spec, num_values)
         frames = read_frames(self._sources(items, allow_url), read, section, on_error)
         found = predict_frames(runner, take_ahead(frames, ahead, stop), batch_size, kept)
         return self._predictions(found, kept, follow)
+
+    def with_probabilities(self) -> Model:
+        """The same model, whose results carry the probabilities of all classes.
+
+        Raises:
+            ValueError: it has none.
+        """
+        runner = self.runner
+        if not isinstance(runner, EnsembleRunner):
+            runner = EnsembleRunner(as_members([runner]), [self.class_names])
+        runner = runner.keeping_probabilities()
+        return Model(runner, self.task_name, self.class_names, self.category_ids, keeps_probabilities=True)
+
+    def run_by(self, runner: Runner) -> Model:
+        """The same model with ``runner`` in place of its own."""
+        kept = self._keeps_probabilities
+        return Model(runner, self.task_name, self.class_names, self.category_ids, keeps_probabilities=kept)
 
     def _with(self, settings: Mapping[str, Any], tracker: TrackerConfig | None) -> Runner:
         """The runner with these settings, with boxes enough for ``tracker``; the last few are kept."""
@@ -199,6 +222,19 @@ class Model:
                 f"the model has no class {shown}; it has {', '.join(self.class_names)}, or by position 0 to {count - 1}"
             )
         return np.array([name in wanted or position in wanted for position, name in enumerate(self.class_names)])
+
+
+def average(models: Sequence[Model]) -> Model:
+    """Several models as one, which averages their probabilities.
+
+    Raises:
+        ValueError: they have none, or do not have the same classes and channels.
+    """
+    first = models[0]
+    if len(models) == 1:
+        return first
+    runner = EnsembleRunner(as_members([model.runner for model in models]), [model.class_names for model in models])
+    return Model(runner, first.task_name, first.class_names, first.category_ids)
 
 
 def tracker_for(confidence: float | None) -> TrackerConfig:

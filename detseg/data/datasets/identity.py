@@ -64,8 +64,10 @@ def describe_changes(before: Identity, now: Identity) -> str:
 
 
 def _num_bytes(path: str) -> int:
-    """The size of a file, -1 where there is none."""
+    """The size of a file, of all in a folder with a series; -1 where there is none."""
     file = Path(path)
+    if file.is_dir():
+        return sum(one.stat().st_size for one in file.iterdir() if one.is_file())
     return file.stat().st_size if file.is_file() else -1
 
 

@@ -12,9 +12,9 @@ from detseg.arrays import ByteArray, DoubleArray, FloatArray
 from detseg.data.datasets.packed import PackedStrings
 from detseg.data.source import DatasetError
 from detseg.runtime.inputs.volume_geometry import orientation
-from detseg.runtime.media.nifti import read_label_values, read_volume_header
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
 from detseg.runtime.media.volume_cases import channel_files, read_case, read_case_header
+from detseg.runtime.media.volume_files import read_label_values, read_volume_header, stored_files
 from detseg.structures import VOID, Truth
 from detseg.volumes import LabelVolume, Volume, grid_distance_mm, grid_tolerance_mm, spacing_of
 
@@ -28,7 +28,7 @@ _VOXELS_FOR_STATISTICS = 10_000
 
 
 class VolumeDataset:
-    """One split: volumes in a fixed order with their labels, read from NIfTI files when they are asked for.
+    """One split: volumes in a fixed order with their labels, read from their files when they are asked for.
 
     ``images`` are numbered from 1 in their order; ``labels`` has a file for each, or is None for a split without
     labels. ``root`` is the folder that file names are relative to, ``home`` that of the whole data set, where nothing
@@ -165,10 +165,11 @@ class VolumeDataset:
 
     def fingerprint(self, index: int) -> str:
         """A text that changes when what ``read`` gives may have changed. Raises VolumeError: a file is missing."""
-        files = [*map(str, channel_files(self.path(index), self.num_channels))]
-        files += [self.label_path(index)] if self.has_labels else []
+        files = [*channel_files(self.path(index), self.num_channels)]
+        files += [Path(self.label_path(index))] if self.has_labels else []
         more = [] if self.void is None else [f"void {self.void}"]
-        return "|".join([*map(_describe_file, files), str(self.category_ids), *more])
+        stored = [one for file in files for one in stored_files(file)]
+        return "|".join([*map(_describe_file, stored), str(self.category_ids), *more])
 
     def foreground_statistics(self) -> list[tuple[float, float, float, float]]:
         """Of each channel, where there are structures: percentiles 0.5 and 99.5, mean and standard deviation; from as
@@ -297,12 +298,12 @@ def _first_of(texts: Iterable[str]) -> str:
     return ", ".join(shown[:_NUM_SHOWN]) + (", ..." if len(shown) > _NUM_SHOWN else "")
 
 
-def _describe_file(path: str) -> str:
+def _describe_file(path: Path) -> str:
     try:
-        status = Path(path).stat()
+        status = path.stat()
     except OSError as error:
         raise VolumeError(f"{path}: cannot be read: {error.strerror}") from error
-    return f"{Path(path).absolute()}|{status.st_mtime_ns}|{status.st_size}"
+    return f"{path.absolute()}|{status.st_mtime_ns}|{status.st_size}"
 
 
 def _pack(paths: Sequence[Path], root: Path) -> PackedStrings:

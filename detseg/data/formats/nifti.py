@@ -1,4 +1,4 @@
-"""NIfTI volumes with label volumes, in the layout of the Medical Segmentation Decathlon or named in a YAML.
+"""Volumes with label volumes, NIfTI and others, in the layout of the Medical Segmentation Decathlon or named in a YAML.
 
 A volume and its labels have files of one name (``a.nii.gz``), or that of nnU-Net, where a volume's ends in the number
 of its channel (``a_0000.nii.gz``). Volumes that nobody has divided into splits are divided here.
@@ -31,9 +31,9 @@ from detseg.data.source import (
     relative_candidates,
 )
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
-from detseg.runtime.media.nifti import VOLUME_SUFFIXES, volume_stem
 from detseg.runtime.media.nifti_header import VolumeError
 from detseg.runtime.media.volume_cases import FIRST_CHANNEL
+from detseg.runtime.media.volume_files import VOLUME_SUFFIXES, volume_exists, volume_stem
 from detseg.structures import Truth
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
@@ -49,7 +49,8 @@ class NiftiFormat(DatasetFormat):
     truths = ("volumes",)
     layouts = (
         (
-            "imagesTr/ and labelsTr/ with .nii.gz or .nii files of the same names, divided 8:2 into train and val, or "
+            "imagesTr/ and labelsTr/ with volumes of the same names (.nii.gz, .hdr with .img, .mha, .nrrd, ..., or "
+            "folders with a DICOM series), divided 8:2 into train and val, or "
             "as the first fold of splits_final.json (imagesTs/ is the split test); the class names in dataset.json"
         ),
         (
@@ -267,7 +268,7 @@ def pair_up(images: Sequence[Path], labels_at: Path | None, where: str, num_chan
         DatasetError: there are no volumes, one has no labels, or several files have one name.
     """
     if not images:
-        raise DatasetError(f"{where}: there are no volumes; their names end in {' or '.join(VOLUME_SUFFIXES)}")
+        raise DatasetError(f"{where}: there are no volumes; their names end in {', '.join(VOLUME_SUFFIXES)}")
     if labels_at is None:
         return [VolumePair(image, None) for image in first_channels(images, None, num_channels, where)]
     _by_stem(images)
@@ -333,7 +334,7 @@ def _first_file(path: Path) -> Path:
 
 
 def _require_files(files: Sequence[Path], where: str) -> None:
-    missing = [file for file in files if not file.is_file()]
+    missing = [file for file in files if not volume_exists(file)]
     if missing:
         raise DatasetError(f"{where}: {len(missing)} of {len(files)} files are missing; the first is {missing[0]}")
 

@@ -13,7 +13,7 @@ from detseg.data.datasets.volumes import MAX_CLASSES, MAX_VALUE
 from detseg.data.parsing import as_integer
 from detseg.data.source import DatasetError, Source, check_class_names
 from detseg.files import read_text
-from detseg.runtime.media.nifti import read_label_values
+from detseg.runtime.media.volume_files import read_label_values
 
 DESCRIPTION_NAME = "dataset.json"
 MAX_DESCRIPTION_BYTES = 2**26

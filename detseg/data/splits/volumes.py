@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detseg.data.division import ALL, DivisionConfig
 from detseg.data.source import DatasetError, Source
-from detseg.runtime.media.nifti import volume_stem
+from detseg.runtime.media.volume_files import volume_stem
 
 
 def deal_volumes(source: Source, paths: Sequence[Path], division: DivisionConfig) -> dict[str, list[Path]]:

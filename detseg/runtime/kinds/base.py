@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -175,11 +175,18 @@ class Kind(ABC):
     has_boxes: ClassVar[bool] = False
     """Whether results are boxes: objects that can be followed through a video, and converted to other programs' boxes;
     then images need no more padding than the stride asks for."""
+    has_probabilities: ClassVar[bool] = False
+    """Whether models say how probable each class is everywhere, which several can be averaged over, see
+    :meth:`average`."""
 
     def reader(self, spec: Any, num_classes: int) -> Callable[[Path], Any]:
         """How files are read as ``spec`` wants them, for a network that tells ``num_classes`` apart."""
         read: Callable[[Path], Any] = spec.read
         return read
+
+    def average(self, parts: Iterator[tuple[FloatArray, Any]], *, keeps_probabilities: bool) -> Any:
+        """The result of the mean of ``parts``: the probabilities of each model with the way back from its grid."""
+        raise NotImplementedError(f"{self.name} have no probabilities")
 
     @abstractmethod
     def draw(self, image: Any, result: Any, class_names: Sequence[str], line_width: int | None = None) -> ByteArray:
@@ -268,10 +275,12 @@ class Saving:
 
 @dataclass(frozen=True)
 class Save:
-    """One thing that results can be saved as. ``opens_at_once``: its files are there before the first result."""
+    """One thing that results can be saved as. ``opens_at_once``: its files are there before the first result.
+    ``needs_probabilities``: results must carry them."""
 
     make: Callable[[Saving], ResultWriter]
     opens_at_once: bool = False
+    needs_probabilities: bool = False
 
 
 IMAGE_WRITERS: Mapping[str, Save] = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,19 @@ import numpy as np
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.volume import compare_volumes, draw_slices
-from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.inputs.volume_geometry import VolumeSpec, resample
 from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.runtime.postprocess.results import best_voxel_classes
 from detseg.runtime.postprocess.views import average_over_flips, sliding_window, softmax
-from detseg.runtime.writers.volumes import MontageWriter, NiftiWriter, SlicesWriter, TableWriter, volume_record
+from detseg.runtime.writers.volumes import (
+    MontageWriter,
+    NiftiWriter,
+    ProbabilitiesWriter,
+    SlicesWriter,
+    TableWriter,
+    volume_record,
+)
 from detseg.structures import VOID
 from detseg.volumes import LabelVolume, Shape3, Volume, VolumePlacement, VolumeSample
 
@@ -80,16 +87,21 @@ class VolumePipeline:
 
     def results(self, inputs: list[FloatArray], placements: list[VolumePlacement]) -> list[LabelVolume]:
         """The labels of each volume."""
-        return [self._labels(array[None], placement) for array, placement in zip(inputs, placements, strict=True)]
+        return [
+            best_voxel_classes(self.probabilities(array), placement)
+            for array, placement in zip(inputs, placements, strict=True)
+        ]
 
     def only(self, kept: BoolArray) -> Self:
         """Nothing is limited."""
         return self
 
-    def _labels(self, volume: FloatArray, placement: VolumePlacement) -> LabelVolume:
-        look, views = self._look, self._views
-        probabilities = average_over_flips(look, volume, views.flip_axes) if views.flip else softmax(look(volume))
-        return best_voxel_classes(probabilities[0], placement)
+    def probabilities(self, volume: FloatArray) -> FloatArray:
+        """Those of the classes, ``[C, D, H, W]``, of a placed volume ``[I, D, H, W]``."""
+        look, views, batch = self._look, self._views, volume[None]
+        averaged = average_over_flips(look, batch, views.flip_axes) if views.flip else softmax(look(batch))
+        first: FloatArray = averaged[0]
+        return first
 
 
 class Volumes(Kind):
@@ -104,20 +116,53 @@ class Volumes(Kind):
                 to.output / "labels", to.class_names, to.sources, category_ids=to.category_ids, outputs=to.outputs
             )
         ),
+        "source": Save(
+            lambda to: NiftiWriter(
+                to.output / "labels",
+                to.class_names,
+                to.sources,
+                category_ids=to.category_ids,
+                outputs=to.outputs,
+                as_source=True,
+            )
+        ),
+        "probabilities": Save(
+            lambda to: ProbabilitiesWriter(to.output / "probabilities", to.class_names, to.sources, to.outputs),
+            needs_probabilities=True,
+        ),
         "table": Save(
             lambda to: TableWriter(to.table("volumes.csv", "volumes.json").parent, to.class_names), opens_at_once=True
         ),
         "slices": Save(lambda to: SlicesWriter(to.output / "slices", to.class_names, to.sources, to.outputs)),
         "montage": Save(lambda to: MontageWriter(to.output / "montages", to.class_names, to.sources, to.outputs)),
     }
-    """``nifti``: labels with the data set's own numbers in ``labels``; ``table``: the milliliters of every class in
-    ``volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: pictures of three planes in ``slices``, of many
-    axial slices in ``montages``."""
-    default_save = tuple(writers)
+    """``nifti``: labels with the data set's own numbers in ``labels``; ``source``: the same in the format of each
+    source, where that is MetaImage or NRRD; ``probabilities``: those of every class in ``probabilities``; ``table``:
+    the milliliters of every class in ``volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: pictures of
+    three planes in ``slices``, of many axial slices in ``montages``."""
+    default_save = ("nifti", "table", "slices", "montage")
+    has_probabilities = True
 
     def reader(self, spec: VolumeSpec, num_classes: int) -> Callable[[Path], Volume]:
         """One that refuses, before it is read, a volume that would need too much memory on its way to labels."""
         return partial(spec.read, num_classes=num_classes)
+
+    def average(self, parts: Iterator[tuple[FloatArray, VolumePlacement]], *, keeps_probabilities: bool) -> LabelVolume:
+        """The best class by the mean of the probabilities ``[C, D, H, W]`` of several models."""
+        total, placement = next(parts)
+        count = 1
+        for probabilities, other in parts:
+            if count == 1:
+                total = total.copy()
+            count += 1
+            if other.input_shape == placement.input_shape:
+                total += probabilities
+                continue
+            for kept, values in zip(total, probabilities, strict=True):
+                kept += resample(values, placement.input_shape, smooth=False)
+        if count > 1:
+            total /= count
+        return best_voxel_classes(total, placement, keeps_probabilities=keeps_probabilities)
 
     def draw(
         self, image: Volume, result: LabelVolume, class_names: Sequence[str], line_width: int | None = None
@@ -141,7 +186,7 @@ class Volumes(Kind):
         """``result`` with background in place of what is not kept."""
         table = np.arange(256, dtype=np.uint8)
         table[: len(kept)][~kept] = 0
-        return LabelVolume(table[result.labels], result.affine)
+        return LabelVolume(table[result.labels], result.affine, result.probabilities)
 
     def relabel(self, result: LabelVolume, positions: IntArray) -> LabelVolume:
         """``result`` with other class positions; voxels of a class with position -1 become background, because nothing

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.media.nifti import is_volume_path, volume_stem
+from detseg.runtime.media.volume_files import is_volume_path, volume_stem
 from detseg.volumes import Volume
 
 

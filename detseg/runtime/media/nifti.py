@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.arrays import DoubleArray, IntArray
+from detseg.arrays import DoubleArray, FloatArray, IntArray
 from detseg.files import atomic_path
 from detseg.memory import usable_memory
 from detseg.runtime.media.nifti_forms import header_with
@@ -28,7 +28,8 @@ from detseg.runtime.media.nifti_header import (
 )
 from detseg.volumes import LabelVolume, StoredForms, Volume
 
-VOLUME_SUFFIXES = (".nii.gz", ".nii")
+NIFTI_SUFFIXES = (".nii.gz", ".nii")
+"""How the names of files end that hold a header and voxels."""
 
 _LARGEST_WHOLE_DOUBLE = 2.0**53
 _LABEL_ERROR = 1e-3
@@ -42,20 +43,6 @@ _READ_BYTES, _SCALED_BYTES = 5, 20
 _LABEL_BYTES = 40
 """The same for labels: integers of 64 bits, and several such arrays while they are checked and mapped to classes."""
 _MOST_BEHIND_VOXELS = 2**26
-
-
-def is_volume_path(path: Path | str) -> bool:
-    """Whether the name of ``path`` is that of a NIfTI file."""
-    return str(path).lower().endswith(VOLUME_SUFFIXES)
-
-
-def volume_stem(path: Path | str) -> str:
-    """The name of ``path`` without folder and suffix, which for volumes may be the double one: a.nii.gz gives a."""
-    name = Path(path).name
-    for suffix in VOLUME_SUFFIXES:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return Path(name).stem
 
 
 def read_volume_header(path: Path | str, num_channels: int = 1) -> VolumeHeader:
@@ -81,16 +68,7 @@ def read_volume(path: Path | str, num_channels: int = 1, *, quiet: bool = False)
     stored, layout = _read(path, _read_bytes_each, num_channels)
     for doubt in () if quiet else layout.header.doubts:
         warnings.warn(f"{path}: {doubt}", stacklevel=2)
-    with np.errstate(over="ignore"):
-        voxels = _scaled(stored, layout).astype(np.float32, copy=False)
-    finite = np.isfinite(voxels)
-    if not finite.all():
-        first = tuple(int(position) for position in np.argwhere(~finite)[0])
-        raise VolumeError(
-            f"{path}: {np.count_nonzero(~finite)} of {finite.size} voxels are NaN or infinite in float32, the first at "
-            f"{first}; replace them with numbers"
-        )
-    return Volume(voxels, layout.header.affine, layout.header.forms)
+    return Volume(finite_scan(path, _scaled(stored, layout)), layout.header.affine, layout.header.forms)
 
 
 def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
@@ -102,7 +80,29 @@ def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
         ValueError: nibabel is not installed.
     """
     stored, layout = _read(path, lambda _: _LABEL_BYTES)
-    values = _scaled(stored, layout)
+    return whole_numbers(path, _scaled(stored, layout), _advice_on_fractions(layout)), layout.header.affine
+
+
+def finite_scan(path: Path | str, values: NDArray[Any]) -> FloatArray:
+    """``values`` of the scan ``path`` as float32. Raises VolumeError: one is not finite."""
+    with np.errstate(over="ignore"):
+        voxels: FloatArray = values.astype(np.float32, copy=False)
+    finite = np.isfinite(voxels)
+    if not finite.all():
+        first = tuple(int(position) for position in np.argwhere(~finite)[0])
+        raise VolumeError(
+            f"{path}: {np.count_nonzero(~finite)} of {finite.size} voxels are NaN or infinite in float32, the first at "
+            f"{first}; replace them with numbers"
+        )
+    return voxels
+
+
+def whole_numbers(path: Path | str, values: NDArray[Any], advice: str) -> IntArray:
+    """``values`` of the label file ``path`` as whole numbers, rounded where they are almost that already.
+
+    Raises:
+        VolumeError: one is no whole number, and then ``advice`` is given, or does not fit in 64 bits with a sign.
+    """
     if values.dtype == np.uint64 and values.max() > np.iinfo(np.int64).max:
         raise VolumeError(f"{path}: a label must fit in 64 bits with a sign, got {values.max()}")
     if values.dtype.kind == "f":
@@ -113,10 +113,10 @@ def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
             first = tuple(int(position) for position in np.argwhere(wrong)[0])
             raise VolumeError(
                 f"{path}: a label must be a whole number, but {np.count_nonzero(wrong)} of {wrong.size} voxels are "
-                f"not: {values[first]} at {first}; {_advice_on_fractions(layout)}"
+                f"not: {values[first]} at {first}; {advice}"
             )
         values = np.rint(values)
-    return values.astype(np.int64), layout.header.affine
+    return values.astype(np.int64)
 
 
 def write_label_volume(path: Path | str, volume: LabelVolume, forms: StoredForms | None = None) -> None:
@@ -143,6 +143,16 @@ def write_volume(path: Path | str, volume: Volume) -> None:
     _write(Path(path), volume.voxels, volume.affine, "none", volume.forms)
 
 
+def write_probabilities(
+    path: Path | str, probabilities: FloatArray, affine: DoubleArray, forms: StoredForms | None = None
+) -> None:
+    """Write probabilities ``[C, X, Y, Z]`` with the classes as the fourth dimension, as 16 bits that the header scales.
+    Otherwise as :func:`write_label_volume`."""
+    largest = np.iinfo(np.uint16).max
+    stored = np.moveaxis(np.rint(probabilities.clip(0, 1) * largest).astype(np.uint16), 0, -1)
+    _write(Path(path), stored, affine, "none", forms, slope=1 / largest)
+
+
 def require_memory(path: Path | str, num_bytes: float, shape: tuple[int, ...]) -> None:
     """Raise VolumeError where the volume ``path`` of this ``shape`` would take ``num_bytes`` from its file to its
     result, which is more than ``MEMORY_SHARE`` of what there is."""
@@ -165,12 +175,11 @@ def _read(path: Path | str, bytes_each: Callable[[Layout], int], num_channels: i
         layout = read_layout(stream, path, num_channels)
         num_voxels = math.prod(layout.header.shape) * num_channels
         require_memory(path, layout.num_bytes + bytes_each(layout) * num_voxels, layout.header.shape)
-        try:
-            stream.seek(layout.offset)
-        except (EOFError, zlib.error, OSError) as error:
-            raise VolumeError(f"{path}: damaged or truncated before its voxels: {error}") from error
-        data = read_bytes(stream, layout.num_bytes, path)
-        _read_to_end(stream, path)
+        if layout.image is None:
+            data = _read_voxels(stream, layout, path)
+        else:
+            with open_nifti(layout.image) as voxels:
+                data = _read_voxels(voxels, layout, layout.image)
     if len(data) < layout.num_bytes:
         shape = "x".join(map(str, layout.header.shape))
         raise VolumeError(
@@ -181,6 +190,16 @@ def _read(path: Path | str, bytes_each: Callable[[Layout], int], num_channels: i
     if num_channels == 1:
         return values.reshape(layout.header.shape, order="F"), layout
     return np.moveaxis(values.reshape((*layout.header.shape, num_channels), order="F"), -1, 0), layout
+
+
+def _read_voxels(stream: BinaryIO | gzip.GzipFile, layout: Layout, path: Path | str) -> bytearray:
+    try:
+        stream.seek(layout.offset)
+    except (EOFError, zlib.error, OSError) as error:
+        raise VolumeError(f"{path}: damaged or truncated before its voxels: {error}") from error
+    data = read_bytes(stream, layout.num_bytes, path)
+    _read_to_end(stream, path)
+    return data
 
 
 def _read_to_end(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> None:
@@ -208,13 +227,17 @@ def _scaled(stored: NDArray[Any], layout: Layout) -> NDArray[Any]:
     return scaled
 
 
-def _write(path: Path, array: NDArray[Any], affine: DoubleArray, intent: str, forms: StoredForms | None) -> None:
-    if not is_volume_path(path):
-        raise ValueError(f"{path}: the name of a volume ends in {' or '.join(VOLUME_SUFFIXES)}")
+def _write(
+    path: Path, array: NDArray[Any], affine: DoubleArray, intent: str, forms: StoredForms | None, slope: float = 1.0
+) -> None:
+    if not str(path).lower().endswith(NIFTI_SUFFIXES):
+        raise ValueError(f"{path}: the name of a volume ends in {' or '.join(NIFTI_SUFFIXES)}")
     require_nibabel()
     header = header_with(forms, affine, array.shape)
     header.set_intent(intent)
     header.set_data_dtype(array.dtype)
+    if slope != 1.0:
+        header.set_slope_inter(slope, 0.0)
     # Not through an image of nibabel, which mends what a header says.
     begin: bytes = header.binaryblock
     header["vox_offset"] = len(begin) + len(_NO_EXTENSION)

@@ -37,6 +37,12 @@ def affine_of(header: Any) -> DoubleArray:
     except (ValueError, HeaderDataError) as error:
         raise ValueError(f"the orientation in the header is of no use: {error}") from error
     affine[:3] *= _unit(header)
+    require_usable(affine)
+    return affine
+
+
+def require_usable(affine: DoubleArray) -> None:
+    """Raise ValueError where an ``affine`` ``[4, 4]`` is of no use. The message names no path."""
     spacing = spacing_of(affine)
     usable = np.isfinite(affine).all() and min(spacing) > 0 and max(spacing) <= _LARGEST_SPACING_MM
     # Relative to the spacing: the determinant of a volume with tiny voxels is small, too.
@@ -45,7 +51,6 @@ def affine_of(header: Any) -> DoubleArray:
             f"the affine in the header is of no use: {affine[:3].tolist()}; its columns must be finite, of a length of "
             f"up to {_LARGEST_SPACING_MM:g} mm, and not lie in a plane"
         )
-    return affine
 
 
 def doubts_about(header: Any, shape: Shape3) -> tuple[str, ...]:
@@ -90,7 +95,7 @@ def header_with(forms: StoredForms | None, affine: DoubleArray, shape: tuple[int
     header.set_xyzt_units("mm")
     header.set_sform(affine, code="scanner")
     header.set_qform(affine, code="scanner")
-    if _forms_apart(header, shape):
+    if _forms_apart(header, (shape[0], shape[1], shape[2])):
         # A qform has no shear: programs that prefer it would put the voxels elsewhere.
         header["qform_code"] = 0
     return header

@@ -21,9 +21,12 @@ from detseg.volumes import Shape3, Spacing, StoredForms, spacing_of
 
 _HEADER_SIZES = {348: "NIfTI-1", 540: "NIfTI-2"}
 _PAIR_MAGIC = (b"ni1", b"ni2")
+PAIR_SUFFIXES = (".hdr.gz", ".hdr")
+"""How the names of files end that hold a header alone; voxels are in a file that ends in .img or .img.gz."""
+_IMAGE_SUFFIXES = (".img", ".img.gz", ".IMG")
 MAX_VOXELS = 2**30
 """Volumes with more voxels are refused before they are read; as float32 these take 4 GiB."""
-_LARGEST_DEFLATE_RATIO = 1032
+LARGEST_DEFLATE_RATIO = 1032
 """No deflate stream expands to more than so many times its size (zlib's technical details)."""
 _CHUNK_BYTES = 2**22
 
@@ -60,6 +63,8 @@ class Layout:
     offset: int
     slope: float
     intercept: float
+    image: Path | None = None
+    """Where the voxels are, if not behind the header."""
 
     @property
     def is_scaled(self) -> bool:
@@ -120,10 +125,13 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str, num_channels
     nibabel = require_nibabel()
     header = (nibabel.Nifti1Header if size == 348 else nibabel.Nifti2Header)(raw, endianness, check=False)
     magic = bytes(header["magic"])[:3]
+    image = None
     if magic in _PAIR_MAGIC:
-        raise VolumeError(f"{path}: the voxels are in another file (.img); convert the pair to a single .nii file")
-    if magic not in (b"n+1", b"n+2"):
-        raise VolumeError(f"{path}: no NIfTI file: its magic word is {magic!r}")
+        image = _require_image(path)
+    elif magic not in (b"n+1", b"n+2"):
+        is_analyze = str(path).lower().endswith(PAIR_SUFFIXES) and not magic.strip(b"\0")
+        advice = "; it is Analyze 7.5, which does not say left from right: convert it to NIfTI" if is_analyze else ""
+        raise VolumeError(f"{path}: no NIfTI file: its magic word is {magic!r}{advice}")
     shape, dtype = _shape_of(header, path, num_channels), _dtype_of(header, path)
     try:
         affine = affine_of(header)
@@ -131,9 +139,33 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str, num_channels
         raise VolumeError(f"{path}: {error}") from error
     slope, intercept = _scale_of(header, path)
     volume_header = VolumeHeader(shape, affine, dtype.name, doubts_about(header, shape), forms_of(header), num_channels)
-    layout = Layout(volume_header, dtype, _offset_of(header, size, path), slope, intercept)
-    _require_room(layout, stream, path)
+    offset = _offset_of(header, size if image is None else 0, path)
+    layout = Layout(volume_header, dtype, offset, slope, intercept, image)
+    if image is None:
+        _require_room(layout, stream, path)
+    else:
+        with open_nifti(image) as voxels:
+            _require_room(layout, voxels, image)
     return layout
+
+
+def image_of_pair(path: Path | str) -> Path | None:
+    """The file with the voxels of the header ``path`` by its name, where it has the name of one."""
+    name = Path(path).name
+    suffix = next((one for one in PAIR_SUFFIXES if name.lower().endswith(one)), None)
+    if suffix is None:
+        return None
+    beside = [Path(path).with_name(name[: -len(suffix)] + one) for one in _IMAGE_SUFFIXES]
+    return next((one for one in beside if one.exists()), beside[0])
+
+
+def _require_image(path: Path | str) -> Path:
+    image = image_of_pair(path)
+    if image is None:
+        raise VolumeError(f"{path}: the voxels are in another file (.img); name the header with the suffix .hdr")
+    if not image.exists():
+        raise VolumeError(f"{path}: the voxels are in another file, and {image.name} is not there")
+    return image
 
 
 def _shape_of(header: Any, path: Path | str, num_channels: int) -> Shape3:
@@ -156,12 +188,17 @@ def _shape_of(header: Any, path: Path | str, num_channels: int) -> Shape3:
         what = "x".join(map(str, shape))
         advice = "split it into one file for each channel or time" if len(shape) > 3 else "a volume has 3"
         raise VolumeError(f"{path}: {len(shape)} dimensions ({what}), expected 3; {advice}")
+    require_few_voxels((shape[0], shape[1], shape[2]), num_channels, path)
+    return shape[0], shape[1], shape[2]
+
+
+def require_few_voxels(shape: Shape3, num_channels: int, path: Path | str) -> None:
+    """Raise VolumeError where ``path`` claims to have more than ``MAX_VOXELS``."""
     if math.prod(shape) * num_channels > MAX_VOXELS:
         raise VolumeError(
             f"{path}: {'x'.join(map(str, shape))} = {math.prod(shape):,} voxels, allowed are {MAX_VOXELS:,}; cut it "
             "into parts or resample it, if its header does not lie"
         )
-    return shape[0], shape[1], shape[2]
 
 
 def _by(lengths: Sequence[int]) -> str:
@@ -199,7 +236,7 @@ def _scale_of(header: Any, path: Path | str) -> tuple[float, float]:
 def _require_room(layout: Layout, stream: BinaryIO | gzip.GzipFile, path: Path | str) -> None:
     """Refuse a claim that the file is too short to fulfil; a compressed file has to be read to know exactly."""
     size = os.fstat(stream.fileno()).st_size
-    largest = size * (_LARGEST_DEFLATE_RATIO if isinstance(stream, gzip.GzipFile) else 1)
+    largest = size * (LARGEST_DEFLATE_RATIO if isinstance(stream, gzip.GzipFile) else 1)
     claimed = layout.offset + layout.num_bytes
     if claimed > largest:
         shape = "x".join(map(str, layout.header.shape))

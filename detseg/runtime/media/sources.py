@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Literal
 
 from detseg.runtime.media.content import content_of, known_as
+from detseg.runtime.media.dicom import is_dicom_file, is_dicom_folder
 from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
-from detseg.runtime.media.nifti import VOLUME_SUFFIXES, is_volume_path
 from detseg.runtime.media.video_container import VIDEO_SUFFIXES
 from detseg.runtime.media.volume_cases import FIRST_CHANNEL, case_of
+from detseg.runtime.media.volume_files import VOLUME_SUFFIXES, is_volume_path, volume_exists
 
 SCHEMES = ("http", "https", "rtmp", "rtsp", "rtsps")
 """What the addresses of streams may begin with."""
 STANDARD_INPUT = "-"
 _OTHERS = {
-    "volume": ((".mha", ".mhd", ".nrrd", ".nhdr", ".mgz", ".mgh", ".hdr", ".dcm"), VOLUME_SUFFIXES[0]),
+    "volume": ((".mgz", ".mgh", ".mnc", ".par", ".rec"), VOLUME_SUFFIXES[0]),
     "image": ((".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl"), "JPEG or PNG"),
 }
 """What is not read and might be meant, and what to do about it."""
@@ -101,8 +102,8 @@ def _first_channel(path: Path) -> Source:
     """The case that the file ``path`` is a channel of, by the file of its first channel, where there is such a one."""
     case = case_of(path)
     if case is not None and case[1] > 0:
-        beside = (path.with_name(f"{case[0]}{FIRST_CHANNEL}{suffix}") for suffix in VOLUME_SUFFIXES)
-        path = next(filter(Path.is_file, beside), path)
+        beside = (path.with_name(f"{case[0]}{FIRST_CHANNEL}{suffix}") for suffix in (*VOLUME_SUFFIXES, ""))
+        path = next(filter(volume_exists, beside), path)
     return Source("volume", str(path), path)
 
 
@@ -156,7 +157,7 @@ def _file_kind(path: Path, is_named: bool) -> Literal["image", "volume", "video"
 
 def expand_sources(sources: Iterable[str | Path], suffixes: Sequence[str] = IMAGE_SUFFIXES) -> list[Path]:
     """The files that ``sources`` name, each once, in the order of the sources: images, or volumes where ``suffixes``
-    are ``VOLUME_SUFFIXES``.
+    are ``VOLUME_SUFFIXES``; folders with a DICOM series count as files of these.
 
     A source is a file, a folder (its files, not those of its subfolders) or a glob (``**`` reaches subfolders). Files
     of a folder or a glob come in natural order, ``frame2`` before ``frame10``, and are taken by the end of their name;
@@ -203,7 +204,10 @@ class _Kind:
 
     def among(self, paths: Iterable[Path]) -> list[Path]:
         """The files of this kind among ``paths``, in natural order."""
-        files = [path for path in paths if self.names(path) and not path.name.startswith(".") and path.is_file()]
+        visible = [path for path in paths if not path.name.startswith(".")]
+        files = [path for path in visible if self.names(path) and path.is_file()]
+        if self.name == "volume":
+            files += filter(is_dicom_folder, visible)
         return sorted(files, key=natural_key)
 
 
@@ -221,6 +225,8 @@ def _expand(source: str, kind: _Kind) -> list[Path]:
     if path.is_dir():
         inside = list(path.iterdir())
         files = kind.among(inside)
+        if kind.name == "volume" and is_dicom_folder(path):
+            files.insert(0, path)
         other_suffixes, advice = _OTHERS["volume" if kind.name == "volume" else "image"]
         others = sorted(one.name for one in inside if one.name.lower().endswith(other_suffixes))
         if files and others:
@@ -262,8 +268,11 @@ def _require_kind(path: Path, kind: _Kind) -> None:
     if kind.names(path):
         return
     if kind.name == "volume":
-        pair = path.suffix.lower() in (".hdr", ".img")
-        advice = "; header and voxels in two files: convert the pair to one .nii file" if pair else ""
+        advice = ""
+        if path.suffix.lower() == ".img":
+            advice = "; header and voxels in two files: name the header, .hdr"
+        elif is_dicom_file(path):
+            advice = "; it is DICOM: name the folder with the whole series"
         raise SourceError(f"file {path}: not a volume, by name ({kind.listed_suffixes}){advice}")
     content = content_of(path)
     if content != "image" and not ("video" in kind.name and content == "video"):

@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 
 from detseg.arrays import DoubleArray
-from detseg.runtime.media.nifti import (
+from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
+from detseg.runtime.media.volume_files import (
     VOLUME_SUFFIXES,
     is_volume_path,
     read_volume,
     read_volume_header,
     volume_stem,
 )
-from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
 from detseg.volumes import Shape3, Volume, grid_distance_mm, grid_tolerance_mm
 
 FIRST_CHANNEL = "_0000"
@@ -38,7 +38,7 @@ def case_name(path: Path | str, num_channels: int = 1) -> str:
     if match is None or not stem.endswith(FIRST_CHANNEL):
         return stem
     case = match[1]
-    stems = {volume_stem(name) for name in _names_beside(path) if is_volume_path(name)}
+    stems = {volume_stem(one) for one in _volumes_beside(path)}
     numbered = {one for one in stems if (other := _CHANNEL.fullmatch(one)) and other[1] == case}
     expected = {f"{case}_{channel:04d}" for channel in range(num_channels)}
     # A file of several channels may have the number of the first, too.
@@ -63,8 +63,7 @@ def channel_files(path: Path | str, num_channels: int) -> tuple[Path, ...]:
     if num_channels == 1 or not stem.endswith(FIRST_CHANNEL):
         return (path,)
     case = stem.removesuffix(FIRST_CHANNEL)
-    names = _names_beside(path)
-    file_of = {volume_stem(name): path.parent / name for name in names if is_volume_path(name)}
+    file_of = {volume_stem(one): one for one in _volumes_beside(path)}
     wanted = [path, *(file_of.get(f"{case}_{channel:04d}") for channel in range(1, num_channels))]
     if wanted[1:] == [None] * (num_channels - 1):
         return (path,)
@@ -130,8 +129,9 @@ def _require_grid_of(
         )
 
 
-def _names_beside(path: Path) -> list[str]:
+def _volumes_beside(path: Path) -> list[Path]:
     try:
-        return [name for name in os.listdir(path.parent) if not name.startswith(".")]  # noqa: PTH208 - names alone
+        names = [name for name in os.listdir(path.parent) if not name.startswith(".")]  # noqa: PTH208 - names alone
     except OSError as error:
         raise VolumeError(f"{path}: its folder cannot be read: {error.strerror}") from error
+    return [one for one in (path.parent / name for name in names) if is_volume_path(one)]

@@ -125,6 +125,13 @@ class OnnxRunner:
         future.add_done_callback(lambda _: free.put(slot))
         return OnnxPending(future)
 
+    def probabilities(self, image: Any) -> tuple[Any, Any]:
+        """Those of the classes everywhere in ``image``, and the way back; for kinds that have them, see
+        :class:`detseg.runtime.ensemble.Member`."""
+        pipeline: Any = self._pipeline
+        (array,), (placement,) = pipeline.prepare([image], 0)
+        return pipeline.probabilities(array), placement
+
     def _run(self, inputs: Any, placements: list[Any], kept: BoolArray | None) -> list[Any]:
         with self._lock:
             pipeline = self._choose_pipeline()

@@ -91,14 +91,21 @@ def best_classes(scores: FloatArray, placement: Placement) -> LabelMap:
     return LabelMap(labels)
 
 
-def best_voxel_classes(scores: FloatArray, placement: VolumePlacement) -> LabelVolume:
+def best_voxel_classes(
+    scores: FloatArray, placement: VolumePlacement, *, keeps_probabilities: bool = False
+) -> LabelVolume:
     """Scores ``[C, D, H, W]`` of an input -> the best class of every voxel on the grid of the file, the first of
-    equals; they are resampled (trilinear) before the best is chosen."""
+    equals; they are resampled (trilinear) before the best is chosen, and kept there where that is wanted."""
     shape = placement.oriented_shape
     best = resample(scores[0], shape, smooth=False).copy()
     labels = np.zeros(shape, np.uint8)
+    kept = np.empty((len(scores), *placement.original_shape), np.float32) if keeps_probabilities else None
+    if kept is not None:
+        kept[0] = to_file_axes(best, placement)
     for label in range(1, len(scores)):
         values = resample(scores[label], shape, smooth=False)
         labels[values > best] = label
         np.maximum(best, values, out=best)
-    return LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine)
+        if kept is not None:
+            kept[label] = to_file_axes(values, placement)
+    return LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine, kept)

@@ -17,7 +17,8 @@ from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
-from detseg.runtime.media.nifti import write_label_values
+from detseg.runtime.media.itk_files import label_suffix, write_itk_labels
+from detseg.runtime.media.nifti import write_label_values, write_probabilities
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles, csv_lines, rounded
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
 from detseg.volumes import LabelVolume, Volume
@@ -27,7 +28,7 @@ _LARGEST_ID = 2**31 - 1
 
 class NiftiWriter(WholeFiles):
     """Writes every result into ``folder`` as ``NAME.nii.gz``, on the grid of its source and with what its header says
-    of where it lies.
+    of where it lies; ``as_source``: of MetaImage and NRRD files as ``NAME.mha`` and ``NAME.nrrd``.
 
     The values are class positions or, with ``category_ids``, the data set's own numbers of the classes. A voxel for
     which no class is claimed (``VOID``) gets the number of class 0, the background.
@@ -45,8 +46,10 @@ class NiftiWriter(WholeFiles):
         *,
         category_ids: Sequence[int] | None = None,
         outputs: SharedOutput | None = None,
+        as_source: bool = False,
     ) -> None:
         self._output = OutputFolder(folder, sources, outputs)
+        self._as_source = as_source
         self._num_classes = len(class_names)
         ids = tuple(range(self._num_classes) if category_ids is None else category_ids)
         if len(ids) != self._num_classes:
@@ -67,8 +70,43 @@ class NiftiWriter(WholeFiles):
             SaveError: the file cannot be written.
         """
         _check_labels(frame.source, result, self._num_classes)
+        suffix = label_suffix(frame.source) if self._as_source else ".nii.gz"
+        path, values = self._output.path_for(frame, suffix), self._table[result.labels]
+        if suffix == ".nii.gz":
+            write_label_values(path, values, result.affine, frame.volume.forms)
+        else:
+            write_itk_labels(path, values, result.affine)
+        self._output.written(path, frame)
+
+
+class ProbabilitiesWriter(WholeFiles):
+    """Writes the probabilities of all classes, the background first, into ``folder`` as ``NAME.nii.gz`` of four
+    dimensions, on the grid of the source, to within 1e-5.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        class_names: Sequence[str],
+        sources: Iterable[Path | str] = (),
+        outputs: SharedOutput | None = None,
+    ) -> None:
+        self._output = OutputFolder(folder, sources, outputs)
+        self._num_classes = len(class_names)
+
+    def write(self, frame: Frame, result: LabelVolume) -> None:
+        """Write those of one volume.
+
+        Raises:
+            SaveError: the file cannot be written.
+        """
+        assert result.probabilities is not None, "the runner keeps them"
+        assert len(result.probabilities) == self._num_classes
         path = self._output.path_for(frame, ".nii.gz")
-        write_label_values(path, self._table[result.labels], result.affine, frame.volume.forms)
+        write_probabilities(path, result.probabilities, result.affine, frame.volume.forms)
         self._output.written(path, frame)
 
 

@@ -44,7 +44,7 @@ def test_labels_have_the_name_of_their_volume(
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [
-        ([], ["a.nii"], r"^set: there are no volumes; their names end in \.nii\.gz or \.nii$"),
+        ([], ["a.nii"], r"^set: there are no volumes; their names end in \.nii\.gz, \.nii, .*\.nhdr$"),
         (
             ["a.nii", "b.nii", "c.nii"],
             ["b.nii"],

@@ -21,8 +21,9 @@ from detseg.runtime.inputs.volume_geometry import (
     to_input_axes,
 )
 from detseg.runtime.media import nifti
-from detseg.runtime.media.nifti import read_label_values, write_volume
+from detseg.runtime.media.nifti import write_volume
 from detseg.runtime.media.nifti_header import VolumeError
+from detseg.runtime.media.volume_files import read_label_values
 from detseg.structures import VOID
 from detseg.volumes import Volume
 

@@ -8,7 +8,7 @@ import pytest
 from detseg.runtime.kinds import KINDS, load_kind
 from detseg.runtime.kinds.base import Saving, make_writers
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.media.nifti import read_label_values
+from detseg.runtime.media.volume_files import read_label_values
 from detseg.structures import Detections, Instances, LabelMap
 from detseg.volumes import LabelVolume, Volume
 
@@ -19,7 +19,7 @@ READ_AND_FOUND = {
     "masks": (IMAGE, LabelMap(np.ones((8, 8), np.uint8))),
     "volumes": (
         Volume(np.zeros((4, 4, 4), np.float32), np.eye(4)),
-        LabelVolume(np.ones((4, 4, 4), np.uint8), np.eye(4)),
+        LabelVolume(np.ones((4, 4, 4), np.uint8), np.eye(4), np.full((2, 4, 4, 4), 0.5, np.float32)),
     ),
 }
 FILES = {
@@ -34,6 +34,8 @@ FILES = {
     "mask": {"masks", "masks/a.png"},
     "ids": {"ids", "ids/a.png"},
     "nifti": {"labels", "labels/a.nii.gz"},
+    "source": {"labels", "labels/a.nii.gz"},
+    "probabilities": {"probabilities", "probabilities/a.nii.gz"},
     "table": {"volumes.csv", "volumes.json"},
     "slices": {"slices", "slices/a.png"},
     "montage": {"montages", "montages/a.png"},

@@ -17,8 +17,8 @@ from PIL import Image
 
 from detseg.runtime.media.given import InputError, items_of
 from detseg.runtime.media.images import ImageError, read_image, write_image
-from detseg.runtime.media.nifti import read_volume
 from detseg.runtime.media.sources import Source
+from detseg.runtime.media.volume_files import read_volume
 from detseg.volumes import Volume
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)

@@ -14,15 +14,14 @@ import pytest
 
 from detseg.runtime.media import nifti
 from detseg.runtime.media.nifti import (
-    is_volume_path,
     read_label_values,
     read_volume,
     read_volume_header,
-    volume_stem,
     write_label_volume,
     write_volume,
 )
 from detseg.runtime.media.nifti_header import VolumeError
+from detseg.runtime.media.volume_files import is_volume_path, volume_stem
 from detseg.volumes import LabelVolume, Volume
 
 AFFINE = np.array([[-2.0, 0.0, 0.1, 90.0], [0.0, 1.5, 0.0, -126.0], [0.1, 0.0, 3.0, -72.0], [0.0, 0.0, 0.0, 1.0]])

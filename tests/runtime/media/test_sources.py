@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from detseg.runtime.media.images import write_image
-from detseg.runtime.media.nifti import VOLUME_SUFFIXES
 from detseg.runtime.media.sources import SourceError, expand_sources, find_sources, natural_key
 from detseg.runtime.media.video_reader import read_video
+from detseg.runtime.media.volume_files import VOLUME_SUFFIXES
 
 
 class MovieWriter:
@@ -144,8 +144,8 @@ def test_volumes_are_taken_by_the_end_of_their_name(
     ("sources", "message"),
     [
         ([], "no source was given; name volume files"),
-        (["notes.gz"], r"notes\.gz: not a volume, by name \(\.nii\.gz, \.nii\)$"),
-        (["empty"], r"folder empty: no volume in it \(\.nii\.gz, \.nii\); it has a\.png"),
+        (["notes.gz"], r"notes\.gz: not a volume, by name \(\.nii\.gz, \.nii, .*\.nhdr\)$"),
+        (["empty"], r"folder empty: no volume in it \(\.nii\.gz, .*\); it has a\.png"),
         (["empty/*"], "1 matches, but no volume among them"),
         (["scan3.nii.gz"], "near are .*scan10.nii.gz"),
     ],
@@ -207,10 +207,26 @@ def test_a_name_that_is_not_utf_8_is_read(folder: Path) -> None:
 
 
 def test_volumes_of_other_formats_are_passed_over_with_a_word(tmp_path: Path) -> None:
-    for name in ("scan.nii.gz", "._scan.nii.gz", "scan.mha", "scan.nrrd", "notes.txt"):
+    names = ("scan.nii.gz", "._scan.nii.gz", "scan.mha", "scan.nrrd", "old.mgz", "old.MNC", "pair.hdr", "pair.img")
+    for name in (*names, "notes.txt"):
         (tmp_path / name).touch()
-    with pytest.warns(UserWarning, match=r"2 volumes of other formats are passed over \(scan\.mha, scan\.nrrd\)"):
-        assert [path.name for path in expand_sources([tmp_path], VOLUME_SUFFIXES)] == ["scan.nii.gz"]
-    (tmp_path / "pair.hdr").touch()
-    with pytest.raises(SourceError, match=r"pair\.hdr: not a volume.*convert the pair to one \.nii file"):
-        expand_sources([tmp_path / "pair.hdr"], VOLUME_SUFFIXES)
+    with pytest.warns(UserWarning, match=r"2 volumes of other formats are passed over \(old\.mgz, old\.MNC\)"):
+        found = [path.name for path in expand_sources([tmp_path], VOLUME_SUFFIXES)]
+    assert found == ["pair.hdr", "scan.mha", "scan.nii.gz", "scan.nrrd"]
+    with pytest.raises(SourceError, match=r"pair\.img: not a volume.*; header and voxels in two files: name the"):
+        expand_sources([tmp_path / "pair.img"], VOLUME_SUFFIXES)
+
+
+def test_a_folder_with_slices_is_a_volume_and_a_slice_is_none(tmp_path: Path) -> None:
+    series = tmp_path / "study" / "chest.1"
+    series.mkdir(parents=True)
+    for number in range(3):
+        (series / f"IM{number}").write_bytes(bytes(128) + b"DICM")
+    (series / "DICOMDIR").write_bytes(bytes(128) + b"DICM")
+    (tmp_path / "study" / "notes").mkdir()
+    assert expand_sources([series], VOLUME_SUFFIXES) == [series]
+    assert expand_sources([series.parent], VOLUME_SUFFIXES) == [series]
+    (source,) = find_sources([str(series)], VOLUME_SUFFIXES)
+    assert source.kind == "volume"
+    with pytest.raises(SourceError, match=r"IM0: not a volume.*; it is DICOM: name the folder with the whole series"):
+        expand_sources([series / "IM0"], VOLUME_SUFFIXES)

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 from detseg.runtime.media.images import ImageError, read_image, write_image
-from detseg.runtime.media.nifti import VOLUME_SUFFIXES
 from detseg.runtime.media.reading import read_frames
 from detseg.runtime.media.sources import Source, SourceError, find_sources
 from detseg.runtime.media.video_reader import Section
+from detseg.runtime.media.volume_files import VOLUME_SUFFIXES
 
 
 @pytest.fixture

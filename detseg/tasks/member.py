@@ -1,0 +1,36 @@
+"""A model in torch as a member of an ensemble."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from detseg.arrays import FloatArray
+from detseg.tasks.base import Task
+
+
+class TorchMember:
+    """``model`` on ``device`` with its ``task``, whose ``infer`` gives probabilities. See
+    :class:`detseg.runtime.ensemble.Member`."""
+
+    def __init__(self, model: nn.Module, task: Task, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
+        self.spec = task.spec
+        self.kind = task.kind
+        self._model = model.to(device, dtype).eval()
+        self._task = task
+        self._device = device
+        self._dtype = dtype
+
+    @torch.inference_mode()
+    def probabilities(self, image: Any) -> tuple[FloatArray, Any]:
+        """Those of the classes ``[C, *spatial]`` in the grid of the input, and the way back.
+
+        Raises:
+            VolumeError: a volume would become too large.
+        """
+        array, placement = self.spec.place(image)
+        inputs = self._task.normalize(torch.from_numpy(array[None]).to(self._device)).to(self._dtype)
+        found: FloatArray = self._task.infer(self._model, inputs)[0].float().cpu().numpy()
+        return found, placement
