@@ -1,4 +1,4 @@
-"""The command line: ten verbs over one contract. Each verb imports what it needs when it is used."""
+"""The command line: eleven verbs over one contract. Each verb imports what it needs when it is used."""
 
 from __future__ import annotations
 
@@ -101,6 +101,20 @@ def _split(options: argparse.Namespace) -> int:
     made = split_dataset(options.data, ratios, options.seed, options.output, options.format, folds=options.folds)
     print(made.render())
     return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from detseg.cli_plan import plan_command
+
+    return plan_command(
+        options.data,
+        options.output,
+        format=options.format,
+        split=options.split,
+        memory_gb=options.memory,
+        json_path=options.json,
+        overwrite=options.overwrite,
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -249,6 +263,7 @@ def _download(options: argparse.Namespace) -> int:
 _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "check": _check,
     "split": _split,
+    "plan": _plan,
     "config": _config,
     "configs": _configs,
     "train": _train,

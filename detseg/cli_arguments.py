@@ -41,6 +41,8 @@ def make_parser() -> argparse.ArgumentParser:
     split.add_argument("--format", help="needed only where the layout is ambiguous")
     split.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder for the lists")
 
+    _add_plan(verbs.add_parser("plan", help="choose a configuration for a set of volumes, with its reasons"))
+
     config = verbs.add_parser("config", help="say what the keys of a training configuration mean")
     config.add_argument("key", nargs="?", metavar="KEY", help="one key or section, such as train.optimizer or task")
     verbs.add_parser("configs", help="list the configurations that come with detseg, and released weights")
@@ -91,6 +93,19 @@ def make_parser() -> argparse.ArgumentParser:
     _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8, a YOLOX or MONAI's VNet"))
     _add_download(verbs.add_parser("download", help="fetch released weights, or list them"))
     return parser
+
+
+def _add_plan(plan: argparse.ArgumentParser) -> None:
+    plan.description = "By the rules of nnU-Net, written out beside each setting. All volumes are read."
+    plan.add_argument("data", help="folder or YAML of a set of volumes, or the word blobs")
+    plan.add_argument("--format", help="needed only where the layout is ambiguous")
+    plan.add_argument("--split", default="train", help="whose volumes are looked at (default train)")
+    plan.add_argument(
+        "--memory", type=_gigabytes, default=8.0, metavar="GB", help="of the device that trains (default 8)"
+    )
+    plan.add_argument("--json", type=Path, metavar="FILE", help="write what was seen of the data to this file")
+    plan.add_argument("-o", "--output", type=Path, required=True, metavar="CONFIG.yaml", help="the configuration")
+    _add_overwrite(plan)
 
 
 def _add_train(train: argparse.ArgumentParser) -> None:
@@ -313,6 +328,12 @@ def _size(text: str) -> tuple[int, int]:
     if match is None:
         raise argparse.ArgumentTypeError(f"expected height x width, such as 360x480, or one number, got {text!r}")
     return int(match[1]), int(match[2] or match[1])
+
+
+def _gigabytes(text: str) -> float:
+    if re.fullmatch(r"\d{1,6}(\.\d+)?", text) is None or float(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected gigabytes, such as 8 or 11.5, got {text!r}")
+    return float(text)
 
 
 def _count(text: str) -> int:

@@ -123,12 +123,13 @@ class ResidualStage(nn.Module):
     """Convolutions that keep the size, whose result is added to their input (V-Net, section 2).
 
     Activations stand between the convolutions and after the sum. Where the stage is wider than its input, the input is
-    repeated to be added.
+    repeated to be added, as often as it takes, and cut to the width.
     """
 
     def __init__(self, in_channels: int, channels: int, num_convolutions: int, settings: BlockSettings) -> None:
         super().__init__()
-        self.repeats = channels // in_channels
+        self.repeats = -(-channels // in_channels)
+        self.channels = channels
         widths = [in_channels] + [channels] * (num_convolutions - 1)
         self.convs = nn.ModuleList(settings.same_conv(width, channels) for width in widths)
         num_inner = num_convolutions if settings.activate_before_sum else num_convolutions - 1
@@ -141,6 +142,8 @@ class ResidualStage(nn.Module):
         shortcut = x if shortcut is None else shortcut
         if self.repeats > 1:
             shortcut = shortcut.repeat(1, self.repeats, 1, 1, 1) if shortcut.shape[1] > 1 else shortcut
+        if shortcut.shape[1] > self.channels:
+            shortcut = shortcut[:, : self.channels]
         for index, conv in enumerate(self.convs):
             x = conv(x)
             if index < len(self.inner_acts):

@@ -36,7 +36,7 @@ class VNetConfig:
 
     name: str = "vnet"
     in_channels: int = 1
-    """Channels of the input; ``width`` must be a multiple of it."""
+    """Channels of the input."""
     width: int = 16
     """Channels on the way down at level 0."""
     max_width: int | None = None
@@ -75,11 +75,8 @@ class VNetConfig:
                 f"num_up_convolutions must be {num_levels - 1} positive numbers, one for each level but the coarsest; "
                 f"got {up}"
             )
-        if self.in_channels < 1 or self.width < 1 or self.width % self.in_channels:
-            raise ValueError(
-                f"width must be a positive multiple of in_channels; got width {self.width}, in_channels "
-                f"{self.in_channels}"
-            )
+        if self.in_channels < 1 or self.width < 1:
+            raise ValueError(f"width and in_channels must be positive; got {self.width} and {self.in_channels}")
         if self.max_width is not None and self.max_width < self.width:
             raise ValueError(f"max_width must be at least the width, {self.width}; got {self.max_width}")
         if self.kernel_size not in (3, 5):

@@ -238,8 +238,8 @@ def test_a_single_voxel_at_the_coarsest_level_cannot_be_trained_with_batch_norm(
         ({"num_convolutions": [1, 0]}, "num_convolutions must be at least two positive"),
         ({"num_up_convolutions": [1, 1]}, r"num_up_convolutions must be 4 positive numbers.*got \(1, 1\)"),
         ({"num_up_convolutions": [1, 1, 0, 1]}, "num_up_convolutions must be 4 positive numbers"),
-        ({"in_channels": 3}, "width must be a positive multiple of in_channels; got width 16, in_channels 3"),
-        ({"width": 0}, "width must be a positive multiple"),
+        ({"in_channels": 0}, "width and in_channels must be positive; got 16 and 0"),
+        ({"width": 0}, "width and in_channels must be positive; got 0 and 1"),
         ({"max_width": 8}, "max_width must be at least the width, 16; got 8"),
         ({"kernel_size": 4}, "kernel_size must be 3 or 5, got 4"),
         ({"strides": [[2, 2, 2]]}, "strides must be 4 triples"),
@@ -330,3 +330,18 @@ def test_one_exported_graph_takes_every_size(config: VNetConfig, tmp_path: Path)
 
 def test_table_names_it() -> None:
     assert MODELS["vnet"] == f"{VNetConfig.__module__}:{VNetConfig.__name__}"
+
+
+@pytest.mark.parametrize(("in_channels", "width"), [(3, 16), (5, 8), (9, 4), (4, 16)])
+def test_any_number_of_channels_goes_with_any_width(in_channels: int, width: int) -> None:
+    config = VNetConfig(in_channels=in_channels, width=width, num_convolutions=(1, 1), kernel_size=3, norm="instance")
+    model = config.build(2).eval()
+    images = torch.rand(1, in_channels, 8, 8, 8)
+    assert model(images).shape == (1, 2, 8, 8, 8)
+    # With a convolution of nothing, what is left of the first stage is its input, repeated as often as the width takes.
+    with torch.no_grad():
+        for parameter in model.stem.convs.parameters():
+            parameter.zero_()
+        found = model.stem(images)
+    expected = images[:, torch.arange(width) % in_channels]
+    assert torch.equal(found, expected)
