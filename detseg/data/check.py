@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from detseg.data.open import find_format, find_source, load_format
 from detseg.data.parsing import enumerate_some
 from detseg.data.records import SplitRecords
 from detseg.data.source import DatasetError, Source
+from detseg.runtime.class_names import fold_name
 
 
 def check_dataset(
@@ -45,7 +47,7 @@ def check_dataset(
     records: list[SplitRecords] = []
     for name in chosen:
         try:
-            records.append(chosen_format.records(source, name, chosen_format.truths[0]))
+            records.append(chosen_format.renamed_records(source, name, chosen_format.truths[0]))
         except DatasetError as error:
             message = str(error).removeprefix(f"{source.name}: ")
             findings.append(Finding("D100", str(source.yaml_path or source.root), message, (), name))
@@ -64,6 +66,7 @@ def check_dataset(
         # Where masks cannot be read, all classes seem to be absent.
         are_read = not any(finding.severity == "error" for finding in findings)
         findings += _find_missing_classes(records, summaries, source, is_whole and are_read)
+        findings += _find_spellings(records, source)
         findings += _find_other_refusals(records, findings, source)
     return _report(source, root, format_name, _once(findings), summaries, decode)
 
@@ -127,6 +130,18 @@ def _find_missing_classes(
         if absent:
             message = f"there is no {unit} of {len(absent)} classes: {enumerate_some(absent)}"
             yield Finding("D204", source.name, message)
+
+
+def _find_spellings(records: Sequence[SplitRecords], source: Source) -> Iterator[Finding]:
+    """Classes, of one split or of several, whose names differ by the case of letters alone, or by what is between."""
+    alike: dict[str, list[str]] = {}
+    for name in dict.fromkeys(name for split in records for name in split.class_names):
+        alike.setdefault(fold_name(name), []).append(name)
+    for names in alike.values():
+        if len(names) > 1:
+            renaming = ", ".join(f"{json.dumps(name)}: {json.dumps(names[-1])}" for name in names[:-1])
+            message = f"{', '.join(names)} are several classes; one is made of them by `classes: {{{renaming}}}`"
+            yield Finding("D205", source.name, message)
 
 
 def _find_other_refusals(

@@ -45,6 +45,9 @@ CODES: Mapping[str, Code] = {
     "D202": Code("warning", "class missing in a split", "`detseg split` makes stratified splits"),
     "D203": Code("warning", "same image twice in a split", "delete all but one"),
     "D204": Code("warning", "class that occurs nowhere", "nothing, if it is still to come; else take it off the list"),
+    "D205": Code(
+        "warning", "class in several spellings", "make it one with `classes: {OLD: NEW}` in the YAML, if it is one"
+    ),
     "D301": Code("error", "missing mask", "add the mask or take the image away"),
     "D302": Code("error", "corrupt mask", "replace the mask or take it away with its image"),
     "D303": Code(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+from detseg.data.class_map import describe_unknown
 from detseg.data.division import ALL
 from detseg.data.records import AnyDataset, SplitRecords
 from detseg.data.source import DatasetError, Source
@@ -45,6 +46,22 @@ class DatasetFormat(ABC):
             DatasetError: the files of the split are not found, or what describes them cannot be understood.
         """
 
+    def renamed_records(self, source: Source, split: str, truth: Truth) -> SplitRecords:
+        """The same with the names of classes that the YAML gives them. Raises DatasetError: it renames what is no
+        class of any split."""
+        records = self.records(source, split, truth)
+        if not source.class_map or not records.class_names:
+            return records
+        unknown = set(source.class_map).difference(records.class_names)
+        known = list(records.class_names)
+        # The files of a split may name only the classes that are in it.
+        for other in self.splits(source) if unknown else ():
+            known += [name for name in self.records(source, other, truth).class_names if name not in known]
+        if unknown := unknown.difference(known):
+            raise DatasetError(describe_unknown(sorted(unknown), known, source.name))
+        records.rename_classes(source.class_map)
+        return records
+
     def open(self, source: Source, split: str, truth: Truth | None = None) -> AnyDataset:
         """The split that ``split`` means (see ``match_split``), with the first of ``truths`` where none is named.
 
@@ -53,7 +70,7 @@ class DatasetFormat(ABC):
         """
         truth = truth or self.truths[0]
         assert truth in self.truths, f"{type(self).__name__} has {self.truths}"
-        records = self.records(source, match_split(split, self.splits(source), source.name), truth)
+        records = self.renamed_records(source, match_split(split, self.splits(source), source.name), truth)
         records.refuse()
         return records.to_dataset()
 

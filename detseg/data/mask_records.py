@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from detseg.data.class_map import merge_classes
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.label_mapping import LabelMapping
 from detseg.data.datasets.mask_file import describe_missing, read_index_mask
@@ -65,6 +66,15 @@ class MaskRecords(SplitRecords):
             )
         if self.mapping is None:
             raise DatasetError(self._ask_for_names())
+
+    def rename_classes(self, class_map: Mapping[str, str]) -> None:
+        if self.mapping is None:
+            return
+        merged = merge_classes(self.class_names, class_map)
+        self.mapping = self.mapping.merge(merged.names, merged.kept, merged.position_of)
+        self.class_names = merged.names
+        if self.category_ids is not None:
+            self.category_ids = [self.category_ids[position] for position in merged.kept]
 
     def to_dataset(self) -> Dataset:
         assert self.mapping is not None, "refused"

@@ -10,6 +10,7 @@ from typing import Any
 from detseg.config import load_entry
 from detseg.config_files import ConfigError, parse_yaml
 from detseg.data import DATASETS
+from detseg.data.class_map import read_class_map
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.joined import JoinedDataset
 from detseg.data.datasets.volumes import VolumeDataset
@@ -146,8 +147,8 @@ def _describe_missing_truth(source: Source, format_name: str, truth: Truth | Non
 
 def _described(folder: Path, description: Path) -> Source:
     """The folder with the settings of a YAML that lies elsewhere."""
-    folder = folder.absolute()
-    return Source(folder, {**_read_yaml(description).settings, "path": str(folder)}, description)
+    folder, described = folder.absolute(), _read_yaml(description)
+    return Source(folder, {**described.settings, "path": str(folder)}, description, described.class_map)
 
 
 def _layouts(names: list[str]) -> str:
@@ -167,4 +168,7 @@ def _read_yaml(path: Path) -> Source:
         raise DatasetError(str(error)) from error
     if not isinstance(settings, Mapping):
         raise DatasetError(f"{path}: expected keys such as format, path, train, val and names, got {show(settings)}")
-    return Source(path.absolute().parent, settings, path)
+    # Meant for all formats alike, so none of them has to know the key.
+    class_map = read_class_map(settings["classes"], str(path)) if "classes" in settings else {}
+    own = {key: value for key, value in settings.items() if key != "classes"}
+    return Source(path.absolute().parent, own, path, class_map)

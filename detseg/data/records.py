@@ -10,12 +10,14 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from detseg.data.class_map import merge_classes
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.outlines_in_file import OutlinesInFile
 from detseg.data.datasets.packed import PackedAnnotations, PackedBuilder
@@ -58,6 +60,14 @@ class SplitRecords(ABC):
 
     def read_rest(self) -> None:  # noqa: B027 - most leave nothing
         """Look at what opening leaves in the files, and report what is wrong with it."""
+
+    def rename_classes(self, class_map: Mapping[str, str]) -> None:
+        """Give classes their new names, and make one class of those with the same; nothing is added afterwards.
+
+        Raises:
+            DatasetError: their names cannot be changed.
+        """
+        raise DatasetError(f"{self.name}: classes: the names of classes that are computed cannot be changed")
 
     def report(self, code: str, file: Path | str, message: str, *annotation_ids: int | str) -> None:
         """Add a finding that does not keep the split from being used."""
@@ -221,6 +231,15 @@ class BoxRecords(SplitRecords):
         if isinstance(outlines, OutlinesInFile):
             for row, problem in outlines.problems():
                 self.report("D007", outlines.path, problem, int(self.packed.annotation_ids[row]))
+
+    def rename_classes(self, class_map: Mapping[str, str]) -> None:
+        merged = merge_classes(self.class_names, class_map)
+        # The last one is for what is of no known class.
+        label_of = np.array([*merged.position_of, -1], np.int64)
+        self.packed = replace(self.packed, labels=label_of[self.packed.labels])
+        self.class_names = merged.names
+        if self.category_ids is not None:
+            self.category_ids = [self.category_ids[position] for position in merged.kept]
 
     def describe_classes(self) -> str:
         """The classes and their positions, for messages."""

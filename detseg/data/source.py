@@ -21,11 +21,13 @@ class DatasetError(ValueError):
 
 @dataclass(frozen=True)
 class Source:
-    """What the user named: a folder, or a YAML with ``settings``, whose folder ``root`` then is."""
+    """What the user named: a folder, or a YAML with ``settings``, whose folder ``root`` then is. ``class_map`` are new
+    names of classes by old ones, see :mod:`detseg.data.class_map`."""
 
     root: Path
     settings: Mapping[str, Any] = field(default_factory=dict)
     yaml_path: Path | None = None
+    class_map: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

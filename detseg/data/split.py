@@ -87,7 +87,9 @@ def split_dataset(
         dealt = deal_images(counts_of, inspection.digests, root, shares, seed, old[0].truth)
         members = dict(zip(split_names(len(shares)), dealt, strict=True))
     contents, settings = chosen_format.write_splits(NewSplits(source, old, members), target)
-    write_split_folder(target, contents, {"format": format_name, "path": str(root), **settings})
+    # New splits hold the classes as the files name them.
+    renaming = {"classes": dict(source.class_map)} if source.class_map else {}
+    write_split_folder(target, contents, {"format": format_name, "path": str(root), **settings, **renaming})
     summaries = {name: inspection.summarize([amounts_of[path] for path in paths]) for name, paths in members.items()}
     num_copies = len(amounts_of) - len({inspection.digests[path] for path in amounts_of})
     return SplitResult(target / YAML_NAME, summaries, num_copies)

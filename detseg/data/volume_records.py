@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from detseg.data.class_map import merge_classes
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.records import SplitRecords
 from detseg.data.source import DatasetError
@@ -47,6 +48,8 @@ class VolumeRecords(SplitRecords):
         self.root = root
         self.pairs = list(pairs)
         self.name_of = dict(name_of)
+        self.merged_values: dict[int, int] = {}
+        """Values of further classes that count as those of others, by these."""
         self.class_names = tuple(self.name_of.values())
         self.image_folder = image_folder
         self.label_folder = label_folder
@@ -60,6 +63,18 @@ class VolumeRecords(SplitRecords):
     def paths(self) -> list[Path]:
         return [pair.image for pair in self.pairs]
 
+    def rename_classes(self, class_map: Mapping[str, str]) -> None:
+        values, merged = list(self.name_of), merge_classes(self.class_names, class_map)
+        if len(merged.names) < 2:
+            raise DatasetError(
+                f"{self.root}: classes: all become {merged.names[0]}; volumes need two, the background is one"
+            )
+        kept = [values[position] for position in merged.kept]
+        new_values = {value: kept[position] for value, position in zip(values, merged.position_of, strict=True)}
+        self.merged_values = {value: other for value, other in new_values.items() if value != other}
+        self.name_of = dict(zip(kept, merged.names, strict=True))
+        self.class_names = merged.names
+
     def to_dataset(self) -> VolumeDataset:
         labels = [pair.label for pair in self.pairs if pair.label is not None]
         return VolumeDataset(
@@ -72,6 +87,7 @@ class VolumeRecords(SplitRecords):
             trust_grid=self.trust_grid,
             channels=self.channels,
             void=self.void,
+            merged_values=self.merged_values,
         )
 
 

@@ -20,6 +20,7 @@ from detseg.files import atomic_path
 from detseg.models import MODELS
 from detseg.models.base import ModelConfig
 from detseg.models.load_weights import require_finite
+from detseg.runtime.class_names import find_spellings
 from detseg.runtime.devices import parse_device
 from detseg.tasks import TASKS
 from detseg.tasks.base import Task, TaskConfig
@@ -176,9 +177,13 @@ def match_classes(model_names: Sequence[str], data_names: Sequence[str]) -> list
     position = {name: index for index, name in enumerate(model_names)}
     unknown = [name for name in data_names if name not in position]
     if unknown:
+        spellings = find_spellings(unknown, model_names)
+        renaming = ", ".join(f"{json.dumps(old)}: {json.dumps(new)}" for old, new in spellings.items())
+        advice = f"; other spellings of one name are made one by `classes: {{{renaming}}}` in the data YAML"
         raise ValueError(
             f"the model does not know {len(unknown)} classes of the data set: {', '.join(unknown)}; "
             f"the model has: {', '.join(model_names)}; the data set has: {', '.join(data_names)}"
+            f"{advice if spellings else ''}"
         )
     return [position[name] for name in data_names]
 

@@ -234,6 +234,14 @@ def test_unknown_classes_are_listed_with_both_sides() -> None:
         match_classes(["cat", "dog"], ["dog", "Cat", "bird"])
 
 
+def test_another_spelling_is_proposed_as_a_class_map() -> None:
+    proposal = r'made one by `classes: \{"Cat": "cat", "hot-dog": "Hot Dog"\}` in the data YAML'
+    with pytest.raises(ValueError, match=proposal):
+        match_classes(["cat", "Hot Dog", "car", "Car"], ["Cat", "hot-dog", "bird", "CAR"])
+    with pytest.raises(ValueError, match=r"the data set has: bird$"):
+        match_classes(["cat"], ["bird"])
+
+
 def test_devices() -> None:
     assert default_device("cpu") == torch.device("cpu")
     available = torch.cuda.is_available()

@@ -58,7 +58,7 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
         void = () if is_binary(found) else (VOID,)
         names = {value: str(value) for value in sorted(found.difference(void))}
     else:
-        names, void = dict(zip(mapping.values, mapping.class_names, strict=True)), mapping.void
+        names, void = mapping.name_of, mapping.void
     findings: list[Finding] = []
     amounts: dict[str, list[ClassCounts]] = {}
     for split in splits:
@@ -77,7 +77,7 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
             if state.problem is not None and not (split.is_unlabeled and state.problem[0] == "D305"):
                 code, message = state.problem
                 findings.append(Finding(code, str(mask), message, (), split.name))
-    if len(names) == 1 and found:
+    if len(set(names.values())) == 1 and found:
         only = next(iter(names.values()))
         message = f"{only} is the only class, so there is nothing to tell it from: name the background too"
         findings.append(Finding("D310", splits[0].dataset_name, message))
@@ -118,7 +118,10 @@ def _ask_for_names(split: MaskRecords, values: Sequence[int]) -> str:
 
 
 def _count_pixels(values: Values, names: Mapping[int, str], void: Sequence[int]) -> ClassCounts:
-    counts = Counter({names[value]: count for value, count in values.items() if value in names})
+    counts: Counter[str] = Counter()
+    for value, count in values.items():
+        if value in names:
+            counts[names[value]] += count
     return ClassCounts(counts, sum(values.get(value, 0) for value in void))
 
 
@@ -144,7 +147,7 @@ def inspect_mask(image: Path, mask: Path, mapping: LabelMapping | None) -> MaskS
     values = dict(zip(found.tolist(), counts.tolist(), strict=True))
     if mapping is None:
         return MaskState((height, width), values)
-    known = {*mapping.values, *mapping.void}
+    known = {*mapping.name_of, *mapping.void}
     unknown = []
     for value in sorted(set(values) - known):
         y, x = np.unravel_index(int((pixels == value).argmax()), pixels.shape)
@@ -159,6 +162,6 @@ def inspect_mask(image: Path, mask: Path, mapping: LabelMapping | None) -> MaskS
                 "nearest pixel, and save them without loss"
             )
         return MaskState((height, width), values, ("D304", message))
-    if not set(values) & set(mapping.values):
+    if not set(values) & set(mapping.name_of):
         return MaskState((height, width), values, ("D305", "every pixel is void"))
     return MaskState((height, width), values)

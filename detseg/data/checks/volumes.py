@@ -18,7 +18,7 @@ import numpy as np
 from detseg.arrays import ByteArray, IntArray
 from detseg.data.checks.inspection import Inspection
 from detseg.data.checks.report import VolumeSummary
-from detseg.data.datasets.volumes import require_same_grid, spacing_toward_ras, to_positions
+from detseg.data.datasets.volumes import merge_values, require_same_grid, spacing_toward_ras, to_positions
 from detseg.data.findings import Finding
 from detseg.data.source import DatasetError
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
@@ -53,12 +53,14 @@ def inspect_volumes(splits: Sequence[VolumeRecords], num_threads: int | None = N
     """Read every volume of ``splits`` with its labels; where their values have no names, these are only looked at as
     files."""
     pairs = list(dict.fromkeys(pair for split in splits for pair in split.pairs))
-    name_of = next((split.name_of for split in splits if split.name_of), {})
+    named = next((split for split in splits if split.name_of), splits[0])
+    name_of = named.name_of
     budget = _Budget(_VOXELS_AT_ONCE)
     with ThreadPoolExecutor(num_threads or min(8, os.cpu_count() or 1)) as pool:
         spec = _spec_of_training(splits, pool)
         first = splits[0]
-        rules = _Rules(name_of, spec, first.trust_grid, max(1, len(first.channels)), first.void, budget)
+        num_channels = max(1, len(first.channels))
+        rules = _Rules(name_of, named.merged_values, spec, first.trust_grid, num_channels, first.void, budget)
         states = dict(zip(pairs, pool.map(partial(_inspect, rules=rules), pairs), strict=True))
     findings: list[Finding] = []
     # A volume may be in several splits, as in the folds of a cross-validation; its faults are told once.
@@ -100,10 +102,12 @@ class _Budget:
 
 @dataclass(frozen=True, slots=True)
 class _Rules:
-    """What volumes are looked at with: the names of values, the grid of the network that would be trained, whether the
-    affine of labels counts, how many channels there are, the value of no class, and the memory for all threads."""
+    """What volumes are looked at with: the names of values, values that count as others, the grid of the network that
+    would be trained, whether the affine of labels counts, how many channels there are, the value of no class, and the
+    memory for all threads."""
 
     name_of: Mapping[int, str]
+    merged_values: Mapping[int, int]
     spec: VolumeSpec
     trust_grid: bool
     num_channels: int
@@ -159,6 +163,7 @@ def _inspect_labels(state: VolumeState, path: Path, rules: _Rules) -> None:
         placement = placement_of(header.shape, affine, rules.spec)
         with rules.budget.hold(max(header.shape, placement.input_shape, key=math.prod)):
             values, _ = read_label_values(path)
+            values = merge_values(values, rules.merged_values)
             if rules.name_of:
                 _count_voxels(state, path, values, rules.name_of)
                 names = list(rules.name_of.values())

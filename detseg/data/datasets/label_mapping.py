@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -27,17 +27,19 @@ _MAX_LISTED = 40
 class LabelMapping:
     """What stands for which class: ``values[position]`` is the value in the files, those in ``void`` mean no class.
 
-    Values are numbers from 0 to 255 or, where the masks are ``colored``, RGB colors as 24 bits (see ``pack_color``).
+    ``further`` are values of classes that have several, each with the position of its class. Values are numbers from 0
+    to 255 or, where the masks are ``colored``, RGB colors as 24 bits (see ``pack_color``).
     """
 
     class_names: tuple[str, ...]
     values: tuple[int, ...]
     void: tuple[int, ...] = (VOID,)
     colored: bool = False
+    further: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         assert len(self.class_names) == len(self.values) <= MAX_CLASSES
-        used = (*self.values, *self.void)
+        used = (*self.name_of, *self.void)
         assert len(set(used)) == len(used), f"a value with two meanings among {used}"
         assert all(0 <= value < (2**24 if self.colored else 256) for value in used)
 
@@ -55,8 +57,25 @@ class LabelMapping:
             raise DatasetError(f"{path}: {self._describe(values, unknown)}")
         return labels
 
+    @property
+    def name_of(self) -> dict[int, str]:
+        """The class of each value that has one."""
+        return {value: self.class_names[position] for value, position in self._positions}
+
+    @property
+    def _positions(self) -> list[tuple[int, int]]:
+        return [*((value, position) for position, value in enumerate(self.values)), *self.further]
+
+    def merge(self, names: Sequence[str], kept: Sequence[int], position_of: Sequence[int]) -> LabelMapping:
+        """The same for the classes ``names``: those at ``kept`` keep their values, and old positions become
+        ``position_of`` these."""
+        values = tuple(self.values[position] for position in kept)
+        further = [(value, position_of[position]) for value, position in self._positions if value not in values]
+        return replace(self, class_names=tuple(names), values=values, further=tuple(further))
+
     def settings(self) -> dict[str, Any]:
         """The keys of a YAML with this meaning, see :mod:`detseg.data.formats.masks`."""
+        assert not self.further, "a YAML merges classes with `classes:`"
         if not self.colored:
             return {"names": dict(zip(self.values, self.class_names, strict=True)), "void": list(self.void)}
         colors, void = ([list(unpack_color(value)) for value in some] for some in (self.values, self.void))
@@ -68,7 +87,7 @@ class LabelMapping:
 
     def allowed(self) -> str:
         """All values that have a meaning, for messages."""
-        named = [f"{self.show(value)} {name}" for name, value in zip(self.class_names, self.values, strict=True)]
+        named = [f"{self.show(value)} {name}" for value, name in self.name_of.items()]
         if len(named) > _MAX_LISTED:
             named = [*named[:_MAX_LISTED], f"{len(named) - _MAX_LISTED} more classes"]
         return ", ".join([*named, *(f"{self.show(value)} void" for value in self.void)])
@@ -86,16 +105,17 @@ class LabelMapping:
     @cached_property
     def _table(self) -> ByteArray:
         table = np.full(256, _UNKNOWN, np.uint8)
-        table[list(self.values)] = range(len(self.values))
+        values, positions = zip(*self._positions, strict=True)
+        table[list(values)] = positions
         table[list(self.void)] = VOID
         return table
 
     @cached_property
     def _sorted_colors(self) -> tuple[IntArray, ByteArray]:
-        known = np.array([*self.values, *self.void], np.int64)
-        positions = np.array([*range(len(self.values)), *[VOID] * len(self.void)], np.uint8)
+        pairs = [*self._positions, *((value, VOID) for value in self.void)]
+        known, positions = np.array(pairs, np.int64).T
         order = np.argsort(known)
-        return known[order], positions[order]
+        return known[order], positions[order].astype(np.uint8)
 
     def _describe(self, values: IntArray | ByteArray, unknown: BoolArray) -> str:
         y, x = np.unravel_index(int(unknown.argmax()), unknown.shape)

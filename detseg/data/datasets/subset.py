@@ -72,4 +72,5 @@ def leave_out(dataset: Dataset | VolumeDataset, positions: Collection[int]) -> D
         trust_grid=dataset.trust_grid,
         channels=dataset.channels,
         void=dataset.void,
+        merged_values=dataset.merged_values,
     )

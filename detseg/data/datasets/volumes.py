@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +36,9 @@ class VolumeDataset:
     is ever written. ``class_names`` begin with the background; ``category_ids`` are the values of these classes in the
     files. ``trust_grid``: labels lie where their volume does whatever their affine says; the shape alone must be the
     same. ``channels``: the names of the channels, where there are several; ``images`` then has the file of the first,
-    or of all. ``void``: the value of voxels that belong to no class. Only paths are kept, packed as in
-    ``PackedAnnotations``, so that workers share them.
+    or of all. ``void``: the value of voxels that belong to no class. ``merged_values``: the values of classes that
+    count as another, each with the value of that. Only paths are kept, packed as in ``PackedAnnotations``, so that
+    workers share them.
     """
 
     truth: Truth = "volumes"
@@ -58,6 +60,7 @@ class VolumeDataset:
         trust_grid: bool = False,
         channels: Sequence[str] = (),
         void: int | None = None,
+        merged_values: Mapping[int, int] | None = None,
     ) -> None:
         assert len(category_ids) == len(class_names) <= MAX_CLASSES
         assert all(0 <= value <= MAX_VALUE for value in category_ids)
@@ -67,6 +70,7 @@ class VolumeDataset:
         self.trust_grid = trust_grid
         self.channels = tuple(channels)
         self.void = void
+        self.merged_values = dict(merged_values or {})
         self.split = split
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
@@ -168,6 +172,7 @@ class VolumeDataset:
         files = [*channel_files(self.path(index), self.num_channels)]
         files += [Path(self.label_path(index))] if self.has_labels else []
         more = [] if self.void is None else [f"void {self.void}"]
+        more += [f"merged {self.merged_values}"] if self.merged_values else []
         stored = [one for file in files for one in stored_files(file)]
         return "|".join([*map(_describe_file, stored), str(self.category_ids), *more])
 
@@ -201,6 +206,7 @@ class VolumeDataset:
     def _read_labels(self, index: int, shape: tuple[int, ...], affine: DoubleArray) -> LabelVolume:
         path = self._require_labels(index, shape, affine)
         values, _ = read_label_values(path)
+        values = merge_values(values, self.merged_values)
         return LabelVolume(to_positions(values, self.class_names, self.category_ids, path, self.void), affine)
 
     def _require_labels(self, index: int, shape: tuple[int, ...], affine: DoubleArray) -> str:
@@ -216,6 +222,16 @@ class VolumeDataset:
     def _require_index(self, index: int) -> None:
         if not 0 <= index < len(self):
             raise IndexError(f"volume {index} of {len(self)}")
+
+
+def merge_values(values: NDArray[Any], merged: Mapping[int, int]) -> NDArray[Any]:
+    """The ``values`` of labels with those of ``merged`` replaced by what they count as."""
+    if not merged:
+        return values
+    result = values.copy()
+    for value, other in merged.items():
+        result[values == value] = other
+    return result
 
 
 def to_positions(
