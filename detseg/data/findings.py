@@ -63,6 +63,7 @@ CODES: Mapping[str, Code] = {
     "D311": Code(
         "error", "split without a labeled pixel", "label it, or leave it out: it can be neither learned nor judged"
     ),
+    "D312": Code("info", "smoothed masks", "nothing, if the classes come out as meant: look at `check --preview`"),
     "D401": Code("error", "unusable volume", "replace the file or take it away with its labels"),
     "D402": Code("error", "unusable labels", "replace the file or take it away with its volume"),
     "D403": Code("error", "labels on another grid", "resample the labels to the volume, or correct the wrong header"),

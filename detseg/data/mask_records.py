@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from detseg.arrays import ByteArray, IntArray
 from detseg.data.class_map import merge_classes
 from detseg.data.datasets.dataset import Dataset
-from detseg.data.datasets.label_mapping import LabelMapping
-from detseg.data.datasets.mask_file import describe_missing, read_index_mask
+from detseg.data.datasets.label_mapping import LabelMapping, pack_colors
+from detseg.data.datasets.mask_file import describe_missing, read_color_mask, read_index_mask
 from detseg.data.datasets.masks import MaskDataset, UnlabeledDataset
+from detseg.data.parsing import enumerate_some
 from detseg.data.records import SplitRecords, warn_unlabeled
 from detseg.data.source import DatasetError
+from detseg.runtime.media.images import ImageError
 from detseg.structures import VOID
 
 _NUM_LOOKED_AT = 20
+_MANY_VALUES = 10
+_SHARE_OF_ENDS = 0.8
 
 
 class MaskRecords(SplitRecords):
@@ -81,6 +87,8 @@ class MaskRecords(SplitRecords):
         images, masks = ([pair[side] for pair in self.pairs] for side in (0, 1))
         if self.is_unlabeled:
             warn_unlabeled(images[0].parent.parent, len(images))
+        elif self.mapping.smooths:
+            self._say_what_is_in_between(self.mapping)
         kind = UnlabeledDataset if self.is_unlabeled else MaskDataset
         return kind(
             root=self.root,
@@ -91,26 +99,72 @@ class MaskRecords(SplitRecords):
             category_ids=self.category_ids,
         )
 
-    def describe_yaml(self, values: Collection[int]) -> list[str]:
-        """The lines of a YAML to be completed, where ``values`` are in the masks and nobody says what they mean."""
+    def describe_yaml(self, values: Mapping[int, int]) -> list[str]:
+        """The lines of a YAML to be completed, where the masks hold ``values``, each with its number of pixels, and
+        nobody says what they mean."""
         lines = ["format: masks", f"path: {self.root}"]
-        if is_binary(values):
-            return [*lines, f"names: {{0: background, {VOID}: NAME}}"]
+        if is_binary(values) or is_smoothed(values):
+            lines.append(f"names: {{0: background, {VOID}: NAME}}")
+            return lines if is_binary(values) else [*lines, "threshold: 128"]
         names = ", ".join(f"{value}: NAME" for value in values if value != VOID)
         return [*lines, f"names: {{{names}}}", f"void: {VOID}"]
 
+    def _say_what_is_in_between(self, mapping: LabelMapping) -> None:
+        """Warn of how many pixels are not as they should be; a look at some masks tells that closely enough."""
+        num_between = num_pixels = 0
+        chosen = self._some_pairs()
+        for image, mask in chosen:
+            try:
+                values, counts = count_values(read_values(mask, image, mapping))
+            except (ImageError, DatasetError):
+                continue  # told when its turn comes
+            num_between += int(counts[mapping.in_between(values)].sum())
+            num_pixels += int(counts.sum())
+        if num_between:
+            read = f"{len(chosen)} of {len(self.pairs)} were read, `detseg check` reads all"
+            what = mapping.describe_in_between(num_between, num_pixels)
+            warnings.warn(f"{self.dataset_name}: masks of {self.name} are smoothed: {what} ({read})", stacklevel=5)
+
+    def _some_pairs(self) -> list[tuple[Path, Path]]:
+        return self.pairs[:: max(1, len(self.pairs) // _NUM_LOOKED_AT)]
+
     def _ask_for_names(self) -> str:
-        chosen = self.pairs[:: max(1, len(self.pairs) // _NUM_LOOKED_AT)]
-        values = sorted(set().union(*(np.unique(read_index_mask(mask, image)).tolist() for image, mask in chosen)))
+        chosen = self._some_pairs()
+        pixels = sum(np.bincount(read_index_mask(mask, image).ravel(), minlength=256) for image, mask in chosen)
+        values = {value: int(count) for value, count in enumerate(np.atleast_1d(pixels)) if count}
         yaml = "".join(f"  {line}\n" for line in self.describe_yaml(values))
         return (
             f"{self.dataset_name}: the names of the classes are missing; masks hold the values "
-            f"{', '.join(map(str, values))} ({len(chosen)} of {len(self.pairs)} were read). Write a YAML and give that "
+            f"{enumerate_some(values)} ({len(chosen)} of {len(self.pairs)} were read). Write a YAML and give that "
             f"as the data set:\n{yaml}or, for the values 0, 1, 2, ..., one name per line in "
             f"{self.root / 'classes.txt'}"
         )
 
 
+def read_values(mask: Path, image: Path, mapping: LabelMapping | None) -> IntArray | ByteArray:
+    """The values in the file ``mask`` of ``image``, ``[H, W]``: colors as 24 bits where the ``mapping`` has colors.
+    Raises ImageError, DatasetError: see ``LabelMapping.read``."""
+    if mapping is not None and mapping.colored:
+        return pack_colors(read_color_mask(mask, image))
+    return read_index_mask(mask, image)
+
+
+def count_values(pixels: IntArray | ByteArray) -> tuple[IntArray, IntArray]:
+    """The values among ``pixels``, sorted, and how many have each."""
+    if pixels.dtype == np.uint8:
+        occurrences = np.bincount(pixels.ravel(), minlength=256)
+        found = np.flatnonzero(occurrences)
+        return found, occurrences[found]
+    return np.unique(pixels, return_counts=True)
+
+
 def is_binary(values: Collection[int]) -> bool:
     """Whether masks with these values, 0 and 255, are black and white pictures of one thing."""
     return set(values) == {0, VOID}
+
+
+def is_smoothed(values: Mapping[int, int]) -> bool:
+    """Whether masks with these values, each with its number of pixels, are such pictures with smoothed edges: of many
+    values between black and white, few pixels."""
+    ends = values.get(0, 0), values.get(VOID, 0)
+    return min(ends) > 0 and len(values) > _MANY_VALUES and sum(ends) > _SHARE_OF_ENDS * sum(values.values())

@@ -16,15 +16,16 @@ from detseg.arrays import ByteArray, IntArray
 from detseg.data.checks.images import Annotated, check_images, inspect_images
 from detseg.data.checks.inspection import ClassCounts, Inspection
 from detseg.data.checks.report import MaskSummary
-from detseg.data.datasets.label_mapping import LabelMapping, pack_colors
-from detseg.data.datasets.mask_file import describe_missing, read_color_mask, read_index_mask
+from detseg.data.datasets.label_mapping import UNKNOWN, LabelMapping
+from detseg.data.datasets.mask_file import describe_missing
 from detseg.data.findings import Finding
-from detseg.data.mask_records import MaskRecords, is_binary
+from detseg.data.mask_records import MaskRecords, count_values, is_binary, is_smoothed, read_values
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
 from detseg.structures import VOID
 
+_NUM_LISTED = 10
 _MANY_VALUES = 8
 """More values than that are not a class that was forgotten."""
 
@@ -36,11 +37,13 @@ Values = Mapping[int, int]
 class MaskState:
     """One mask file; ``size`` is (height, width), None where it cannot be read.
 
+    ``values`` are those of classes where it is known what others stand for; ``num_between`` pixels hold such others.
     ``problem`` is a code with a message, if something is wrong.
     """
 
     size: tuple[int, int] | None = None
     values: Values = field(default_factory=dict)
+    num_between: int = 0
     problem: tuple[str, str] | None = None
 
 
@@ -49,16 +52,18 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
     ``may_be_void`` becomes one without labels."""
     images = inspect_images((image for split in splits for image, _ in split.pairs), decode, num_threads)
     states = {split.name: _read_masks(split, num_threads) for split in splits}
-    found = {value for of_split in states.values() for state in of_split for value in state.values}
+    found: Counter[int] = Counter()
+    for state in (state for of_split in states.values() for state in of_split):
+        found.update(state.values)
     mapping = splits[0].mapping
     names: Mapping[int, str]
     void: Sequence[int]
     if mapping is None:
         # The values are the names until there are others.
-        void = () if is_binary(found) else (VOID,)
-        names = {value: str(value) for value in sorted(found.difference(void))}
+        void = () if is_binary(found) or is_smoothed(found) else (VOID,)
+        names = {value: str(value) for value in sorted(set(found).difference(void))}
     else:
-        names, void = mapping.name_of, mapping.void
+        names, void = dict(zip(mapping.values, mapping.class_names, strict=True)), mapping.void
     findings: list[Finding] = []
     amounts: dict[str, list[ClassCounts]] = {}
     for split in splits:
@@ -73,16 +78,19 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
         elif _is_void(split, [state for _, state in pairs], amounts[split.name]):
             message = f"every pixel of all {len(pairs)} masks of {split.name} is void"
             findings.append(Finding("D311", split.dataset_name, message, (), split.name))
+        if mapping is not None and (num_between := sum(state.num_between for _, state in pairs)):
+            num_pixels = sum(sum(state.values.values()) for _, state in pairs)
+            split.report("D312", split.root, mapping.describe_in_between(num_between, num_pixels))
         for (_, mask), state in pairs:
             if state.problem is not None and not (split.is_unlabeled and state.problem[0] == "D305"):
                 code, message = state.problem
                 findings.append(Finding(code, str(mask), message, (), split.name))
-    if len(set(names.values())) == 1 and found:
+    if len(names) == 1 and found:
         only = next(iter(names.values()))
         message = f"{only} is the only class, so there is nothing to tell it from: name the background too"
         findings.append(Finding("D310", splits[0].dataset_name, message))
     if mapping is None:
-        findings.append(Finding("D307", str(splits[0].root), _ask_for_names(splits[0], sorted(found))))
+        findings.append(Finding("D307", str(splits[0].root), _ask_for_names(splits[0], dict(sorted(found.items())))))
 
     def summarize(amounts: Sequence[ClassCounts]) -> MaskSummary:
         pixels, in_images = (Counter(dict.fromkeys(names.values(), 0)) for _ in range(2))
@@ -108,8 +116,8 @@ def _read_masks(split: MaskRecords, num_threads: int | None) -> list[MaskState]:
         return list(executor.map(lambda pair: inspect_mask(pair[0], pair[1], split.mapping), split.pairs))
 
 
-def _ask_for_names(split: MaskRecords, values: Sequence[int]) -> str:
-    taken = "" if is_binary(values) else f" ({VOID} is taken for void)"
+def _ask_for_names(split: MaskRecords, values: Values) -> str:
+    taken = "" if is_binary(values) or is_smoothed(values) else f" ({VOID} is taken for void)"
     return (
         f"masks hold the values {enumerate_some(values)}, which stand for themselves here{taken}; "
         f"to name them, write a YAML and give that as the data set: {'; '.join(split.describe_yaml(values))}; or, for "
@@ -118,10 +126,7 @@ def _ask_for_names(split: MaskRecords, values: Sequence[int]) -> str:
 
 
 def _count_pixels(values: Values, names: Mapping[int, str], void: Sequence[int]) -> ClassCounts:
-    counts: Counter[str] = Counter()
-    for value, count in values.items():
-        if value in names:
-            counts[names[value]] += count
+    counts = Counter({names[value]: count for value, count in values.items() if value in names})
     return ClassCounts(counts, sum(values.get(value, 0) for value in void))
 
 
@@ -129,39 +134,52 @@ def inspect_mask(image: Path, mask: Path, mapping: LabelMapping | None) -> MaskS
     """The state of the file ``mask`` with the truth about ``image``."""
     if not mask.is_file():
         return MaskState(problem=("D301", describe_missing(mask, image.name)))
-    pixels: IntArray | ByteArray
     try:
-        if mapping is not None and mapping.colored:
-            pixels = pack_colors(read_color_mask(mask, image))
-            found, counts = np.unique(pixels, return_counts=True)
-        else:
-            pixels = read_index_mask(mask, image)
-            occurrences = np.bincount(pixels.ravel(), minlength=256)
-            found = np.flatnonzero(occurrences)
-            counts = occurrences[found]
+        pixels = read_values(mask, image, mapping)
     except ImageError as error:
         return MaskState(problem=("D302", str(error).removeprefix(f"{mask}: ")))
     except DatasetError as error:
         return MaskState(problem=("D303", str(error).removeprefix(f"{mask}: ")))
     height, width = pixels.shape
-    values = dict(zip(found.tolist(), counts.tolist(), strict=True))
+    found, counts = count_values(pixels)
     if mapping is None:
-        return MaskState((height, width), values)
-    known = {*mapping.name_of, *mapping.void}
+        return MaskState((height, width), dict(zip(found.tolist(), counts.tolist(), strict=True)))
+    meanings = mapping.positions(found)
+    unknown = meanings == UNKNOWN
+    values: Counter[int] = Counter()
+    for value, meaning, count in zip(found.tolist(), meanings.tolist(), counts.tolist(), strict=True):
+        if meaning == VOID:
+            value = mapping.void[0]
+        elif meaning != UNKNOWN:
+            value = mapping.values[meaning]
+        values[value] += count
+    num_between = int(counts[mapping.in_between(found)].sum()) if mapping.smooths else 0
+    problem = None
+    if unknown.any():
+        problem = "D304", _describe_unknown(pixels, found[unknown], counts[unknown], mapping)
+    elif (meanings == VOID).all():
+        problem = "D305", "every pixel is void"
+    return MaskState((height, width), values, num_between, problem)
+
+
+def _describe_unknown(pixels: IntArray | ByteArray, values: IntArray, counts: IntArray, mapping: LabelMapping) -> str:
+    """What to say of ``values`` that are neither a class nor void, each with its number of pixels."""
     unknown = []
-    for value in sorted(set(values) - known):
+    for value, count in list(zip(values.tolist(), counts.tolist(), strict=True))[:_NUM_LISTED]:
         y, x = np.unravel_index(int((pixels == value).argmax()), pixels.shape)
-        amount = f"{values[value]:,} pixel{'' if values[value] == 1 else 's'}"
+        amount = f"{count:,} pixel{'' if count == 1 else 's'}"
         unknown.append(f"{mapping.show(value)} ({amount}, the first at x {x}, y {y})")
-    if unknown:
-        listed = ", ".join([*unknown[:10], *([f"and {len(unknown) - 10} more"] if len(unknown) > 10 else [])])
-        message = f"neither a class nor void: {listed}; allowed are {mapping.allowed()}"
-        if len(unknown) > _MANY_VALUES:
-            message += (
-                ". So many values are those of smoothed edges: draw masks without anti-aliasing, scale them by the "
-                "nearest pixel, and save them without loss"
-            )
-        return MaskState((height, width), values, ("D304", message))
-    if not set(values) & set(mapping.name_of):
-        return MaskState((height, width), values, ("D305", "every pixel is void"))
-    return MaskState((height, width), values)
+    more = [f"and {len(values) - _NUM_LISTED} more"] if len(values) > _NUM_LISTED else []
+    message = f"neither a class nor void: {', '.join([*unknown, *more])}; allowed are {mapping.allowed()}"
+    if len(values) <= _MANY_VALUES:
+        return message
+    way_out = ""
+    if mapping.colored:
+        needed = mapping.tolerance_for(values)
+        way_out = f"; or take the nearest color, `tolerance: {needed}` in the YAML (as far as this mask needs)"
+    elif len(mapping.values) == 2:
+        way_out = "; or divide them, `threshold: 128` in the YAML"
+    return (
+        f"{message}. So many values are those of smoothed edges: draw masks without anti-aliasing, scale them by the "
+        f"nearest pixel, and save them without loss{way_out}"
+    )

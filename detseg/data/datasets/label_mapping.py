@@ -19,7 +19,8 @@ from detseg.structures import VOID
 MAX_CLASSES = 254
 """Positions are bytes, of which one is ``VOID`` and one stands for what is unknown."""
 
-_UNKNOWN = 254
+UNKNOWN = 254
+"""In place of a position, where a value is neither a class nor void."""
 _MAX_LISTED = 40
 
 
@@ -29,6 +30,10 @@ class LabelMapping:
 
     ``further`` are values of classes that have several, each with the position of its class. Values are numbers from 0
     to 255 or, where the masks are ``colored``, RGB colors as 24 bits (see ``pack_color``).
+
+    Masks that were drawn or scaled with smoothing hold values in between. With a ``tolerance``, a color that is none of
+    these counts as the nearest of them (by Euclid's distance, the first of several), if it differs by no more than that
+    in any channel. With a ``threshold``, for two classes of numbers, values from it on are the second.
     """
 
     class_names: tuple[str, ...]
@@ -36,12 +41,16 @@ class LabelMapping:
     void: tuple[int, ...] = (VOID,)
     colored: bool = False
     further: tuple[tuple[int, int], ...] = ()
+    tolerance: int = 0
+    threshold: int | None = None
 
     def __post_init__(self) -> None:
         assert len(self.class_names) == len(self.values) <= MAX_CLASSES
         used = (*self.name_of, *self.void)
         assert len(set(used)) == len(used), f"a value with two meanings among {used}"
         assert all(0 <= value < (2**24 if self.colored else 256) for value in used)
+        assert self.colored or not self.tolerance
+        assert self.threshold is None or (len(self.name_of) == 2 and not self.void and not self.colored)
 
     def read(self, path: Path | str, image: Path | str) -> ByteArray:
         """The mask of ``image`` in the file ``path``, ``[H, W]`` uint8 class positions or ``VOID``.
@@ -52,7 +61,7 @@ class LabelMapping:
                 file, value, first position, number of pixels, and what is allowed.
         """
         labels, values = self._decode(path, image)
-        unknown = labels == _UNKNOWN
+        unknown = labels == UNKNOWN
         if unknown.any():
             raise DatasetError(f"{path}: {self._describe(values, unknown)}")
         return labels
@@ -77,9 +86,10 @@ class LabelMapping:
         """The keys of a YAML with this meaning, see :mod:`detseg.data.formats.masks`."""
         assert not self.further, "a YAML merges classes with `classes:`"
         if not self.colored:
-            return {"names": dict(zip(self.values, self.class_names, strict=True)), "void": list(self.void)}
+            names = dict(zip(self.values, self.class_names, strict=True))
+            return {"names": names, **({"void": list(self.void)} if self.threshold is None else self._smoothing)}
         colors, void = ([list(unpack_color(value)) for value in some] for some in (self.values, self.void))
-        return {"names": list(self.class_names), "colors": colors, "void": void}
+        return {"names": list(self.class_names), "colors": colors, "void": void, **self._smoothing}
 
     def show(self, value: int) -> str:
         """How messages write a value: as a number, or as a color."""
@@ -92,19 +102,79 @@ class LabelMapping:
             named = [*named[:_MAX_LISTED], f"{len(named) - _MAX_LISTED} more classes"]
         return ", ".join([*named, *(f"{self.show(value)} void" for value in self.void)])
 
+    @property
+    def smooths(self) -> bool:
+        """Whether values in between have a meaning."""
+        return self.tolerance > 0 or self.threshold is not None
+
+    def positions(self, values: IntArray) -> ByteArray:
+        """What the ``values`` stand for, in the same shape: positions of classes, ``VOID``, or ``UNKNOWN``."""
+        if not self.colored:
+            return self._table[values]
+        known, positions = self._sorted_colors
+        place = np.minimum(np.searchsorted(known, values), len(known) - 1)
+        labels = np.where(known[place] == values, positions[place], np.uint8(UNKNOWN))
+        unknown = labels == UNKNOWN
+        if self.tolerance and unknown.any():
+            colors, inverse = np.unique(values[unknown], return_inverse=True)
+            nearest, differences = self._nearest(colors)
+            labels[unknown] = np.where(differences <= self.tolerance, nearest, np.uint8(UNKNOWN))[inverse]
+        return labels
+
+    def in_between(self, values: IntArray) -> BoolArray:
+        """Which of the ``values`` are none of those that stand for a class or for void, but have a meaning as values in
+        between; with a ``threshold``, all but 0 and 255."""
+        if self.threshold is not None:
+            return (values > 0) & (values < 255)
+        exact = np.array([*self.name_of, *self.void], np.int64)
+        between: BoolArray = (self.positions(values) != UNKNOWN) & ~np.isin(values, exact)
+        return between
+
+    def describe_in_between(self, num_between: int, num_pixels: int) -> str:
+        """What to say of ``num_between`` pixels with such values."""
+        share = f"{num_between:,} of {num_pixels:,} pixels ({num_between / max(1, num_pixels):.2%})"
+        if self.threshold is not None:
+            return f"{share} are neither 0 nor 255: from {self.threshold} on they count as {self.class_names[-1]}"
+        return f"{share} have none of the colors and count as the nearest, at most {self.tolerance} away in a channel"
+
     def _decode(self, path: Path | str, image: Path | str) -> tuple[ByteArray, IntArray | ByteArray]:
-        """Positions, ``VOID`` or ``_UNKNOWN``, and the values that they come from."""
+        """Positions, ``VOID`` or ``UNKNOWN``, and the values that they come from."""
         if not self.colored:
             values = read_index_mask(path, image)
             return np.asarray(cv2.LUT(values, self._table), np.uint8), values
         colors = pack_colors(read_color_mask(path, image))
-        known, positions = self._sorted_colors
-        nearest = np.minimum(np.searchsorted(known, colors), len(known) - 1)
-        return np.where(known[nearest] == colors, positions[nearest], np.uint8(_UNKNOWN)), colors
+        return self.positions(colors), colors
+
+    def tolerance_for(self, colors: IntArray) -> int:
+        """The tolerance with which all ``colors`` ``[N]`` count as one that is listed."""
+        _, differences = self._nearest(colors)
+        return int(differences.max(initial=0))
+
+    def _nearest(self, colors: IntArray) -> tuple[ByteArray, IntArray]:
+        """What the listed color nearest to each of ``colors`` ``[N]`` stands for, and how far it is in a channel."""
+        channels = np.stack(unpack_color(colors), axis=-1)
+        best = np.full(len(colors), np.iinfo(np.int64).max)
+        labels, farthest = np.zeros(len(colors), np.uint8), np.zeros(len(colors), np.int64)
+        for value, position in [*self._positions, *((value, VOID) for value in self.void)]:
+            differences = np.abs(channels - np.array(unpack_color(value)))
+            distances = (differences**2).sum(axis=-1)
+            closer = distances < best
+            best[closer], labels[closer] = distances[closer], position
+            farthest[closer] = differences[closer].max(axis=-1)
+        return labels, farthest
+
+    @property
+    def _smoothing(self) -> dict[str, int]:
+        if self.threshold is not None:
+            return {"threshold": self.threshold}
+        return {"tolerance": self.tolerance} if self.tolerance else {}
 
     @cached_property
     def _table(self) -> ByteArray:
-        table = np.full(256, _UNKNOWN, np.uint8)
+        if self.threshold is not None:
+            first, second = (position for _, position in sorted(self._positions))
+            return np.where(np.arange(256) < self.threshold, first, second).astype(np.uint8)
+        table = np.full(256, UNKNOWN, np.uint8)
         values, positions = zip(*self._positions, strict=True)
         table[list(values)] = positions
         table[list(self.void)] = VOID
@@ -135,8 +205,8 @@ def pack_color(color: Sequence[int]) -> int:
     return red << 16 | green << 8 | blue
 
 
-def unpack_color(value: int) -> tuple[int, int, int]:
-    """The RGB color that ``pack_color`` makes ``value`` of."""
+def unpack_color(value: Any) -> tuple[Any, Any, Any]:
+    """The RGB color that ``pack_color`` makes ``value`` of; of an array, its channels."""
     return value >> 16, value >> 8 & 255, value & 255
 
 

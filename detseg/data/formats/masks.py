@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -30,7 +31,7 @@ from detseg.data.writing import Contents, NewSplits
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import VOID, Truth
 
-_MEANINGS = ("names", "void", "colors")
+_MEANINGS = ("names", "void", "colors", "tolerance", "threshold")
 _SETTINGS = ("format", "path", "mask_suffix", *_MEANINGS)
 _MASK_FOLDERS = ("masks", "labels", "annotations")
 """How folders of masks are called, beside or around those called ``images``."""
@@ -51,7 +52,7 @@ class MasksFormat(DatasetFormat):
         (
             "a YAML with `format: masks`, `path:`, `names:`, `void:` and, unless the folders are as above, per split "
             "`SPLIT: {images: FOLDER or LIST.txt, masks: FOLDER or LIST.txt}`; `colors:` for color maps, "
-            "`mask_suffix:` where masks are called NAME_mask.png"
+            "`tolerance:` or `threshold:` where edges are smoothed, `mask_suffix:` where masks are called NAME_mask.png"
         ),
     )
 
@@ -123,8 +124,8 @@ def find_places(source: Source, split: str) -> tuple[Path, Path]:
 
 
 def read_mapping(source: Source) -> LabelMapping | None:
-    """What the values in the masks mean, from ``names``, ``colors`` and ``void`` of the YAML, or from classes.txt; None
-    where there are no names. Raises DatasetError: they contradict each other."""
+    """What the values in the masks mean, from ``names``, ``colors``, ``void``, ``tolerance`` and ``threshold`` of the
+    YAML, or from classes.txt; None where there are no names. Raises DatasetError: they contradict each other."""
     where = source.name
     named = source.settings.get("names")
     if named is None:
@@ -133,8 +134,15 @@ def read_mapping(source: Source) -> LabelMapping | None:
             return None
         named = list(read_class_file(class_file))
     colors = source.settings.get("colors")
+    tolerance = source.settings.get("tolerance", 0)
+    if not _is_byte(tolerance) or (tolerance and colors is None):
+        allowed = "for each channel of a color, an integer from 0 to 255; class numbers have no nearest one"
+        raise DatasetError(f"{where}: tolerance: is for masks with `colors:`, {allowed}; got {tolerance!r}")
     if colors is not None:
-        return _color_mapping(named, colors, source.settings.get("void", []), where)
+        if source.settings.get("threshold") is not None:
+            raise DatasetError(f"{where}: threshold: is for gray masks of two classes; with colors, say tolerance")
+        mapping = _color_mapping(named, colors, source.settings.get("void", []), where)
+        return replace(mapping, tolerance=tolerance)
     if isinstance(named, Mapping):
         if not all(_is_byte(value) for value in named):
             raise DatasetError(f"{where}: names: the values must be integers from 0 to 255, got {list(named)}")
@@ -143,6 +151,13 @@ def read_mapping(source: Source) -> LabelMapping | None:
     else:
         values = tuple(range(len(named))) if isinstance(named, (list, tuple)) else ()
     class_names = _checked_names(named, where)
+    threshold = source.settings.get("threshold")
+    if threshold is not None:
+        if not _is_byte(threshold) or not threshold or len(class_names) != 2 or "void" in source.settings:
+            allowed = "an integer from 1 to 255, for two names and without void"
+            received = f"{threshold!r} for {len(class_names)} names{' and void' if 'void' in source.settings else ''}"
+            raise DatasetError(f"{where}: threshold: expected {allowed}; got {received}")
+        return LabelMapping(class_names, values, void=(), threshold=threshold)
     # Who has a class 255, as binary masks do, has not asked for the default.
     default: Any = [] if VOID in values else VOID
     void = source.settings.get("void", default)

@@ -520,9 +520,87 @@ def test_masks_with_loss_are_told_apart_from_missing_ones(tmp_path: Path) -> Non
         open_dataset(root, "val")
 
 
-def test_smoothed_edges_are_recognized(tmp_path: Path) -> None:
-    smoothed = cv2.GaussianBlur(COLORS[LABELS], (5, 5), 0)
-    root = masks(tmp_path, smoothed)
-    write(root / "data.yaml", f"format: masks\nnames: [ground, road, car]\ncolors: {COLORS.tolist()}\n")
+SMOOTH = {"ksize": (5, 5), "sigmaX": 0}
+
+
+def test_smoothed_edges_are_recognized_and_a_tolerance_is_proposed(tmp_path: Path) -> None:
+    smoothed = cv2.GaussianBlur(COLORS[LABELS], **SMOOTH)
+    root = masks(tmp_path / "set", smoothed)
+    described = f"format: masks\nnames: [ground, road, car]\ncolors: {COLORS.tolist()}\n"
+    write(root / "data.yaml", described)
     (finding, *_) = check_dataset(root).by_code()["D304"]
     assert "those of smoothed edges" in finding.message
+    needed = int(finding.message.partition("`tolerance: ")[2].partition("`")[0])
+    assert 100 < needed < 128, "in the middle between black and a color"
+    write(root / "data.yaml", f"{described}tolerance: {needed - 1}\n")
+    assert codes(root) == ["D304"] * 3 + ["D312"] * 2
+    write(root / "data.yaml", f"{described}tolerance: {needed}\n")
+    report = check_dataset(root)
+    assert [(one.code, one.split) for one in report.findings] == [("D312", "train"), ("D312", "val")]
+    num_between = int((smoothed != COLORS[LABELS]).any(axis=2).sum())
+    assert report.findings[1].message == (
+        f"{num_between:,} of 3,072 pixels ({num_between / 3072:.2%}) have none of the colors and count as the nearest, "
+        f"at most {needed} away in a channel"
+    )
+    with pytest.warns(UserWarning, match=rf"masks of val are smoothed: {num_between} of 3,072 .* \(1 of 1 were read"):
+        dataset = open_dataset(root, "val")
+    found = dataset.load(0).mask
+    assert found is not None
+    distances = np.linalg.norm(smoothed[:, :, None].astype(float) - COLORS, axis=3)
+    assert (found == distances.argmin(axis=2)).all()
+    new = split_dataset(root, "2:1", 0, tmp_path / "new").yaml_path
+    assert set(codes(new)) == {"D312"}
+
+
+def test_smoothed_black_and_white_masks_are_divided(tmp_path: Path) -> None:
+    smoothed = cv2.GaussianBlur((LABELS > 0).astype(np.uint8) * 255, **SMOOTH)
+    root = masks(tmp_path / "set", smoothed)
+    (root / "classes.txt").unlink()
+    (finding,) = check_dataset(root).findings
+    assert finding.code == "D307"
+    assert "names: {0: background, 255: NAME}; threshold: 128; or" in finding.message
+    assert "taken for void" not in finding.message
+    with pytest.raises(DatasetError, match=r"names: \{0: background, 255: NAME\}\n  threshold: 128\n"):
+        open_dataset(root, "val")
+    write(root / "data.yaml", "format: masks\nnames: {0: background, 255: NAME}\n")
+    (finding, *_) = check_dataset(root).by_code()["D304"]
+    assert "or divide them, `threshold: 128` in the YAML" in finding.message
+    for names, level in (("{0: background, 255: NAME}", 128), ("[background, NAME]", 30)):
+        write(root / "data.yaml", f"format: masks\nnames: {names}\nthreshold: {level}\n")
+        with pytest.warns(UserWarning, match=rf"neither 0 nor 255: from {level} on they count as NAME \(2 of 2"):
+            dataset = open_dataset(root, "train")
+        assert (dataset.load(0).mask == (smoothed >= level)).all()
+        assert dataset.category_ids == ((0, 255) if level == 128 else (0, 1))
+        assert codes(root) == ["D312"] * 2
+        report = check_dataset(root).splits["val"]
+        assert report.num_pixels_by_class["NAME"] == (smoothed >= level).sum()
+    result = split_dataset(root, "2:1", 0, tmp_path / "new")
+    assert set(codes(result.yaml_path)) == {"D312"}
+
+
+def test_masks_without_smoothing_are_the_same_with_a_tolerance(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    root = masks(tmp_path, COLORS[LABELS])
+    write(root / "data.yaml", f"format: masks\nnames: [ground, road, car]\ncolors: {COLORS.tolist()}\ntolerance: 255\n")
+    assert codes(root) == []
+    assert (open_dataset(root, "train").load(0).mask == LABELS).all()
+    assert len(recwarn) == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("names: [a, b, c]\ntolerance: 20\n", "tolerance: is for masks with `colors:`"),
+        (f"names: [a, b, c]\ncolors: {COLORS.tolist()}\ntolerance: 256\n", "an integer from 0 to 255; .* got 256"),
+        (f"names: [a, b, c]\ncolors: {COLORS.tolist()}\nthreshold: 9\n", "with colors, say tolerance"),
+        ("names: [a, b, c]\nthreshold: 128\n", "expected an integer from 1 to 255, .* got 128 for 3 names"),
+        ("names: [a, b]\nthreshold: 0\n", "got 0 for 2 names"),
+        ("names: [a, b]\nthreshold: 128\nvoid: 7\n", "got 128 for 2 names and void"),
+    ],
+)
+def test_smoothing_that_cannot_be_meant(tmp_path: Path, settings: str, message: str) -> None:
+    root = masks(tmp_path, LABELS)
+    write(root / "data.yaml", f"format: masks\n{settings}")
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(root, "train")
