@@ -22,6 +22,7 @@ from detseg.engine.report import (
 )
 from detseg.engine.samples import file_names
 from detseg.engine.settings import RunConfig
+from detseg.evaluation.report import all_metrics
 from detseg.files import free_folder, require_replaceable
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.shipped import find_config
@@ -83,7 +84,7 @@ def run_evaluation(
     if output or report_path:
         examples = Examples(evaluated.task, evaluated.samples, output / PICTURES_NAME if output else None)
     judged = evaluated.evaluate(batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator)
-    metrics = judged.compute()
+    metrics = all_metrics(judged)
     if examples:
         settings, pictures = evaluated.describe(), examples.finish(judged)
         if output:

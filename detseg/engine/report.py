@@ -21,6 +21,7 @@ HISTORY_NAME = "history.png"
 _CHARTS = {
     "pr_curve.png": "Precision over recall at IoU 0.5",
     "f1_curve.png": "F1 over confidence at IoU 0.5",
+    "calibration.png": "Share of boxes that are right over their score, at IoU 0.5",
     "confusion_matrix.png": "Confusion matrix: rows are the truth, columns the prediction",
     "iou.png": "IoU of each class",
     "dice.png": "Dice of each case, by class",

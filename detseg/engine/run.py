@@ -28,6 +28,7 @@ from detseg.engine.samples import Samples, as_samples, file_names, for_channels
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.start_report import announce
 from detseg.engine.trainer import Trainer
+from detseg.evaluation.report import all_metrics
 from detseg.files import remove_partial_files, write_text
 from detseg.runtime.weights.released import BEST
 from detseg.structures import Metrics
@@ -264,7 +265,7 @@ def _report(
         bar=bar,
         on_result=examples,
     )
-    metrics = evaluator.compute()
+    metrics = all_metrics(evaluator)
     pictures = examples.finish(evaluator, group, device)
     table = ""
     if group.is_main:

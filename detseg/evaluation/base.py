@@ -42,6 +42,9 @@ class Evaluator(Protocol):
             ValueError: no image was added.
         """
 
+    def diagnose(self) -> dict[str, float]:
+        """Further numbers for a report, by name as in metrics, that take longer and say what the metrics come from."""
+
     def facts(self) -> dict[str, str]:
         """What ``metrics.json`` says of how the metrics came about, beside the numbers."""
 

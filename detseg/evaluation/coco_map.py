@@ -9,11 +9,16 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from detseg.evaluation.base import EvaluatorState
+from detseg.evaluation.calibration import calibrate
 from detseg.evaluation.checks import require_unique
 from detseg.evaluation.coco_backend import Accumulated, Judged, accumulate, choose_backend, describe_backend
 from detseg.evaluation.confusion import ConfusionMatrix
-from detseg.evaluation.plots import plot_confusion_matrix, plot_f1_curves, plot_pr_curves
+from detseg.evaluation.f1 import F1Curve, f1_curves, f1_of_all
+from detseg.evaluation.matching import MATCH_IOU
+from detseg.evaluation.plots import plot_calibration, plot_confusion_matrix, plot_f1_curves, plot_pr_curves
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
+from detseg.evaluation.scored import ScoredBoxes, score_boxes
+from detseg.evaluation.shares import error_shares
 from detseg.runtime.writers.boxes import detections_to_coco, write_results
 from detseg.structures import Detections, GroundTruth, Metrics
 
@@ -78,6 +83,7 @@ class CocoEvaluator:
         self._detections: dict[int, Detections] = {}
         self._truths: dict[int, GroundTruth] = {}
         self._accumulated: Accumulated | None = None
+        self._scored: ScoredBoxes | None = None
 
     def update(self, image_id: int, detections: Detections, truth: GroundTruth) -> None:
         """Add one image; both may be empty.
@@ -93,7 +99,7 @@ class CocoEvaluator:
         _require_judgeable(detections, truth, len(self.class_names))
         self._detections[image_id] = detections
         self._truths[image_id] = truth
-        self._accumulated = None
+        self._accumulated = self._scored = None
 
     def compute(self) -> Metrics:
         """The metrics over all images; AP 0 where there are no detections.
@@ -137,6 +143,40 @@ class CocoEvaluator:
             for position in accumulated.positions_with_truth()
         ]
 
+    def f1_curves(self) -> list[F1Curve]:
+        """F1 at IoU 0.5 over the confidence, of each class that has ground truth, from boxes of every score.
+
+        Raises:
+            ValueError: no image was added.
+        """
+        return f1_curves(self.scored_boxes(), self.class_names, MATCH_IOU)
+
+    def scored_boxes(self) -> ScoredBoxes:
+        """All boxes, each right or wrong at IoU 0.5. Raises ValueError: no image was added."""
+        self._require_images()
+        if self._scored is None:
+            pictures = ((self._detections[image_id], truth) for image_id, truth in self._truths.items())
+            self._scored = score_boxes(pictures, len(self.class_names))
+        return self._scored
+
+    def diagnose(self) -> dict[str, float]:
+        """``F1`` over all objects at the one confidence ``F1_confidence`` where it is best, and both for each class by
+        itself; ``ECE``, see :class:`~detseg.evaluation.calibration.Calibration`; and ``dAP50_<kind>``, what AP50 lacks
+        for each kind of error, see :mod:`detseg.evaluation.shares`. -1 where nothing can be said.
+
+        Raises:
+            ValueError: no image was added.
+        """
+        boxes = self.scored_boxes()
+        values = {"F1": -1.0, "F1_confidence": -1.0, "ECE": calibrate(boxes).error}
+        if boxes.num_objects.any():
+            values["F1"], confidence = f1_of_all(boxes, MATCH_IOU).best()
+            values["F1_confidence"] = confidence if values["F1"] else -1.0
+        values |= {f"dAP50_{kind}": gain for kind, gain in error_shares(boxes).items()}
+        best = {curve.class_name: curve.best() for curve in self.f1_curves()}
+        values |= {f"F1/{name}": f1 for name, (f1, _) in best.items()}
+        return values | {f"F1_confidence/{name}": confidence if f1 else -1.0 for name, (f1, confidence) in best.items()}
+
     def confusion_matrix(self, confidence: float = 0.25, iou: float = 0.5) -> ConfusionMatrix:
         """The confusion matrix over all images. See :class:`ConfusionMatrix`."""
         matrix = ConfusionMatrix(self.class_names, confidence, iou)
@@ -153,8 +193,8 @@ class CocoEvaluator:
         ]
 
     def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
-        """Write ``detections.json``, ``confusion_matrix.png`` and, where a class has ground truth, ``pr_curve.png`` and
-        ``f1_curve.png``.
+        """Write ``detections.json``, ``confusion_matrix.png``, where a class has ground truth ``pr_curve.png`` and
+        ``f1_curve.png``, and where a box has the score to be shown ``calibration.png``.
 
         Raises:
             ValueError: no image was added.
@@ -164,7 +204,10 @@ class CocoEvaluator:
         write_results(folder / "detections.json", self.results())
         if curves:
             plot_pr_curves(curves, folder / "pr_curve.png")
-            plot_f1_curves(curves, folder / "f1_curve.png")
+            plot_f1_curves(self.f1_curves(), folder / "f1_curve.png")
+        calibration = calibrate(self.scored_boxes())
+        if calibration.num_boxes.any():
+            plot_calibration(calibration, folder / "calibration.png")
         plot_confusion_matrix(self.confusion_matrix(), folder / "confusion_matrix.png")
 
     def state(self) -> EvaluatorState:
@@ -224,9 +267,12 @@ class CocoEvaluator:
             )
             yield image_id, detections, ground_truth
 
-    def _accumulate(self) -> Accumulated:
+    def _require_images(self) -> None:
         if not self._truths:
             raise ValueError("no image was evaluated: add images with update() before asking for results")
+
+    def _accumulate(self) -> Accumulated:
+        self._require_images()
         if self._accumulated is None:
             self._accumulated = accumulate(
                 self.backend,

@@ -135,6 +135,10 @@ class VolumeEvaluator:
             raise ValueError("no volume was evaluated: add volumes with update() before asking for results")
         return np.stack([self._cases[image_id] for image_id in sorted(self._cases)])
 
+    def diagnose(self) -> dict[str, float]:
+        """Nothing more than :meth:`compute` gives."""
+        return {}
+
     def facts(self) -> dict[str, str]:
         """Nothing."""
         return {}

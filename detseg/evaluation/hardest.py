@@ -150,7 +150,7 @@ class HardestBoxes:
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally]:
         """See :class:`HardestExamples`."""
-        curves = cast(CocoEvaluator, evaluator).precision_recall_curves()
+        curves = cast(CocoEvaluator, evaluator).f1_curves()
         confidences = best_confidences(curves, self._class_names)
         counts = np.zeros((len(self._class_names), len(Outcome)), np.int64)
         ranked = []

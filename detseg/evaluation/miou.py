@@ -102,6 +102,10 @@ class SegmentationEvaluator:
             )
         return self._counts.copy()
 
+    def diagnose(self) -> dict[str, float]:
+        """Nothing more than :meth:`compute` gives."""
+        return {}
+
     def facts(self) -> dict[str, str]:
         """Nothing."""
         return {}

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import DoubleArray, IntArray
+from detseg.evaluation.calibration import LOWEST_SCORE, Calibration
 from detseg.evaluation.confusion import ConfusionMatrix
+from detseg.evaluation.f1 import F1Curve
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 from detseg.files import atomic_path
 
@@ -60,9 +62,8 @@ def plot_pr_curves(curves: Sequence[PrecisionRecallCurve], path: Path) -> None:
     _save(figure, path)
 
 
-def plot_f1_curves(curves: Sequence[PrecisionRecallCurve], path: Path) -> None:
-    """Draw F1 over confidence to a PNG: each class, and a dot at its best. A line ends on the left at the confidence of
-    the last object found: COCO's curve does not say how many boxes without an object follow.
+def plot_f1_curves(curves: Sequence[F1Curve], path: Path) -> None:
+    """Draw F1 over confidence to a PNG: each class, and a dot at its best. All boxes count, of every score.
 
     With more than ten classes only the three best and the three worst carry a color and a name.
 
@@ -74,17 +75,15 @@ def plot_f1_curves(curves: Sequence[PrecisionRecallCurve], path: Path) -> None:
 
     if not curves:
         raise ValueError("expected at least one curve")
-    ranked = sorted(curves, key=lambda curve: -curve.best_f1()[0])
+    ranked = sorted(curves, key=lambda curve: -curve.best()[0])
     are_all_named = len(ranked) <= _MOST_NAMED_CURVES
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.add_subplot()
     for rank, curve in enumerate(ranked):
-        # A recall is reached at a confidence and kept below it; of recalls reached together only the last is seen.
-        reached = np.flatnonzero(curve.precision > 0)
-        confidences, last = np.unique(curve.confidences[reached][::-1], return_index=True)
-        f1 = curve.f1[reached][::-1][last]
+        # What is shown at a confidence is shown down to the next.
+        confidences, f1 = curve.confidences[::-1], curve.f1[::-1]
         if are_all_named or rank < 3 or rank >= len(ranked) - 3:
-            best, confidence = curve.best_f1()
+            best, confidence = curve.best()
             label = _legend_entry(curve.class_name, best) + (f" at {confidence:.2f}" if best > 0 else "")
             (line,) = axes.step(confidences, f1, where="pre", linewidth=1.5, label=label)
             if best > 0:
@@ -98,6 +97,33 @@ def plot_f1_curves(curves: Sequence[PrecisionRecallCurve], path: Path) -> None:
     axes.legend(
         title=title, loc="upper left", bbox_to_anchor=(1.01, 1), frameon=False, fontsize="small", alignment="left"
     )
+    _save(figure, path)
+
+
+def plot_calibration(calibration: Calibration, path: Path) -> None:
+    """Draw the share of boxes that are right over their score to a PNG: a bar for each bin, beside the diagonal where
+    scores are what they say, and how many boxes the bins hold.
+
+    Raises:
+        SaveError: the file cannot be written.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 6), layout="constrained")
+    axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    width = 1 / len(calibration.num_boxes)
+    filled = np.flatnonzero(calibration.num_boxes)
+    left = filled * width
+    axes.bar(left, calibration.precision[filled], width, align="edge", color="tab:blue", edgecolor="white")
+    axes.plot([0, 1], [0, 1], color="black", linewidth=1, linestyle="dashed", label="as scores say")
+    axes.set(ylabel="share that is right", xlim=(0, 1), ylim=(0, 1.02))
+    axes.set_title(f"Calibration of scores from {LOWEST_SCORE:g} on, error {calibration.error:.3f}")
+    axes.legend(loc="upper left", frameon=False)
+    counts.bar(left, calibration.num_boxes[filled], width, align="edge", color="0.6", edgecolor="white")
+    counts.set(xlabel="score", ylabel="boxes")
+    for one in (axes, counts):
+        one.grid(color="0.93")
+        one.set_axisbelow(True)
     _save(figure, path)
 
 

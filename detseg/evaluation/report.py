@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detseg.evaluation.base import Evaluator
 from detseg.files import write_text
 from detseg.structures import Metrics
 
@@ -24,6 +25,15 @@ MEANING = {
     "AR_small": "recall, objects below 32x32 px",
     "AR_medium": "recall, 32x32 to 96x96 px",
     "AR_large": "recall, above 96x96 px",
+    "F1": "best F1 over all objects, IoU 0.50",
+    "F1_confidence": "the confidence at which it is reached",
+    "ECE": "by how much scores from 0.25 on and the share that is right differ",
+    "dAP50_class": "what AP50 would gain without boxes of the wrong class",
+    "dAP50_location": "without boxes in the wrong place",
+    "dAP50_both": "without boxes of the wrong class in the wrong place",
+    "dAP50_duplicate": "without second boxes for an object",
+    "dAP50_background": "without boxes where nothing is",
+    "dAP50_missed": "without objects that have no box",
     "mIoU": "IoU, mean of the classes",
     "pixel_accuracy": "share of the labeled pixels that are right",
     "mean_accuracy": "share of a class's pixels that are right, mean of the classes",
@@ -31,6 +41,16 @@ MEANING = {
     "HD95": "mm, 95th percentile of the distances between surfaces, mean of the classes",
     "surface_dice": "share of the surfaces within the tolerance, mean of the classes",
 }
+
+
+def all_metrics(evaluator: Evaluator) -> Metrics:
+    """What ``evaluator`` measures and, behind it, what it can say of where that comes from.
+
+    Raises:
+        ValueError: no image was added.
+    """
+    metrics = evaluator.compute()
+    return Metrics({**metrics, **evaluator.diagnose()}, primary=metrics.primary)
 
 
 def by_class(metrics: Metrics) -> tuple[dict[str, dict[str, float]], list[str]]:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from detseg.arrays import ByteArray
 from detseg.config import choice
-from detseg.evaluation.errors import mask_scores
 from detseg.evaluation.hardest import HardestLabels
+from detseg.evaluation.label_scores import mask_scores
 from detseg.evaluation.miou import SegmentationEvaluator
 from detseg.losses import SEGMENTATION_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from detseg.arrays import DoubleArray
 from detseg.config import choice
 from detseg.evaluation.dice import VolumeEvaluator
-from detseg.evaluation.errors import volume_scores
 from detseg.evaluation.hardest import HardestLabels
+from detseg.evaluation.label_scores import volume_scores
 from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.ops.views import average_over_flips, sliding_window

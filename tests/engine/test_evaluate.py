@@ -155,7 +155,8 @@ def test_the_report_equals_pycocotools_on_the_saved_detections(
     evaluator = measure(package, folder)
     table = write_report(evaluator, evaluator.compute(), tmp_path / "report")
     assert sorted(path.name for path in (tmp_path / "report").iterdir()) == [
-        "confusion_matrix.png", "detections.json", "f1_curve.png", "metrics.json", "pr_curve.png", "report.html"
+        "calibration.png", "confusion_matrix.png", "detections.json", "f1_curve.png", "metrics.json", "pr_curve.png",
+        "report.html",
     ]  # fmt: skip
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(folder / "annotations" / "instances_val.json"))

@@ -44,7 +44,7 @@ def volumes() -> VolumeEvaluator:
 
 
 CASES: list[Any] = [
-    (boxes(), {"detections.json", "pr_curve.png", "f1_curve.png", "confusion_matrix.png"}, 3),
+    (boxes(), {"detections.json", "pr_curve.png", "f1_curve.png", "calibration.png", "confusion_matrix.png"}, 4),
     (boxes(0), {"detections.json", "confusion_matrix.png"}, 1),
     (masks(), {"iou.png", "confusion_matrix.png"}, 2),
     (volumes(), {"cases.csv", "dice.png"}, 1),

@@ -439,7 +439,10 @@ def test_curves_follow_the_threshold() -> None:
 
 @pytest.mark.parametrize(
     ("truths", "pictures"),
-    [((OBJECT,), ["confusion_matrix.png", "f1_curve.png", "pr_curve.png"]), ((), ["confusion_matrix.png"])],
+    [
+        ((OBJECT,), ["calibration.png", "confusion_matrix.png", "f1_curve.png", "pr_curve.png"]),
+        ((), ["calibration.png", "confusion_matrix.png"]),
+    ],
 )
 def test_artifacts(truths: Sequence[tuple[Box, int]], pictures: list[str], tmp_path: Path) -> None:
     evaluator: Evaluator = CocoEvaluator(["a"], [17])

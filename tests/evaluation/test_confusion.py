@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from detseg.evaluation.confusion import ConfusionMatrix, pairwise_iou
+from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.structures import Detections, GroundTruth
 
 Box = tuple[float, float, float, float]
@@ -52,17 +52,26 @@ def update(
         pytest.param([((0, 0, 10, 20), 0.9, 0)], [(HERE, 0, False)], {(0, 0): 1}, id="at the IoU"),
         pytest.param([((0, 0, 10, 21), 0.9, 0)], [(HERE, 0, False)], {(0, 2): 1, (2, 0): 1}, id="below the IoU"),
         pytest.param(
-            [(LARGER, 0.9, 0), (HERE, 0.8, 1)], [(HERE, 0, False)], {(0, 1): 1, (2, 0): 1}, id="the best IoU wins"
+            [(LARGER, 0.7, 0), (HERE, 0.8, 1)], [(HERE, 0, False)], {(0, 0): 1, (2, 1): 1}, id="the own class first"
+        ),
+        pytest.param(
+            [(HERE, 0.7, 0), (LARGER, 0.8, 0)], [(HERE, 0, False)], {(0, 0): 1, (2, 0): 1}, id="then the best score"
         ),
         pytest.param(
             [(HERE, 0.3, 1), (HERE, 0.8, 0)], [(HERE, 0, False)], {(0, 0): 1, (2, 1): 1}, id="equal IoUs"
         ),
         pytest.param(
-            # the second object takes the detection with IoU 1; the first is left with the one of 100/120
+            # each would fit the object of the other class better
             [(LARGER, 0.9, 0), (HERE, 0.8, 1)],
             [(LARGER, 1, False), (HERE, 0, False)],
-            {(1, 0): 1, (0, 1): 1},
+            {(0, 0): 1, (1, 1): 1},
             id="two pairs",
+        ),
+        pytest.param(
+            [(HERE, 0.8, 0), (THERE, 0.9, 1)],
+            [(LARGER, 1, False), (THERE, 0, False)],
+            {(1, 0): 1, (0, 1): 1},
+            id="two confusions",
         ),
         pytest.param([], [(HERE, 0, True)], {}, id="a crowd is not missed"),
         pytest.param([((55, 55, 60, 60), 0.9, 0)] * 3, [(THERE, 0, True)], {}, id="detections in a crowd do not count"),
@@ -103,14 +112,6 @@ def test_images_add_up() -> None:
     for _ in range(3):
         update(matrix, [(LARGER, 0.6, 0), (THERE, 0.4, 0)], [(HERE, 0, False), (THERE, 1, False)])
     assert matrix.counts.tolist() == [[0, 0, 3], [0, 0, 3], [3, 0, 0]]
-
-
-def test_pairwise_iou() -> None:
-    first = np.array([HERE, (5, 5, 5, 5)], np.float64)
-    second = np.array([HERE, (5, 0, 15, 10), (10, 0, 20, 10), (5, 5, 5, 5)], np.float64)
-    assert pairwise_iou(first, second) == pytest.approx(np.array([[1, 50 / 150, 0, 0], [0, 0, 0, 0]]))
-    # 2 px to the right of HERE and 3 px below it
-    assert pairwise_iou(first, np.array([(12.0, 13, 22, 23)])).tolist() == [[0], [0]]
 
 
 @pytest.mark.parametrize("label", [-1, 2])

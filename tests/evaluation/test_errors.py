@@ -9,20 +9,15 @@ import numpy as np
 import pytest
 
 from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.dice import VolumeEvaluator
 from detseg.evaluation.errors import (
     USUAL_CONFIDENCE,
     BoxErrors,
     Outcome,
     best_confidences,
     find_box_errors,
-    mask_scores,
-    volume_scores,
 )
-from detseg.evaluation.miou import SegmentationEvaluator
-from detseg.evaluation.precision_recall import PrecisionRecallCurve
-from detseg.structures import VOID, Detections, GroundTruth, LabelMap
-from detseg.volumes import LabelVolume
+from detseg.evaluation.f1 import F1Curve
+from detseg.structures import Detections, GroundTruth
 
 Box = tuple[float, float, float, float]
 NAMES = ("a", "b", "c")
@@ -188,7 +183,7 @@ def test_what_is_right_agrees_with_pycocotools() -> None:
 
 def test_the_errors_of_pictures_add_up_to_what_f1_lacks() -> None:
     pictures = random_pictures(1, 30)
-    confidences = best_confidences(judged(pictures).precision_recall_curves(), NAMES)
+    confidences = best_confidences(judged(pictures).f1_curves(), NAMES)
     all_errors: list[BoxErrors] = [find_box_errors(found, truth, confidences) for found, truth in pictures]
     num_right = sum(errors.count(RIGHT) for errors in all_errors)
     num_found = sum(len(errors.found) for errors in all_errors)
@@ -200,47 +195,7 @@ def test_the_errors_of_pictures_add_up_to_what_f1_lacks() -> None:
 
 
 def test_confidences_of_best_f1() -> None:
-    recall = np.linspace(0, 1, 101)
-    # F1 is best at recall 0.6, where the confidence is 0.4.
-    found = PrecisionRecallCurve("c", 0.5, recall, np.where(recall <= 0.6, 1.0, 0.1), 1 - recall)
-    never = PrecisionRecallCurve("a", 0.5, recall, np.zeros(101), np.zeros(101))
-    confidences = best_confidences([never, found], NAMES)
-    assert confidences.tolist() == pytest.approx([USUAL_CONFIDENCE, USUAL_CONFIDENCE, 0.4])
-
-
-TRUE_MASK = np.array([[0, 0, 1, 1], [0, VOID, 1, 1]], np.uint8)
-FOUND_MASK = np.array([[0, 1, 1, 1], [0, 1, 1, VOID]], np.uint8)
-
-
-def test_scores_of_a_mask() -> None:
-    scores = mask_scores(LabelMap(FOUND_MASK), TRUE_MASK, NAMES)
-    # class 0: 2 of 3 pixels; class 1: 3 pixels of 4 true and 4 found, so 5 in all; nothing holds class 2
-    assert scores == pytest.approx({"a": 2 / 3, "b": 3 / 5})
-    evaluator = SegmentationEvaluator(NAMES)
-    evaluator.update(7, LabelMap(FOUND_MASK), TRUE_MASK)
-    assert np.mean(list(scores.values())) == pytest.approx(evaluator.compute()["mIoU"])
-
-
-def test_scores_of_a_volume() -> None:
-    true, found = TRUE_MASK.reshape(2, 2, 2), FOUND_MASK.reshape(2, 2, 2)
-    truth, result = LabelVolume(true, np.eye(4)), LabelVolume(found, np.eye(4))
-    scores = volume_scores(result, truth, NAMES)
-    # class 1: 3 voxels of 4 true and 4 found, as the fifth is void in the truth; the background is not judged
-    assert scores == pytest.approx({"b": 2 * 3 / 8})
-    evaluator = VolumeEvaluator(NAMES)
-    evaluator.update(7, result, truth)
-    assert scores["b"] == pytest.approx(evaluator.compute()["Dice/b"])
-
-
-def test_nothing_to_judge() -> None:
-    void = np.full((2, 3), VOID, np.uint8)
-    assert mask_scores(LabelMap(np.zeros((2, 3), np.uint8)), void, NAMES) == {}
-    background = LabelVolume(np.zeros((2, 2, 2), np.uint8), np.eye(4))
-    assert volume_scores(background, background, NAMES) == {}
-
-
-def test_volumes_of_different_length_are_refused() -> None:
-    two, three = (LabelVolume(np.zeros((slices, 2, 2), np.uint8), np.eye(4)) for slices in (2, 3))
-    for result, truth in ((two, three), (three, two)):
-        with pytest.raises(ValueError, match=r"is (longer|shorter)"):
-            volume_scores(result, truth, NAMES)
+    # F1 is 2/5, 4/6 and 4/8.
+    found = F1Curve("c", 0.5, np.array([0.9, 0.4, 0.1]), np.array([1, 2, 2]), np.array([1, 2, 4]), 4)
+    never = F1Curve("a", 0.5, np.array([0.9]), np.array([0]), np.array([1]), 4)
+    assert best_confidences([never, found], NAMES).tolist() == [USUAL_CONFIDENCE, USUAL_CONFIDENCE, 0.4]

@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from detseg.evaluation.calibration import Calibration
 from detseg.evaluation.confusion import ConfusionMatrix
+from detseg.evaluation.f1 import F1Curve
 from detseg.evaluation.plots import (
+    plot_calibration,
     plot_case_scores,
     plot_class_scores,
     plot_confusion_matrix,
@@ -67,38 +70,57 @@ def test_pr_curves_of_one_threshold_only(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def f1_curve(name: str, num_right: int, num_objects: int = 10) -> F1Curve:
+    """So many right boxes of scores 0.9, 0.8, ..., then a wrong one at 0.05."""
+    right = np.append(np.arange(1, num_right + 1), num_right)
+    confidences = np.append(0.9 - 0.1 * np.arange(num_right), 0.05)
+    return F1Curve(name, 0.5, confidences, right, np.arange(1, num_right + 2), num_objects)
+
+
 @pytest.mark.parametrize(("num_classes", "num_entries"), [(1, 1), (10, 10), (11, 6), (80, 6)])
 def test_f1_curves(tmp_path: Path, figures: list[Figure], num_classes: int, num_entries: int) -> None:
-    plot_f1_curves(curves(num_classes), tmp_path / "f1.png")
+    plot_f1_curves([f1_curve(f"class_${n}$", 1 + n % 8) for n in range(num_classes)], tmp_path / "f1.png")
     assert matplotlib.image.imread(tmp_path / "f1.png").std() > 0.01
     axes = figures[0].axes[0]
     assert len(axes.lines) == num_classes + num_entries, "a line for each class, a dot for each that has a name"
     entries = [text.get_text() for text in axes.get_legend().get_texts()]
     assert len(entries) == num_entries
-    assert entries[0] == rf"1.000  _class \${num_classes - 1}\$ at 0.00"
+    best = min(num_classes, 8)
+    assert entries[0] == rf"{2 * best / (best + 10):.3f}  class_\${best - 1}\$ at {1 - best / 10:.2f}"
 
 
-def test_f1_rises_in_steps_to_its_best(tmp_path: Path, figures: list[Figure]) -> None:
-    # Two of three objects are found: one at 0.9; the other at 0.4, after one box without an object.
-    recall = np.linspace(0, 1, 101)
-    precision, confidences = np.zeros(101), np.zeros(101)
-    precision[:34], confidences[:34] = 1, 0.9
-    precision[34:67], confidences[34:67] = 2 / 3, 0.4
-    plot_f1_curves([PrecisionRecallCurve("a", 0.5, recall, precision, confidences)], tmp_path / "f1.png")
+def test_f1_goes_down_to_the_last_box(tmp_path: Path, figures: list[Figure]) -> None:
+    # Two of three objects are found: one at 0.9, the other at 0.4 after one box without an object; two more follow.
+    curve = F1Curve("a", 0.5, np.array([0.9, 0.6, 0.4, 0.1]), np.array([1, 1, 2, 2]), np.array([1, 2, 3, 5]), 3)
+    plot_f1_curves([curve], tmp_path / "f1.png")
     line, dot = figures[0].axes[0].lines
     assert line.get_drawstyle() == "steps-pre"
-    assert line.get_xydata().tolist() == [
-        pytest.approx([0.4, 2 * 0.66 * (2 / 3) / (0.66 + 2 / 3)]), pytest.approx([0.9, 2 * 0.33 / 1.33])
-    ]  # fmt: skip
-    assert dot.get_xydata().tolist() == [line.get_xydata()[0].tolist()]
+    expected = [[0.1, 4 / 8], [0.4, 4 / 6], [0.6, 2 / 5], [0.9, 2 / 4]]
+    assert line.get_xydata().tolist() == [pytest.approx(point) for point in expected]
+    assert dot.get_xydata().tolist() == [pytest.approx([0.4, 4 / 6])]
 
 
 def test_f1_of_nothing_found(tmp_path: Path, figures: list[Figure]) -> None:
-    recall = np.linspace(0, 1, 101)
-    plot_f1_curves([PrecisionRecallCurve("a", 0.5, recall, np.zeros(101), np.zeros(101))], tmp_path / "f1.png")
-    assert [text.get_text() for text in figures[0].axes[0].get_legend().get_texts()] == ["0.000  a"]
+    plot_f1_curves([f1_curve("a", 0)], tmp_path / "f1.png")
+    nothing = np.zeros(0, np.int64)
+    plot_f1_curves([F1Curve("a", 0.5, nothing.astype(float), nothing, nothing, 3)], tmp_path / "none_found.png")
+    for figure in figures:
+        assert [text.get_text() for text in figure.axes[0].get_legend().get_texts()] == ["0.000  a"]
     with pytest.raises(ValueError, match="at least one curve"):
         plot_f1_curves([], tmp_path / "none.png")
+
+
+def test_calibration(tmp_path: Path, figures: list[Figure]) -> None:
+    num_boxes, precision = np.zeros(20, np.int64), np.zeros(20)
+    num_boxes[[10, 19]], precision[[10, 19]] = (4, 8), (0.25, 0.75)
+    plot_calibration(Calibration(num_boxes, precision, precision), tmp_path / "calibration.png")
+    assert matplotlib.image.imread(tmp_path / "calibration.png").std() > 0.01
+    shares, counts = figures[0].axes
+    assert [(bar.get_x(), bar.get_height()) for bar in shares.patches] == [
+        (0.5, 0.25),
+        (pytest.approx(0.95), 0.75),
+    ]
+    assert [bar.get_height() for bar in counts.patches] == [4, 8]
 
 
 @pytest.mark.parametrize(("num_classes", "num_texts"), [(1, 1), (20, 20), (21, 0), (80, 0), (300, 0)])
