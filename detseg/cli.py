@@ -223,6 +223,35 @@ def _predict(options: argparse.Namespace) -> int:
     )
 
 
+def _serve(options: argparse.Namespace) -> int:
+    from detseg.api.models import load
+    from detseg.server.command import read_token, serve_command
+    from detseg.server.settings import ServerSettings
+
+    settings = ServerSettings(
+        host=options.host,
+        port=options.port,
+        token=read_token(options.token_file),
+        allow_url=options.allow_url,
+        max_bytes=options.max_bytes,
+        max_pixels=options.max_pixels,
+        queue=options.queue,
+        batch_size=options.batch_size,
+        batch_wait_s=options.batch_wait / 1000,
+    )
+    model = load(
+        options.model,
+        device=options.device,
+        precision=options.precision,
+        num_threads=options.threads,
+        size=options.size,
+        full_input=options.full_input,
+        **_foreign_settings(options),
+        **_postprocess_settings(options),
+    )
+    return serve_command(model, settings)
+
+
 def _export(options: argparse.Namespace) -> int:
     from detseg.exporters.command import export_command
 
@@ -269,6 +298,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "eval": _evaluate,
     "predict": _predict,
+    "serve": _serve,
     "export": _export,
     "convert": _convert,
     "download": _download,

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from detseg import __version__
+from detseg.cli_deployment import add_serve
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -89,6 +90,9 @@ def make_parser() -> argparse.ArgumentParser:
     _add_foreign(evaluate)
 
     _add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
+    serve = add_serve(verbs.add_parser("serve", help="answer requests for predictions over HTTP"))
+    _add_postprocess(serve)
+    _add_foreign(serve)
     _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
     _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8, a YOLOX or MONAI's VNet"))
     _add_download(verbs.add_parser("download", help="fetch released weights, or list them"))

@@ -48,6 +48,7 @@ DOORS: dict[str, frozenset[str]] = {
     "tasks": frozenset({"models", "losses", "evaluation", "ops", "runtime"}),
     "engine": frozenset({"data", "augment", "tasks", "models", "losses", "evaluation", "ops", "runtime"}),
     "inference": frozenset({"models", "tasks", "ops", "runtime"}),
+    "server": frozenset({"runtime"}),
     "conversion": frozenset({"foreign", "layers", "models", "tasks", "ops", "runtime"}),
     "recipes": frozenset({"engine", "conversion", "models", "tasks", "runtime"}),
     "exporters": frozenset({"inference", "models", "tasks", "data", "evaluation", "ops", "runtime"}),
@@ -185,7 +186,7 @@ def loaded_with(module: str) -> set[str]:
     return loaded
 
 
-TORCH_FREE_ROOMS = {"runtime", "foreign", "cli", "api", *OPEN}
+TORCH_FREE_ROOMS = {"runtime", "server", "foreign", "cli", "api", *OPEN}
 TABLES = {"detseg.models", "detseg.losses", "detseg.tasks", "detseg.data", "detseg.exporters"}
 TORCH_FREE = sorted(name for name in MODULES if name in TABLES or room_of(tuple(name.split("."))) in TORCH_FREE_ROOMS)
 

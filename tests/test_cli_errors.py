@@ -220,7 +220,7 @@ def test_errors_of_torch_and_onnx_runtime_are_explained(folder: Path) -> None:
 
 def test_every_package_of_an_extra_is_known() -> None:
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    imports = {"pillow": "PIL", "faster-coco-eval": "faster_coco_eval"}
+    imports = {"pillow": "PIL", "faster-coco-eval": "faster_coco_eval", "python-multipart": "python_multipart"}
     for extra, packages in EXTRAS.items():
         names = [line.split(">")[0].split("=")[0] for line in project["optional-dependencies"][extra]]
         assert set(packages) - {imports.get(name, name) for name in names} == set(), extra

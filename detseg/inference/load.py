@@ -17,7 +17,7 @@ from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.model import Model, require_boxes
+from detseg.runtime.model import Model, confidence_of, require_boxes
 from detseg.runtime.runner import Finished, Runner
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.tasks.base import Task
@@ -169,4 +169,5 @@ def load_torch_model(
             changed = config.build(network, task.class_names, task.category_ids)
         return make_runner(network, changed, on, precision, cuda_graph=not changed.waits_for_host, full_input=fits)
 
-    return Model(remake({}), task.name, task.class_names, task.category_ids, remake)
+    lowest = confidence_of(task.config.postprocess)
+    return Model(remake({}), task.name, task.class_names, task.category_ids, remake, confidence=lowest)

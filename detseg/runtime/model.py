@@ -53,12 +53,15 @@ class Model:
         remake: Remake | None = None,
         *,
         keeps_probabilities: bool = False,
+        confidence: float | None = None,
     ) -> None:
         self.runner = runner
         self._keeps_probabilities = keeps_probabilities
         self.task_name = task_name
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)
+        self.confidence = confidence
+        """The lowest score that a box has; None where results are no boxes, or where nobody said."""
         self._remake = remake
         self._variants: dict[tuple[Any, ...], Runner] = {}
         self._lock = threading.Lock()
@@ -166,7 +169,14 @@ class Model:
     def run_by(self, runner: Runner) -> Model:
         """The same model with ``runner`` in place of its own."""
         kept = self._keeps_probabilities
-        return Model(runner, self.task_name, self.class_names, self.category_ids, keeps_probabilities=kept)
+        return Model(
+            runner,
+            self.task_name,
+            self.class_names,
+            self.category_ids,
+            keeps_probabilities=kept,
+            confidence=self.confidence,
+        )
 
     def _with(self, settings: Mapping[str, Any], tracker: TrackerConfig | None) -> Runner:
         """The runner with these settings, with boxes enough for ``tracker``; the last few are kept."""
@@ -287,7 +297,14 @@ def load_onnx(
         return OnnxRunner(model, wanted, size, full_input=fits)
 
     runner = remake({}, track)
-    return Model(runner, runner.task_name, runner.class_names, runner.category_ids, remake)
+    lowest = confidence_of(runner.postprocess)
+    return Model(runner, runner.task_name, runner.class_names, runner.category_ids, remake, confidence=lowest)
+
+
+def confidence_of(postprocess: Any) -> float | None:
+    """The lowest score of the settings ``postprocess``; None where these know of none."""
+    found: float | None = getattr(postprocess, "confidence", None)
+    return found
 
 
 def require_boxes(has_boxes: bool, path: Path, task_name: str) -> None:

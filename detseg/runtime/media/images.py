@@ -115,6 +115,11 @@ def image_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
+def encoded_size(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """:func:`image_size` for the bytes of a file; ``name`` stands in the error messages."""
+    return _checked_header(io.BytesIO(data), name, max_pixels).upright_size
+
+
 def write_image(path: Path | str, image: ByteArray) -> None:
     """Write ``image`` ``[H, W, 3]`` uint8 RGB in the format that the suffix names; the folder is created.
 
@@ -125,6 +130,13 @@ def write_image(path: Path | str, image: ByteArray) -> None:
         ValueError: if ``image`` is not ``[H, W, 3]`` uint8.
         SaveError: the file cannot be written.
     """
+    encoded = encode_image(image, path)
+    with atomic_path(Path(path)) as temporary:
+        temporary.write_bytes(encoded)
+
+
+def encode_image(image: ByteArray, path: Path | str) -> bytes:
+    """What :func:`write_image` would write to ``path``; its errors but the last."""
     path = Path(path)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
         raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
@@ -139,8 +151,7 @@ def write_image(path: Path | str, image: ByteArray) -> None:
         done = False
     if not done:
         raise ImageError(f"{path}: {image.shape[1]}x{image.shape[0]} pixels cannot be encoded as {suffix}")
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+    return encoded.tobytes()
 
 
 def write_mask(path: Path | str, mask: ByteArray) -> None:

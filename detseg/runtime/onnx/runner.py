@@ -79,6 +79,7 @@ class OnnxRunner:
         self.task_name: str = metadata.task
         self.class_names = metadata.class_names
         self.category_ids = metadata.category_ids
+        self.postprocess = metadata.postprocess
         self._model = model
         self._metadata = metadata
         self._pipeline = metadata.pipeline(model)

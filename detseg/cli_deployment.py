@@ -1,0 +1,65 @@
+"""The arguments of the verbs that put a model to use at a larger scale."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+_MODEL = "a .safetensors or .onnx file, or the name of released weights"
+
+
+def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``serve``, but for those that it has in common with other verbs."""
+    serve.description = "Needs the extra serve. See docs/serving.md."
+    serve.add_argument("model", type=Path, help=_MODEL)
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)"
+    )
+    serve.add_argument("--port", type=int, default=8080, help="0: any that is free (default 8080)")
+    serve.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help="a file with the token that requests must show (default: what DETSEG_TOKEN holds); needed where other "
+        "machines reach the server",
+    )
+    serve.add_argument("--allow-url", action="store_true", help="let requests name the address of a picture")
+    limits = serve.add_argument_group("limits")
+    limits.add_argument(
+        "--queue",
+        type=int,
+        default=128,
+        metavar="N",
+        help="requests under way at a time; further ones get 429 (default 128)",
+    )
+    limits.add_argument(
+        "--max-bytes", type=int, default=20_000_000, metavar="N", help="of a request (default 20 million)"
+    )
+    limits.add_argument(
+        "--max-pixels", type=int, default=50_000_000, metavar="N", help="of a picture (default 50 million)"
+    )
+    limits.add_argument(
+        "--batch",
+        "--batch-size",
+        dest="batch_size",
+        type=int,
+        default=8,
+        metavar="N",
+        help="most pictures that go through the network together (default 8)",
+    )
+    limits.add_argument(
+        "--batch-wait",
+        type=float,
+        default=2.0,
+        metavar="MS",
+        help="how many milliseconds a picture may wait for others (default 2)",
+    )
+    serve.add_argument("--precision", default="fp32", help="fp32, fp16 or bf16 (default fp32; .safetensors only)")
+    serve.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")
+    serve.add_argument(
+        "--full-input",
+        action="store_true",
+        default=None,
+        help="pad pictures to the whole input size, as eval does",
+    )
+    return serve
