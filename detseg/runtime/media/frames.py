@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,15 @@ from detseg.volumes import Volume
 @dataclass(frozen=True, slots=True)
 class StreamInfo:
     """A video: frames per second, as its time stamps show them, size in pixels, and how many frames there will be, by
-    what its header claims (None for what has no end). ``live``: it goes on while nobody reads, as a camera does."""
+    what its header claims (None for what has no end). ``live``: it goes on while nobody reads, as a camera does.
+    ``pixel_aspect``: how wide a pixel is shown for its height."""
 
     fps: float
     width: int
     height: int
     num_expected: int | None = None
     live: bool = False
+    pixel_aspect: Fraction = Fraction(1)
 
 
 @dataclass(frozen=True, slots=True)

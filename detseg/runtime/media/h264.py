@@ -10,11 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import cv2
-import numpy as np
-
 from detseg.arrays import ByteArray
 from detseg.files import SaveError, atomic_path, printable
+from detseg.runtime.media.film_colors import BT709, read_colors, to_planes
 from detseg.runtime.media.native_names import native_name
 from detseg.runtime.media.sound import SoundError, add_sound, has_sound
 from detseg.runtime.media.video_file import OneSize, require_rate
@@ -24,8 +22,9 @@ _TICKS, _SLOW_TICKS = 90_000, 1_000
 
 
 class H264Video:
-    """An MP4 whose pictures are seen at their own times, with what ``sound_of``, a video file, has to be heard between
-    the first and the last. Sound that cannot be carried over is left out, with a warning.
+    """An MP4 whose pictures are seen at their own times, in pixels ``pixel_aspect`` times as wide as high. Where it is
+    made of ``source``, a video file, its colors are coded as those, and it has what is to be heard there between the
+    first picture and the last. Sound that cannot be carried over is left out, with a warning.
 
     The video appears when it is closed; if its ``with`` block ends in an exception, there is none and one of an earlier
     run stays. Without any picture nothing is written.
@@ -35,12 +34,16 @@ class H264Video:
         SaveError: the video cannot be written.
     """
 
-    def __init__(self, path: Path | str, fps: float, sound_of: Path | None = None) -> None:
+    def __init__(
+        self, path: Path | str, fps: float, source: Path | None = None, pixel_aspect: Fraction = Fraction(1)
+    ) -> None:
         require_rate(fps)
         self.path = Path(path)
         self.fps = fps
         self._ticks = _TICKS if fps >= 1 else _SLOW_TICKS
-        self._sound_of = sound_of
+        self._source = source
+        self._pixel_aspect = pixel_aspect
+        self._colors = BT709
         self._file = ExitStack()
         self._size = OneSize()
         self._container: Any = None
@@ -63,9 +66,8 @@ class H264Video:
             self._open(*picture.shape[:2])
         assert self._start_s is not None
         position_s = self._end_s if time_s is None else time_s - self._start_s
-        # OpenCV converts twice as fast as the library that PyAV would use.
-        planes = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
-        frame = av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(to_planes(picture, self._colors), format="yuv420p")
+        frame.colorspace, frame.color_range = self._colors.matrix, self._colors.color_range
         frame.pts, frame.time_base = round(position_s * self._ticks), Fraction(1, self._ticks)
         frame.duration = round(self._ticks / self.fps)
         with _system_errors():
@@ -84,7 +86,9 @@ class H264Video:
         import av
 
         temporary = self._file.enter_context(atomic_path(self.path))
-        if self._sound_of is not None:
+        if self._source is not None:
+            with native_name(self._source) as source:
+                self._colors = read_colors(source)
             self._file.push(lambda kind, *_: self._add_sound(temporary) if kind is None else None)
         named = self._file.enter_context(native_name(temporary))
         with _system_errors():
@@ -93,6 +97,10 @@ class H264Video:
             self._video = self._container.add_stream("libx264", rate=Fraction(self.fps).limit_denominator(_TICKS))
             self._video.width, self._video.height, self._video.pix_fmt = width, height, "yuv420p"
             self._video.time_base = self._video.codec_context.time_base = Fraction(1, self._ticks)
+            coded = self._video.codec_context
+            coded.color_primaries, coded.color_trc = self._colors.primaries, self._colors.transfer
+            coded.colorspace, coded.color_range = self._colors.matrix, self._colors.color_range
+            coded.sample_aspect_ratio = self._pixel_aspect
             # Pictures are written while a network runs on the same cores. Slower presets make smaller files: "veryfast"
             # takes twice the time for three fifths of the size.
             self._video.options = {"preset": "superfast"}
@@ -108,8 +116,8 @@ class H264Video:
 
     def _add_sound(self, film: Path) -> None:
         """Sound comes when ``film`` has all its pictures, for nothing that is the matter with it may cost these."""
-        assert self._sound_of is not None
-        with native_name(self._sound_of) as source, native_name(film) as pictures:
+        assert self._source is not None
+        with native_name(self._source) as source, native_name(film) as pictures:
             if not has_sound(source):
                 return
             try:
@@ -118,7 +126,7 @@ class H264Video:
             except (SoundError, SaveError) as error:
                 problem = f"its sound is left out: {error}"
             if problem is not None:
-                warnings.warn(f"{printable(self._sound_of)}: {problem}", stacklevel=2)
+                warnings.warn(f"{printable(self._source)}: {problem}", stacklevel=2)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from contextlib import ExitStack
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -13,11 +14,15 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.files import atomic_path, printable
+from detseg.runtime.media.film_colors import ColorTags
+from detseg.runtime.media.mp4_boxes import write_tags
 from detseg.runtime.media.native_names import native_name
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 MIN_FPS, MAX_FPS = 0.01, 1000
 """The codecs keep rates within these; far beyond, encoders fail or never return."""
+_WRITTEN_COLORS = ColorTags(matrix=6)
+"""How OpenCV codes colors, whatever they were: by the matrix of ITU-R BT.601."""
 _MAX_REPEATS = 100_000
 """How often one picture may follow itself: more than an hour at the usual rates, and times may be anything."""
 
@@ -36,8 +41,8 @@ class VideoFile(Protocol):
 
 
 class OpenCVVideo:
-    """A video of ``fps`` pictures per second. The suffix of ``path`` chooses the codec: MPEG-4 for .mp4, Motion JPEG
-    for .avi.
+    """A video of ``fps`` pictures per second. The suffix of ``path`` chooses the codec: MPEG-4 for .mp4, which also
+    says how its colors are coded and that pixels are ``pixel_aspect`` times as wide as high, Motion JPEG for .avi.
 
     Pictures that come with their times keep them as far as the rate allows: one is repeated until the next is due, and
     of several that are due together only the last is seen, with a warning. So the duration is kept.
@@ -50,9 +55,10 @@ class OpenCVVideo:
         SaveError: on leaving the ``with`` block, if not every picture has reached the file: the disk is full.
     """
 
-    def __init__(self, path: Path | str, fps: float) -> None:
+    def __init__(self, path: Path | str, fps: float, pixel_aspect: Fraction = Fraction(1)) -> None:
         self.path = Path(path)
         self.fps = fps
+        self._pixel_aspect = pixel_aspect
         if self.path.suffix not in CODECS:
             raise ValueError(f"{path}: a video ends in {' or '.join(CODECS)}, got {self.path.suffix or 'no suffix'}")
         require_rate(fps)
@@ -127,6 +133,8 @@ class OpenCVVideo:
         written.release()
         if num_readable < self._num_pictures:
             raise OSError(f"the video holds {num_readable} of {self._num_pictures} pictures")
+        if self.path.suffix == ".mp4":
+            write_tags(name, _WRITTEN_COLORS, self._pixel_aspect)
 
 
 class OneSize:

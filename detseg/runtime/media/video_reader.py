@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -15,6 +16,7 @@ import numpy as np
 from detseg.arrays import ByteArray
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import MAX_PIXELS, ImageError
+from detseg.runtime.media.mp4_boxes import Matrix, is_turned, read_mirrored, shown
 from detseg.runtime.media.native_names import native_name
 from detseg.runtime.media.video_container import VIDEO_SUFFIXES, read_container
 
@@ -99,7 +101,11 @@ def _frames(target: str | int, name: str, path: Path | None, section: Section, m
         if width * height > max_pixels:
             raise ImageError(f"{name}: {width}x{height} pixels, allowed are {max_pixels} in all")
         clock = _Clock(capture, is_live=path is None)
-        pictures = _timed(_decode(capture, section, clock))
+        # OpenCV turns pictures as a film asks for, but takes a mirror for a turn.
+        mirror = None if path is None else read_mirrored(path)
+        if mirror is not None:
+            capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
+        pictures = _timed(_decode(capture, section, clock, mirror))
         # A camera shall show what it sees now, not what it saw some frames ago.
         first = list(islice(pictures, _NUM_TIMED if path is not None else 1))
         if not first:
@@ -108,7 +114,7 @@ def _frames(target: str | int, name: str, path: Path | None, section: Section, m
         height, width = first[0][0][2].shape[:2]
         num_expected = _expected(capture, fps, section)
         live = path is None and (isinstance(target, int) or num_expected is None)
-        stream = StreamInfo(fps, width, height, num_expected, live)
+        stream = StreamInfo(fps, width, height, num_expected, live, _pixel_aspect(capture, mirror))
         for (index, time_s, picture), seconds in chain(first, pictures):
             yield Frame(picture, name, path, index, time_s, stream, seconds)
     finally:
@@ -157,7 +163,9 @@ def _nothing_of(section: Section, last_s: float | None) -> str:
     return f"has no frame {wanted}: the next one is at {last_s:.3f} s"
 
 
-def _decode(capture: Any, section: Section, clock: _Clock) -> Iterator[tuple[int, float, ByteArray]]:
+def _decode(
+    capture: Any, section: Section, clock: _Clock, mirror: Matrix | None
+) -> Iterator[tuple[int, float, ByteArray]]:
     """Number, time in seconds and picture (RGB) of the frames of the ``section``. Those before it are decoded, not
     sought, because seeking misses by up to the distance of two key frames."""
     index, num_wanted = 0, 0
@@ -169,9 +177,19 @@ def _decode(capture: Any, section: Section, clock: _Clock) -> Iterator[tuple[int
             if num_wanted % section.every == 0:
                 decoded, bgr = capture.retrieve()
                 if decoded:
-                    yield index, time_s, cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+                    rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+                    yield index, time_s, rgb if mirror is None else shown(rgb, mirror)
             num_wanted += 1
         index += 1
+
+
+def _pixel_aspect(capture: Any, mirror: Matrix | None) -> Fraction:
+    """How wide a pixel is shown for its height, in pictures that stand upright."""
+    width, height = (round(capture.get(side)) for side in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
+    if width < 1 or height < 1:
+        return Fraction(1)
+    turned = round(capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 180 != 0 if mirror is None else is_turned(mirror)
+    return Fraction(height, width) if turned else Fraction(width, height)
 
 
 def _timed(items: Iterator[Item]) -> Iterator[tuple[Item, float]]:

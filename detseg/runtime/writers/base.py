@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -246,7 +247,12 @@ class VideoWriter:
                 stacklevel=2,
             )
         rate = min(max(fps, MIN_FPS), MAX_FPS)
-        video = H264Video(path, rate, frame.path if is_film else None) if has_av else OpenCVVideo(path, rate)
+        aspect = frame.stream.pixel_aspect if frame.stream is not None else Fraction(1)
+        video: VideoFile
+        if has_av:
+            video = H264Video(path, rate, frame.path if is_film else None, aspect)
+        else:
+            video = OpenCVVideo(path, rate, aspect)
         if is_film:
             # Entered first, so left last: when the file is whole.
             files.push(lambda kind, *_: self._output.written(path, frame) if kind is None else None)
