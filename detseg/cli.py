@@ -189,7 +189,7 @@ def _predict(options: argparse.Namespace) -> int:
     from detseg.api.models import load
     from detseg.runtime.command import predict_command
     from detseg.runtime.media.video_reader import Section
-    from detseg.runtime.model import tracker_for
+    from detseg.runtime.tracker import tracker_for
 
     section = Section(options.every, options.start, options.end)
     settings = _postprocess_settings(options)

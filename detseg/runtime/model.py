@@ -25,8 +25,9 @@ from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Runner, predict_frames
-from detseg.runtime.tracking.tracker import ByteTracker, TrackerConfig
-from detseg.structures import Detections, Result
+from detseg.runtime.tracker import Tracker, tracker_for
+from detseg.runtime.tracking.tracker import TrackerConfig
+from detseg.structures import Result
 from detseg.volumes import Volume
 
 Remake = Callable[[Mapping[str, Any], TrackerConfig | None], Runner]
@@ -91,7 +92,7 @@ class Model:
         iou: float | None = None,
         max_detections: int | None = None,
         classes: Iterable[str | int] | None = None,
-        track: bool | TrackerConfig | None = None,
+        track: bool | TrackerConfig | Tracker | None = None,
         channels: Channels = "rgb",
         spacing: Sequence[float] | None = None,
         section: Section | None = None,
@@ -122,6 +123,7 @@ class Model:
                 ``.onnx`` file; a warning says where that may have cost some.
             track: follow objects from frame to frame of each video; still pictures in a row are one video. What is not
                 followed stays, without a number, from ``track.high_score`` on. True takes the confidence for that.
+                Numbers begin anew with each call, unless ``track`` is a :class:`detseg.Tracker`.
             channels: the order of channels in arrays and tensors: ``rgb``, or ``bgr`` as OpenCV reads images.
             spacing: millimeters along X, Y and Z of numpy arrays that are volumes.
             section: which frames of videos count.
@@ -143,8 +145,12 @@ class Model:
         if track:
             if not self.runner.kind.has_boxes:
                 raise ValueError(f"only boxes can be tracked, this model is for {self.task_name}")
-            tracker = tracker_for(confidence) if track is True else None
-            follow = _Tracks(track if isinstance(track, TrackerConfig) else tracker_for(confidence)).follow
+            if isinstance(track, Tracker):
+                tracks = track
+            else:
+                tracks = Tracker(config=tracker_for(confidence) if isinstance(track, bool) else track)
+            tracker = None if isinstance(track, TrackerConfig) else tracks.config
+            follow = tracks.follow
         runner = self._with({name: value for name, value in settings.items() if value is not None}, tracker)
         items = items_of(given, channels=channels, spacing=spacing, volumes=not runner.spec.one_size)
         # What is kept takes as much memory once more.
@@ -245,28 +251,6 @@ def average(models: Sequence[Model]) -> Model:
         return first
     runner = EnsembleRunner(as_members([model.runner for model in models]), [model.class_names for model in models])
     return Model(runner, first.task_name, first.class_names, first.category_ids)
-
-
-def tracker_for(confidence: float | None) -> TrackerConfig:
-    """Objects from ``confidence`` on are sure; those that are half hidden score less, and are followed all the same."""
-    sure = 0.25 if confidence is None else confidence
-    return TrackerConfig(high_score=sure, low_score=min(0.1, sure), new_score=sure)
-
-
-class _Tracks:
-    """Follows objects from frame to frame, and begins anew with each video."""
-
-    def __init__(self, config: TrackerConfig) -> None:
-        self._tracker = ByteTracker(config)
-        self._last: Frame | None = None
-
-    def follow(self, frame: Frame, detections: Detections) -> Detections:
-        """``detections`` with the numbers of their tracks; unsure ones only if they have one."""
-        if self._last is not None and not frame.follows(self._last):
-            self._tracker.reset()
-        self._last = frame
-        tracked: Detections = self._tracker.update(detections, frame.index)
-        return tracked
 
 
 def load_onnx(

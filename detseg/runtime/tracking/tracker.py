@@ -26,6 +26,8 @@ class TrackerConfig:
 
     Detections that score ``high_score`` or more are sure and stay, whether they belong to a track or not; those from
     ``low_score`` on only continue a track, those below are not looked at; one from ``new_score`` on may begin a track.
+    One from ``first_score`` on, and ``new_score``, has a number from its first frame on; others, which may flare up and
+    be gone, get theirs when they are seen a second time running.
     The paper's 0.6 is for a detector of one class, trained for the scene; 0.25, the confidence at which predictions are
     shown, suits one that knows many. The detector must be asked for boxes from ``low_score`` on, or nothing is left
     that could continue half-hidden objects.
@@ -39,6 +41,7 @@ class TrackerConfig:
     high_score: float = 0.25
     low_score: float = 0.1
     new_score: float = 0.25
+    first_score: float = 0.6
     match_iou: float = 0.2
     low_match_iou: float = 0.5
     new_match_iou: float = 0.3
@@ -51,6 +54,8 @@ class TrackerConfig:
                 "0 <= low_score <= high_score <= new_score <= 1 must hold, "
                 f"got {self.low_score}, {self.high_score} and {self.new_score}"
             )
+        if not 0 <= self.first_score <= 1:
+            raise ValueError(f"first_score must be from 0 to 1, got {self.first_score}")
         for name in ("match_iou", "low_match_iou", "new_match_iou"):
             value = getattr(self, name)
             if not 0 <= value < 1:
@@ -81,9 +86,9 @@ class ByteTracker:
 
         Boxes, scores and labels stay as they are. No sure detection is lost: what moves too far from frame to frame, or
         is seen once, stays without a number. Those that are not sure are there only if they continue a track. An object
-        gets its number when it is seen for the second time running, so that what flares up once gets none; in the first
-        frame of a video it gets one at once. ``frame_index`` is the number of the frame in its video, from 0; without
-        it, this is the frame after the last one.
+        gets its number when it is seen for the second time running, so that what flares up once gets none; at once from
+        ``first_score`` on, and in the first frame of a video. ``frame_index`` is the number of the frame in its video,
+        from 0; without it, this is the frame after the last one.
 
         Raises:
             ValueError: if ``frame_index`` is not above that of the last frame.
@@ -106,8 +111,8 @@ class ByteTracker:
         is_newcomer[found[found >= 0]] = False
         newcomers = np.nonzero(is_newcomer)[0]
         begun = _Tracks.begin(detections, newcomers, index)
-        if last_index < 0:
-            begun = self._numbered(begun, newcomers)
+        is_numbered = (detections.scores[newcomers] >= self.config.first_score) | (last_index < 0)
+        begun = self._numbered(begun, np.where(is_numbered, newcomers, -1))
         self._tracks, self._frame_index = tracks.joined(begun), index
         return self._with_ids(detections, np.concatenate([found, newcomers]), self._tracks.ids)
 

@@ -13,7 +13,8 @@ from detseg.runtime.tracking.tracker import ByteTracker, TrackerConfig
 from detseg.structures import Detections
 
 WIDTH, HEIGHT = 20, 40
-SURE, UNSURE = 0.9, 0.15
+SURE, UNSURE = 0.5, 0.15
+"""Too little to be numbered at once, which most of these tests would not show then."""
 
 
 def frame(*objects: tuple[float, ...]) -> Detections:
@@ -57,7 +58,7 @@ def test_ids_follow_the_objects_not_their_order() -> None:
 def test_boxes_scores_and_labels_are_those_of_the_detections() -> None:
     tracker = ByteTracker()
     tracker.update(frame((0, 0, 0.9, 2), (100, 0, 0.8, 1)))
-    detections = frame((103, 1, 0.7, 1), (300, 0, 0.6, 1), (2, 0, 0.5, 2))
+    detections = frame((103, 1, 0.7, 1), (300, 0, 0.55, 1), (2, 0, 0.5, 2))
     found = tracker.update(detections)
     assert found.track_ids is not None
     assert found.track_ids.tolist() == [2, 0, 1], "the box in the middle is new"
@@ -86,6 +87,20 @@ def test_a_newcomer_counts_when_it_is_seen_twice_running() -> None:
     here, there = (0, 0), (200, 0)
     frames = [frame(here), frame(here, there), frame(here, there), frame(here, there)]
     assert ids_of(frames) == [[1], [1], [1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize(("score", "ids"), [(0.6, [2]), (0.59, [])])
+def test_what_is_very_sure_has_a_number_at_once(score: float, ids: list[int]) -> None:
+    here, there = (0, 0), (200, 0, score)
+    frames = [frame(here), frame(here, there), frame(here, there), frame(here), frame(here), frame(here, there)]
+    assert ids_of(frames) == [[1], [1, *ids], [1, 2], [1], [1], [1, 2]]
+    assert ids_of(frames, first_score=1.0) == [[1], [1], [1, 2], [1], [1], [1, 2]]
+
+
+def test_what_is_seen_once_in_a_slow_film_has_a_number() -> None:
+    frames = [frame((150 * step, 0, 0.9)) for step in range(4)]
+    assert ids_of(frames) == [[1], [2], [3], [4]]
+    assert ids_of(frames, new_score=0.95, high_score=0.95) == [[]] * 4, "what may not begin a track has none"
 
 
 def test_what_flares_up_gets_no_number() -> None:
@@ -308,6 +323,7 @@ def test_reset_begins_another_video() -> None:
         ({"new_score": 1.5}, "0 <= low_score <= high_score <= new_score <= 1 must hold, got 0.1, 0.25 and 1.5"),
         ({"low_score": -0.1}, "0 <= low_score <= high_score <= new_score <= 1 must hold, got -0.1, 0.25 and 0.25"),
         ({"low_score": np.nan}, "0 <= low_score <= high_score <= new_score <= 1 must hold, got nan, 0.25 and 0.25"),
+        ({"first_score": 1.5}, "first_score must be from 0 to 1, got 1.5"),
         ({"match_iou": 1}, "match_iou must be at least 0 and below 1, got 1"),
         ({"low_match_iou": -0.5}, "low_match_iou must be at least 0 and below 1, got -0.5"),
         ({"new_match_iou": np.nan}, "new_match_iou must be at least 0 and below 1, got nan"),
@@ -345,7 +361,7 @@ def test_what_holds_of_any_video(class_agnostic: bool) -> None:
         found = tracker.update(detections)
         ids = tracked(found)
         assert len(set(ids)) == len(ids)
-        newcomers = [track_id for track_id in ids if track_id not in last_seen]
+        newcomers = sorted(track_id for track_id in ids if track_id not in last_seen)
         assert newcomers == list(range(len(last_seen) + 1, len(last_seen) + 1 + len(newcomers)))
         assert found.track_ids is not None
         for track_id, label in zip(ids, found.labels[found.track_ids > 0].tolist(), strict=True):
