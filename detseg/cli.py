@@ -190,11 +190,13 @@ def _predict(options: argparse.Namespace) -> int:
     from detseg.runtime.command import predict_command
     from detseg.runtime.media.video_reader import Section
     from detseg.runtime.tracker import tracker_for
+    from detseg.runtime.tracking.counting import parse_place
 
+    counts = [parse_place(text, number) for number, text in enumerate(options.count or (), start=1)]
     section = Section(options.every, options.start, options.end)
     settings = _postprocess_settings(options)
     track = None
-    if options.track:
+    if options.track or counts:
         track = tracker_for(options.confidence)
     model = load(
         [options.model, *options.ensemble] if options.ensemble else options.model,
@@ -219,6 +221,9 @@ def _predict(options: argparse.Namespace) -> int:
         allow_url=options.allow_url,
         fps=options.fps,
         line_width=options.line_width,
+        crops=options.crops,
+        counts=counts,
+        show=options.show,
         overwrite=options.overwrite,
     )
 

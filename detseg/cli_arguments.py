@@ -172,9 +172,9 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--save",
         help="what to write, separated by commas. Boxes: drawn (pictures of pictures, videos of videos), picture, "
-        "video, coco, csv, jsonl, yolo (default drawn,coco). Masks: drawn, picture, video, mask, ids, jsonl (default "
-        "drawn,mask). Volumes: nifti, table, slices, montage (default these four), source (labels as .mha or .nrrd "
-        "where the volume is), probabilities",
+        "video, coco, csv, jsonl, yolo, crops (default drawn,coco). Masks: drawn, picture, video, mask, ids, jsonl "
+        "(default drawn,mask). Volumes: nifti, table, slices, montage (default these four), source (labels as .mha or "
+        ".nrrd where the volume is), probabilities",
     )
     predict.add_argument(
         "--batch",
@@ -197,6 +197,12 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--line-width", type=_positive, metavar="PIXELS", help="of drawn boxes (default by picture size)"
     )
+    predict.add_argument("--crops", action="store_true", help="save every object as a picture of its own, too (boxes)")
+    predict.add_argument(
+        "--show",
+        action="store_true",
+        help="show results in a window as they come; pictures wait for a key, q or Escape ends the run",
+    )
     videos = predict.add_argument_group("videos")
     videos.add_argument("--every", type=int, default=1, metavar="N", help="take each N-th frame only")
     videos.add_argument("--start", type=_seconds, default=0.0, metavar="TIME", help="in seconds, or as 1:30 or 1:02:30")
@@ -205,6 +211,13 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         "--track",
         action="store_true",
         help="number objects through the frames (boxes); what cannot be followed stays, without a number",
+    )
+    videos.add_argument(
+        "--count",
+        action="append",
+        metavar="PLACE",
+        help="count tracked objects that cross line:X,Y,X,Y or are in zone:X,Y,X,Y,X,Y,..., in pixels or in percent "
+        "(line:door=0%%,50%%,100%%,50%% has a name); on the pictures and in counts.csv; may be given several times",
     )
     videos.add_argument("--fps", type=float, default=25.0, help="rate of a video of still pictures (default 25)")
     videos.add_argument("--allow-url", action="store_true", help="open network addresses (http, https, rtsp, rtmp)")

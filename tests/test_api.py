@@ -78,7 +78,7 @@ def test_what_is_public() -> None:
     assert dir(detseg) == sorted([*detseg.__all__, "__version__"])
     for name in detseg.__all__:
         assert getattr(detseg, name).__doc__, name
-    with pytest.raises(AttributeError, match=r"module 'detseg' has no attribute 'segment'; it has Callback, Tracker, build"):
+    with pytest.raises(AttributeError, match="'detseg' has no attribute 'segment'; it has Callback, Tracker, build"):
         detseg.segment  # noqa: B018
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from detseg.files import free_folder, printable, remove_partial_files, require_apart, require_replaceable
 from detseg.runtime.background import Sink
+from detseg.runtime.counts import CountWriter, PlaceCounts
 from detseg.runtime.kinds.base import Saving, make_writers
 from detseg.runtime.media.sources import find_sources
 from detseg.runtime.media.video_reader import Section
@@ -20,7 +21,9 @@ from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import TimedRunner
 from detseg.runtime.stop import StopSignals
 from detseg.runtime.summary import ERRORS, Summary
+from detseg.runtime.tracking.counting import Place
 from detseg.runtime.tracking.tracker import TrackerConfig
+from detseg.runtime.window import WindowWriter
 from detseg.runtime.writers.base import SharedOutput
 from detseg.runtime.writers.growing import GrowingJson, json_object, unfinished_name
 from detseg.runtime.writers.several import SeveralWriters
@@ -28,6 +31,7 @@ from detseg.runtime.writers.several import SeveralWriters
 SOURCES = "sources.json"
 """Says of every file of results which source it is of. It marks a folder as that of a run, from its first moment on."""
 
+COUNTS = "counts.csv"
 _AHEAD = 4
 """Frames that are read before they are needed, and results that wait to be written, beyond those of a batch."""
 
@@ -45,10 +49,14 @@ def predict_command(
     allow_url: bool = False,
     fps: float = 25.0,
     line_width: int | None = None,
+    crops: bool = False,
+    counts: Sequence[Place] = (),
+    show: bool = False,
     overwrite: bool = False,
 ) -> int:
     """``detseg predict``: see :meth:`Model.predict` and :class:`Saving` for what the settings mean, and the kinds
-    of results for what can be saved.
+    of results for what can be saved; with ``crops`` each object is a picture of its own, too. ``counts`` are places
+    where followed objects are counted, on the pictures and in ``counts.csv``. With ``show`` a window shows what comes.
 
     Reading, predicting and writing overlap. What cannot be read or written is named at the end and in
     ``output/errors.jsonl``; the rest goes on. A folder with the results of another run is left alone, and the next free
@@ -58,6 +66,8 @@ def predict_command(
     Returns 0, ``summary.EXIT_SOME_FAILED`` where something could not be read or written, or 128 and the number of the
     signal that ended the run.
     """
+    if counts and track is None:
+        raise ValueError("only followed objects are counted: track them")
     summary = Summary(model.class_names, model.runner.kind)
     # Names of files on standard input may be of any bytes.
     if isinstance(sys.stdin, io.TextIOWrapper):
@@ -87,7 +97,18 @@ def predict_command(
             shared = SharedOutput(
                 overwrite, lambda path, frame: made_from.append({str(path.relative_to(folder)): frame.source})
             )
-            saving = Saving(runner.kind, folder, model.class_names, model.category_ids, paths, fps, line_width, shared)
+            tally = PlaceCounts(counts) if counts else None
+            saving = Saving(
+                runner.kind,
+                folder,
+                model.class_names,
+                model.category_ids,
+                paths,
+                fps,
+                line_width,
+                shared,
+                None if tally is None else tally.draw,
+            )
             predictions = model.predict(
                 sources,
                 batch_size,
@@ -98,21 +119,31 @@ def predict_command(
                 on_error=summary.fail,
                 stop=stop.requested,
             )
-            made = make_writers(chosen, saving, model.task_name)
+            made = make_writers([*chosen, *(["crops"] if crops else [])], saving, model.task_name)
+            if show:
+                made.append(WindowWriter(saving.draw, stop))
+            if tally is not None:
+                # What is counted in a frame is known before it is drawn.
+                made.insert(0, CountWriter(saving.table(COUNTS), tally, model.class_names))
             writers = stack.enter_context(SeveralWriters(made, summary.fail_to_write))
 
             def write(prediction: Prediction) -> None:
                 writers.write(prediction.frame, prediction.result)
 
-            sink = stack.enter_context(Sink(write, batch_size + _AHEAD))
+            # A window belongs to the thread that waits for it.
+            put = write if show else stack.enter_context(Sink(write, batch_size + _AHEAD)).put
             bar = stack.enter_context(tqdm(desc="predict", unit="frame", leave=False, dynamic_ncols=True, disable=None))
             bar.total = sum(source.kind in ("image", "volume") for source in sources)
             for prediction in predictions:
                 bar.total += summary.add(prediction.frame, prediction.result)
-                sink.put(prediction)
+                put(prediction)
                 bar.update()
         summary.network_s, summary.write_s = runner.seconds, writers.seconds
-        return summary.report(folder, stop, sources)
+        exit_code = summary.report(folder, stop, sources)
+        if tally is not None:
+            for source, words in tally.words.items():
+                print(f"{printable(source)}: {printable('; '.join(words))}")
+        return exit_code
 
 
 def _claim(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:

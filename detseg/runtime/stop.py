@@ -45,6 +45,11 @@ class StopSignals:
         for one, handler in self._previous.items():
             signal.signal(one, handler)
 
+    def request(self) -> None:
+        """Stop as at Ctrl-C, but never at once."""
+        self.number = self.number or signal.SIGINT
+        self.requested.set()
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.number = number
         self.requested.set()

@@ -26,6 +26,8 @@ from detseg.runtime.media.images import write_image
 from detseg.runtime.media.video_reader import Section, read_video
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Finished
+from detseg.runtime.tracking.counting import parse_place
+from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 
 
@@ -401,3 +403,39 @@ def test_a_signal_ends_a_camera_with_all_that_was_found(
     assert int(last[1]) >= len(found) - 2, "some may have been overtaken"
     assert "1 sources were not begun\n1 of 3 sources" in said
     assert re.search(rf"{re.escape(camera)}: {len(found) - 1} frames( \(live: .*\))?, stopped\n", said)
+
+
+class WalkingRunner(OneBoxRunner):
+    """Finds one dog that walks 10 pixels down with every image."""
+
+    def __init__(self) -> None:
+        self._step = 0
+
+    def submit(self, images: Sequence[np.ndarray], kept: Any = None) -> Finished:
+        found = []
+        for _ in images:
+            box = np.array([[20, 10 * self._step - 10, 40, 10 * self._step + 10]], np.float32)
+            found.append(Detections(box, np.array([0.9], np.float32), np.array([1])))
+            self._step += 1
+        return Finished(found)
+
+
+def test_objects_are_counted_where_they_cross_and_cut_out(capsys: pytest.CaptureFixture[str]) -> None:
+    model = Model(WalkingRunner(), "detection", ("cat", "dog"), (1, 2))
+    settings: Any = {"track": TrackerConfig(match_iou=0.1, new_match_iou=0.1), "save": ["drawn"], "crops": True}
+    places = [parse_place("line:door=0,25,64,25", 1), parse_place("zone:0,15,64,15,64,48,0,48", 2)]
+    assert predict_command(model, ["in/film.mp4"], output=Path("out"), counts=places, **settings) == 0
+    assert Path("out/counts.csv").read_text().splitlines() == [
+        "file,frame,time_s,place,event,class,track_id,total,inside",
+        "in/film.mp4,2,0.2,zone 2,enter,dog,1,1,1",
+        "in/film.mp4,3,0.3,door,forward,dog,1,1,",
+    ]
+    assert "in/film.mp4: door: 1 forward, 0 back; zone 2: 1 inside, 1 entered\n" in capsys.readouterr().out
+    assert sorted(path.name for path in Path("out/crops/dog").iterdir()) == [
+        f"film_{number:06d}_1_id1.jpg" for number in range(5)
+    ]
+    # The line is on the pictures.
+    frames = [frame.pixels.astype(int) for frame in read_video("out/film.mp4")]
+    assert np.abs(frames[0][25, 62] - 90).max() > 40
+    with pytest.raises(ValueError, match="only followed objects are counted"):
+        predict_command(model, ["in/film.mp4"], output=Path("other"), counts=places)

@@ -31,6 +31,8 @@ from detseg.structures import VOID, Placement
 Precision = Literal["fp32", "fp16", "int8"]
 Outputs = Mapping[str, NDArray[Any]]
 """What a network gives, by name."""
+Overlay = Callable[[ByteArray], ByteArray]
+"""Draws more on a drawn picture, which it may change."""
 
 
 class Network(Protocol):
@@ -231,22 +233,25 @@ class Kind(ABC):
 
 @dataclass(frozen=True)
 class Drawing:
-    """How results are drawn: class names, and the width of lines in pixels (None: it grows with the picture)."""
+    """How results are drawn: class names, the width of lines in pixels (None: it grows with the picture), and what is
+    drawn on top."""
 
     kind: Kind
     class_names: tuple[str, ...]
     line_width: int | None = None
+    overlay: Overlay | None = None
 
     def __call__(self, frame: Frame, result: Any) -> ByteArray:
         """The image of ``frame`` with ``result``."""
-        return self.kind.draw(frame.image, result, self.class_names, self.line_width)
+        drawn = self.kind.draw(frame.image, result, self.class_names, self.line_width)
+        return drawn if self.overlay is None else self.overlay(drawn)
 
 
 @dataclass(frozen=True)
 class Saving:
     """What writers are made of: the folder ``output``, where no file of ``sources`` may lie; the classes and their
     numbers in the data set; how results are drawn, and the ``fps`` of a video of still pictures; ``outputs``: what the
-    writers share."""
+    writers share; ``overlay``: what is drawn on top."""
 
     kind: Kind
     output: Path
@@ -256,11 +261,12 @@ class Saving:
     fps: float = 25.0
     line_width: int | None = None
     outputs: SharedOutput = field(default_factory=SharedOutput)
+    overlay: Overlay | None = None
 
     @property
     def draw(self) -> Drawing:
         """What draws results."""
-        return Drawing(self.kind, self.class_names, self.line_width)
+        return Drawing(self.kind, self.class_names, self.line_width, self.overlay)
 
     def table(self, name: str, *others: str) -> Path:
         """The path for the file ``name``, written together with ``others``.

@@ -19,6 +19,7 @@ from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.runtime.postprocess.decode import decode_above
 from detseg.runtime.postprocess.results import detect, detections_of_graph
 from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter, box_records, detections_to_coco
+from detseg.runtime.writers.crops import CropWriter
 from detseg.structures import Detections, GroundTruth, Placement, Sample
 
 _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -144,10 +145,11 @@ class Boxes(Kind):
         ),
         "csv": Save(lambda to: CsvWriter(to.table("detections.csv"), to.class_names), opens_at_once=True),
         "jsonl": JSON_LINES,
+        "crops": Save(lambda to: CropWriter(to.output / "crops", to.class_names, to.sources, to.outputs)),
         "yolo": Save(lambda to: YoloWriter(to.output / "labels", to.sources, to.outputs)),
     }
     """Beside pictures and lines: ``coco``: COCO results in ``detections.json``; ``csv``: ``detections.csv``; ``yolo``:
-    text files in ``labels``."""
+    text files in ``labels``; ``crops``: each object as a picture, by class, in ``crops``."""
     default_save = ("drawn", "coco")
 
     def draw(
