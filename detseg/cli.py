@@ -187,6 +187,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from detseg.api.models import load
+    from detseg.runtime.colors import read_palette
     from detseg.runtime.command import predict_command
     from detseg.runtime.media.video_reader import Section
     from detseg.runtime.tracker import tracker_for
@@ -212,6 +213,8 @@ def _predict(options: argparse.Namespace) -> int:
     return predict_command(
         model,
         options.sources,
+        palette=None if options.colors is None else read_palette(options.colors, model.class_names),
+        legend=options.legend,
         output=options.output,
         save=None if options.save is None else options.save.split(","),
         batch_size=options.batch_size,
@@ -255,6 +258,15 @@ def _serve(options: argparse.Namespace) -> int:
         **_postprocess_settings(options),
     )
     return serve_command(model, settings)
+
+
+def _colors(options: argparse.Namespace) -> int:
+    from detseg.api.models import load
+    from detseg.runtime.colors import colors_command, read_palette
+
+    model = load(options.model, device="cpu")
+    palette = None if options.colors is None else read_palette(options.colors, model.class_names)
+    return colors_command(model, options.output, palette, options.overwrite)
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -304,6 +316,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "eval": _evaluate,
     "predict": _predict,
     "serve": _serve,
+    "colors": _colors,
     "export": _export,
     "convert": _convert,
     "download": _download,

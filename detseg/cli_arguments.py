@@ -93,6 +93,15 @@ def make_parser() -> argparse.ArgumentParser:
     serve = add_serve(verbs.add_parser("serve", help="answer requests for predictions over HTTP"))
     _add_postprocess(serve)
     _add_foreign(serve)
+    colors = verbs.add_parser("colors", help="say which color each class of a model has, or draw the legend")
+    colors.add_argument("model", type=Path, help="a .safetensors or .onnx file, or the name of released weights")
+    colors.add_argument(
+        "--colors", type=Path, metavar="FILE.yaml", help="colors in place of the usual ones, as predict"
+    )
+    colors.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="a picture of the legend, or a .yaml that --colors takes"
+    )
+    _add_overwrite(colors)
     _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
     _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8, a YOLOX or MONAI's VNet"))
     _add_download(verbs.add_parser("download", help="fetch released weights, or list them"))
@@ -172,9 +181,9 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--save",
         help="what to write, separated by commas. Boxes: drawn (pictures of pictures, videos of videos), picture, "
-        "video, coco, csv, jsonl, yolo, crops (default drawn,coco). Masks: drawn, picture, video, mask, ids, jsonl "
-        "(default drawn,mask). Volumes: nifti, table, slices, montage (default these four), source (labels as .mha or "
-        ".nrrd where the volume is), probabilities",
+        "video, coco, csv, jsonl, yolo, crops (default drawn,coco). Masks: drawn, picture, video, mask, color, ids, "
+        "jsonl (default drawn,mask). Volumes: nifti, table, slices, montage (default these four), source (labels as "
+        ".mha or .nrrd where the volume is), probabilities",
     )
     predict.add_argument(
         "--batch",
@@ -196,6 +205,19 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--classes", metavar="NAME,NAME,...", help="look for these classes only")
     predict.add_argument(
         "--line-width", type=_positive, metavar="PIXELS", help="of drawn boxes (default by picture size)"
+    )
+    predict.add_argument(
+        "--colors",
+        type=Path,
+        metavar="FILE.yaml",
+        help="colors of classes (boxes and masks): a list in their order, or NAME: [R, G, B]; also the YAML of a data "
+        "set that has `colors:` (default: those of Cityscapes, CamVid, VOC or COCO where they know all classes)",
+    )
+    predict.add_argument(
+        "--legend",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="name all classes below drawn pictures and videos (default: for masks)",
     )
     predict.add_argument("--crops", action="store_true", help="save every object as a picture of its own, too (boxes)")
     predict.add_argument(

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from detseg.files import free_folder, printable, remove_partial_files, require_apart, require_replaceable
 from detseg.runtime.background import Sink
 from detseg.runtime.counts import CountWriter, PlaceCounts
+from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.kinds.base import Saving, make_writers
 from detseg.runtime.media.sources import find_sources
 from detseg.runtime.media.video_reader import Section
@@ -52,6 +53,8 @@ def predict_command(
     crops: bool = False,
     counts: Sequence[Place] = (),
     show: bool = False,
+    palette: Palette | None = None,
+    legend: bool | None = None,
     overwrite: bool = False,
 ) -> int:
     """``detseg predict``: see :meth:`Model.predict` and :class:`Saving` for what the settings mean, and the kinds
@@ -108,6 +111,8 @@ def predict_command(
                 line_width,
                 shared,
                 None if tally is None else tally.draw,
+                palette,
+                legend,
             )
             predictions = model.predict(
                 sources,

@@ -9,8 +9,9 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.drawing.boxes import color_of, line_width_for
+from detseg.runtime.drawing.boxes import line_width_for
 from detseg.runtime.drawing.lettering import Lettering
+from detseg.runtime.drawing.palette import color_of
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.tracking.counting import Counted, ObjectCounter, Place
 from detseg.runtime.writers.base import TableFile, csv_lines, or_empty

@@ -51,8 +51,9 @@ class MasksFormat(DatasetFormat):
         "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/SPLIT.txt, with the class names in classes.txt",
         (
             "a YAML with `format: masks`, `path:`, `names:`, `void:` and, unless the folders are as above, per split "
-            "`SPLIT: {images: FOLDER or LIST.txt, masks: FOLDER or LIST.txt}`; `colors:` for color maps, "
-            "`tolerance:` or `threshold:` where edges are smoothed, `mask_suffix:` where masks are called NAME_mask.png"
+            "`SPLIT: {images: FOLDER or LIST.txt, masks: FOLDER or LIST.txt}`; `colors:` for color maps (a list in the "
+            "order of the names, or NAME: [red, green, blue]), `tolerance:` or `threshold:` where edges are smoothed, "
+            "`mask_suffix:` where masks are called NAME_mask.png"
         ),
     )
 
@@ -128,6 +129,8 @@ def read_mapping(source: Source) -> LabelMapping | None:
     YAML, or from classes.txt; None where there are no names. Raises DatasetError: they contradict each other."""
     where = source.name
     named = source.settings.get("names")
+    if named is None and isinstance(source.settings.get("colors"), Mapping):
+        named = list(source.settings["colors"])
     if named is None:
         class_file = source.data_root() / _CLASS_FILE
         if not class_file.is_file():
@@ -172,6 +175,15 @@ def _color_mapping(named: Any, colors: Any, void: Any, where: str) -> LabelMappi
     if isinstance(named, Mapping):
         raise DatasetError(f"{where}: names: with colors a list in their order, got a mapping; colors have no values")
     class_names = _checked_names(named, where)
+    if isinstance(colors, Mapping):
+        missing = [name for name in class_names if name not in colors]
+        strange = [str(name) for name in colors if name not in class_names]
+        if missing or strange:
+            wrong = (
+                f"none for {enumerate_some(missing)}" if missing else f"no class is called {enumerate_some(strange)}"
+            )
+            raise DatasetError(f"{where}: colors: {wrong}; give NAME: [red, green, blue] for each of the names")
+        colors = [colors[name] for name in class_names]
     if not isinstance(colors, list) or not all(map(_is_color, colors)) or len(colors) != len(class_names):
         raise DatasetError(
             f"{where}: colors: expected one [red, green, blue] from 0 to 255 for each of {len(class_names)} names, "

@@ -3,75 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
 
 import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray, IntArray
+from detseg.runtime.drawing.known_colors import Color
+from detseg.runtime.drawing.palette import Palette, color_of, palette_of
 
-Color = tuple[int, int, int]
 _Rectangle = tuple[int, int, int, int]
 
-# Neighbors in the list differ clearly in hue and in lightness, for data sets with few classes use its beginning only.
-_PALETTE: tuple[Color, ...] = (
-    (230, 57, 70),
-    (42, 157, 244),
-    (255, 183, 3),
-    (46, 184, 114),
-    (155, 93, 229),
-    (243, 104, 20),
-    (0, 201, 200),
-    (241, 91, 181),
-    (148, 191, 51),
-    (61, 90, 204),
-    (190, 111, 70),
-    (255, 143, 163),
-    (17, 138, 110),
-    (199, 168, 255),
-    (166, 38, 57),
-    (255, 230, 109),
-    (90, 120, 140),
-    (128, 237, 153),
-    (106, 44, 145),
-    (144, 224, 239),
-)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TAG_OPACITY = 0.85
-
-
-def color_of(label: int) -> Color:
-    """The RGB color of a class; the same in every picture. After 256 classes the colors repeat."""
-    if label < len(_PALETTE):
-        return _PALETTE[label]
-    return _extended_palette()[label % 256]
-
-
-@cache
-def _extended_palette() -> tuple[Color, ...]:
-    """256 colors: after ``_PALETTE``, each as far from all before it as a fine grid allows, in CIE Lab.
-
-    Candidates are neither so dark nor so light that they pass for no color at all.
-    """
-    steps = np.linspace(0, 255, 16, dtype=np.uint8)
-    grid = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 3)
-    lab = _to_lab(grid)
-    bright = (lab[:, 0] > 30) & (lab[:, 0] < 90)
-    grid, lab = grid[bright], lab[bright]
-    palette = list(_PALETTE)
-    distances = np.linalg.norm(lab[:, None] - _to_lab(np.array(palette, np.uint8)), axis=2).min(axis=1)
-    while len(palette) < 256:
-        farthest = int(distances.argmax())
-        red, green, blue = grid[farthest].tolist()
-        palette.append((red, green, blue))
-        distances = np.minimum(distances, np.linalg.norm(lab - lab[farthest], axis=1))
-    return tuple(palette)
-
-
-def _to_lab(colors: ByteArray) -> FloatArray:
-    """RGB colors ``[N, 3]`` -> CIE Lab ``[N, 3]``, where distances are as the eye sees them."""
-    lab: FloatArray = cv2.cvtColor(colors[None].astype(np.float32) / 255, cv2.COLOR_RGB2LAB)[0].astype(np.float32)
-    return lab
 
 
 def draw_boxes(
@@ -82,9 +25,11 @@ def draw_boxes(
     scores: FloatArray | None = None,
     line_width: int | None = None,
     track_ids: IntArray | None = None,
+    palette: Palette | None = None,
 ) -> ByteArray:
     """A copy of ``image`` ``[H, W, 3]`` with ``boxes_xyxy`` ``[N, 4]`` drawn in their classes' colors, with name tags;
-    of tracked objects the color and the tag are those of the track, of which 0 is none.
+    of tracked objects the color and the tag are those of the track, of which 0 is none. ``palette`` takes the place of
+    the usual colors of these classes.
 
     Lines and text grow with the picture unless ``line_width`` (pixels) is given. The better a score, the further in
     front. Tags stay inside the picture and never cover each other: where better boxes have taken all the room about a
@@ -97,11 +42,11 @@ def draw_boxes(
     canvas = image.copy()
     line_width = line_width or line_width_for(image)
     ranks = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
-    colored = (labels if track_ids is None else track_ids).tolist()
+    colors = colors_for(labels, class_names, track_ids, palette)
     corners = corners_in(canvas, boxes_xyxy)
     for index in ranks[::-1]:
         left, top, right, bottom = corners[index].tolist()
-        cv2.rectangle(canvas, (left, top), (right, bottom), color_of(colored[index]), line_width)
+        cv2.rectangle(canvas, (left, top), (right, bottom), colors[index], line_width)
     texts = []
     for index in ranks:
         text = class_names[labels[index]]
@@ -110,8 +55,18 @@ def draw_boxes(
         if scores is not None:
             text += f" {scores[index]:.2f}"
         texts.append(text)
-    draw_tags(canvas, texts, corners[ranks], [color_of(colored[index]) for index in ranks], line_width)
+    draw_tags(canvas, texts, corners[ranks], [colors[index] for index in ranks], line_width)
     return canvas
+
+
+def colors_for(
+    labels: IntArray, class_names: Sequence[str], track_ids: IntArray | None = None, palette: Palette | None = None
+) -> list[Color]:
+    """The color of each object: that of its track where there are ``track_ids``, else that of its class."""
+    if track_ids is not None:
+        return [color_of(track_id) for track_id in track_ids.tolist()]
+    palette = palette or palette_of(class_names)
+    return [palette[label] for label in labels.tolist()]
 
 
 def line_width_for(image: ByteArray) -> int:

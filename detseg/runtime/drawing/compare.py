@@ -8,10 +8,11 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.drawing.boxes import color_of, draw_boxes, montage
+from detseg.runtime.drawing.boxes import colors_for, draw_boxes, montage
 from detseg.runtime.drawing.instances import require_size, tint
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.drawing.lettering import Lettering
+from detseg.runtime.drawing.palette import palette_of
 from detseg.structures import VOID, Detections, GroundTruth, Instances
 
 SHOWN_CONFIDENCE = 0.25
@@ -39,10 +40,11 @@ def compare_instances(image: ByteArray, truth: GroundTruth, found: Instances, cl
     require_size(image, of_truth)
     require_size(image, shown.masks)
     order = np.argsort(shown.scores, kind="stable")
-    colored = shown.labels if shown.track_ids is None else shown.track_ids
+    colors = colors_for(shown.labels, class_names, shown.track_ids)
+    of_truth_colors = colors_for(truth.labels[: len(of_truth)], class_names)
     drawn = [
-        tint(image, (mask.to_crop() for mask in of_truth), truth.labels[: len(of_truth)]),
-        tint(image, (shown.masks[row].to_crop() for row in order), colored[order]),
+        tint(image, (mask.to_crop() for mask in of_truth), of_truth_colors),
+        tint(image, (shown.masks[row].to_crop() for row in order), [colors[row] for row in order]),
     ]
     return _compare_objects(drawn[0], drawn[1], truth, shown, class_names)
 
@@ -52,10 +54,10 @@ def _compare_objects(
 ) -> ByteArray:
     names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
     labels = truth.labels + np.where(truth.crowd, len(class_names), 0)
+    palette = palette_of(class_names)
+    boxes = truth.boxes_xyxy.astype(np.float32)
     panels = [
-        _captioned(
-            draw_boxes(image_of_truth, truth.boxes_xyxy.astype(np.float32), labels, names), f"truth: {len(labels)}"
-        ),
+        _captioned(draw_boxes(image_of_truth, boxes, labels, names, palette=palette), f"truth: {len(labels)}"),
         _captioned(
             draw_boxes(image, shown.boxes_xyxy, shown.labels, class_names, shown.scores, track_ids=shown.track_ids),
             f"found, score {SHOWN_CONFIDENCE} or more: {len(shown)}",
@@ -87,7 +89,8 @@ def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_
         _captioned(errors.astype(np.uint8), f"errors: {share}"),
     ]
     sheet = montage(panels, columns=2)
-    entries = [(color_of(label), class_names[label]) for label in classes_in(truth, labels)]
+    palette = palette_of(class_names)
+    entries = [(palette[label], class_names[label]) for label in classes_in(truth, labels)]
     return np.concatenate([sheet, _lettering(image.shape).legend(entries, sheet.shape[1])])
 
 

@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.drawing.boxes import Color, corners_in, draw_tags, line_width_for
+from detseg.runtime.drawing.boxes import corners_in, draw_tags, line_width_for
+from detseg.runtime.drawing.known_colors import Color
 from detseg.runtime.drawing.lettering import Lettering
 
 _READABLE_SIDE = 1280

@@ -7,9 +7,11 @@ from collections.abc import Iterable, Sequence
 import cv2
 import numpy as np
 
-from detseg.arrays import BoolArray, ByteArray, IntArray
+from detseg.arrays import BoolArray, ByteArray
 from detseg.run_lengths import RunLengths
-from detseg.runtime.drawing.boxes import color_of, draw_boxes, line_width_for
+from detseg.runtime.drawing.boxes import colors_for, draw_boxes, line_width_for
+from detseg.runtime.drawing.known_colors import Color
+from detseg.runtime.drawing.palette import Palette
 from detseg.structures import Instances
 
 _OPACITY = 0.45
@@ -19,7 +21,11 @@ Part = tuple[BoolArray, int, int]
 
 
 def draw_instances(
-    image: ByteArray, found: Instances, class_names: Sequence[str], line_width: int | None = None
+    image: ByteArray,
+    found: Instances,
+    class_names: Sequence[str],
+    line_width: int | None = None,
+    palette: Palette | None = None,
 ) -> ByteArray:
     """A copy of ``image`` ``[H, W, 3]`` with the masks of what was found, and boxes as in
     :func:`detseg.runtime.drawing.boxes.draw_boxes`; the better a score, the further in front.
@@ -29,19 +35,18 @@ def draw_instances(
     """
     require_size(image, found.masks)
     order = np.argsort(found.scores, kind="stable")
-    colored = found.labels if found.track_ids is None else found.track_ids
-    tinted = tint(image, (found.masks[row].to_crop() for row in order), colored[order], line_width)
+    colors = colors_for(found.labels, class_names, found.track_ids, palette)
+    tinted = tint(image, (found.masks[row].to_crop() for row in order), [colors[row] for row in order], line_width)
     boxes = found.boxes_xyxy, found.labels, class_names, found.scores
-    return draw_boxes(tinted, *boxes, line_width=line_width, track_ids=found.track_ids)
+    return draw_boxes(tinted, *boxes, line_width=line_width, track_ids=found.track_ids, palette=palette)
 
 
-def tint(image: ByteArray, parts: Iterable[Part], labels: IntArray, line_width: int | None = None) -> ByteArray:
-    """A copy of ``image`` with ``parts`` in the colors of their ``labels``, the last in front, within outlines that
+def tint(image: ByteArray, parts: Iterable[Part], colors: Sequence[Color], line_width: int | None = None) -> ByteArray:
+    """A copy of ``image`` with ``parts`` in their ``colors``, the last in front, within outlines that
     tell neighbors of one color apart. One part after the other is looked at."""
     canvas = image.copy()
     thickness = max(1, (line_width or line_width_for(image)) // 2)
-    for (mask, left, top), label in zip(parts, labels.tolist(), strict=True):
-        color = color_of(label)
+    for (mask, left, top), color in zip(parts, colors, strict=True):
         area = canvas[top : top + mask.shape[0], left : left + mask.shape[1]]
         area[mask] = np.round(area[mask] * (1 - _OPACITY) + np.array(color) * _OPACITY).astype(np.uint8)
         lines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))

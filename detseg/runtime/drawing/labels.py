@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import lru_cache
 
 import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.drawing.boxes import color_of
+from detseg.runtime.drawing.palette import Palette, palette_of
 from detseg.structures import VOID
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -18,9 +18,15 @@ _SEARCH_SIDE = 160
 
 
 def draw_labels(
-    image: ByteArray, labels: ByteArray, class_names: Sequence[str], opacity: float = 0.5, names: bool = True
+    image: ByteArray,
+    labels: ByteArray,
+    class_names: Sequence[str],
+    opacity: float = 0.5,
+    names: bool = True,
+    palette: Palette | None = None,
 ) -> ByteArray:
-    """A copy of ``image`` ``[H, W, 3]``, tinted by the class positions in ``labels`` ``[H, W]``; clear where ``VOID``.
+    """A copy of ``image`` ``[H, W, 3]``, tinted by the class positions in ``labels`` ``[H, W]``; clear where ``VOID``
+    and where class 0 is the background. ``palette`` takes the place of the usual colors of these classes.
 
     Borders between classes are drawn in full color. With ``names`` every class is named once, where it has most room,
     if there is enough of it.
@@ -35,10 +41,15 @@ def draw_labels(
     present = classes_in(labels)
     if len(present) and present[-1] >= len(class_names):
         raise ValueError(f"label {present[-1]} in the mask, but there are {len(class_names)} class names")
-    tint = cv2.LUT(cv2.merge([labels] * 3), _color_table())
+    palette = palette or palette_of(class_names)
+    tint = cv2.LUT(cv2.merge([labels] * 3), _color_table(palette))
     canvas = cv2.addWeighted(image, 1 - opacity, tint, opacity, 0)
     cv2.copyTo(tint, _borders(labels), canvas)
-    cv2.copyTo(image, (labels == VOID).astype(np.uint8), canvas)
+    clear = labels == VOID
+    if palette.has_background:
+        clear |= labels == 0
+        present = [label for label in present if label != 0]
+    cv2.copyTo(image, clear.astype(np.uint8), canvas)
     drawn = canvas.astype(np.uint8, copy=False)
     if names:
         _draw_names(drawn, labels, [(label, class_names[label]) for label in present])
@@ -51,9 +62,9 @@ def classes_in(*masks: ByteArray) -> list[int]:
     return [int(label) for label in np.flatnonzero(counts) if label != VOID]
 
 
-@cache
-def _color_table() -> ByteArray:
-    table = np.array([[color_of(label) for label in range(VOID + 1)]], np.uint8)
+@lru_cache(maxsize=64)
+def _color_table(palette: Palette) -> ByteArray:
+    table = palette.table()[None]
     table.flags.writeable = False  # all pictures share it
     return table
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.drawing.boxes import Color
+from detseg.runtime.drawing.known_colors import Color
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 

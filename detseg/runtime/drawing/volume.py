@@ -14,9 +14,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.runtime.drawing.boxes import color_of, montage
+from detseg.runtime.drawing.boxes import montage
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.lettering import Lettering
+from detseg.runtime.drawing.palette import color_of
 from detseg.runtime.drawing.volume_planes import AXIAL, PLANES, Scan, foreground, middle
 from detseg.volumes import LabelVolume, Shape3, Volume
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray
-from detseg.runtime.drawing.boxes import color_of
 from detseg.runtime.drawing.labels import classes_in
+from detseg.runtime.drawing.palette import color_of
 from detseg.runtime.inputs.volume_geometry import orientation
 from detseg.structures import VOID
 from detseg.volumes import Shape3, Spacing, Volume

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.files import require_replaceable
+from detseg.runtime.drawing.legend import with_legend
+from detseg.runtime.drawing.palette import Palette, palette_of
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.network_input import InputWriter
 from detseg.runtime.media.frames import Frame
@@ -174,6 +176,8 @@ class Kind(ABC):
     """What they are saved as if the user does not say."""
     counted: ClassVar[str]
     """What :meth:`count` counts, for a summary."""
+    has_legend: ClassVar[bool] = False
+    """Whether drawn pictures have a legend unless the user says otherwise."""
     has_boxes: ClassVar[bool] = False
     """Whether results are boxes: objects that can be followed through a video, and converted to other programs' boxes;
     then images need no more padding than the stride asks for."""
@@ -191,8 +195,16 @@ class Kind(ABC):
         raise NotImplementedError(f"{self.name} have no probabilities")
 
     @abstractmethod
-    def draw(self, image: Any, result: Any, class_names: Sequence[str], line_width: int | None = None) -> ByteArray:
-        """A copy of ``image`` with what was found in it, in lines of ``line_width`` pixels where that has a meaning.
+    def draw(
+        self,
+        image: Any,
+        result: Any,
+        class_names: Sequence[str],
+        line_width: int | None = None,
+        palette: Palette | None = None,
+    ) -> ByteArray:
+        """A copy of ``image`` with what was found in it, in lines of ``line_width`` pixels and the colors of
+        ``palette``, where these have a meaning.
 
         Raises:
             ValueError: the result is not one of this image, or of other classes.
@@ -233,25 +245,32 @@ class Kind(ABC):
 
 @dataclass(frozen=True)
 class Drawing:
-    """How results are drawn: class names, the width of lines in pixels (None: it grows with the picture), and what is
-    drawn on top."""
+    """How results are drawn: class names, the width of lines in pixels (None: it grows with the picture), what is drawn
+    on top, colors (None: the usual ones), and whether all classes are named below."""
 
     kind: Kind
     class_names: tuple[str, ...]
     line_width: int | None = None
     overlay: Overlay | None = None
+    palette: Palette | None = None
+    has_legend: bool = False
 
     def __call__(self, frame: Frame, result: Any) -> ByteArray:
         """The image of ``frame`` with ``result``."""
-        drawn = self.kind.draw(frame.image, result, self.class_names, self.line_width)
-        return drawn if self.overlay is None else self.overlay(drawn)
+        drawn = self.kind.draw(frame.image, result, self.class_names, self.line_width, self.palette)
+        if self.overlay is not None:
+            drawn = self.overlay(drawn)
+        if self.has_legend:
+            drawn = with_legend(drawn, self.palette or palette_of(self.class_names), self.class_names)
+        return drawn
 
 
 @dataclass(frozen=True)
 class Saving:
     """What writers are made of: the folder ``output``, where no file of ``sources`` may lie; the classes and their
     numbers in the data set; how results are drawn, and the ``fps`` of a video of still pictures; ``outputs``: what the
-    writers share; ``overlay``: what is drawn on top."""
+    writers share; ``overlay``: what is drawn on top; ``palette``: colors in place of the usual ones; ``legend``:
+    whether classes are named below pictures (None: as the kind has it)."""
 
     kind: Kind
     output: Path
@@ -262,11 +281,19 @@ class Saving:
     line_width: int | None = None
     outputs: SharedOutput = field(default_factory=SharedOutput)
     overlay: Overlay | None = None
+    palette: Palette | None = None
+    legend: bool | None = None
 
     @property
     def draw(self) -> Drawing:
         """What draws results."""
-        return Drawing(self.kind, self.class_names, self.line_width, self.overlay)
+        has_legend = self.kind.has_legend if self.legend is None else self.legend
+        return Drawing(self.kind, self.class_names, self.line_width, self.overlay, self.palette, has_legend)
+
+    @property
+    def colors(self) -> Palette:
+        """The colors of the classes."""
+        return self.palette or palette_of(self.class_names)
 
     def table(self, name: str, *others: str) -> Path:
         """The path for the file ``name``, written together with ``others``.

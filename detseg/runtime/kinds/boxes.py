@@ -13,6 +13,7 @@ import numpy as np
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.boxes import draw_boxes, draw_mask
 from detseg.runtime.drawing.compare import compare_boxes
+from detseg.runtime.drawing.palette import Palette, palette_of
 from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec, fitted
 from detseg.runtime.kinds.base import IMAGE_WRITERS, JSON_LINES, ImageInputs, Kind, Metadata, Network, Outputs, Save
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
@@ -153,11 +154,16 @@ class Boxes(Kind):
     default_save = ("drawn", "coco")
 
     def draw(
-        self, image: ByteArray, result: Detections, class_names: Sequence[str], line_width: int | None = None
+        self,
+        image: ByteArray,
+        result: Detections,
+        class_names: Sequence[str],
+        line_width: int | None = None,
+        palette: Palette | None = None,
     ) -> ByteArray:
         """``image`` with boxes that carry names, scores and the numbers of tracks."""
         boxes = result.boxes_xyxy, result.labels, class_names, result.scores
-        return draw_boxes(image, *boxes, line_width=line_width, track_ids=result.track_ids)
+        return draw_boxes(image, *boxes, line_width=line_width, track_ids=result.track_ids, palette=palette)
 
     def compare(
         self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
@@ -170,7 +176,7 @@ class Boxes(Kind):
         image = sample.image if sample.mask is None else draw_mask(sample.image, sample.mask)
         names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
         labels = sample.labels + np.where(sample.crowd, len(class_names), 0)
-        return draw_boxes(image, sample.boxes_xyxy, labels, names)
+        return draw_boxes(image, sample.boxes_xyxy, labels, names, palette=palette_of(class_names))
 
     def keep(self, result: Detections, kept: BoolArray) -> Detections:
         """The objects of classes that are kept."""

@@ -10,8 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray, IntArray
+from detseg.runtime.drawing.boxes import colors_for
 from detseg.runtime.drawing.compare import compare_instances
 from detseg.runtime.drawing.instances import draw_instances, tint
+from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.kinds.base import Network, Outputs, Save
 from detseg.runtime.kinds.boxes import Boxes, BoxPipeline, DetectionMetadata
 from detseg.runtime.postprocess.decode import decode_places
@@ -134,10 +136,15 @@ class InstanceMasks(Boxes):
     number of the object at every pixel."""
 
     def draw(
-        self, image: ByteArray, result: Detections, class_names: Sequence[str], line_width: int | None = None
+        self,
+        image: ByteArray,
+        result: Detections,
+        class_names: Sequence[str],
+        line_width: int | None = None,
+        palette: Palette | None = None,
     ) -> ByteArray:
         """``image`` with tinted objects and their boxes, which carry names, scores and the numbers of tracks."""
-        return draw_instances(image, cast(Instances, result), class_names, line_width)
+        return draw_instances(image, cast(Instances, result), class_names, line_width, palette)
 
     def compare(
         self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
@@ -148,7 +155,8 @@ class InstanceMasks(Boxes):
     def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
         """The objects with their masks; crowd regions say so in their names."""
         masks = () if sample.object_masks is None else sample.object_masks
-        tinted = tint(sample.image, ((mask, 0, 0) for mask in masks), sample.labels[: len(masks)])
+        colors = colors_for(sample.labels[: len(masks)], class_names)
+        tinted = tint(sample.image, ((mask, 0, 0) for mask in masks), colors)
         return super().draw_sample(replace(sample, image=tinted, mask=None), class_names)
 
     def coco_records(self, result: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ import numpy as np
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.compare import compare_labels
 from detseg.runtime.drawing.labels import classes_in, draw_labels
+from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds.base import (
     IMAGE_WRITERS,
@@ -27,7 +28,7 @@ from detseg.runtime.kinds.base import (
 from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.runtime.postprocess.results import best_classes
 from detseg.runtime.postprocess.views import average_over_views, sliding_window
-from detseg.runtime.writers.masks import MaskWriter, encode_rle
+from detseg.runtime.writers.masks import ColorMaskWriter, MaskWriter, encode_rle
 from detseg.structures import VOID, LabelMap, Placement, Sample
 
 
@@ -89,7 +90,16 @@ class Masks(Kind):
     metadata = SemanticMetadata
     writers: ClassVar[Mapping[str, Save]] = {
         **IMAGE_WRITERS,
-        "mask": Save(lambda to: MaskWriter(to.output / "masks", to.class_names, to.sources, outputs=to.outputs)),
+        "mask": Save(
+            lambda to: MaskWriter(
+                to.output / "masks", to.class_names, to.sources, palette=to.colors, outputs=to.outputs
+            )
+        ),
+        "color": Save(
+            lambda to: ColorMaskWriter(
+                to.output / "colors", to.class_names, to.sources, palette=to.colors, outputs=to.outputs
+            )
+        ),
         "ids": Save(
             lambda to: MaskWriter(
                 to.output / "ids", to.class_names, to.sources, category_ids=to.category_ids, outputs=to.outputs
@@ -97,15 +107,21 @@ class Masks(Kind):
         ),
         "jsonl": JSON_LINES,
     }
-    """Beside pictures and lines: ``mask``: class positions in ``masks``; ``ids``: the data set's own numbers in
-    ``ids``."""
+    """Beside pictures and lines: ``mask``: class positions in ``masks``, which viewers show in the colors of the
+    classes; ``color``: these colors in ``colors``; ``ids``: the data set's own numbers, in gray, in ``ids``."""
     default_save = ("drawn", "mask")
+    has_legend = True
 
     def draw(
-        self, image: ByteArray, result: LabelMap, class_names: Sequence[str], line_width: int | None = None
+        self,
+        image: ByteArray,
+        result: LabelMap,
+        class_names: Sequence[str],
+        line_width: int | None = None,
+        palette: Palette | None = None,
     ) -> ByteArray:
         """``image`` tinted by classes, with their names."""
-        return draw_labels(image, result.labels, class_names)
+        return draw_labels(image, result.labels, class_names, palette=palette)
 
     def compare(self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]) -> ByteArray:
         """Image, truth, prediction and a map of the errors, side by side."""

@@ -12,6 +12,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.labels import classes_in
+from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.drawing.volume import compare_volumes, draw_slices
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, resample
 from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
@@ -165,7 +166,12 @@ class Volumes(Kind):
         return best_voxel_classes(total, placement, keeps_probabilities=keeps_probabilities)
 
     def draw(
-        self, image: Volume, result: LabelVolume, class_names: Sequence[str], line_width: int | None = None
+        self,
+        image: Volume,
+        result: LabelVolume,
+        class_names: Sequence[str],
+        line_width: int | None = None,
+        palette: Palette | None = None,
     ) -> ByteArray:
         """Three planes with outlines."""
         return draw_slices(image, result, class_names)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -154,8 +156,10 @@ def encode_image(image: ByteArray, path: Path | str) -> bytes:
     return encoded.tobytes()
 
 
-def write_mask(path: Path | str, mask: ByteArray) -> None:
-    """Write ``mask`` ``[H, W]`` uint8 as a gray PNG of 8 bits, lossless and whole or not at all; the folder is created.
+def write_mask(path: Path | str, mask: ByteArray, colors: ByteArray | None = None) -> None:
+    """Write ``mask`` ``[H, W]`` uint8 as a PNG of 8 bits, lossless and whole or not at all; the folder is created. It
+    is gray, or with ``colors`` ``[256, 3]`` uint8 RGB, one for each value, indexed: viewers show these, and who reads
+    the numbers gets ``mask``.
 
     Raises:
         ImageError: ``path`` does not end in .png.
@@ -164,7 +168,7 @@ def write_mask(path: Path | str, mask: ByteArray) -> None:
     """
     if mask.ndim != 2 or mask.dtype != np.uint8 or mask.size == 0:
         raise ValueError(f"mask must be HxW uint8 and not empty, got {mask.shape} {mask.dtype}")
-    _write_png(Path(path), mask)
+    _write_png(Path(path), mask, colors)
 
 
 def write_numbers(path: Path | str, numbers: NDArray[np.uint16]) -> None:
@@ -174,14 +178,30 @@ def write_numbers(path: Path | str, numbers: NDArray[np.uint16]) -> None:
     _write_png(Path(path), numbers)
 
 
-def _write_png(path: Path, mask: NDArray[Any]) -> None:
+def _write_png(path: Path, mask: NDArray[Any], colors: ByteArray | None = None) -> None:
     if path.suffix.lower() != ".png":
         raise ImageError(f"{path}: a mask is written as .png, which changes no value; got {path.suffix or 'no suffix'}")
-    done, encoded = cv2.imencode(".png", mask)
-    if not done:
-        raise ImageError(f"{path}: {mask.shape[1]}x{mask.shape[0]} pixels cannot be encoded as .png")
+    if colors is None:
+        done, encoded = cv2.imencode(".png", mask)
+        if not done:
+            raise ImageError(f"{path}: {mask.shape[1]}x{mask.shape[0]} pixels cannot be encoded as .png")
+        data = encoded.tobytes()
+    else:
+        data = _indexed_png(mask, colors)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(encoded.tobytes())
+        temporary.write_bytes(data)
+
+
+def _indexed_png(mask: ByteArray, colors: ByteArray) -> bytes:
+    """A PNG of color type 3 (ISO/IEC 15948, section 11.2), which OpenCV cannot write."""
+    height, width = mask.shape
+    header = struct.pack(">2I5B", width, height, 8, 3, 0, 0, 0)
+    # Each row begins with the number of its filter: none.
+    rows = np.pad(mask, ((0, 0), (1, 0))).tobytes()
+    chunks = ((b"IHDR", header), (b"PLTE", colors.tobytes()), (b"IDAT", zlib.compress(rows, 6)), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
+    )
 
 
 def _open_checked(path: Path | str, max_pixels: int) -> bytes:

@@ -11,14 +11,16 @@ import numpy as np
 from detseg.arrays import BoolArray
 from detseg.run_lengths import RunLengths
 from detseg.runtime.drawing.labels import classes_in
+from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.media.frames import Frame
-from detseg.runtime.media.images import write_mask
+from detseg.runtime.media.images import write_image, write_mask
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles
 from detseg.structures import VOID, LabelMap
 
 
 class MaskWriter(WholeFiles):
-    """Writes every label map into ``folder`` as a gray PNG of 8 bits, under the name of its source.
+    """Writes every label map into ``folder`` as a PNG with one number of 8 bits for each pixel, under the name of its
+    source; with a ``palette`` inside, by which viewers show it in the colors of the classes, otherwise in gray.
 
     The values are class positions or, with ``category_ids``, the data set's own numbers of the classes, as its test
     server takes them (Cityscapes). ``VOID`` is then written as 0, or as 255 where 0 is a class.
@@ -34,9 +36,11 @@ class MaskWriter(WholeFiles):
         sources: Iterable[Path | str] = (),
         *,
         category_ids: Sequence[int] | None = None,
+        palette: Palette | None = None,
         outputs: SharedOutput | None = None,
     ) -> None:
         self._output = OutputFolder(folder, sources, outputs)
+        self._colors = None if palette is None else palette.table()
         self._num_classes = len(class_names)
         self._table = np.arange(256, dtype=np.uint8)
         if category_ids is not None:
@@ -52,14 +56,48 @@ class MaskWriter(WholeFiles):
         Raises:
             ValueError: a label is no class position.
         """
-        strange = [label for label in classes_in(result.labels) if label >= self._num_classes]
-        if strange:
-            raise ValueError(
-                f"{frame.source}: label {strange[0]} in the result; allowed are 0 to {self._num_classes - 1}"
-            )
+        _require_known(frame, result, self._num_classes)
         path = self._output.path_for(frame, ".png")
-        write_mask(path, self._table[result.labels])
+        write_mask(path, self._table[result.labels], self._colors)
         self._output.written(path, frame)
+
+
+class ColorMaskWriter(WholeFiles):
+    """Writes every label map into ``folder`` as a PNG in the colors of ``palette``, under the name of its source.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        class_names: Sequence[str],
+        sources: Iterable[Path | str] = (),
+        *,
+        palette: Palette,
+        outputs: SharedOutput | None = None,
+    ) -> None:
+        self._output = OutputFolder(folder, sources, outputs)
+        self._num_classes = len(class_names)
+        self._colors = palette.table()
+
+    def write(self, frame: Frame, result: LabelMap) -> None:
+        """Write one mask.
+
+        Raises:
+            ValueError: a label is no class position.
+        """
+        _require_known(frame, result, self._num_classes)
+        path = self._output.path_for(frame, ".png")
+        write_image(path, self._colors[result.labels])
+        self._output.written(path, frame)
+
+
+def _require_known(frame: Frame, result: LabelMap, num_classes: int) -> None:
+    strange = [label for label in classes_in(result.labels) if label >= num_classes]
+    if strange:
+        raise ValueError(f"{frame.source}: label {strange[0]} in the result; allowed are 0 to {num_classes - 1}")
 
 
 def encode_rle(mask: BoolArray) -> dict[str, Any]:

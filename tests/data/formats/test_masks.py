@@ -116,6 +116,12 @@ def test_color_maps(tmp_path: Path) -> None:
     dataset = open_dataset(_described(tmp_path / "set", **settings, void=[0, 0, 0]), "val")
     assert dataset.category_ids == (0, 1)
     assert dataset.mask(0).tolist() == [[0, VOID], [1, 0]]
+    # By name, in any order; the names may be left out then.
+    by_name = {"car": [64, 64, 128], "building": [128, 0, 0]}
+    named = open_dataset(_described(tmp_path / "set", names=["building", "car"], colors=by_name, void=[0, 0, 0]), "val")
+    assert named.mask(0).tolist() == [[0, VOID], [1, 0]]
+    alone = open_dataset(_described(tmp_path / "set", colors=by_name, void=[0, 0, 0]), "val")
+    assert (alone.class_names, alone.mask(0).tolist()) == (("building", "car"), [[0, VOID], [1, 0]])
     dataset = open_dataset(_described(tmp_path / "set", **settings), "val")
     message = (
         r"a\.png: color \(0, 0, 0\), first at x 1, y 0, 1 pixels, is neither a class nor void; allowed are "
@@ -188,6 +194,8 @@ def test_the_names_are_asked_for_with_what_the_masks_hold(camvid_like: Path) -> 
         ({"names": [str(number) for number in range(255)]}, "255 classes, allowed are 254"),
         ({"names": ["a", "b"], "colors": [[0, 0, 0]]}, r"colors: expected one \[red, green, blue\] .* for each of 2"),
         ({"names": ["a"], "colors": [[0, 0, 256]]}, "colors: expected one"),
+        ({"names": ["a", "b"], "colors": {"a": [0, 0, 9]}}, r"colors: none for b; give NAME: \[red, green, blue\]"),
+        ({"names": ["a"], "colors": {"a": [0, 0, 9], "c": [0, 0, 8]}}, "colors: no class is called c"),
         ({"names": ["a", "b"], "colors": [[0, 0, 9], [0, 0, 9]]}, "a and b have the same color"),
         ({"names": ["a"], "colors": [[0, 0, 9]], "void": [0, 0, 9]}, "the color of a is also void"),
         ({"names": ["a"], "colors": [[0, 0, 9]], "void": 3}, r"void: with colors, expected \[red"),

@@ -3,9 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detseg.runtime.drawing.boxes import color_of, draw_boxes
+from detseg.runtime.drawing.boxes import draw_boxes
 from detseg.runtime.drawing.compare import compare_boxes, compare_labels
 from detseg.runtime.drawing.labels import draw_labels
+from detseg.runtime.drawing.palette import palette_of
 from detseg.runtime.kinds import load_kind
 from detseg.structures import VOID, Detections, GroundTruth, LabelMap
 
@@ -58,7 +59,7 @@ def test_comparison_of_masks() -> None:
     assert (errors[40:, :60] == 50).all()
     # The legend names the classes that occur, and no others.
     legend = sheet[-24:].reshape(-1, 3)
-    occurs = [bool((legend == color_of(label)).all(axis=1).any()) for label in range(3)]
+    occurs = [bool((legend == palette_of(NAMES)[label]).all(axis=1).any()) for label in range(3)]
     assert occurs == [True, True, False]
 
 
@@ -126,5 +127,6 @@ def test_comparison_of_boxes_leaves_weak_ones_out() -> None:
     left, right = (sheets[0][-66:-6, start : start + 80] for start in (6, 92))
     names = [*NAMES, *(f"{name} (crowd)" for name in NAMES)]
     boxes = np.array([[5, 25, 35, 55], [40, 10, 60, 30]], np.float32)
-    assert np.array_equal(left, draw_boxes(IMAGE, boxes, np.array([1, 5]), names))
+    palette = palette_of(NAMES)
+    assert np.array_equal(left, draw_boxes(IMAGE, boxes, np.array([1, 5]), names, palette=palette))
     assert np.array_equal(right, load_kind("boxes").draw(IMAGE, detections(0.9), NAMES))

@@ -32,7 +32,7 @@ def blended(label: int) -> list[int]:
 
 def test_masks_are_tinted_and_nothing_else() -> None:
     masks = (block(10, 30, 40, 40), block(70, 30, 40, 40))
-    picture = tint(IMAGE, (mask.to_crop() for mask in masks), np.array([0, 1]))
+    picture = tint(IMAGE, (mask.to_crop() for mask in masks), [color_of(0), color_of(1)])
     assert picture[50, 30].tolist() == blended(0)
     assert picture[50, 90].tolist() == blended(1)
     assert picture[30, 30].tolist() == list(color_of(0)), "the outline"
@@ -44,7 +44,7 @@ def test_masks_are_tinted_and_nothing_else() -> None:
 def test_holes_are_not_tinted() -> None:
     mask = block(10, 10, 40, 40).to_mask()
     mask[20:35, 20:35] = False
-    picture = tint(IMAGE, [(mask, 0, 0)], np.array([0]))
+    picture = tint(IMAGE, [(mask, 0, 0)], [color_of(0)])
     assert picture[27, 27].tolist() == [100, 100, 100]
 
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.runtime.drawing.boxes import color_of
 from detseg.runtime.drawing.labels import classes_in, draw_labels
+from detseg.runtime.drawing.palette import palette_of
 from detseg.structures import VOID
 
 NAMES = ("sky", "road", "car")
@@ -25,15 +25,15 @@ def test_regions_are_tinted_borders_full_and_void_clear() -> None:
     drawn = draw_labels(image, halves(), NAMES, opacity=0.25, names=False)
     assert (image == 100).all()
     for row, label in ((10, 0), (50, 2)):
-        expected = [round(0.75 * 100 + 0.25 * channel) for channel in color_of(label)]
+        expected = [round(0.75 * 100 + 0.25 * channel) for channel in palette_of(NAMES)[label]]
         assert np.abs(drawn[row, 40].astype(int) - expected).max() <= 1
-        assert (drawn[row, 69] == color_of(label)).all(), "the border to void"
-    assert (drawn[29, :70] == color_of(0)).all(), "the last row of the upper region"
-    assert (drawn[30, 5] != color_of(2)).any()
+        assert (drawn[row, 69] == palette_of(NAMES)[label]).all(), "the border to void"
+    assert (drawn[29, :70] == palette_of(NAMES)[0]).all(), "the last row of the upper region"
+    assert (drawn[30, 5] != palette_of(NAMES)[2]).any()
     assert (drawn[:, 70:] == 100).all()
 
 
-@pytest.mark.parametrize(("opacity", "row", "expected"), [(0.0, 10, (100, 100, 100)), (1.0, 10, color_of(0))])
+@pytest.mark.parametrize(("opacity", "row", "expected"), [(0.0, 10, (100, 100, 100)), (1.0, 10, palette_of(NAMES)[0])])
 def test_opacity(opacity: float, row: int, expected: tuple[int, int, int]) -> None:
     assert tuple(draw_labels(IMAGE, halves(), NAMES, opacity, names=False)[row, 40].tolist()) == expected
 

@@ -31,6 +31,8 @@ FILES = {
     "jsonl": {"results.jsonl"},
     "index": {"index", "index/a.png"},
     "yolo": {"labels", "labels/a.txt"},
+    "crops": set(),  # nothing is found
+    "color": {"colors", "colors/a.png"},
     "mask": {"masks", "masks/a.png"},
     "ids": {"ids", "ids/a.png"},
     "nifti": {"labels", "labels/a.nii.gz"},
