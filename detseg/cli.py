@@ -82,7 +82,7 @@ def _foreign_settings(options: argparse.Namespace) -> dict[str, Any]:
 def _check(options: argparse.Namespace) -> int:
     from detseg.data.check import check_dataset
 
-    report = check_dataset(options.data, options.format, decode=not options.fast)
+    report = check_dataset(options.data, options.format, decode=not options.fast, truth=options.truth)
     print(report.render())
     if options.json:
         report.write_json(options.json, overwrite=options.overwrite)

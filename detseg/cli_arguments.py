@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import get_args
 
 from detseg import __version__
 from detseg.cli_deployment import add_serve
+from detseg.structures import Truth
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -24,6 +26,11 @@ def make_parser() -> argparse.ArgumentParser:
     )
     check.add_argument("data", help="folder or YAML of a data set, or the word shapes or blobs")
     check.add_argument("--format", help="needed only where the layout is ambiguous")
+    check.add_argument(
+        "--truth",
+        choices=get_args(Truth),
+        help="what is to be learned, where a data set has several; for instances, all outlines must be there",
+    )
     check.add_argument("--fast", action="store_true", help="read the headers of the pictures only")
     check.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
     check.add_argument(

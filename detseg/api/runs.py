@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from detseg.engine.callbacks import Callback
     from detseg.engine.evaluated import Evaluation
     from detseg.engine.run import RunResult
+    from detseg.structures import Truth
 
 
 def train(
@@ -169,17 +170,21 @@ def evaluate(
     )
 
 
-def check(data: Path | str, *, format: str | None = None, fast: bool = False) -> CheckReport:
+def check(
+    data: Path | str, *, format: str | None = None, fast: bool = False, truth: Truth | None = None
+) -> CheckReport:
     """Look for mistakes in a data set; nothing is ever written into it.
 
     Args:
         data: a folder in a known layout or a YAML.
         format: needed only where the layout is ambiguous.
         fast: read the headers of the images only.
+        truth: what is to be learned, where a data set has several.
 
     Raises:
-        detseg.data.source.DatasetError: there is no data set, or its layout is unknown or ambiguous.
+        detseg.data.source.DatasetError: there is no data set, its layout is unknown or ambiguous, or it has no such
+            truth.
     """
     from detseg.data.check import check_dataset
 
-    return check_dataset(data, format, decode=not fast)
+    return check_dataset(data, format, decode=not fast, truth=truth)

@@ -14,11 +14,12 @@ from detseg.data.checks.report import CheckReport, Summary
 from detseg.data.division import disjoint_groups
 from detseg.data.findings import Finding
 from detseg.data.format import match_split
-from detseg.data.open import find_format, find_source, load_format
+from detseg.data.open import find_format, find_source, load_format, require_truth
 from detseg.data.parsing import enumerate_some
 from detseg.data.records import SplitRecords
 from detseg.data.source import DatasetError, Source
 from detseg.runtime.class_names import fold_name
+from detseg.structures import Truth
 
 
 def check_dataset(
@@ -27,18 +28,22 @@ def check_dataset(
     splits: Sequence[str] | None = None,
     decode: bool = True,
     num_threads: int | None = None,
+    truth: Truth | None = None,
 ) -> CheckReport:
     """Look at every annotation and every image of the data set at ``path`` (see ``CODES`` for what is looked for).
 
     ``splits`` limits the check to some splits; ``decode=False`` reads only the headers of the images, which is faster
-    and misses damage behind them; masks and volumes are always read. What is wrong inside the data set is a finding,
-    never an exception. Where there is no finding of severity error, ``open_dataset`` opens every split.
+    and misses damage behind them; masks and volumes are always read. ``truth`` is what is to be learned, by default the
+    first that the format has; for instances an object without an outline is an error. What is wrong inside the data set
+    is a finding, never an exception. Where there is no finding of severity error, ``open_dataset`` opens every split.
 
     Raises:
-        DatasetError: there is no data set at ``path``, its format is unknown or ambiguous, or it has no such split.
+        DatasetError: there is no data set at ``path``, its format is unknown or ambiguous, or it has no such split or
+            truth.
     """
     source = find_source(path)
-    format_name = find_format(source, format)
+    format_name = find_format(source, format, truth)
+    require_truth(source, format_name, truth)
     chosen_format = load_format(format_name)
     available = chosen_format.splits(source)
     wanted = available if splits is None else (match_split(name, available, source.name) for name in splits)
@@ -47,7 +52,7 @@ def check_dataset(
     records: list[SplitRecords] = []
     for name in chosen:
         try:
-            records.append(chosen_format.renamed_records(source, name, chosen_format.truths[0]))
+            records.append(chosen_format.renamed_records(source, name, truth or chosen_format.truths[0]))
         except DatasetError as error:
             message = str(error).removeprefix(f"{source.name}: ")
             findings.append(Finding("D100", str(source.yaml_path or source.root), message, (), name))

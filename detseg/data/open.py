@@ -47,8 +47,7 @@ def open_dataset(
     """
     source = find_source(path, description)
     format_name = find_format(source, format, truth)
-    if truth not in (None, *load_format(format_name).truths):
-        raise DatasetError(_describe_missing_truth(source, format_name, truth))
+    require_truth(source, format_name, truth)
     dataset = _open_split(load_format(format_name), source, split, truth)
     if dataset.num_dropped:
         warnings.warn(
@@ -136,10 +135,13 @@ def _open_split(reader: DatasetFormat, source: Source, split: str, truth: Truth 
     return JoinedDataset(parts)
 
 
-def _describe_missing_truth(source: Source, format_name: str, truth: Truth | None) -> str:
+def require_truth(source: Source, format_name: str, truth: Truth | None) -> None:
+    """Raise DatasetError unless data sets of this format have ``truth``, if one is asked for."""
+    if truth in (None, *load_format(format_name).truths):
+        return
     fitting = [name for name in DATASETS if truth in load_format(name).truths]
     task = {"boxes": "detection", "instances": "instance", "masks": "semantic", "volumes": "volume"}[str(truth)]
-    return (
+    raise DatasetError(
         f"{source.name}: format {format_name} has {' and '.join(load_format(format_name).truths)}; {truth} were asked "
         f"for (task {task}): use a data set of format {', '.join(fitting[:-1])} or {fitting[-1]}"
     )

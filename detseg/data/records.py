@@ -230,7 +230,8 @@ class BoxRecords(SplitRecords):
         outlines = self.packed.segmentations
         if isinstance(outlines, OutlinesInFile):
             for row, problem in outlines.problems():
-                self.report("D007", outlines.path, problem, int(self.packed.annotation_ids[row]))
+                code = "D013" if self.truth == "instances" else "D007"
+                self.report(code, outlines.path, problem, int(self.packed.annotation_ids[row]))
 
     def rename_classes(self, class_map: Mapping[str, str]) -> None:
         merged = merge_classes(self.class_names, class_map)

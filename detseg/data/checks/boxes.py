@@ -1,4 +1,4 @@
-"""What can be wrong with images and their boxes."""
+"""What can be wrong with images and their objects: boxes, and outlines where there are some."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from detseg.arrays import BoolArray, DoubleArray, IntArray
 from detseg.data.checks.images import Annotated, ImageState, check_images, find_unlisted, inspect_images
 from detseg.data.checks.inspection import ClassCounts, Inspection
+from detseg.data.checks.outlines import check_outlines
 from detseg.data.checks.report import SplitSummary
 from detseg.data.datasets.dataset import MIN_BOX_SIDE
 from detseg.data.datasets.packed import PackedAnnotations
@@ -31,6 +32,7 @@ def inspect_boxes(splits: Sequence[BoxRecords], decode: bool, num_threads: int |
         upright = [image for image, path in enumerate(paths) if _are_upright(split, image, states[path])]
         findings += check_images(_annotated(split, paths, upright), states, split.name)
         findings += check_boxes(split, paths, upright)
+        findings += check_outlines(split, paths, upright)
     names = list(dict.fromkeys(name for split in splits for name in split.class_names))
 
     def summarize(amounts: Sequence[ClassCounts]) -> SplitSummary:
