@@ -11,7 +11,7 @@ from detseg.structures import Truth
 if TYPE_CHECKING:
     from detseg.augment.pipeline import TrainPipeline
 
-_PROBABILITIES = ("mosaic", "mixup", "flip_horizontal", "flip_vertical", "rotate_90", "balance_classes")
+_PROBABILITIES = ("mosaic", "mixup", "copy_paste", "flip_horizontal", "flip_vertical", "rotate_90", "balance_classes")
 _UPPER_LIMITS = {
     "degrees": 180.0,
     "translate": 1.0,
@@ -41,8 +41,12 @@ class AugmentConfig:
     """Probability that four images around a random point make one."""
     mixup: float = 0.0
     """Probability of a blend with a second image."""
+    copy_paste: float = 0.0
+    """Probability that objects of a second image, each with probability one half, are pasted in front of what is there,
+    along their masks; for the task instance only."""
     close_mosaic_epochs: int = 10
-    """In so many epochs, the last ones, mosaic and mixup are off, so that training ends on images as they are."""
+    """In so many epochs, the last ones, mosaic, mixup and copy_paste are off, so that training ends on images as they
+    are."""
     degrees: float = 0.0
     """Largest turn of the view, in degrees."""
     translate: float = 0.1
@@ -153,6 +157,7 @@ class AugmentConfig:
         return TrainPipeline(
             mosaic=self.mosaic,
             mixup=self.mixup,
+            copy_paste=self.copy_paste,
             rotate_90=self.rotate_90,
             balance_classes=self.balance_classes,
             fit=self.fit,

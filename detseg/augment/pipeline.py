@@ -10,6 +10,7 @@ import numpy as np
 from detseg.arrays import DoubleArray, FloatArray
 from detseg.augment.color import HsvJitter
 from detseg.augment.compose import Fill, Tile, draw, mixup, mosaic_tiles, single_tile
+from detseg.augment.copy_paste import copy_paste
 from detseg.augment.geometry import BoxFilter, RandomView, paste, project, scaling, translation
 from detseg.augment.objects import draw_objects
 from detseg.augment.patches import sample_voxel
@@ -21,7 +22,7 @@ Load = Callable[[int], Sample]
 
 @dataclass(frozen=True)
 class TrainPipeline:
-    """Fit, mosaic, random view or crop, mixup, albumentations and color jitter, in this order.
+    """Fit, mosaic, random view or crop, copy-paste, mixup, albumentations and color jitter, in this order.
 
     :class:`~detseg.augment.config.AugmentConfig`, whose ``build`` makes it, says what its numbers mean. ``transform``
     is the part of albumentations; what it gives is fitted to the input size.
@@ -32,6 +33,7 @@ class TrainPipeline:
 
     mosaic: float
     mixup: float
+    copy_paste: float
     rotate_90: float
     balance_classes: float
     fit: tuple[int, int] | None
@@ -53,11 +55,16 @@ class TrainPipeline:
     ) -> Sample:
         """The augmented sample number ``index``, its image exactly ``size`` (height, width).
 
-        ``load`` gives the sample of an index below ``num_samples``; mosaic and mixup load others too. ``close_mosaic``
-        turns these two off.
+        ``load`` gives the sample of an index below ``num_samples``; mosaic, mixup and copy-paste load others too.
+        ``close_mosaic`` turns these off.
         """
         rng = np.random.default_rng([seed, epoch, index])
         sample = self._place(load, num_samples, index, size, close_mosaic, rng)
+        # Without copy-paste nothing is drawn for it, so that what a seed gives stays what it was.
+        if self.copy_paste and not close_mosaic and rng.random() < self.copy_paste:
+            partner = int(rng.integers(num_samples))
+            other = self._place(load, num_samples, partner, size, close_mosaic, rng)
+            sample = copy_paste(sample, other, rng, self.box_filter)
         if not close_mosaic and rng.random() < self.mixup:
             partner = int(rng.integers(num_samples))
             sample = mixup(sample, self._place(load, num_samples, partner, size, close_mosaic, rng), rng)

@@ -58,6 +58,7 @@ def test_the_settings_build_their_pipeline() -> None:
     config = AugmentConfig(
         mosaic=0.0,
         mixup=0.01,
+        copy_paste=0.11,
         degrees=2,
         translate=0.0,
         scale=(0.3, 0.4),
@@ -83,6 +84,7 @@ def test_the_settings_build_their_pipeline() -> None:
     assert pipeline == TrainPipeline(
         mosaic=0.0,
         mixup=0.01,
+        copy_paste=0.11,
         rotate_90=0.09,
         balance_classes=0.12,
         fit=(10, 11),
