@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from detseg.augment import AUGMENTS
-from detseg.config import load_entry
+from detseg.config import from_dict, load_entry
 from detseg.data import DATASETS
 from detseg.data.format import DatasetFormat
 from detseg.engine.settings import AugmentConfig, RunConfig
@@ -140,7 +140,8 @@ def test_losses_of_labels(table: Mapping[str, str], name: str) -> None:
 def test_tasks(name: str) -> None:
     config = config_of(TASKS, name, TaskConfig)
     with torch.device("meta"):
-        model = load_entry(MODELS, "detector")().build(len(NAMES))
+        settings = {"head": {"name": "dfl_masks"}} if config.truth == "instances" else {}
+        model = from_dict(load_entry(MODELS, "detector"), settings, "test").build(len(NAMES))
     task = config.build(model, NAMES)
     require(task, Task)
     assert (task.name, task.truth, task.class_names) == (name, config.truth, NAMES)

@@ -1,7 +1,7 @@
 """Non-maximum suppression in an ONNX graph, by the standard operator.
 
-Shape legend: B images, A anchors, C classes, K selected boxes of all images and classes, M the largest number of
-detections.
+Shape legend: B images, A anchors, C classes, K selected boxes of all images and classes, P prototypes of masks, M the
+largest number of detections.
 """
 
 from __future__ import annotations
@@ -38,13 +38,25 @@ _BEST_LABEL = """
     selected_label = GatherND (best_flat, selected_place)
 """
 
+# Where boxes carry coefficients of masks, these follow their anchors.
+_COEFFICIENTS = """
+    pad_anchor = Expand (no_label, limit)
+    all_anchor = Concat <axis = 0> (selected_anchor, pad_anchor)
+    row_anchor = Gather <axis = 0> (all_anchor, order)
+    top_anchor = Gather <axis = 0> (row_anchor, top_row)
+    top_anchor_column = Unsqueeze (top_anchor, axis_2)
+    top_coefficients = GatherND <batch_dims = 1> (dense_coefficients, top_anchor_column)
+    coefficients = Where (is_found_column, top_coefficients, no_score)
+"""
+
 # The operator gives triples (image, class, anchor) [K, 3]. M rows of padding are added, so that the later steps need
 # not care for the number of boxes. Then the rows are brought into the order of anchor and class, which decides between
 # equal scores in detseg's own suppression as well, and each image takes its best M.
 _GRAPH = """
 <ir_version: 10, opset_import: ["" : OPSET]>
-suppression (float[batch, anchors, 4] dense_boxes, float[batch, anchors, classes] dense_scores)
-    => (float[batch, LIMIT, 4] boxes, float[batch, LIMIT] scores, int64[batch, LIMIT] labels, int64[batch] counts)
+suppression (float[batch, anchors, 4] dense_boxes, float[batch, anchors, classes] dense_scores MORE_INPUTS)
+    => (float[batch, LIMIT, 4] boxes, float[batch, LIMIT] scores, int64[batch, LIMIT] labels, int64[batch] counts
+        MORE_OUTPUTS)
 <int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1] axis_1 = {1}, int64[1] axis_2 = {2},
  float below_all = {-1.0}, float no_score = {0.0}, int64 no_label = {0}, int64[1] no_image = {-1},
  int64[1] last_key = {9223372036854775807}, int64[1] limit = {LIMIT}, int64[2] rows_of_boxes = {LIMIT, 4}>
@@ -99,6 +111,7 @@ suppression (float[batch, anchors, 4] dense_boxes, float[batch, anchors, classes
     boxes = Where (is_found_column, top_box, no_score)
     found_count = Cast <to = 7> (is_found)
     counts = ReduceSum <keepdims = 0> (found_count, axis_1)
+    MORE_NODES
 }
 """
 
@@ -111,25 +124,36 @@ def append_nms(decoded: onnx.ModelProto, settings: PostprocessConfig) -> onnx.Mo
     :func:`detseg.runtime.postprocess.nms.select_detections`, but for its limit of 30,000 candidates. With
     ``class_agnostic`` an anchor counts for its best class only, as its other classes, in the same place, would be
     suppressed by that.
+
+    Where ``decoded`` gives ``coefficients`` ``[B, A, P]`` too, so does the result, ``[B, M, P]``, those of the boxes;
+    other outputs stay as they are.
     """
+    carried = ["coefficients"] if any(one.name == "coefficients" for one in decoded.graph.output) else []
     opset = next(entry.version for entry in decoded.opset_import if entry.domain == "")
     merged: onnx.ModelProto = onnx.compose.merge_models(
         _rename_outputs(decoded),
-        _suppression(settings, opset),
-        io_map=[("decoded_boxes", "dense_boxes"), ("decoded_scores", "dense_scores")],
+        _suppression(settings, opset, with_coefficients=bool(carried)),
+        io_map=[(f"decoded_{name}", f"dense_{name}") for name in ("boxes", "scores", *carried)],
         prefix2="nms/",
         producer_name=decoded.producer_name,
         producer_version=decoded.producer_version,
     )
-    return _rename(merged, {f"nms/{name}": name for name in ("boxes", "scores", "labels", "counts")})
+    return _rename(merged, {f"nms/{name}": name for name in ("boxes", "scores", "labels", "counts", *carried)})
 
 
-def _suppression(settings: PostprocessConfig, opset: int) -> onnx.ModelProto:
+def _suppression(settings: PostprocessConfig, opset: int, *, with_coefficients: bool) -> onnx.ModelProto:
     if settings.class_agnostic:
         candidates, label = _ANY_CLASS, _BEST_LABEL
     else:
         candidates, label = (_EVERY_CLASS if settings.multi_label else _BEST_CLASS), _OWN_LABEL
     text = _GRAPH.replace("CANDIDATES", candidates).replace("LABEL", label)
+    more_inputs, more_outputs, more_nodes = "", "", ""
+    if with_coefficients:
+        more_inputs = ", float[batch, anchors, prototypes] dense_coefficients"
+        more_outputs = ", float[batch, LIMIT, prototypes] coefficients"
+        more_nodes = _COEFFICIENTS
+    for place, more in (("INPUTS", more_inputs), ("OUTPUTS", more_outputs), ("NODES", more_nodes)):
+        text = text.replace(f"MORE_{place}", more)
     model = onnx.parser.parse_model(text.replace("OPSET", str(opset)).replace("LIMIT", str(settings.max_detections)))
     for name, value in (("iou", settings.iou), ("confidence", settings.confidence)):
         # As the comparison is in float32 here, by the float32 that decides as the number itself would.
@@ -139,7 +163,7 @@ def _suppression(settings: PostprocessConfig, opset: int) -> onnx.ModelProto:
 
 
 def _rename_outputs(decoded: onnx.ModelProto) -> onnx.ModelProto:
-    return _rename(decoded, {"boxes": "decoded_boxes", "scores": "decoded_scores"})
+    return _rename(decoded, {name: f"decoded_{name}" for name in ("boxes", "scores", "coefficients")})
 
 
 def _rename(model: onnx.ModelProto, names: dict[str, str]) -> onnx.ModelProto:

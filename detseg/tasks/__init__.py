@@ -2,6 +2,7 @@
 
 TASKS: dict[str, str] = {
     "detection": "detseg.tasks.detection:DetectionTaskConfig",
+    "instance": "detseg.tasks.instance:InstanceTaskConfig",
     "semantic": "detseg.tasks.semantic:SemanticTaskConfig",
     "volume": "detseg.tasks.volume:VolumeTaskConfig",
 }

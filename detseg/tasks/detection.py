@@ -22,7 +22,7 @@ from detseg.losses.detection import DetectionLossConfig
 from detseg.models.detector import Detector
 from detseg.ops.anchors import flatten_levels
 from detseg.ops.decode import decode
-from detseg.ops.nms import batched_nms
+from detseg.ops.nms import BatchedDetections, batched_nms
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.boxes import DetectionMetadata
@@ -84,11 +84,7 @@ class DetectionTaskConfig:
             )
         head = HeadMetadata(kind, model.strides, bins) if bins > 1 else HeadMetadata(kind, model.strides)
         task = DetectionTask(self, head, class_names, category_ids)
-        if self.input.height % task.stride or self.input.width % task.stride:
-            raise ValueError(
-                f"task.input is {self.input.height}x{self.input.width}; height and width must be multiples of the "
-                f"model's largest stride, {task.stride}"
-            )
+        require_multiples(self.input, task.stride)
         return task
 
     def build_criterion(self, model: Detector, task: DetectionTask) -> DetectionCriterion:
@@ -109,34 +105,49 @@ class DetectionTaskConfig:
     def evaluation_settings(cls, metadata: DetectionMetadata, path: Path) -> dict[str, Any]:
         """The confidence of evaluation, as average precision counts boxes of any; with suppression in the graph nothing
         can be changed, and where that costs, a warning says so."""
-        usual = PostprocessConfig().confidence
-        if not metadata.postprocess_in_graph:
-            return {"confidence": usual}
-        confidence = metadata.postprocess.confidence
-        if confidence > usual:
-            warnings.warn(
-                f"{path}: suppression is part of the graph and leaves out what scores below {confidence:g}, so average "
-                f"precision comes out lower than with the usual {usual:g}; to compare, export with --nms --conf "
-                f"{usual:g}, or without --nms",
-                stacklevel=3,
-            )
-        return {}
+        return settings_of_evaluation(metadata, path)
+
+
+def require_multiples(spec: InputSpec, stride: int) -> None:
+    """Raise ValueError unless the sides of the input are multiples of ``stride``."""
+    if spec.height % stride or spec.width % stride:
+        raise ValueError(
+            f"task.input is {spec.height}x{spec.width}; height and width must be multiples of the model's largest "
+            f"stride, {stride}"
+        )
+
+
+def settings_of_evaluation(metadata: DetectionMetadata, path: Path) -> dict[str, Any]:
+    """What replaces settings of the exported file ``path`` where average precision is computed: the confidence, since
+    boxes of any count. Warns where suppression in the graph leaves some out."""
+    usual = PostprocessConfig().confidence
+    if not metadata.postprocess_in_graph:
+        return {"confidence": usual}
+    confidence = metadata.postprocess.confidence
+    if confidence > usual:
+        warnings.warn(
+            f"{path}: suppression is part of the graph and leaves out what scores below {confidence:g}, so average "
+            f"precision comes out lower than with the usual {usual:g}; to compare, export with --nms --conf "
+            f"{usual:g}, or without --nms",
+            stacklevel=4,
+        )
+    return {}
 
 
 class DetectionTask(ImageTask):
     """Detection as a model needs it to be used, for raw maps of this ``head``. See :class:`detseg.tasks.base.Task`."""
 
+    kind_name: ClassVar[str] = "boxes"
     forms: tuple[str, ...] = ("decoded", "raw", "nms")
 
     def __init__(
         self,
-        config: DetectionTaskConfig,
+        config: Any,
         head: HeadMetadata,
         class_names: Sequence[str],
         category_ids: Sequence[int] | None = None,
     ) -> None:
-        super().__init__(config, load_kind("boxes"), class_names, category_ids, stride=max(head.strides))
-        self.config: DetectionTaskConfig = config
+        super().__init__(config, load_kind(self.kind_name), class_names, category_ids, stride=max(head.strides))
         self.head = head
         self._kept: Tensor | None = None
         self.waits_for_host = config.postprocess.nms_backend == "torchvision"
@@ -147,16 +158,21 @@ class DetectionTask(ImageTask):
         other._kept = kept
         return other
 
-    def infer(self, model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    def infer(self, model: nn.Module, images: Tensor) -> tuple[Tensor, ...]:
         """Normalized ``[B, 3, H, W]`` -> :meth:`detect` of the model's raw maps."""
         return self.detect(model(images))
 
     def detect(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Raw maps per level, decoded, filtered, NMS applied -> detections ``[B, M, 6]`` in input pixels and counts
         ``[B]``, see :class:`detseg.ops.nms.BatchedDetections`."""
+        found = self.suppress(raw)
+        return found.detections, found.counts
+
+    def suppress(self, raw: Sequence[Tensor]) -> BatchedDetections:
+        """Raw maps per level, without coefficients of masks -> :func:`detseg.ops.nms.batched_nms` of their boxes."""
         settings, head = self.config.postprocess, self.head
         boxes_xyxy, scores = decode(head.kind, raw, head.strides, head.bins)
-        found = batched_nms(
+        return batched_nms(
             boxes_xyxy,
             scores,
             confidence=settings.confidence,
@@ -167,11 +183,10 @@ class DetectionTask(ImageTask):
             backend=settings.nms_backend,
             kept=self._kept,
         )
-        return found.detections, found.counts
 
-    def results(self, outputs: tuple[Tensor, Tensor], placements: Sequence[Placement]) -> list[Detections]:
+    def results(self, outputs: tuple[Tensor, ...], placements: Sequence[Placement]) -> list[Detections]:
         """Detections and counts of :meth:`detect` -> the objects in each image, in pixels of the original images."""
-        detections, counts = (output.cpu().numpy() for output in outputs)
+        detections, counts = (output.cpu().numpy() for output in outputs[:2])
         results = []
         for rows, count, placement in zip(detections, counts, placements, strict=True):
             found = rows[:count]
@@ -197,10 +212,14 @@ class DetectionTask(ImageTask):
         """``decoded``: outputs ``boxes`` ``[B, A, 4]`` and ``scores`` ``[B, A, C]``, and so for ``nms``, before
         suppression is appended; ``raw``: one output ``raw`` ``[B, channels, A]``. A are the anchor points of all
         levels."""
-        height, width = (self.stride * torch.export.Dim(name, min=1) for name in ("height", "width"))
         module, outputs = (
             (_RawGraph(model), ("raw",)) if form == "raw" else (_DecodedGraph(model, self.head), ("boxes", "scores"))
         )
+        return self.graph_of(module, outputs)
+
+    def graph_of(self, module: nn.Module, outputs: tuple[str, ...]) -> ExportGraph:
+        """``module`` with inputs of any batch and of sides that are multiples of the stride."""
+        height, width = (self.stride * torch.export.Dim(name, min=1) for name in ("height", "width"))
         example = torch.zeros(2, 3, self.spec.height, self.spec.width)
         return ExportGraph(module, example, {0: torch.export.Dim("batch"), 2: height, 3: width}, outputs)
 
@@ -233,22 +252,27 @@ class DetectionCriterion:
         return {}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples of one size -> a batch with ``boxes_xyxy`` ``[B, M, 4]`` and ``labels`` ``[B, M]``, where M is the
-        largest number of objects in an image and label -1 marks padding. Crowd regions are no targets."""
-        kept = [~sample.crowd for sample in samples]
-        most = max((int(keep.sum()) for keep in kept), default=0)
-        boxes_xyxy = np.zeros((len(samples), most, 4), np.float32)
-        labels = np.full((len(samples), most), -1, np.int64)
-        for row, (sample, keep) in enumerate(zip(samples, kept, strict=True)):
-            count = int(keep.sum())
-            boxes_xyxy[row, :count] = sample.boxes_xyxy[keep]
-            labels[row, :count] = sample.labels[keep]
-        targets = {"boxes_xyxy": torch.from_numpy(boxes_xyxy), "labels": torch.from_numpy(labels)}
-        return make_batch(samples, targets)
+        """Samples of one size -> a batch with ``boxes_xyxy`` ``[B, M, 4]`` and ``labels`` ``[B, M]``, see
+        :func:`box_targets`."""
+        return make_batch(samples, box_targets(samples))
 
     def __call__(self, raw: list[Tensor], batch: Batch) -> LossSum:
         """Raw maps per level -> the loss parts of the configured assignment."""
         return self.loss(raw, batch.targets["boxes_xyxy"], batch.targets["labels"])
+
+
+def box_targets(samples: Sequence[Sample]) -> dict[str, Tensor]:
+    """``boxes_xyxy`` ``[B, M, 4]`` and ``labels`` ``[B, M]`` of ``samples``, where M is the largest number of objects
+    in an image and label -1 marks padding. Crowd regions are no targets."""
+    kept = [~sample.crowd for sample in samples]
+    most = max((int(keep.sum()) for keep in kept), default=0)
+    boxes_xyxy = np.zeros((len(samples), most, 4), np.float32)
+    labels = np.full((len(samples), most), -1, np.int64)
+    for row, (sample, keep) in enumerate(zip(samples, kept, strict=True)):
+        count = int(keep.sum())
+        boxes_xyxy[row, :count] = sample.boxes_xyxy[keep]
+        labels[row, :count] = sample.labels[keep]
+    return {"boxes_xyxy": torch.from_numpy(boxes_xyxy), "labels": torch.from_numpy(labels)}
 
 
 class _RawGraph(nn.Module):

@@ -35,6 +35,37 @@ def run(settings: PostprocessConfig, boxes_xyxy: FloatArray, scores: FloatArray)
     return dict(zip(names, session.run(names, {"in_boxes": boxes_xyxy, "in_scores": scores}), strict=True))
 
 
+def test_coefficients_follow_their_boxes() -> None:
+    text = PASSING_ON.replace(
+        "in_scores)\n", "in_scores, float[batch, anchors, 2] in_coefficients, float[n, 1] more)\n", 1
+    )
+    text = text.replace("scores)\n{", "scores, float[batch, anchors, 2] coefficients, float[n, 1] other)\n{")
+    text = text.replace("}", "coefficients = Identity (in_coefficients)\nother = Identity (more)\n}")
+    boxes_xyxy, scores = crowd(2, seed=5)
+    scores[1] *= 0.3  # hardly any box in the second image
+    anchors = np.tile(np.arange(150, dtype=np.float32), (2, 1))
+    coefficients = np.stack([anchors, anchors**2], axis=2)
+    more = np.array([[3.0], [4.0]], np.float32)
+    settings = PostprocessConfig(confidence=0.27, iou=0.5)
+    model = append_nms(onnx.parser.parse_model(text), settings)
+    onnx.checker.check_model(model, full_check=True)
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    names = [output.name for output in session.get_outputs()]
+    assert set(names) == {"boxes", "scores", "labels", "counts", "coefficients", "other"}
+    inputs = {"in_boxes": boxes_xyxy, "in_scores": scores, "in_coefficients": coefficients, "more": more}
+    found = dict(zip(names, session.run(names, inputs), strict=True))
+    assert found["other"].tolist() == more.tolist()
+    for image in range(2):
+        expected = select_detections(
+            boxes_xyxy[image], scores[image], settings.confidence, settings.iou, 300, multi_label=True,
+            class_agnostic=False,
+        )  # fmt: skip
+        count = int(found["counts"][image])
+        assert count == len(expected.anchors) > 0
+        assert np.array_equal(found["coefficients"][image, :count], coefficients[image, expected.anchors])
+        assert not found["coefficients"][image, count:].any()
+
+
 def crowd(batch: int, seed: int, levels: int = 0) -> tuple[FloatArray, FloatArray]:
     """Boxes that overlap a lot; with ``levels`` scores take so many values, so that many are equal."""
     rng = np.random.default_rng(seed)
