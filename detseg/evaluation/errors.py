@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
 from detseg.evaluation.f1 import F1Curve
-from detseg.evaluation.matching import MATCH_IOU, match_boxes
+from detseg.evaluation.matching import MATCH_IOU, match_boxes, overlaps_of
 from detseg.structures import Detections, GroundTruth
 
 NEAR_IOU = 0.1
@@ -77,7 +77,11 @@ def best_confidences(curves: Sequence[F1Curve], class_names: Sequence[str]) -> D
 
 
 def find_box_errors(
-    detections: Detections, truth: GroundTruth, confidences: DoubleArray, iou: float = MATCH_IOU
+    detections: Detections,
+    truth: GroundTruth,
+    confidences: DoubleArray,
+    iou: float = MATCH_IOU,
+    measure: Callable[[Detections, GroundTruth], DoubleArray] = overlaps_of,
 ) -> BoxErrors:
     """Say of every box that reaches the confidence of its class, ``confidences`` ``[C]``, what it is.
 
@@ -85,11 +89,12 @@ def find_box_errors(
     lie in a crowd region instead do not count. Of the others, again the best scores first, a box that overlaps a free
     object of another class by ``iou`` has the wrong class;
     one that overlaps a free object of its own class by 0.1 is badly placed; any other is a false positive. Objects that
-    are free after that are missed.
+    are free after that are missed. ``measure`` says ``[D, G]`` how far they overlap, where it is not the IoU of
+    boxes.
     """
     found = detections.select(detections.scores.astype(np.float64) >= confidences[detections.labels])
     found = found.select(np.argsort(-found.scores, kind="stable"))
-    match = match_boxes(found, truth, iou)
+    match = match_boxes(found, truth, iou, measure)
     overlaps, objects = match.overlaps, match.objects.copy()
     outcomes = np.where(objects >= 0, Outcome.RIGHT, Outcome.FALSE_POSITIVE).astype(np.int64)
     same_class = found.labels[:, None] == truth.labels

@@ -21,7 +21,7 @@ from detseg.structures import Detections, GroundTruth
 _LONGEST_SIDE = 1600
 _QUALITY = 85
 _NUM_NAMED_CLASSES = 3
-_MARKS = {
+MARKS = {
     Outcome.FALSE_POSITIVE: Mark("false positives", (235, 30, 45)),
     Outcome.MISS: Mark("misses", (255, 183, 3)),
     Outcome.WRONG_CLASS: Mark("wrong class", (170, 95, 240)),
@@ -155,7 +155,7 @@ class HardestBoxes:
         counts = np.zeros((len(self._class_names), len(Outcome)), np.int64)
         ranked = []
         for position, (index, result, truth) in enumerate(self._pictures):
-            errors = find_box_errors(result, truth, confidences)
+            errors = self._errors(result, truth, confidences)
             counts += errors.tally(truth, len(self._class_names))
             if errors.num_errors:
                 ranked.append((-errors.num_errors, index, position))
@@ -166,13 +166,21 @@ class HardestBoxes:
         return hardest, BoxTally(tuple(self._class_names), confidences, counts)
 
     def _drawn(self, index: int, result: Detections, truth: GroundTruth, confidences: DoubleArray) -> Candidate:
-        errors = find_box_errors(result, truth, confidences)
-        counts = [(mark, errors.count(outcome)) for outcome, mark in _MARKS.items()]
-        front = list(_MARKS.values())
+        errors = self._errors(result, truth, confidences)
+        counts = [(mark, errors.count(outcome)) for outcome, mark in MARKS.items()]
+        front = list(MARKS.values())
         boxes = sorted(_marked(errors, truth, self._class_names), key=lambda box: front.index(box.mark))
-        picture = draw_marked_boxes(self._read(index), boxes, counts)
+        picture = draw_marked_boxes(self._image(index, errors, truth), boxes, counts)
         caption = ", ".join(f"{mark.name} {count}" for mark, count in counts if count)
         return Candidate(float(errors.num_errors), index, caption, encode_jpeg(picture))
+
+    def _errors(self, result: Detections, truth: GroundTruth, confidences: DoubleArray) -> BoxErrors:
+        """What is wrong with the result for one picture."""
+        return find_box_errors(result, truth, confidences)
+
+    def _image(self, index: int, errors: BoxErrors, truth: GroundTruth) -> ByteArray:
+        """The picture that boxes are drawn on."""
+        return self._read(index)
 
 
 def _marked(errors: BoxErrors, truth: GroundTruth, class_names: Sequence[str]) -> list[MarkedBox]:
@@ -182,7 +190,7 @@ def _marked(errors: BoxErrors, truth: GroundTruth, class_names: Sequence[str]) -
     found = errors.found
     columns = found.boxes_xyxy, found.scores, found.labels, errors.outcomes, errors.objects, errors.overlaps
     for xyxy, score, label, outcome, true, overlap in zip(*columns, strict=True):
-        mark = _MARKS[Outcome(outcome)]
+        mark = MARKS[Outcome(outcome)]
         text = f"{class_names[label]} {score:.2f}"
         if outcome == Outcome.WRONG_CLASS:
             text += f", is {class_names[truth.labels[true]]}"
@@ -191,7 +199,7 @@ def _marked(errors: BoxErrors, truth: GroundTruth, class_names: Sequence[str]) -
             boxes.append(MarkedBox(_corners(truth_xyxy[true]), mark, dashed=True))
         boxes.append(MarkedBox(_corners(xyxy), mark, "" if outcome == Outcome.RIGHT else text))
     boxes += [
-        MarkedBox(_corners(truth_xyxy[missed]), _MARKS[Outcome.MISS], class_names[truth.labels[missed]], dashed=True)
+        MarkedBox(_corners(truth_xyxy[missed]), MARKS[Outcome.MISS], class_names[truth.labels[missed]], dashed=True)
         for missed in np.flatnonzero(errors.missed)
     ]
     return boxes

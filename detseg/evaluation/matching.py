@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,13 +28,19 @@ class Match:
     overlaps: DoubleArray
 
 
-def match_boxes(found: Detections, truth: GroundTruth, iou: float = MATCH_IOU) -> Match:
+def match_boxes(
+    found: Detections,
+    truth: GroundTruth,
+    iou: float = MATCH_IOU,
+    measure: Callable[[Detections, GroundTruth], DoubleArray] | None = None,
+) -> Match:
     """Match boxes that are sorted by score, the best first, with objects as COCO does it: each takes the object of its
     class that it overlaps most (the last of equals), by at least ``iou``, and that no better box has taken.
 
     What a box gets does not depend on boxes of a lower score, so the boxes above any confidence are matched alike.
+    ``measure`` says ``[D, G]`` how far they overlap, where that is not the IoU of boxes.
     """
-    overlaps = overlaps_of(found, truth)
+    overlaps = (measure or overlaps_of)(found, truth)
     candidates = (found.labels[:, None] == truth.labels) & (overlaps >= iou) & (overlaps > 0)
     objects = np.full(len(found), -1, np.int64)
     free = ~truth.crowd

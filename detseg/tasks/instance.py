@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detseg.arrays import BoolArray
 from detseg.config import choice
+from detseg.evaluation.hardest_instances import HardestInstances
 from detseg.evaluation.instances import InstanceEvaluator
 from detseg.losses import INSTANCE_LOSSES
 from detseg.losses.base import LossSum
@@ -157,6 +158,10 @@ class InstanceTask(DetectionTask):
     ) -> InstanceEvaluator:
         """COCO's average precision of masks for the classes of a data set."""
         return InstanceEvaluator(class_names, category_ids, backend)
+
+    def hardest_examples(self, class_names: Sequence[str], count: int, data: Any) -> HardestInstances:
+        """By the number of errors at the confidence of best F1, as the masks say."""
+        return HardestInstances(class_names, count, lambda index: data.read(index)[0])
 
     def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
         """``decoded``: outputs ``boxes`` ``[B, A, 4]``, ``scores`` ``[B, A, C]``, ``coefficients`` ``[B, A, K]`` and
