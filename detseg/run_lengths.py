@@ -150,12 +150,10 @@ class RunLengths:
         left, top, width, height = (int(side) for side in self.box_xywh)
         if not width:
             return np.zeros((0, 0), np.bool_), 0, 0
-        starts, ends = (bounds - left * self.height for bounds in self.intervals())
-        steps = np.zeros(width * self.height + 1, np.int8)
-        steps[starts] = 1
-        steps[ends] = -1
-        columns = np.cumsum(steps[:-1], dtype=np.int8).reshape(width, self.height)[:, top : top + height]
-        return np.ascontiguousarray(columns.T.astype(np.bool_)), left, top
+        edges = np.stack(self.intervals(), axis=1).ravel() - left * self.height
+        counts = np.diff(np.concatenate([[0], edges, [width * self.height]]))
+        columns = np.repeat(np.arange(len(counts)) % 2 == 1, counts).reshape(width, self.height)
+        return np.ascontiguousarray(columns[:, top : top + height].T), left, top
 
     def intervals(self) -> tuple[IntArray, IntArray]:
         """The positions, down the columns, where runs inside of the object start, and where they have ended."""

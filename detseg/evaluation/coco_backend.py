@@ -14,12 +14,13 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
+from detseg.evaluation.boundary import KEY, boundary_of, with_boundaries
 from detseg.run_lengths import RunLengths
 from detseg.structures import Detections, GroundTruth, Instances
 
 Backend = Literal["hotcoco", "faster-coco-eval", "pycocotools"]
-Judged = Literal["bbox", "segm"]
-"""What of objects is compared, as COCO calls it: boxes, or masks."""
+Judged = Literal["bbox", "segm", "boundary"]
+"""What of objects is compared, as COCO calls it: boxes, masks, or masks and their boundaries."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,7 @@ def accumulate(
 ) -> Accumulated:
     """Match ``detections`` with ``truths``, one each per image, of unique image ids and known, finite values; by their
     masks, which all have then, where ``judged`` says so. The size of what was found is then that of its mask.
+    Boundaries are always compared by pycocotools.
 
     The official tool has ways to go wrong that are avoided here: it takes an annotation with id 0 for unmatched, lets
     one of two equal ids vanish, and fails on an empty list of results. So images, classes and annotations are counted
@@ -135,10 +137,13 @@ def accumulate(
     Raises:
         ValueError: the backend is not installed.
     """
+    backend = OFFICIAL if judged == "boundary" else backend
     program = BACKENDS[backend]
     try:
         coco_class = importlib.import_module(program.coco_module).COCO
         evaluation_class = getattr(importlib.import_module(program.evaluation_module), program.evaluation_name)
+        if judged == "boundary":
+            evaluation_class = with_boundaries(evaluation_class, importlib.import_module("pycocotools.mask").iou)
     except ModuleNotFoundError as error:
         raise _not_installed(backend) from error
     ranks_of_images = _ranks([truth.image_id for truth in truths])
@@ -148,18 +153,20 @@ def accumulate(
         for rank, truth in zip(ranks_of_images, truths, strict=True)
     ]
     categories = [{"id": rank, "name": str(rank)} for rank in range(1, len(category_ids) + 1)]
+    true_masks = [mask for truth in truths for mask in truth.masks or ()]
     objects = _Objects(
         images=np.repeat(ranks_of_images, [len(truth.labels) for truth in truths]),
         categories=class_ranks[_joined([truth.labels for truth in truths], np.int64)],
         boxes_xywh=_joined([truth.boxes_xywh for truth in truths], np.float64).reshape(-1, 4),
         crowd=_joined([truth.crowd for truth in truths], np.bool_),
         areas=_joined([truth.areas for truth in truths], np.float64),
-        masks=_texts(mask for truth in truths for mask in truth.masks or ()) if judged == "segm" else None,
+        masks=None if judged == "bbox" else _texts(true_masks),
+        boundaries=_texts(map(boundary_of, true_masks)) if judged == "boundary" else None,
     )
     boxes_xywh = _joined([found.boxes_xyxy for found in detections], np.float64).reshape(-1, 4)
     boxes_xywh[:, 2:] -= boxes_xywh[:, :2]
     areas, masks = boxes_xywh[:, 2] * boxes_xywh[:, 3], None
-    if judged == "segm":
+    if judged != "bbox":
         masks = [mask for found in detections for mask in cast(Instances, found).masks]
         areas = np.array([mask.area for mask in masks], np.float64)
     results = _Objects(
@@ -169,12 +176,15 @@ def accumulate(
         crowd=np.zeros(len(boxes_xywh), np.bool_),
         areas=areas,
         masks=None if masks is None else _texts(masks),
+        boundaries=_texts(map(boundary_of, masks)) if masks is not None and judged == "boundary" else None,
         scores=_joined([found.scores for found in detections], np.float64),
     )
     make = _from_arrays if backend == "hotcoco" else _from_records
     # the tools report their progress on stdout, which belongs to the caller
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = evaluation_class(*make(coco_class, images, categories, objects, results), judged)
+        evaluation = evaluation_class(
+            *make(coco_class, images, categories, objects, results), "bbox" if judged == "bbox" else "segm"
+        )
         evaluation.evaluate()
         evaluation.accumulate()
     by_position = class_ranks - 1
@@ -199,6 +209,7 @@ class _Objects:
     areas: DoubleArray
     scores: DoubleArray | None = None
     masks: list[dict[str, Any]] | None = None
+    boundaries: list[dict[str, Any]] | None = None
 
 
 def _texts(masks: Iterable[RunLengths]) -> list[dict[str, Any]]:
@@ -272,6 +283,8 @@ def _records(table: _Objects) -> list[dict[str, Any]]:
         columns["score"] = table.scores.tolist()
     if table.masks is not None:
         columns["segmentation"] = table.masks
+    if table.boundaries is not None:
+        columns[KEY] = table.boundaries
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 

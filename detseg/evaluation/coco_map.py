@@ -23,7 +23,7 @@ from detseg.runtime.writers.boxes import detections_to_coco, write_results
 from detseg.structures import Detections, GroundTruth, Metrics
 
 # name: (kind, IoU threshold or None for the mean over all ten, area range, detections per image and class)
-_SUMMARY: dict[str, tuple[Literal["precision", "recall"], float | None, str, int]] = {
+SUMMARY: dict[str, tuple[Literal["precision", "recall"], float | None, str, int]] = {
     "AP": ("precision", None, "all", 100),
     "AP50": ("precision", 0.5, "all", 100),
     "AP75": ("precision", 0.75, "all", 100),
@@ -108,11 +108,11 @@ class CocoEvaluator:
             ValueError: no image was added, or the backend is not installed.
         """
         accumulated = self._accumulate()
-        values = {name: accumulated.mean(*summary) for name, summary in _SUMMARY.items()}
+        values = {name: accumulated.mean(*summary) for name, summary in SUMMARY.items()}
         positions = accumulated.positions_with_truth()
         for name in _SUMMARY_OF_CLASS:
             for position in positions:
-                values[f"{name}/{self.class_names[position]}"] = accumulated.mean(*_SUMMARY[name], position)
+                values[f"{name}/{self.class_names[position]}"] = accumulated.mean(*SUMMARY[name], position)
         return Metrics(values, primary="AP")
 
     def classes_without_truth(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -11,25 +11,37 @@ import numpy as np
 
 from detseg.arrays import IntArray
 from detseg.evaluation.base import EvaluatorState
-from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.evaluation.coco_backend import accumulate
+from detseg.evaluation.coco_map import SUMMARY, CocoEvaluator
 from detseg.run_lengths import RunLengths
 from detseg.runtime.writers.boxes import write_results
 from detseg.runtime.writers.instances import instances_to_coco
 from detseg.structures import Detections, GroundTruth, Instances, Metrics
 
-_OF_BOXES = ("AP", "AP50", "AP75")
+_BESIDE = ("AP", "AP50", "AP75")
 _RUNS = ("found_runs", "true_runs")
 """The runs of all masks one after the other, and with ``_counts`` behind their name how many each has."""
 
 
 class InstanceEvaluator(CocoEvaluator):
-    """All that :class:`CocoEvaluator` says of boxes, of masks; then ``AP_box``, ``AP50_box`` and ``AP75_box``.
+    """All that :class:`CocoEvaluator` says of boxes, of masks; then ``AP_box``, ``AP50_box`` and ``AP75_box``, and with
+    ``boundary`` the same of :mod:`detseg.evaluation.boundary`: ``AP_boundary``, ...
 
     Whether an object is small, medium or large is decided by the area in its annotation, and of what was found by the
     pixels of its mask.
     """
 
     judged = "segm"
+
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        category_ids: Sequence[int] | None = None,
+        backend: str | None = None,
+        boundary: bool = False,
+    ) -> None:
+        super().__init__(class_names, category_ids, backend)
+        self._with_boundary = boundary
 
     def reset(self) -> None:
         """Forget all images."""
@@ -61,7 +73,12 @@ class InstanceEvaluator(CocoEvaluator):
             ValueError: no image was added, or the backend is not installed.
         """
         of_masks, of_boxes = super().compute(), self._boxes.compute()
-        return Metrics({**of_masks, **{f"{name}_box": of_boxes[name] for name in _OF_BOXES}}, primary=of_masks.primary)
+        values = {**of_masks, **{f"{name}_box": of_boxes[name] for name in _BESIDE}}
+        if self._with_boundary:
+            pairs = list(self._truths.values()), list(self._detections.values())
+            of_boundaries = accumulate(self.backend, *pairs, self.category_ids, "boundary")
+            values |= {f"{name}_boundary": of_boundaries.mean(*SUMMARY[name]) for name in _BESIDE}
+        return Metrics(values, primary=of_masks.primary)
 
     def results(self) -> list[dict[str, Any]]:
         """All that was found as COCO result records of masks, which have no box: where there is one, the official tool

@@ -57,6 +57,9 @@ class InstanceTaskConfig:
     """What is minimized, with the assignment of predictions to objects; ``tal_masks`` is for the ``dfl_masks`` head."""
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     """Which raw predictions become objects; each gets its mask."""
+    boundary_ap: bool = False
+    """Measure ``AP_boundary`` as well: average precision along the edges of the masks (arXiv 2103.16562), which takes
+    several times as long."""
 
     @property
     def train_size(self) -> tuple[int, int]:
@@ -157,7 +160,7 @@ class InstanceTask(DetectionTask):
         self, class_names: Sequence[str], category_ids: Sequence[int], backend: str | None = None
     ) -> InstanceEvaluator:
         """COCO's average precision of masks for the classes of a data set."""
-        return InstanceEvaluator(class_names, category_ids, backend)
+        return InstanceEvaluator(class_names, category_ids, backend, self.config.boundary_ap)
 
     def hardest_examples(self, class_names: Sequence[str], count: int, data: Any) -> HardestInstances:
         """By the number of errors at the confidence of best F1, as the masks say."""
