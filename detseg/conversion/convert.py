@@ -65,7 +65,7 @@ def convert(
     graph); every tensor must find its place.
 
     Args:
-        path: ``.pt`` or ``.pth`` with a YOLOv8 detector of Ultralytics, a YOLOX or MONAI's VNet; ``.onnx`` with a
+        path: ``.pt`` or ``.pth`` with a YOLOv8 or YOLOv8-seg of Ultralytics, a YOLOX or MONAI's VNet; ``.onnx`` with a
             YOLOX.
         output: a file that ends in ``.safetensors``; a new one, unless ``overwrite``.
         names: the classes in order; needed where the file has none, unless there are 80: these are COCO's.
@@ -128,7 +128,7 @@ def _read_torch(path: Path) -> _Read:
     recognized = recognize({name: array.shape for name, array in found.arrays.items()})
     weights = map_tensors(found.arrays, expected_tensors(recognized.model, recognized.num_classes))
     notes = ["these are the averaged weights (ema) of the checkpoint"] if found.key == "ema" else []
-    if recognized.family != "YOLOv8":
+    if recognized.family not in ("YOLOv8", "YOLOv8-seg"):
         return _Read(recognized, weights, file.sha256, notes=notes)
     details = read_details(file.content, found.module)
     if details.image_size is None:

@@ -15,6 +15,7 @@ from detseg.models.detector import DetectorConfig
 from detseg.models.vnet import MONAI_VNET
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.tasks.detection import DetectionTaskConfig
+from detseg.tasks.instance import InstanceTaskConfig
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -40,15 +41,14 @@ YOLOX_SIZES = {
 
 # What a part of a name tells about a network whose modules are numbered as YOLOv8's are.
 _OTHERS = (
-    (r"\.proto\.", "a segmentation network (it has mask prototypes)"),
     (r"\.one2one_cv\d\.", "a YOLOv10 or later, with a head of one box per object"),
     (r"\.(attn|qkv)\.", "a YOLO11 or later, with attention"),
     (r"\.m\.\d\.(weight|bias)$", "a network with anchor boxes (YOLOv5 or before)"),
-    (r"\.cv4\.\d", "a network for poses or rotated boxes (its head has a third branch)"),
     (r"\.linear\.", "a classifier"),
     (r"\.(decoder|enc_output)\.", "an RT-DETR"),
 )
-KNOWN = "YOLOv8 n to x (detection), YOLOX nano to x, and MONAI's VNet"
+_THIRD_BRANCH, _PROTOTYPES = r"\.cv4\.\d", r"(?:model\.){1,2}22\.proto\.cv3\.conv\.weight"
+KNOWN = "YOLOv8 n to x (detection, and segmentation of instances), YOLOX nano to x, and MONAI's VNet"
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Recognized:
     num_classes: int
     model: ModelConfig
     task_name: str
-    task: DetectionTaskConfig | None = None
+    task: DetectionTaskConfig | InstanceTaskConfig | None = None
 
 
 def recognize(shapes: Shapes) -> Recognized:
@@ -91,6 +91,19 @@ def _yolov8(shapes: Shapes) -> Recognized:
     stem = _shape(shapes, rf"{front}0\.conv\.weight", "YOLOv8", 4)
     boxes = _shape(shapes, rf"{front}22\.cv2\.0\.2\.weight", "YOLOv8", 4)
     classes = _shape(shapes, rf"{front}22\.cv3\.0\.2\.weight", "YOLOv8", 4)
+    head: dict[str, Any] = {"name": "dfl", "bins": max(2, boxes[0] // 4)}
+    prototypes = next((shape for name, shape in shapes.items() if re.fullmatch(_PROTOTYPES, name)), None)
+    third = next((name for name in shapes if re.search(_THIRD_BRANCH, name)), None)
+    if prototypes is not None:
+        hidden = _shape(shapes, rf"{front}22\.proto\.cv1\.conv\.weight", "YOLOv8-seg", 4)
+        usual = 4 * stem[0]  # the channels of the finest level
+        channels = None if hidden[0] == usual else hidden[0]
+        head |= {"name": "dfl_masks", "prototypes": prototypes[0], "prototype_channels": channels}
+    elif third is not None:
+        raise ConversionError(
+            f"this is a network for poses or rotated boxes (its head has a third branch), as its tensor {third} shows; "
+            f"detseg converts {KNOWN}"
+        )
     size, depth, width, most = _size_of(YOLOV8_SIZES, stem[0], "YOLOv8")
     form = {"block": "c2f", "depth": depth}
     model = from_dict(
@@ -98,10 +111,12 @@ def _yolov8(shapes: Shapes) -> Recognized:
         {
             "backbone": {"name": "csp_darknet", **form, "width": width, "max_channels": most},
             "neck": {"name": "pan", **form},
-            "head": {"name": "dfl", "bins": max(2, boxes[0] // 4)},
+            "head": head,
         },
         "YOLOv8",
     )
+    if prototypes is not None:
+        return Recognized("YOLOv8-seg", size, classes[0], model, "instance", InstanceTaskConfig())
     return Recognized("YOLOv8", size, classes[0], model, "detection", DetectionTaskConfig())
 
 
@@ -145,7 +160,9 @@ def _monai_vnet(shapes: Shapes) -> Recognized:
     return Recognized("MONAI VNet", "", classes[0], model, "volume")
 
 
-def with_input_size(task: DetectionTaskConfig, height: int, width: int) -> DetectionTaskConfig:
+def with_input_size(
+    task: DetectionTaskConfig | InstanceTaskConfig, height: int, width: int
+) -> DetectionTaskConfig | InstanceTaskConfig:
     """``task`` for an input of another size."""
     spec: InputSpec = replace(task.input, height=height, width=width)
     return replace(task, input=spec)

@@ -124,6 +124,9 @@ YOLOV8_MODULES = {
 YOLOV8_PARTS = (
     (r"^cv2\.(\d)\.", r"box_branches.\1."),
     (r"^cv3\.(\d)\.", r"class_branches.\1."),
+    (r"^cv4\.(\d)\.", r"coefficient_branches.\1."),
+    (r"^proto\.cv(\d)\.", r"prototypes.conv\1."),
+    (r"^proto\.upsample\.", "prototypes.upsample."),
     (r"^dfl\.conv\.weight$", "projection"),
 )
 YOLOV8_BLOCKS = ((r"^m\.(\d+)\.", r"blocks.\1."), (r"(^|\.)cv([12])\.", r"\1conv\2."))

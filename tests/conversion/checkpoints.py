@@ -63,6 +63,9 @@ def yolov8_name(own: str) -> str:
         return "model.22.dfl.conv.weight"
     if own.startswith("head."):
         own = re.sub(r"^head\.box_branches\.", "model.22.cv2.", own)
+        own = re.sub(r"^head\.coefficient_branches\.", "model.22.cv4.", own)
+        own = re.sub(r"^head\.prototypes\.conv", "model.22.proto.cv", own)
+        own = re.sub(r"^head\.prototypes\.", "model.22.proto.", own)
         return re.sub(r"^head\.class_branches\.", "model.22.cv3.", own)
     front, place = next((front, place) for front, place in YOLOV8_PLACES if own.startswith(front))
     rest = own.removeprefix(front).replace("conv1.", "cv1.").replace("conv2.", "cv2.").replace("blocks.", "m.")

@@ -15,10 +15,12 @@ from monai.networks.nets import VNet as MonaiVNet
 from torch import Tensor
 
 import detseg
+from detseg.config import load_config
 from detseg.conversion.coco_names import COCO_CATEGORIES, COCO_NAMES
 from detseg.conversion.convert import convert
 from detseg.conversion.report import ConversionError
 from detseg.engine.command import eval_command
+from detseg.engine.settings import RunConfig
 from detseg.exporters.export import export_model
 from detseg.files import SaveError
 from detseg.foreign.limits import ForeignFileError
@@ -66,6 +68,35 @@ def test_every_size(form: str, size: str, tmp_path: Path) -> None:
     assert report.input_size == ((416, 416) if size in ("nano", "tiny") else (640, 640))
     assert [name for name, _ in report.mapped] == list(foreign)
     assert report.unused == report.missing == ()
+    assert_equal_weights(tmp_path / "out.safetensors", model.state_dict())
+
+
+@pytest.mark.parametrize("size", ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")])
+def test_every_size_with_masks(size: str, tmp_path: Path) -> None:
+    model = build(f"instance/c2f_{size}_seg", 2)
+    foreign = yolov8_weights(model)
+    source = save({"model": foreign}, tmp_path / "checkpoint.pt")
+    report = convert(source, tmp_path / "out.safetensors", names=["cat", "dog"])
+    assert (report.family, report.size, report.strides) == ("YOLOv8-seg", size, (8, 16, 32))
+    assert [name for name, _ in report.mapped] == list(foreign)
+    assert report.unused == report.missing == ()
+    package = load_model_file(tmp_path / "out.safetensors")
+    assert (package.task.name, package.task.class_names) == ("instance", ("cat", "dog"))
+    assert_equal_weights(tmp_path / "out.safetensors", model.state_dict())
+
+
+def test_other_prototypes_than_usual(tmp_path: Path) -> None:
+    config = load_config(
+        RunConfig,
+        CONFIGS / "instance" / "c2f_n_seg.yaml",
+        ["model.head.prototypes=16", "model.head.prototype_channels=24", "data.path=shapes"],
+    )
+    torch.manual_seed(0)
+    model = config.model.build(3)
+    source = save(yolov8_weights(model), tmp_path / "checkpoint.pt")
+    convert(source, tmp_path / "out.safetensors", names=["a", "b", "c"])
+    package = load_model_file(tmp_path / "out.safetensors")
+    assert package.config.model == config.model
     assert_equal_weights(tmp_path / "out.safetensors", model.state_dict())
 
 

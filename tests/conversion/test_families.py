@@ -13,13 +13,23 @@ from tests.conversion.checkpoints import CONFIGS, build, yolov8_weights, yolox_w
 Shapes = dict[str, tuple[int, ...]]
 
 
+def config_of(family: str, size: str) -> str:
+    return {
+        "YOLOv8": f"detection/c2f_{size}",
+        "YOLOv8-seg": f"instance/c2f_{size}_seg",
+        "YOLOX": f"detection/yolox_{size}",
+    }[family]
+
+
 def shapes_of(family: str, size: str, num_classes: int) -> Shapes:
-    config = f"detection/{'c2f' if family == 'YOLOv8' else 'yolox'}_{size}"
-    weights = (yolov8_weights if family == "YOLOv8" else yolox_weights)(build(config, num_classes, "meta"))
+    config = config_of(family, size)
+    weights = (yolox_weights if family == "YOLOX" else yolov8_weights)(build(config, num_classes, "meta"))
     return {name: tuple(value.shape) for name, value in weights.items()}
 
 
-SIZES = [("YOLOv8", size) for size in "nsmlx"] + [("YOLOX", size) for size in ("nano", "tiny", *"smlx")]
+SIZES = [(family, size) for family in ("YOLOv8", "YOLOv8-seg") for size in "nsmlx"] + [
+    ("YOLOX", size) for size in ("nano", "tiny", *"smlx")
+]
 
 
 @pytest.mark.parametrize(("family", "size"), SIZES)
@@ -29,7 +39,7 @@ def test_every_size_is_recognized_and_every_tensor_placed(family: str, size: str
     found = recognize(shapes)
     assert (found.family, found.size, found.num_classes) == (family, size, num_classes)
     # The same network and the same input as the configuration to train one.
-    own = load_config(RunConfig, CONFIGS / f"detection/{'c2f' if family == 'YOLOv8' else 'yolox'}_{size}.yaml")
+    own = load_config(RunConfig, CONFIGS / f"{config_of(family, size)}.yaml")
     assert found.model == own.model
     assert found.task == own.task
     expected = {name: tuple(value.shape) for name, value in expected_tensors(found.model, num_classes).items()}
@@ -47,7 +57,8 @@ def without(shapes: Shapes, *names: str) -> Shapes:
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        (N | {"model.22.proto.cv1.conv.weight": (64, 64, 3, 3), "model.22.cv4.0.2.bias": (32,)}, "a segmentation net"),
+        (N | {"model.22.proto.cv3.conv.weight": (32, 64, 1, 1)}, r"YOLOv8-seg, but there is no model\.22\.proto\.cv1"),
+        (N | {"model.23.proto.cv3.conv.weight": (32, 64, 1, 1), "model.23.cv4.0.2.bias": (32,)}, "poses or rotated"),
         (N | {"model.22.cv4.0.2.weight": (51, 16, 1, 1)}, "poses or rotated boxes"),
         (N | {"model.23.one2one_cv2.0.2.bias": (64,)}, "a YOLOv10 or later"),
         (N | {"model.10.m.0.attn.qkv.conv.weight": (256, 128, 1, 1)}, "a YOLO11 or later"),
