@@ -6,6 +6,8 @@ largest number of detections.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import onnx
 import onnx.compose
 import onnx.parser
@@ -128,29 +130,38 @@ def append_nms(decoded: onnx.ModelProto, settings: PostprocessConfig) -> onnx.Mo
     Where ``decoded`` gives ``coefficients`` ``[B, A, P]`` too, so does the result, ``[B, M, P]``, those of the boxes;
     other outputs stay as they are.
     """
-    carried = ["coefficients"] if any(one.name == "coefficients" for one in decoded.graph.output) else []
+    carried = [one for one in decoded.graph.output if one.name == "coefficients"]
+    names = [one.name for one in carried]
     opset = next(entry.version for entry in decoded.opset_import if entry.domain == "")
     merged: onnx.ModelProto = onnx.compose.merge_models(
         _rename_outputs(decoded),
-        _suppression(settings, opset, with_coefficients=bool(carried)),
-        io_map=[(f"decoded_{name}", f"dense_{name}") for name in ("boxes", "scores", *carried)],
+        _suppression(settings, opset, _num_prototypes(carried)),
+        io_map=[(f"decoded_{name}", f"dense_{name}") for name in ("boxes", "scores", *names)],
         prefix2="nms/",
         producer_name=decoded.producer_name,
         producer_version=decoded.producer_version,
     )
-    return _rename(merged, {f"nms/{name}": name for name in ("boxes", "scores", "labels", "counts", *carried)})
+    return _rename(merged, {f"nms/{name}": name for name in ("boxes", "scores", "labels", "counts", *names)})
 
 
-def _suppression(settings: PostprocessConfig, opset: int, *, with_coefficients: bool) -> onnx.ModelProto:
+def _num_prototypes(carried: Sequence[onnx.ValueInfoProto]) -> int | str | None:
+    """How many coefficients a box has, or the name of a free number of them; None where there are none."""
+    if not carried:
+        return None
+    side = carried[0].type.tensor_type.shape.dim[2]
+    return side.dim_value or "prototypes"
+
+
+def _suppression(settings: PostprocessConfig, opset: int, num_prototypes: int | str | None) -> onnx.ModelProto:
     if settings.class_agnostic:
         candidates, label = _ANY_CLASS, _BEST_LABEL
     else:
         candidates, label = (_EVERY_CLASS if settings.multi_label else _BEST_CLASS), _OWN_LABEL
     text = _GRAPH.replace("CANDIDATES", candidates).replace("LABEL", label)
     more_inputs, more_outputs, more_nodes = "", "", ""
-    if with_coefficients:
-        more_inputs = ", float[batch, anchors, prototypes] dense_coefficients"
-        more_outputs = ", float[batch, LIMIT, prototypes] coefficients"
+    if num_prototypes is not None:
+        more_inputs = f", float[batch, anchors, {num_prototypes}] dense_coefficients"
+        more_outputs = f", float[batch, LIMIT, {num_prototypes}] coefficients"
         more_nodes = _COEFFICIENTS
     for place, more in (("INPUTS", more_inputs), ("OUTPUTS", more_outputs), ("NODES", more_nodes)):
         text = text.replace(f"MORE_{place}", more)

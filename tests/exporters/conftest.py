@@ -12,10 +12,12 @@ from detseg.exporters.export import Exported, export_model
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.models.heads.dfl import DFLHeadConfig
+from detseg.models.heads.dfl_masks import DFLMasksHeadConfig
 from detseg.models.necks.pan import PANConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.tasks.detection import DetectionTaskConfig
+from detseg.tasks.instance import InstanceTaskConfig
 from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.volume import VolumeTask, VolumeTaskConfig
 
@@ -54,6 +56,36 @@ def detector_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
             branch[-1].weight.mul_(20)  # type: ignore[index, operator]
             branch[-1].bias.fill_(-1.0)  # type: ignore[index, operator, union-attr]
     path = tmp_path_factory.mktemp("detector") / "small.safetensors"
+    save_model_file(path, model.state_dict(), config)
+    return path
+
+
+@pytest.fixture(scope="session")
+def instance_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector with masks that was not trained, and finds something everywhere."""
+    torch.manual_seed(0)
+    config = ModelFileConfig(
+        DetectorConfig(
+            backbone=CSPDarknetConfig(width=0.0625, depth=0.01),
+            neck=PANConfig(depth=0.01),
+            head=DFLMasksHeadConfig(bins=4, prototypes=6),
+        ),
+        InstanceTaskConfig(
+            input=InputSpec(96, 128), postprocess=PostprocessConfig(confidence=0.01, iou=0.6, max_detections=50)
+        ),
+        ("circle", "square", "triangle"),
+        (1, 2, 5),
+    )
+    model, _ = config.build()
+    settle(model, (4, 3, 96, 128), 1.0)
+    with torch.no_grad():
+        for branch in model.head.class_branches:  # type: ignore[union-attr]
+            branch[-1].weight.mul_(20)  # type: ignore[index, operator]
+            branch[-1].bias.fill_(-1.0)  # type: ignore[index, operator, union-attr]
+        for branch in model.head.coefficient_branches:  # type: ignore[union-attr]
+            branch[-1].bias.normal_()  # type: ignore[index, operator, union-attr]
+        model.head.prototypes.conv3.bn.weight.normal_()  # type: ignore[union-attr, operator]
+    path = tmp_path_factory.mktemp("instances") / "small.safetensors"
     save_model_file(path, model.state_dict(), config)
     return path
 
