@@ -89,7 +89,10 @@ def _check(options: argparse.Namespace) -> int:
     if options.preview:
         from detseg.engine.command import preview_command
 
-        for path in preview_command(options.data, options.preview, options.format, options.config, options.overwrite):
+        pictures = preview_command(
+            options.data, options.preview, options.format, options.config, options.overwrite, options.truth
+        )
+        for path in pictures:
             print(f"preview: {path}")
     return report.exit_code
 

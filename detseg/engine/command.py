@@ -26,6 +26,7 @@ from detseg.evaluation.report import all_metrics
 from detseg.files import free_folder, require_replaceable
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.shipped import find_config
+from detseg.structures import Truth
 
 
 def eval_command(model_path: Path, **settings: Any) -> int:
@@ -117,13 +118,19 @@ def _checked_places(
 
 
 def preview_command(
-    data: str, output: Path, format: str | None, config_path: Path | None, overwrite: bool = False
+    data: str,
+    output: Path,
+    format: str | None,
+    config_path: Path | None,
+    overwrite: bool = False,
+    truth: Truth | None = None,
 ) -> list[Path]:
-    """``detseg check --preview``: pictures of training batches as ``config_path`` would make them. Where there are some
-    in the folder ``output``, they go to ``output-2`` and so on, unless ``overwrite``."""
+    """``detseg check --preview``: pictures of training batches as ``config_path`` would make them, or with usual
+    settings for this ``truth``. Where there are some in the folder ``output``, they go to ``output-2`` and so on,
+    unless ``overwrite``."""
     output = free_folder(output, SHEETS, overwrite=overwrite)
     if config_path is None:
-        return preview(data, output, format=format)
+        return preview(data, output, format=format, truth=truth)
     config = load_config(RunConfig, find_config(config_path))
     return preview(
         data,

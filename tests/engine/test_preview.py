@@ -197,3 +197,23 @@ def test_masks_are_shown_as_they_are_trained_on(tmp_path: Path) -> None:
     )
     (picture,) = preview_command(str(tmp_path / "set"), tmp_path / "config", None, tmp_path / "run.yaml")
     assert read_image(picture).shape == (2 * 36 + 3 * 6, 2 * 48 + 3 * 6, 3)
+
+
+def test_instances_are_drawn_with_their_masks(tmp_path: Path) -> None:
+    write_image(tmp_path / "data" / "images" / "train" / "a.png", np.full((64, 64, 3), 60, np.uint8))
+    (tmp_path / "data" / "labels" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "labels" / "train" / "a.txt").write_text("0 0.25 0.25 0.75 0.25 0.25 0.75\n")
+    (tmp_path / "data" / "classes.txt").write_text("thing\n")
+    pictures = [
+        preview(
+            tmp_path / "data", tmp_path / truth, truth=truth, config=PLAIN, num_batches=1, batch_size=1, size=(64, 64)
+        )
+        for truth in ("boxes", "instances")
+    ]
+    cells = [read_image(picture[0])[6:-6, 6:-6] for picture in pictures]
+    inside, outside = (26, 26), (42, 42)
+    assert (cells[1][inside] == np.round(60 * 0.55 + np.array(color_of(0)) * 0.45)).all()
+    assert (cells[0][inside] == cells[0][outside]).all()
+    assert (cells[0][outside] == cells[1][outside]).all(), "the other half of the box"
+    (picture,) = preview_command("shapes", tmp_path / "shapes", None, None, truth="instances")[:1]
+    assert picture.is_file()

@@ -48,8 +48,11 @@ def tint(image: ByteArray, parts: Iterable[Part], colors: Sequence[Color], line_
     thickness = max(1, (line_width or line_width_for(image)) // 2)
     for (mask, left, top), color in zip(parts, colors, strict=True):
         area = canvas[top : top + mask.shape[0], left : left + mask.shape[1]]
-        area[mask] = np.round(area[mask] * (1 - _OPACITY) + np.array(color) * _OPACITY).astype(np.uint8)
-        lines, _ = cv2.findContours(mask.view(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
+        inside = mask.view(np.uint8)
+        if inside.size:
+            blended = np.round(np.arange(256)[:, None] * (1 - _OPACITY) + np.array(color) * _OPACITY).astype(np.uint8)
+            cv2.copyTo(cv2.LUT(area, blended[:, None]), inside, area)
+        lines, _ = cv2.findContours(inside, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE, offset=(left, top))
         cv2.drawContours(canvas, lines, -1, color, thickness)
     return canvas
 

@@ -25,9 +25,10 @@ def trace_outlines(mask: BoolArray) -> list[IntArray]:
     leaves[1, :-1, :] = left & ~right
     leaves[2, :, 1:] = above & ~below
     leaves[3, 1:, :] = right & ~left
-    direction, y, x = np.nonzero(leaves)
-    number = np.full(leaves.shape, -1)
-    number[direction, y, x] = np.arange(len(direction))
+    sides = np.flatnonzero(leaves)
+    direction, y, x = np.unravel_index(sides, leaves.shape)
+    number = np.full(leaves.shape, -1, np.int32)
+    number.reshape(-1)[sides] = np.arange(len(sides))
     end_x, end_y = x + _STEPS[direction, 0], y + _STEPS[direction, 1]
     following = np.full(len(direction), -1)
     # Where two sides go on, the right turn stays with the same pixel.

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg.run_lengths import RunLengths
 from detseg.runtime.tracking.tracker import ByteTracker, TrackerConfig
-from detseg.structures import Detections
+from detseg.structures import Detections, Instances
 
 WIDTH, HEIGHT = 20, 40
 SURE, UNSURE = 0.5, 0.15
@@ -379,3 +380,22 @@ def test_what_holds_of_any_video(class_agnostic: bool) -> None:
 def test_the_same_video_gives_the_same_ids() -> None:
     frames = noise(60, seed=5)
     assert ids_of(frames) == ids_of(frames)
+
+
+def test_masks_stay_with_their_objects() -> None:
+    """Objects come in another order in each frame; one that is unsure and follows no track is left out."""
+    tracker = ByteTracker()
+    masks = tuple(RunLengths.from_crop(np.ones((1, size), bool), 0, 0, 10, 10) for size in (1, 2, 3))
+    places = ((0.0, 0.0), (200.0, 0.0), (400.0, 0.0, UNSURE))
+    for order in ([0, 1], [1, 0], [0, 2, 1]):
+        found = frame(*(places[place] for place in order))
+        instances = Instances(
+            found.boxes_xyxy, found.scores, found.labels, None, tuple(masks[place] for place in order)
+        )
+        result = tracker.update(instances)
+        assert isinstance(result, Instances)
+        assert result.track_ids is not None
+        assert {int(number): mask.area for number, mask in zip(result.track_ids, result.masks, strict=True)} == {
+            1: 1,
+            2: 2,
+        }
