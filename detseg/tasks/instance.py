@@ -23,10 +23,11 @@ from detseg.models.base import MaskMaps
 from detseg.models.detector import Detector
 from detseg.ops.anchors import flatten_levels
 from detseg.ops.decode import decode
+from detseg.ops.masks import with_masks
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds.instances import InstanceMetadata
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
-from detseg.runtime.postprocess.masks import PrototypeMetadata, with_masks
+from detseg.runtime.postprocess.masks import PrototypeMetadata
 from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
 from detseg.tasks.base import Batch, ExportGraph, make_batch
 from detseg.tasks.detection import DetectionTask, box_targets, require_multiples, settings_of_evaluation
@@ -149,7 +150,7 @@ class InstanceTask(DetectionTask):
 
     def results(self, outputs: tuple[Tensor, ...], placements: Sequence[Placement]) -> list[Detections]:
         """What :meth:`infer` gave -> the objects in each image with their masks, in pixels of the original images."""
-        coefficients, prototypes = (output.cpu().numpy() for output in outputs[2:])
+        coefficients, prototypes = outputs[2:]
         found = super().results(outputs, placements)
         return [
             with_masks(objects, weights[: len(objects)], maps, placement, self.prototypes.stride)

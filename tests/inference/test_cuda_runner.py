@@ -16,10 +16,12 @@ from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.load import EagerRunner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
+from detseg.models.heads.dfl_masks import DFLMasksHeadConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.structures import Detections, LabelMap
 from detseg.tasks.detection import DetectionTaskConfig
+from detseg.tasks.instance import InstanceTaskConfig
 from detseg.tasks.semantic import SemanticTaskConfig
 
 CPU = torch.device("cpu")
@@ -102,6 +104,30 @@ def test_a_trained_kind_of_detector(make: Make) -> None:
     task = config.build(model, ("circle", "square", "triangle"))
     images = [picture(0, 64, 64), picture(1, 48, 80), picture(2, 100, 30)]
     assert_same(run(make(model, task), batches_of(images, 2)), eager(model, task, images), atol=1)
+
+
+def test_objects_bring_their_masks(make: Make) -> None:
+    """Coefficients and prototypes leave the graph with the boxes, for as many images as the batch has."""
+    torch.manual_seed(0)
+    model = (
+        DetectorConfig(backbone=CSPDarknetConfig(width=0.125), head=DFLMasksHeadConfig()).build(num_classes=3).eval()
+    )
+    with torch.no_grad():
+        for branch in model.get_submodule("head.class_branches"):
+            branch[-1].weight.mul_(10)
+            branch[-1].bias.zero_()
+        for branch in model.get_submodule("head.coefficient_branches"):
+            branch[-1].bias.normal_()
+        model.get_parameter("head.prototypes.conv3.bn.bias").normal_()
+    config = InstanceTaskConfig(input=InputSpec(64, 64), postprocess=PostprocessConfig(0.05, max_detections=20))
+    task = config.build(model, ("circle", "square", "triangle"))
+    images = [picture(seed, 64, 64) for seed in range(3)]
+    found, expected = run(make(model, task), batches_of(images, 2)), eager(model, task, images)
+    assert_same(found, expected, atol=1)
+    assert sum(mask.area for one in found for mask in one.masks) > 1000
+    for one, other in zip(found, expected, strict=True):
+        for mask, true in zip(one.masks, other.masks, strict=True):
+            assert mask.area + true.area - 2 * mask.intersection(true) <= 0.05 * true.area + 2
 
 
 def test_label_maps_have_the_size_of_their_image(make: Make) -> None:

@@ -43,7 +43,7 @@ class Release:
     file: str
     sha256: str
     num_bytes: int
-    task: Literal["detection", "semantic", "volume"]
+    task: Literal["detection", "instance", "semantic", "volume"]
     data: str
     license: str
     quality: str
