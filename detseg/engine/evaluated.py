@@ -227,7 +227,8 @@ def _open_ensemble(
             task = model_file.task
             if not task.kind.has_probabilities:
                 raise ValueError(f"{path}: only models for volumes can be averaged, this one is for {task.name}")
-            members.append(TorchMember(model_file.model, task, default_device(device)))
+            on = default_device(device)
+            members.append(TorchMember(model_file.model.to(on), task, on))
         tasks.append(task)
     runner = EnsembleRunner(members, [task.class_names for task in tasks])
     samples = as_samples(open_dataset(data, split, format, tasks[0].truth), tasks[0].spec)

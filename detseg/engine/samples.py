@@ -14,6 +14,7 @@ from detseg.data.loading.cache import CachedDataset
 from detseg.data.loading.volume_cache import PlacedVolumes
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.media.volume_cases import case_name
 
 Samples = Dataset | PlacedVolumes
 CacheMode = Literal["none", "ram", "disk"]
@@ -65,8 +66,14 @@ def for_channels(model: Any, spec: InputSpec | VolumeSpec) -> Any:
 
 
 def file_names(samples: Samples) -> dict[int, str]:
-    """The name of the file of each image or volume, by its id."""
-    return {samples.image_id(index): Path(samples.path(index)).name for index in range(len(samples))}
+    """The name of the file of each image or volume, by its id; of volumes whose channels lie in several that of the
+    case."""
+    num_channels = getattr(samples, "num_channels", 1)
+
+    def name(path: str) -> str:
+        return Path(path).name if num_channels == 1 else case_name(path, num_channels)
+
+    return {samples.image_id(index): name(samples.path(index)) for index in range(len(samples))}
 
 
 def eval_placing(spec: InputSpec | VolumeSpec) -> Callable[[Any], Any] | None:

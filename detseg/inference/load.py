@@ -54,6 +54,7 @@ class EagerRunner:
         self._task = task
         self._device = device
         self._dtype = dtype
+        self._member = TorchMember(model, task, device, dtype)
         self._process = os.getpid()
         self.default_batch_size = 16 if device.type == "cuda" else 1
 
@@ -75,8 +76,11 @@ class EagerRunner:
         """See :class:`detseg.runtime.ensemble.Member`."""
         if self._device.type == "cuda":
             require_process(self._process)
-        member = TorchMember(self._model, self._task, self._device, self._dtype)
-        return run_with_torch(lambda: member.probabilities(image))
+        return run_with_torch(lambda: self._member.probabilities(image))
+
+    def result_of(self, probabilities: FloatArray, placement: Any, *, keeps_probabilities: bool = False) -> Any:
+        """See :class:`detseg.runtime.ensemble.Member`."""
+        return self._member.result_of(probabilities, placement, keeps_probabilities=keeps_probabilities)
 
     @torch.inference_mode()
     def _results(self, images: Sequence[Any], kept: BoolArray | None) -> list[Any]:

@@ -24,6 +24,9 @@ class Member(Protocol):
     def probabilities(self, image: Any) -> tuple[FloatArray, Any]:
         """Those of the classes, ``[C, *spatial]`` float32 in the grid of the input, and the way back from there."""
 
+    def result_of(self, probabilities: FloatArray, placement: Any, *, keeps_probabilities: bool = False) -> Any:
+        """The result that they make, by the settings of this model."""
+
 
 class EnsembleRunner:
     """Averages the probabilities of ``members``. Members may have
@@ -68,8 +71,12 @@ class EnsembleRunner:
         Raises:
             VolumeError: a volume would become too large.
         """
+        first, kind = self._members[0], self.kind
         return Finished(
-            [self.kind.average(self._of_members(image), keeps_probabilities=self._keeps) for image in images]
+            [
+                first.result_of(*kind.average(self._of_members(image)), keeps_probabilities=self._keeps)
+                for image in images
+            ]
         )
 
     def _of_members(self, image: Any) -> Iterator[tuple[FloatArray, Any]]:

@@ -12,13 +12,13 @@ from detseg.tasks.base import Task
 
 
 class TorchMember:
-    """``model`` on ``device`` with its ``task``, whose ``infer`` gives probabilities. See
+    """``model``, on ``device`` and in evaluation mode, with its ``task``, whose ``infer`` gives probabilities. See
     :class:`detseg.runtime.ensemble.Member`."""
 
     def __init__(self, model: nn.Module, task: Task, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self.spec = task.spec
         self.kind = task.kind
-        self._model = model.to(device, dtype).eval()
+        self._model = model
         self._task = task
         self._device = device
         self._dtype = dtype
@@ -34,3 +34,8 @@ class TorchMember:
         inputs = self._task.normalize(torch.from_numpy(array[None]).to(self._device)).to(self._dtype)
         found: FloatArray = self._task.infer(self._model, inputs)[0].float().cpu().numpy()
         return found, placement
+
+    def result_of(self, probabilities: FloatArray, placement: Any, *, keeps_probabilities: bool = False) -> Any:
+        """See :class:`detseg.runtime.ensemble.Member`."""
+        task: Any = self._task
+        return task.result_of(probabilities, placement, keeps_probabilities=keeps_probabilities)

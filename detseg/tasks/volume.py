@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from detseg.arrays import DoubleArray
+from detseg.arrays import DoubleArray, FloatArray
 from detseg.config import choice
 from detseg.evaluation.dice import VolumeEvaluator
 from detseg.evaluation.hardest import HardestLabels
@@ -24,7 +24,9 @@ from detseg.ops.views import average_over_flips, sliding_window
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, to_file_axes
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.volumes import VolumeMetadata
+from detseg.runtime.postprocess.components import clean_labels
 from detseg.runtime.postprocess.config import WindowsConfig
+from detseg.runtime.postprocess.results import best_voxel_classes
 from detseg.structures import VOID, Truth
 from detseg.tasks.base import Batch, ExportGraph, compare, require_no_backend
 from detseg.volumes import LabelVolume, Shape3, VolumePlacement, VolumeSample
@@ -182,8 +184,16 @@ class VolumeTask:
         results = []
         for score, placement in zip(outputs, placements, strict=True):
             labels = _best_classes(score, placement.oriented_shape).cpu().numpy()
-            results.append(LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine))
+            found = LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine)
+            results.append(clean_labels(found, self.config.postprocess.clean, self.class_names))
         return results
+
+    def result_of(
+        self, probabilities: FloatArray, placement: VolumePlacement, *, keeps_probabilities: bool = False
+    ) -> LabelVolume:
+        """The same of probabilities ``[C, D, H, W]`` on the host, which the result may keep."""
+        found = best_voxel_classes(probabilities, placement, keeps_probabilities=keeps_probabilities)
+        return clean_labels(found, self.config.postprocess.clean, self.class_names)
 
     def evaluator(
         self, class_names: Sequence[str], category_ids: Sequence[int], backend: str | None = None

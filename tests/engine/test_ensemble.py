@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -16,6 +17,7 @@ from detseg.data.formats.blobs import write_blobs
 from detseg.models.vnet import VNetConfig
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.volume_files import read_label_values, read_volume
+from detseg.runtime.postprocess.components import CleanConfig, clean_labels
 from detseg.tasks.model_file import ModelFileConfig, load_model_file, save_model_file
 from detseg.tasks.volume import VolumeTaskConfig
 
@@ -154,3 +156,23 @@ def test_onnx_files_are_averaged_too(models: list[Path]) -> None:
     onnx_result = detseg.load([path.with_suffix(".onnx") for path in models]).with_probabilities()(str(scan))[0].result
     np.testing.assert_allclose(onnx_result.probabilities, torch_result.probabilities, atol=1e-3)
     assert (onnx_result.labels == torch_result.labels).mean() > 0.999
+
+
+def test_pieces_are_left_out_in_every_way_of_prediction(models: list[Path]) -> None:
+    """By torch, by an ensemble, by ONNX Runtime and in evaluation: what the model file says."""
+    clean = (CleanConfig("bright", largest=True), CleanConfig("dark", min_ml=0.05))
+    plain = load_model_file(models[0])
+    task = replace(plain.config.task, postprocess=replace(plain.config.task.postprocess, clean=clean))
+    save_model_file(Path("clean.safetensors"), plain.model.state_dict(), replace(plain.config, task=task))
+    detseg.export("clean.safetensors", "clean.onnx")
+    scan = next(iter(sorted(Path("set/imagesTr").iterdir())))
+    raw = detseg.load(models[0])(str(scan))[0].result
+    expected = clean_labels(raw, clean, NAMES).labels
+    assert np.count_nonzero(expected) < np.count_nonzero(raw.labels)
+    for model in ("clean.safetensors", ["clean.safetensors", "clean.safetensors"], "clean.onnx"):
+        found = detseg.load(model)(str(scan))[0].result.labels
+        assert (found == expected).mean() > 0.999, model
+    kept = detseg.load("clean.safetensors").with_probabilities()(str(scan))[0].result
+    assert np.array_equal(kept.labels, expected)
+    judged = [detseg.evaluate(one, "set", workers=0)["Dice"] for one in ("clean.safetensors", "0.safetensors")]
+    assert judged[0] != judged[1]

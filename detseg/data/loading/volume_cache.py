@@ -77,6 +77,11 @@ class PlacedVolumes:
     def __len__(self) -> int:
         return len(self.dataset)
 
+    @property
+    def num_channels(self) -> int:
+        """How many values each voxel has."""
+        return self.dataset.num_channels
+
     def image_id(self, index: int) -> int:
         """The number of volume ``index``."""
         return self.dataset.image_id(index)

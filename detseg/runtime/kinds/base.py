@@ -182,16 +182,16 @@ class Kind(ABC):
     """Whether results are boxes: objects that can be followed through a video, and converted to other programs' boxes;
     then images need no more padding than the stride asks for."""
     has_probabilities: ClassVar[bool] = False
-    """Whether models say how probable each class is everywhere, which several can be averaged over, see
-    :meth:`average`."""
+    """Whether models say how probable each class is everywhere, see :meth:`average`."""
 
     def reader(self, spec: Any, num_classes: int) -> Callable[[Path], Any]:
         """How files are read as ``spec`` wants them, for a network that tells ``num_classes`` apart."""
         read: Callable[[Path], Any] = spec.read
         return read
 
-    def average(self, parts: Iterator[tuple[FloatArray, Any]], *, keeps_probabilities: bool) -> Any:
-        """The result of the mean of ``parts``: the probabilities of each model with the way back from its grid."""
+    def average(self, parts: Iterator[tuple[FloatArray, Any]]) -> tuple[FloatArray, Any]:
+        """The mean of ``parts``, the probabilities of each model with the way back from its grid, in that of the
+        first."""
         raise NotImplementedError(f"{self.name} have no probabilities")
 
     @abstractmethod

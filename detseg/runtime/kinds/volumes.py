@@ -16,6 +16,7 @@ from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.drawing.volume import compare_volumes, draw_slices
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, resample
 from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
+from detseg.runtime.postprocess.components import clean_labels
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.runtime.postprocess.results import best_voxel_classes
 from detseg.runtime.postprocess.views import average_over_flips, sliding_window, softmax
@@ -70,6 +71,7 @@ class VolumePipeline:
     def __init__(self, network: Network, metadata: VolumeMetadata) -> None:
         self._spec = metadata.input
         self._views = metadata.postprocess
+        self._class_names = metadata.class_names
         window = self._views.window or metadata.patch
         self._look = partial(
             sliding_window,
@@ -89,9 +91,16 @@ class VolumePipeline:
     def results(self, inputs: list[FloatArray], placements: list[VolumePlacement]) -> list[LabelVolume]:
         """The labels of each volume."""
         return [
-            best_voxel_classes(self.probabilities(array), placement)
+            self.result_of(self.probabilities(array), placement)
             for array, placement in zip(inputs, placements, strict=True)
         ]
+
+    def result_of(
+        self, probabilities: FloatArray, placement: VolumePlacement, *, keeps_probabilities: bool = False
+    ) -> LabelVolume:
+        """The best class of every voxel, without the pieces that are left out."""
+        found = best_voxel_classes(probabilities, placement, keeps_probabilities=keeps_probabilities)
+        return clean_labels(found, self._views.clean, self._class_names)
 
     def only(self, kept: BoolArray) -> Self:
         """Nothing is limited."""
@@ -148,8 +157,8 @@ class Volumes(Kind):
         """One that refuses, before it is read, a volume that would need too much memory on its way to labels."""
         return partial(spec.read, num_classes=num_classes)
 
-    def average(self, parts: Iterator[tuple[FloatArray, VolumePlacement]], *, keeps_probabilities: bool) -> LabelVolume:
-        """The best class by the mean of the probabilities ``[C, D, H, W]`` of several models."""
+    def average(self, parts: Iterator[tuple[FloatArray, VolumePlacement]]) -> tuple[FloatArray, VolumePlacement]:
+        """The mean of the probabilities ``[C, D, H, W]`` of several models."""
         total, placement = next(parts)
         count = 1
         for probabilities, other in parts:
@@ -163,7 +172,7 @@ class Volumes(Kind):
                 kept += resample(values, placement.input_shape, smooth=False)
         if count > 1:
             total /= count
-        return best_voxel_classes(total, placement, keeps_probabilities=keeps_probabilities)
+        return total, placement
 
     def draw(
         self,

@@ -133,6 +133,11 @@ class OnnxRunner:
         (array,), (placement,) = pipeline.prepare([image], 0)
         return pipeline.probabilities(array), placement
 
+    def result_of(self, probabilities: Any, placement: Any, *, keeps_probabilities: bool = False) -> Any:
+        """See :class:`detseg.runtime.ensemble.Member`."""
+        pipeline: Any = self._pipeline
+        return pipeline.result_of(probabilities, placement, keeps_probabilities=keeps_probabilities)
+
     def _run(self, inputs: Any, placements: list[Any], kept: BoolArray | None) -> list[Any]:
         with self._lock:
             pipeline = self._choose_pipeline()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from detseg.runtime.postprocess.components import CleanConfig
 from detseg.volumes import Shape3
 
 HeadKind = Literal["dfl", "direct"]
@@ -110,8 +111,13 @@ class WindowsConfig:
     flip_axes: tuple[int, ...] = (0, 1, 2)
     """Axes of the mirror images (0: right, 1: anterior, 2: superior); they should be axes along which the model saw
     mirrored patches in training."""
+    clean: tuple[CleanConfig, ...] = ()
+    """What is left of the pieces of classes, chosen by ``detseg train --folds``."""
 
     def __post_init__(self) -> None:
+        names = [one.name for one in self.clean]
+        if len(set(names)) < len(names):
+            raise ValueError(f"clean names a class twice: {', '.join(names)}")
         if self.window is not None and (len(self.window) != 3 or min(self.window) < 1):
             raise ValueError(f"window must be a positive depth, height and width, got {self.window}")
         if not 0 <= self.overlap < 1:
