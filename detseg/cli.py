@@ -122,6 +122,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     from detseg.recipes.command import train_command
+    from detseg.recipes.folds import folds_command, is_folds_folder
     from detseg.recipes.plan import Options
 
     overrides = [word for word in options.words if _OVERRIDE.match(word)]
@@ -137,8 +138,11 @@ def _train(options: argparse.Namespace) -> int:
         seed=options.seed,
         num_workers=options.workers,
     )
+    model = models[0] if models else None
+    if options.folds is not None or (options.resume is not None and is_folds_folder(options.resume)):
+        return folds_command(model, chosen, overrides, options.output, options.resume, options.folds)
     return train_command(
-        models[0] if models else None,
+        model,
         chosen,
         overrides,
         options.output,

@@ -160,6 +160,12 @@ def _add_train(train: argparse.ArgumentParser) -> None:
         "--resume", type=Path, metavar="RUN", help="go on with the run in this folder; with --epochs for longer"
     )
     train.add_argument(
+        "--folds",
+        metavar="all or 0,2",
+        help="a model for each of these folds of a data set that is divided into folds, in RUN/fold0, RUN/fold1, ..., "
+        "and one evaluation of all; what was broken off goes on with --resume RUN (volumes)",
+    )
+    train.add_argument(
         "--accept-changed-data",
         action="store_true",
         help="with --resume: go on, at the next epoch, although the data set has changed",

@@ -49,7 +49,7 @@ def load(
     Args:
         model: a ``.safetensors`` file or the folder of a run, which torch runs, an ``.onnx`` file, which ONNX
             Runtime runs without torch, or the name of released weights, see ``detseg download``. Of several in a list,
-            for volumes, the class probabilities are averaged.
+            for volumes, and of the models of a cross-validation, by its folder, class probabilities are averaged.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or 1, ``mps``, ``xpu``.
         precision: of the network; an ``.onnx`` file has its own.
         num_threads: CPU cores for the network; None leaves it to the library.
@@ -88,7 +88,7 @@ def load(
     """
     from detseg.runtime.foreign.options import foreign_options, require_onnx
     from detseg.runtime.model import average
-    from detseg.runtime.weights.released import find_model
+    from detseg.runtime.weights.released import find_models
 
     foreign = foreign_options(
         layout=layout, names=names, scale=scale, mean=mean, std=std, bgr=bgr, anchor=anchor, postprocess=postprocess
@@ -103,7 +103,8 @@ def load(
         window=window,
         overlap=overlap,
     )
-    paths = [find_model(one) for one in ([model] if isinstance(model, str | Path) else model)]
+    named = [model] if isinstance(model, str | Path) else model
+    paths = [path for one in named for path in find_models(one)]
     if not paths:
         raise ValueError("an empty list of models was given; name one at least")
     common = {

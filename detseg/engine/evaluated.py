@@ -26,7 +26,7 @@ from detseg.models.load_weights import load_weights
 from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions, require_onnx
 from detseg.runtime.runner import Runner
-from detseg.runtime.weights.released import find_model
+from detseg.runtime.weights.released import find_model, find_models
 from detseg.shipped import find_config
 from detseg.structures import Metrics
 from detseg.tasks.base import Task
@@ -201,8 +201,9 @@ def open_evaluated(
         raise ValueError(f"--weights is for configurations, and {model_path} is none; leave one of them out")
     if data is None:
         raise ValueError("name the data to evaluate on: --data FOLDER_OR_YAML, or --data shapes")
-    if ensemble:
-        return _open_ensemble([model_path, *map(find_model, ensemble)], data, format, split, device, settings)
+    paths = [path for one in (model_path, *ensemble) for path in find_models(one)]
+    if len(paths) > 1:
+        return _open_ensemble(paths, data, format, split, device, settings)
     network: nn.Module | Runner
     if suffix == ".onnx":
         network, task = load_exported(model_path, device, settings, size, foreign)

@@ -37,6 +37,10 @@ class Report:
     pictures: Pictures = field(default_factory=Pictures)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     title: str = "Evaluation"
+    cases: Sequence[Sequence[str]] = ()
+    """A row of names, then rows of cells, the worst first."""
+    num_cases: int = 0
+    """How many there are with those that are not shown."""
 
 
 _GENERATOR = '<meta name="generator" content="detseg eval">'
@@ -66,6 +70,7 @@ def render(report: Report) -> str:
         ("errors", "Errors", _error_table(report) if pictures.tally else ""),
         ("charts", "Curves and confusion", _charts(report.charts)),
         ("hardest", "Hardest examples", _hardest(pictures)),
+        ("cases", "Cases, worst first", _case_table(report)),
         ("examples", "Examples", _gallery(pictures.examples, "Example: truth beside prediction")),
         ("settings", "Settings", _settings(report.settings)),
     ]
@@ -127,6 +132,15 @@ def _class_table(metrics: Metrics, classes_without_truth: Sequence[str]) -> str:
     if classes_without_truth:
         parts.append(f"<p>No ground truth: {escape(', '.join(classes_without_truth))}.</p>")
     return "\n".join(parts)
+
+
+def _case_table(report: Report) -> str:
+    if len(report.cases) < 2:
+        return ""
+    header, *rows = report.cases
+    left = report.num_cases - len(rows)
+    caption = "Each class in each volume, by its Dice" + (f"; {left} better ones are in cases.csv" if left else "")
+    return _table(header, rows, caption)
 
 
 def _error_table(report: Report) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,11 +30,15 @@ _CHARTS = {
 }
 """The files of evaluators that a page shows, in this order, with what they show."""
 
+_CASES_NAME = "cases.csv"
+_MOST_CASES = 200
+"""Of those on a page; the file has all."""
+
 _HEADLINES = ("AP", "mIoU", "Dice")
 """Of the metrics of every task one of these is first."""
 
 METRICS_NAME = "metrics.json"
-FILE_NAMES = (METRICS_NAME, REPORT_NAME, "detections.json", "cases.csv", *_CHARTS)
+FILE_NAMES = (METRICS_NAME, REPORT_NAME, "detections.json", _CASES_NAME, *_CHARTS)
 """All that an evaluation may write into its folder, beside pictures."""
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -109,9 +114,29 @@ def _assemble(
         Chart(title, (folder / name).read_bytes()) for name, title in _CHARTS.items() if (folder / name).exists()
     )
     settings = settings or {}
+    cases = _read_cases(folder / _CASES_NAME)
     return Report(
-        metrics, evaluator.classes_without_truth(), charts, pictures or Pictures(), settings, title=_title(settings)
+        metrics,
+        evaluator.classes_without_truth(),
+        charts,
+        pictures or Pictures(),
+        settings,
+        title=_title(settings),
+        cases=cases[: 1 + _MOST_CASES],
+        num_cases=max(0, len(cases) - 1),
     )
+
+
+def _read_cases(path: Path) -> list[list[str]]:
+    """The table of cases where the evaluator wrote one: names of columns, then the rows by the first score, worst
+    first; those that do not count are left out."""
+    if not path.exists():
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    column = header.index("class") + 1
+    judged = [row for row in rows if row[column]]
+    return [header, *sorted(judged, key=lambda row: float(row[column]))]
 
 
 def _title(settings: Settings) -> str:

@@ -48,7 +48,7 @@ def train_command(
     try:
         if resume is not None:
             if model is not None or output is not None:
-                raise _refusal(model or "-o", resume)
+                raise refusal(model or "-o", resume)
             result = resume_run(resume, options, overrides, accept_changed_data=accept_changed_data)
         elif model is None:
             raise ValueError(
@@ -76,7 +76,7 @@ def start_run(
 ) -> RunResult:
     """Begin a run, see :func:`detseg.recipes.plan.plan_run`, in ``output``, by default ``runs/NAME``, numbered."""
     plan = plan_run(model, options, overrides)
-    run_dir = output or _free_folder(Path("runs") / plan.name)
+    run_dir = output or free_run_folder(Path("runs") / plan.name)
     return train(plan.config, run_dir, bar=bar, adapt=plan.adapted_to, callbacks=callbacks)
 
 
@@ -101,7 +101,7 @@ def resume_run(
     refused += [f"--{name}" for name in ("size",) if getattr(options, name) is not None]
     refused += ["--batch auto"] if options.batch_size == "auto" else []
     if refused:
-        raise _refusal(", ".join(refused), run_dir)
+        raise refusal(", ".join(refused), run_dir)
     if not (run_dir / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{run_dir} holds no {CONFIG_NAME}, so there is no run to resume")
     config = load_config(RunConfig, run_dir / CONFIG_NAME, given)
@@ -113,7 +113,8 @@ def resume_run(
     return train(config, run_dir, resume=True, accept_changed_data=accept_changed_data, bar=bar, callbacks=callbacks)
 
 
-def _refusal(what: str, run_dir: Path) -> ValueError:
+def refusal(what: str, run_dir: Path) -> ValueError:
+    """What to say of ``what`` is given beside the name of a run that is to go on."""
     return ValueError(
         f"--resume goes on with the run as it was begun, got {what}; only {', '.join(_MAY_CHANGE)} may change "
         f"({_AS_OPTIONS}). To train longer: --resume {run_dir} --epochs N; to begin a new run with its best weights: "
@@ -121,7 +122,8 @@ def _refusal(what: str, run_dir: Path) -> ValueError:
     )
 
 
-def _free_folder(wanted: Path) -> Path:
+def free_run_folder(wanted: Path) -> Path:
+    """``wanted``, or where that is there the next of ``wanted-2``, ``wanted-3``, ...."""
     numbered = re.compile(re.escape(wanted.name) + r"-(\d+)")
     taken = [
         int(match[1]) for path in wanted.parent.glob(f"{wanted.name}-*") if (match := numbered.fullmatch(path.name))

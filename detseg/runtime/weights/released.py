@@ -21,6 +21,8 @@ FOLDER_VARIABLE = "DETSEG_WEIGHTS"
 
 BEST = "best.safetensors"
 """The best model in the folder of a training run."""
+FOLDS_NAME = "folds.json"
+"""Says of a folder that it holds the runs of a cross-validation, ``fold0``, ``fold1``, ..., and how they were begun."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -150,6 +152,26 @@ def _check(path: Path, release: Release) -> None:
             f"{path} is not the released file: its sha256 is {found}, not {release.sha256}; "
             f"rename or remove it, then: detseg download {path.stem}"
         )
+
+
+def find_models(model: Path | str) -> list[Path]:
+    """The file that ``model`` means, see :func:`find_model`; of the folder of a cross-validation the best model of each
+    fold.
+
+    Raises:
+        FileNotFoundError: as :func:`find_model`; also where a fold has no model yet.
+    """
+    folder = Path(model)
+    if not (folder / FOLDS_NAME).is_file():
+        return [find_model(model)]
+    folds = sorted(folder.glob("fold[0-9]*"), key=lambda path: (len(path.name), path.name))
+    missing = [path for path in folds if not (path / BEST).is_file()]
+    if missing or not folds:
+        raise FileNotFoundError(
+            f"{folder} holds a cross-validation that is not finished: there is no {BEST} in "
+            f"{missing[0] if missing else folder / 'fold0'}; go on with detseg train --resume {folder}"
+        )
+    return [path / BEST for path in folds]
 
 
 def find_model(model: Path | str) -> Path:
