@@ -189,6 +189,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         foreign=foreign_options(**_foreign_settings(options)),
         overwrite=options.overwrite,
         evaluator=options.evaluator,
+        full=options.full,
     )
 
 

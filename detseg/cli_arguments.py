@@ -82,6 +82,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="write metrics, plots, pictures and report.html here; if an evaluation is there, to DIR-2, DIR-3, ...",
     )
+    evaluate.add_argument(
+        "--full", action="store_true", help="keep the pictures of the page large; without it the page stays below 5 MB"
+    )
     counting = evaluate.add_mutually_exclusive_group()
     counting.add_argument(
         "--evaluator",

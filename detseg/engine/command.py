@@ -54,6 +54,7 @@ def run_evaluation(
     json_path: Path | None = None,
     overwrite: bool = False,
     evaluator: str | None = None,
+    full: bool = False,
 ) -> Evaluation:
     """Measure a model, see :func:`detseg.engine.evaluated.open_evaluated`, and write what is asked for.
 
@@ -65,6 +66,7 @@ def run_evaluation(
         report_path: a file for the page alone.
         json_path: a file for the metrics.
         evaluator: the program that counts boxes; None for the fastest that is installed.
+        full: keep the pictures of the page large; otherwise it stays below 5 MB.
     """
     if report_path is not None and report_path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report writes one page, name a file that ends in .html, got {report_path}")
@@ -83,7 +85,8 @@ def run_evaluation(
     output = _checked_places(evaluated, json_path, report_path, output, overwrite)
     examples = None
     if output or report_path:
-        examples = Examples(evaluated.task, evaluated.samples, output / PICTURES_NAME if output else None)
+        folder = output / PICTURES_NAME if output else None
+        examples = Examples(evaluated.task, evaluated.samples, folder, full=full)
     judged = evaluated.evaluate(batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator)
     metrics = all_metrics(judged)
     if examples:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from detseg.engine.browse import BROWSED_BYTES, MOST_PICTURES, Browsed, browsed, everyones, fit_browsed
 from detseg.engine.distributed import Group
 from detseg.engine.pictures import Picture, Pictures
 from detseg.engine.samples import Samples
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.errors import Outcome
+from detseg.evaluation.explore import BoxCounts
 from detseg.evaluation.hardest import Candidate, encode_jpeg
 from detseg.files import atomic_path
 from detseg.runtime.media.images import write_image
@@ -32,11 +34,17 @@ class Examples:
     the model has most errors; give it to ``evaluate``, then call :meth:`finish`.
 
     Examples go to ``folder`` as ``<position>_<name of the image>.jpg``, the hardest to its folder ``hardest`` as
-    ``<rank>_<position>_<name>.jpg``; nothing is written where ``folder`` is None.
+    ``<rank>_<position>_<name>.jpg``; nothing is written where ``folder`` is None. What can be browsed in a page is as
+    small as it must be for that, unless ``full``.
     """
 
     def __init__(
-        self, task: Task, dataset: Samples, folder: Path | None = None, num_pictures: int = NUM_PICTURES
+        self,
+        task: Task,
+        dataset: Samples,
+        folder: Path | None = None,
+        num_pictures: int = NUM_PICTURES,
+        full: bool = False,
     ) -> None:
         self._task = task
         self._dataset = dataset
@@ -44,6 +52,9 @@ class Examples:
         self._num_pictures = num_pictures
         last = len(dataset) - 1
         self._chosen = set(np.linspace(0, last, min(num_pictures, len(dataset))).round().astype(int).tolist())
+        self._shown = set(np.linspace(0, last, min(MOST_PICTURES, len(dataset))).round().astype(int).tolist())
+        self._full = full
+        self._browsed: list[Browsed] = []
         self._examples: list[Candidate] = []
         self._hardest = task.hardest_examples(dataset.class_names, num_pictures, dataset)
 
@@ -54,6 +65,11 @@ class Examples:
             SaveError: the picture cannot be written.
         """
         self._hardest.add(index, result, truth)
+        if index in self._shown:
+            image, _ = self._dataset.read(index)
+            layers = self._task.kind.layers(image, truth, result, self._dataset.class_names)
+            record = self._hardest.describe(result, truth)
+            self._browsed.append(browsed(index, self._name(index), layers, record, self._full))
         if index in self._chosen:
             picture = compare(self._task.kind, self._dataset, self._dataset.class_names, index, result, truth)
             self._examples.append(Candidate(0.0, index, "", encode_jpeg(picture)))
@@ -78,15 +94,26 @@ class Examples:
         if own_tally is not None:
             own_counts = own_tally.counts[None]
         counts = np.concatenate(group.gather(own_counts, device)).sum(axis=0)
+        every = everyones(self._browsed, group, device)
         pictures = Pictures(
             tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in examples),
             tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in hardest),
             self._hardest.measure,
             own_tally and replace(own_tally, counts=counts),
+            self._everyones_counts(group, device),
+            tuple(every) if self._full else fit_browsed(every, BROWSED_BYTES),
+            tuple(self._dataset.class_names),
         )
         if self._folder is not None and group.is_main:
             self._write(pictures.hardest, self._folder / HARDEST_NAME)
         return pictures
+
+    def _everyones_counts(self, group: Group, device: torch.device) -> BoxCounts | None:
+        own = self._hardest.counts()
+        if own is None:
+            return None
+        parts = [getattr(own, one.name)[None] for one in fields(own)]
+        return BoxCounts(*(np.concatenate(group.gather(part, device)).sum(axis=0) for part in parts))
 
     def _name(self, index: int) -> str:
         return f"{index:06d}_{volume_stem(self._dataset.path(index))}"

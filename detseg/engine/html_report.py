@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs nothing else: no network, no scripts, all pictures inside."""
+"""An evaluation as one HTML page that needs nothing else: no network, all pictures and the script inside."""
 
 from __future__ import annotations
 
@@ -9,14 +9,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from detseg.engine.html_pictures import counts_table, data_block, filter_bar, gallery, hash_of, script
 from detseg.engine.html_style import STYLE
-from detseg.engine.pictures import Picture, Pictures
+from detseg.engine.pictures import Pictures
 from detseg.evaluation.report import MEANING, by_class
 from detseg.files import write_text
 from detseg.structures import Metrics
-
-# How a browser is told that the page may load nothing and run nothing.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +39,7 @@ class Report:
     """A row of names, then rows of cells, the worst first."""
     num_cases: int = 0
     """How many there are with those that are not shown."""
+    class_names: Sequence[str] = ()
 
 
 _GENERATOR = '<meta name="generator" content="detseg eval">'
@@ -63,15 +62,17 @@ def is_html_report(path: Path) -> bool:
 
 def render(report: Report) -> str:
     """The page as HTML. Every text in it is escaped: names of classes and files may hold anything."""
-    pictures = report.pictures
+    pictures, class_names = report.pictures, report.class_names
+    # The browser may load nothing, and run nothing but this very script.
+    policy = f"default-src 'none'; img-src data:; style-src {hash_of(STYLE)}; script-src {hash_of(script())}"
     sections = [
         ("numbers", "Numbers", _numbers(report.metrics)),
         ("classes", "Classes", _class_table(report.metrics, report.classes_without_truth)),
+        ("at-confidence", "At a confidence", counts_table(pictures, class_names)),
         ("errors", "Errors", _error_table(report) if pictures.tally else ""),
         ("charts", "Curves and confusion", _charts(report.charts)),
-        ("hardest", "Hardest examples", _hardest(pictures)),
         ("cases", "Cases, worst first", _case_table(report)),
-        ("examples", "Examples", _gallery(pictures.examples, "Example: truth beside prediction")),
+        ("pictures", "Pictures", gallery(pictures)),
         ("settings", "Settings", _settings(report.settings)),
     ]
     shown = [section for section in sections if section[2]]
@@ -86,7 +87,7 @@ def render(report: Report) -> str:
 <meta charset="utf-8">
 {_GENERATOR}
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
 <title>{title}</title>
 <style>{STYLE}</style>
 </head>
@@ -94,11 +95,14 @@ def render(report: Report) -> str:
 <header>
 <h1>{title}</h1>
 {_subject(report.settings)}
-<nav>{links}</nav>
+<nav aria-label="Sections">{links}</nav>
 </header>
 <main>
+{filter_bar(pictures, class_names)}
 {body}
 </main>
+{data_block(pictures, class_names)}
+<script>{script()}</script>
 </body>
 </html>
 """
@@ -168,22 +172,6 @@ def _charts(charts: Sequence[Chart]) -> str:
     return f'<div class="charts">\n{content}\n</div>' if content else ""
 
 
-def _hardest(pictures: Pictures) -> str:
-    if not pictures.measure:
-        return ""
-    gallery = _gallery(pictures.hardest, "Errors") if pictures.hardest else "<p>No picture has an error.</p>"
-    return f"<p>{escape(pictures.measure)}</p>\n{gallery}"
-
-
-def _gallery(pictures: Sequence[Picture], what: str) -> str:
-    figures = []
-    for picture in pictures:
-        caption = f"{picture.name}: {picture.caption}" if picture.caption else picture.name
-        image = _image("jpeg", picture.jpeg, f"{what}, {caption}")
-        figures.append(f"<figure>\n{image}\n<figcaption>{escape(caption)}</figcaption>\n</figure>")
-    return f'<div class="gallery">\n{"".join(figures)}\n</div>' if figures else ""
-
-
 def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
     parts = []
     for section, values in settings.items():
@@ -198,11 +186,14 @@ def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
 def _table(header: Iterable[str], rows: Iterable[Sequence[str]], caption: str) -> str:
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "\n".join(
-        f'<tr><th scope="row">{escape(row[0])}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in row[1:])}</tr>'
+        f'<tr data-class="{escape(row[0])}"><th scope="row">{escape(row[0])}</th>'
+        f"{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
         for row in rows
     )
+    caption = escape(caption)
     return (
-        f'<div class="wide">\n<table>\n<caption class="faint">{escape(caption)}</caption>\n'
+        f'<div class="wide" tabindex="0" role="region" aria-label="{caption}">\n<table class="sortable">\n'
+        f'<caption class="faint">{caption}</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 

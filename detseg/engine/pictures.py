@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from detseg.engine.browse import Browsed
+from detseg.evaluation.explore import BoxCounts
 from detseg.evaluation.hardest import BoxTally
 
 
@@ -19,9 +21,13 @@ class Picture:
 @dataclass(frozen=True, slots=True)
 class Pictures:
     """What a report shows of a data set: ``examples`` spread over it, and the ``hardest``, the hardest first, with
-    ``measure`` saying by what; of boxes also how many errors there are of each kind."""
+    ``measure`` saying by what; of boxes also how many errors there are of each kind, and at each confidence. All that
+    can be ``browsed``, in the order of the data set."""
 
     examples: tuple[Picture, ...] = ()
     hardest: tuple[Picture, ...] = ()
     measure: str = ""
     tally: BoxTally | None = None
+    counts: BoxCounts | None = None
+    browsed: tuple[Browsed, ...] = ()
+    class_names: tuple[str, ...] = ()

@@ -124,6 +124,7 @@ def _assemble(
         title=_title(settings),
         cases=cases[: 1 + _MOST_CASES],
         num_cases=max(0, len(cases) - 1),
+        class_names=pictures.class_names if pictures else (),
     )
 
 

@@ -15,6 +15,7 @@ from detseg.arrays import ByteArray, DoubleArray, IntArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import BoxErrors, Outcome, best_confidences, find_box_errors
+from detseg.evaluation.explore import BoxCounts, count_boxes, picture_record
 from detseg.runtime.drawing.errors import Mark, MarkedBox, draw_marked_boxes
 from detseg.structures import Detections, GroundTruth
 
@@ -72,6 +73,14 @@ class HardestExamples(Protocol):
     def add(self, index: int, result: Any, truth: Any) -> None:
         """What was found in picture ``index``, and what is true."""
 
+    def describe(self, result: Any, truth: Any) -> dict[str, Any]:
+        """What was found in a picture, and what is true, as plain data for a page: of boxes see
+        :func:`detseg.evaluation.explore.picture_record`; of labels the ``labels`` that are there, the ``difficulty``
+        in thousandths, and a ``caption``."""
+
+    def counts(self) -> BoxCounts | None:
+        """Of boxes how many are right and wrong at each confidence, over all pictures added."""
+
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally | None]:
         """The hardest of the pictures added, those without an error left out, the hardest first; and of boxes how many
         errors of each kind all pictures added have. ``evaluator`` has seen the whole data set."""
@@ -115,6 +124,18 @@ class HardestLabels:
         )
         del self._hardest[self._num_pictures :]
 
+    def describe(self, result: Any, truth: Any) -> dict[str, Any]:
+        """See :class:`HardestExamples`."""
+        scores = self._scores(result, truth, self._class_names)
+        if not scores:
+            return {"labels": [], "difficulty": 0, "caption": "nothing is judged"}
+        labels = [label for label, name in enumerate(self._class_names) if name in scores]
+        difficulty = round(1000 * (1 - sum(scores.values()) / len(scores)))
+        return {"labels": labels, "difficulty": difficulty, "caption": self._caption(scores)}
+
+    def counts(self) -> None:
+        """See :class:`HardestExamples`."""
+
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], None]:
         """See :class:`HardestExamples`."""
         return self._hardest, None
@@ -147,6 +168,14 @@ class HardestBoxes:
     def add(self, index: int, result: Detections, truth: GroundTruth) -> None:
         """See :class:`HardestExamples`."""
         self._pictures.append((index, result, truth))
+
+    def describe(self, result: Detections, truth: GroundTruth) -> dict[str, Any]:
+        """See :class:`HardestExamples`."""
+        return picture_record(result, truth, len(self._class_names))
+
+    def counts(self) -> BoxCounts:
+        """See :class:`HardestExamples`."""
+        return count_boxes(((result, truth) for _, result, truth in self._pictures), len(self._class_names))
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally]:
         """See :class:`HardestExamples`."""
@@ -197,7 +226,7 @@ def _marked(errors: BoxErrors, truth: GroundTruth, class_names: Sequence[str]) -
         if outcome == Outcome.BADLY_PLACED:
             text += f", IoU {overlap:.2f}"
             boxes.append(MarkedBox(_corners(truth_xyxy[true]), mark, dashed=True))
-        boxes.append(MarkedBox(_corners(xyxy), mark, "" if outcome == Outcome.RIGHT else text))
+        boxes.append(MarkedBox(_corners(xyxy), mark, text))
     boxes += [
         MarkedBox(_corners(truth_xyxy[missed]), MARKS[Outcome.MISS], class_names[truth.labels[missed]], dashed=True)
         for missed in np.flatnonzero(errors.missed)

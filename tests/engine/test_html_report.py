@@ -1,21 +1,26 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from detseg.engine.browse import BROWSED_BYTES, browsed, fit_browsed
 from detseg.engine.html_report import Chart, Report, render, write_html
 from detseg.engine.pictures import Picture, Pictures
+from detseg.evaluation.explore import count_boxes, picture_record
 from detseg.evaluation.hardest import BoxTally, encode_jpeg
 from detseg.files import SaveError
-from detseg.structures import Metrics
+from detseg.structures import Detections, GroundTruth, Metrics
 
 HOSTILE = '<script>alert("1")</script> & \'"><img src=http://example.com/x.png onerror=alert(1)>'
 JPEG = encode_jpeg(np.zeros((8, 8, 3), np.uint8))
-WITHOUT_END = {"meta", "img", "br", "link"}
+WITHOUT_END = {"meta", "img", "br", "link", "input"}
 
 
 class Page(HTMLParser):
@@ -62,7 +67,28 @@ def full_report(name: str = "cell", metrics: Metrics | None = None) -> Report:
         ),
         settings={"Model": {"file": f"/models/{name}", "sha256": "ab" * 32}, "Data": {"split": name}},
         title=name,
+        class_names=(name, "other", "never"),
     )
+
+
+def browsed_report(name: str = "cell", num_pictures: int = 3) -> Report:
+    """Pictures with two objects and four boxes, of which the score and whether they are right is told."""
+    truth = GroundTruth(
+        1, 100, 200, np.array([[10, 10, 40, 40], [100, 20, 50, 50]], np.float64), np.array([0, 1]),
+        np.array([False, False]), np.array([1600.0, 2500.0]),
+    )  # fmt: skip
+    boxes = np.array([[10, 10, 50, 50], [100, 20, 150, 70], [0, 60, 30, 100], [60, 60, 90, 90]], np.float32)
+    found = Detections(boxes, np.array([0.9, 0.6, 0.4, 0.2], np.float32), np.array([0, 1, 0, 1]))
+    image = np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8)
+    pictures = Pictures(
+        (Picture("000000_a", "", JPEG),), (Picture("000001_b", "misses 3", JPEG),), "by errors", None,
+        count_boxes([(found, truth)] * num_pictures, 2),
+        tuple(
+            browsed(index, f"{index:06d}_{name}", {"image": image}, picture_record(found, truth, 2))
+            for index in range(num_pictures)
+        ),
+    )  # fmt: skip
+    return replace(full_report(name), pictures=pictures, class_names=(name, "other"))
 
 
 def test_everything_is_on_the_page() -> None:
@@ -80,7 +106,7 @@ def test_everything_is_on_the_page() -> None:
         assert shown in text, shown
     assert "000002_cell: misses 3" in text
     assert "IoU 0.50:0.95" in text, "numbers are explained"
-    headings = [text for text in page.texts if text in ("Numbers", "Classes", "Errors", "Examples", "Settings")]
+    headings = [text for text in page.texts if text in ("Numbers", "Classes", "Errors", "Pictures", "Settings")]
     assert len(headings) == 10, "each once in the table of contents and once as a heading"
     assert ["cell", "0.7500"] in page.cells
     assert ["other", "-"] in page.cells, "a dash where there is no ground truth"
@@ -102,13 +128,14 @@ def test_the_page_needs_nothing_else() -> None:
     )
     assert base64.b64encode(JPEG).decode() in (images[1]["src"] or "")
     assert all(image["alt"] for image in images)
-    assert not page.all("script")
+    assert page.all("script") == [{"type": "application/json", "id": "data"}, {}]
     assert not page.all("link")
     assert [link["href"] for link in page.all("a")] == [
-        "#numbers", "#classes", "#errors", "#charts", "#hardest", "#examples", "#settings"
+        "#numbers", "#classes", "#errors", "#charts", "#pictures", "#settings"
     ]  # fmt: skip
     assert {section["id"] for section in page.all("section")} == {(link["href"] or "")[1:] for link in page.all("a")}
-    assert "http" not in text.replace("http-equiv", "")
+    # The name of a kind of elements is no address that is asked for.
+    assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org/2000/svg", "")
     assert "default-src 'none'" in text
     assert "url(" not in text
     assert "@import" not in text
@@ -116,10 +143,57 @@ def test_the_page_needs_nothing_else() -> None:
         assert needed in text
 
 
+def test_the_policy_allows_this_script_and_style_alone() -> None:
+    text = render(full_report())
+    policy = next(meta["content"] or "" for meta in Page(text).all("meta") if "http-equiv" in meta)
+    parts = dict(part.strip().split(" ", 1) for part in policy.split(";"))
+    assert set(parts) == {"default-src", "img-src", "style-src", "script-src"}
+    for kind, element in (("script-src", "script"), ("style-src", "style")):
+        content = text.split(f"<{element}>")[1].split(f"</{element}>")[0]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        assert parts[kind] == f"'sha256-{digest}'"
+    assert "style=" not in text.split("<script>")[0], "which the policy would not allow"
+
+
+def test_pictures_to_browse_are_data() -> None:
+    text = render(browsed_report(HOSTILE))
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    assert data["classes"] == [HOSTILE, "other"]
+    assert data["objects"] == [3, 3]
+    # At 0.00, 0.40, 0.41, 0.90 and 0.91: each of three pictures has a right and a wrong box of the first class.
+    assert [data["right"][0][at] for at in (0, 40, 41, 90, 91)] == [3, 3, 3, 3, 0]
+    assert [data["wrong"][0][at] for at in (0, 40, 41, 90, 91)] == [3, 3, 0, 0, 0]
+    # F1 is best where the right box of the second class still counts and no wrong one does.
+    assert data["confidence"] == 60
+    picture = data["pictures"][1]
+    assert picture["name"] == f"000001_{HOSTILE}"
+    assert picture["truth"] == [[0, 50, 100, 250, 500, 0], [1, 500, 200, 750, 700, 0]]
+    assert picture["found"][0] == [0, 50, 100, 250, 500, 900, 1]
+    assert [row[5:] for row in picture["found"]] == [[900, 1], [600, 1], [400, 0], [200, 0]]
+    page = Page(text)
+    assert len(page.all("script")) == 2
+    # No picture under two headings: what can be browsed is no example.
+    assert len(page.all("img")) == 2
+
+
+def test_a_page_of_500_pictures_stays_small() -> None:
+    noise = np.random.default_rng(0)
+    pictures = [
+        browsed(index, str(index), {"image": noise.integers(0, 256, (480, 640, 3), dtype=np.uint8)}, {})
+        for index in range(4)
+    ] * 125
+    fitting = fit_browsed(pictures, BROWSED_BYTES)
+    total = sum(len(jpeg) for one in fitting for jpeg in one.layers.values()) * 4 / 3
+    assert 0.3 * BROWSED_BYTES < total <= BROWSED_BYTES
+    assert [one.name for one in fitting[:5]] == ["0", "1", "2", "3", "0"]
+    few = pictures[:2]
+    assert fit_browsed(few, BROWSED_BYTES) == tuple(few), "as they are where there is room"
+
+
 def test_every_name_is_escaped() -> None:
     text = render(full_report(HOSTILE))
     page = Page(text)
-    assert not page.all("script")
+    assert len(page.all("script")) == 2
     assert len(page.all("img")) == 3
     assert all(set(image) == {"src", "alt"} for image in page.all("img"))
     assert all((image["src"] or "").startswith("data:image/") for image in page.all("img"))

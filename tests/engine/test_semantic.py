@@ -14,6 +14,7 @@ import torch
 
 from detseg.cli import main
 from detseg.config import load_config
+from detseg.data.datasets.mask_file import read_index_mask
 from detseg.data.open import open_dataset
 from detseg.engine.evaluate import evaluate
 from detseg.engine.interrupt import InterruptedRunError
@@ -213,7 +214,7 @@ def test_the_verbs(
     assert main(["predict", model, "data/val/images", *saving]) == 0
     package = load_model_file(Path(model))
     for number in range(4):
-        mask = cv2.imread(f"found/masks/{number}.png", cv2.IMREAD_UNCHANGED)
+        mask = read_index_mask(f"found/masks/{number}.png", f"{number}.png")
         assert mask.shape == (96, 96)
         assert set(np.unique(mask)) <= {0, 1, 2, 3}
         ids = cv2.imread(f"found/ids/{number}.png", cv2.IMREAD_UNCHANGED)

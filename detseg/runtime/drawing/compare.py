@@ -78,20 +78,25 @@ def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_
     drawn = [draw_labels(image, mask, class_names, names=False) for mask in (truth, labels)]
     judged = truth != VOID
     wrong = judged & (truth != labels)
-    errors = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
-    errors[wrong] = _WRONG
-    errors[~judged] = _IGNORED
     share = f"{wrong.sum() / judged.sum():.1%}" if judged.any() else "none judged"
     panels = [
         _captioned(image, "image"),
         _captioned(drawn[0], "truth"),
         _captioned(drawn[1], "prediction"),
-        _captioned(errors.astype(np.uint8), f"errors: {share}"),
+        _captioned(draw_errors(image, truth, labels), f"errors: {share}"),
     ]
     sheet = montage(panels, columns=2)
     palette = palette_of(class_names)
     entries = [(palette[label], class_names[label]) for label in classes_in(truth, labels)]
     return np.concatenate([sheet, _lettering(image.shape).legend(entries, sheet.shape[1])])
+
+
+def draw_errors(image: ByteArray, truth: ByteArray, labels: ByteArray) -> ByteArray:
+    """``image`` ``[H, W, 3]`` dark and gray, with wrong pixels red and those without truth gray."""
+    errors = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
+    errors[(truth != VOID) & (truth != labels)] = _WRONG
+    errors[truth == VOID] = _IGNORED
+    return errors.astype(np.uint8)
 
 
 def _lettering(image_shape: tuple[int, ...]) -> Lettering:

@@ -214,6 +214,11 @@ class Kind(ABC):
     def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
         """One picture that shows ``image`` with its truth and what was found."""
 
+    def layers(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> dict[str, ByteArray]:
+        """Pictures of one size that a page may show in turn, by what they show; the first where nothing is asked for.
+        Those called ``truth`` and ``prediction`` are seen side by side."""
+        return {"comparison": self.compare(image, truth, result, class_names)}
+
     @abstractmethod
     def draw_sample(self, sample: Any, class_names: Sequence[str]) -> ByteArray:
         """The image of a training sample with what is to be learned from it."""

@@ -171,6 +171,12 @@ class Boxes(Kind):
         """The annotated objects beside those found."""
         return compare_boxes(image, truth, result, class_names)
 
+    def layers(
+        self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
+    ) -> dict[str, ByteArray]:
+        """The image, on which a page draws boxes itself."""
+        return {"image": image}
+
     def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
         """The objects; crowd regions say so in their names. Where there is a mask, it tints the image."""
         image = sample.image if sample.mask is None else draw_mask(sample.image, sample.mask)

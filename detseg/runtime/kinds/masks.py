@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from detseg.runtime.drawing.compare import compare_labels
+from detseg.runtime.drawing.compare import compare_labels, draw_errors
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.inputs.geometry import InputSpec
@@ -126,6 +126,17 @@ class Masks(Kind):
     def compare(self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]) -> ByteArray:
         """Image, truth, prediction and a map of the errors, side by side."""
         return compare_labels(image, truth, result.labels, class_names)
+
+    def layers(
+        self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]
+    ) -> dict[str, ByteArray]:
+        """Truth, prediction, errors and the image."""
+        return {
+            "truth": draw_labels(image, truth, class_names, names=False),
+            "prediction": draw_labels(image, result.labels, class_names, names=False),
+            "errors": draw_errors(image, truth, result.labels),
+            "image": image,
+        }
 
     def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
         """The image tinted by its mask."""

@@ -1,0 +1,166 @@
+"""The part of a report that answers to its reader: a class, a confidence, pictures to browse. It is drawn by a script
+from data in the page; without scripts, the hardest pictures stand there as they are."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cache
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from detseg.engine.browse import SHOWN_BYTES, fitted
+from detseg.engine.pictures import Picture, Pictures
+
+
+@cache
+def script() -> str:
+    """What runs in the page."""
+    return Path(__file__).with_name("report.js").read_text(encoding="utf-8")
+
+
+def hash_of(text: str) -> str:
+    """How a policy names an inline script or style that it allows."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+
+
+def data_block(pictures: Pictures, class_names: Sequence[str]) -> str:
+    """What the script draws, as JSON in which nothing can end the element or begin another."""
+    known: dict[str, Any] = {"classes": list(class_names), "pictures": _browsed(pictures)}
+    if pictures.counts is not None:
+        counts = pictures.counts
+        known |= {
+            "confidence": round(100 * counts.best_confidence()),
+            "objects": counts.num_objects.tolist(),
+            "right": counts.right.tolist(),
+            "wrong": counts.wrong.tolist(),
+        }
+    text = json.dumps(known, ensure_ascii=True, separators=(",", ":"), allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return f'<script type="application/json" id="data">{text}</script>'
+
+
+def _browsed(pictures: Pictures) -> list[dict[str, Any]]:
+    return [
+        {
+            "name": one.name,
+            "default": next(iter(one.layers)),
+            "layers": {
+                what: f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode('ascii')}"
+                for what, jpeg in one.layers.items()
+            },
+            **one.record,
+        }
+        for one in pictures.browsed
+    ]
+
+
+def filter_bar(pictures: Pictures, class_names: Sequence[str]) -> str:
+    """The choice of a class and, of boxes, of a confidence, with the numbers at that."""
+    if not pictures.browsed and pictures.counts is None:
+        return ""
+    options = "".join(f'<option value="{label}">{escape(name)}</option>' for label, name in enumerate(class_names))
+    parts = [f'<label>Class <select id="class"><option value="-1">all</option>{options}</select></label>']
+    if pictures.counts is not None:
+        parts.append(
+            '<label>Confidence <input type="range" id="confidence" min="0" max="100" step="1"> '
+            '<output id="confidence-value" for="confidence"></output></label>'
+            '<span id="said" role="status"></span>'
+        )
+    return f'<div class="live bar" hidden role="group" aria-label="What is shown">{"".join(parts)}</div>'
+
+
+def counts_table(pictures: Pictures, class_names: Sequence[str]) -> str:
+    """The table of numbers at the chosen confidence, whose cells the script fills, and their curves."""
+    if pictures.counts is None:
+        return ""
+    header = ["class", "objects", "right", "wrong", "missed", "precision", "recall", "F1"]
+    head = "".join(f'<th scope="col">{name}</th>' for name in header)
+    cells = "<td></td>" * (len(header) - 1)
+    rows = [
+        f'<tr data-label="{label}"><th scope="row">{escape(name)}</th>{cells}</tr>'
+        for label, name in enumerate(class_names)
+        if pictures.counts.num_objects[label] or pictures.counts.wrong[label, 0]
+    ]
+    rows.append(f'<tr data-label="-1" class="total"><th scope="row">all</th>{cells}</tr>')
+    body = "\n".join(rows)
+    return f"""<div class="live" hidden>
+<svg id="curves" viewBox="0 0 600 215" role="img" aria-label="Precision, recall and F1 over confidence"></svg>
+<p class="legend faint"><span class="key precision"></span> precision <span class="key recall"></span> recall
+<span class="key f1"></span> F1, at IoU 0.5</p>
+<div class="wide" tabindex="0" role="region" aria-label="Counts at this confidence">
+<table class="sortable" id="counts">
+<caption class="faint">Boxes at this confidence and above, IoU 0.5, counted over the whole data set</caption>
+<thead><tr>{head}</tr></thead>
+<tbody>
+{body}
+</tbody>
+</table>
+</div>
+</div>"""
+
+
+def gallery(pictures: Pictures) -> str:
+    """The pictures: to browse, and for readers without scripts the hardest ones, each once."""
+    parts = []
+    if pictures.measure:
+        marks = ' class="static"' if pictures.browsed else ""
+        parts.append(f"<p{marks}>{escape(pictures.measure)}</p>")
+    if pictures.browsed:
+        layers = list(pictures.browsed[0].layers)
+        has_boxes = "found" in pictures.browsed[0].record
+        choices = ["both", "truth", "prediction"] if has_boxes else (["both", *layers] if len(layers) > 1 else [])
+        options = "".join(
+            f'<option value="{escape(name)}">{"truth and prediction" if name == "both" else escape(name)}</option>'
+            for name in choices
+        )
+        switch = f'<label>Show <select id="layers">{options}</select></label>' if choices else ""
+        legend = (
+            '<p class="legend faint"><span class="key right"></span> right <span class="key wrong"></span> wrong '
+            '<span class="key true"></span> truth (dashed)</p>'
+            if has_boxes
+            else ""
+        )
+        parts.append(f"""<div class="live" hidden>
+<div class="bar">{switch}<label>Order <select id="order"><option value="wrong">most errors first</option>
+<option value="index">as in the data set</option></select></label> <span id="num-shown" role="status"></span></div>
+{legend}
+<div class="gallery small" id="gallery"></div>
+<button type="button" id="more">More pictures</button>
+</div>
+<dialog id="large" aria-labelledby="large-name">
+<div class="bar"><strong id="large-name"></strong> <span id="large-words"></span>
+<span class="buttons"><button type="button" id="previous">Previous</button><button type="button" id="next">Next</button>
+<button type="button" id="close">Close</button></span></div>
+<div class="bar" id="slice-row" hidden><label>Slice <input type="range" id="slice" min="0" step="1"></label>
+<output id="slice-value" for="slice"></output></div>
+<div id="large-view"></div>
+</dialog>""")
+    static = _each_once(pictures)
+    if static:
+        figures = "".join(_figure(picture) for picture in static)
+        marks = "static gallery" if pictures.browsed else "gallery"
+        parts.append(f'<div class="{marks}">\n{figures}\n</div>')
+    elif pictures.measure and not pictures.browsed:
+        parts.append("<p>No picture has an error.</p>")
+    return "\n".join(parts)
+
+
+def _each_once(pictures: Pictures) -> list[Picture]:
+    """The hardest pictures, then the examples that are not among them; where all can be browsed, no examples."""
+    names = {picture.name for picture in pictures.hardest}
+    examples = () if pictures.browsed else pictures.examples
+    every = [*pictures.hardest, *(picture for picture in examples if picture.name not in names)]
+    smaller = fitted([picture.jpeg for picture in every], SHOWN_BYTES)
+    return [Picture(one.name, one.caption, jpeg) for one, jpeg in zip(every, smaller, strict=True)]
+
+
+def _figure(picture: Picture) -> str:
+    caption = f"{picture.name}: {picture.caption}" if picture.caption else f"{picture.name}: truth beside prediction"
+    encoded = base64.b64encode(picture.jpeg).decode("ascii")
+    image = f'<img src="data:image/jpeg;base64,{encoded}" alt="{escape(caption)}">'
+    return f"<figure>\n{image}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"

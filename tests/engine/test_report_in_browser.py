@@ -1,0 +1,135 @@
+"""The page in a real browser: what a reader does is done, and what is seen afterwards is compared."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detseg.engine.html_report import write_html
+from tests.engine.test_html_report import HOSTILE, browsed_report
+
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        # As root, as in containers, Chromium has no sandbox; the page is our own.
+        running = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+def open_page(browser: Any, folder: Path, width: int = 1400, scheme: str = "light", name: str = "cell") -> Any:
+    write_html(folder / "report.html", browsed_report(name, num_pictures=30))
+    page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True).new_page()
+    said: list[str] = []
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.said = said
+    page.goto(f"file://{folder}/report.html")
+    return page
+
+
+def cells(page: Any, label: str) -> list[str]:
+    texts: list[str] = page.locator(f'#counts tr[data-label="{label}"] td').all_text_contents()
+    return texts
+
+
+def confidence(page: Any, percent: int) -> None:
+    page.locator("#confidence").fill(str(percent))
+
+
+def test_the_slider_redraws_counts_scores_and_boxes(browser: Any, tmp_path: Path) -> None:
+    page = open_page(browser, tmp_path)
+    assert page.locator("#confidence-value").text_content() == "0.60"
+    assert cells(page, "0") == ["30", "30", "0", "0", "1.000", "1.000", "1.000"]
+    assert page.locator("#gallery figure").count() == 24
+    assert page.locator("#gallery figure").first.locator("rect.right").count() == 2
+    confidence(page, 20)
+    assert cells(page, "0") == ["30", "30", "30", "0", "0.500", "1.000", "0.667"]
+    assert cells(page, "-1") == ["60", "60", "60", "0", "0.500", "1.000", "0.667"]
+    assert page.locator("#gallery figure").first.locator("rect.wrong").count() == 2
+    confidence(page, 95)
+    assert cells(page, "-1") == ["60", "0", "0", "60", "-", "0.000", "0.000"]
+    assert page.locator("#gallery rect.right").count() == 0
+    page.locator("#more").click()
+    assert page.locator("#gallery figure").count() == 30
+    assert page.said == []
+
+
+def test_one_class_alone(browser: Any, tmp_path: Path) -> None:
+    page = open_page(browser, tmp_path)
+    confidence(page, 20)
+    page.locator("#class").select_option("1")
+    assert page.locator('#counts tr[data-label="0"]').is_hidden()
+    assert page.locator('#classes tr[data-class="cell"]').is_hidden()
+    assert page.locator('#classes tr[data-class="other"]').is_visible()
+    assert page.locator("#gallery figure").first.locator("rect").count() == 3  # one object, two boxes
+    assert "right 1, wrong 1, missed 0" in (page.locator("#gallery figcaption").first.text_content() or "")
+
+
+def test_tables_are_sorted_by_their_headings(browser: Any, tmp_path: Path) -> None:
+    page = open_page(browser, tmp_path)
+    heading = page.locator("#counts thead button", has_text="class")
+    order = page.locator("#counts tbody th")
+    heading.focus()
+    page.keyboard.press("Enter")
+    assert page.locator("#counts th[aria-sort]").get_attribute("aria-sort") == "descending"
+    assert order.all_text_contents() == ["other", "cell", "all"], "the sum stays below"
+    page.keyboard.press("Enter")
+    assert order.all_text_contents() == ["cell", "other", "all"]
+
+
+def test_a_picture_is_enlarged_and_left_by_keyboard(browser: Any, tmp_path: Path) -> None:
+    page = open_page(browser, tmp_path)
+    confidence(page, 20)
+    page.locator("#gallery button").nth(1).click()
+    dialog = page.locator("#large")
+    assert dialog.is_visible()
+    assert page.locator("#large-name").text_content() == "000001_cell"
+    assert page.locator("#large-view .tag").all_text_contents() == [
+        "cell", "other", "cell 0.90", "other 0.60", "cell 0.40", "other 0.20"
+    ]  # fmt: skip
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#large-name").text_content() == "000002_cell"
+    page.keyboard.press("Escape")
+    assert dialog.is_hidden()
+    page.locator("#layers").select_option("truth")
+    assert page.locator("#gallery figure").first.locator("rect").count() == 2
+    # A link leads to a picture.
+    page.locator("#gallery figcaption a").nth(4).click()
+    assert page.locator("#large-name").text_content() == "000004_cell"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 360])
+def test_the_page_fits_its_window(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    page = open_page(browser, tmp_path, width, scheme, "a class name without end " * 5)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+    assert page.said == []
+
+
+def test_names_are_text_to_the_script_too(browser: Any, tmp_path: Path) -> None:
+    page = open_page(browser, tmp_path, name=HOSTILE)
+    page.locator("#gallery button").first.click()
+    assert page.locator("#large-name").text_content() == f"000000_{HOSTILE}"
+    assert page.locator("#large-view .tag").first.text_content() == HOSTILE
+    assert page.said == []
+
+
+def test_without_scripts_the_hardest_pictures_are_there(browser: Any, tmp_path: Path) -> None:
+    write_html(tmp_path / "report.html", browsed_report())
+    page = browser.new_context(java_script_enabled=False).new_page()
+    page.goto(f"file://{tmp_path}/report.html")
+    assert page.locator("#pictures figure").count() == 1
+    assert page.locator("#pictures figure").is_visible()
+    assert page.locator("#confidence").is_hidden()
