@@ -197,9 +197,9 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--save",
         help="what to write, separated by commas. Boxes: drawn (pictures of pictures, videos of videos), picture, "
-        "video, coco, csv, jsonl, yolo, crops (default drawn,coco). Masks: drawn, picture, video, mask, color, ids, "
-        "jsonl (default drawn,mask). Volumes: nifti, table, slices, montage (default these four), source (labels as "
-        ".mha or .nrrd where the volume is), probabilities",
+        "video, coco, csv, jsonl, yolo, crops (default drawn,coco). Instances: the same, and index. Masks: drawn, "
+        "picture, video, mask, color, ids, jsonl (default drawn,mask). Volumes: nifti, table, slices, montage (default "
+        "these four), source (labels as .mha or .nrrd where the volume is), probabilities",
     )
     predict.add_argument(
         "--batch",

@@ -116,7 +116,8 @@ def _write_boxes(folder: Path, rng: np.random.Generator) -> None:
             images.append({"id": number, "file_name": f"{number}.png", "height": SIDE, "width": SIDE})
             for x, y, label in squares:
                 box = {"image_id": number, "category_id": label, "bbox": [x, y, 20, 20], "area": 400, "iscrowd": 0}
-                annotations.append({"id": len(annotations) + 1, **box})
+                outline = [x, y, x + 20, y, x + 20, y + 20, x, y + 20]
+                annotations.append({"id": len(annotations) + 1, **box, "segmentation": [outline]})
         categories = [{"id": 1, "name": "dark"}, {"id": 2, "name": "bright"}]
         content = {"images": images, "annotations": annotations, "categories": categories}
         (folder / f"{split}.json").write_text(json.dumps(content))

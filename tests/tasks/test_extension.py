@@ -155,4 +155,7 @@ def test_a_task_brings_its_own_criterion_and_reuses_a_kind_of_results(
     monkeypatch.delitem(TASKS, "foreground")
     assert main(["predict", "model.onnx", "picture.png", "-o", "again"]) == 0
     assert main(["eval", "model.onnx", "--data", "shapes.yaml"]) == 2
-    assert "nothing judges the task 'foreground' here; known are detection, semantic, volume" in capsys.readouterr().err
+    assert (
+        "nothing judges the task 'foreground' here; known are detection, instance, semantic, volume"
+        in capsys.readouterr().err
+    )

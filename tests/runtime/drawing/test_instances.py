@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from detseg.run_lengths import RunLengths
-from detseg.runtime.drawing.boxes import color_of
 from detseg.runtime.drawing.compare import compare_instances
 from detseg.runtime.drawing.instances import draw_instances, tint
+from detseg.runtime.drawing.known_colors import Color
+from detseg.runtime.drawing.palette import color_of, palette_of
 from detseg.structures import GroundTruth, Instances
 
 NAMES = ("cat", "dog")
@@ -26,16 +27,19 @@ def found(*masks: RunLengths, labels: tuple[int, ...] = (0, 1), scores: tuple[fl
     return Instances(boxes, np.array(scores[:count], np.float32), np.array(labels[:count], np.int64), None, masks)
 
 
-def blended(label: int) -> list[int]:
-    return np.round(100 * 0.55 + np.array(color_of(label)) * 0.45).astype(int).tolist()
+COLORS = palette_of(NAMES)
+
+
+def blended(color: Color) -> list[int]:
+    return np.round(100 * 0.55 + np.array(color) * 0.45).astype(int).tolist()
 
 
 def test_masks_are_tinted_and_nothing_else() -> None:
     masks = (block(10, 30, 40, 40), block(70, 30, 40, 40))
-    picture = tint(IMAGE, (mask.to_crop() for mask in masks), [color_of(0), color_of(1)])
-    assert picture[50, 30].tolist() == blended(0)
-    assert picture[50, 90].tolist() == blended(1)
-    assert picture[30, 30].tolist() == list(color_of(0)), "the outline"
+    picture = tint(IMAGE, (mask.to_crop() for mask in masks), [COLORS[0], COLORS[1]])
+    assert picture[50, 30].tolist() == blended(COLORS[0])
+    assert picture[50, 90].tolist() == blended(COLORS[1])
+    assert picture[30, 30].tolist() == list(COLORS[0]), "the outline"
     changed = (picture != IMAGE).any(axis=2)
     assert np.array_equal(changed, masks[0].to_mask() | masks[1].to_mask())
     assert (IMAGE == 100).all(), "of the picture given, nothing"
@@ -44,7 +48,7 @@ def test_masks_are_tinted_and_nothing_else() -> None:
 def test_holes_are_not_tinted() -> None:
     mask = block(10, 10, 40, 40).to_mask()
     mask[20:35, 20:35] = False
-    picture = tint(IMAGE, [(mask, 0, 0)], [color_of(0)])
+    picture = tint(IMAGE, [(mask, 0, 0)], [COLORS[0]])
     assert picture[27, 27].tolist() == [100, 100, 100]
 
 
@@ -53,8 +57,8 @@ def test_the_better_score_is_in_front() -> None:
     for scores, label in (((0.9, 0.3), 0), ((0.3, 0.9), 1)):
         picture = draw_instances(IMAGE, found(*masks, scores=scores), NAMES)
         alone = draw_instances(IMAGE, found(masks[label], labels=(label,), scores=(0.9,)), NAMES)
-        behind = np.abs(picture[60, 55].astype(int) - color_of(1 - label)).sum()
-        in_front = np.abs(picture[60, 55].astype(int) - color_of(label)).sum()
+        behind = np.abs(picture[60, 55].astype(int) - COLORS[1 - label]).sum()
+        in_front = np.abs(picture[60, 55].astype(int) - COLORS[label]).sum()
         assert in_front < behind
         assert (alone != IMAGE).any()
 
@@ -63,7 +67,7 @@ def test_tracks_have_their_own_colors() -> None:
     masks = (block(10, 30, 40, 40),)
     one = found(*masks)
     tracked = Instances(one.boxes_xyxy, one.scores, one.labels, np.array([5]), masks)
-    assert draw_instances(IMAGE, tracked, NAMES)[50, 30].tolist() == blended(5)
+    assert draw_instances(IMAGE, tracked, NAMES)[50, 30].tolist() == blended(color_of(5))
 
 
 def test_masks_of_another_picture_are_refused() -> None:
@@ -84,7 +88,9 @@ def test_truth_and_what_was_found_are_side_by_side() -> None:
         (block(10, 30, 40, 40),),
     )  # fmt: skip
     sheet = compare_instances(IMAGE, truth, found(block(70, 30, 40, 40), scores=(0.2,)), NAMES)
-    count = int((sheet == np.array(blended(0))).all(axis=2).sum())
+    count = int((sheet == np.array(blended(COLORS[0]))).all(axis=2).sum())
     assert count > 1000
     seen = compare_instances(IMAGE, truth, found(block(70, 30, 40, 40)), NAMES)
-    assert int((seen == np.array(blended(0))).all(axis=2).sum()) > 2 * count - 200, "scores under 0.25 are not shown"
+    assert int((seen == np.array(blended(COLORS[0]))).all(axis=2).sum()) > 2 * count - 200, (
+        "scores under 0.25 are not shown"
+    )
