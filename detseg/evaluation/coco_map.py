@@ -14,7 +14,7 @@ from detseg.evaluation.checks import require_unique
 from detseg.evaluation.coco_backend import Accumulated, Judged, accumulate, choose_backend, describe_backend
 from detseg.evaluation.confusion import ConfusionMatrix
 from detseg.evaluation.f1 import F1Curve, f1_curves, f1_of_all
-from detseg.evaluation.matching import MATCH_IOU
+from detseg.evaluation.matching import MATCH_IOU, overlaps_of
 from detseg.evaluation.plots import plot_calibration, plot_confusion_matrix, plot_f1_curves, plot_pr_curves
 from detseg.evaluation.precision_recall import PrecisionRecallCurve
 from detseg.evaluation.scored import ScoredBoxes, score_boxes
@@ -156,7 +156,7 @@ class CocoEvaluator:
         self._require_images()
         if self._scored is None:
             pictures = ((self._detections[image_id], truth) for image_id, truth in self._truths.items())
-            self._scored = score_boxes(pictures, len(self.class_names))
+            self._scored = score_boxes(pictures, len(self.class_names), self.overlaps)
         return self._scored
 
     def diagnose(self) -> dict[str, float]:
@@ -177,9 +177,14 @@ class CocoEvaluator:
         values |= {f"F1/{name}": f1 for name, (f1, _) in best.items()}
         return values | {f"F1_confidence/{name}": confidence if f1 else -1.0 for name, (f1, confidence) in best.items()}
 
+    @staticmethod
+    def overlaps(found: Detections, truth: GroundTruth) -> DoubleArray:
+        """How far objects overlap, ``[D, G]``, in all that is not COCO's own; see :data:`Overlaps`."""
+        return overlaps_of(found, truth)
+
     def confusion_matrix(self, confidence: float = 0.25, iou: float = 0.5) -> ConfusionMatrix:
         """The confusion matrix over all images. See :class:`ConfusionMatrix`."""
-        matrix = ConfusionMatrix(self.class_names, confidence, iou)
+        matrix = ConfusionMatrix(self.class_names, confidence, iou, self.overlaps)
         for image_id, truth in self._truths.items():
             matrix.update(self._detections[image_id], truth)
         return matrix

@@ -8,6 +8,7 @@ import numpy as np
 
 from detseg.arrays import IntArray
 from detseg.evaluation.errors import Outcome, find_box_errors
+from detseg.evaluation.matching import Overlaps, overlaps_of
 from detseg.structures import Detections, GroundTruth
 
 
@@ -21,19 +22,26 @@ class ConfusionMatrix:
     for the curves of F1 (see :func:`detseg.evaluation.matching.match_boxes`), so that the diagonal holds what these
     count as right; then those of different classes, again the best scores first, down to an IoU of ``iou``. A crowd
     region is never missed, and a detection that found nothing does not count when at least the share ``iou`` of its
-    area lies in a crowd region of its class.
+    area lies in a crowd region of its class. ``measure`` says how far detections and objects overlap.
 
     Raises:
         ValueError: a threshold is outside [0, 1].
     """
 
-    def __init__(self, class_names: Sequence[str], confidence: float = 0.25, iou: float = 0.5) -> None:
+    def __init__(
+        self,
+        class_names: Sequence[str],
+        confidence: float = 0.25,
+        iou: float = 0.5,
+        measure: Overlaps = overlaps_of,
+    ) -> None:
         for name, value in (("confidence", confidence), ("iou", iou)):
             if not 0 <= value <= 1:
                 raise ValueError(f"{name} must lie between 0 and 1, got {value}")
         self.class_names = tuple(class_names)
         self.confidence = confidence
         self.iou = iou
+        self._measure = measure
         size = len(self.class_names) + 1
         self.counts: IntArray = np.zeros((size, size), np.int64)
 
@@ -47,7 +55,7 @@ class ConfusionMatrix:
         for labels in (detections.labels, truth.labels):
             if len(labels) and (labels.min() < 0 or labels.max() >= background):
                 raise ValueError(f"labels from {labels.min()} to {labels.max()}; allowed are 0 to {background - 1}")
-        errors = find_box_errors(detections, truth, np.full(background, self.confidence), self.iou)
+        errors = find_box_errors(detections, truth, np.full(background, self.confidence), self.iou, self._measure)
         stands = (errors.outcomes == Outcome.RIGHT) | (errors.outcomes == Outcome.WRONG_CLASS)
         true_labels = np.full(len(stands), background)
         true_labels[stands] = truth.labels[errors.objects[stands]]

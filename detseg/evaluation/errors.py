@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
 from detseg.evaluation.f1 import F1Curve
-from detseg.evaluation.matching import MATCH_IOU, match_boxes, overlaps_of
+from detseg.evaluation.matching import MATCH_IOU, Overlaps, match_boxes, overlaps_of
 from detseg.structures import Detections, GroundTruth
 
 NEAR_IOU = 0.1
@@ -81,7 +81,7 @@ def find_box_errors(
     truth: GroundTruth,
     confidences: DoubleArray,
     iou: float = MATCH_IOU,
-    measure: Callable[[Detections, GroundTruth], DoubleArray] = overlaps_of,
+    measure: Overlaps = overlaps_of,
 ) -> BoxErrors:
     """Say of every box that reaches the confidence of its class, ``confidences`` ``[C]``, what it is.
 

@@ -9,10 +9,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from detseg.arrays import IntArray
+from detseg.arrays import DoubleArray, IntArray
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.coco_backend import accumulate
 from detseg.evaluation.coco_map import SUMMARY, CocoEvaluator
+from detseg.evaluation.mask_overlaps import mask_overlaps
 from detseg.run_lengths import RunLengths
 from detseg.runtime.writers.boxes import write_results
 from detseg.runtime.writers.instances import instances_to_coco
@@ -65,6 +66,11 @@ class InstanceEvaluator(CocoEvaluator):
             )
         super().update(image_id, detections, truth)
         self._boxes.update(image_id, detections, truth)
+
+    @staticmethod
+    def overlaps(found: Detections, truth: GroundTruth) -> DoubleArray:
+        """How far the masks overlap."""
+        return mask_overlaps(found, truth)
 
     def compute(self) -> Metrics:
         """The metrics over all images; AP 0 where there are no detections.

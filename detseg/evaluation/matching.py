@@ -10,6 +10,9 @@ import numpy as np
 from detseg.arrays import BoolArray, DoubleArray, IntArray
 from detseg.structures import Detections, GroundTruth
 
+Overlaps = Callable[[Detections, GroundTruth], DoubleArray]
+"""Says ``[D, G]`` how far what was found and the objects of one image overlap, as :func:`overlaps_of` does of boxes."""
+
 MATCH_IOU = 0.5
 """A box that overlaps an object of its class by so much stands for it."""
 
@@ -32,7 +35,7 @@ def match_boxes(
     found: Detections,
     truth: GroundTruth,
     iou: float = MATCH_IOU,
-    measure: Callable[[Detections, GroundTruth], DoubleArray] | None = None,
+    measure: Overlaps | None = None,
 ) -> Match:
     """Match boxes that are sorted by score, the best first, with objects as COCO does it: each takes the object of its
     class that it overlaps most (the last of equals), by at least ``iou``, and that no better box has taken.

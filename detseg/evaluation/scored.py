@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
-from detseg.evaluation.matching import MATCH_IOU, match_boxes
+from detseg.evaluation.matching import MATCH_IOU, Overlaps, match_boxes, overlaps_of
 from detseg.structures import Detections, GroundTruth
 
 BACKGROUND_IOU = 0.1
@@ -47,7 +47,9 @@ class ScoredBoxes:
     num_missed: IntArray
 
 
-def score_boxes(pictures: Iterable[tuple[Detections, GroundTruth]], num_classes: int) -> ScoredBoxes:
+def score_boxes(
+    pictures: Iterable[tuple[Detections, GroundTruth]], num_classes: int, measure: Overlaps = overlaps_of
+) -> ScoredBoxes:
     """Match the boxes of all ``pictures`` at IoU 0.5 and say of each what it is; those in crowds are left out."""
     integer = np.empty(0, np.int64)
     columns: dict[str, list[Any]] = {
@@ -62,7 +64,7 @@ def score_boxes(pictures: Iterable[tuple[Detections, GroundTruth]], num_classes:
     first = 0
     for detections, truth in pictures:
         found = detections.select(np.argsort(-detections.scores, kind="stable"))
-        match = match_boxes(found, truth)
+        match = match_boxes(found, truth, measure=measure)
         used = np.zeros(len(truth.labels), np.bool_)
         used[match.objects[match.objects >= 0]] = True
         faults, targets = _find_faults(found, truth, match.objects, match.overlaps, used)

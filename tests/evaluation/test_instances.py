@@ -192,3 +192,11 @@ def test_states_that_lack_masks_are_refused(name: str) -> None:
     for broken in ({key: array for key, array in state.items() if key != name}, state | {name: state[name][:-1]}):
         with pytest.raises(ValueError, match="the runs of one mask for each of its"):
             InstanceEvaluator(["cat"]).merge([broken])
+
+
+def test_the_confusion_matrix_pairs_by_masks() -> None:
+    """All boxes are equal; one object is found, one missed, one found in a crowd region, and one where nothing is."""
+    evaluator = InstanceEvaluator(["cat"])
+    group = replace(truth(square(0, 0), square(28, 0), square(0, 20, 20)), crowd=np.array([False, False, True]))
+    evaluator.update(1, found((square(1, 0), 0.9), (square(2, 24, 8), 0.8), (square(28, 28), 0.7)), group)
+    assert evaluator.confusion_matrix().counts.tolist() == [[1, 1], [1, 0]]
