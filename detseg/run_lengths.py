@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,8 @@ from detseg.arrays import BoolArray, DoubleArray, IntArray, require, require_arr
 
 _OFFSET = 48
 """Code of the character that stands for five bits that are 0."""
+_AT_ONCE = 2048
+"""Masks that are made texts of at a time."""
 _MAX_GROUPS = 12
 """Groups of five bits in a number; more would not fit into 64 bits."""
 
@@ -124,20 +127,7 @@ class RunLengths:
         bits, low ones first, each a printable character: 48 plus the bits, plus 32 if more groups follow; the last
         one's highest bit is the sign.
         """
-        left = self.counts.copy()
-        left[3:] -= self.counts[1:-2]
-        groups: list[IntArray] = []
-        waiting = np.ones(len(left), np.bool_)
-        used = []
-        while waiting.any():
-            bits = left & 0x1F
-            left >>= 5
-            more = waiting & (left != np.where(bits & 0x10, -1, 0))
-            groups.append(_OFFSET + bits + 32 * more)
-            used.append(waiting)
-            waiting = more
-        text = np.stack(groups, axis=1)[np.stack(used, axis=1)] if groups else np.empty(0, np.int64)
-        return {"size": [self.height, self.width], "counts": text.astype(np.uint8).tobytes().decode("ascii")}
+        return encode([self])[0]
 
     def to_mask(self) -> BoolArray:
         """The mask ``[height, width]``."""
@@ -207,6 +197,41 @@ class RunLengths:
 def pack_masks(masks: Iterable[BoolArray]) -> tuple[RunLengths, ...]:
     """The runs of each of ``masks``, ``[N, H, W]`` or one after the other."""
     return tuple(RunLengths.from_mask(mask) for mask in masks)
+
+
+def encode(masks: Sequence[RunLengths]) -> list[dict[str, Any]]:
+    """:meth:`RunLengths.to_coco` of each of ``masks``, many at a time, which takes a fraction of the time."""
+    found: list[dict[str, Any]] = []
+    for first in range(0, len(masks), _AT_ONCE):
+        some = masks[first : first + _AT_ONCE]
+        texts = _texts([mask.counts for mask in some])
+        found += [{"size": [mask.height, mask.width], "counts": text} for mask, text in zip(some, texts, strict=True)]
+    return found
+
+
+def _texts(counts: Sequence[IntArray]) -> list[str]:
+    """The texts that stand for lengths of runs."""
+    lengths = np.array([len(one) for one in counts])
+    ends = np.cumsum(lengths)
+    joined = np.concatenate(counts)
+    rank = np.arange(len(joined)) - np.repeat(ends - lengths, lengths)
+    later = np.flatnonzero(rank >= 3)
+    left = joined.copy()
+    left[later] -= joined[later - 2]
+    groups: list[IntArray] = []
+    used: list[BoolArray] = []
+    waiting = np.ones(len(left), np.bool_)
+    while waiting.any():
+        bits = left & 0x1F
+        left >>= 5
+        more: BoolArray = waiting & (left != np.where(bits & 0x10, -1, 0))
+        groups.append(_OFFSET + bits + 32 * more)
+        used.append(waiting)
+        waiting = more
+    is_used = np.stack(used, axis=1)
+    text = np.stack(groups, axis=1)[is_used].astype(np.uint8).tobytes().decode("ascii")
+    bounds = [0, *np.cumsum(is_used.sum(axis=1))[ends - 1].tolist()]
+    return [text[start:end] for start, end in pairwise(bounds)]
 
 
 def _decode(text: bytes) -> IntArray:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as official
 
-from detseg.run_lengths import RunLengths, pack_masks
+from detseg.run_lengths import RunLengths, encode, pack_masks
 
 
 def random_masks(count: int, seed: int = 0) -> list[Any]:
@@ -48,6 +48,12 @@ def test_runs_are_those_of_pycocotools(mask: Any) -> None:
     whole[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
     assert np.array_equal(whole, mask)
     assert RunLengths.from_crop(crop, left, top, *mask.shape) == runs
+
+
+def test_many_at_a_time_are_the_same() -> None:
+    masks = pack_masks(random_masks(3000, seed=1))
+    assert encode(masks) == [mask.to_coco() for mask in masks]
+    assert encode([]) == []
 
 
 def test_large_numbers_survive_the_text() -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
 from detseg.evaluation.boundary import KEY, boundary_of, with_boundaries
-from detseg.run_lengths import RunLengths
+from detseg.run_lengths import RunLengths, encode
 from detseg.structures import Detections, GroundTruth, Instances
 
 Backend = Literal["hotcoco", "faster-coco-eval", "pycocotools"]
@@ -213,7 +213,7 @@ class _Objects:
 
 
 def _texts(masks: Iterable[RunLengths]) -> list[dict[str, Any]]:
-    return [mask.to_coco() for mask in masks]
+    return encode(list(masks))
 
 
 def _not_installed(backend: str) -> ValueError:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from detseg.files import write_text
+from detseg.run_lengths import encode
 from detseg.runtime.drawing.outlines import joined_outline
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_numbers
@@ -32,16 +33,16 @@ def instances_to_coco(image_id: int, found: Instances, category_ids: Sequence[in
     """
     records = detections_to_coco(image_id, found, category_ids)
     return [
-        {("segmentation" if name == "bbox" else name): mask.to_coco() if name == "bbox" else value
+        {("segmentation" if name == "bbox" else name): mask if name == "bbox" else value
          for name, value in record.items()}
-        for record, mask in zip(records, found.masks, strict=True)
+        for record, mask in zip(records, encode(found.masks), strict=True)
     ]  # fmt: skip
 
 
 def instance_records(found: Instances, class_names: Sequence[str]) -> list[dict[str, Any]]:
     """The objects as plain data: as boxes, with the ``mask`` as COCO's runs."""
     records = box_records(found, class_names)
-    return [{**record, "mask": mask.to_coco()} for record, mask in zip(records, found.masks, strict=True)]
+    return [{**record, "mask": mask} for record, mask in zip(records, encode(found.masks), strict=True)]
 
 
 class YoloOutlineWriter(WholeFiles):
