@@ -6,12 +6,13 @@ outside follow in turn.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray, require, require_array
 
@@ -192,6 +193,48 @@ class RunLengths:
 
     def __hash__(self) -> int:
         return hash((self.height, self.width, self.counts.tobytes()))
+
+
+@dataclass(frozen=True, slots=True)
+class MaskStack:
+    """The masks ``[N, height, width]`` of an image as ``runs``, of which each is made when it is asked for: what may be
+    indexed, iterated and made an array of like that array, but hundreds of a large picture never exist at once."""
+
+    runs: tuple[RunLengths, ...]
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        sizes = {(one.height, one.width) for one in self.runs} - {(self.height, self.width)}
+        require(not sizes, f"masks must be of {self.height}x{self.width} pixels, got {sorted(sizes)}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """``(N, height, width)``."""
+        return len(self.runs), self.height, self.width
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    def __iter__(self) -> Iterator[BoolArray]:
+        return (one.to_mask() for one in self.runs)
+
+    def __getitem__(self, index: Any) -> BoolArray:
+        """One mask ``[height, width]`` for an integer, else those that ``index`` chooses ``[K, height, width]``."""
+        chosen = np.arange(len(self.runs))[index]
+        return self.runs[chosen].to_mask() if np.ndim(chosen) == 0 else np.asarray(self.select(index))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        masks = np.zeros(self.shape, np.bool_)
+        for mask, one in zip(masks, self.runs, strict=True):
+            crop, left, top = one.to_crop()
+            mask[top : top + crop.shape[0], left : left + crop.shape[1]] = crop
+        return masks if dtype is None else masks.astype(dtype)
+
+    def select(self, index: NDArray[Any]) -> MaskStack:
+        """The masks that ``index`` (integers or a boolean mask) names, in its order."""
+        runs = tuple(self.runs[row] for row in np.arange(len(self.runs))[index])
+        return MaskStack(runs, self.height, self.width)
 
 
 def pack_masks(masks: Iterable[BoolArray]) -> tuple[RunLengths, ...]:

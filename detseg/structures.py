@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray, IntArray, require, require_array
-from detseg.run_lengths import RunLengths
+from detseg.run_lengths import MaskStack, RunLengths
 from detseg.volumes import LabelVolume
 
 Truth = Literal["boxes", "instances", "masks", "volumes"]
@@ -75,7 +75,7 @@ class Sample:
     ``image`` ``[H, W, 3]`` uint8 RGB; ``boxes_xyxy`` ``[N, 4]`` float32 pixels of this image; ``labels`` ``[N]`` int64
     class positions; ``crowd`` ``[N]`` bool, regions that are neither object nor background; ``mask`` ``[H, W]`` uint8
     class position per pixel, ``VOID`` where there is none, or None; ``placement`` leads back to the original image;
-    ``object_masks`` ``[N, H, W]`` bool, the pixels of each object, or None.
+    ``object_masks`` ``[N, H, W]`` bool, the pixels of each object, or None; from the disk they come as runs.
     """
 
     image: ByteArray
@@ -86,7 +86,7 @@ class Sample:
     path: str
     placement: Placement
     mask: ByteArray | None = None
-    object_masks: BoolArray | None = None
+    object_masks: BoolArray | MaskStack | None = None
 
     def __post_init__(self) -> None:
         require_array(self.image, "image", np.uint8, (None, None, 3))
@@ -96,7 +96,10 @@ class Sample:
         require_array(self.crowd, "crowd", np.bool_, (count,))
         if self.mask is not None:
             require_array(self.mask, "mask", np.uint8, self.image.shape[:2])
-        if self.object_masks is not None:
+        if isinstance(self.object_masks, MaskStack):
+            wanted = (count, *self.image.shape[:2])
+            require(self.object_masks.shape == wanted, f"object_masks must be {wanted}, got {self.object_masks.shape}")
+        elif self.object_masks is not None:
             require_array(self.object_masks, "object_masks", np.bool_, (count, *self.image.shape[:2]))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as official
 
-from detseg.run_lengths import RunLengths, encode, pack_masks
+from detseg.run_lengths import MaskStack, RunLengths, encode, pack_masks
 
 
 def random_masks(count: int, seed: int = 0) -> list[Any]:
@@ -141,3 +141,20 @@ def test_runs_that_are_none_are_refused() -> None:
     for refuse in (lambda: small.intersection(large), lambda: RunLengths.union([small, large])):
         with pytest.raises(ValueError, match="masks must have one size"):
             refuse()
+
+
+def test_a_stack_is_used_like_the_array_of_its_masks() -> None:
+    dense = np.random.default_rng(5).random((4, 6, 9)) < 0.3
+    dense[2] = False
+    stack = MaskStack(pack_masks(dense), 6, 9)
+    assert (stack.shape, len(stack)) == (dense.shape, 4)
+    assert np.array_equal(stack, dense)
+    assert np.asarray(stack).dtype == np.bool_
+    assert np.array_equal(np.asarray(stack, np.uint8), dense)
+    for index in (1, -1, slice(1, 3), np.array([3, 0]), np.array([True, False, False, True]), np.zeros(0, np.int64)):
+        assert np.array_equal(stack[index], dense[index])
+    assert all(np.array_equal(mask, expected) for mask, expected in zip(stack, dense, strict=True))
+    assert stack.select(np.array([2, 1])).runs == (stack.runs[2], stack.runs[1])
+    assert MaskStack((), 6, 9)[np.zeros(0, bool)].shape == (0, 6, 9)
+    with pytest.raises(ValueError, match=r"masks must be of 9x6 pixels, got \[\(6, 9\)\]"):
+        MaskStack(stack.runs, 9, 6)

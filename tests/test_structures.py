@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.run_lengths import RunLengths
+from detseg.run_lengths import MaskStack, RunLengths
 from detseg.structures import Detections, GroundTruth, Instances, Metrics, Placement, Sample
 
 
@@ -72,6 +72,7 @@ def detections(**changes: Any) -> Detections:
         (sample, {"mask": np.zeros((8, 6), np.uint8)}, "mask must have shape 6x8, got (8, 6)"),
         (sample, {"mask": np.zeros((6, 8), np.int64)}, "mask must be uint8, got int64"),
         (sample, {"object_masks": np.zeros((1, 6, 8), bool)}, "object_masks must have shape 2x6x8, got (1, 6, 8)"),
+        (sample, {"object_masks": MaskStack(masks(1, 6, 8), 6, 8)}, "object_masks must be (2, 6, 8), got (1, 6, 8)"),
         (sample, {"object_masks": np.zeros((2, 6, 8), np.uint8)}, "object_masks must be bool, got uint8"),
         (ground_truth, {"boxes_xywh": boxes((1, 1, 2, 3))}, "boxes_xywh must be float64, got float32"),
         (ground_truth, {"areas": np.array([6.0, 1.0])}, "areas must have shape 1, got (2,)"),

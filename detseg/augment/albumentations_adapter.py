@@ -103,7 +103,7 @@ class AlbumentationsAdapter:
         targets: dict[str, Any] = {} if sample.mask is None else {"mask": sample.mask}
         rows = np.arange(len(sample.labels))
         if sample.object_masks is not None and len(rows):
-            targets["masks"] = sample.object_masks.view(np.uint8) * np.uint8(self._inside)
+            targets["masks"] = np.asarray(sample.object_masks).view(np.uint8) * np.uint8(self._inside)
         result = self._pipeline(image=sample.image, bboxes=sample.boxes_xyxy, rows=rows, **targets)
         image = result["image"]
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

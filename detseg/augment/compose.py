@@ -10,7 +10,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, FloatArray
 from detseg.augment.geometry import BoxFilter, paste, quarter_turns, scaling, transform_boxes, translation
-from detseg.augment.objects import draw_objects, fit_boxes, have_object_masks
+from detseg.augment.objects import choose, draw_objects, fit_boxes, have_object_masks
 from detseg.structures import Placement, Sample
 
 
@@ -113,15 +113,14 @@ def _draw_masks(
         of_tile = tile.sample.object_masks
         assert of_tile is not None
         count = int(keep.sum())
-        draw_objects(masks[first : first + count], of_tile[keep], view @ tile.to_canvas)
+        draw_objects(masks[first : first + count], choose(of_tile, keep), view @ tile.to_canvas)
         first += count
     return masks
 
 
 def visible_objects(sample: Sample, box_filter: BoxFilter) -> Sample:
     """``sample`` with boxes around what its object masks show, without the objects that do not show enough."""
-    masks = sample.object_masks
-    assert masks is not None
+    masks: BoolArray = np.asarray(sample.object_masks)
     fitted, seen = fit_boxes(sample.boxes_xyxy, masks)
     boxes_xyxy, keep = box_filter.clip(fitted, sample.image.shape[:2])
     keep &= seen
@@ -146,9 +145,7 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
     _have_masks([first, second])
     object_masks = None
     if have_object_masks([first, second]):
-        assert first.object_masks is not None
-        assert second.object_masks is not None
-        object_masks = np.concatenate([first.object_masks, second.object_masks])
+        object_masks = np.concatenate([np.asarray(one.object_masks) for one in (first, second)])
     share = float(rng.beta(32.0, 32.0))
     image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0).astype(np.uint8, copy=False)
     return replace(

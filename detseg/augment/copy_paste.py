@@ -54,4 +54,5 @@ def _masks_of(sample: Sample) -> BoolArray:
             f"{sample.path}: has no masks of its objects, which copy_paste needs; set copy_paste: 0, or learn "
             "instances (task instance)"
         )
-    return sample.object_masks
+    masks: BoolArray = np.asarray(sample.object_masks)
+    return masks

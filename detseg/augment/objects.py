@@ -8,6 +8,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray
 from detseg.augment.geometry import paste, translation
+from detseg.run_lengths import MaskStack
 from detseg.structures import Sample
 
 _SLACK = 1.0
@@ -28,15 +29,26 @@ def have_object_masks(samples: Sequence[Sample]) -> bool:
     return not without
 
 
-def draw_objects(target: BoolArray, masks: BoolArray, matrix: DoubleArray) -> None:
+def draw_objects(target: BoolArray, masks: BoolArray | MaskStack, matrix: DoubleArray) -> None:
     """Draw ``masks`` ``[N, H, W]`` through ``matrix`` into ``target`` ``[N, H', W']``, in place; a pixel is what the
-    nearest one is. Only the part of each that is covered is looked at."""
-    for drawn, mask in zip(target, masks, strict=True):
-        bounds = bounds_of(mask)
-        if bounds is not None:
-            left, top, right, bottom = bounds
-            part = _as_bytes(mask)[top:bottom, left:right]
-            paste(_as_bytes(drawn), part, matrix @ translation(left, top), interpolate=False)
+    nearest one is. Of runs only the part of each that is covered is ever made."""
+    crops = (one.to_crop() for one in masks.runs) if isinstance(masks, MaskStack) else map(_crop, masks)
+    for drawn, (part, left, top) in zip(target, crops, strict=True):
+        if part.size:
+            paste(_as_bytes(drawn), _as_bytes(part), matrix @ translation(left, top), interpolate=False)
+
+
+def choose(masks: BoolArray | MaskStack, keep: BoolArray) -> BoolArray | MaskStack:
+    """The masks that ``keep`` ``[N]`` chooses."""
+    if isinstance(masks, MaskStack):
+        return masks.select(keep)
+    return masks if keep.all() else masks[keep]
+
+
+def _crop(mask: BoolArray) -> tuple[BoolArray, int, int]:
+    """The part of ``mask`` ``[H, W]`` that is covered, with its first column and row."""
+    left, top, right, bottom = bounds_of(mask) or (0, 0, 0, 0)
+    return mask[top:bottom, left:right], left, top
 
 
 def bounds_of(mask: BoolArray) -> tuple[int, int, int, int] | None:

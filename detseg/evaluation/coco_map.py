@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
+from detseg.arrays import DoubleArray
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.calibration import calibrate
 from detseg.evaluation.checks import require_unique

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,9 @@ from detseg.augment.config import AugmentConfig
 from detseg.augment.geometry import BoxFilter
 from detseg.augment.objects import bounds_of, fit_boxes
 from detseg.augment.pipeline import EvalPipeline, TrainPipeline
+from detseg.run_lengths import MaskStack, RunLengths
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.structures import Sample
+from detseg.structures import Placement, Sample
 from tests.augment.test_alignment import GEOMETRIC
 
 MakeSample = Callable[..., Sample]
@@ -187,3 +189,27 @@ def test_objects_of_which_too_little_is_seen_are_left_out(make: MakeSample) -> N
     result = adapter(make(0), np.random.default_rng(0))
     assert result.object_masks is not None
     assert (len(result.labels), len(result.object_masks)) == (1, 1)
+
+
+def test_hundreds_of_objects_on_a_large_picture_need_little_memory() -> None:
+    """What is drawn of them does, where it is seen; as dense masks the 300 would be 2.5 GB."""
+    size = (2160, 3840)
+    yy, xx = np.ogrid[-60:60, -60:60]
+    disk = yy**2 + xx**2 < 55**2
+    places = [(20 + 180 * (number % 20), 20 + 135 * (number // 20)) for number in range(300)]
+    runs = tuple(RunLengths.from_crop(disk, left, top, *size) for left, top in places)
+    boxes = np.array([(left + 5, top + 5, left + 115, top + 115) for left, top in places], np.float32)
+    sample = Sample(
+        np.zeros((*size, 3), np.uint8), boxes, np.zeros(300, np.int64), np.zeros(300, bool), 1, "large.png",
+        Placement.identity(*size), object_masks=MaskStack(runs, *size),
+    )  # fmt: skip
+    pipeline = AugmentConfig(**PLAIN).build()
+    tracemalloc.start()
+    try:
+        result = pipeline(lambda index: sample, 1, 0, 0, 0, (160, 288))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert result.object_masks is not None
+    assert result.object_masks.shape == (300, 160, 288)
+    assert peak < 3 * 300 * 160 * 288

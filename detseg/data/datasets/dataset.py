@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from detseg.data.datasets.object_masks import draw_masks
+from detseg.data.datasets.object_masks import resized
 from detseg.data.datasets.packed import PackedAnnotations
 from detseg.data.outline import Segmentation
 from detseg.data.rasterize import runs_of_outline
 from detseg.data.source import DatasetError
-from detseg.run_lengths import RunLengths
+from detseg.run_lengths import MaskStack, RunLengths
 from detseg.runtime.media.images import ImageError, image_size, read_image
 from detseg.structures import VOID, GroundTruth, Placement, Sample, Truth
 
@@ -145,9 +145,10 @@ class Dataset:
         boxes_xyxy, usable = _clip(self.annotations.boxes_xywh[rows], np.array([[width, height]]))
         object_masks = None
         if self.truth == "instances":
-            object_masks, filled = draw_masks(self.object_masks(index), (input_height, input_width))
-            usable &= filled
-            object_masks = object_masks if usable.all() else object_masks[usable]
+            masks = [resized(mask, input_height, input_width) for mask in self.object_masks(index)]
+            usable &= np.array([mask.area > 0 for mask in masks], np.bool_)
+            runs = tuple(masks[row] for row in np.flatnonzero(usable))
+            object_masks = MaskStack(runs, input_height, input_width)
         return Sample(
             image=image,
             boxes_xyxy=placement.to_input(boxes_xyxy[usable]),

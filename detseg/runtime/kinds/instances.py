@@ -154,7 +154,7 @@ class InstanceMasks(Boxes):
 
     def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
         """The objects with their masks; crowd regions say so in their names."""
-        masks = () if sample.object_masks is None else sample.object_masks
+        masks: Any = () if sample.object_masks is None else sample.object_masks
         colors = colors_for(sample.labels[: len(masks)], class_names)
         tinted = tint(sample.image, ((mask, 0, 0) for mask in masks), colors)
         return super().draw_sample(replace(sample, image=tinted, mask=None), class_names)

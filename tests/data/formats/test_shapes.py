@@ -134,13 +134,13 @@ def test_masks_of_objects_are_their_visible_pixels() -> None:
     assert (instances.truth, instances.class_names) == ("instances", CLASS_NAMES)
     for index in range(8):
         sample, plain = instances.load(index), boxes.load(index)
-        assert sample.object_masks is not None
+        masks = np.asarray(sample.object_masks)
         assert sample.mask is not None
         assert np.array_equal(sample.boxes_xyxy, plain.boxes_xyxy)
-        assert np.array_equal(sample.object_masks.any(axis=0), sample.mask > 0)
-        assert sample.object_masks.sum(axis=(1, 2)).tolist() == instances.ground_truth(index).areas.tolist()
-        for mask, label, box in zip(sample.object_masks, sample.labels, sample.boxes_xyxy.astype(int), strict=True):
+        assert np.array_equal(masks.any(axis=0), sample.mask > 0)
+        assert masks.sum(axis=(1, 2)).tolist() == instances.ground_truth(index).areas.tolist()
+        for mask, label, box in zip(masks, sample.labels, sample.boxes_xyxy.astype(int), strict=True):
             assert (sample.mask[mask] == label + 1).all()
             rows, columns = np.nonzero(mask)
             assert [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1] == box.tolist()
-        assert sample.object_masks.sum(axis=0).max() == 1, "no pixel belongs to two"
+        assert masks.sum(axis=0).max() == 1, "no pixel belongs to two"
