@@ -105,8 +105,11 @@ class Dataset:
         Raises:
             DatasetError: an object has no outline, or one that cannot be used.
         """
+        return self._masks_of(index, self.segmentations(index))
+
+    def _masks_of(self, index: int, outlines: Sequence[Segmentation]) -> tuple[RunLengths, ...]:
         masks = []
-        for outline, number in zip(self.segmentations(index), self.annotation_ids(index).tolist(), strict=True):
+        for outline, number in zip(outlines, self.annotation_ids(index).tolist(), strict=True):
             try:
                 masks.append(runs_of_outline(outline, *self.size(index)))
             except ValueError as error:
@@ -194,11 +197,15 @@ class Dataset:
             )
 
     def check_files(self, index: int, *, whole: bool = False) -> None:
-        """Raise what ``read`` would for the header of image ``index`` and for its mask; ``whole``: for its pixels too.
+        """Raise what ``read`` would for the header of image ``index`` and for its mask, and ``object_masks`` where
+        instances are learned; ``whole``: for its pixels too.
 
         Raises:
             ImageError, DatasetError: a file cannot be used.
         """
+        if self.truth == "instances":
+            # Polygons always make a mask, and take longer.
+            self._masks_of(index, [[] if isinstance(one, list) else one for one in self.segmentations(index)])
         if whole:
             self.read(index)
             return

@@ -89,17 +89,16 @@ def _join(parts: Sequence[Dataset], split: str) -> PackedAnnotations:
 
 def _add(builder: PackedBuilder, part: Dataset, index: int, number: int) -> None:
     """Add image ``index`` of ``part`` with its objects as image ``number``."""
-    truth = part.ground_truth(index)
-    position = builder.add_image(number, part.path(index), truth.height, truth.width)
-    difficult, outlines = part.difficult(index), part.segmentations(index)
-    for row, outline in enumerate(outlines):
+    packed = part.annotations
+    position = builder.add_image(number, part.path(index), *part.size(index))
+    for row, outline in enumerate(part.segmentations(index), packed.rows(index).start):
         builder.add_object(
             position,
-            truth.boxes_xywh[row].tolist(),
-            int(truth.labels[row]),
-            crowd=bool(truth.crowd[row]),
-            difficult=bool(difficult[row]),
-            area=float(truth.areas[row]),
+            packed.boxes_xywh[row].tolist(),
+            int(packed.labels[row]),
+            crowd=bool(packed.crowd[row]),
+            difficult=bool(packed.difficult[row]),
+            area=float(packed.areas[row]),
             polygons=[points.ravel().tolist() for points in outline] if isinstance(outline, list) else (),
             run_length=outline if isinstance(outline, dict) else None,
         )

@@ -122,7 +122,7 @@ def test_outlines_that_are_none_are_named_when_they_are_used(tmp_path: Path, out
     write_coco(tmp_path, [outline])
     dataset = open_dataset(tmp_path, "train", truth="instances")
     assert isinstance(dataset, Dataset)
-    for use in (dataset.load, dataset.ground_truth, dataset.object_masks):
+    for use in (dataset.load, dataset.ground_truth, dataset.object_masks, dataset.check_files):
         with pytest.raises(DatasetError, match=words):
             use(0)
 
@@ -161,6 +161,23 @@ def test_masks_go_with_smaller_and_fewer_and_joined_images(tmp_path: Path) -> No
     assert isinstance(joined, Dataset)
     assert joined.ground_truth(1).masks == dataset.ground_truth(0).masks[1:]  # type: ignore[index]
     assert joined.load(1).object_masks is not None
+
+
+def test_what_cannot_be_used_is_found_before_it_is_needed(tmp_path: Path) -> None:
+    """Training looks at all files first, so that it does not end in the evaluation of an epoch."""
+    write_coco(tmp_path, [[SQUARE], CROWD, RunLengths.from_mask(EXPECTED[1]).to_coco()])
+    write_coco(tmp_path, [{"size": [20, 40], "counts": "no runs"}], "val")
+    for split, is_usable in (("train", True), ("val", False), ("train+val", False)):
+        dataset = open_dataset(tmp_path, split, truth="instances")
+        assert isinstance(dataset, Dataset)
+        last = len(dataset) - 1
+        for one, whole in ((dataset, False), (dataset, True), (ImageSubset(dataset, [last]), True)):
+            index = len(one) - 1
+            if is_usable:
+                one.check_files(index, whole=whole)
+                continue
+            with pytest.raises(DatasetError, match="the outline of annotation 1: counts holds a character"):
+                one.check_files(index, whole=whole)
 
 
 @pytest.mark.parametrize("form", ["coco", "yolo"])
