@@ -11,6 +11,7 @@ import yaml
 from cityscapesscripts.helpers.labels import labels as official_labels
 from PIL import Image
 
+from detseg.data.check import check_dataset
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.formats.cityscapes_labels import CLASSES, LABELS, THINGS
 from detseg.data.open import available_splits, open_dataset
@@ -406,3 +407,10 @@ def test_instances_of_polygons_reach_behind_what_covers_them(tree: Path) -> None
     assert masks is not None
     assert len(masks) == len(dataset.ground_truth(0).labels)
     assert masks[0].to_mask()[13:18, 31:39].all()
+
+
+def test_check_finds_nothing_wrong_with_instances(tree: Path) -> None:
+    _add_truth(tree, "instanceIds.png", _instances().astype(np.uint16))
+    report = check_dataset(tree, truth="instances", decode=False)
+    assert {one.code for one in report.findings if one.severity == "error"} <= {"D201"}, "all pictures are gray alike"
+    assert not [code for code in report.by_code() if code in ("D007", "D009", "D010", "D011", "D012", "D013")]

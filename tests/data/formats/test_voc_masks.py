@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detseg.data.check import check_dataset
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.open import available_splits, open_dataset
 from detseg.data.source import DatasetError
@@ -109,3 +110,15 @@ def test_masks_of_another_size_are_named(folder: Path) -> None:
     assert isinstance(dataset, Dataset)
     with pytest.raises(DatasetError, match=r"annotation 1: the mask is of 30x20 pixels, but its image has 40x20"):
         dataset.load(0)
+
+
+def test_check_looks_at_the_masks(folder: Path) -> None:
+    report = check_dataset(folder, truth="instances")
+    assert [code for code in report.by_code() if code not in ("D105", "D203")] == [], "but for the image without masks"
+    numbers_elsewhere = np.roll(numbers(), 6, axis=0)
+    write(folder, "a", numbers_elsewhere, CAT, DOG)
+    assert [one.annotation_ids for one in check_dataset(folder, truth="instances").by_code()["D012"]] == [(1,), (2,)]
+    (folder / "SegmentationObject" / "a.png").write_bytes(b"no picture")
+    report = check_dataset(folder, truth="instances")
+    assert (report.exit_code, {"D302", "D009"} <= report.by_code().keys()) == (2, True)
+    assert "D302" not in check_dataset(folder).by_code(), "boxes do without"
