@@ -113,7 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     _add_overwrite(colors)
     _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
-    _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8, a YOLOX or MONAI's VNet"))
+    _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8 (also seg), a YOLOX or MONAI's VNet"))
     _add_download(verbs.add_parser("download", help="fetch released weights, or list them"))
     return parser
 
