@@ -26,7 +26,8 @@ class VolumeRecords(SplitRecords):
     ``name_of`` each value in the labels, the background first; nothing where that is not known. ``image_folder`` and
     ``label_folder`` hold nothing but volumes and labels of the data set, where there are such folders. ``trust_grid``:
     the affine of labels does not count. ``channels``: their names, where there are several; ``image`` of a pair is then
-    the file of the first, or of all. ``void``: the value of voxels that belong to no class.
+    the file of the first, or of all. ``void``: the value of voxels that belong to no class. ``regions``: of which
+    class positions each class but the first consists, where they may lie in each other.
     """
 
     truth = "volumes"
@@ -43,6 +44,7 @@ class VolumeRecords(SplitRecords):
         trust_grid: bool = False,
         channels: Sequence[str] = (),
         void: int | None = None,
+        regions: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__(name)
         self.root = root
@@ -56,6 +58,7 @@ class VolumeRecords(SplitRecords):
         self.trust_grid = trust_grid
         self.channels = tuple(channels)
         self.void = void
+        self.regions = tuple(map(tuple, regions))
         self.is_unlabeled = all(pair.label is None for pair in self.pairs)
         if self.is_unlabeled and self.pairs:
             self.report("D308", self.pairs[0].image.parent, f"{len(self.pairs)} volumes can be predicted, not judged")
@@ -88,6 +91,7 @@ class VolumeRecords(SplitRecords):
             channels=self.channels,
             void=self.void,
             merged_values=self.merged_values,
+            regions=self.regions,
         )
 
 

@@ -130,10 +130,7 @@ def cross_validate(
     names = {number: name for fold in folds for number, name in fold.names.items()}
     raw: Evaluator = task.evaluator(samples.class_names, samples.category_ids)
     raw.merge([fold.state for fold in folds])
-    chooser = CleaningChooser(samples.class_names)
-    for one in seen:
-        chooser.update(one.result, one.samples.label_volume(one.index))
-    choices = tuple(chooser.choose())
+    choices = () if task.config.regions else _choose(seen, samples.class_names)
     clean = tuple(choice.config for choice in choices if choice.config is not None)
     final = _cleaned(seen, clean, task) if clean else raw
     for run_dir in run_dirs.values():
@@ -158,6 +155,14 @@ def cross_validate(
     content = {"clean": [to_dict(one) for one in clean], "Dice": described}
     write_text(output / CLEANING_NAME, json.dumps(content, indent=2) + "\n")
     return CrossValidation(metrics, raw_metrics, choices, of_folds, table)
+
+
+def _choose(seen: Sequence[_Seen], class_names: Sequence[str]) -> tuple[Choice, ...]:
+    """Which pieces to leave out. Not of regions that lie in each other: what is left of one would depend on others."""
+    chooser = CleaningChooser(class_names)
+    for one in seen:
+        chooser.update(one.result, one.samples.label_volume(one.index))
+    return tuple(chooser.choose())
 
 
 def _judge(fold: int, run_dir: Path, offset: int, on: torch.device, bar: bool) -> _Fold:

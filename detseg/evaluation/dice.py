@@ -47,6 +47,7 @@ class VolumeEvaluator:
 
     Void voxels of the truth are not judged: regions end where they begin. A voxel predicted as void is in no region.
 
+    ``regions``: of which class positions each class but the background consists, where they may lie in each other.
     ``category_ids``: the data set's value of each class, which every evaluator is told; no number depends on it.
 
     Raises:
@@ -59,6 +60,7 @@ class VolumeEvaluator:
         class_names: Sequence[str],
         category_ids: Sequence[int] | None = None,
         surface_tolerance_mm: float = 1.0,
+        regions: Sequence[Sequence[int]] = (),
     ) -> None:
         self.class_names = tuple(class_names)
         num_classes = len(self.class_names)
@@ -68,6 +70,8 @@ class VolumeEvaluator:
         if not 0 <= surface_tolerance_mm < np.inf:
             raise ValueError(f"surface_tolerance_mm must be finite and at least 0, got {surface_tolerance_mm}")
         self.surface_tolerance_mm = surface_tolerance_mm
+        self._regions = [list(region) for region in regions or ((place,) for place in range(1, num_classes))]
+        assert len(self._regions) == num_classes - 1
         self.reset()
 
     def reset(self) -> None:
@@ -89,7 +93,8 @@ class VolumeEvaluator:
         diagonal = float(np.linalg.norm(np.multiply(shape, spacing)))
         cases = np.empty((len(self.class_names) - 1, len(_COLUMNS)))
         for position, case in enumerate(cases, start=1):
-            found, true = (result_labels == position) & labeled, truth_labels == position
+            region = self._regions[position - 1]
+            found, true = (_within(result_labels, region)) & labeled, _within(truth_labels, region)
             case[: len(_SCORES)] = _scores(found, true, spacing, diagonal, self.surface_tolerance_mm)
             case[_TRUE_ML] = np.count_nonzero(true) * truth.voxel_milliliters
             case[_PREDICTED_ML] = np.count_nonzero(found) * truth.voxel_milliliters
@@ -227,6 +232,12 @@ def _scores(
     distances = surface_distances(found[box], true[box], spacing)
     dice = 2 * np.count_nonzero(found & true) / (num_found + num_true)
     return dice, distances.hausdorff(95), distances.surface_dice(tolerance)
+
+
+def _within(labels: ByteArray, region: Sequence[int]) -> BoolArray:
+    """Where ``labels`` hold a class of ``region``."""
+    inside: BoolArray = labels == region[0] if len(region) == 1 else np.isin(labels, region)
+    return inside
 
 
 def _bounding_box(region: BoolArray) -> tuple[slice, ...]:

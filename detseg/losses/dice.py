@@ -125,7 +125,7 @@ class DiceLoss:
         parts: dict[str, Tensor] = {}
         with torch.autocast(labels.device.type, enabled=False):
             for level, level_logits in enumerate(levels):
-                level_labels = labels if level == 0 else _at_size(labels, level_logits.shape[2:])
+                level_labels = labels if level == 0 else at_size(labels, level_logits.shape[2:])
                 for name, part in self._parts(level_logits.float().log_softmax(dim=1), level_labels).items():
                     parts[name] = parts.get(name, 0) + 0.5**level / total_weight * part
         return LossSum(parts, _has_labels(labels).sum().float())
@@ -172,6 +172,6 @@ def _has_labels(labels: Tensor) -> Tensor:
     return labels.flatten(1).amin(1) != VOID
 
 
-def _at_size(labels: Tensor, size: Sequence[int]) -> Tensor:
+def at_size(labels: Tensor, size: Sequence[int]) -> Tensor:
     """``labels`` ``[B, D, H, W]`` at the centers of the voxels of a coarser grid."""
     return F.interpolate(labels[:, None], size=tuple(size), mode="nearest-exact")[:, 0]

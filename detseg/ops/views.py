@@ -41,6 +41,14 @@ class TensorViews(Views[Tensor]):
         """Class probabilities of ``logits`` ``[B, K, ...]``."""
         return logits.softmax(dim=1)
 
+    def sigmoid(self, logits: Tensor) -> Tensor:
+        """That of each logit by itself."""
+        return logits.sigmoid()
+
+    def largest(self, values: Tensor) -> Tensor:
+        """The largest over the classes ``[B, K, ...]``."""
+        return values.amax(dim=1)
+
 
 _VIEWS = TensorViews()
 sliding_window, average_over_views, average_over_flips = (
@@ -48,3 +56,4 @@ sliding_window, average_over_views, average_over_flips = (
     _VIEWS.average_over_views,
     _VIEWS.average_over_flips,
 )
+probabilities_of = _VIEWS.probabilities

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
 import numpy as np
 import torch
@@ -20,7 +20,9 @@ from detseg.evaluation.hardest import HardestLabels
 from detseg.evaluation.label_scores import volume_scores
 from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
-from detseg.ops.views import average_over_flips, sliding_window
+from detseg.losses.dice import DiceLossConfig
+from detseg.losses.nested import RegionLoss
+from detseg.ops.views import average_over_flips, probabilities_of, sliding_window
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, to_file_axes
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.volumes import VolumeMetadata
@@ -62,6 +64,10 @@ class VolumeTaskConfig:
     """What is minimized, over voxels."""
     postprocess: WindowsConfig = field(default_factory=WindowsConfig)
     """How a volume goes through the model: in overlapping windows, also mirrored."""
+    regions: tuple[tuple[int, ...], ...] = ()
+    """Of which classes, by position, each class but the first consists, where they are regions that may lie in each
+    other, each with a sigmoid of its own; taken from the training set, see the quickstart. Empty: classes exclude each
+    other."""
     surface_tolerance_mm: float = 1.0
     """How far apart surfaces may lie, in millimeters, to count as the same in the surface Dice of evaluation."""
 
@@ -85,9 +91,10 @@ class VolumeTaskConfig:
         """
         spec = self.input if self.input.spacing is not None else self.input.completed(data.spacings())
         spec = spec.for_channels(getattr(data, "channels", ()))
+        regions = self.regions or tuple(getattr(data, "regions", ()))
         if not all(channel.is_complete for channel in spec.per_channel):
             spec = spec.with_statistics(data.foreground_statistics())
-        return self if spec is self.input else replace(self, input=spec)
+        return self if spec is self.input and regions == self.regions else replace(self, input=spec, regions=regions)
 
     def finetuning_augment(self) -> dict[str, Any]:
         """Mirrored are the axes along which prediction may mirror."""
@@ -105,6 +112,15 @@ class VolumeTaskConfig:
             raise ValueError(
                 f"volume segmentation takes 2 to {VOID} classes with the background, got {len(class_names)}"
             )
+        known = range(1, len(class_names))
+        if self.regions and (
+            len(self.regions) != len(known)
+            or any(own not in region or set(region) - set(known) for own, region in enumerate(self.regions, start=1))
+        ):
+            raise ValueError(
+                f"regions must be one for each of {', '.join(class_names[1:])}, with positions from 1 to {len(known)} "
+                f"and its own among them; got {self.regions}"
+            )
         return VolumeTask(self, class_names, category_ids)
 
     def build_criterion(self, model: nn.Module, task: VolumeTask) -> VolumeCriterion:
@@ -113,7 +129,7 @@ class VolumeTaskConfig:
         Raises:
             ValueError: the loss does not fit the number of classes.
         """
-        return VolumeCriterion(self.loss, len(task.class_names))
+        return VolumeCriterion(self.loss, len(task.class_names), self.regions)
 
     @classmethod
     def from_metadata(cls, metadata: VolumeMetadata) -> VolumeTask:
@@ -123,6 +139,7 @@ class VolumeTaskConfig:
             patch=metadata.patch,
             postprocess=metadata.postprocess,
             surface_tolerance_mm=metadata.surface_tolerance_mm,
+            regions=metadata.regions,
         )
         return config.build(None, metadata.class_names, metadata.category_ids)
 
@@ -170,7 +187,9 @@ class VolumeTask:
             weighting=views.weighting,
             batch_size=views.batch_size,
         )
-        return average_over_flips(look, images, views.flip_axes) if views.flip else look(images).softmax(dim=1)
+        if views.flip:
+            return average_over_flips(look, images, views.flip_axes, nested=self._nested)
+        return probabilities_of(look(images), nested=self._nested)
 
     def only(self, kept: Tensor) -> Self:
         """Nothing is limited."""
@@ -183,7 +202,7 @@ class VolumeTask:
         """
         results = []
         for score, placement in zip(outputs, placements, strict=True):
-            labels = _best_classes(score, placement.oriented_shape).cpu().numpy()
+            labels = _best_classes(score, placement.oriented_shape, self._nested).cpu().numpy()
             found = LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine)
             results.append(clean_labels(found, self.config.postprocess.clean, self.class_names))
         return results
@@ -192,7 +211,9 @@ class VolumeTask:
         self, probabilities: FloatArray, placement: VolumePlacement, *, keeps_probabilities: bool = False
     ) -> LabelVolume:
         """The same of probabilities ``[C, D, H, W]`` on the host, which the result may keep."""
-        found = best_voxel_classes(probabilities, placement, keeps_probabilities=keeps_probabilities)
+        found = best_voxel_classes(
+            probabilities, placement, nested=self._nested, keeps_probabilities=keeps_probabilities
+        )
         return clean_labels(found, self.config.postprocess.clean, self.class_names)
 
     def evaluator(
@@ -200,7 +221,11 @@ class VolumeTask:
     ) -> VolumeEvaluator:
         """Dice and surface distances for the classes of a data set."""
         require_no_backend(backend, self.kind)
-        return VolumeEvaluator(class_names, category_ids, self.config.surface_tolerance_mm)
+        position = {name: place for place, name in enumerate(class_names)}
+        names_of = dict(zip(self.class_names[1:], self._region_names(), strict=True))
+        regions = [[position[one] for one in names_of[name] if one in position] for name in class_names[1:]]
+        tolerance = self.config.surface_tolerance_mm
+        return VolumeEvaluator(class_names, category_ids, tolerance, regions if self._nested else ())
 
     def ground_truth(self, data: VolumeSource, index: int) -> LabelVolume:
         """The labels of volume ``index`` on the grid of its file."""
@@ -217,8 +242,20 @@ class VolumeTask:
         return ExportGraph(model, torch.zeros(2, self.spec.num_channels, *self._window), free, ("logits",))
 
     def metadata(self) -> dict[str, Any]:
-        """The size of windows where the settings name none, and how surfaces are judged."""
-        return {"patch": list(self._window), "surface_tolerance_mm": self.config.surface_tolerance_mm}
+        """The size of windows where the settings name none, how surfaces are judged, and what regions consist of."""
+        regions = [list(region) for region in self.config.regions]
+        said = {"patch": list(self._window), "surface_tolerance_mm": self.config.surface_tolerance_mm}
+        return {**said, "regions": regions} if regions else said
+
+    @property
+    def _nested(self) -> bool:
+        """Whether classes are regions that may lie in each other."""
+        return bool(self.config.regions)
+
+    def _region_names(self) -> list[tuple[str, ...]]:
+        """The classes of which each class but the first consists."""
+        own = tuple((place,) for place in range(1, len(self.class_names)))
+        return [tuple(self.class_names[place] for place in region) for region in self.config.regions or own]
 
     @property
     def _window(self) -> Shape3:
@@ -226,9 +263,10 @@ class VolumeTask:
         return self.config.postprocess.window or self.config.patch
 
 
-def _best_classes(scores: Tensor, shape: Shape3) -> Tensor:
-    """The best of the scores ``[C, D, H, W]`` of every voxel on a grid of ``shape``, uint8, the first of equals."""
-    if tuple(scores.shape[1:]) == shape:
+def _best_classes(scores: Tensor, shape: Shape3, nested: bool = False) -> Tensor:
+    """The best of the scores ``[C, D, H, W]`` of every voxel on a grid of ``shape``, uint8, the first of equals; of
+    ``nested`` regions the last one that is more probable than not."""
+    if tuple(scores.shape[1:]) == shape and not nested:
         return scores.argmax(0).to(torch.uint8)
     best = labels = None
     for label, plane in enumerate(scores):
@@ -237,7 +275,7 @@ def _best_classes(scores: Tensor, shape: Shape3) -> Tensor:
         if best is None or labels is None:
             best, labels = values, torch.zeros(shape, dtype=torch.uint8, device=scores.device)
         else:
-            labels[values > best] = label
+            labels[values > (0.5 if nested else best)] = label
             best = torch.maximum(best, values)
     assert labels is not None, "a model has classes"
     return labels
@@ -250,8 +288,8 @@ class VolumeCriterion:
         ValueError: the loss does not fit the number of classes.
     """
 
-    def __init__(self, config: LabelLossConfig, num_classes: int) -> None:
-        self.loss: Any = config.build(num_classes)
+    def __init__(self, config: LabelLossConfig, num_classes: int, regions: Sequence[Sequence[int]] = ()) -> None:
+        self.loss: Any = RegionLoss(cast(DiceLossConfig, config), regions) if regions else config.build(num_classes)
 
     def prepare(self, data: VolumeSource) -> dict[str, Any]:
         """Nothing: the spacing was taken from the data before, see :meth:`VolumeTaskConfig.adapted_to`."""

@@ -37,8 +37,9 @@ class VolumeDataset:
     files. ``trust_grid``: labels lie where their volume does whatever their affine says; the shape alone must be the
     same. ``channels``: the names of the channels, where there are several; ``images`` then has the file of the first,
     or of all. ``void``: the value of voxels that belong to no class. ``merged_values``: the values of classes that
-    count as another, each with the value of that. Only paths are kept, packed as in ``PackedAnnotations``, so that
-    workers share them.
+    count as another, each with the value of that. ``regions``: of which class positions each class but the first
+    consists, where they may lie in each other. Only paths are kept, packed as in ``PackedAnnotations``, so that workers
+    share them.
     """
 
     truth: Truth = "volumes"
@@ -61,6 +62,7 @@ class VolumeDataset:
         channels: Sequence[str] = (),
         void: int | None = None,
         merged_values: Mapping[int, int] | None = None,
+        regions: Sequence[Sequence[int]] = (),
     ) -> None:
         assert len(category_ids) == len(class_names) <= MAX_CLASSES
         assert all(0 <= value <= MAX_VALUE for value in category_ids)
@@ -71,6 +73,7 @@ class VolumeDataset:
         self.channels = tuple(channels)
         self.void = void
         self.merged_values = dict(merged_values or {})
+        self.regions = tuple(map(tuple, regions))
         self.split = split
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids)

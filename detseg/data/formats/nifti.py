@@ -20,8 +20,10 @@ from detseg.data.formats.nifti_channels import (
     read_channel_names,
     require_channel_files,
 )
+from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
 from detseg.data.formats.nifti_folds import FOLDS_NAME, ListedFolds, read_folds
-from detseg.data.formats.nifti_names import DESCRIPTION_NAME, read_class_names, read_description, read_void
+from detseg.data.formats.nifti_names import read_class_names, read_void
+from detseg.data.formats.nifti_regions import ORDER_KEY, read_regions
 from detseg.data.source import (
     DatasetError,
     Source,
@@ -40,7 +42,7 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
 
 _TEST = "test"
-_SETTINGS = ("format", "path", "names", "division", "channels", "void", "trust_grid")
+_SETTINGS = ("format", "path", "names", "division", "channels", "void", "trust_grid", ORDER_KEY)
 
 
 class NiftiFormat(DatasetFormat):
@@ -107,6 +109,7 @@ class NiftiFormat(DatasetFormat):
             trust_grid=_trusts_grid(source),
             channels=channels if len(channels) > 1 else (),
             void=read_void(source, name_of),
+            regions=read_regions(source, name_of),
         )
         if problem:
             records.reject("D307", source.name, problem)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from detseg.data.formats.nifti_names import DESCRIPTION_NAME, read_description
+from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
 from detseg.data.source import DatasetError, Source
 from detseg.data.volume_records import VolumePair
 from detseg.runtime.media.nifti_header import VolumeError

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg.data.division import ALL
-from detseg.data.formats.nifti_names import MAX_DESCRIPTION_BYTES
+from detseg.data.formats.nifti_description import MAX_DESCRIPTION_BYTES
 from detseg.data.source import DatasetError
 from detseg.files import read_text
 from detseg.runtime.media.volume_cases import FIRST_CHANNEL

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,39 +9,16 @@ from typing import Any
 import numpy as np
 
 from detseg.data.datasets.volumes import MAX_CLASSES, MAX_VALUE
+from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
+from detseg.data.formats.nifti_regions import ORDER_KEY, find_regions
 from detseg.data.parsing import as_integer
 from detseg.data.source import DatasetError, Source, check_class_names
-from detseg.files import read_text
 from detseg.runtime.media.volume_files import read_label_values
 
-DESCRIPTION_NAME = "dataset.json"
-MAX_DESCRIPTION_BYTES = 2**26
 IGNORE = "ignore"
 """What nnU-Net calls the voxels that belong to no class."""
 
 _NUM_LOOKED_AT = 5
-
-
-def read_description(root: Path) -> Mapping[str, Any]:
-    """What dataset.json in ``root`` says; nothing where there is none.
-
-    Raises:
-        DatasetError: it cannot be read.
-    """
-    path = root / DESCRIPTION_NAME
-    if not path.is_file():
-        return {}
-    if path.stat().st_size > MAX_DESCRIPTION_BYTES:
-        raise DatasetError(f"{path}: more than {MAX_DESCRIPTION_BYTES:,} bytes, no description of a data set")
-    try:
-        description: Any = json.loads(read_text(path, "utf-8-sig"))
-    except OSError as error:
-        raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise DatasetError(f"{path}: no valid JSON: {error}") from error
-    if not isinstance(description, Mapping):
-        raise DatasetError(f"{path}: expected an object with labels and training, got {description!r:.100}")
-    return description
 
 
 def read_class_names(source: Source, labels: Sequence[Path]) -> dict[int, str]:
@@ -51,6 +27,9 @@ def read_class_names(source: Source, labels: Sequence[Path]) -> dict[int, str]:
     Raises:
         DatasetError: they are contradictory, or missing; then the message says what the first of ``labels`` hold.
     """
+    found = find_regions(source)
+    if found is not None:
+        return found.name_of
     named = source.settings.get("names")
     if named is not None:
         where = f"{source.name}: names"
@@ -76,8 +55,8 @@ def _values_and_names(described: Mapping[str, Any], where: str) -> list[tuple[An
     for name, value in described.items():
         if isinstance(value, list):
             raise DatasetError(
-                f"{where}: {name} is a region of several values, which is not supported: write labels with one value "
-                "per class, and a YAML with `format: nifti` and `names:`"
+                f"{where}: {name} is a region of several values, so {ORDER_KEY} must say which value each region is "
+                "written as, the innermost last"
             )
     return [(_as_value(value), name) for name, value in described.items() if name != IGNORE]
 

@@ -19,7 +19,7 @@ from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, 
 from detseg.runtime.postprocess.components import clean_labels
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.runtime.postprocess.results import best_voxel_classes
-from detseg.runtime.postprocess.views import average_over_flips, sliding_window, softmax
+from detseg.runtime.postprocess.views import average_over_flips, probabilities_of, sliding_window
 from detseg.runtime.writers.volumes import (
     MontageWriter,
     NiftiWriter,
@@ -35,7 +35,8 @@ from detseg.volumes import LabelVolume, Shape3, Volume, VolumePlacement, VolumeS
 @dataclass(frozen=True, kw_only=True)
 class VolumeMetadata(Metadata):
     """A network for volumes; ``patch``: depth, height and width of windows where ``postprocess`` names none.
-    ``surface_tolerance_mm``: how far apart surfaces may lie to count as the same when it is evaluated."""
+    ``surface_tolerance_mm``: how far apart surfaces may lie to count as the same when it is evaluated. ``regions``: of
+    which classes each but the first consists, where they do not exclude each other."""
 
     kind = "volumes"
 
@@ -44,6 +45,7 @@ class VolumeMetadata(Metadata):
     patch: Shape3
     postprocess: WindowsConfig
     surface_tolerance_mm: float = 1.0
+    regions: tuple[tuple[int, ...], ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,6 +74,7 @@ class VolumePipeline:
         self._spec = metadata.input
         self._views = metadata.postprocess
         self._class_names = metadata.class_names
+        self._nested = bool(metadata.regions)
         window = self._views.window or metadata.patch
         self._look = partial(
             sliding_window,
@@ -99,7 +102,9 @@ class VolumePipeline:
         self, probabilities: FloatArray, placement: VolumePlacement, *, keeps_probabilities: bool = False
     ) -> LabelVolume:
         """The best class of every voxel, without the pieces that are left out."""
-        found = best_voxel_classes(probabilities, placement, keeps_probabilities=keeps_probabilities)
+        found = best_voxel_classes(
+            probabilities, placement, nested=self._nested, keeps_probabilities=keeps_probabilities
+        )
         return clean_labels(found, self._views.clean, self._class_names)
 
     def only(self, kept: BoolArray) -> Self:
@@ -109,7 +114,10 @@ class VolumePipeline:
     def probabilities(self, volume: FloatArray) -> FloatArray:
         """Those of the classes, ``[C, D, H, W]``, of a placed volume ``[I, D, H, W]``."""
         look, views, batch = self._look, self._views, volume[None]
-        averaged = average_over_flips(look, batch, views.flip_axes) if views.flip else softmax(look(batch))
+        if views.flip:
+            averaged = average_over_flips(look, batch, views.flip_axes, nested=self._nested)
+        else:
+            averaged = probabilities_of(look(batch), nested=self._nested)
         first: FloatArray = averaged[0]
         return first
 

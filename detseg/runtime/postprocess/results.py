@@ -92,10 +92,11 @@ def best_classes(scores: FloatArray, placement: Placement) -> LabelMap:
 
 
 def best_voxel_classes(
-    scores: FloatArray, placement: VolumePlacement, *, keeps_probabilities: bool = False
+    scores: FloatArray, placement: VolumePlacement, *, nested: bool = False, keeps_probabilities: bool = False
 ) -> LabelVolume:
     """Scores ``[C, D, H, W]`` of an input -> the best class of every voxel on the grid of the file, the first of
-    equals; they are resampled (trilinear) before the best is chosen, and kept there where that is wanted."""
+    equals; they are resampled (trilinear) before the best is chosen, and kept there where that is wanted. Where classes
+    are ``nested`` regions, the last one that is more probable than not."""
     shape = placement.oriented_shape
     best = resample(scores[0], shape, smooth=False).copy()
     labels = np.zeros(shape, np.uint8)
@@ -104,7 +105,7 @@ def best_voxel_classes(
         kept[0] = to_file_axes(best, placement)
     for label in range(1, len(scores)):
         values = resample(scores[label], shape, smooth=False)
-        labels[values > best] = label
+        labels[values > (0.5 if nested else best)] = label
         np.maximum(best, values, out=best)
         if kept is not None:
             kept[label] = to_file_axes(values, placement)

@@ -80,6 +80,14 @@ class Views(ABC, Generic[Array]):
     def softmax(self, logits: Array) -> Array:
         """Class probabilities of ``logits`` ``[B, K, ...]``."""
 
+    @abstractmethod
+    def sigmoid(self, logits: Array) -> Array:
+        """That of each logit by itself, in memory of its own."""
+
+    @abstractmethod
+    def largest(self, values: Array) -> Array:
+        """The largest over the classes ``[B, K, ...]``."""
+
     def sliding_window(
         self,
         predict: Callable[[Array], Array],
@@ -172,17 +180,30 @@ class Views(ABC, Generic[Array]):
         mean: Array = total / (len(scales) * (2 if flip else 1))
         return mean
 
-    def average_over_flips(self, predict: Callable[[Array], Array], images: Array, axes: Sequence[int]) -> Array:
+    def probabilities(self, logits: Array, *, nested: bool = False) -> Array:
+        """Those of the classes ``[B, K, ...]`` float32: a softmax, or where classes are ``nested`` regions a sigmoid of
+        each but the first, the background, which has what the most probable region leaves."""
+        if not nested:
+            return self.softmax(logits)
+        values: Any = self.sigmoid(logits)
+        largest: Any = self.largest(values[:, 1:])
+        values[:, 0] = 1 - largest
+        made: Array = values
+        return made
+
+    def average_over_flips(
+        self, predict: Callable[[Array], Array], images: Array, axes: Sequence[int], *, nested: bool = False
+    ) -> Array:
         """Mean class probabilities ``[B, K, *spatial]`` float32 over ``images`` ``[B, C, *spatial]`` and their mirror
         images along the spatial ``axes``, counted from 0, and every combination of them: eight views for three axes.
 
-        ``predict`` maps ``[B, C, *spatial]`` to logits ``[B, K, *spatial]``.
+        ``predict`` maps ``[B, C, *spatial]`` to logits ``[B, K, *spatial]``; ``nested``: see :meth:`probabilities`.
         """
         total: Any = None
         for chosen in product((False, True), repeat=len(axes)):
             mirrored = tuple(2 + axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored)
             logits = self.to_float32(predict(self._flipped(images, mirrored)))
-            probabilities = self._flipped(self.softmax(logits), mirrored)
+            probabilities = self._flipped(self.probabilities(logits, nested=nested), mirrored)
             total = probabilities if total is None else total + probabilities
         mean: Array = total / 2 ** len(axes)
         return mean
@@ -236,6 +257,17 @@ class ArrayViews(Views[FloatArray]):
         values /= values.sum(axis=1, keepdims=True)
         return values
 
+    def sigmoid(self, logits: FloatArray) -> FloatArray:
+        """That of each logit by itself."""
+        # Of large negative numbers the exponential would overflow.
+        values: FloatArray = np.exp(-np.abs(logits))
+        return np.asarray(np.where(logits >= 0, 1, values) / (1 + values), np.float32)
+
+    def largest(self, values: FloatArray) -> FloatArray:
+        """The largest over the classes ``[B, K, ...]``."""
+        found: FloatArray = values.max(axis=1)
+        return found
+
 
 def _slices(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
     return tuple(slice(first, first + length) for first, length in zip(corner, size, strict=True))
@@ -260,3 +292,4 @@ sliding_window, average_over_views, average_over_flips = (
     _VIEWS.average_over_flips,
 )
 softmax = _VIEWS.softmax
+probabilities_of = _VIEWS.probabilities

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.formats import nifti_names
+from detseg.data.formats import nifti_description
 from detseg.data.formats.nifti_names import read_class_names, read_description
 from detseg.data.source import DatasetError, Source
 from detseg.runtime.media.nifti import write_label_volume
@@ -84,7 +84,7 @@ def test_names_that_cannot_be(tmp_path: Path, names: Any, message: str) -> None:
         ([1], r"expected an object with labels and training, got \[1\]"),
         ({"labels": ["background"]}, r"labels: expected \{VALUE: NAME\} or \{NAME: VALUE\}, got \['background'\]"),
         ({"labels": {}}, "expected a list of class names"),
-        ({"labels": {"background": 0, "whole": [1, 2]}}, "whole is a region of several values, which is not supported"),
+        ({"labels": {"background": 0, "whole": [1, 2]}}, "whole is a region of several values, so regions_class_order"),
         ({"labels": {"background": 0, "liver": 1, "tumor": 1}}, "a value has two names"),
         ({"labels": {"0": "background", "9" * 5000: "liver"}}, "integers from 0 to 65535, got 'background' for '0'"),
     ],
@@ -102,7 +102,7 @@ def test_descriptions_that_cannot_be(tmp_path: Path, content: Any, message: str)
 
 def test_a_description_that_is_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     describe(tmp_path, {"labels": {"0": "background"}})
-    monkeypatch.setattr(nifti_names, "MAX_DESCRIPTION_BYTES", 10)
+    monkeypatch.setattr(nifti_description, "MAX_DESCRIPTION_BYTES", 10)
     with pytest.raises(DatasetError, match="more than 10 bytes, no description"):
         read_description(tmp_path)
 
