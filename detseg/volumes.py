@@ -40,11 +40,13 @@ class StoredForms:
 @dataclass(frozen=True, slots=True)
 class Volume:
     """A scan: ``voxels`` ``[X, Y, Z]`` float32, of several channels ``[C, X, Y, Z]``, and their ``affine`` ``[4, 4]``
-    float64; ``forms``: how its file says where they lie, None where there is no NIfTI file."""
+    float64; ``forms``: how its file says where they lie, None where there is no NIfTI file; ``display``: the
+    intensities that are shown black and white, None: by the scan itself."""
 
     voxels: FloatArray
     affine: DoubleArray
     forms: StoredForms | None = field(default=None, compare=False)
+    display: tuple[float, float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         is_single = not isinstance(self.voxels, np.ndarray) or self.voxels.ndim != 4

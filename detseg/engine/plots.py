@@ -13,9 +13,13 @@ from detseg.files import atomic_path
 # label of the axis: which records' entries it shows, as patterns
 PANELS: dict[str, tuple[str, ...]] = {
     "loss": ("loss", "loss/*", "loss_*", "*_loss"),
-    "metric": ("AP", "AP50", "AP75", "AR100", "mIoU", "pixel_accuracy", "Dice"),
+    "metric": ("AP", "AP50", "AP75", "AR100", "mIoU", "pixel_accuracy", "Dice", "Dice/*"),
+    "HD95 (mm)": ("HD95", "HD95/*"),
     "learning rate": ("lr", "lr/*", "learning_rate", "learning_rate/*"),
 }
+
+
+_MANY_CURVES = 8
 
 
 def plot_history(
@@ -51,7 +55,8 @@ def plot_history(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="0.93")
         if len(curves) > 1:
-            axes.legend(frameon=False, fontsize="small")
+            crowded = len(curves) > _MANY_CURVES
+            axes.legend(frameon=False, fontsize="xx-small" if crowded else "small", ncols=2 if crowded else 1)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
 

@@ -26,6 +26,7 @@ _CHARTS = {
     "confusion_matrix.png": "Confusion matrix: rows are the truth, columns the prediction",
     "iou.png": "IoU of each class",
     "dice.png": "Dice of each case, by class",
+    "hd95.png": "95th percentile of the distances of surfaces of each case, by class",
     HISTORY_NAME: "Course of the training",
 }
 """The files of evaluators that a page shows, in this order, with what they show."""

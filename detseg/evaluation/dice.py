@@ -22,6 +22,11 @@ from detseg.volumes import LabelVolume, Spacing
 _SCORES = ("Dice", "HD95", "surface_dice")
 _TRUE_ML, _PREDICTED_ML = len(_SCORES), len(_SCORES) + 1
 _COLUMNS = ("Dice", "HD95_mm", "surface_dice", "true_ml", "predicted_ml")
+_PLOTS: dict[int, tuple[str, str, tuple[float, float | None]]] = {
+    0: ("Dice", "dice.png", (-0.02, 1.02)),
+    1: ("HD95 (mm)", "hd95.png", (0.0, None)),
+}
+"""Of the columns that are drawn: the title, the file and the ends of the axis."""
 _NO_TRUTH = -1.0
 _SAME_PLACE_MM = 1e-3
 
@@ -150,8 +155,8 @@ class VolumeEvaluator:
 
     def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
         """Write ``cases.csv``, one row for each volume and class with the name of its file, its scores, empty where the
-        case does not count, and volumes in milliliters, and ``dice.png``, the Dice of each case by class, to
-        ``folder``.
+        case does not count, and volumes in milliliters, and ``dice.png`` and ``hd95.png``, the scores of each case by
+        class, to ``folder``.
 
         Raises:
             ValueError: no volume was added.
@@ -167,9 +172,10 @@ class VolumeEvaluator:
                 scores = ("" if np.isnan(value) else f"{value:.6g}" for value in row)
                 writer.writerow((name, image_id, as_text_cell(class_name), *scores))
         write_text(folder / "cases.csv", text.getvalue())
-        dice = {name: cases[:, column, 0] for column, name in enumerate(class_names)}
-        counted = {name: scores[~np.isnan(scores)] for name, scores in dice.items()}
-        plot_case_scores(counted, "Dice", folder / "dice.png")
+        for score, (title, file_name, span) in _PLOTS.items():
+            scores_of = {name: cases[:, column, score] for column, name in enumerate(class_names)}
+            counted = {name: scores[~np.isnan(scores)] for name, scores in scores_of.items()}
+            plot_case_scores(counted, title, folder / file_name, span)
 
     def state(self) -> EvaluatorState:
         """``image_ids`` ``[I]`` int64 and ``cases`` ``[I, C - 1, 5]`` float64, see :meth:`cases`."""

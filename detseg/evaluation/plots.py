@@ -189,9 +189,11 @@ def plot_class_scores(scores: Mapping[str, float], mean: float, name: str, path:
     _save(figure, path)
 
 
-def plot_case_scores(scores: Mapping[str, DoubleArray], name: str, path: Path) -> None:
-    """Draw ``scores`` in [0, 1] of single cases, by class, to a PNG: a dot for each case and a box from the first to
-    the third quartile with the median in it, in the order of the classes from the top.
+def plot_case_scores(
+    scores: Mapping[str, DoubleArray], name: str, path: Path, span: tuple[float, float | None] = (-0.02, 1.02)
+) -> None:
+    """Draw ``scores`` within ``span`` of single cases, by class, to a PNG: a dot for each case and a box from the first
+    to the third quartile with the median in it, in the order of the classes from the top.
 
     Raises:
         SaveError: the file cannot be written.
@@ -206,16 +208,19 @@ def plot_case_scores(scores: Mapping[str, DoubleArray], name: str, path: Path) -
     generator = np.random.default_rng(0)
     for row, values in zip(rows, scores.values(), strict=True):
         heights = row + generator.uniform(-0.22, 0.22, len(values))
-        axes.scatter(values, heights, s=14, color="tab:blue", alpha=0.6, linewidths=0)
+        # Said once, by the first row.
+        told = "a case" if row == rows[0] else None
+        axes.scatter(values, heights, s=14, color="tab:blue", alpha=0.6, linewidths=0, label=told)
         if len(values):
             low, median, high = np.percentile(values, (25, 50, 75))
             axes.barh(row, high - low, left=low, height=0.6, facecolor="none", edgecolor="black")
             axes.vlines(median, row - 0.3, row + 0.3, color="black", linewidth=2)
     axes.set_yticks(rows, [f"{_as_text(name)} ({len(values)})" for name, values in scores.items()], fontsize=type_size)
-    axes.set(xlabel=name, xlim=(-0.02, 1.02), ylim=(-0.6, len(scores) - 0.4))
+    axes.set(xlabel=name, xlim=span, ylim=(-0.6, len(scores) - 0.4))
     axes.grid(axis="x", color="0.93")
     axes.set_axisbelow(True)
-    axes.set_title(f"{name} of each case")
+    axes.set_title(f"{name} of each case; boxes: quartiles, bars: median")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.25), frameon=False)
     _save(figure, path)
 
 

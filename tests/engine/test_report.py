@@ -47,7 +47,7 @@ CASES: list[Any] = [
     (boxes(), {"detections.json", "pr_curve.png", "f1_curve.png", "calibration.png", "confusion_matrix.png"}, 4),
     (boxes(0), {"detections.json", "confusion_matrix.png"}, 1),
     (masks(), {"iou.png", "confusion_matrix.png"}, 2),
-    (volumes(), {"cases.csv", "dice.png"}, 1),
+    (volumes(), {"cases.csv", "dice.png", "hd95.png"}, 2),
 ]
 IDS = ["boxes", "no boxes", "masks", "volumes"]
 SETTINGS = {"Model": {"file": "runs/one/best.safetensors"}, "Data": {"data set": "data/cells"}}
@@ -77,7 +77,7 @@ def test_charts_of_an_earlier_evaluation_are_not_shown(tmp_path: Path) -> None:
     (tmp_path / "pr_curve.png").write_bytes(b"old")
     write_report(volumes(), volumes().compute(), tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count("data:image/png") == 1
+    assert page.count("data:image/png") == 2  # Dice and HD95
     assert not (tmp_path / "pr_curve.png").exists()
 
 

@@ -253,7 +253,7 @@ def test_artifacts(tmp_path: Path) -> None:
     evaluator.update(12, volume([1, 1, 0], (10, 10, 10)), volume([1, 1, 1], (10, 10, 10)))
     evaluator.update(3, volume([0, 2, 0], (10, 10, 10)), volume([0, 2, 0], (10, 10, 10)))
     evaluator.write_artifacts(tmp_path, {3: "scan, third.nii.gz", 7: "other.nii.gz"})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "dice.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cases.csv", "dice.png", "hd95.png"]
     plot_case_scores({"left, $anterior": np.array([0.8]), "b": np.array([1.0])}, "Dice", tmp_path / "expected.png")
     assert (tmp_path / "dice.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
     with (tmp_path / "cases.csv").open(encoding="utf-8", newline="") as file:

@@ -100,7 +100,8 @@ class PlacedVolumes:
 
     def read(self, index: int) -> tuple[Volume, LabelVolume | None]:
         """Volume ``index`` and its labels on the grid of the file; see :meth:`VolumeDataset.read`."""
-        return self.dataset.read(index)
+        volume, labels = self.dataset.read(index)
+        return self.spec.shown(volume), labels
 
     def label_volume(self, index: int) -> LabelVolume:
         """The labels of volume ``index`` on the grid of the file; see :meth:`VolumeDataset.label_volume`."""

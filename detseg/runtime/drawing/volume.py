@@ -3,7 +3,8 @@
 All pictures keep the radiological convention: one looks from the feet, or into the patient's face, so that the
 patient's right is at the left of the picture. Letters say so: R, L, A, P, S and I for right, left, anterior, posterior,
 superior and inferior. Slices are counted from 1 toward the right, the front and the top. Proportions are true whatever
-the shape of the voxels; gray values run from the 1st to the 99th percentile of the scan.
+the shape of the voxels; gray values run over the window of the model, else from the 1st to the 99th percentile of the
+scan.
 """
 
 from __future__ import annotations
@@ -13,12 +14,20 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detseg.arrays import ByteArray
+from detseg.arrays import BoolArray, ByteArray
 from detseg.runtime.drawing.boxes import montage
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.lettering import Lettering
 from detseg.runtime.drawing.palette import color_of
-from detseg.runtime.drawing.volume_planes import AXIAL, PLANES, Scan, foreground, middle
+from detseg.runtime.drawing.volume_planes import (
+    AXIAL,
+    PLANES,
+    Scan,
+    cross_sections,
+    foreground,
+    largest_sections,
+    middle,
+)
 from detseg.volumes import LabelVolume, Shape3, Volume
 
 _DARK = 20
@@ -28,29 +37,46 @@ _HEADING = Lettering(0.75, ink=(255, 255, 255), paper=_PAPER)
 _LETTER = Lettering(0.5, ink=(165, 165, 165), paper=_PAPER)
 _MARGIN = 24
 _PANEL_PIXELS = (420, 720)
+_MOST_ROWS = 4
+_IN_VIEW = 0.5
+"""A structure counts as seen where a plane has this share of its largest cross-section."""
 _CELL_PIXELS = (240, 320)
 """The longest side of a picture: at least, and at most."""
 
 
-def draw_slices(volume: Volume, labels: LabelVolume, class_names: Sequence[str]) -> ByteArray:
-    """Three planes through the middle of what is labeled, or of the scan, side by side; a picture ``[H, W, 3]``.
+def draw_slices(
+    volume: Volume,
+    labels: LabelVolume,
+    class_names: Sequence[str],
+    *,
+    has_sides: bool = True,
+    notes: Sequence[str] = (),
+) -> ByteArray:
+    """Three planes through the middle of what is labeled, or of the scan, side by side; a picture ``[H, W, 3]``. Below
+    them more, through the largest cross-sections of structures of which little is in view, for a few.
 
-    Classes are outlined, but for class 0, the background; the legend says how many milliliters each has.
+    Classes are outlined, but for class 0, the background; the legend says how many milliliters each has. Where the
+    volume may be mirrored, it has no sides, and no letters stand for them. ``notes`` are lines above it all.
 
     Raises:
         ValueError: the shapes of volume and labels differ, or a label has no name.
     """
     _check(volume, [labels], class_names)
     scan = Scan(volume)
-    position = middle(foreground(scan.orient(labels.labels)))
-    planes = _planes(scan, scan.orient(labels.labels), position)
-    return np.concatenate([planes, _legend(labels, _shown(labels), class_names, planes.shape[1])])
+    oriented = scan.orient(labels.labels)
+    shown = _shown(labels)
+    positions, hidden = _positions([oriented], foreground(oriented), shown)
+    planes = np.concatenate([_planes(scan, oriented, position, has_sides) for position in positions])
+    width = planes.shape[1]
+    lines = [*_strips(notes, width), planes, *_strips(_not_in_view(hidden, class_names), width)]
+    return np.concatenate([*lines, _legend(labels, shown, class_names, width)])
 
 
 def compare_volumes(volume: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
     """The same three planes twice, a picture ``[H, W, 3]``: above with what is true, below with what was found.
 
-    The planes go through the middle of what is true, of what was found where nothing is, or of the scan.
+    The planes go through the middle of what is true, of what was found where nothing is, or of the scan; and more
+    through structures of which little is in view then, as in :func:`draw_slices`.
 
     Raises:
         ValueError: the shapes differ, or a label has no name.
@@ -58,13 +84,21 @@ def compare_volumes(volume: Volume, truth: LabelVolume, result: LabelVolume, cla
     _check(volume, [truth, result], class_names)
     scan = Scan(volume)
     both = [scan.orient(labels.labels) for labels in (truth, result)]
-    position = middle(next((region for region in map(foreground, both) if region.any()), foreground(both[0])))
+    first = next((region for region in map(foreground, both) if region.any()), foreground(both[0]))
     shown = _shown(truth, result)
+    positions, hidden = _positions(both, first, shown)
     rows: list[ByteArray] = []
     for title, labels, oriented in zip(("truth", "prediction"), (truth, result), both, strict=True):
-        planes = _planes(scan, oriented, position)
+        planes = np.concatenate([_planes(scan, oriented, position) for position in positions])
         width = planes.shape[1]
-        rows += [_strip(title, width, _HEADING), planes, _legend(labels, shown, class_names, width), _rule(width)]
+        more = _strips(_not_in_view(hidden, class_names), width)
+        rows += [
+            _strip(title, width, _HEADING),
+            planes,
+            *more,
+            _legend(labels, shown, class_names, width),
+            _rule(width),
+        ]
     return np.concatenate(rows[:-1])
 
 
@@ -106,7 +140,35 @@ def _check(volume: Volume, all_labels: Sequence[LabelVolume], class_names: Seque
             raise ValueError(f"label {present[-1]} in the volume, but there are {len(class_names)} class names")
 
 
-def _planes(scan: Scan, labels: ByteArray, position: Shape3) -> ByteArray:
+def _positions(
+    all_labels: Sequence[ByteArray], whole: BoolArray, shown: Sequence[int]
+) -> tuple[list[Shape3], list[int]]:
+    """Where planes go: through the middle of the region ``whole``, and through the largest cross-sections of classes in
+    ``shown`` of which no plane before has the ``_IN_VIEW`` share of the largest; and the classes for which there is no
+    room. A class is looked for in the first of ``all_labels`` that has it."""
+    positions, hidden = [middle(whole)], []
+    for label in shown:
+        region = next(labels == label for labels in all_labels if (labels == label).any())
+        sections = cross_sections(region)
+        in_view = any(
+            counts[position[axis]] >= _IN_VIEW * counts.max()
+            for position in positions
+            for axis, counts in enumerate(sections)
+        )
+        if in_view:
+            continue
+        if len(positions) < _MOST_ROWS:
+            positions.append(largest_sections(region))
+        else:
+            hidden.append(label)
+    return positions, hidden
+
+
+def _not_in_view(hidden: Sequence[int], class_names: Sequence[str]) -> list[str]:
+    return [f"hardly in view: {', '.join(class_names[label] for label in hidden)}"] if hidden else []
+
+
+def _planes(scan: Scan, labels: ByteArray, position: Shape3, has_sides: bool = True) -> ByteArray:
     """The three planes through ``position`` at one scale, each with its name, its slice and letters at its sides."""
     scale = scan.scale(PLANES, *_PANEL_PIXELS)
     pictures = [scan.picture(plane, position[plane.normal], labels, scale) for plane in PLANES]
@@ -114,7 +176,8 @@ def _planes(scan: Scan, labels: ByteArray, position: Shape3) -> ByteArray:
     panels = []
     for plane, picture in zip(PLANES, pictures, strict=True):
         text = f"{plane.name}, slice {position[plane.normal] + 1} of {scan.shape[plane.normal]}"
-        panels.append(_centered_under(text, _framed(picture, plane.letters, height)))
+        letters = plane.letters if has_sides else ("", "", "", "")
+        panels.append(_centered_under(text, _framed(picture, letters, height)))
     return np.concatenate(panels, axis=1)
 
 
@@ -133,6 +196,8 @@ def _framed(picture: ByteArray, letters: tuple[str, str, str, str], height: int)
         (center_x, top + rows + _MARGIN // 2),
     ]
     for letter, (x, y) in zip(letters, places, strict=True):
+        if not letter:
+            continue
         _LETTER.write(frame, letter, x - _LETTER.width(letter) // 2, y - half_line)
     return frame
 
@@ -145,6 +210,10 @@ def _centered_under(text: str, picture: ByteArray) -> ByteArray:
     sheet[_TITLE.line :, left : left + picture.shape[1]] = picture
     _TITLE.write(sheet, text, (width - _TITLE.width(text)) // 2, 0)
     return sheet
+
+
+def _strips(texts: Sequence[str], width: int) -> list[ByteArray]:
+    return [_strip(text, width) for text in texts]
 
 
 def _strip(text: str, width: int, lettering: Lettering = _TITLE) -> ByteArray:

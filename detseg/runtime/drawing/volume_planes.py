@@ -9,7 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from detseg.arrays import BoolArray, ByteArray, FloatArray
+from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
+from detseg.runtime.drawing.boxes import color_of
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import color_of
 from detseg.runtime.inputs.volume_geometry import orientation
@@ -61,8 +62,9 @@ PLANES = (AXIAL, CORONAL, SAGITTAL)
 class Scan:
     """The voxels of a file with their axes turned toward the patient's right, front and top.
 
-    ``shape`` and ``spacing`` (millimeters) are in this order. What is darker than 99 % of the voxels is shown black,
-    what is brighter than 99 % white. Of several channels the first is shown.
+    ``shape`` and ``spacing`` (millimeters) are in this order. What lies outside of the volume's ``display`` is shown
+    black and white; where it has none, what is darker or brighter than 99 % of the voxels. Of several channels the
+    first is shown.
     """
 
     def __init__(self, volume: Volume) -> None:
@@ -72,6 +74,9 @@ class Scan:
         self.shape: Shape3 = self._voxels.shape
         right, anterior, superior = orientation(volume.affine)[0]
         self.spacing: Spacing = (volume.spacing[right], volume.spacing[anterior], volume.spacing[superior])
+        if volume.display is not None:
+            self._low, self._high = volume.display
+            return
         step = max(1, round((voxels.size / _MAX_WINDOW_VOXELS) ** (1 / 3)))
         self._low, self._high = np.percentile(voxels[::step, ::step, ::step], (1, 99)).tolist()
 
@@ -102,13 +107,14 @@ class Scan:
         enlarged = cv2.resize(
             cv2.resize(gray, smaller, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_CUBIC
         )
-        canvas = np.repeat(np.clip(enlarged, 0, 255)[..., None], 3, axis=2)
+        canvas: Any = np.repeat(np.clip(enlarged, 0, 255)[..., None], 3, axis=2)
         classes = plane.cut(labels, position)
         for label in classes_in(classes):
             if label != 0:
                 opacity = _outline(classes == label, height, width)[..., None]
                 canvas += opacity * (np.array(color_of(label)) - canvas)
-        return canvas.round().astype(np.uint8)
+        drawn: ByteArray = canvas.round().astype(np.uint8)
+        return drawn
 
 
 def foreground(labels: ByteArray) -> BoolArray:
@@ -125,6 +131,21 @@ def middle(region: BoolArray) -> Shape3:
         counts = np.cumsum(region.sum(axis=tuple({0, 1, 2} - {axis})))
         positions.append(int(np.searchsorted(counts, counts[-1] / 2)) if counts[-1] else length // 2)
     right, anterior, superior = positions
+    return right, anterior, superior
+
+
+def cross_sections(region: BoolArray) -> tuple[IntArray, IntArray, IntArray]:
+    """The voxels of ``region`` in each slice along each axis."""
+    right, anterior, superior = (region.sum(axis=tuple({0, 1, 2} - {axis})) for axis in range(3))
+    return right, anterior, superior
+
+
+def largest_sections(region: BoolArray) -> Shape3:
+    """For every axis the slice with most of ``region``; of equal ones that in their middle."""
+    right, anterior, superior = (
+        int(np.flatnonzero(counts == counts.max())[np.count_nonzero(counts == counts.max()) // 2])
+        for counts in cross_sections(region)
+    )
     return right, anterior, superior
 
 

@@ -128,7 +128,12 @@ class VolumeSpec:
         except VolumeError as error:
             raise VolumeError(f"{path}: {error}") from error
         require_memory(path, _memory_needed(placement, num_classes, self.num_channels), header.shape)
-        return read_case(path, self.num_channels)
+        return self.shown(read_case(path, self.num_channels))
+
+    def shown(self, volume: Volume) -> Volume:
+        """``volume`` with the window of its first channel, where there is one, as what is shown of it."""
+        window = self.per_channel[0].window
+        return volume if window is None else replace(volume, display=window)
 
     def place(self, volume: Volume) -> tuple[FloatArray, VolumePlacement]:
         """``volume`` as the network takes it, ``[C, D, H, W]``, and the way back. See :func:`place_volume`."""

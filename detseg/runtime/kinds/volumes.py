@@ -198,12 +198,16 @@ class Volumes(Kind):
         return compare_volumes(image, truth, result, class_names)
 
     def draw_sample(self, sample: VolumeSample, class_names: Sequence[str]) -> ByteArray:
-        """Three planes of a patch with outlines."""
+        """Three planes of a patch with outlines, without letters for sides: patches may be mirrored."""
         assert sample.labels is not None, "training samples have labels"
         affine = np.diag([*sample.placement.input_spacing, 1.0])
         shown = np.where(sample.labels == VOID, 0, sample.labels).astype(np.uint8)
         image = sample.image if sample.image.ndim == 3 else sample.image[0]
-        return draw_slices(Volume(image, affine), LabelVolume(shown, affine), class_names)
+        notes, whole = [], sample.placement.input_shape
+        if any(side > length for side, length in zip(image.shape, whole, strict=True)):
+            notes.append(f"padded: a patch of {_by(image.shape)} voxels, a volume of {_by(whole)}")
+        labels = LabelVolume(shown, affine)
+        return draw_slices(Volume(image, affine), labels, class_names, has_sides=False, notes=notes)
 
     def keep(self, result: LabelVolume, kept: BoolArray) -> LabelVolume:
         """``result`` with background in place of what is not kept."""
@@ -226,3 +230,7 @@ class Volumes(Kind):
     def record(self, result: LabelVolume, class_names: Sequence[str]) -> dict[str, Any]:
         """``spacing_mm`` and, by name, the ``voxels`` and ``milliliters`` of every class but the background."""
         return volume_record(result, class_names)
+
+
+def _by(lengths: Sequence[int]) -> str:
+    return "x".join(map(str, lengths))

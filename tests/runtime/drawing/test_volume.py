@@ -62,6 +62,51 @@ def test_three_planes_with_letters_and_milliliters(monkeypatch: pytest.MonkeyPat
     assert num_pixels(picture, 2) > 500
 
 
+def test_a_small_structure_far_from_the_middle_gets_planes_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = labels_of(anterior=np.s_[4:14, 4:14, 3:9])
+    labels.labels[18, 21:23, 12:15] = 2
+    texts = written(monkeypatch)
+    picture = draw_slices(VOLUME, labels, NAMES)
+    assert [text for text in texts if "slice" in text] == [
+        "axial, slice 7 of 16", "coronal, slice 10 of 24", "sagittal, slice 10 of 20",
+        # Of slices with as much of it the middle ones: 13 to 15, 22 and 23, 19.
+        "axial, slice 14 of 16", "coronal, slice 23 of 24", "sagittal, slice 19 of 20",
+    ]  # fmt: skip
+    assert num_pixels(picture, 2) > 100
+    texts = written(monkeypatch)
+    compare_volumes(VOLUME, labels, BOTH, NAMES)
+    assert sum("slice" in text for text in texts) == 12
+
+
+def test_structures_without_room_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = np.zeros(VOLUME.voxels.shape, np.uint8)
+    for label in range(1, 9):
+        labels[2 * label, 2 * label, 2 * label - 1] = label
+    texts = written(monkeypatch)
+    draw_slices(VOLUME, LabelVolume(labels, AFFINE), ("background", *"abcdefgh"))
+    assert sum("axial" in text for text in texts) == 4
+    assert [text for text in texts if text.startswith("hardly in view")] == ["hardly in view: e, f, g, h"]
+
+
+def test_where_sides_are_not_known_no_letter_stands_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = written(monkeypatch)
+    draw_slices(VOLUME, BOTH, NAMES, has_sides=False, notes=["a patch"])
+    assert not {"R", "L", "A", "P", "S", "I"} & set(texts)
+    assert "a patch" in texts
+
+
+def test_gray_values_run_over_the_window_of_the_model() -> None:
+    voxels = np.linspace(-1000, 1000, 1000, dtype=np.float32).reshape(10, 10, 10)
+    scan = draw_volume.Scan(Volume(voxels, AFFINE, display=(-100.0, 100.0)))
+    picture = scan.picture(AXIAL, 5, np.zeros((10, 10, 10), np.uint8), 1.0)[..., 0]
+    values = AXIAL.cut(voxels, 5)
+    assert (picture[values < -100] == 0).all()
+    assert (picture[values > 100] == 255).all()
+    # As of old without one, where hardly anything is quite black or white.
+    plain = draw_volume.Scan(Volume(voxels, AFFINE)).picture(AXIAL, 5, np.zeros((10, 10, 10), np.uint8), 1.0)
+    assert (plain[..., 0] == 0).mean() < 0.1
+
+
 def test_panels_are_the_slices_themselves() -> None:
     """The pictures of the planes stand in the sheet unchanged, centered in a common height."""
     picture = draw_slices(VOLUME, EMPTY, NAMES)

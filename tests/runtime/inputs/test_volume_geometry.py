@@ -253,3 +253,16 @@ def test_the_memory_of_the_whole_road_is_estimated_before(
     monkeypatch.setattr(nifti, "usable_memory", lambda: 2 * needed - 2)
     with pytest.raises(VolumeError, match=r"a\.nii\.gz: its 100x100x100 voxels would take some .* GB of memory"):
         spec.read(path, num_classes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (VolumeSpec(), None),
+        (VolumeSpec(intensity="window", window=(-160.0, 240.0)), (-160.0, 240.0)),
+        (VolumeSpec(intensity="ct", window=(-50.0, 90.0), mean=1.0, deviation=2.0), (-50.0, 90.0)),
+    ],
+)
+def test_a_volume_is_shown_as_the_network_sees_it(tmp_path: Path, spec: VolumeSpec, expected: object) -> None:
+    write_volume(tmp_path / "a.nii", Volume(np.zeros((3, 4, 5), np.float32), np.eye(4)))
+    assert spec.read(tmp_path / "a.nii").display == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -107,4 +108,11 @@ def test_training_samples_are_drawn_with_their_targets() -> None:
     shape = (4, 4, 4)
     placement = VolumePlacement((0, 1, 2), (False, False, False), shape, shape, VOLUME.affine)
     patch = VolumeSample(VOLUME.voxels, 1, "v", placement, LABELS.labels)
-    assert np.array_equal(load_kind("volumes").draw_sample(patch, NAMES), draw_slices(VOLUME, LABELS, NAMES))
+    volumes = load_kind("volumes")
+    # Patches may be mirrored, so that no letter stands for a side.
+    without_sides = draw_slices(VOLUME, LABELS, NAMES, has_sides=False)
+    assert np.array_equal(volumes.draw_sample(patch, NAMES), without_sides)
+    assert not np.array_equal(without_sides, draw_slices(VOLUME, LABELS, NAMES))
+    # A patch that is larger than its volume says so.
+    smaller = replace(placement, input_shape=(4, 3, 4))
+    assert len(volumes.draw_sample(replace(patch, placement=smaller), NAMES)) > len(without_sides)
