@@ -11,6 +11,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.runtime.media.images import decode_image
+from detseg.runtime.media.itk_files import affine_from_itk
 from detseg.runtime.media.nifti_forms import forms_of
 from detseg.runtime.media.sources import Source
 from detseg.volumes import StoredForms, Volume
@@ -23,8 +24,8 @@ TAKEN = """\
     a torch tensor [3, H, W] or [1, H, W] of uint8, or of floats from 0 to 1; a PIL image; an encoded file as bytes, or
     opened for reading
   many images: an array [N, H, W, 3], a tensor [N, 3, H, W]
-  a volume: a nibabel or SimpleITK image, a detseg.volumes.Volume, or a numpy array [X, Y, Z] with spacing=(x, y, z)
-    in mm
+  a volume: a nibabel or SimpleITK image, a detseg.volumes.Volume, or a numpy array [X, Y, Z], of several channels
+    [C, X, Y, Z], with spacing=(x, y, z) in mm
   a list, or anything that can be iterated over, of these"""
 """What may be handed over, for people."""
 
@@ -168,9 +169,9 @@ def _from_pil(image: Any) -> ByteArray:
 
 
 def _volume(array: Any, spacing: Sequence[float] | None) -> Volume:
-    if array.ndim != 3:
+    if array.ndim not in (3, 4) or 0 in array.shape:
         shape = "x".join(map(str, array.shape))
-        raise ValueError(f"a volume must be [X, Y, Z] with one channel, got an array of {shape}")
+        raise ValueError(f"a volume must be [X, Y, Z], of several channels [C, X, Y, Z], got an array of {shape}")
     if spacing is None:
         raise ValueError(
             "an array has no spacing, which this model needs: give the millimeters along its axes, as in "
@@ -178,7 +179,7 @@ def _volume(array: Any, spacing: Sequence[float] | None) -> Volume:
         )
     if len(spacing) != 3 or not all(np.isfinite(side) and side > 0 for side in spacing):
         raise ValueError(f"spacing must be three positive numbers, millimeters along X, Y and Z; got {tuple(spacing)}")
-    return Volume(_voxels(array), np.diag([*map(float, spacing), 1.0]))
+    return Volume(_voxels(_without_single_channel(array)), np.diag([*map(float, spacing), 1.0]))
 
 
 def _voxels(array: Any) -> Any:
@@ -190,12 +191,21 @@ def _voxels(array: Any) -> Any:
     return voxels
 
 
+def _without_single_channel(array: Any) -> Any:
+    return array[0] if array.ndim == 4 and len(array) == 1 else array
+
+
 def _from_nibabel(image: Any) -> Volume:
-    if len(image.shape) != 3:
-        raise ValueError(f"a volume must be [X, Y, Z] with one channel, got a nibabel image of {image.shape}")
-    return Volume(
-        _voxels(np.asanyarray(image.dataobj)), np.asarray(image.affine, dtype=np.float64), _forms_from_nibabel(image)
-    )
+    """Channels are the fourth dimension, or the fifth where the fourth has a length of 1, as NIfTI has it."""
+    array = np.asanyarray(image.dataobj)
+    while array.ndim > 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.ndim == 5 and array.shape[3] == 1:
+        array = array[:, :, :, 0]
+    if array.ndim not in (3, 4):
+        raise ValueError(f"a volume must be [X, Y, Z] or [X, Y, Z, C], got a nibabel image of {image.shape}")
+    voxels = array if array.ndim == 3 else np.moveaxis(array, -1, 0)
+    return Volume(_voxels(voxels), np.asarray(image.affine, dtype=np.float64), _forms_from_nibabel(image))
 
 
 def _forms_from_nibabel(image: Any) -> StoredForms | None:
@@ -211,12 +221,8 @@ def _from_itk(image: Any) -> Volume:
     """ITK counts to the left and the back, and gives arrays with Z first."""
     import SimpleITK
 
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise ValueError(
-            f"a volume must have three dimensions and one channel, got a SimpleITK image of {image.GetSize()} with "
-            f"{image.GetNumberOfComponentsPerPixel()} channels"
-        )
-    affine = np.eye(4)
-    affine[:3, :3] = np.array(image.GetDirection()).reshape(3, 3) * np.array(image.GetSpacing())
-    affine[:3, 3] = image.GetOrigin()
-    return Volume(_voxels(SimpleITK.GetArrayViewFromImage(image).T), np.diag([-1.0, -1.0, 1.0, 1.0]) @ affine)
+    if image.GetDimension() != 3:
+        raise ValueError(f"a volume must have three dimensions, got a SimpleITK image of {image.GetSize()}")
+    affine = affine_from_itk(image.GetDirection(), image.GetSpacing(), image.GetOrigin())
+    # Of several channels the last axis, which is turned to be the first.
+    return Volume(_voxels(SimpleITK.GetArrayViewFromImage(image).T), affine)

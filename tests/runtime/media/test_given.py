@@ -203,6 +203,29 @@ def test_volumes_of_other_libraries_lie_where_their_files_do(name: str, tmp_path
         np.testing.assert_allclose(volume.affine, expected.affine, atol=1e-5)
 
 
+@pytest.mark.parametrize("library", ["numpy", "nibabel", "nibabel 5-D", "SimpleITK"])
+def test_volumes_of_several_channels(library: str) -> None:
+    channels = np.random.default_rng(1).normal(size=(2, 5, 6, 7)).astype(np.float32)
+    last, affine = np.moveaxis(channels, 0, -1), np.diag([1.0, 2.0, 3.0, 1.0])
+    given: Any = channels
+    if library.startswith("nibabel"):
+        given = nibabel.Nifti1Image(last if library == "nibabel" else last[:, :, :, None], affine)
+    elif library == "SimpleITK":
+        given = SimpleITK.GetImageFromArray(np.ascontiguousarray(channels.T), isVector=True)
+        given.SetSpacing((1, 2, 3))
+        given.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    (volume,) = items_of(given, spacing=(1, 2, 3) if library == "numpy" else None, volumes=True)
+    assert isinstance(volume, Volume)
+    np.testing.assert_array_equal(volume.voxels, channels)
+    np.testing.assert_allclose(volume.affine, affine)
+
+
+def test_an_axis_of_one_channel_is_none() -> None:
+    (volume,) = items_of(np.zeros((1, 3, 4, 5)), spacing=(1, 1, 1), volumes=True)
+    assert isinstance(volume, Volume)
+    assert volume.voxels.shape == (3, 4, 5)
+
+
 def test_an_array_with_its_spacing() -> None:
     voxels = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
     (volume,) = items_of(voxels, spacing=(1, 2, 3.5), volumes=True)
@@ -217,10 +240,12 @@ def test_an_array_with_its_spacing() -> None:
         (np.zeros((3, 4, 5)), None, r"has no spacing, .* model.predict\(array, spacing=\(1.0, 1.0, 3.0\)\)"),
         (np.zeros((3, 4, 5)), (1, 0, 1), "spacing must be three positive numbers"),
         (np.zeros((3, 4, 5)), (1, 1), "spacing must be three positive numbers"),
-        (np.zeros((2, 3, 4, 5)), (1, 1, 1), "one channel, got an array of 2x3x4x5"),
+        (np.zeros((2, 2, 3, 4, 5)), (1, 1, 1), r"of several channels \[C, X, Y, Z\], got an array of 2x2x3x4x5"),
+        (np.zeros((4, 5)), (1, 1, 1), "got an array of 4x5"),
+        (np.zeros((0, 3, 4, 5)), (1, 1, 1), "got an array of 0x3x4x5"),
         (np.full((3, 4, 5), np.nan), (1, 1, 1), "voxels that are NaN or infinite"),
         (np.zeros((3, 4, 5), "U1"), (1, 1, 1), "voxels must be numbers"),
-        (nibabel.Nifti1Image(np.zeros((3, 4, 5, 2)), np.eye(4)), None, r"a nibabel image of \(3, 4, 5, 2\)"),
+        (nibabel.Nifti1Image(np.zeros((3, 4, 5, 2, 2)), np.eye(4)), None, r"a nibabel image of \(3, 4, 5, 2, 2\)"),
         (SimpleITK.Image(3, 4, SimpleITK.sitkFloat32), None, "a SimpleITK image of"),
     ],
 )
