@@ -44,6 +44,10 @@ class AugmentConfig:
     copy_paste: float = 0.0
     """Probability that objects of a second image, each with probability one half, are pasted in front of what is there,
     along their masks; for the task instance only."""
+    neighborhood: int | None = 16
+    """Of how many images mosaic, mixup and copy_paste take their partners: of those next to each other in the order of
+    the epoch, most of them in the same batch, so that each is decoded once; null: of all, which takes a decoding for
+    each partner."""
     close_mosaic_epochs: int = 10
     """In so many epochs, the last ones, mosaic, mixup and copy_paste are off, so that training ends on images as they
     are."""
@@ -106,6 +110,8 @@ class AugmentConfig:
             self._require_range(name, 0, limit, f"from 0 to {limit:g}")
         for name in _GRAY_LEVELS:
             self._require_range(name, 0, 255, "from 0 to 255")
+        if self.neighborhood is not None:
+            self._require_range("neighborhood", 4, float("inf"), "at least 4 images, or null for all")
         self._require_range("close_mosaic_epochs", 0, float("inf"), "0 or more epochs")
         self._require_range("min_box_side", 0, float("inf"), "0 or more pixels")
         self._require_range("max_box_aspect", 1, float("inf"), "1 or more")

@@ -19,6 +19,9 @@ from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray
 _MAX_SHRINK = 1.5
 """Bilinear interpolation reads two pixels per axis; a step of more than this between its samples shows as aliasing."""
 
+_MOST_PADDED = 8
+"""How many pixels of a source for each of the target it pays to copy into four channels."""
+
 
 def translation(x: float, y: float) -> DoubleArray:
     """The matrix that moves points by ``(x, y)``."""
@@ -166,7 +169,13 @@ def paste(target: ByteArray, source: ByteArray, matrix: DoubleArray, interpolate
     if interpolate:
         source, matrix = _shrink(source, matrix, region.shape)
     method = cv2.INTER_LINEAR if interpolate else cv2.INTER_NEAREST
+    # OpenCV draws four channels with the same result as three, in less than half the time.
+    is_padded = source.ndim == 3 and source[..., 0].size <= _MOST_PADDED * region[..., 0].size
+    if is_padded:
+        source = _bytes(cv2.cvtColor(source, cv2.COLOR_RGB2RGBA))
     drawn = _warp(source, matrix, region.shape, method, cv2.BORDER_REPLICATE)
+    if is_padded:
+        drawn = _bytes(cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB))
     if axis_aligned:
         region[:] = drawn
     else:

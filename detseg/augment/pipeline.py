@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -52,22 +53,24 @@ class TrainPipeline:
         epoch: int,
         size: tuple[int, int],
         close_mosaic: bool = False,
+        partners: Sequence[int] | None = None,
     ) -> Sample:
         """The augmented sample number ``index``, its image exactly ``size`` (height, width).
 
-        ``load`` gives the sample of an index below ``num_samples``; mosaic, mixup and copy-paste load others too.
-        ``close_mosaic`` turns these off.
+        ``load`` gives the sample of an index below ``num_samples``; mosaic, mixup and copy-paste load others too, of
+        ``partners`` where these are given. ``close_mosaic`` turns these off.
         """
         rng = np.random.default_rng([seed, epoch, index])
-        sample = self._place(load, num_samples, index, size, close_mosaic, rng)
+        partners = range(num_samples) if partners is None else partners
+        sample = self._place(load, partners, index, size, close_mosaic, rng)
         # Without copy-paste nothing is drawn for it, so that what a seed gives stays what it was.
         if self.copy_paste and not close_mosaic and rng.random() < self.copy_paste:
-            partner = int(rng.integers(num_samples))
-            other = self._place(load, num_samples, partner, size, close_mosaic, rng)
+            partner = partners[int(rng.integers(len(partners)))]
+            other = self._place(load, partners, partner, size, close_mosaic, rng)
             sample = copy_paste(sample, other, rng, self.box_filter)
         if not close_mosaic and rng.random() < self.mixup:
-            partner = int(rng.integers(num_samples))
-            sample = mixup(sample, self._place(load, num_samples, partner, size, close_mosaic, rng), rng)
+            partner = partners[int(rng.integers(len(partners)))]
+            sample = mixup(sample, self._place(load, partners, partner, size, close_mosaic, rng), rng)
         if self.transform is not None:
             sample = self.transform(sample, rng)
             if sample.image.shape[:2] != size:
@@ -78,21 +81,32 @@ class TrainPipeline:
     def _place(
         self,
         load: Load,
-        num_samples: int,
+        partners: Sequence[int],
         index: int,
         size: tuple[int, int],
         close_mosaic: bool,
         rng: np.random.Generator,
     ) -> Sample:
         if not close_mosaic and rng.random() < self.mosaic:
-            others = rng.integers(num_samples, size=3)
-            samples = [load(index), *(load(int(other)) for other in others)]
+            others = rng.integers(len(partners), size=3)
+            samples = [load(index), *(load(partners[int(other)]) for other in others)]
             tiles = mosaic_tiles(samples, [self._turns(rng) for _ in samples], size, rng, self.fit)
         else:
             tiles = single_tile(load(index), self.fit or size, self._turns(rng))
         shown_xy = self._shown_pixel(tiles[0], rng) if self.balance_classes else None
         view = self.view.matrix(size, rng, tiles[0].size, shown_xy)
         return draw(tiles, view, size, self.box_filter, self.fill)
+
+    def needed_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The height and width into which an image is fitted where the view enlarges most: more pixels than that are
+        never shown of it in a sample of ``size``."""
+        height, width = self.fit or size
+        if self.rotate_90:
+            height = width = max(height, width)
+        # Shear and perspective stretch some places; what they do at most, one after the other.
+        stretch = (1 + math.tan(math.radians(self.view.shear))) / (1 - 2 * self.view.perspective)
+        factor = self.view.scale[1] * stretch
+        return math.ceil(height * factor), math.ceil(width * factor)
 
     def _shown_pixel(self, tile: Tile, rng: np.random.Generator) -> DoubleArray | None:
         """The middle of a pixel that a crop must show, as x and y on the canvas; None where any place is as good."""

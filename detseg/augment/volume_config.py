@@ -126,6 +126,10 @@ class VolumeAugmentConfig:
                 mirrored[side] = f"augment.flip=[{','.join(f'{value:g}' for value in without)}]"
         return mirrored
 
+    @property
+    def neighborhood(self) -> None:
+        """None: patches are of single volumes."""
+
     def fitted_size(self, size: tuple[int, ...]) -> None:
         """None: patches have the resolution of the input."""
 

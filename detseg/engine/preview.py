@@ -110,13 +110,14 @@ def preview(
         stride=stride,
         multi_scale=config.multi_scale,
         close_mosaic_from=epoch if close_mosaic else None,
+        neighborhood=config.neighborhood,
     )
     pipeline, kind = config.build(), load_kind(dataset.truth)
     pictures = []
     for number, batch in enumerate(islice(plan.epoch(epoch), num_batches)):
         samples = [
-            pipeline(samples_of.load, len(dataset), index, seed, epoch, batch.size, batch.close_mosaic)
-            for index in batch.indices
+            pipeline(samples_of.load, len(dataset), index, seed, epoch, batch.size, batch.close_mosaic, *partners)
+            for index, *partners in zip(batch.indices, *([batch.partners] if batch.partners else []), strict=True)
         ]
         picture = folder / f"{dataset.split}_{epoch:03d}_{number:03d}.png"
         columns = int(np.ceil(np.sqrt(len(samples))))

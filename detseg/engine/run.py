@@ -206,6 +206,8 @@ def build_trainer(
         stride=task.stride,
         on_bad_image=config.data.on_bad_image,
         max_bad_images=config.data.max_bad_images,
+        neighborhood=config.augment.neighborhood,
+        reduced_decoding=config.data.reduced_decoding,
         pin_memory=device.type == "cuda",
     )
 

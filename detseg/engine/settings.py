@@ -33,6 +33,10 @@ class AugmentConfig(Protocol):
         """In how many epochs, the last ones, samples are made of single images."""
 
     @property
+    def neighborhood(self) -> int | None:
+        """How many samples one is combined with others of, next to each other in the order of an epoch; None: all."""
+
+    @property
     def multi_scale(self) -> tuple[float, float] | None:
         """The factors between which the loader draws the input size of each batch."""
 
@@ -70,6 +74,10 @@ class DataConfig:
     (``disk``)."""
     cache_max_side: int | None = None
     """Pixels of the longer side to which cached training images are reduced; null: as they are."""
+    reduced_decoding: bool = True
+    """Whether training decodes JPEGs at a half, a quarter or an eighth of their size where no more of them is ever
+    shown: several times faster for photographs of many megapixels. Boxes stay exact; images with masks are decoded
+    whole."""
     on_bad_image: Literal["fail", "skip"] = "fail"
     """Whether an image, mask or volume that cannot be used ends the run or is skipped."""
     max_bad_images: int = 10

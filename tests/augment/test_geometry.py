@@ -184,3 +184,19 @@ def test_perspective_changes_the_scale_at_the_border_by_the_given_share() -> Non
     rng = np.random.default_rng(0)
     weights = [view.matrix((60, 100), rng)[2] @ (50, 0, 1) for _ in range(500)]
     assert 0.09 < max(abs(weight - 1) for weight in weights) <= 0.1
+
+
+@pytest.mark.parametrize("tilt", [0.0, 0.1])
+@pytest.mark.parametrize("turn", [0.0, 0.3])
+def test_four_channels_are_drawn_as_three(monkeypatch: pytest.MonkeyPatch, turn: float, tilt: float) -> None:
+    source = noise(60, 80, 3)
+    matrix = translation(7.3, -4.6) @ scaling(0.83, 1.21)
+    matrix[0, 1], matrix[2, 0] = turn, tilt / 80
+    drawn = []
+    for most_padded in (8, 0):
+        monkeypatch.setattr("detseg.augment.geometry._MOST_PADDED", most_padded)
+        target = np.full((70, 90, 3), 114, np.uint8)
+        paste(target, source, matrix)
+        drawn.append(target)
+    assert (drawn[0] != 114).any()
+    np.testing.assert_array_equal(drawn[0], drawn[1])

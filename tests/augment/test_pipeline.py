@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,3 +137,42 @@ def test_evaluation_refuses_a_sample_that_was_placed_before(make_sample: MakeSam
     pipeline = EvalPipeline(InputSpec(64, 64))
     with pytest.raises(ValueError, match=r"0\.png: already placed"):
         pipeline(pipeline(make_sample()))
+
+
+def test_partners_are_drawn_from_those_that_are_given(load: RecordingLoad) -> None:
+    pipeline = AugmentConfig(mixup=1).build()
+    for epoch in range(20):
+        pipeline(load, NUM_SAMPLES, 0, 0, epoch, (32, 32), partners=[2, 0, 4])
+    assert set(load.loaded) == {0, 2, 4}
+
+
+@pytest.mark.parametrize(
+    ("settings", "needed"),
+    [
+        ({}, (96, 192)),
+        ({"scale": (0.5, 1.0)}, (64, 128)),
+        ({"fit": (100, 50)}, (150, 75)),
+        ({"rotate_90": 0.1}, (192, 192)),
+        ({"shear": 45.0}, (192, 384)),
+        ({"perspective": 0.1, "scale": (1.0, 1.0)}, (80, 160)),
+    ],
+)
+def test_how_large_an_image_is_ever_shown(settings: dict[str, Any], needed: tuple[int, int]) -> None:
+    assert AugmentConfig(**settings).build().needed_size((64, 128)) == needed
+
+
+def test_a_reduced_image_is_drawn_where_the_whole_one_would_be(
+    make_sample: MakeSample, assert_aligned: Callable[..., None]
+) -> None:
+    whole = make_sample(height=480, width=640, boxes=((40, 50, 250, 200), (350, 250, 600, 450)), with_mask=False)
+    reduced = replace(
+        whole,
+        image=np.ascontiguousarray(whole.image[::4, ::4]),
+        boxes_xyxy=whole.boxes_xyxy / 4,
+        placement=Placement(0.25, 0.25, 0.0, 0.0, 480, 640),
+    )
+    pipeline = replace(KEEP_ALL, mosaic=0, degrees=10).build()
+    drawn = [pipeline(lambda index, one=one: one, 1, 0, 3, 0, (64, 64)) for one in (whole, reduced)]
+    np.testing.assert_allclose(drawn[0].boxes_xyxy, drawn[1].boxes_xyxy, atol=1e-3)
+    differing = np.abs(drawn[0].image.astype(int) - drawn[1].image).max(axis=2) > 100
+    assert differing.mean() < 0.02, "at edges alone"

@@ -20,5 +20,6 @@ def test_everything_is_measured(tmp_path: Path) -> None:
     assert results["yolo", "open"].startswith("30 pictures, ")
     assert results["voc", "open"] == "6 pictures, 16 objects"
     assert results["cityscapes", "open"].startswith("1 pictures, ")
-    assert results["coco", "training pictures"].endswith(" pictures per second and core")
+    for subject, how in (("coco", ", partners of all"), ("coco", ""), ("photographs", ", decoded whole")):
+        assert results[subject, f"training pictures{how}"].endswith(" pictures per second and core")
     assert len({result for (_, work), result in results.items() if work == "evaluate"}) == 1

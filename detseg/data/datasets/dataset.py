@@ -15,7 +15,7 @@ from detseg.data.outline import Segmentation
 from detseg.data.rasterize import runs_of_outline
 from detseg.data.source import DatasetError
 from detseg.run_lengths import MaskStack, RunLengths
-from detseg.runtime.media.images import ImageError, image_size, read_image
+from detseg.runtime.media.images import ImageError, image_size, read_image, read_reduced
 from detseg.structures import VOID, GroundTruth, Placement, Sample, Truth
 
 MIN_BOX_SIDE = 1.0
@@ -132,16 +132,19 @@ class Dataset:
             masks=self.object_masks(index) if self.truth == "instances" else None,
         )
 
-    def load(self, index: int) -> Sample:
+    def load(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
         """Image ``index`` with its boxes: clipped to the image, without those under ``MIN_BOX_SIDE``, crowd included.
         Where instances are learned, they have masks, and those of which no pixel is in the image are left out.
+
+        Where an image that fits into ``enough`` (height, width) would do, it may be smaller than it is, by a whole
+        factor, and its boxes with it.
 
         Raises:
             ImageError: the image is missing, damaged, or not of the size that the annotations are for.
             DatasetError: an object has no outline, or one that cannot be used.
         """
         rows = self.annotations.rows(index)
-        image, mask = self.read(index)
+        image, mask = self.read_at_least(index, enough)
         height, width = self.size(index)
         input_height, input_width = image.shape[:2]
         placement = Placement(input_width / width, input_height / height, 0.0, 0.0, height, width)
@@ -186,6 +189,16 @@ class Dataset:
         path = self.path(index)
         image = read_image(path)
         self._require_size(path, (image.shape[0], image.shape[1]), index)
+        return image, None
+
+    def read_at_least(self, index: int, enough: tuple[int, int] | None) -> tuple[ByteArray, ByteArray | None]:
+        """The same, but an image without a mask may be reduced as :func:`detseg.runtime.media.images.read_reduced`
+        does it. What does not read the file of the image itself gives it whole."""
+        if enough is None or self.has_masks or type(self).read is not Dataset.read:
+            return self.read(index)
+        path = self.path(index)
+        image, factor = read_reduced(path, enough)
+        self._require_size(path, (image.shape[0] * factor, image.shape[1] * factor), index)
         return image, None
 
     def _require_size(self, path: str, size: tuple[int, int], index: int) -> None:

@@ -59,6 +59,10 @@ class JoinedDataset(Dataset):
         part, inner = self._locate(index)
         return part.read(inner)
 
+    def read_at_least(self, index: int, enough: tuple[int, int] | None) -> tuple[ByteArray, ByteArray | None]:
+        part, inner = self._locate(index)
+        return part.read_at_least(inner, enough)
+
     def check_files(self, index: int, *, whole: bool = False) -> None:
         part, inner = self._locate(index)
         part.check_files(inner, whole=whole)

@@ -43,6 +43,9 @@ class ImageSubset(Dataset):
     def read(self, index: int) -> tuple[ByteArray, ByteArray | None]:
         return self._dataset.read(self._position(index))
 
+    def read_at_least(self, index: int, enough: tuple[int, int] | None) -> tuple[ByteArray, ByteArray | None]:
+        return self._dataset.read_at_least(self._position(index), enough)
+
     def check_files(self, index: int, *, whole: bool = False) -> None:
         self._dataset.check_files(self._position(index), whole=whole)
 

@@ -21,12 +21,14 @@ _SIZE_STREAM = 2
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
     """One batch on one rank, before anything is loaded: ``indices`` of its samples and, in training, its ``size``
-    (height, width, or depth before both)."""
+    (height, width, or depth before both) and the ``partners`` of each sample, itself among them: the samples that it
+    may be combined with. Without them these are all that there are."""
 
     epoch: int
     indices: tuple[int, ...]
     size: tuple[int, ...] = ()
     close_mosaic: bool = False
+    partners: tuple[tuple[int, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,10 @@ class TrainPlan:
     ``multi_scale``: factors (smallest, largest) for one random size per batch, rounded to multiples of ``stride``.
     From epoch ``close_mosaic_from`` on, batches are marked as those that mosaic and mixup are off for.
 
+    ``neighborhood``: the order of an epoch is cut into runs of about so many samples, at the borders of batches and of
+    the parts of ranks where it can be; samples of one run are partners of each other, whoever loads them. So most
+    partners of a sample are in its own batch, and are loaded for that anyway.
+
     Raises:
         ValueError: for a batch size, size, rank or seed that is not possible; the message says what is.
     """
@@ -54,6 +60,7 @@ class TrainPlan:
     world_size: int = 1
     multi_scale: tuple[float, float] | None = None
     close_mosaic_from: int | None = None
+    neighborhood: int | None = None
 
     def __post_init__(self) -> None:
         require_rank(self.rank, self.world_size)
@@ -101,7 +108,28 @@ class TrainPlan:
             part = batch * self.world_size + self.rank
             start, stop = (self.num_samples * bound // num_parts for bound in (part, part + 1))
             indices = tuple(order[start:stop].tolist())
-            yield PlannedBatch(epoch, indices, self.size_of(epoch, batch), close_mosaic)
+            partners = () if close_mosaic else self._partners(order, start, stop)
+            yield PlannedBatch(epoch, indices, self.size_of(epoch, batch), close_mosaic, partners)
+
+    def _partners(self, order: IntArray, start: int, stop: int) -> tuple[tuple[int, ...], ...]:
+        """The partners of the samples at the positions ``start`` to ``stop`` of an epoch."""
+        if self.neighborhood is None:
+            return ()
+        num_runs = self._num_runs(self.neighborhood)
+        found: list[tuple[int, ...]] = []
+        while len(found) < stop - start:
+            position = start + len(found)
+            # The run that holds it: the last one that begins at or before it.
+            run = ((position + 1) * num_runs - 1) // self.num_samples
+            first, last = (self.num_samples * bound // num_runs for bound in (run, run + 1))
+            found += [tuple(order[first:last].tolist())] * (min(last, stop) - position)
+        return tuple(found)
+
+    def _num_runs(self, neighborhood: int) -> int:
+        """A multiple of the number of batches, or the other way round, so that borders fall together."""
+        if self.batch_size >= neighborhood:
+            return self.batches_per_epoch * (self.batch_size // neighborhood)
+        return max(1, self.batches_per_epoch // -(-neighborhood // self.batch_size))
 
     def size_of(self, epoch: int, batch: int) -> tuple[int, ...]:
         """The input size of a batch, the same on every rank."""

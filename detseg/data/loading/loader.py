@@ -6,6 +6,7 @@ A batch is a pure function of (seed, epoch, batch number), whatever the number o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import zip_longest
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 from detseg.data.loading.batch_plan import PlannedBatch, TrainPlan, eval_batches
@@ -16,6 +17,9 @@ from detseg.runtime.media.images import ImageError
 Batch = TypeVar("Batch")
 BadImagePolicy = Literal["fail", "skip"]
 
+_MAX_KEPT_BYTES = 2**28
+"""Pixels of images that a worker keeps while it makes a batch."""
+
 
 class Source(Protocol):
     """What the loaders need of a data set."""
@@ -24,7 +28,11 @@ class Source(Protocol):
         """The number of samples."""
 
     def load(self, index: int) -> Any:
-        """The sample of an index; raises ImageError for a file that is no usable image."""
+        """The sample of an index; raises ImageError for a file that is no usable image.
+
+        Where a pipeline has a ``needed_size``, it is called with that as second argument, see
+        :meth:`detseg.data.datasets.dataset.Dataset.load`.
+        """
 
 
 class Pipeline(Protocol):
@@ -39,9 +47,10 @@ class Pipeline(Protocol):
         epoch: int,
         size: Any,
         close_mosaic: bool = False,
+        partners: Sequence[int] | None = None,
         /,
     ) -> Any:
-        """The augmented sample ``index``, of this ``size``."""
+        """The augmented sample ``index``, of this ``size``; others are taken from ``partners``, where given."""
 
 
 class BadImagesError(ImageError):
@@ -58,6 +67,9 @@ class TrainLoader(Generic[Batch]):
 
     ``on_bad_image``: with "fail" an image that cannot be read ends the run and its path is named; with "skip" the next
     image of the data set takes its place, and more than ``max_bad_images`` different ones end the run.
+
+    ``neighborhood``: of how many samples mosaic and mixup take their partners, see :class:`TrainPlan`; None: of all.
+    ``reduced_decoding``: images are decoded no larger than the pipeline's ``needed_size`` asks for, where it has one.
 
     Raises:
         ValueError: for impossible settings, among them a data set that does not fill a batch.
@@ -82,6 +94,8 @@ class TrainLoader(Generic[Batch]):
         pin_memory: bool = False,
         on_bad_image: BadImagePolicy = "fail",
         max_bad_images: int = 10,
+        neighborhood: int | None = None,
+        reduced_decoding: bool = False,
     ) -> None:
         if on_bad_image not in get_args(BadImagePolicy):
             raise ValueError(f"on_bad_image must be one of {', '.join(get_args(BadImagePolicy))}, got {on_bad_image!r}")
@@ -95,13 +109,14 @@ class TrainLoader(Generic[Batch]):
             world_size=world_size,
             multi_scale=multi_scale,
             close_mosaic_from=None if num_epochs is None else num_epochs - close_mosaic_epochs,
+            neighborhood=neighborhood,
         )
         self.bad_images: dict[int, str] = {}
         """The images that were skipped so far: index in the data set and what was wrong, which begins with the path."""
         self.bad_images_of_epoch: dict[int, str] = {}
         """Those that were skipped since the epoch began."""
         self._max_bad_images = max_bad_images if on_bad_image == "skip" else 0
-        job = _TrainJob(dataset, pipeline, collate, seed, self._max_bad_images)
+        job = _TrainJob(dataset, pipeline, collate, seed, self._max_bad_images, reduced_decoding)
         self._pool: WorkerPool[PlannedBatch, _Loaded[Batch]] = WorkerPool(job, num_workers, pin_memory)
 
     @property
@@ -186,37 +201,63 @@ class _TrainJob(Generic[Batch]):
         collate: Callable[[list[Any]], Batch],
         seed: int,
         max_bad_images: int,
+        reduced_decoding: bool,
     ) -> None:
         self._dataset = dataset
         self._pipeline = pipeline
         self._collate = collate
         self._seed = seed
         self._max_bad_images = max_bad_images
+        self._needed_size = getattr(pipeline, "needed_size", None) if reduced_decoding else None
 
     def __call__(self, planned: PlannedBatch) -> _Loaded[Batch]:
         bad_images: dict[int, str] = {}
-
-        def load(index: int) -> Any:
-            return self._load(index, bad_images)
-
+        needed = () if self._needed_size is None else (self._needed_size(planned.size),)
+        load = _Kept(lambda index: self._load(index, needed, bad_images)) if planned.partners else None
         samples = [
             self._pipeline(
-                load, len(self._dataset), index, self._seed, planned.epoch, planned.size, planned.close_mosaic
+                load or (lambda index: self._load(index, needed, bad_images)),
+                len(self._dataset),
+                index,
+                self._seed,
+                planned.epoch,
+                planned.size,
+                planned.close_mosaic,
+                *([partners] if planned.partners else []),
             )
-            for index in planned.indices
+            for index, partners in zip_longest(planned.indices, planned.partners)
         ]
         return _Loaded(self._collate(samples), bad_images)
 
-    def _load(self, index: int, bad_images: dict[int, str]) -> Any:
+    def _load(self, index: int, needed: tuple[Any, ...], bad_images: dict[int, str]) -> Any:
         if self._max_bad_images == 0:
-            return self._dataset.load(index)
+            return self._dataset.load(index, *needed)
         while True:
             try:
-                return self._dataset.load(index)
+                return self._dataset.load(index, *needed)
             except (ImageError, DatasetError) as error:
                 bad_images[index] = str(error)
                 _require_few(bad_images, min(self._max_bad_images, len(self._dataset) - 1))
             index = (index + 1) % len(self._dataset)
+
+
+class _Kept:
+    """``load`` for one batch, in which a sample may be asked for several times: up to a limit of memory it is loaded
+    once. Nothing changes a sample that was loaded."""
+
+    def __init__(self, load: Callable[[int], Any]) -> None:
+        self._load = load
+        self._kept: dict[int, Any] = {}
+        self._num_bytes = 0
+
+    def __call__(self, index: int) -> Any:
+        if index in self._kept:
+            return self._kept[index]
+        sample = self._load(index)
+        self._num_bytes += sample.image.nbytes
+        if self._num_bytes <= _MAX_KEPT_BYTES:
+            self._kept[index] = sample
+        return sample
 
 
 class _EvalJob(Generic[Batch]):

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
-from detseg.runtime.drawing.boxes import color_of
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import color_of
 from detseg.runtime.inputs.volume_geometry import orientation

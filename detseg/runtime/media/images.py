@@ -31,6 +31,9 @@ _WRITE_OPTIONS: dict[str, list[int]] = {
     ".webp": [cv2.IMWRITE_WEBP_QUALITY, 95],
 }
 
+_REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
+"""The fractions of its size at which the decoder of JPEG can work."""
+
 # What undoes each EXIF orientation (Exif 2.3, tag 0x0112).
 _UPRIGHT: dict[int, Callable[[ByteArray], ByteArray]] = {
     1: lambda image: image,
@@ -66,8 +69,28 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> ByteArray:
     return decode_image(data, path, max_pixels)
 
 
-def decode_image(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS) -> ByteArray:
-    """:func:`read_image` for the bytes of a file; ``name`` stands in the error messages."""
+def read_reduced(path: Path | str, enough: tuple[int, int]) -> tuple[ByteArray, int]:
+    """:func:`read_image`, where an image that fits into ``enough`` (height, width) would do: a JPEG is decoded at a
+    half, a quarter or an eighth of its size, as small as is still no smaller than that.
+
+    Returns:
+        The image, and the factor by which it is reduced; it divides both sides, so that every pixel is one block.
+
+    Raises:
+        ImageError: as :func:`read_image`.
+    """
+    try:
+        data = _open_checked(path, MAX_PIXELS)
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
+    header = _checked_header(io.BytesIO(data), path, MAX_PIXELS)
+    factor = _reduction(header, enough)
+    return decode_image(data, path, reduction=factor), factor
+
+
+def decode_image(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> ByteArray:
+    """:func:`read_image` for the bytes of a file; ``name`` stands in the error messages. A JPEG whose sides
+    ``reduction`` (1, 2, 4 or 8) divides is decoded at that part of its size."""
     header = _checked_header(io.BytesIO(data), name, max_pixels)
     if header.bits > 8:
         raise ImageError(
@@ -75,7 +98,7 @@ def decode_image(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS) ->
         )
     require_complete(data, header, name)
     with decoding(header.height * header.width):
-        return _decode(data, header, name)
+        return _decode(data, header, name, reduction)
 
 
 def require_complete(data: bytes, header: ImageHeader, name: Path | str) -> None:
@@ -88,9 +111,18 @@ def require_complete(data: bytes, header: ImageHeader, name: Path | str) -> None
         raise ImageError(f"{name}: truncated, the {header.format} does not reach its end in {len(data)} bytes")
 
 
-def _decode(data: bytes, header: ImageHeader, name: Path | str) -> ByteArray:
+def _reduction(header: ImageHeader, enough: tuple[int, int]) -> int:
+    """By how much the image may be reduced while it is decoded."""
+    height, width = header.upright_size
+    ratio = min(enough[0] / height, enough[1] / width)
+    fitting = [one for one in _REDUCED if one * ratio <= 1 and height % one == width % one == 0]
+    return max(fitting, default=1) if header.format == "JPEG" else 1
+
+
+def _decode(data: bytes, header: ImageHeader, name: Path | str, reduction: int) -> ByteArray:
+    flags = cv2.IMREAD_IGNORE_ORIENTATION | _REDUCED.get(reduction, cv2.IMREAD_COLOR)
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except (cv2.error, MemoryError) as error:  # no memory, or a claim that OpenCV asserts to be false
         raise ImageError(f"{name}: the {header.format} cannot be decoded: {' '.join(str(error).split())}") from error
     if bgr is None:
@@ -99,7 +131,7 @@ def _decode(data: bytes, header: ImageHeader, name: Path | str) -> ByteArray:
     # The decoder of TIFF turns the image itself, flag or not; the others leave it as stored.
     if header.format != "TIFF":
         rgb = _UPRIGHT[header.orientation](rgb)
-    if rgb.shape[:2] != header.upright_size:
+    if tuple(side * reduction for side in rgb.shape[:2]) != header.upright_size:
         raise ImageError(f"{name}: damaged, the header says {header.upright_size}, the pixels are {rgb.shape[:2]}")
     return np.ascontiguousarray(rgb)
 

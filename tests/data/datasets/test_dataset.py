@@ -9,6 +9,7 @@ import pytest
 
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.packed import PackedBuilder
+from detseg.data.datasets.subset import ImageSubset
 from detseg.data.format import match_split
 from detseg.data.source import (
     DatasetError,
@@ -183,3 +184,21 @@ def test_lines_of_a_text_file(tmp_path: Path) -> None:
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DatasetError, match=r"names\.txt: cannot be read as text"):
         read_lines(path)
+
+
+def test_an_image_that_is_shown_smaller_is_loaded_smaller(tmp_path: Path) -> None:
+    builder = PackedBuilder()
+    for index, height in enumerate((48, 48, 24)):
+        builder.add_image(index + 1, f"{index}.jpg", height, 64)
+        builder.add_object(index, (8.0, 12.0, 20.0, 4.0), 0)
+        write_image(tmp_path / f"{index}.jpg", np.full((48, 64, 3), 40, np.uint8))
+    dataset = Dataset(root=tmp_path, split="train", class_names=("a",), annotations=builder.build())
+    for one, index in ((dataset, 1), (ImageSubset(dataset, [1, 2]), 0)):
+        sample = one.load(index, (12, 16))
+        assert sample.image.shape == (12, 16, 3)
+        assert sample.boxes_xyxy.tolist() == [[2, 3, 7, 4]]
+        assert (sample.placement.scale_x, sample.placement.original_width) == (0.25, 64)
+        assert one.load(index).image.shape == (48, 64, 3)
+        # What is annotated as half as high is not taken for a reduced image.
+        with pytest.raises(ImageError, match=r"2\.jpg: 64x48 pixels, .* but its annotations are for 64x24"):
+            one.load(index + 1, (24, 32))

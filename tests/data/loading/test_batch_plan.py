@@ -127,3 +127,46 @@ def test_impossible_evaluation_is_refused() -> None:
         eval_batches(4, 0)
     with pytest.raises(ValueError, match="rank must be"):
         eval_batches(4, 1, rank=1)
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "batch_size", "neighborhood", "sizes"),
+    [
+        (64, 16, 16, {16}),
+        (64, 32, 16, {16}),
+        (100, 16, 16, {14, 15}),
+        # Batches of 4: as many of them as make 16.
+        (64, 4, 16, {16}),
+        (90, 4, 16, {18}),
+        (9, 4, 16, {9}),
+        (22, 4, None, {0}),
+    ],
+)
+def test_partners_are_of_one_neighborhood(
+    num_samples: int, batch_size: int, neighborhood: int | None, sizes: set[int]
+) -> None:
+    made = plan(num_samples=num_samples, batch_size=batch_size, neighborhood=neighborhood)
+    partners_of = {}
+    for batch in made.epoch(2):
+        partners = batch.partners or [()] * len(batch.indices)
+        partners_of |= dict(zip(batch.indices, partners, strict=True))
+    assert {len(partners) for partners in partners_of.values()} == sizes
+    if neighborhood is None:
+        return
+    runs = set(partners_of.values())
+    assert sorted(index for run in runs for index in run) == list(range(num_samples))
+    assert all(index in partners for index, partners in partners_of.items())
+    for batch in made.epoch(2) if batch_size >= neighborhood else ():
+        assert {index for run in batch.partners for index in run} == set(batch.indices), "nothing else is loaded"
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_partners_do_not_depend_on_the_rank_nor_on_where_an_epoch_goes_on(world_size: int) -> None:
+    settings = {"num_samples": 200, "batch_size": 32, "neighborhood": 16}
+    whole = list(plan(**settings).epoch(1))
+    ranks = [list(plan(**settings, rank=rank, world_size=world_size).epoch(1)) for rank in range(world_size)]
+    for step, batch in enumerate(whole):
+        assert tuple(one for rank in ranks for one in rank[step].partners) == batch.partners
+    assert list(plan(**settings).epoch(1, 3)) == whole[3:]
+    closed = plan(**settings, close_mosaic_from=1)
+    assert [batch.partners for batch in closed.epoch(1)] == [()] * len(whole)

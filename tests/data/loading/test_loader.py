@@ -139,6 +139,46 @@ def test_ranks_together_give_the_batches_of_one_process(train_loader: MakeLoader
         assert torch.equal(torch.cat([part.boxes_xyxy for part in parts]), batch.boxes_xyxy)
 
 
+class Counted(Pictures):
+    """The same, which counts how often each is asked for, and remembers what size would be enough."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.asked: list[tuple[int, ...]] = []
+
+    def load(self, index: int, *enough: Any) -> Sample:
+        self.asked.append((index, *enough))
+        return super().load(index)
+
+
+def test_partners_from_the_neighborhood_are_loaded_once(train_loader: MakeLoader) -> None:
+    near, far = Counted(32), Counted(32)
+    config = AugmentConfig(mixup=1)
+    list(train_loader(near, config, batch_size=16, neighborhood=16).epoch(0))
+    list(train_loader(far, config, batch_size=16).epoch(0))
+    assert sorted(near.asked) == [(index,) for index in range(32)]
+    assert len(far.asked) == 8 * 32
+
+
+@pytest.mark.parametrize("batch_size", [4, 8])
+def test_neighborhoods_keep_what_holds_for_batches(train_loader: MakeLoader, batch_size: int) -> None:
+    settings = {"batch_size": batch_size, "neighborhood": 8, "config": AugmentConfig(mixup=0.5)}
+    expected = digests(train_loader(**settings), 0)
+    assert digests(train_loader(**settings, num_workers=2), 0) == expected
+    assert digests(train_loader(**settings), 0, start_batch=1) == expected[1:]
+    whole = list(train_loader(**settings).epoch(0))
+    ranks = [list(train_loader(**settings, rank=rank, world_size=2).epoch(0)) for rank in range(2)]
+    for step, batch in enumerate(whole):
+        assert torch.equal(torch.cat([rank[step].images for rank in ranks]), batch.images)
+
+
+def test_images_are_asked_for_as_large_as_they_are_shown(train_loader: MakeLoader) -> None:
+    pictures = Counted(8)
+    config = AugmentConfig(mosaic=0, scale=(0.5, 1.25), fit=(40, 80))
+    list(train_loader(pictures, config, reduced_decoding=True).epoch(0))
+    assert {asked[1] for asked in pictures.asked} == {(50, 100)}
+
+
 def test_mosaic_ends_with_the_last_epochs(train_loader: MakeLoader) -> None:
     config = AugmentConfig(translate=0, scale=(1.0, 1.0), flip_horizontal=0)
     plain = train_loader(config=AugmentConfig(mosaic=0, translate=0, scale=(1.0, 1.0), flip_horizontal=0))

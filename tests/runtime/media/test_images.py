@@ -13,7 +13,15 @@ import cv2
 import numpy as np
 import pytest
 
-from detseg.runtime.media.images import ImageError, decode_image, image_size, read_image, write_image, write_mask
+from detseg.runtime.media.images import (
+    ImageError,
+    decode_image,
+    image_size,
+    read_image,
+    read_reduced,
+    write_image,
+    write_mask,
+)
 
 
 def encode(suffix: str, rgb: np.ndarray, *options: int) -> bytes:
@@ -440,3 +448,46 @@ def test_pipes_and_devices_are_not_waited_for(tmp_path: Path) -> None:
     for read in (read_image, image_size):
         with pytest.raises(ImageError, match=r"a\.png: cannot be read: not a regular file"):
             read(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("size", "enough", "factor"),
+    [
+        ((64, 96), (8, 12), 8),
+        ((64, 96), (9, 12), 8),
+        ((64, 96), (9, 13), 4),
+        ((64, 96), (32, 48), 2),
+        ((64, 96), (33, 49), 1),
+        ((64, 96), (200, 300), 1),
+        # Only where every pixel is a whole block.
+        ((60, 100), (4, 4), 4),
+        ((62, 100), (4, 4), 2),
+        ((63, 100), (4, 4), 1),
+    ],
+)
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_is_decoded_no_larger_than_needed(
+    tmp_path: Path, size: tuple[int, int], enough: tuple[int, int], factor: int, orientation: int
+) -> None:
+    smooth = cv2.GaussianBlur(noise(*size), (0, 0), 12)
+    path = tmp_path / "a.jpg"
+    path.write_bytes(jpeg(smooth, orientation))
+    if orientation == 6:
+        enough = enough[::-1]
+    reduced, found = read_reduced(path, enough)
+    assert found == factor
+    whole = read_image(path)
+    assert reduced.shape == (whole.shape[0] // factor, whole.shape[1] // factor, 3)
+    blocks = whole.reshape(reduced.shape[0], factor, reduced.shape[1], factor, 3).mean(axis=(1, 3))
+    assert np.abs(blocks - reduced).max() < 6
+    assert np.abs(blocks - reduced).mean() < 1
+
+
+def test_other_formats_are_decoded_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    write_image(path, noise(64, 64))
+    image, factor = read_reduced(path, (8, 8))
+    assert factor == 1
+    assert (image == noise(64, 64)).all()
+    with pytest.raises(ImageError, match=r"none\.jpg: cannot be read"):
+        read_reduced(tmp_path / "none.jpg", (8, 8))
