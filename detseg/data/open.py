@@ -15,6 +15,7 @@ from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.joined import JoinedDataset
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.format import DatasetFormat
+from detseg.data.nearest import describe_nearest
 from detseg.data.parsing import show
 from detseg.data.source import DatasetError, Source, find_existing, relative_candidates
 from detseg.files import read_text
@@ -100,7 +101,10 @@ def find_format(source: Source, wanted: str | None = None, truth: Truth | None =
     if chosen is None:
         fitting = [name for name in DATASETS if load_format(name).splits(source)]
         if not fitting:
-            raise DatasetError(f"{source.name}: no data set in a known layout; looked for {_layouts(list(DATASETS))}")
+            nearest = describe_nearest(source.root, _formats_of) if source.yaml_path is None else ""
+            advice = f"; {nearest}" if nearest else ""
+            message = f"no data set in a known layout{advice}; looked for {_layouts(list(DATASETS))}"
+            raise DatasetError(f"{source.name}: {message}")
         if len(fitting) > 1:
             fitting = [name for name in fitting if truth in (None, *load_format(name).truths)] or fitting
         if len(fitting) > 1:
@@ -111,6 +115,15 @@ def find_format(source: Source, wanted: str | None = None, truth: Truth | None =
     if not load_format(chosen).splits(source):
         raise DatasetError(f"{source.name}: no {chosen} data set; looked for {_layouts([chosen])}")
     return chosen
+
+
+def _formats_of(folder: Path) -> list[str]:
+    """The formats whose layout ``folder`` has; none where what describes it cannot be read."""
+    try:
+        source = find_source(folder)
+        return [name for name in DATASETS if load_format(name).splits(source)]
+    except DatasetError:
+        return []
 
 
 def load_format(name: str) -> DatasetFormat:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from detseg.data.division import ALL
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.coco_cache import open_columns
 from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns
@@ -28,6 +29,7 @@ MAX_JSON_BYTES = 8 * 2**30
 _NUM_TRIED = 1000
 """Images that are looked for to find the folder of all."""
 _PREFIX = "instances_"
+_LABEL_STUDIO = "result.json"
 _ROBOFLOW = "_annotations.coco.json"
 _SETTINGS = {"format", "path"}
 _TABLES = ("categories", "images", "annotations")
@@ -41,6 +43,7 @@ class CocoFormat(DatasetFormat):
     layouts = (
         "annotations/instances_SPLIT.json with images in SPLIT/, images/SPLIT/, images/ or the folder itself",
         "SPLIT/_annotations.coco.json beside its images",
+        "result.json with images in images/, as Label Studio exports it: the split all",
         "a YAML with `format: coco`, `path:` and per split `SPLIT: {images: FOLDER, annotations: FILE}`",
     )
 
@@ -52,7 +55,9 @@ class CocoFormat(DatasetFormat):
             return tuple(key for key, value in named if isinstance(value, Mapping) and "annotations" in value)
         official = (path.stem.removeprefix(_PREFIX) for path in source.root.glob(f"annotations/{_PREFIX}*.json"))
         exported = (path.parent.name for path in source.root.glob(f"*/{_ROBOFLOW}"))
-        return tuple(sorted({*official, *exported}))
+        found = tuple(sorted({*official, *exported}))
+        is_undivided = (source.root / _LABEL_STUDIO).is_file() and (source.root / "images").is_dir()
+        return found or ((ALL,) if is_undivided else ())
 
     def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
         if source.yaml_path is not None:
@@ -60,6 +65,9 @@ class CocoFormat(DatasetFormat):
         exported = source.root / split / _ROBOFLOW
         if exported.is_file():
             return coco_records(exported, [exported.parent], split, source.root, truth)
+        if split == ALL and (source.root / _LABEL_STUDIO).is_file():
+            folders = [source.root, source.root / "images"]
+            return coco_records(source.root / _LABEL_STUDIO, folders, split, None, truth)
         plain = split.rstrip("0123456789").rstrip("_") or split
         folders = [source.root / name for name in (split, f"images/{split}", plain, f"images/{plain}", "images", "")]
         path = source.root / "annotations" / f"{_PREFIX}{split}.json"

@@ -14,6 +14,7 @@ from typing import Any, TypeGuard
 from detseg.data.datasets.label_mapping import MAX_CLASSES, LabelMapping, pack_color
 from detseg.data.datasets.mask_file import MASK_SUFFIXES
 from detseg.data.format import DatasetFormat
+from detseg.data.formats.mask_tables import read_color_table
 from detseg.data.mask_records import MaskRecords
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import (
@@ -35,6 +36,8 @@ _MEANINGS = ("names", "void", "colors", "tolerance", "threshold")
 _SETTINGS = ("format", "path", "mask_suffix", *_MEANINGS)
 _MASK_FOLDERS = ("masks", "labels", "annotations")
 """How folders of masks are called, beside or around those called ``images``."""
+_MASK_ENDINGS = ("_labels", "_masks", "annot")
+"""What is added to the name of a folder of images for that of their masks, as in copies of CamVid."""
 _VOC_IMAGES, _VOC_MASKS, _VOC_LISTS = "JPEGImages", "SegmentationClass", "ImageSets/Segmentation"
 _CLASS_FILE = "classes.txt"
 
@@ -45,8 +48,9 @@ class MasksFormat(DatasetFormat):
     truths = ("masks",)
     layouts = (
         (
-            "SPLIT/images/ and SPLIT/masks/, or images/SPLIT/ and masks/SPLIT/ (or labels, annotations), with the "
-            "class names in classes.txt"
+            "SPLIT/images/ and SPLIT/masks/, or images/SPLIT/ and masks/SPLIT/ (or labels, annotations), or SPLIT/ and "
+            "SPLIT_labels/ (_masks, annot), with the class names in classes.txt, or with their colors in labelmap.txt "
+            "or class_dict.csv"
         ),
         "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/SPLIT.txt, with the class names in classes.txt",
         (
@@ -99,7 +103,9 @@ class MasksFormat(DatasetFormat):
         contents, settings = super().write_splits(new, folder)
         stated = {key: new.source.settings[key] for key in _MEANINGS if new.source.settings.get(key) is not None}
         if "names" not in stated:
-            stated["names"] = list(read_class_file(new.source.data_root() / _CLASS_FILE))
+            mapping = read_mapping(new.source)
+            assert mapping is not None, "names are known, or the split would have been refused"
+            stated = {**mapping.settings(), **stated}
         return contents, {**{key: value for key, value in settings.items() if key not in _MEANINGS}, **stated}
 
 
@@ -128,15 +134,17 @@ def read_mapping(source: Source) -> LabelMapping | None:
     """What the values in the masks mean, from ``names``, ``colors``, ``void``, ``tolerance`` and ``threshold`` of the
     YAML, or from classes.txt; None where there are no names. Raises DatasetError: they contradict each other."""
     where = source.name
-    named = source.settings.get("names")
-    if named is None and isinstance(source.settings.get("colors"), Mapping):
-        named = list(source.settings["colors"])
+    named, colors = source.settings.get("names"), source.settings.get("colors")
+    if named is None and isinstance(colors, Mapping):
+        named = list(colors)
     if named is None:
         class_file = source.data_root() / _CLASS_FILE
-        if not class_file.is_file():
+        if class_file.is_file():
+            named = list(read_class_file(class_file))
+        elif (table := read_color_table(source.data_root())) is not None:
+            named, colors = table
+        else:
             return None
-        named = list(read_class_file(class_file))
-    colors = source.settings.get("colors")
     tolerance = source.settings.get("tolerance", 0)
     if not _is_byte(tolerance) or (tolerance and colors is None):
         allowed = "for each channel of a color, an integer from 0 to 255; class numbers have no nearest one"
@@ -230,6 +238,7 @@ def _check_keys(source: Source) -> None:
 
 def _splits_of_folder(root: Path) -> tuple[str, ...]:
     folders = {path.parent.name for path in root.glob("*/images")} | {path.name for path in root.glob("images/*")}
+    folders |= {path.name.removesuffix(ending) for ending in _MASK_ENDINGS for path in root.glob(f"*{ending}")} - {""}
     lists = {path.stem for path in root.glob(f"{_VOC_LISTS}/*.txt")}
     return tuple(sorted(name for name in folders | lists if _existing_places(root, name)))
 
@@ -237,6 +246,7 @@ def _splits_of_folder(root: Path) -> tuple[str, ...]:
 def _existing_places(root: Path, split: str) -> list[tuple[Path, Path]]:
     """Where images and masks of ``split`` are, in all layouts that are there."""
     places = [(root / split / "images", root / split / name) for name in _MASK_FOLDERS]
+    places += [(root / split, root / f"{split}{ending}") for ending in _MASK_ENDINGS]
     places += [(root / "images" / split, root / name / split) for name in _MASK_FOLDERS]
     found = [(images, masks) for images, masks in places if images.is_dir() and _holds_masks(masks)]
     listed = root / _VOC_LISTS / f"{split}.txt"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,6 +55,7 @@ class VocFormat(DatasetFormat):
     layouts = (
         "ImageSets/Main/SPLIT.txt with Annotations/*.xml and JPEGImages/; class names from classes.txt, else all XML",
         "Annotations/ and JPEGImages/, annotations/ and images/, or XML beside images, without lists: the split all",
+        "SPLIT/ with XML files beside images",
         "a YAML with `format: voc`, `path:` and optionally `names: [...]` and lists of images, `SPLIT: FILE.txt`",
     )
 
@@ -63,7 +64,7 @@ class VocFormat(DatasetFormat):
             return ()
         root = source.data_root()
         if find_folders(root) is None:
-            return ()
+            return tuple(folder.name for folder in _folders_of_splits(root))
         named = tuple(str(key) for key in source.settings if key not in _SETTINGS)
         lists = [path for path in sorted(root.glob("ImageSets/Main/*.txt")) if _lists_images(path)]
         lists = lists or sorted(root.glob("ImageSets/Segmentation/*.txt"))
@@ -71,6 +72,11 @@ class VocFormat(DatasetFormat):
 
     def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
         root = source.data_root()
+        if find_folders(root) is None:
+            names = _stated_names(source) or _names_in(
+                [path for one in _folders_of_splits(root) for path in _xml_files(one)]
+            )
+            return voc_records(root / split, None, split, names, truth, home=root)
         # Few images of the official sets have masks, and a list of their own.
         kinds = ("Segmentation", "Main") if truth == "instances" else ("Main", "Segmentation")
         lists = [root / "ImageSets" / kind / f"{split}.txt" for kind in kinds]
@@ -83,7 +89,8 @@ class VocFormat(DatasetFormat):
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
         folders = find_folders(new.source.data_root())
-        assert folders is not None, "it has been read"
+        if folders is None:
+            return super().write_splits(new, folder)
         source_of = {
             path: source
             for records in new.old
@@ -116,12 +123,27 @@ def find_folders(root: Path) -> Folders | None:
     return Folders(root, root) if any(path.stem in stems for path in _xml_files(root)) else None
 
 
+def _folders_of_splits(root: Path) -> list[Path]:
+    """The folders in ``root`` that have XML files beside images, if there is any, sorted."""
+    inside = (
+        sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name)) if root.is_dir() else []
+    )
+    return [folder for folder in inside if find_folders(folder) == Folders(folder, folder)]
+
+
+def _names_in(files: Sequence[Path]) -> tuple[str, ...]:
+    """The names of the objects in XML files, sorted; what cannot be read has none."""
+    found = {name for path in files for name in _Annotation(path).class_names()}
+    return check_class_names(sorted(found), "the names of the objects in all XML files")
+
+
 def voc_records(
     root: Path,
     list_path: Path | None,
     split: str,
     class_names: tuple[str, ...] | None = None,
     truth: Truth = "boxes",
+    home: Path | None = None,
 ) -> BoxRecords:
     """The images of the data set in ``root`` that the file ``list_path`` lists, numbered from 1 in its order; without a
     list those of all XML files.
@@ -144,7 +166,7 @@ def voc_records(
     records = BoxRecords(
         split,
         root=images.folder,
-        home=root,
+        home=home or root,
         class_names=class_names,
         image_folders=(images.folder,),
         entry="object",

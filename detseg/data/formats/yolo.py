@@ -39,6 +39,8 @@ _SPLITS = ("train", "val", "valid", "validation", "test")
 _UNLABELED = "test"
 """The split that may be without labels: it is often kept back."""
 _CLASS_FILES = ("classes.txt", "obj.names")
+_DARKNET = "obj_train_data"
+"""The folder in which CVAT lays images with their labels, in its YOLO 1.1."""
 
 
 class YoloFormat(DatasetFormat):
@@ -47,7 +49,11 @@ class YoloFormat(DatasetFormat):
     layouts = (
         "a YAML with `names:`, `path:` and per split (train, val, test) a folder of images, a .txt list, or several",
         "images/SPLIT/ and labels/SPLIT/ with the class names in classes.txt",
-        "images/ and labels/, or labels beside images, with the class names in classes.txt: the split all",
+        "SPLIT/images/ and SPLIT/labels/ with the class names in classes.txt",
+        (
+            "images/ and labels/, or labels beside images, here or in obj_train_data/, with the class names in "
+            "classes.txt or obj.names: the split all"
+        ),
     )
 
     truths = ("boxes", "instances")
@@ -61,6 +67,10 @@ class YoloFormat(DatasetFormat):
             names = sorted(folder.name for folder in images.iterdir() if folder.is_dir())
             if labeled & set(names):
                 return tuple(names)
+        if _class_file(source.root) is not None:
+            divided = sorted(path.parent.name for path in source.root.glob("*/images") if _is_split(path.parent))
+            if divided:
+                return tuple(divided)
         # Nobody has divided it yet; who has named its classes means this format.
         undivided = _class_file(source.root) is not None and _has_labels(source.root)
         return (ALL,) if undivided else ()
@@ -77,9 +87,7 @@ class YoloFormat(DatasetFormat):
             in_fractions=True,
             truth=truth,
         )
-        entries: Any = source.settings[split] if source.yaml_path is not None else f"images/{split}"
-        if source.yaml_path is None and not (source.root / "images" / split).is_dir():
-            entries = "images" if (source.root / "images").is_dir() else "."
+        entries: Any = source.settings[split] if source.yaml_path is not None else _folder_of(source.root, split)
         num_key_points = _num_key_values(source)
         images: dict[Path, None] = {}
         for entry in entries if isinstance(entries, list) else [entries]:
@@ -160,9 +168,27 @@ def _holds_images(folder: Path) -> bool:
     return next((path.suffix.lower() in IMAGE_SUFFIXES for path in folder.rglob("*") if path.is_file()), False)
 
 
+def _is_split(folder: Path) -> bool:
+    """Whether images and labels, which are no masks, lie in folders of their own in ``folder``."""
+    images, labels = folder / "images", folder / "labels"
+    return images.is_dir() and labels.is_dir() and not is_hidden(folder.name) and not _holds_images(labels)
+
+
+def _folder_of(root: Path, split: str) -> str:
+    """Where the images of ``split`` are, from ``root``."""
+    if split != ALL:
+        return f"images/{split}" if (root / "images" / split).is_dir() else f"{split}/images"
+    for name in (f"images/{ALL}", "images", _DARKNET):
+        if (root / name).is_dir():
+            return name
+    return "."
+
+
 def _has_labels(root: Path) -> bool:
     """Whether images lie in the folder with labels beside them, or in ``images`` with labels in ``labels``."""
     folder, labels = (root / "images", root / "labels") if (root / "images").is_dir() else (root, root)
+    if (root / _DARKNET).is_dir() and folder == root:
+        folder = labels = root / _DARKNET
     if not labels.is_dir():
         return False
     stems = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
@@ -194,6 +220,10 @@ def _members(records: BoxRecords, place: Path) -> list[Path]:
     members = []
     for line in read_lines(place):
         places = relative_candidates(line, place.parent)
+        # CVAT writes `data/images/...` into a list that lies beside the folder images.
+        _, _, inner = line.partition("/")
+        if inner and not line.startswith((".", "/")):
+            places.append(place.parent / inner)
         found = next((path for path in places if exists(path)), None)
         if found is None:
             records.deny(place, f"image not found; tried {', '.join(map(str, places))}")
