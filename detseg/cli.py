@@ -1,4 +1,4 @@
-"""The command line: eleven verbs over one contract. Each verb imports what it needs when it is used."""
+"""The command line: twelve verbs over one contract. Each verb imports what it needs when it is used."""
 
 from __future__ import annotations
 
@@ -193,6 +193,14 @@ def _evaluate(options: argparse.Namespace) -> int:
     )
 
 
+def _compare(options: argparse.Namespace) -> int:
+    from detseg.engine.compare import compare_command
+
+    return compare_command(
+        options.runs, options.output, options.json, options.samples, options.seed, overwrite=options.overwrite
+    )
+
+
 def _predict(options: argparse.Namespace) -> int:
     from detseg.api.models import load
     from detseg.runtime.colors import read_palette
@@ -322,6 +330,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "configs": _configs,
     "train": _train,
     "eval": _evaluate,
+    "compare": _compare,
     "predict": _predict,
     "serve": _serve,
     "colors": _colors,

@@ -99,6 +99,13 @@ def make_parser() -> argparse.ArgumentParser:
     _add_postprocess(evaluate)
     _add_foreign(evaluate)
 
+    compare = verbs.add_parser("compare", help="compare evaluations, with intervals of confidence")
+    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders that eval -o or train wrote")
+    compare.add_argument("-o", "--output", type=Path, metavar="FILE.html", help="write a page")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file")
+    compare.add_argument("--samples", type=_count, default=1000, metavar="N", help="of the bootstrap (default 1000)")
+    compare.add_argument("--seed", type=int, default=0)
+    _add_overwrite(compare)
     _add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
     serve = add_serve(verbs.add_parser("serve", help="answer requests for predictions over HTTP"))
     _add_postprocess(serve)

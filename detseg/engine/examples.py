@@ -19,6 +19,7 @@ from detseg.evaluation.base import Evaluator
 from detseg.evaluation.errors import Outcome
 from detseg.evaluation.explore import BoxCounts
 from detseg.evaluation.hardest import Candidate, encode_jpeg
+from detseg.evaluation.per_image import ImageTable
 from detseg.files import atomic_path
 from detseg.runtime.media.images import write_image
 from detseg.runtime.media.volume_files import volume_stem
@@ -103,6 +104,7 @@ class Examples:
             self._everyones_counts(group, device),
             tuple(every) if self._full else fit_browsed(every, BROWSED_BYTES),
             tuple(self._dataset.class_names),
+            self._everyones_table(group, device),
         )
         if self._folder is not None and group.is_main:
             self._write(pictures.hardest, self._folder / HARDEST_NAME)
@@ -114,6 +116,13 @@ class Examples:
             return None
         parts = [getattr(own, one.name)[None] for one in fields(own)]
         return BoxCounts(*(np.concatenate(group.gather(part, device)).sum(axis=0) for part in parts))
+
+    def _everyones_table(self, group: Group, device: torch.device) -> ImageTable:
+        own = self._hardest.table(self._name)
+        if group.world_size == 1:
+            return own
+        parts = group.gather_json([[name, entry] for name, entry in own.images.items()], device)
+        return replace(own, images=dict(sorted((name, entry) for part in parts for name, entry in part)))
 
     def _name(self, index: int) -> str:
         return f"{index:06d}_{volume_stem(self._dataset.path(index))}"

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.browse import SHOWN_BYTES, fitted
+from detseg.engine.browse import SHOWN_BYTES, Browsed, fitted
 from detseg.engine.pictures import Picture, Pictures
 
 
@@ -54,9 +54,38 @@ def _browsed(pictures: Pictures) -> list[dict[str, Any]]:
                 for what, jpeg in one.layers.items()
             },
             **one.record,
+            **_slices(one),
         }
         for one in pictures.browsed
     ]
+
+
+def _slices(one: Browsed) -> dict[str, list[str]]:
+    """The layers that are slices of one thing, to be seen in turn."""
+    names = [what for what in one.layers if what.startswith("slice ")]
+    return {"slices": names} if names else {}
+
+
+def case_table(pictures: Pictures) -> str:
+    """Of masks and volumes how well each fits, with a link to it."""
+    rows = [
+        f'<tr><th scope="row"><a href="#picture-{number}">{escape(one.name)}</a></th>'
+        f"<td>{1 - one.record['difficulty'] / 1000:.3f}</td><td>{escape(one.record['caption'])}</td></tr>"
+        for number, one in enumerate(pictures.browsed)
+        if "difficulty" in one.record
+    ]
+    if not rows:
+        return ""
+    body = "\n".join(rows)
+    return f"""<div class="wide low" tabindex="0" role="region" aria-label="How well each fits">
+<table class="sortable">
+<caption class="faint">How well each fits by itself: the mean of the classes that it holds</caption>
+<thead><tr><th scope="col">case</th><th scope="col">mean</th><th scope="col">in words</th></tr></thead>
+<tbody>
+{body}
+</tbody>
+</table>
+</div>"""
 
 
 def filter_bar(pictures: Pictures, class_names: Sequence[str]) -> str:
@@ -113,7 +142,7 @@ def gallery(pictures: Pictures) -> str:
     if pictures.browsed:
         layers = list(pictures.browsed[0].layers)
         has_boxes = "found" in pictures.browsed[0].record
-        choices = ["both", "truth", "prediction"] if has_boxes else (["both", *layers] if len(layers) > 1 else [])
+        choices = ["both", "truth", "prediction"] if has_boxes else (["both", *layers] if "truth" in layers else [])
         options = "".join(
             f'<option value="{escape(name)}">{"truth and prediction" if name == "both" else escape(name)}</option>'
             for name in choices

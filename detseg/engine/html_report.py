@@ -9,7 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.html_pictures import counts_table, data_block, filter_bar, gallery, hash_of, script
+from detseg.engine.html_pictures import case_table, counts_table, data_block, filter_bar, gallery, hash_of, script
 from detseg.engine.html_style import STYLE
 from detseg.engine.pictures import Pictures
 from detseg.evaluation.report import MEANING, by_class
@@ -63,24 +63,39 @@ def is_html_report(path: Path) -> bool:
 def render(report: Report) -> str:
     """The page as HTML. Every text in it is escaped: names of classes and files may hold anything."""
     pictures, class_names = report.pictures, report.class_names
-    # The browser may load nothing, and run nothing but this very script.
-    policy = f"default-src 'none'; img-src data:; style-src {hash_of(STYLE)}; script-src {hash_of(script())}"
     sections = [
         ("numbers", "Numbers", _numbers(report.metrics)),
         ("classes", "Classes", _class_table(report.metrics, report.classes_without_truth)),
         ("at-confidence", "At a confidence", counts_table(pictures, class_names)),
         ("errors", "Errors", _error_table(report) if pictures.tally else ""),
         ("charts", "Curves and confusion", _charts(report.charts)),
-        ("cases", "Cases, worst first", _case_table(report)),
+        ("cases", "Cases, worst first", f"{case_table(pictures)}\n{_case_table(report)}".strip()),
         ("pictures", "Pictures", gallery(pictures)),
         ("settings", "Settings", _settings(report.settings)),
     ]
+    return page(report.title, _subject(report.settings), sections, pictures, class_names)
+
+
+def page(
+    title: str,
+    subject: str,
+    sections: Sequence[tuple[str, str, str]],
+    pictures: Pictures | None = None,
+    class_names: Sequence[str] = (),
+) -> str:
+    """A page of ``sections``: an anchor, a heading and HTML each, left out where that is empty. ``title`` and
+    ``subject`` are text."""
+    pictures = pictures or Pictures()
     shown = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{anchor}">{heading}</a>' for anchor, heading, _ in shown)
+    links = "".join(f'<a href="#{anchor}">{escape(heading)}</a>' for anchor, heading, _ in shown)
     body = "\n".join(
-        f'<section id="{anchor}">\n<h2>{heading}</h2>\n{content}\n</section>' for anchor, heading, content in shown
+        f'<section id="{anchor}">\n<h2>{escape(heading)}</h2>\n{content}\n</section>'
+        for anchor, heading, content in shown
     )
-    title = escape(report.title)
+    title = escape(title)
+    about = f'<p class="faint">{escape(subject)}</p>' if subject else ""
+    # The browser may load nothing, and run nothing but this very script.
+    policy = f"default-src 'none'; img-src data:; style-src {hash_of(STYLE)}; script-src {hash_of(script())}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -94,7 +109,7 @@ def render(report: Report) -> str:
 <body>
 <header>
 <h1>{title}</h1>
-{_subject(report.settings)}
+{about}
 <nav aria-label="Sections">{links}</nav>
 </header>
 <main>
@@ -113,8 +128,7 @@ def _subject(settings: Mapping[str, Mapping[str, Any]]) -> str:
     model, data = settings.get("Model", {}), settings.get("Data", {})
     parts = [model.get("file"), data.get("data set"), data.get("split"), data.get("images")]
     names = ("model", "data", "split", "images")
-    told = [f"{name} {escape(str(part))}" for name, part in zip(names, parts, strict=True) if part is not None]
-    return f'<p class="faint">{" · ".join(told)}</p>' if told else ""
+    return " · ".join(f"{name} {part}" for name, part in zip(names, parts, strict=True) if part is not None)
 
 
 def _numbers(metrics: Metrics) -> str:
@@ -132,7 +146,7 @@ def _class_table(metrics: Metrics, classes_without_truth: Sequence[str]) -> str:
     parts = []
     if class_names:
         rows = [[name, *(_number(column.get(name, -1.0)) for column in columns.values())] for name in class_names]
-        parts.append(_table(["class", *columns], rows, "Each metric by class; a dash where there is no ground truth"))
+        parts.append(table(["class", *columns], rows, "Each metric by class; a dash where there is no ground truth"))
     if classes_without_truth:
         parts.append(f"<p>No ground truth: {escape(', '.join(classes_without_truth))}.</p>")
     return "\n".join(parts)
@@ -160,7 +174,7 @@ def _error_table(report: Report) -> str:
     ]
     rows.append(["all", "", *map(str, tally.counts.sum(axis=0).tolist())])
     caption = "Boxes by what they turned out to be, at the confidence of best F1 of each class, IoU 0.5"
-    return f"<p>F1 over all objects: {tally.f1:.4f}.</p>\n{_table(header, rows, caption)}"
+    return f"<p>F1 over all objects: {tally.f1:.4f}.</p>\n{table(header, rows, caption)}"
 
 
 def _charts(charts: Sequence[Chart]) -> str:
@@ -183,7 +197,8 @@ def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def _table(header: Iterable[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+def table(header: Iterable[str], rows: Iterable[Sequence[str]], caption: str) -> str:
+    """A table as HTML that can be sorted; the first cell of a row names it. All cells are text."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "\n".join(
         f'<tr data-class="{escape(row[0])}"><th scope="row">{escape(row[0])}</th>'

@@ -26,6 +26,7 @@ section { scroll-margin-top: 5rem; }
 .numbers strong { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .numbers small { display: block; color: var(--faint); line-height: 1.3; }
 .wide { overflow-x: auto; }
+.low { max-height: 24rem; overflow-y: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; }
 th, td { padding: 0.25rem 0.7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from detseg.engine.browse import Browsed
 from detseg.evaluation.explore import BoxCounts
 from detseg.evaluation.hardest import BoxTally
+from detseg.evaluation.per_image import ImageTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,3 +32,4 @@ class Pictures:
     counts: BoxCounts | None = None
     browsed: tuple[Browsed, ...] = ()
     class_names: tuple[str, ...] = ()
+    table: ImageTable | None = None

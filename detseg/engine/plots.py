@@ -40,7 +40,9 @@ def plot_history(
 
     panels = PANELS if panels is None else panels
     position = "epoch" if any("epoch" in record for record in records) else "step"
-    curves_by_panel = {label: _curves(records, position, patterns) for label, patterns in panels.items()}
+    curves_by_panel = {
+        label: _without_twins(_curves(records, position, patterns)) for label, patterns in panels.items()
+    }
     curves_by_panel = {label: curves for label, curves in curves_by_panel.items() if curves}
     if not curves_by_panel:
         raise ValueError(f"none of the {len(records)} records holds an epoch or a step and a number to draw")
@@ -54,11 +56,20 @@ def plot_history(
         axes.set(xlabel=position, ylabel=label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color="0.93")
-        if len(curves) > 1:
-            crowded = len(curves) > _MANY_CURVES
-            axes.legend(frameon=False, fontsize="xx-small" if crowded else "small", ncols=2 if crowded else 1)
+        crowded = len(curves) > _MANY_CURVES
+        axes.legend(frameon=False, fontsize="xx-small" if crowded else "small", ncols=2 if crowded else 1)
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=150)
+
+
+def _without_twins(
+    curves: Mapping[str, tuple[list[float], list[float]]],
+) -> dict[str, tuple[list[float], list[float]]]:
+    """``curves``, each drawn once: where a loss has one part only, the part is the whole, and one name says both."""
+    names: dict[tuple[tuple[float, ...], tuple[float, ...]], list[str]] = {}
+    for name, (positions, values) in curves.items():
+        names.setdefault((tuple(positions), tuple(values)), []).append(name)
+    return {" = ".join(same): (list(positions), list(values)) for (positions, values), same in names.items()}
 
 
 def _curves(

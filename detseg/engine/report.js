@@ -183,7 +183,7 @@
   };
 
   // One picture, large.
-  const dialog = $("large");
+  const dialog = $("large") ?? make("dialog");
   let current = 0;
   const enlarge = (number) => {
     current = number;

@@ -12,6 +12,8 @@ from detseg.engine.html_report import Chart, Report, write_html
 from detseg.engine.pictures import Pictures
 from detseg.engine.plots import plot_history
 from detseg.evaluation.base import Evaluator
+from detseg.evaluation.per_image import FILE_NAME as TABLE_NAME
+from detseg.evaluation.per_image import write_table
 from detseg.evaluation.report import format_table, write_metrics_json
 from detseg.files import holds_keys
 from detseg.structures import Metrics
@@ -39,7 +41,7 @@ _HEADLINES = ("AP", "mIoU", "Dice")
 """Of the metrics of every task one of these is first."""
 
 METRICS_NAME = "metrics.json"
-FILE_NAMES = (METRICS_NAME, REPORT_NAME, "detections.json", _CASES_NAME, *_CHARTS)
+FILE_NAMES = (METRICS_NAME, TABLE_NAME, REPORT_NAME, "detections.json", _CASES_NAME, *_CHARTS)
 """All that an evaluation may write into its folder, beside pictures."""
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -56,15 +58,17 @@ def write_report(
     skipped: Sequence[str] = (),
     names: Mapping[int, str] | None = None,
 ) -> str:
-    """Write ``metrics.json``, what the evaluator has to show, and ``report.html`` with all of it to ``output``; with
-    the ``records`` of a training run also ``history.png``. ``skipped`` says which images were left out, and why;
-    ``names`` are those of the files by the ids of their images.
+    """Write ``metrics.json``, ``images.json`` for comparisons, what the evaluator has to show, and ``report.html`` with
+    all of it to ``output``; with the ``records`` of a training run also ``history.png``. ``skipped`` says which images
+    were left out, and why; ``names`` are those of the files by the ids of their images.
 
     Returns:
         The metrics as a table for the screen.
     """
     output.mkdir(parents=True, exist_ok=True)
     write_metrics(evaluator, metrics, output / METRICS_NAME, skipped)
+    if pictures is not None and pictures.table is not None:
+        write_table(output / TABLE_NAME, pictures.table)
     for name in _CHARTS:
         (output / name).unlink(missing_ok=True)  # what an earlier evaluation left would be shown as one of this
     write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, pictures, records, names))

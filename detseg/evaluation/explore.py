@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from detseg.arrays import IntArray
+from detseg.arrays import BoolArray, IntArray
 from detseg.evaluation.errors import Outcome, find_box_errors
 from detseg.structures import Detections, GroundTruth
 
@@ -46,7 +46,7 @@ def count_boxes(pictures: Iterable[tuple[Detections, GroundTruth]], num_classes:
     steps = np.zeros((2, num_classes, NUM_STEPS + 1), np.int64)
     for found, truth in pictures:
         num_objects += np.bincount(truth.labels[~truth.crowd], minlength=num_classes)
-        boxes, is_right = _judged(found, truth, num_classes)
+        boxes, is_right = judge(found, truth, num_classes)
         # The last confidence that a box reaches; scores are float32, and 0.3 must reach 0.30.
         reached = np.floor(boxes.scores.astype(np.float64) * NUM_STEPS + 1e-4).astype(np.int64)
         np.add.at(steps, ((~is_right).astype(np.int64), boxes.labels, np.clip(reached, 0, NUM_STEPS)), 1)
@@ -58,7 +58,7 @@ def picture_record(found: Detections, truth: GroundTruth, num_classes: int) -> d
     """The boxes of one picture as plain data, in whole numbers: ``truth``: rows of label, left, top, right, bottom (in
     thousandths of the picture) and whether it is a crowd; ``found``: label, the corners, the score in thousandths and
     whether it is right, the best scores first."""
-    boxes, is_right = _judged(found, truth, num_classes)
+    boxes, is_right = judge(found, truth, num_classes)
     shown = np.flatnonzero(boxes.scores >= _LEAST_SCORE)[:_MOST_BOXES]
     size = np.array([truth.width, truth.height] * 2, np.float64)
     corners = _places(boxes.boxes_xyxy[shown].astype(np.float64), size)
@@ -75,10 +75,11 @@ def picture_record(found: Detections, truth: GroundTruth, num_classes: int) -> d
     }
 
 
-def _judged(found: Detections, truth: GroundTruth, num_classes: int) -> tuple[Detections, Any]:
-    """The boxes that count, the best scores first, and which of them are right."""
+def judge(found: Detections, truth: GroundTruth, num_classes: int) -> tuple[Detections, BoolArray]:
+    """The boxes that count, the best scores first, and which of them are right at IoU 0.5, ``[D]``."""
     errors = find_box_errors(found, truth, np.zeros(num_classes))
-    return errors.found, errors.outcomes == Outcome.RIGHT
+    is_right: BoolArray = errors.outcomes == Outcome.RIGHT
+    return errors.found, is_right
 
 
 def _places(boxes_xyxy: Any, size: Any) -> Sequence[list[int]]:

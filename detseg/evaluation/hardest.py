@@ -16,6 +16,7 @@ from detseg.evaluation.base import Evaluator
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import BoxErrors, Outcome, best_confidences, find_box_errors
 from detseg.evaluation.explore import BoxCounts, count_boxes, picture_record
+from detseg.evaluation.per_image import ImageTable, boxes_entry, pixels_entry
 from detseg.runtime.drawing.errors import Mark, MarkedBox, draw_marked_boxes
 from detseg.structures import Detections, GroundTruth
 
@@ -81,6 +82,9 @@ class HardestExamples(Protocol):
     def counts(self) -> BoxCounts | None:
         """Of boxes how many are right and wrong at each confidence, over all pictures added."""
 
+    def table(self, names: Callable[[int], str]) -> ImageTable:
+        """What metrics are made of, of every picture added, by its name."""
+
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally | None]:
         """The hardest of the pictures added, those without an error left out, the hardest first; and of boxes how many
         errors of each kind all pictures added have. ``evaluator`` has seen the whole data set."""
@@ -90,7 +94,7 @@ class HardestLabels:
     """Masks and volumes, by the mean of the ``scores`` of their classes in this picture alone.
 
     A picture is drawn as soon as it is among the hardest so far, and dropped when it no longer is, so that no more than
-    ``num_pictures`` are ever kept.
+    ``num_pictures`` are ever kept. ``pools_pixels``: the metric counts the pixels of all pictures together.
     """
 
     def __init__(
@@ -100,6 +104,8 @@ class HardestLabels:
         draw: Callable[[int, Any, Any], ByteArray],
         score_name: str,
         scores: Callable[[Any, Any, Sequence[str]], dict[str, float]],
+        *,
+        pools_pixels: bool = False,
     ) -> None:
         self.measure = f"Lowest {score_name} of the picture by itself: the mean of the classes that it holds."
         self._class_names = class_names
@@ -107,11 +113,17 @@ class HardestLabels:
         self._draw = draw
         self._score_name = score_name
         self._scores = scores
+        self._pools_pixels = pools_pixels
+        self._entries: dict[int, Any] = {}
         self._hardest: list[Candidate] = []
 
     def add(self, index: int, result: Any, truth: Any) -> None:
         """See :class:`HardestExamples`."""
         scores = self._scores(result, truth, self._class_names)
+        if self._pools_pixels:
+            self._entries[index] = pixels_entry(result.labels, truth, len(self._class_names))
+        else:
+            self._entries[index] = [scores.get(name) for name in self._class_names]
         if not scores:
             return
         difficulty = 1 - sum(scores.values()) / len(scores)
@@ -135,6 +147,11 @@ class HardestLabels:
 
     def counts(self) -> None:
         """See :class:`HardestExamples`."""
+
+    def table(self, names: Callable[[int], str]) -> ImageTable:
+        """See :class:`HardestExamples`."""
+        images = {names(index): entry for index, entry in self._entries.items()}
+        return ImageTable("pixels" if self._pools_pixels else "cases", tuple(self._class_names), images)
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], None]:
         """See :class:`HardestExamples`."""
@@ -176,6 +193,12 @@ class HardestBoxes:
     def counts(self) -> BoxCounts:
         """See :class:`HardestExamples`."""
         return count_boxes(((result, truth) for _, result, truth in self._pictures), len(self._class_names))
+
+    def table(self, names: Callable[[int], str]) -> ImageTable:
+        """See :class:`HardestExamples`."""
+        num_classes = len(self._class_names)
+        images = {names(index): boxes_entry(result, truth, num_classes) for index, result, truth in self._pictures}
+        return ImageTable("boxes at IoU 0.5", tuple(self._class_names), images)
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally]:
         """See :class:`HardestExamples`."""

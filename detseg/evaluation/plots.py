@@ -19,6 +19,7 @@ _MOST_NAMED_CURVES = 10
 _MOST_ROWS_WITH_TEXTS = 21
 _MOST_ROWS_WITH_NAMES = 251
 _MOST_LARGE_BARS = 40
+_MOST_LETTERS = 32
 _DOTS_PER_INCH = 150
 
 
@@ -268,6 +269,9 @@ def _legend_entry(name: str, value: float) -> str:
 
 
 def _as_text(name: str) -> str:
+    # A longer name would take the room of what it names.
+    if len(name) > _MOST_LETTERS:
+        name = f"{name[: _MOST_LETTERS - 9]}…{name[-8:]}"
     # a dollar sign would start a formula
     return name.replace("$", r"\$")
 

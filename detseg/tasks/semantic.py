@@ -167,7 +167,8 @@ class SemanticTask(ImageTask):
 
     def hardest_examples(self, class_names: Sequence[str], count: int, data: Any) -> HardestLabels:
         """By the mean IoU of the image by itself."""
-        return HardestLabels(class_names, count, partial(compare, self.kind, data, class_names), "mIoU", mask_scores)
+        draw = partial(compare, self.kind, data, class_names)
+        return HardestLabels(class_names, count, draw, "mIoU", mask_scores, pools_pixels=True)
 
     def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
         """Input ``images`` ``[B, 3, H, W]``, output ``logits`` ``[B, C, H, W]``; height and width are no less than the

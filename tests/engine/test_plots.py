@@ -67,6 +67,19 @@ def test_each_entry_in_its_panel(tmp_path: Path, figures: list[Figure]) -> None:
     assert [axes.get_xlabel() for axes in figures[0].axes] == ["epoch"] * 3
 
 
+def test_a_single_curve_has_its_name(tmp_path: Path, figures: list[Figure]) -> None:
+    plot_history([{"epoch": 0, "Dice": 0.5}, {"epoch": 1, "Dice": 0.6}], tmp_path / "history.png")
+    legend = figures[0].axes[0].get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["Dice"]
+
+
+def test_twins_are_drawn_once_under_both_names(tmp_path: Path, figures: list[Figure]) -> None:
+    records = [{"epoch": epoch, "loss": 1.0 / (1 + epoch), "loss/dice": 1.0 / (1 + epoch)} for epoch in range(3)]
+    plot_history([*records, {"epoch": 3, "loss/other": 2.0}], tmp_path / "history.png")
+    assert [str(line.get_label()) for line in figures[0].axes[0].lines] == ["loss = loss/dice", "loss/other"]
+
+
 def test_panels_without_curves_are_left_out(tmp_path: Path, figures: list[Figure]) -> None:
     plot_history([{"step": 0, "loss": 3.0}, {"step": 100, "loss": 1.0}], tmp_path / "history.png")
     assert drawn(figures[0]) == {"loss": {"loss": ([0, 100], [3.0, 1.0])}}

@@ -57,6 +57,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
         "detections.json",
         "f1_curve.png",
         "history.png",
+        "images.json",
         "last.safetensors",
         "log.txt",
         "metrics.json",

@@ -136,6 +136,16 @@ def test_confusion_matrix(tmp_path: Path, figures: list[Figure], num_classes: in
         assert [text.get_text() for text in axes.get_yticklabels()][-2:] == [rf"\${num_classes - 1}", "background"]
 
 
+def test_long_names_leave_room_for_the_matrix(tmp_path: Path, figures: list[Figure]) -> None:
+    names = ["a class whose name says all there is to be said " * 3 + str(number) for number in range(3)]
+    plot_confusion_matrix(ConfusionMatrix(names), tmp_path / "confusion.png")
+    labels = [text.get_text() for text in figures[0].axes[0].get_yticklabels()]
+    assert labels[2] == "a class whose name says…e said 2"
+    assert len(labels[2]) <= 33
+    # The matrix has most of the picture.
+    assert figures[0].axes[0].get_position().width > 0.4
+
+
 @pytest.mark.parametrize("num_classes", [1, 21, 22, 255])
 @pytest.mark.parametrize("num_void", [0, 100])
 def test_pixel_confusion(tmp_path: Path, figures: list[Figure], num_classes: int, num_void: int) -> None:

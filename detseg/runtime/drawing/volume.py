@@ -102,6 +102,36 @@ def compare_volumes(volume: Volume, truth: LabelVolume, result: LabelVolume, cla
     return np.concatenate(rows[:-1])
 
 
+def compare_axial(
+    volume: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str], max_slices: int = 12
+) -> dict[int, ByteArray]:
+    """Axial slices, by their numbers from 1 at the bottom, each with what is true at the left and what was found at the
+    right, ``[H, W, 3]``: those that hold a labeled structure, evenly spread; of nothing labeled, of the whole scan.
+
+    Raises:
+        ValueError: the shapes differ, or a label has no name.
+    """
+    _check(volume, [truth, result], class_names)
+    scan = Scan(volume)
+    both = [scan.orient(labels.labels) for labels in (truth, result)]
+    chosen = _spread(scan, foreground(both[0]) | foreground(both[1]), max_slices)
+    scale = scan.scale((AXIAL,), *_CELL_PIXELS)
+    pairs = {}
+    for position in chosen:
+        left, right = (scan.picture(AXIAL, position, oriented, scale) for oriented in both)
+        pairs[position + 1] = np.concatenate([left, np.full((len(left), 4, 3), 255, np.uint8), right], axis=1)
+    return pairs
+
+
+def _spread(scan: Scan, region: BoolArray, max_slices: int) -> list[int]:
+    """At most so many axial slices, evenly spread over those that ``region`` reaches, or over all."""
+    holding = np.flatnonzero(region.any(axis=(0, 1)))
+    candidates = holding if len(holding) else np.arange(scan.shape[AXIAL.normal])
+    places = np.linspace(0, len(candidates) - 1, min(max_slices, len(candidates))).round().astype(int)
+    chosen: list[int] = candidates[places].tolist()
+    return chosen
+
+
 def draw_montage(volume: Volume, labels: LabelVolume, class_names: Sequence[str], max_slices: int = 24) -> ByteArray:
     """The axial slices that hold a labeled structure, from the bottom to the top, in a picture ``[H, W, 3]``.
 
@@ -116,12 +146,9 @@ def draw_montage(volume: Volume, labels: LabelVolume, class_names: Sequence[str]
     scan = Scan(volume)
     oriented = scan.orient(labels.labels)
     num_slices = scan.shape[AXIAL.normal]
-    holding = np.flatnonzero(foreground(oriented).any(axis=(0, 1)))
-    candidates = holding if len(holding) else np.arange(num_slices)
-    chosen = candidates[np.linspace(0, len(candidates) - 1, min(max_slices, len(candidates))).round().astype(int)]
     scale = scan.scale((AXIAL,), *_CELL_PIXELS)
     cells = []
-    for position in chosen.tolist():
+    for position in _spread(scan, foreground(oriented), max_slices):
         picture = scan.picture(AXIAL, position, oriented, scale)
         cells.append(_centered_under(f"{position + 1} / {num_slices}", picture))
     height, width = cells[0].shape[:2]

@@ -13,7 +13,7 @@ import numpy as np
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import Palette
-from detseg.runtime.drawing.volume import compare_volumes, draw_slices
+from detseg.runtime.drawing.volume import compare_axial, compare_volumes, draw_slices
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, resample
 from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
 from detseg.runtime.postprocess.components import clean_labels
@@ -196,6 +196,15 @@ class Volumes(Kind):
     def compare(self, image: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
         """Truth and prediction as contours on three planes."""
         return compare_volumes(image, truth, result, class_names)
+
+    def layers(
+        self, image: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]
+    ) -> dict[str, ByteArray]:
+        """Three planes, and axial slices, truth at the left of prediction."""
+        slices = compare_axial(image, truth, result, class_names)
+        return {"three planes": compare_volumes(image, truth, result, class_names)} | {
+            f"slice {number}": picture for number, picture in slices.items()
+        }
 
     def draw_sample(self, sample: VolumeSample, class_names: Sequence[str]) -> ByteArray:
         """Three planes of a patch with outlines, without letters for sides: patches may be mirrored."""

@@ -7,8 +7,8 @@ import pytest
 
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing import volume as draw_volume
-from detseg.runtime.drawing.boxes import color_of
-from detseg.runtime.drawing.volume import compare_volumes, draw_montage, draw_slices
+from detseg.runtime.drawing.palette import color_of
+from detseg.runtime.drawing.volume import compare_axial, compare_volumes, draw_montage, draw_slices
 from detseg.runtime.drawing.volume_planes import AXIAL, CORONAL, SAGITTAL
 from detseg.runtime.media.volume_files import read_label_values, read_volume
 from detseg.structures import VOID
@@ -167,6 +167,17 @@ def test_a_comparison_shows_the_same_planes_twice(monkeypatch: pytest.MonkeyPatc
     # Below there is only the color in the legend.
     assert num_pixels(upper, 1) > 500 > 200 > num_pixels(lower, 1) > 0
     assert num_pixels(lower, 2) > 300
+
+
+def test_axial_slices_have_truth_at_the_left_of_prediction() -> None:
+    found = labels_of(posterior=np.s_[4:10, 4:10, 10:14])
+    slices = compare_axial(VOLUME, BOTH, found, NAMES, max_slices=4)
+    # Labels are in the slices 4 to 9 (true) and 11 to 14 (found).
+    assert list(slices) == [4, 7, 11, 14]
+    halves = {number: np.array_split(picture, 2, axis=1) for number, picture in slices.items()}
+    assert [num_pixels(halves[number][0], 1) > 100 for number in slices] == [True, True, False, False]
+    assert [num_pixels(halves[number][1], 2) > 100 for number in slices] == [False, False, True, True]
+    assert len(compare_axial(VOLUME, EMPTY, EMPTY, NAMES, max_slices=5)) == 5
 
 
 def test_where_nothing_is_true_the_planes_go_through_what_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
