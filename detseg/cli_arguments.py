@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import get_args
 
 from detseg import __version__
 from detseg.cli_deployment import add_serve
-from detseg.structures import Truth
+
+TRUTHS = ("boxes", "instances", "masks", "volumes")
+"""Those of :mod:`detseg.structures`, which takes longer to load than a help text may."""
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -28,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("--format", help="needed only where the layout is ambiguous")
     check.add_argument(
         "--truth",
-        choices=get_args(Truth),
+        choices=TRUTHS,
         help="what is to be learned, where a data set has several; for instances, all outlines must be there",
     )
     check.add_argument("--fast", action="store_true", help="read the headers of the pictures only")

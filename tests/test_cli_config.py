@@ -26,7 +26,10 @@ def test_without_a_key_all_are_printed(capsys: pytest.CaptureFixture[str]) -> No
         ("train.optimizer", ["train.optimizer.momentum", "adamw", "(sgd, adam, adamw, rmsprop)"]),
         ("train.optimizer.name", ["allowed  sgd, adam, adamw, rmsprop", "default  adamw"]),
         ("augment.mosaic", ["(where augment: image)", "default  1.0"]),
-        ("task", ["allowed  detection, semantic, volume", "default  none, it must", "task.surface_tolerance_mm"]),
+        (
+            "task",
+            ["allowed  detection, instance, semantic, volume", "default  none, it must", "task.surface_tolerance_mm"],
+        ),
         ("task.loss", ["(where task: detection)", "allowed  tal, simota", "(where task: volume)", "task.loss.radius"]),
         ("task.loss.name", ["allowed  tal, simota"]),
         ("model", ["model: letnet", "(no settings)"]),

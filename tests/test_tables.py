@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from detseg.augment import AUGMENTS
+from detseg.cli_arguments import TRUTHS
 from detseg.config import from_dict, load_entry
 from detseg.data import DATASETS
 from detseg.data.format import DatasetFormat
@@ -35,6 +36,7 @@ from detseg.runtime.foreign.options import LayoutName
 from detseg.runtime.kinds import KINDS, load_kind
 from detseg.runtime.kinds.base import Kind, Metadata
 from detseg.runtime.postprocess.config import PostprocessConfig
+from detseg.structures import Truth
 from detseg.tasks import TASKS
 from detseg.tasks.base import Criterion, Task, TaskConfig
 
@@ -211,3 +213,8 @@ def test_what_breaks_a_promise_is_found() -> None:
         require_callable(Forgetful().collate, Criterion.collate)
     with pytest.raises(AssertionError):
         require(object(), ModelConfig)
+
+
+def test_the_command_line_names_every_truth() -> None:
+    assert get_args(Truth) == TRUTHS
+    assert set(TRUTHS) == set(KINDS)

@@ -158,7 +158,7 @@ def _case_table(report: Report) -> str:
     header, *rows = report.cases
     left = report.num_cases - len(rows)
     caption = "Each class in each volume, by its Dice" + (f"; {left} better ones are in cases.csv" if left else "")
-    return _table(header, rows, caption)
+    return table(header, rows, caption)
 
 
 def _error_table(report: Report) -> str:
