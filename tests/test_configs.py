@@ -18,6 +18,7 @@ NUM_CLASSES = {
     "shapes": 4,
     "vnet": 3,
     "vnet_s": 3,
+    "vnet_res_s": 3,
     "vnet_hippocampus": 3,
     "blobs": 3,
 }
@@ -43,6 +44,7 @@ NUM_PARAMETERS = {
     "letnet_cityscapes": 951_216,
     "vnet": 65_179_043,
     "vnet_s": 2_491_587,
+    "vnet_res_s": 2_492_163,
     "vnet_hippocampus": 2_491_587,
 }
 

@@ -43,6 +43,9 @@ class VNetConfig:
     """No level is wider on the way down; null: no limit."""
     num_convolutions: tuple[int, ...] = (1, 2, 3, 3, 3)
     """Convolutions of each level on the way down; their number is the number of levels."""
+    num_blocks: tuple[int, ...] | None = None
+    """Residual stages of each level on the way down, each with its convolutions; null: one. More of them make a
+    residual encoder, which is heavier than its decoder (Isensee et al., MICCAI 2024)."""
     num_up_convolutions: tuple[int, ...] | None = None
     """Convolutions of each level but the coarsest on the way up, the finest first; null: as on the way down."""
     kernel_size: int = 5
@@ -75,6 +78,8 @@ class VNetConfig:
                 f"num_up_convolutions must be {num_levels - 1} positive numbers, one for each level but the coarsest; "
                 f"got {up}"
             )
+        if self.num_blocks is not None and (len(self.num_blocks) != num_levels or min(self.num_blocks) < 1):
+            raise ValueError(f"num_blocks must be {num_levels} positive numbers, one per level; got {self.num_blocks}")
         if self.in_channels < 1 or self.width < 1:
             raise ValueError(f"width and in_channels must be positive; got {self.width} and {self.in_channels}")
         if self.max_width is not None and self.max_width < self.width:
@@ -168,6 +173,12 @@ class VNet(nn.Module):
 
         self.stem = ResidualStage(config.in_channels, config.width, config.num_convolutions[0], first)
         self.downs, self.ups = nn.ModuleList(), nn.ModuleList()
+        blocks = config.num_blocks or (1,) * num_levels
+        # Beside the stages, so that weights without further blocks keep their names.
+        self.more_blocks = nn.ModuleList(
+            nn.Sequential(*(ResidualStage(width, width, count, settings) for _ in range(more - 1)))
+            for width, count, more in zip(widths, config.num_convolutions, blocks, strict=True)
+        )
         for level in range(1, num_levels):
             dropout = config.dropout if level >= num_levels - 2 else 0.0
             num_convolutions = config.num_convolutions[level]
@@ -210,11 +221,11 @@ class VNet(nn.Module):
         if x.device.type == "cpu":
             # Channels beside each other in memory: convolutions need not rearrange their inputs and outputs.
             x = x.to(memory_format=torch.channels_last_3d)
-        x = self.stem(x)
+        x = self.more_blocks[0](self.stem(x))
         skips = []
-        for down in self.downs:
+        for down, more in zip(self.downs, self.more_blocks[1:], strict=True):
             skips.append(x)
-            x = down(x)
+            x = more(down(x))
         supervised = []
         for up in self.ups:
             x = up(x, skips.pop())

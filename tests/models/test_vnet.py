@@ -91,6 +91,10 @@ class TestInstanceNorm(VolumeTester):
                 assert bool((parameter.grad != 0).any()), name
 
 
+class TestResidualEncoder(VolumeTester):
+    config = dataclasses.replace(TINY, num_blocks=(1, 2, 2), num_up_convolutions=(1, 1))
+
+
 class TestNoNorm(VolumeTester):
     config = dataclasses.replace(TINY, norm="none", max_width=6, num_up_convolutions=(2, 1))
 
@@ -345,3 +349,37 @@ def test_any_number_of_channels_goes_with_any_width(in_channels: int, width: int
         found = model.stem(images)
     expected = images[:, torch.arange(width) % in_channels]
     assert torch.equal(found, expected)
+
+
+def test_more_blocks_make_a_residual_encoder() -> None:
+    """Each block adds what its convolutions make of its input to that; a model without them is what it was."""
+    settings = {"width": 4, "num_convolutions": (1, 2, 1), "kernel_size": 3, "norm": "instance"}
+    torch.manual_seed(0)
+    plain = VNetConfig(**settings).build(2).eval()
+    heavy = VNetConfig(**settings, num_blocks=(1, 3, 2), num_up_convolutions=(1, 1)).build(2).eval()
+    assert not [name for name in plain.state_dict() if "more_blocks" in name]
+    # Two more blocks of two convolutions at level 1, one of one at level 2.
+    convolutions = [name for name in heavy.state_dict() if "more_blocks" in name and name.endswith("conv.weight")]
+    assert [name.split(".")[1] for name in convolutions] == ["1"] * 4 + ["2"]
+    images = torch.rand(1, 1, 16, 16, 16)
+    assert heavy(images).shape == (1, 2, 16, 16, 16)
+    heavy.train()
+    heavy(images).square().mean().backward()
+    assert all(
+        parameter.grad is not None and parameter.grad.any()
+        for name, parameter in heavy.named_parameters()
+        if name in convolutions
+    )
+    # A block whose last convolution gives nothing passes on what it got, through its activation.
+    block = heavy.more_blocks[1][0]
+    with torch.no_grad():
+        block.convs[-1].norm.weight.zero_()
+        block.convs[-1].norm.bias.zero_()
+        x = torch.rand(1, 8, 8, 8, 8)
+        assert torch.equal(block(x), block.act(x))
+
+
+@pytest.mark.parametrize("num_blocks", [(1, 2), (1, 2, 0), (1, 1, 1, 1)])
+def test_blocks_that_fit_no_levels(num_blocks: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"num_blocks must be 3 positive numbers, one per level; got"):
+        VNetConfig(num_convolutions=(1, 1, 1), num_blocks=num_blocks)
