@@ -22,8 +22,12 @@ BROWSED_BYTES = 2_900_000
 """Of all pictures to browse together, as they stand on a page, which so stays below 5 MB."""
 SHOWN_BYTES = 1_100_000
 """Of the hardest pictures."""
+SLICE = "slice "
+"""How the names of layers begin that are slices of one thing, to be seen in turn."""
 _FIRST_SIDE, _SIDE_IN_FULL = 960, 1600
 _LEAST_SIDE = 48
+_NUM_WITH_SLICES = 12
+"""Of volumes so many, the hardest, have slices; those of all would leave little room for each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +64,16 @@ def fitted(jpegs: Sequence[bytes], num_bytes: int) -> list[bytes]:
 
 def fit_browsed(pictures: Sequence[Browsed], num_bytes: int) -> tuple[Browsed, ...]:
     """The pictures, as small as they must be; see :func:`fitted`."""
+    by_difficulty = sorted(pictures, key=lambda one: -one.record.get("difficulty", 0))
+    sliced = {one.index for one in by_difficulty[:_NUM_WITH_SLICES]}
+    pictures = [one if one.index in sliced else replace(one, layers=_without_slices(one.layers)) for one in pictures]
     every = fitted([jpeg for picture in pictures for jpeg in picture.layers.values()], num_bytes)
     rest = iter(every)
     return tuple(replace(one, layers={what: next(rest) for what in one.layers}) for one in pictures)
+
+
+def _without_slices(layers: Mapping[str, bytes]) -> dict[str, bytes]:
+    return {what: jpeg for what, jpeg in layers.items() if not what.startswith(SLICE)}
 
 
 def everyones(own: Sequence[Browsed], group: Group, device: torch.device) -> list[Browsed]:

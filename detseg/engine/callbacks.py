@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from detseg.config_files import to_yaml
+from detseg.runtime.media.images import read_image
 from detseg.structures import Metrics
+
+_NUM_PICTURES = 12
 
 
 @dataclass(frozen=True)
@@ -47,16 +51,20 @@ class Callback:
 
 
 class TensorBoardLogger(Callback):
-    """Curves of all numbers of a run in its folder ``tensorboard``."""
+    """Curves of all numbers of a run in its folder ``tensorboard``, its configuration, pictures of what the best model
+    finds, and its settings beside its metrics, where several runs can be compared."""
 
     def __init__(self) -> None:
         self._board: Any = None
+        self._run: RunStart | None = None
 
     def on_start(self, run: RunStart) -> None:
         """Open the log; what it has of epochs that are done again is hidden."""
         from torch.utils.tensorboard import SummaryWriter  # slow to import
 
+        self._run = run
         self._board = SummaryWriter(str(run.run_dir / "tensorboard"), purge_step=run.num_epochs_done + 1)
+        self._board.add_text("configuration", "".join(f"    {line}\n" for line in to_yaml(run.config).splitlines()))
 
     def on_epoch(self, record: Mapping[str, Any]) -> None:
         """One point on each curve."""
@@ -65,7 +73,33 @@ class TensorBoardLogger(Callback):
                 self._board.add_scalar(name, value, int(record["epoch"]))
         self._board.flush()
 
+    def on_result(self, run_dir: Path, metrics: Metrics) -> None:
+        """Pictures, and settings with metrics."""
+        from torch.utils.tensorboard.summary import hparams
+
+        for path in sorted((run_dir / "pictures").glob("*.jpg"))[:_NUM_PICTURES]:
+            self._board.add_image(f"validation/{path.stem}", read_image(path), dataformats="HWC")
+        assert self._run is not None
+        best = {f"best/{name}": value for name, value in metrics.items() if "/" not in name}
+        # In the file of the run itself; add_hparams would begin another run.
+        for summary in hparams(_plain_settings(self._run.config), best):  # type: ignore[no-untyped-call]
+            self._board.file_writer.add_summary(summary)
+        for name, value in best.items():
+            self._board.add_scalar(name, value)
+        self._board.flush()
+
     def on_close(self) -> None:
         """Flush and close."""
         if self._board is not None:
             self._board.close()
+
+
+def _plain_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings that are one number, text or truth value, by their full keys."""
+    plain: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            plain |= _plain_settings(value, f"{prefix}{key}.")
+        elif isinstance(value, bool | int | float | str):
+            plain[f"{prefix}{key}"] = value
+    return plain

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.browse import SHOWN_BYTES, Browsed, fitted
+from detseg.engine.browse import SHOWN_BYTES, SLICE, Browsed, fitted
 from detseg.engine.pictures import Picture, Pictures
 
 
@@ -61,8 +61,7 @@ def _browsed(pictures: Pictures) -> list[dict[str, Any]]:
 
 
 def _slices(one: Browsed) -> dict[str, list[str]]:
-    """The layers that are slices of one thing, to be seen in turn."""
-    names = [what for what in one.layers if what.startswith("slice ")]
+    names = [what for what in one.layers if what.startswith(SLICE)]
     return {"slices": names} if names else {}
 
 

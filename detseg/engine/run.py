@@ -13,13 +13,14 @@ from torch import Tensor, nn
 
 from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
-from detseg.engine.callbacks import Callback, TensorBoardLogger
+from detseg.engine.callbacks import Callback
 from detseg.engine.checkpoint import load_state
 from detseg.engine.describe import describe
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
 from detseg.engine.evaluate import evaluate
 from detseg.engine.examples import PICTURES_NAME, Examples
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
+from detseg.engine.loggers import make_loggers
 from detseg.engine.notices import notice_of_size, warn_of_mirroring, warn_of_vanishing
 from detseg.engine.report import write_report
 from detseg.engine.run_data import open_run_data
@@ -123,7 +124,7 @@ def train(
             num_epochs_done=trainer.progress.epoch,
             num_epochs=config.train.epochs,
             bar=bar,
-            callbacks=[TensorBoardLogger(), *callbacks],
+            callbacks=[*make_loggers(config.train.loggers), *callbacks],
         )
         try:
             announce(log, config, run_dir, opened, trainer, notes)

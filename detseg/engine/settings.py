@@ -139,6 +139,10 @@ class TrainConfig:
     """Whether ``torch.compile`` makes kernels of the model's steps (``fused``), which ``graphs`` also replays as CUDA
     graphs, so that a GPU does not wait for their launching. It takes minutes when an input size is first seen.
     Evaluation and the saved weights are the same model's, uncompiled."""
+    loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv", "tensorboard")
+    """What keeps the numbers of the run beside ``metrics.jsonl``: ``csv`` (``metrics.csv``), ``tensorboard``, and as
+    extras ``wandb`` (offline unless ``WANDB_MODE`` is set) and ``mlflow`` (in the run's folder unless
+    ``MLFLOW_TRACKING_URI`` is set)."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "accumulate", "evaluate_epochs"):

@@ -60,6 +60,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
         "images.json",
         "last.safetensors",
         "log.txt",
+        "metrics.csv",
         "metrics.json",
         "metrics.jsonl",
         "pictures",

@@ -266,7 +266,7 @@ def _legend(labels: LabelVolume, shown: Sequence[int], class_names: Sequence[str
         return _strip("nothing is labeled", width)
     counts = np.bincount(labels.labels.ravel(), minlength=256)
     entries = [
-        (color_of(label), f"{class_names[label]} {_rounded(counts[label] * labels.voxel_milliliters)} ml")
+        (color_of(label - 1), f"{class_names[label]} {_rounded(counts[label] * labels.voxel_milliliters)} ml")
         for label in shown
     ]
     return _TITLE.legend(entries, width)

@@ -111,7 +111,7 @@ class Scan:
         for label in classes_in(classes):
             if label != 0:
                 opacity = _outline(classes == label, height, width)[..., None]
-                canvas += opacity * (np.array(color_of(label)) - canvas)
+                canvas += opacity * (np.array(color_of(label - 1)) - canvas)
         drawn: ByteArray = canvas.round().astype(np.uint8)
         return drawn
 

@@ -32,7 +32,7 @@ EMPTY = labels_of()
 
 
 def num_pixels(picture: ByteArray, label: int) -> int:
-    return int((picture == color_of(label)).all(axis=2).sum())
+    return int((picture == color_of(label - 1)).all(axis=2).sum())
 
 
 def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -217,7 +217,7 @@ def test_a_class_is_where_the_convention_puts_it() -> None:
     labels = np.zeros((40, 40, 1), np.uint8)
     labels[2:10, 2:10] = 1
     sheet = draw_montage(Volume(np.zeros((40, 40, 1), np.float32), affine), LabelVolume(labels, affine), NAMES)
-    rows, columns = np.nonzero((sheet[:280] == color_of(1)).all(axis=2))
+    rows, columns = np.nonzero((sheet[:280] == color_of(0)).all(axis=2))
     # The picture is 240 x 240 pixels, 6 to the millimeter: at the left and the top of it.
     assert (columns.min(), columns.max() + 1) == pytest.approx((6 + 12, 6 + 60), abs=2)
     assert rows.max() + 1 - rows.min() == pytest.approx(48, abs=2)

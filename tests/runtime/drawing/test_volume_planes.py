@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detseg.arrays import ByteArray
-from detseg.runtime.drawing.boxes import color_of
+from detseg.runtime.drawing.palette import color_of
 from detseg.runtime.drawing.volume_planes import AXIAL, CORONAL, PLANES, SAGITTAL, Plane, Scan, foreground, middle
 from detseg.structures import VOID
 from detseg.volumes import Shape3, Spacing, Volume
@@ -96,7 +96,7 @@ def test_a_constant_scan_is_black() -> None:
 
 
 def colored(picture: ByteArray, label: int) -> np.ndarray:
-    return np.asarray((picture == color_of(label)).all(axis=2))
+    return np.asarray((picture == color_of(label - 1)).all(axis=2))
 
 
 def test_classes_are_outlined_inside_their_borders() -> None:
