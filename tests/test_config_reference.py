@@ -69,7 +69,7 @@ def test_the_defaults_are_what_a_configuration_without_them_gets(tmp_path: Path)
         for part in key.path.split("."):
             value = getattr(value, part)
         value = getattr(value, "name", value)
-        shown = str(list(value) if isinstance(value, tuple) else value)
+        shown = str(list(value)).replace("'", '"') if isinstance(value, tuple) else str(value)
         assert shown.replace("None", "null").replace("True", "true").replace("False", "false") == key.default, key.path
 
 

@@ -209,8 +209,8 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _allowed(name: str) -> str:
-    """``name`` in letters that MLflow takes: class names may hold any. Its files cannot be called ``loss`` where a folder
-    is, as for ``loss/box``, so a dot stands for the slash."""
+    """``name`` in letters that MLflow takes: class names may hold any. Its files cannot be called ``loss`` where a
+    folder is, as for ``loss/box``, so a dot stands for the slash."""
     return "".join(one if one.isalnum() or one in "_-. " else "." if one == "/" else "_" for one in name)[:250]
 
 
