@@ -178,6 +178,9 @@ def test_the_network_is_used_as_the_runtime_uses_its_outputs() -> None:
         broken = replace(metadata, prototypes=replace(metadata.prototypes, stride=8)).pipeline(network)
         with pytest.raises(ValueError, match=r"gives prototypes \(4, 16, 16\), expected are \(4, 8, 8\)"):
             broken.results(images.numpy(), placements)
+    cut = {name: one[:, :, :3] if name == "coefficients" else one for name, one in network.run(None).items()}
+    with pytest.raises(ValueError, match=r"network: gives coefficients \(84, 3\), expected are \(84, 4\)"):
+        metadata.pipeline(Network(cut)).results(images.numpy(), placements)
 
 
 class Network:

@@ -99,7 +99,7 @@ class InstancePipeline(BoxPipeline):
                 if self._kept is not None:
                     anchors = np.flatnonzero(self._kept[found.labels])
                     found = self._chosen(found, self._kept, scores.shape[1])
-                return found, outputs["coefficients"][row][anchors]
+                return found, self._coefficients(outputs, row, scores.shape[1])[anchors]
             case "raw":
                 raw, count = outputs["raw"][row], self._prototypes.count
                 decoded = decode_places(raw[:-count], self._metadata.head, *size, settings.confidence)
@@ -110,7 +110,15 @@ class InstancePipeline(BoxPipeline):
                 scores = outputs["scores"][row]
                 self._require_classes(scores)
                 found, rows = detect_places(outputs["boxes"][row], scores, placement, settings, self._kept)
-                return found, outputs["coefficients"][row][rows]
+                return found, self._coefficients(outputs, row, len(scores))[rows]
+
+    def _coefficients(self, outputs: Outputs, row: int, num_places: int) -> NDArray[Any]:
+        """Those of image ``row``, ``[num_places, K]``."""
+        coefficients = outputs["coefficients"][row]
+        expected = (num_places, self._prototypes.count)
+        if coefficients.shape != expected:
+            raise ValueError(f"{self._network.path}: gives coefficients {coefficients.shape}, expected are {expected}")
+        return coefficients
 
 
 class InstanceMasks(Boxes):
