@@ -114,7 +114,7 @@ class InstancePipeline(BoxPipeline):
 
     def _coefficients(self, outputs: Outputs, row: int, num_places: int) -> NDArray[Any]:
         """Those of image ``row``, ``[num_places, K]``."""
-        coefficients = outputs["coefficients"][row]
+        coefficients: NDArray[Any] = outputs["coefficients"][row]
         expected = (num_places, self._prototypes.count)
         if coefficients.shape != expected:
             raise ValueError(f"{self._network.path}: gives coefficients {coefficients.shape}, expected are {expected}")
