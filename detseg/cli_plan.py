@@ -12,7 +12,8 @@ from detseg.config import load_config
 from detseg.files import atomic_path, require_replaceable
 
 HEAD = "# Planned by detseg"
-"""What a file begins with that this verb wrote, and may replace."""
+_OF_FOLDS = "-train"
+"""How splits to learn from end in a cross-validation, fold0-train, to each of which belongs one to judge by."""
 
 
 def plan_command(
@@ -92,6 +93,8 @@ def _head(data: str, split: str, found: Any, wanted_gb: float, counted_gb: float
 def _render(settings: dict[str, Any], reasons: dict[str, str], head: list[str], data: str, split: str) -> str:
     """The settings as YAML, each below its reason."""
     described = {"data.path": data if data == "blobs" else str(Path(data).absolute()), "data.train_split": split}
+    if split.endswith(_OF_FOLDS):
+        described["data.val_split"] = f"{split.removesuffix(_OF_FOLDS)}-val"
     settings = {"task.name": "volume", **settings, **described}
     lines = [*head, ""]
     sections: dict[str, list[str]] = {}
