@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detseg.arrays import DoubleArray
 from detseg.files import open_regular
 from detseg.runtime.media.itk_files import affine_from_itk, axes_of_file, itk_errors, require_itk
+from detseg.runtime.media.native_names import is_utf8
 from detseg.runtime.media.nifti_forms import require_usable
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader, require_few_voxels
 
@@ -117,6 +118,9 @@ def _open(folder: Path) -> _Series:
     files = slice_files(folder)
     if not files:
         raise VolumeError(f"{folder}: there are no DICOM files in it")
+    if not is_utf8(str(folder)) or not all(is_utf8(file.name) for file in files):
+        # Many files, each of which would need a link of another name.
+        raise VolumeError(f"{folder}: its name, or that of a file in it, is not UTF-8, which GDCM needs: rename it")
     with itk_errors(folder):
         slices, numbers = [], set()
         for file in files:

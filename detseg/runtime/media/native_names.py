@@ -16,16 +16,17 @@ def native_name(path: Path | str) -> Iterator[str]:
     It is the whole path; where that is not UTF-8, a link in a temporary folder, with the same suffix.
     """
     path = Path(path).absolute()
-    if _is_utf8(str(path)):
+    if is_utf8(str(path)):
         yield str(path)
         return
     with tempfile.TemporaryDirectory(prefix="detseg-") as folder:
-        link = Path(folder) / f"file{path.suffix if _is_utf8(path.suffix) else ''}"
+        link = Path(folder) / f"file{path.suffix if is_utf8(path.suffix) else ''}"
         link.symlink_to(path)
         yield str(link)
 
 
-def _is_utf8(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Whether ``text``, such as the name of a file, can be written as UTF-8."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

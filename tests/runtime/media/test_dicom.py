@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,11 @@ def test_a_series_has_one_channel(tmp_path: Path) -> None:
     folder = write_series(tmp_path / "series")
     with pytest.raises(VolumeError, match="a DICOM series has one channel, 2 were expected"):
         read_volume(folder, 2)
+
+
+def test_a_name_that_is_not_utf_8_is_refused_with_words(tmp_path: Path) -> None:
+    folder = write_series(tmp_path / "series")
+    named = tmp_path / os.fsdecode(b"series_\xe4")
+    folder.rename(named)
+    with pytest.raises(VolumeError, match="is not UTF-8, which GDCM needs: rename it"):
+        read_volume(named)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gzip
 import itertools
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -240,3 +241,15 @@ def test_a_volume_that_is_there_has_no_forms(tmp_path: Path) -> None:
     volume = read_volume(save(tmp_path / "a.nrrd"))
     assert isinstance(volume, Volume)
     assert volume.forms is None
+
+
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_names_that_are_not_utf_8_are_read_and_written(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / os.fsdecode(b"scan_\xe4" + suffix.encode())
+    save(tmp_path / f"scan{suffix}").rename(path)
+    volume = read_volume(path)
+    assert np.array_equal(volume.voxels, VOXELS)
+    with NiftiWriter(tmp_path / "labels", NAMES, as_source=True) as writer:
+        writer.write(Frame(volume, str(path), path), LabelVolume(LABELS, volume.affine))
+    assert [one.name for one in (tmp_path / "labels").iterdir()] == [path.name]
+    assert np.array_equal(read_label_values(tmp_path / "labels" / path.name)[0], LABELS)
