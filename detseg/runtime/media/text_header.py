@@ -173,12 +173,9 @@ def _beside(path: Path, name: str) -> Path:
     lead elsewhere."""
     # Names are bytes; the header was read so that each byte is a character.
     decoded = os.fsdecode(name.encode("latin-1"))
-    if (
-        PurePosixPath(decoded).name != decoded
-        or "\\" in decoded
-        or "%" in decoded
-        or decoded.upper().startswith("LIST")
-    ):
+    # Not numbered files either, nor those that are listed in the header.
+    is_name = PurePosixPath(decoded).name == decoded and not set("\\%\0") & set(decoded)
+    if not is_name or decoded.upper().startswith("LIST"):
         raise VolumeError(
             f"{path}: its voxels are in {name!r:.80}, which is not one file in the same folder; save it as one file"
         )

@@ -164,6 +164,7 @@ HEADERS = {
     "pattern": ("a.mhd", b"ElementDataFile = a.raw", b"ElementDataFile = a%03d.raw 1 6 1", "is not one file"),
     "elsewhere": ("a.mhd", b"ElementDataFile = a.raw", b"ElementDataFile = ../a.raw", "is not one file"),
     "absolute": ("a.nhdr", b"data file: a.raw", b"data file: /a.raw", "is not one file"),
+    "zero byte": ("a.mhd", b"ElementDataFile = a.raw", b"ElementDataFile = a\0.raw", "is not one file"),
     "missing": ("a.nhdr", b"data file: a.raw", b"data file: b.raw", r"its voxels are in b\.raw, which cannot be read"),
     "text": ("a.nhdr", b"encoding: raw", b"encoding: ascii", "save them as raw, gzip or bzip2"),
     "skip": ("a.nhdr", b"encoding: raw", b"encoding: raw\nbyte skip: -1", "byteskip '-1', which is not read"),
