@@ -112,8 +112,12 @@ def notice_of_size(config: RunConfig, dataset: Dataset | VolumeDataset) -> str:
     reduction = max(height / fitted[0], width / fitted[1])
     if reduction < LARGE_REDUCTION:
         return ""
+    way_out = "set a larger task.input, or cut images into tiles"
+    # A task says this where it can look at images in tiles.
+    if (tile_settings := getattr(config.task, "tile_settings", None)) is not None:
+        way_out = f"set a larger task.input, or train and predict in tiles: {' '.join(tile_settings((height, width)))}"
     return (
         f"images of {dataset.split} are {height}x{width} (height x width, median) and are reduced {reduction:.1f} "
         f"times to fit {fitted[0]}x{fitted[1]}: what is {round(8 * reduction)} pixels wide becomes 8. If that is too "
-        "small, set a larger task.input, or cut images into tiles"
+        f"small, {way_out}"
     )

@@ -35,6 +35,10 @@ IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
+_TILE_MULTIPLE = 32
+"""What sides of inputs are multiples of, for any network."""
+
+
 class MaskSource(Protocol):
     """What semantic segmentation needs of a data set."""
 
@@ -75,6 +79,22 @@ class SemanticTaskConfig:
     def adapted_to(self, data: MaskSource) -> Self:
         """These settings, as none of them is taken from the training set."""
         return self
+
+    def tile_settings(self, size: tuple[int, int]) -> tuple[str, ...]:
+        """The settings with which images of ``size`` (height, width) are learned from and looked at as they are, in
+        tiles as large as training images are now: random ones in training, then windows that overlap."""
+        height, width = (-(-side // _TILE_MULTIPLE) * _TILE_MULTIPLE for side in size)
+        tile = f"[{self.train_size[0]},{self.train_size[1]}]"
+        return (
+            f"task.input.height={height}",
+            f"task.input.width={width}",
+            f"task.crop={tile}",
+            f"task.postprocess.window={tile}",
+            f"augment.fit=[{size[0]},{size[1]}]",
+            "augment.crop=true",
+            "augment.mosaic=0",
+            "augment.translate=0",
+        )
 
     def finetuning_augment(self) -> dict[str, Any]:
         """Images are learned at the scale at which they will be judged."""

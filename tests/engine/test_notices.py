@@ -16,6 +16,7 @@ from detseg.config import load_config
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.formats.shapes import ShapesConfig, ShapesDataset
 from detseg.data.loading.volume_cache import PlacedVolumes
+from detseg.data.open import open_dataset
 from detseg.engine.notices import OPPOSITES, notice_of_size, opposite_names, warn_of_mirroring, warn_of_vanishing
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
@@ -23,6 +24,7 @@ from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.images import write_image, write_mask
 from detseg.runtime.media.nifti import write_label_volume, write_volume
 from detseg.structures import VOID
+from detseg.tasks.model_file import load_model_file
 from detseg.volumes import LabelVolume, Volume
 
 Tiny = Callable[..., RunConfig]
@@ -102,6 +104,30 @@ def test_images_that_become_much_smaller(tiny: Tiny, size: tuple[int, int], side
     notice = notice_of_size(tiny(f"task.input={{height: {side}, width: {side}}}"), dataset)
     assert message in notice
     assert bool(notice) == bool(message)
+
+
+def test_tiles_are_proposed_for_masks_and_can_be_trained(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    for split in ("train", "val"):
+        folder = tmp_path / "data" / split
+        write_image(folder / "images" / "0.png", generator.integers(0, 256, (130, 160, 3), np.uint8))
+        write_mask(folder / "masks" / "0.png", generator.integers(0, 2, (130, 160), np.uint8))
+    (tmp_path / "data" / "classes.txt").write_text("ground\nthing\n")
+    (tmp_path / "run.yaml").write_text(
+        "model: letnet\ntask: {name: semantic, input: {height: 32, width: 32}}\n"
+        "augment: {mosaic: 0, close_mosaic_epochs: 0}\ndata: {path: data, num_workers: 0}\n"
+        "train: {batch_size: 1, epochs: 1}\n"
+    )
+    config = load_config(RunConfig, tmp_path / "run.yaml")
+    notice = notice_of_size(config, open_dataset(tmp_path / "data", "train"))
+    settings = notice.partition("train and predict in tiles: ")[2].split()
+    assert settings[:3] == ["task.input.height=160", "task.input.width=160", "task.crop=[32,32]"]
+    tiled = load_config(RunConfig, tmp_path / "run.yaml", settings)
+    assert notice_of_size(tiled, open_dataset(tmp_path / "data", "train")) == ""
+    result = train(tiled, tmp_path / "run", bar=False)
+    model_file = load_model_file(result.best)
+    assert model_file.config.task.postprocess.window == (32, 32)
+    assert (model_file.task.spec.height, model_file.task.spec.width) == (160, 160)
 
 
 def test_the_size_that_images_are_fitted_into_counts() -> None:
