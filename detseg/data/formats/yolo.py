@@ -7,7 +7,7 @@ are polygons, ``class x1 y1 x2 y2 ...``: the box is the one around it, and the p
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +89,7 @@ class YoloFormat(DatasetFormat):
         )
         entries: Any = source.settings[split] if source.yaml_path is not None else _folder_of(source.root, split)
         num_key_points = _num_key_values(source)
-        images: dict[Path, None] = {}
+        images: dict[Path, Path] = {}
         for entry in entries if isinstance(entries, list) else [entries]:
             if not isinstance(entry, str):
                 raise DatasetError(f"{where}: expected a folder, a .txt list, or a list of these, got {entry!r}")
@@ -98,19 +98,20 @@ class YoloFormat(DatasetFormat):
             for path in members:
                 if path in images:
                     records.report("D106", place, f"{path} is listed twice")
-                images[path] = None
+                images[path] = label_file(path, records.root)
             if place.is_dir():
-                for labels in _labels_without_image(place, members, records.root):
+                expected = {images[path] for path in members}
+                for labels in _labels_without_image(place, expected, records.root):
                     records.report("D101", labels, "there is no image for these labels")
-        are_labeled = [_add_image(records, path, num_key_points) for path in images]
+        are_labeled = [_add_image(records, path, labels, num_key_points) for path, labels in images.items()]
         for labels, count in Counter(records.sources).items():
             if count > 1 and labels.is_file():
                 records.report("D106", labels, f"{count} images of this name have these labels")
         if not images:
             records.reject("D309", records.root, f"no images of {split}; suffixes are {', '.join(IMAGE_SUFFIXES)}")
         elif not any(are_labeled):
-            expected = label_file(next(iter(images)), records.root)
-            message = f"none of {len(images)} images of {split} has a label file, such as {expected}"
+            first = next(iter(images.values()))
+            message = f"none of {len(images)} images of {split} has a label file, such as {first}"
             if split == _UNLABELED:
                 records.is_unlabeled = True
                 records.report("D308", records.root, f"{message}: they can be predicted, not judged")
@@ -231,19 +232,17 @@ def _members(records: BoxRecords, place: Path) -> list[Path]:
     return members
 
 
-def _labels_without_image(folder: Path, images: Iterable[Path], root: Path) -> list[Path]:
+def _labels_without_image(folder: Path, expected: Collection[Path], root: Path) -> list[Path]:
     labels_folder = label_file(folder.absolute() / "any.jpg", root).parent
     if labels_folder == folder.absolute():
         return []
-    expected = {label_file(path, root) for path in images}
     found = (path for path in sorted(labels_folder.rglob("*.txt")) if not is_hidden(path.name))
     return [path for path in found if path not in expected and path.name not in _CLASS_FILES]
 
 
-def _add_image(records: BoxRecords, path: Path, num_key_values: int) -> bool:
-    """Add an image with the boxes of its label file; whether it has one."""
-    source, beside = label_file(path, records.root), path.with_suffix(".txt")
-    if not source.exists() and beside.is_file():
+def _add_image(records: BoxRecords, path: Path, source: Path, num_key_values: int) -> bool:
+    """Add an image with the boxes of its label file, ``source`` or that beside it; whether it has one."""
+    if not source.exists() and (beside := path.with_suffix(".txt")).is_file():
         source = beside
     image = records.add_image(path, source)
     try:
@@ -256,10 +255,30 @@ def _add_image(records: BoxRecords, path: Path, num_key_values: int) -> bool:
     except UnicodeDecodeError as error:
         records.reject("D100", source, f"cannot be read as text: not UTF-8, {error.reason} at byte {error.start}")
         return True
+    height, width = (side or 1 for side in records.size(image))
     for number, line in enumerate(text.splitlines(), 1):
-        if line.strip():
+        plain = _plain_box(line, len(records.class_names))
+        if plain is not None:
+            label, x, y, w, h = plain
+            left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+            box_xywh = (left * width, top * height, (right - left) * width, (bottom - top) * height)
+            records.add_box(image, box_xywh, int(label), number)
+        elif line.strip():
             _add_box(records, image, source, line, number, num_key_values)
     return True
+
+
+def _plain_box(line: str, num_classes: int) -> tuple[float, float, float, float, float] | None:
+    """The numbers of a line with a class and a box, None where there is anything to say about it: nearly all lines of a
+    large data set are such."""
+    try:
+        label, x, y, w, h = map(float, line.split())
+    except ValueError:
+        return None
+    lowest, highest = -TOLERANCE, 1 + TOLERANCE
+    # Comparisons are false for what is no number.
+    in_place = lowest <= x <= highest and lowest <= y <= highest and lowest <= w <= highest and lowest <= h <= highest
+    return (label, x, y, w, h) if in_place and 0 <= label < num_classes and label.is_integer() else None
 
 
 def _add_box(records: BoxRecords, image: int, source: Path, line: str, number: int, num_key_values: int) -> None:
