@@ -7,8 +7,8 @@ Requests are forms with one picture each, in turn from the folder, over as many 
 time; each connection sends the next when it has its answer. Client and server share the cores. Memory is that of the
 server's processes, looked at after a tenth of the requests and at the end.
 
-The peer lives in an environment of its own (``pip install litserve python-multipart`` and what detseg needs
-without extras). Its server
+The peer lives in an environment of its own (``pip install litserve python-multipart`` and what detseg needs without
+extras). Its server
 calls the same model through ``detseg.load``, so decoding, network and suppression are the same code; it is measured one
 picture at a time and in batches of 8, with as many workers as cores. The programs take turns.
 

@@ -206,6 +206,7 @@ def _predict(options: argparse.Namespace) -> int:
     from detseg.runtime.colors import read_palette
     from detseg.runtime.command import predict_command
     from detseg.runtime.media.video_reader import Section
+    from detseg.runtime.shards import parse_shard
     from detseg.runtime.tracker import tracker_for
     from detseg.runtime.tracking.counting import parse_place
 
@@ -244,7 +245,25 @@ def _predict(options: argparse.Namespace) -> int:
         counts=counts,
         show=options.show,
         overwrite=options.overwrite,
+        shard=None if options.shard is None else parse_shard(options.shard),
+        resume=options.resume,
+        settings=_what_results_depend_on(options),
     )
+
+
+def _what_results_depend_on(options: argparse.Namespace) -> dict[str, Any]:
+    """All that was said to ``predict`` but what the results do not depend on."""
+    from detseg.runtime.weights.released import find_model, sha256_of
+
+    free = ("verb", "traceback", "sources", "output", "overwrite", "resume", "shard", "save", "threads", "batch_size")
+    said = {name: value for name, value in vars(options).items() if name not in (*free, "model")}
+    return {"model": sha256_of(find_model(options.model)), **said}
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from detseg.runtime.merge import merge_command
+
+    return merge_command(options.folders, options.output)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -332,6 +351,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "eval": _evaluate,
     "compare": _compare,
     "predict": _predict,
+    "merge": _merge,
     "serve": _serve,
     "colors": _colors,
     "export": _export,

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from detseg import __version__
-from detseg.cli_deployment import add_serve
+from detseg.cli_deployment import add_merge, add_serve, add_shares
 
 TRUTHS = ("boxes", "instances", "masks", "volumes")
 """Those of :mod:`detseg.structures`, which takes longer to load than a help text may."""
@@ -108,6 +108,7 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--seed", type=int, default=0)
     _add_overwrite(compare)
     _add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
+    add_merge(verbs.add_parser("merge", help="put the results of all shares of a list together"))
     serve = add_serve(verbs.add_parser("serve", help="answer requests for predictions over HTTP"))
     _add_postprocess(serve)
     _add_foreign(serve)
@@ -249,6 +250,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         action="store_true",
         help="show results in a window as they come; pictures wait for a key, q or Escape ends the run",
     )
+    add_shares(predict)
     videos = predict.add_argument_group("videos")
     videos.add_argument("--every", type=int, default=1, metavar="N", help="take each N-th frame only")
     videos.add_argument("--start", type=_seconds, default=0.0, metavar="TIME", help="in seconds, or as 1:30 or 1:02:30")

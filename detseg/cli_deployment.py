@@ -63,3 +63,30 @@ def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="pad pictures to the whole input size, as eval does",
     )
     return serve
+
+
+def add_shares(predict: argparse.ArgumentParser) -> None:
+    """The arguments of ``predict`` for many machines, and for runs that are ended before their time."""
+    shares = predict.add_argument_group("many machines (see docs/fleets.md)")
+    shares.add_argument(
+        "--shard", metavar="I/N", help="take the I-th of N shares of the sources; detseg merge puts results together"
+    )
+    shares.add_argument(
+        "--resume",
+        action="store_true",
+        help="go on with the run in the output folder where it was ended; if there is none, begin one",
+    )
+
+
+def add_merge(merge: argparse.ArgumentParser) -> None:
+    """The arguments of ``merge``."""
+    merge.description = "Tables become those of one run over the whole list; pictures and videos stay where they are."
+    merge.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="the folders of all shares")
+    merge.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="folder for the tables; if it holds results already, DIR-2, DIR-3, ...",
+    )

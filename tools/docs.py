@@ -40,7 +40,7 @@ COMMAND_LINE = f"""{NOTE}
 | 3 | `export`: the file does not give the results of the model, and was not kept |
 | 75 | `train`: stopped by SIGTERM or Ctrl-C; `detseg train --resume RUN` goes on |
 | 130 | `predict` and `download`: stopped by Ctrl-C; what was complete is kept |
-| 143 | `predict`: stopped by SIGTERM; what was found so far is kept |
+| 143 | `predict`: stopped by SIGTERM; what was found so far is kept, and with `--resume` it goes on |
 """
 
 

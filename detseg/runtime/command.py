@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -15,11 +16,13 @@ from detseg.runtime.background import Sink
 from detseg.runtime.counts import CountWriter, PlaceCounts
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.kinds.base import Saving, make_writers
-from detseg.runtime.media.sources import find_sources
+from detseg.runtime.media.sources import Source, find_sources
 from detseg.runtime.media.video_reader import Section
 from detseg.runtime.model import Model
 from detseg.runtime.prediction import Prediction
+from detseg.runtime.progress import JOURNAL, Progress, is_begun
 from detseg.runtime.runner import TimedRunner
+from detseg.runtime.shards import RUN, WHOLE, Shard, is_complete, list_digest, write_run
 from detseg.runtime.stop import StopSignals
 from detseg.runtime.summary import ERRORS, Summary
 from detseg.runtime.tracking.counting import Place
@@ -56,6 +59,9 @@ def predict_command(
     palette: Palette | None = None,
     legend: bool | None = None,
     overwrite: bool = False,
+    shard: Shard | None = None,
+    resume: bool = False,
+    settings: Mapping[str, Any] | None = None,
 ) -> int:
     """``detseg predict``: see :meth:`Model.predict` and :class:`Saving` for what the settings mean, and the kinds
     of results for what can be saved; with ``crops`` each object is a picture of its own, too. ``counts`` are places
@@ -66,6 +72,12 @@ def predict_command(
     of ``output-2``, ``output-3``, ... taken; no other file is replaced either, unless ``overwrite``. Ctrl-C and SIGTERM
     end the run with what was found so far.
 
+    With ``resume`` a run that was ended before its time in ``output``, by whatever, goes on: sources that are done are
+    not done again, and the files become those of a run that nobody ended. ``settings`` are what the results depend on
+    beyond the arguments, for comparison with that run. If there is none, a new one begins. Where the run in ``output``
+    is complete, nothing is done. ``shard``: only this share of the sources. With either of both, signals leave a run so
+    that it can go on.
+
     Returns 0, ``summary.EXIT_SOME_FAILED`` where something could not be read or written, or 128 and the number of the
     signal that ended the run.
     """
@@ -75,32 +87,60 @@ def predict_command(
     # Names of files on standard input may be of any bytes.
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="surrogateescape")
-    sources = find_sources(
+    share = shard or WHOLE
+    found = find_sources(
         names,
         model.runner.spec.suffixes,
         allow_url=allow_url,
         listing=sys.stdin,
-        on_error=summary.fail,
+        # What is not there is told once.
+        on_error=summary.fail if share.index == 1 else lambda name, error: None,
         num_files=model.runner.spec.num_files,
     )
-    summary.num_sources = len(sources) + len(summary.failures)
-    paths = [source.path for source in sources if source.path is not None]
+    titles = [source.title for source in found]
+    sources = [found[position] for position in share.positions(titles)]
     kind = model.runner.kind
-    chosen = kind.default_save if save is None else save
+    chosen = [*(kind.default_save if save is None else save), *(["crops"] if crops else [])]
+    divides = resume or shard is not None
+    if divides:
+        _require_apart_results(sources, chosen, track)
+        if counts:
+            raise ValueError("--count counts through a whole video; leave it out with --shard or --resume")
+    depends_on = {**(settings or {}), "shard": str(share), "list": list_digest(titles), "save": sorted(chosen)}
+    if resume and is_complete(output, depends_on):
+        (output / JOURNAL).unlink(missing_ok=True)
+        print(f"{printable(output)} holds all results already")
+        return 0
+    goes_on = resume and (is_begun(output) or _is_claimed(output))
+    paths = [source.path for source in sources if source.path is not None]
     if any(name in kind.writers and kind.writers[name].needs_probabilities for name in chosen):
         model = model.with_probabilities()
     runner = TimedRunner(model.runner)
     model = model.run_by(runner)
     batch_size = runner.default_batch_size if batch_size is None else batch_size
     with StopSignals() as stop:
+        folder = output if goes_on else _claim(output, paths, overwrite)
+        progress = Progress(folder, depends_on, go_on=goes_on)
+        if goes_on:
+            print(f"going on in {printable(folder)}: {len(progress.done)} of {len(sources)} sources are done")
+        summary.failures += progress.failures
+        summary.num_sources = len(sources) + len(summary.failures)
+        sources = [source for source in sources if source.title not in progress.done]
         with ExitStack() as stack:
-            folder = _claim(output, paths, overwrite)
+            stack.enter_context(suppress(_StoppedError))
             stack.enter_context(_kept(folder))
-            made_from = stack.enter_context(GrowingJson(folder / SOURCES, json_object))
+            stack.enter_context(progress.kept_on_errors())
+            if divides:
+                stack.push(lambda kind, *_: write_run(folder, share, titles, depends_on) if kind is None else None)
+            made_from = stack.enter_context(GrowingJson(folder / SOURCES, json_object, goes_on=goes_on))
             shared = SharedOutput(
-                overwrite, lambda path, frame: made_from.append({str(path.relative_to(folder)): frame.source})
+                overwrite,
+                lambda path, frame: made_from.append({str(path.relative_to(folder)): frame.source}),
+                progress.claim,
+                goes_on,
             )
             tally = PlaceCounts(counts) if counts else None
+            progress.reserve(shared)
             saving = Saving(
                 runner.kind,
                 folder,
@@ -124,13 +164,17 @@ def predict_command(
                 on_error=summary.fail,
                 stop=stop.requested,
             )
-            made = make_writers([*chosen, *(["crops"] if crops else [])], saving, model.task_name)
+            made = make_writers(chosen, saving, model.task_name)
             if show:
                 made.append(WindowWriter(saving.draw, stop))
             if tally is not None:
                 # What is counted in a frame is known before it is drawn.
                 made.insert(0, CountWriter(saving.table(COUNTS), tally, model.class_names))
-            writers = stack.enter_context(SeveralWriters(made, summary.fail_to_write))
+            several = SeveralWriters(
+                made, summary.fail_to_write, lambda frame: progress.end(frame.source, summary.failures)
+            )
+            writers = stack.enter_context(several)
+            progress.begin()
 
             def write(prediction: Prediction) -> None:
                 writers.write(prediction.frame, prediction.result)
@@ -143,6 +187,9 @@ def predict_command(
                 bar.total += summary.add(prediction.frame, prediction.result)
                 put(prediction)
                 bar.update()
+            if divides and stop.requested.is_set():
+                # What is half done must not get its name.
+                raise _StoppedError
         summary.network_s, summary.write_s = runner.seconds, writers.seconds
         exit_code = summary.report(folder, stop, sources)
         if tally is not None:
@@ -151,13 +198,32 @@ def predict_command(
         return exit_code
 
 
+class _StoppedError(Exception):
+    """The run was told to stop, and shall go on later."""
+
+
+def _require_apart_results(sources: Sequence[Source], save: Sequence[str], track: TrackerConfig | None) -> None:
+    """Refuse what makes one result of many still pictures, of which no part can be made alone.
+
+    Raises:
+        ValueError: a video is to be made of pictures, or objects are to be followed through them.
+    """
+    if all(source.kind != "image" for source in sources):
+        return
+    if "video" in save:
+        raise ValueError("--save video makes one video of all pictures; with --shard or --resume leave it out")
+    if track is not None:
+        raise ValueError("--track follows objects from picture to picture; with --shard or --resume name videos only")
+
+
 def _claim(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:
     """The folder for the results, made and marked so that no other run takes it."""
     mark = unfinished_name(Path(SOURCES).with_suffix(".jsonl")).name
     marks = (SOURCES, mark)
     if overwrite and any((wanted / name).exists() for name in marks):
         remove_partial_files(wanted)
-        (wanted / ERRORS).unlink(missing_ok=True)
+        for name in (ERRORS, RUN):
+            (wanted / name).unlink(missing_ok=True)
     while True:
         folder = free_folder(wanted, marks, overwrite=overwrite)
         require_apart(folder, paths)
@@ -170,6 +236,12 @@ def _claim(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:
     return folder
 
 
+def _is_claimed(folder: Path) -> bool:
+    """Whether a run has marked ``folder`` as its own, and was ended before anything else."""
+    mark = unfinished_name(Path(SOURCES).with_suffix(".jsonl")).name
+    return (folder / mark).exists() and not (folder / mark).stat().st_size and not (folder / SOURCES).exists()
+
+
 @contextmanager
 def _kept(folder: Path) -> Iterator[None]:
     """Where the run fails, say what there is; a folder without anything in it is removed."""
@@ -178,7 +250,9 @@ def _kept(folder: Path) -> Iterator[None]:
     except BaseException:
         with suppress(OSError):  # not empty
             folder.rmdir()
-        if unfinished := sorted(folder.glob("*.unfinished.*")):
+        if unfinished := sorted(path for path in folder.glob("*.unfinished.*") if path.name != JOURNAL):
             names = ", ".join(path.name for path in unfinished)
             print(f"what was found before is kept in {printable(folder)}: {names}", file=sys.stderr)
+        if is_begun(folder):
+            print("the same command with --resume goes on there", file=sys.stderr)
         raise

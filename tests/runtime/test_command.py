@@ -311,7 +311,7 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_found(
     with pytest.raises(OSError, match="No space left on device"):
         predict("in/a.png", "in/b.png", save=["drawn", "coco"])
     unfinished = {"detections.unfinished.jsonl", "detections_images.unfinished.jsonl", "sources.unfinished.jsonl"}
-    assert listing() == {"a.png", *unfinished}
+    assert listing() == {"a.png", "progress.unfinished.jsonl", *unfinished}
     assert "what was found before is kept in out: " in capsys.readouterr().err
 
 

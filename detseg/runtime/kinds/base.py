@@ -306,8 +306,10 @@ class Saving:
         Raises:
             ValueError: one of them is there and must not be replaced.
         """
+        # A run that goes on has looked when it began; what it has made since may be there.
+        may_replace = self.outputs.overwrite or self.outputs.goes_on
         for one in (name, *others):
-            require_replaceable(self.output / one, overwrite=self.outputs.overwrite)
+            require_replaceable(self.output / one, overwrite=may_replace)
         return self.output / name
 
 
@@ -335,7 +337,9 @@ IMAGE_WRITERS: Mapping[str, Save] = {
 ``drawn``: pictures of pictures and videos of videos."""
 
 JSON_LINES = Save(
-    lambda to: JsonLinesWriter(to.table("results.jsonl"), lambda result: to.kind.record(result, to.class_names)),
+    lambda to: JsonLinesWriter(
+        to.table("results.jsonl"), lambda result: to.kind.record(result, to.class_names), goes_on=to.outputs.goes_on
+    ),
     opens_at_once=True,
 )
 """A line of JSON for each image, in ``results.jsonl``."""

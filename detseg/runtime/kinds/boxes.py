@@ -140,11 +140,17 @@ class Boxes(Kind):
         **IMAGE_WRITERS,
         "coco": Save(
             lambda to: CocoWriter(
-                to.table("detections.json", "detections_images.json"), to.class_names, to.category_ids
+                to.table("detections.json", "detections_images.json"),
+                to.class_names,
+                to.category_ids,
+                goes_on=to.outputs.goes_on,
             ),
             opens_at_once=True,
         ),
-        "csv": Save(lambda to: CsvWriter(to.table("detections.csv"), to.class_names), opens_at_once=True),
+        "csv": Save(
+            lambda to: CsvWriter(to.table("detections.csv"), to.class_names, goes_on=to.outputs.goes_on),
+            opens_at_once=True,
+        ),
         "jsonl": JSON_LINES,
         "crops": Save(lambda to: CropWriter(to.output / "crops", to.class_names, to.sources, to.outputs)),
         "yolo": Save(lambda to: YoloWriter(to.output / "labels", to.sources, to.outputs)),

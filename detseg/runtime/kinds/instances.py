@@ -134,6 +134,7 @@ class InstanceMasks(Boxes):
                 to.class_names,
                 to.category_ids,
                 instances_to_coco,
+                goes_on=to.outputs.goes_on,
             ),
             opens_at_once=True,
         ),

@@ -149,7 +149,10 @@ class Volumes(Kind):
             needs_probabilities=True,
         ),
         "table": Save(
-            lambda to: TableWriter(to.table("volumes.csv", "volumes.json").parent, to.class_names), opens_at_once=True
+            lambda to: TableWriter(
+                to.table("volumes.csv", "volumes.json").parent, to.class_names, goes_on=to.outputs.goes_on
+            ),
+            opens_at_once=True,
         ),
         "slices": Save(lambda to: SlicesWriter(to.output / "slices", to.class_names, to.sources, to.outputs)),
         "montage": Save(lambda to: MontageWriter(to.output / "montages", to.class_names, to.sources, to.outputs)),

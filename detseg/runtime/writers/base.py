@@ -57,10 +57,13 @@ OnFile = Callable[[Path, Frame], None]
 class SharedOutput:
     """What the writers of one run share: the names that are ``taken``, in which folder, by which writer and for which
     image, so that none writes over another's; ``overwrite``: they may replace what was there before the run;
-    ``on_file`` is told of each file."""
+    ``on_file`` is told of each file when it is whole, ``on_claim`` before anything is written there; ``goes_on``:
+    tables continue what an earlier process has written of them."""
 
     overwrite: bool = True
     on_file: OnFile | None = None
+    on_claim: OnFile | None = None
+    goes_on: bool = False
     taken: dict[tuple[Path, str], tuple[object, str, int | None]] = field(default_factory=dict)
 
 
@@ -94,6 +97,8 @@ class OutputFolder:
         path = self.folder / name
         if is_new:
             require_replaceable(path, overwrite=self._outputs.overwrite)
+            if self._outputs.on_claim is not None:
+                self._outputs.on_claim(path, frame)
         return path
 
     def written(self, path: Path, frame: Frame) -> None:
@@ -291,8 +296,8 @@ class DrawnWriter:
 class TableFile:
     """A text file that grows image by image, see :class:`detseg.runtime.writers.growing.GrowingText`."""
 
-    def __init__(self, path: Path, begin: str = "") -> None:
-        self._text = GrowingText(path, begin)
+    def __init__(self, path: Path, begin: str = "", *, goes_on: bool = False) -> None:
+        self._text = GrowingText(path, begin, goes_on=goes_on)
 
     def end_source(self) -> None:
         """The file holds all sources."""
@@ -314,8 +319,8 @@ class JsonLinesWriter(TableFile):
         SaveError: the file cannot be written.
     """
 
-    def __init__(self, path: Path | str, record: Callable[[Any], dict[str, Any]]) -> None:
-        super().__init__(Path(path))
+    def __init__(self, path: Path | str, record: Callable[[Any], dict[str, Any]], *, goes_on: bool = False) -> None:
+        super().__init__(Path(path), goes_on=goes_on)
         self._record = record
 
     def write(self, frame: Frame, result: Any) -> None:

@@ -47,6 +47,8 @@ class CocoWriter:
         class_names: Sequence[str],
         category_ids: Sequence[int] | None = None,
         to_records: Callable[[int, Any, Sequence[int]], list[dict[str, Any]]] | None = None,
+        *,
+        goes_on: bool = False,
     ) -> None:
         path = Path(path)
         self._to_records = to_records or detections_to_coco
@@ -55,10 +57,11 @@ class CocoWriter:
             raise ValueError(
                 f"got {len(self.category_ids)} category ids for {len(class_names)} classes; one each is needed"
             )
-        self._num_images = 0
         self._files = ExitStack()
-        self._results = self._files.enter_context(GrowingJson(path))
-        self._images = self._files.enter_context(GrowingJson(path.with_name(f"{path.stem}_images.json")))
+        self._results = self._files.enter_context(GrowingJson(path, goes_on=goes_on))
+        images = path.with_name(f"{path.stem}_images.json")
+        self._images = self._files.enter_context(GrowingJson(images, goes_on=goes_on))
+        self._num_images = self._images.count()
 
     def write(self, frame: Frame, detections: Detections, image_id: int | None = None) -> None:
         """Take the detections of one image."""
@@ -133,8 +136,8 @@ class CsvWriter(TableFile):
         SaveError: the file cannot be written.
     """
 
-    def __init__(self, path: Path | str, class_names: Sequence[str]) -> None:
-        super().__init__(Path(path), csv_lines([COLUMNS]))
+    def __init__(self, path: Path | str, class_names: Sequence[str], *, goes_on: bool = False) -> None:
+        super().__init__(Path(path), csv_lines([COLUMNS]), goes_on=goes_on)
         self._class_names = tuple(class_names)
 
     def write(self, frame: Frame, result: Detections) -> None:

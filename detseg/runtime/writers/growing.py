@@ -3,6 +3,7 @@ was found so far."""
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,21 +19,24 @@ class GrowingText:
     """The text file ``path``, called ``NAME.unfinished.SUFFIX`` until its ``with`` block is left without an exception.
 
     What is written is on its way to the disk at once. After an exception the unfinished file stays, unless it holds no
-    more than it began with, and ``path`` is as it was.
+    more than it began with, and ``path`` is as it was. ``goes_on``: an unfinished file that is there is continued.
 
     Raises:
         SaveError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, begin: str = "") -> None:
+    def __init__(self, path: Path, begin: str = "", *, goes_on: bool = False) -> None:
         self.path = path
         self.unfinished = unfinished_name(path)
-        self._is_empty = True
+        goes_on = goes_on and self.unfinished.exists()
+        self._is_empty = not goes_on
         with save_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             # Unbuffered: a line is in the file or it is not.
-            self._stream = self.unfinished.open("wb", buffering=0)
-        self._write(begin)
+            self._stream = self.unfinished.open("rb+" if goes_on else "wb", buffering=0)
+            self._stream.seek(0, io.SEEK_END)
+        if not goes_on:
+            self._write(begin)
 
     def write(self, text: str) -> None:
         """Append whole lines of ``text``."""
@@ -80,16 +84,24 @@ class GrowingJson:
     """The JSON file ``path``, with one list or what ``put_together`` makes of the lines of its entries. Until its
     ``with`` block is left they are in ``NAME.unfinished.jsonl``, so that memory does not grow with them.
 
-    After an exception the lines stay, if there are any, and ``path`` is as it was.
+    After an exception the lines stay, if there are any, and ``path`` is as it was. ``goes_on``: lines that are there
+    are continued.
 
     Raises:
         SaveError: the files cannot be written.
     """
 
-    def __init__(self, path: Path, put_together: Callable[[Lines], Lines] | None = None) -> None:
+    def __init__(
+        self, path: Path, put_together: Callable[[Lines], Lines] | None = None, *, goes_on: bool = False
+    ) -> None:
         self.path = path
         self._put_together = put_together or _json_list
-        self._lines = GrowingText(path.with_suffix(".jsonl"))
+        self._lines = GrowingText(path.with_suffix(".jsonl"), goes_on=goes_on)
+
+    def count(self) -> int:
+        """How many entries there are."""
+        with self._lines.unfinished.open("rb") as lines:
+            return sum(1 for _ in lines)
 
     def append(self, *entries: Any) -> None:
         """Add entries, all of them or none."""
@@ -124,6 +136,18 @@ class GrowingJson:
 def unfinished_name(path: Path) -> Path:
     """What ``path`` is called while it grows."""
     return path.with_name(f"{path.stem}.unfinished{path.suffix}")
+
+
+def unfinish(path: Path, unfinished: Path) -> None:
+    """Turn ``path``, which a :class:`GrowingText` or :class:`GrowingJson` made, back into its ``unfinished`` file."""
+    if path.suffix != ".json":
+        path.replace(unfinished)
+        return
+    content = json.loads(path.read_bytes())
+    entries = content if isinstance(content, list) else [{name: value} for name, value in content.items()]
+    with atomic_path(unfinished) as temporary:
+        temporary.write_text("".join(json.dumps(one) + "\n" for one in entries), encoding="utf-8")
+    path.unlink()
 
 
 def json_object(lines: Lines) -> Lines:

@@ -22,7 +22,8 @@ _FAULTS = (ValueError, OSError, MemoryError, cv2.error)
 
 class SeveralWriters:
     """Hands each result to all of ``writers``. Where one of them cannot write it, this costs its file of this source:
-    ``on_fault`` is told, and all else goes on. A full disk is no fault of a source, and raised.
+    ``on_fault`` is told, and all else goes on. A full disk is no fault of a source, and raised. ``on_end`` is told of a
+    source, by its last image, when all that belongs to it has been written.
 
     ``seconds`` is how long writing has taken so far.
 
@@ -30,9 +31,15 @@ class SeveralWriters:
         SaveError: the disk is full.
     """
 
-    def __init__(self, writers: Sequence[ResultWriter], on_fault: OnFault) -> None:
+    def __init__(
+        self,
+        writers: Sequence[ResultWriter],
+        on_fault: OnFault,
+        on_end: Callable[[Frame], None] = lambda frame: None,
+    ) -> None:
         self._writers = list(writers)
         self._on_fault = on_fault
+        self._on_end = on_end
         self._given_up: list[ResultWriter] = []
         self._last: Frame | None = None
         self._open = ExitStack()
@@ -72,6 +79,7 @@ class SeveralWriters:
         for writer in self._writers:
             self._do(last, writer.end_source)
         self._given_up.clear()
+        self._on_end(last)
 
     def _do(self, frame: Frame, action: Callable[..., None], *arguments: Any) -> bool:
         try:

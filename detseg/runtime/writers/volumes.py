@@ -125,14 +125,14 @@ class TableWriter:
         SaveError: the files cannot be written.
     """
 
-    def __init__(self, folder: Path | str, class_names: Sequence[str]) -> None:
+    def __init__(self, folder: Path | str, class_names: Sequence[str], *, goes_on: bool = False) -> None:
         self.class_names = tuple(class_names)
         self._files = ExitStack()
         folder = Path(folder)
         columns = [f"{name}_{unit}" for name in self.class_names[1:] for unit in ("voxels", "ml")]
         head = csv_lines([["file", *(f"spacing_{axis}_mm" for axis in "xyz"), *columns]])
-        self._csv = self._files.enter_context(GrowingText(folder / "volumes.csv", head))
-        self._json = self._files.enter_context(GrowingJson(folder / "volumes.json"))
+        self._csv = self._files.enter_context(GrowingText(folder / "volumes.csv", head, goes_on=goes_on))
+        self._json = self._files.enter_context(GrowingJson(folder / "volumes.json", goes_on=goes_on))
 
     def write(self, frame: Frame, result: LabelVolume) -> None:
         """Take the result of one volume.
