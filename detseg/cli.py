@@ -1,4 +1,4 @@
-"""The command line: twelve verbs over one contract. Each verb imports what it needs when it is used."""
+"""The command line: thirteen verbs over one contract. Each verb imports what it needs when it is used."""
 
 from __future__ import annotations
 
@@ -223,6 +223,7 @@ def _predict(options: argparse.Namespace) -> int:
         num_threads=options.threads,
         size=options.size,
         full_input=options.full_input,
+        runtime=options.runtime,
         track=track,
         **_foreign_settings(options),
         **settings,
@@ -266,6 +267,25 @@ def _merge(options: argparse.Namespace) -> int:
     return merge_command(options.folders, options.output)
 
 
+def _bench(options: argparse.Namespace) -> int:
+    from detseg.runtime.bench import bench_command
+    from detseg.runtime.weights.released import find_model
+
+    path, quality = find_model(options.model), None
+    if options.data is not None:
+        from detseg.engine.command import quality_of
+
+        quality = quality_of(path, options.data, options.format, options.split, options.size)
+    return bench_command(
+        path,
+        pictures=options.pictures,
+        num_threads=options.threads,
+        size=options.size,
+        seconds=options.seconds,
+        quality=quality,
+    )
+
+
 def _serve(options: argparse.Namespace) -> int:
     from detseg.api.models import load
     from detseg.server.command import read_token, serve_command
@@ -289,6 +309,7 @@ def _serve(options: argparse.Namespace) -> int:
         num_threads=options.threads,
         size=options.size,
         full_input=options.full_input,
+        runtime=options.runtime,
         **_foreign_settings(options),
         **_postprocess_settings(options),
     )
@@ -354,6 +375,7 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "merge": _merge,
     "serve": _serve,
     "colors": _colors,
+    "bench": _bench,
     "export": _export,
     "convert": _convert,
     "download": _download,

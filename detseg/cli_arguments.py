@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from detseg import __version__
-from detseg.cli_deployment import add_merge, add_serve, add_shares
+from detseg.cli_deployment import add_bench, add_merge, add_runtime, add_serve, add_shares
 
 TRUTHS = ("boxes", "instances", "masks", "volumes")
 """Those of :mod:`detseg.structures`, which takes longer to load than a help text may."""
@@ -121,6 +121,10 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--output", type=Path, metavar="FILE", help="a picture of the legend, or a .yaml that --colors takes"
     )
     _add_overwrite(colors)
+    bench = add_bench(verbs.add_parser("bench", help="measure an .onnx file in all runtimes of this machine"))
+    bench.add_argument(
+        "--size", type=_size, metavar="N or HxW", help="input size; one number is square (default: as in the file)"
+    )
     _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
     _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8 (also seg), a YOLOX or MONAI's VNet"))
     _add_download(verbs.add_parser("download", help="fetch released weights, or list them"))
@@ -218,7 +222,7 @@ def _add_predict(predict: argparse.ArgumentParser) -> None:
         metavar="N",
         help="images at a time, of cameras one (default 1 on a CPU, 16 on a GPU)",
     )
-    predict.add_argument("--precision", default="fp32", help="fp32, fp16 or bf16 (default fp32; .safetensors only)")
+    add_runtime(predict)
     predict.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")
     predict.add_argument(
         "--full-input",

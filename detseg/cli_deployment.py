@@ -54,7 +54,7 @@ def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
         metavar="MS",
         help="how many milliseconds a picture may wait for others (default 2)",
     )
-    serve.add_argument("--precision", default="fp32", help="fp32, fp16 or bf16 (default fp32; .safetensors only)")
+    add_runtime(serve)
     serve.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")
     serve.add_argument(
         "--full-input",
@@ -63,6 +63,21 @@ def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="pad pictures to the whole input size, as eval does",
     )
     return serve
+
+
+def add_runtime(parser: argparse.ArgumentParser) -> None:
+    """What runs a network, and in which precision."""
+    parser.add_argument(
+        "--runtime",
+        choices=("onnxruntime", "openvino"),
+        default="onnxruntime",
+        help="what runs .onnx files; openvino, an extra, on CPUs (default onnxruntime)",
+    )
+    parser.add_argument(
+        "--precision",
+        default="fp32",
+        help="fp32, fp16 or bf16 (default fp32; of .onnx files in OpenVINO fp32 or bf16, else their own)",
+    )
 
 
 def add_shares(predict: argparse.ArgumentParser) -> None:
@@ -90,3 +105,16 @@ def add_merge(merge: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder for the tables; if it holds results already, DIR-2, DIR-3, ...",
     )
+
+
+def add_bench(bench: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """The arguments of ``bench``, but for those that need the readers of other verbs."""
+    bench.description = "Latency, throughput, memory and, with --data, the main metric, per runtime and precision."
+    bench.add_argument("model", type=Path, help="an .onnx file")
+    bench.add_argument("pictures", nargs="*", metavar="PICTURE", help="files or folders (default: a gray picture)")
+    bench.add_argument("--data", help="folder or YAML of a data set to measure the quality on; needs the extra train")
+    bench.add_argument("--format", help="needed only where the layout is ambiguous")
+    bench.add_argument("--split", default="val")
+    bench.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")
+    bench.add_argument("--seconds", type=float, default=2.0, help="for each row of the table (default 2)")
+    return bench

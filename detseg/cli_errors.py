@@ -25,6 +25,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "medical-io": ("SimpleITK",),
     "export": ("onnx", "onnxscript"),
     "video": ("av",),
+    "openvino": ("openvino",),
     "serve": ("fastapi", "python_multipart", "uvicorn"),
 }
 """By extra of detseg, as ``pip`` takes it, what it brings, as Python imports it."""

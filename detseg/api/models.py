@@ -43,6 +43,7 @@ def load(
     bgr: bool | None = None,
     anchor: Literal["center", "top_left", "stretch"] | None = None,
     postprocess: Postprocess | None = None,
+    runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
 ) -> Model:
     """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("film.mp4"): ...``.
 
@@ -51,7 +52,8 @@ def load(
             Runtime runs without torch, or the name of released weights, see ``detseg download``. Of several in a list,
             for volumes, and of the models of a cross-validation, by its folder, class probabilities are averaged.
         device: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1`` or 1, ``mps``, ``xpu``.
-        precision: of the network; an ``.onnx`` file has its own.
+        precision: of the network; an ``.onnx`` file has its own, but that OpenVINO also computes in ``bf16`` where the
+            processor does.
         num_threads: CPU cores for the network; None leaves it to the library.
         size: of the input, in place of the model's own.
         full_input: pad every picture to that size, as evaluation does. False pads no further than the network's stride
@@ -77,6 +79,8 @@ def load(
         bgr: whether it sees blue first.
         anchor: where pictures lie in its input, ``center`` or ``top_left``, or ``stretch``.
         postprocess: a function that makes boxes of its outputs, in place of a layout.
+        runtime: what runs an ``.onnx`` file; ``openvino`` on the CPU only, where it may be faster, and without the
+            limits of memory and time.
 
     The settings from ``confidence`` to ``overlap`` replace the model's own where given.
 
@@ -118,14 +122,18 @@ def load(
     }
     for path in paths:
         require_onnx(foreign, path)
-    return average([_load_file(path, common, foreign) for path in paths])
+    return average([_load_file(path, common, foreign, runtime) for path in paths])
 
 
-def _load_file(path: Path, common: Mapping[str, Any], foreign: Any) -> Model:
+def _load_file(path: Path, common: Mapping[str, Any], foreign: Any, runtime: str) -> Model:
     if path.suffix.lower() == ".onnx":
         from detseg.runtime.model import load_onnx
 
-        return load_onnx(path, **common, foreign=foreign)
+        return load_onnx(path, **common, foreign=foreign, runtime=runtime)
+    if runtime != "onnxruntime":
+        raise ValueError(
+            f"{path}: --runtime is for .onnx files, torch runs this one; leave {runtime} out, or export it"
+        )
     try:
         from detseg.inference.load import load_torch_model
     except ModuleNotFoundError as error:

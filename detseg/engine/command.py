@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +118,23 @@ def _checked_places(
     if folder != output:
         print(f"{output} holds another evaluation; the results of this one go to {folder}")
     return folder
+
+
+def quality_of(
+    path: Path, data: str, format: str | None, split: str, size: tuple[int, int] | None
+) -> Callable[[str, str], tuple[str, float]]:
+    """What ``detseg bench`` asks for the quality of the ``.onnx`` file ``path`` in a runtime and a precision: the name
+    of the main metric on ``data``, and what it is."""
+
+    def measure(runtime: str, precision: str) -> tuple[str, float]:
+        chosen = None if runtime == "onnxruntime" else precision
+        evaluated = open_evaluated(
+            path, data=data, format=format, split=split, device="cpu", size=size, precision=chosen
+        )
+        metrics = evaluated.evaluate(batch_size=1, num_workers=0).compute()
+        return metrics.primary, metrics[metrics.primary]
+
+    return measure
 
 
 def preview_command(

@@ -171,6 +171,7 @@ def open_evaluated(
     postprocess: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
     foreign: ForeignOptions | None = None,
+    precision: str | None = None,
 ) -> Evaluated:
     """Open ``model_path`` and the data to evaluate it on.
 
@@ -185,6 +186,7 @@ def open_evaluated(
         postprocess: settings that replace those of evaluation, such as ``{"iou": 0.6}``.
         size: height and width of the input, in place of the model's own.
         foreign: what the user says of an ``.onnx`` file of another program.
+        precision: in which OpenVINO runs an ``.onnx`` file; None for ONNX Runtime.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -206,7 +208,7 @@ def open_evaluated(
         return _open_ensemble(paths, data, format, split, device, settings)
     network: nn.Module | Runner
     if suffix == ".onnx":
-        network, task = load_exported(model_path, device, settings, size, foreign)
+        network, task = load_exported(model_path, device, settings, size, foreign, precision)
         chosen = None
     else:
         model_file = load_model_file(model_path, postprocess=settings, size=size)

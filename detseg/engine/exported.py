@@ -9,7 +9,7 @@ from typing import Any
 
 from detseg.config import load_entry
 from detseg.runtime.foreign.options import ForeignOptions
-from detseg.runtime.model import open_onnx
+from detseg.runtime.model import in_openvino, open_onnx
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.runner import Runner
 from detseg.tasks import TASKS
@@ -22,9 +22,10 @@ def load_exported(
     postprocess: Mapping[str, Any],
     size: tuple[int, int] | None,
     foreign: ForeignOptions | None = None,
+    precision: str | None = None,
 ) -> tuple[Runner, Task]:
     """The ``.onnx`` file ``path``, ready for evaluation, and the task that judges it; ``foreign``: what the user says
-    of one that ``detseg export`` did not write.
+    of one that ``detseg export`` did not write. With a ``precision`` OpenVINO runs it.
 
     The file carries the settings of prediction. Where those of evaluation differ, as average precision counts boxes of
     any confidence, their defaults take the place of the file's, and ``postprocess`` that of both; but suppression that
@@ -36,6 +37,8 @@ def load_exported(
         ModuleNotFoundError: ONNX Runtime is not installed.
     """
     model = open_onnx(path, device, None, size, foreign)
+    if precision is not None:
+        model = in_openvino(model, "openvino", precision)
     metadata = model.metadata
     if metadata.task not in TASKS:
         raise ValueError(f"{path}: nothing judges the task {metadata.task!r} here; known are {', '.join(TASKS)}")

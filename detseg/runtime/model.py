@@ -263,11 +263,17 @@ def load_onnx(
     settings: Mapping[str, Any],
     track: TrackerConfig | None = None,
     foreign: ForeignOptions | None = None,
+    runtime: str = "onnxruntime",
 ) -> Model:
     """The model in an ``.onnx`` file; arguments and errors of ``detseg.load``."""
-    if precision != "fp32":
-        raise ValueError(f"{path}: an exported model has its own precision; leave {precision} out, or export it again")
+    if precision != "fp32" and runtime == "onnxruntime":
+        raise ValueError(
+            f"{path}: an exported model has its own precision; leave {precision} out, or export it again; bf16 is for "
+            "--runtime openvino"
+        )
     model = open_onnx(path, device, num_threads, size, foreign)
+    if runtime != "onnxruntime":
+        model = in_openvino(model, runtime, precision)
     if track is not None:
         require_boxes(model.kind.has_boxes, path, model.metadata.task)
     if full_input is None:
@@ -325,3 +331,16 @@ def open_onnx(
     if kind != "auto" and providers is None:
         raise ValueError(f"device must be auto, cpu or cuda for .onnx files, got {device}")
     return OnnxModel(path, num_threads, providers, foreign=foreign, size=size)
+
+
+def in_openvino(model: OnnxModel, runtime: str, precision: str) -> OnnxModel:
+    """The same network in OpenVINO.
+
+    Raises:
+        ValueError: ``runtime`` is another one, the network is not on the CPU, or the precision is not there.
+    """
+    if runtime != "openvino":
+        raise ValueError(f"runtime must be onnxruntime or openvino, got {runtime}")
+    if not model.runs_on_cpu:
+        raise ValueError("OpenVINO runs on the CPU here; take --device cpu, or --runtime onnxruntime")
+    return OnnxModel(model.path, model.num_threads, metadata=model.metadata, precision=precision)

@@ -30,6 +30,7 @@ from detseg.runtime.onnx.limits import (
     limit_memory,
     limited_time,
 )
+from detseg.runtime.onnx.openvino import OpenVinoSession
 
 _CPU = "CPUExecutionProvider"
 _ARENA_IS_FULL = re.compile(r"Available memory of (\d+) is smaller than requested bytes of (\d+)")
@@ -45,7 +46,9 @@ class OnnxModel:
 
     ``num_threads``: how many cores a run uses, all physical ones of this process where it is None. ``providers``: where
     it runs, in the order of preference, by ONNX Runtime's names; on the CPU where it is None. ``metadata`` is what the
-    file says of itself. What a file can make of memory and time has limits, see :mod:`detseg.runtime.onnx.limits`.
+    file says of itself. What a file can make of memory and time has limits, see :mod:`detseg.runtime.onnx.limits`. With
+    a ``precision``, ``fp32`` or ``bf16``, OpenVINO runs it on the CPU, without limits; then ``metadata`` must be given
+    for a file of others.
 
     A model may be used by several threads at once. In a forked child it runs on: where ONNX Runtime has threads of its
     own, which no child has, or was in the middle of a run, the file is read once more when the child first uses it. A
@@ -67,6 +70,7 @@ class OnnxModel:
         foreign: ForeignOptions | None = None,
         size: tuple[int, int] | None = None,
         metadata: Metadata | None = None,
+        precision: str | None = None,
     ) -> None:
         if num_threads is not None and num_threads < 1:
             raise ValueError(f"num_threads must be at least 1, got {num_threads}")
@@ -79,8 +83,9 @@ class OnnxModel:
         self.num_threads = num_threads or num_physical_cores()
         self.runs_on_cpu = tuple(providers or (_CPU,)) == (_CPU,)
         self._providers = providers
+        self._precision = precision
         self._digest = _digest(content)
-        self._session = _make_session(self.path, content, self.num_threads, providers)
+        self._session = self._make_session(content)
         self._num_running = 0
         self._opening = threading.Lock()
         tell_of_forks(self)
@@ -128,17 +133,23 @@ class OnnxModel:
             OnnxFileError: the file is not there any more, or another one.
         """
         known = self.metadata if self.is_foreign else None
-        other = OnnxModel(self.path, num_threads, self._providers, metadata=known)
+        other = OnnxModel(self.path, num_threads, self._providers, metadata=known, precision=self._precision)
         self._require_same(other._digest)
         return other
 
     def after_fork(self) -> None:
         """In the child: leave a session that cannot be used there."""
         self._opening = threading.Lock()
-        if self._session is not None and (self.num_threads > 1 or self._num_running or not self.runs_on_cpu):
+        has_threads = self.num_threads > 1 or not self.runs_on_cpu or self._precision is not None
+        if self._session is not None and (has_threads or self._num_running):
             _keep_for_ever(self._session)
             self._session = None
         self._num_running = 0
+
+    def _make_session(self, content: bytes) -> Any:
+        if self._precision is None:
+            return _make_session(self.path, content, self.num_threads, self._providers)
+        return OpenVinoSession(self.path, content, self.num_threads, self._precision)
 
     def _run_at_once(self, inputs: FloatArray) -> Outputs:
         onnxruntime = import_onnxruntime()
@@ -169,7 +180,7 @@ class OnnxModel:
                     )
                 content, _ = read_onnx_file(self.path)
                 self._require_same(_digest(content))
-                self._session = _make_session(self.path, content, self.num_threads, self._providers)
+                self._session = self._make_session(content)
             session = self._session
         with fork_guard:
             self._num_running += 1
