@@ -33,18 +33,20 @@ class TrackerConfig:
     that could continue half-hidden objects.
 
     A detection belongs to a track if its IoU with the expected box is above ``match_iou``, above ``low_match_iou`` if
-    it is not sure, above ``new_match_iou`` if the track was seen only once. A track unseen for more than
-    ``max_lost_frames`` frames, skipped ones counted, is forgotten, and its object gets another number when it comes
-    back; 30 are the paper's, a second of most videos. With ``class_agnostic`` a track may change its class.
+    it is not sure, above ``new_match_iou`` if the track was seen only once and has no number. These are low: the best
+    matching of all decides, and in films of few frames a second a box hardly meets the last one of its object. A track
+    unseen for more than ``max_lost_frames`` frames, skipped ones counted, is forgotten, and its object gets another
+    number when it comes back; 30 are the paper's, a second of most videos. With ``class_agnostic`` a track may change
+    its class.
     """
 
     high_score: float = 0.25
     low_score: float = 0.1
     new_score: float = 0.25
     first_score: float = 0.6
-    match_iou: float = 0.2
+    match_iou: float = 0.05
     low_match_iou: float = 0.5
-    new_match_iou: float = 0.3
+    new_match_iou: float = 0.05
     max_lost_frames: int = 30
     class_agnostic: bool = False
 

@@ -20,13 +20,14 @@ ALL = np.ones(1, np.bool_)
 
 
 class TextbookFilter:
-    """One box: a state of 8, a covariance of 8 x 8, and the noise as the authors of the model give it."""
+    """One box: a state of 8, a covariance of 8 x 8, and the noise as the authors of the model give it, but for how
+    fast a box may be that is seen for the first time."""
 
     def __init__(self, box: np.ndarray) -> None:
         position = self.measured(box)
         height = position[3]
         self.state = np.concatenate([position, np.zeros(4)])
-        deviations = [height / 10, height / 10, 1e-2, height / 10, height / 16, height / 16, 1e-5, height / 16]
+        deviations = [height / 10, height / 10, 1e-2, height / 10, height / 2, height / 2, 1e-5, height / 16]
         self.covariance = np.diag(np.square(deviations))
 
     @staticmethod

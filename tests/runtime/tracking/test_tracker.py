@@ -181,13 +181,20 @@ def test_a_newcomer_is_not_confirmed_by_an_unsure_detection() -> None:
 def test_how_far_boxes_may_jump(left: float, score: float, ids: list[int]) -> None:
     # Seen at rest for many frames, so that it is expected where it was.
     frames = [frame((0, 0))] * 8 + [frame((left, 0, score))]
-    assert ids_of(frames) == [[1]] * 8 + [ids]
+    assert ids_of(frames, match_iou=0.2) == [[1]] * 8 + [ids]
 
 
 @pytest.mark.parametrize(("left", "ids"), [(10, [1]), (11, [])])
 def test_how_far_a_newcomer_may_jump(left: float, ids: list[int]) -> None:
     # 10 / 30 = 0.33, 9 / 31 = 0.29: the limit is 0.3.
-    assert ids_of([frame(), frame((0, 0)), frame((left, 0))]) == [[], [], ids]
+    assert ids_of([frame(), frame((0, 0)), frame((left, 0))], new_match_iou=0.3) == [[], [], ids]
+
+
+@pytest.mark.parametrize("speed", [18, 30])
+def test_a_slow_film(speed: float) -> None:
+    # By almost a width from frame to frame: the second box hardly meets the first, and tells how the object moves.
+    places = [(18.0 + speed * step, 0.0, 0.9) for step in range(6)]
+    assert ids_of([frame((0, 0, 0.9)), *map(frame, places)])[1:] == [[1]] * 6
 
 
 @pytest.mark.parametrize("max_lost_frames", [0, 1, 5, 30])
