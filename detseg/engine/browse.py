@@ -18,7 +18,7 @@ from detseg.evaluation.hardest import encode_jpeg
 
 MOST_PICTURES = 500
 """Pictures that a page holds; of larger data sets as many, spread evenly."""
-BROWSED_BYTES = 2_900_000
+BROWSED_BYTES = 2_600_000
 """Of all pictures to browse together, as they stand on a page, which so stays below 5 MB."""
 SHOWN_BYTES = 1_100_000
 """Of the hardest pictures."""
