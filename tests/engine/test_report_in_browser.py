@@ -7,9 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from detseg.engine.html_report import write_html
+from detseg.engine.browse import browsed
+from detseg.engine.html_report import Report, write_html
+from detseg.engine.pictures import Pictures
+from detseg.structures import Metrics
 from tests.engine.test_html_report import HOSTILE, browsed_report
 
 playwright = pytest.importorskip("playwright.sync_api")
@@ -133,3 +137,48 @@ def test_without_scripts_the_hardest_pictures_are_there(browser: Any, tmp_path: 
     assert page.locator("#pictures figure").count() == 1
     assert page.locator("#pictures figure").is_visible()
     assert page.locator("#confidence").is_hidden()
+
+
+def pictures_of(*colors: tuple[str, int]) -> dict[str, np.ndarray]:
+    return {what: np.full((40, 60, 3), level, np.uint8) for what, level in colors}
+
+
+def open_labels(browser: Any, folder: Path, layers: dict[str, np.ndarray]) -> Any:
+    """Two pictures of labels, of which the second fits less."""
+    records: list[dict[str, Any]] = [
+        {"labels": [1], "difficulty": 100, "caption": "Dice 0.900"},
+        {"labels": [2], "difficulty": 400, "caption": "Dice 0.600"},
+    ]
+    made = tuple(browsed(index, f"case {index}", layers, record) for index, record in enumerate(records))
+    report = Report(
+        Metrics({"Dice": 0.75}, primary="Dice"), pictures=Pictures(browsed=made), class_names=("no", "a", "b")
+    )
+    write_html(folder / "report.html", report)
+    page = browser.new_context(viewport={"width": 900, "height": 900}, offline=True).new_page()
+    page.goto(f"file://{folder}/report.html")
+    return page
+
+
+def test_slices_of_a_volume(browser: Any, tmp_path: Path) -> None:
+    page = open_labels(browser, tmp_path, pictures_of(("three planes", 10), ("slice 3", 100), ("slice 5", 200)))
+    assert page.locator("#gallery figcaption a").all_text_contents() == ["case 1", "case 0"], "the worst first"
+    page.locator("#cases a", has_text="case 1").click()
+    assert page.locator("#large-words").text_content() == "Dice 0.600"
+    assert page.locator("#slice-value").text_content() == "slice 5"
+    before = page.locator("#large-view img").get_attribute("src")
+    page.locator("#slice").fill("0")
+    assert page.locator("#slice-value").text_content() == "slice 3"
+    assert page.locator("#large-view img").get_attribute("src") != before
+    page.keyboard.press("Escape")
+    page.locator("#class").select_option("1")
+    assert page.locator("#gallery figcaption a").all_text_contents() == ["case 0"], "where that class is"
+
+
+def test_truth_and_prediction_of_a_mask(browser: Any, tmp_path: Path) -> None:
+    page = open_labels(browser, tmp_path, pictures_of(("truth", 10), ("prediction", 100), ("errors", 200)))
+    assert page.locator("#gallery figure").first.locator("img").count() == 2
+    page.locator("#layers").select_option("errors")
+    (shown,) = [page.locator("#gallery figure").first.locator("img").get_attribute("src")]
+    page.locator("#gallery button").first.click()
+    assert page.locator("#slice-row").is_hidden()
+    assert page.locator("#large-view img").get_attribute("src") == shown
