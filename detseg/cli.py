@@ -182,6 +182,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         num_workers=options.workers,
         device=options.device,
         json_path=options.json,
+        precision=options.precision,
         output=options.output,
         report_path=options.report,
         postprocess=_postprocess_settings(options),

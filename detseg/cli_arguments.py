@@ -86,6 +86,9 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--full", action="store_true", help="keep the pictures of the page large; without it the page stays below 5 MB"
     )
+    evaluate.add_argument(
+        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the network (.safetensors only)"
+    )
     counting = evaluate.add_mutually_exclusive_group()
     counting.add_argument(
         "--evaluator",

@@ -111,6 +111,7 @@ def evaluate(
     overlap: float | None = None,
     overwrite: bool = False,
     evaluator: Literal["hotcoco", "faster-coco-eval", "pycocotools"] | None = None,
+    precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     foreign: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Measure a model on a data set: ``detseg.evaluate("runs/mine", "my_data.yaml").metrics["AP"]``.
@@ -131,6 +132,7 @@ def evaluate(
         overwrite: replace what lies in ``output``; without it another evaluation there is left alone, and the results
             go to ``output-2``.
         evaluator: the program that counts boxes; all give the same numbers. None for the fastest that is installed.
+        precision: of the network; ``.onnx`` files have their own.
         foreign: what :func:`load` takes for ``.onnx`` files of other programs, by name: ``{"layout": "yolox"}``.
 
     Raises:
@@ -166,6 +168,7 @@ def evaluate(
         size=pair(size),
         overwrite=overwrite,
         evaluator=evaluator,
+        precision=precision,
         foreign=foreign_options(**(foreign or {})),
     )
 

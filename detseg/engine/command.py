@@ -55,6 +55,7 @@ def run_evaluation(
     overwrite: bool = False,
     evaluator: str | None = None,
     full: bool = False,
+    precision: str = "fp32",
 ) -> Evaluation:
     """Measure a model, see :func:`detseg.engine.evaluated.open_evaluated`, and write what is asked for.
 
@@ -67,6 +68,7 @@ def run_evaluation(
         json_path: a file for the metrics.
         evaluator: the program that counts boxes; None for the fastest that is installed.
         full: keep the pictures of the page large; otherwise it stays below 5 MB.
+        precision: of the network: fp32, fp16 or bf16.
     """
     if report_path is not None and report_path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report writes one page, name a file that ends in .html, got {report_path}")
@@ -87,7 +89,9 @@ def run_evaluation(
     if output or report_path:
         folder = output / PICTURES_NAME if output else None
         examples = Examples(evaluated.task, evaluated.samples, folder, full=full)
-    judged = evaluated.evaluate(batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator)
+    judged = evaluated.evaluate(
+        batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator, precision=precision
+    )
     metrics = all_metrics(judged)
     if examples:
         settings, pictures = evaluated.describe(), examples.finish(judged)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
@@ -15,11 +16,14 @@ from detseg.data.loading.loader import EvalLoader
 from detseg.engine.distributed import Group
 from detseg.engine.samples import Samples, eval_placing
 from detseg.evaluation.base import Evaluator
+from detseg.models.base import fused
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.runner import Runner, predict_frames
 from detseg.structures import Result
 from detseg.tasks.base import Batch, Task
 from detseg.tasks.model_file import match_classes
+
+PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 OnResult = Callable[[int, Any, Any], None]
 """Told of an image: its index in the data set, what was found, and what is true."""
@@ -37,8 +41,12 @@ def evaluate(
     bar: bool = True,
     on_result: OnResult | None = None,
     backend: str | None = None,
+    precision: str = "fp32",
 ) -> Evaluator:
     """Run ``model`` over ``dataset`` and gather all results in an evaluator, on every process of ``group``.
+
+    A copy of the model is run, its batch norms folded as in prediction; in fp16 or bf16 where the ``precision`` says so
+    (torch's autocast).
 
     The classes of the data set decide: a prediction of a class that the data set does not have is left out, and a class
     of the data set that the model does not have is an error. Volumes are of any size and go through one at a time,
@@ -46,9 +54,11 @@ def evaluate(
     the program that counts, see :meth:`detseg.tasks.base.Task.evaluator`.
 
     Raises:
-        ValueError: the model does not know a class of the data set, or the backend cannot be used.
+        ValueError: the model does not know a class of the data set, or the backend or the precision cannot be used.
         ImageError: a picture cannot be read.
     """
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     group = group or Group()
     loader: EvalLoader[Batch] = EvalLoader(
         dataset,
@@ -58,8 +68,9 @@ def evaluate(
         num_workers=num_workers,
         rank=group.rank,
         world_size=group.world_size,
+        pin_memory=device.type == "cuda",
     )
-    results = _results_of_network(model, task, loader, device)
+    results = _results_of_network(model, task, loader, device, PRECISIONS[precision])
     evaluator = _judge(results, loader.indices, task, dataset, bar and group.is_main, on_result, backend)
     if group.world_size > 1:
         evaluator.merge(_exchange(evaluator.state(), group, device))
@@ -90,19 +101,20 @@ def evaluate_runner(
 
 
 def _results_of_network(
-    model: nn.Module, task: Task, loader: EvalLoader[Batch], device: torch.device
+    model: nn.Module, task: Task, loader: EvalLoader[Batch], device: torch.device, dtype: torch.dtype
 ) -> Generator[Result]:
-    was_training = model.training
-    model.eval()
+    # What is trained keeps its batch norms.
+    network = fused(copy.deepcopy(model).eval())
     try:
         for batch in loader:
             with torch.inference_mode():
                 images = task.normalize(batch.images.to(device, non_blocking=True))
-                found = task.results(task.infer(model, images), batch.placements)
+                with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+                    outputs = task.infer(network, images)
+                found = task.results(outputs, batch.placements)
             yield from found
     finally:
         loader.close()
-        model.train(was_training)
 
 
 def _results_of_runner(runner: Runner, loader: EvalLoader[list[Any]], batch_size: int) -> Generator[Result]:

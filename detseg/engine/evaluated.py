@@ -55,10 +55,25 @@ class Evaluated:
     averaged_with: tuple[Path, ...] = ()
 
     def evaluate(
-        self, *, batch_size: int, num_workers: int, on_result: OnResult | None = None, backend: str | None = None
+        self,
+        *,
+        batch_size: int,
+        num_workers: int,
+        on_result: OnResult | None = None,
+        backend: str | None = None,
+        precision: str = "fp32",
     ) -> Evaluator:
-        """Run the model over the samples; see :func:`detseg.engine.evaluate.evaluate`."""
+        """Run the model over the samples; see :func:`detseg.engine.evaluate.evaluate`.
+
+        Raises:
+            ValueError: another precision is asked for of an exported file, which has its own.
+        """
         if not isinstance(self.network, nn.Module):
+            if precision != "fp32":
+                raise ValueError(
+                    f"{self.path}: precision {precision} is for .safetensors files; an .onnx file has the precision "
+                    "that it was exported in (export --precision)"
+                )
             return evaluate_runner(
                 self.network,
                 self.task,
@@ -78,6 +93,7 @@ class Evaluated:
             device=self.device,
             on_result=on_result,
             backend=backend,
+            precision=precision,
         )
 
     def require_apart(self, folder: Path) -> None:

@@ -37,6 +37,8 @@ from detseg.tasks.base import Batch
 from detseg.tasks.model_file import ModelFileConfig, load_model_file, match_classes, save_model_file
 from detseg.tasks.start_weights import load_start_weights
 
+_MIN_FOR_WORKERS = 64
+
 
 @dataclass(frozen=True)
 class RunResult:
@@ -161,6 +163,11 @@ def _that_fits(settings: TrainConfig, num_samples: int) -> TrainConfig:
     return replace(settings, batch_size=num_samples)
 
 
+def _eval_workers(config: RunConfig, val_set: Samples) -> int:
+    """The processes that read for an evaluation; few images are read sooner than processes are started."""
+    return config.data.num_workers if len(val_set) >= _MIN_FOR_WORKERS else 0
+
+
 def build_trainer(
     config: RunConfig,
     file_config: ModelFileConfig,
@@ -219,7 +226,8 @@ def build_trainer(
             val_set,
             batch_size=settings.eval_batch_size or settings.batch_size,
             device=device,
-            num_workers=0,
+            num_workers=_eval_workers(config, val_set),
+            precision=settings.eval_precision,
             group=group,
             bar=bar,
         ).compute()
@@ -264,6 +272,8 @@ def _report(
         val_set,
         batch_size=batch_size,
         device=device,
+        num_workers=_eval_workers(config, val_set),
+        precision=config.train.eval_precision,
         group=group,
         bar=bar,
         on_result=examples,

@@ -123,6 +123,9 @@ class TrainConfig:
     """Epochs from one evaluation to the next; the last epoch is always evaluated."""
     eval_batch_size: int | None = None
     """Images at once in evaluation; null: as in training."""
+    eval_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Precision of the network in evaluation; with ``bf16`` and ``fp16`` the numbers are those of a model that is used
+    so."""
     save_steps: int | None = None
     """Optimizer steps between saved states, from which a run goes on; null: once an epoch."""
     weights: InputPath | None = None

@@ -216,3 +216,12 @@ def test_names_of_files_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureF
     said = capsys.readouterr()
     assert "bild_\\xe40.png" in said.out
     assert "Traceback" not in said.err
+
+
+def test_exported_files_have_a_precision_of_their_own(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--data", folder / "blobs.yaml", "--workers", 0, "--device", "cpu", "--precision", "bf16"]
+    assert detseg("eval", folder / "model.onnx", *options) == 2
+    assert "precision bf16 is for .safetensors files" in capsys.readouterr().err
+    assert detseg("eval", folder / "model.safetensors", *options) == 0

@@ -286,3 +286,35 @@ def test_an_error_on_the_way_ends_the_loader_and_leaves_the_mode(
             bar=False,
         )
     assert len(multiprocessing.active_children()) == children
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_the_precision_that_is_asked_for(
+    package: ModelFile, objects: Any, tmp_path: Path, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(coco_folder(tmp_path / "data", objects, {"square": 7, "triangle": 3, "circle": 50}), "val")
+    seen: list[torch.dtype] = []
+    task, infer = package.task, type(package.task).infer
+
+    def remember(self: Any, model: Any, images: Any) -> Any:
+        seen.append(model(images)[0].dtype)
+        return infer(self, model, images)
+
+    monkeypatch.setattr(type(task), "infer", remember)
+    settings: dict[str, Any] = {"batch_size": 2, "device": torch.device("cpu"), "bar": False}
+    whole = evaluate(package.model, task, dataset, **settings).compute()["AP"]
+    half = evaluate(package.model, task, dataset, **settings, precision=precision).compute()["AP"]
+    assert set(seen[:2]) == {torch.float32}
+    assert set(seen[2:]) == {{"bf16": torch.bfloat16, "fp16": torch.float16}[precision]}
+    assert half == pytest.approx(whole, abs=0.1)
+    assert half != whole
+    with pytest.raises(ValueError, match="precision must be one of fp32, fp16, bf16, got 'int8'"):
+        evaluate(package.model, task, dataset, **settings, precision="int8")
+
+
+def test_evaluation_leaves_the_model_as_it_was(package: ModelFile, objects: Any, tmp_path: Path) -> None:
+    before = {name: value.clone() for name, value in package.model.state_dict().items()}
+    measure(package, coco_folder(tmp_path / "data", objects, {"square": 7, "triangle": 3, "circle": 50}))
+    after = package.model.state_dict()
+    assert list(after) == list(before), "its batch norms are not folded"
+    assert all(torch.equal(after[name], value) for name, value in before.items())

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import defaultdict
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +14,7 @@ from detseg.data.division import ALL
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.coco_cache import open_columns
 from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns
+from detseg.data.formats.coco_writing import PREFIX, Entry, as_there, write_splits
 from detseg.data.outline import box_around, parse_outline
 from detseg.data.parsing import as_integer, enumerate_some, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
@@ -28,13 +27,10 @@ MAX_JSON_BYTES = 8 * 2**30
 
 _NUM_TRIED = 1000
 """Images that are looked for to find the folder of all."""
-_PREFIX = "instances_"
 _LABEL_STUDIO = "result.json"
 _ROBOFLOW = "_annotations.coco.json"
 _SETTINGS = {"format", "path"}
 _TABLES = ("categories", "images", "annotations")
-
-Entry = dict[str, Any]
 
 
 class CocoFormat(DatasetFormat):
@@ -53,7 +49,7 @@ class CocoFormat(DatasetFormat):
         if source.yaml_path is not None:
             named = source.settings.items()
             return tuple(key for key, value in named if isinstance(value, Mapping) and "annotations" in value)
-        official = (path.stem.removeprefix(_PREFIX) for path in source.root.glob(f"annotations/{_PREFIX}*.json"))
+        official = (path.stem.removeprefix(PREFIX) for path in source.root.glob(f"annotations/{PREFIX}*.json"))
         exported = (path.parent.name for path in source.root.glob(f"*/{_ROBOFLOW}"))
         found = tuple(sorted({*official, *exported}))
         is_undivided = (source.root / _LABEL_STUDIO).is_file() and (source.root / "images").is_dir()
@@ -70,19 +66,12 @@ class CocoFormat(DatasetFormat):
             return coco_records(source.root / _LABEL_STUDIO, folders, split, None, truth)
         plain = split.rstrip("0123456789").rstrip("_") or split
         folders = [source.root / name for name in (split, f"images/{split}", plain, f"images/{plain}", "images", "")]
-        path = source.root / "annotations" / f"{_PREFIX}{split}.json"
+        path = source.root / "annotations" / f"{PREFIX}{split}.json"
         return coco_records(path, folders, split, source.root, truth)
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
         """COCO files with the ids and fields of the old ones."""
-        old = [records for records in new.old if isinstance(records, BoxRecords) and records.sources]
-        roots = {records.root for records in old}
-        # Images of several folders are named relative to the folder around them.
-        common = roots.pop() if len(roots) == 1 else Path(os.path.commonpath([records.root for records in old]))
-        documents = _put_together(old, new, common)
-        contents = {_file_name(name): json.dumps(part, ensure_ascii=False) + "\n" for name, part in documents.items()}
-        images = str(common.resolve())
-        return contents, {name: {"images": images, "annotations": str(folder / _file_name(name))} for name in documents}
+        return write_splits(new, folder)
 
 
 def coco_records(
@@ -273,7 +262,7 @@ def _folder_of_images(names: Sequence[str], folders: Sequence[Path]) -> tuple[Pa
     # Some images may be missing, which a check says; so more than one name is tried.
     names = [name for name in names if is_text(name, is_path=True) and not leaves_root(name)]
     for folder in existing:
-        if not names or any(exists(folder / _as_there(folder, name)) for name in names):
+        if not names or any(exists(folder / as_there(folder, name)) for name in names):
             return folder, ""
     example = f" (as {names[0]})" if names else ""
     return (existing or list(folders))[0], f"its images{example} not found; tried {', '.join(map(str, folders))}"
@@ -288,7 +277,7 @@ def _add_image(records: BoxRecords, path: Path, entry: Entry) -> int | None:
     if leaves_root(name):
         records.reject("D107", path, f"image {entry['id']}: file_name must stay inside {records.root}, got {name!r}")
         return None
-    name = _as_there(records.root, name)
+    name = as_there(records.root, name)
     known = [side for side in map(_as_side, sides) if side is not None]
     if len(known) == 2:
         return records.add_image(name, path, (known[0], known[1]), entry["id"])
@@ -304,11 +293,6 @@ def _as_side(value: object) -> int | None:
     """The length of a side, which some programs write as 64.0; None if it is none."""
     side = None if isinstance(value, str) else as_integer(value)
     return side if side is not None and 1 <= side <= MAX_SIDE else None
-
-
-def _as_there(folder: Path, name: str) -> str:
-    """``name`` with slashes for the backslashes of Windows, unless there is such a file in ``folder``."""
-    return name if "\\" not in name or exists(folder / name) else name.replace("\\", "/")
 
 
 def _unused_groups(categories: Sequence[Entry], used: Container[int | None]) -> dict[int, str]:
@@ -363,46 +347,3 @@ def _add_annotations(
     for received, numbers in unknown.items():
         message = f"category_id must be one of {enumerate_some(category_ids)}, got {received}"
         records.reject("D004", path, message, *numbers)
-
-
-def _put_together(old: Sequence[BoxRecords], new: NewSplits, common: Path) -> dict[str, Entry]:
-    """One document for each new split; where images are not in one folder, they are named from ``common``.
-
-    Ids are kept where no two files share one, else all are new: many programs count from 0 in every file.
-    """
-    files = [(records, json.loads(read_bytes(records.sources[0]))) for records in old]
-    first = files[0][1]
-    for records, document in files:
-        if document["categories"] != first["categories"]:
-            raise DatasetError(
-                f"{records.sources[0]}: other categories than in {old[0].sources[0]}; make them equal before splitting"
-            )
-    new_ids = {key: _share_ids([document[key] for _, document in files]) for key in ("images", "annotations")}
-    counts = dict.fromkeys(new_ids, 0)
-    parts: dict[str, Entry] = {name: {**first, "images": [], "annotations": []} for name in new.members}
-    for records, document in files:
-        part_of: dict[int | None, tuple[Entry, int]] = {}
-        for entry in document["images"]:
-            name = _as_there(records.root, entry["file_name"])
-            image = records.root / name
-            counts["images"] += 1
-            number = counts["images"] if new_ids["images"] else entry["id"]
-            part = parts[new.split_of[image]]
-            part_of[as_integer(entry["id"])] = part, number
-            place = name if records.root == common else image.relative_to(common).as_posix()
-            part["images"].append({**entry, "id": number, "file_name": place})
-        for entry in document["annotations"]:
-            counts["annotations"] += 1
-            number = counts["annotations"] if new_ids["annotations"] else entry["id"]
-            part, image_id = part_of[as_integer(entry["image_id"])]
-            part["annotations"].append({**entry, "id": number, "image_id": image_id})
-    return parts
-
-
-def _share_ids(tables: Sequence[Sequence[Entry]]) -> bool:
-    ids = [as_integer(entry["id"]) for table in tables for entry in table]
-    return len(set(ids)) < len(ids)
-
-
-def _file_name(split: str) -> str:
-    return f"{_PREFIX}{split}.json"
