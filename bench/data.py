@@ -275,7 +275,7 @@ def _load(folder: Path, name: str, **changed: Any) -> str:
     from detseg.data.open import open_dataset
     from detseg.engine.settings import DataConfig
 
-    settings = {"neighborhood": AugmentConfig().neighborhood, "reduced_decoding": DataConfig().reduced_decoding}
+    settings = {"neighborhood": 16, "reduced_decoding": DataConfig().reduced_decoding}
     cv2.setNumThreads(1)
     wanted = json.loads((folder / "sizes.json").read_text())["train_pictures"]
     dataset = open_dataset(folder / name, "train", truth="boxes")

@@ -44,10 +44,10 @@ class AugmentConfig:
     copy_paste: float = 0.0
     """Probability that objects of a second image, each with probability one half, are pasted in front of what is there,
     along their masks; for the task instance only."""
-    neighborhood: int | None = 16
-    """Of how many images mosaic, mixup and copy_paste take their partners: of those next to each other in the order of
-    the epoch, most of them in the same batch, so that each is decoded once; null: of all, which takes a decoding for
-    each partner."""
+    neighborhood: int | None = None
+    """Of how many images mosaic, mixup and copy_paste take their partners: of so many that are next to each other in
+    the order of the epoch, most of them in the same batch, so that each is decoded once, which is faster, and makes the
+    images of a batch more alike; null: of all, which takes a decoding for each partner."""
     close_mosaic_epochs: int = 10
     """In so many epochs, the last ones, mosaic, mixup and copy_paste are off, so that training ends on images as they
     are."""
