@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from detseg.cli import EXIT_USER_ERROR, main
-from detseg.cli_arguments import make_parser
+from detseg.cli.arguments import make_parser
+from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.config import ConfigError, load_config
 from detseg.engine.settings import RunConfig
 from detseg.habits import HABITS, advice

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from detseg.augment import AUGMENTS
-from detseg.cli_arguments import TRUTHS
+from detseg.cli.arguments import TRUTHS
 from detseg.config import from_dict, load_entry
 from detseg.data import DATASETS
 from detseg.data.format import DatasetFormat

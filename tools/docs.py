@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from detseg.cli_arguments import make_parser
+from detseg.cli.arguments import make_parser
 from detseg.config_reference import Key, Section, sections
 from detseg.engine.settings import RunConfig
 

@@ -15,7 +15,7 @@ from detseg.files import free_folder, printable, remove_partial_files, require_a
 from detseg.runtime.background import Sink
 from detseg.runtime.counts import CountWriter, PlaceCounts
 from detseg.runtime.drawing.palette import Palette
-from detseg.runtime.kinds.base import Saving, make_writers
+from detseg.runtime.kinds.saving import Saving, make_writers
 from detseg.runtime.media.sources import Source, find_sources
 from detseg.runtime.media.video_reader import Section
 from detseg.runtime.model import Model

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detseg.cli import EXIT_USER_ERROR, main
+from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.tasks.model_file import load_model_file
 from tests.conversion.checkpoints import build, save, yolov8_weights
 

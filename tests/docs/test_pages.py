@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 import detseg
-from detseg.cli_arguments import make_parser
+from detseg.cli.arguments import make_parser
 from detseg.config_reference import sections
 from detseg.engine.settings import RunConfig
 from tests.docs.commands import blocks, shrink

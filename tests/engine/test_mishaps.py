@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from torch.utils.data import get_worker_info
 
-from detseg.cli import EXIT_USER_ERROR, main
+from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.data.formats.shapes import ShapesDataset
 from detseg.data.loading.worker_pool import WorkerDiedError
 from detseg.engine.checkpoint import load_state

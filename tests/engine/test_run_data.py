@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from detseg.cli import EXIT_USER_ERROR, main
+from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.config import load_config
 from detseg.data.formats.blobs import BlobsConfig, write_blobs
 from detseg.data.loading.loader import BadImagesError

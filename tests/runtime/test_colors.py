@@ -11,7 +11,7 @@ from detseg.runtime.colors import colors_command, read_palette
 from detseg.runtime.drawing.palette import color_of, palette_of
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.kinds.base import Saving, make_writers
+from detseg.runtime.kinds.saving import Saving, make_writers
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import read_image
 from detseg.runtime.model import Model

@@ -14,17 +14,8 @@ from detseg.runtime.drawing.compare import compare_labels, draw_errors
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.kinds.base import (
-    IMAGE_WRITERS,
-    JSON_LINES,
-    ImageInputs,
-    Kind,
-    Metadata,
-    Network,
-    Save,
-    logits_of,
-    require_few_classes,
-)
+from detseg.runtime.kinds.base import ImageInputs, Kind, Metadata, Network, logits_of, require_few_classes
+from detseg.runtime.kinds.saving import IMAGE_WRITERS, JSON_LINES, Save
 from detseg.runtime.postprocess.config import ViewsConfig
 from detseg.runtime.postprocess.results import best_classes
 from detseg.runtime.postprocess.views import average_over_views, sliding_window

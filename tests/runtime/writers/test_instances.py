@@ -15,7 +15,7 @@ from detseg.data.datasets.dataset import Dataset
 from detseg.data.open import open_dataset
 from detseg.run_lengths import RunLengths, pack_masks
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.kinds.base import Saving, make_writers
+from detseg.runtime.kinds.saving import Saving, make_writers
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
 from detseg.runtime.prediction import Prediction

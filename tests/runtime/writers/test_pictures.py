@@ -11,7 +11,7 @@ from detseg.arrays import ByteArray
 from detseg.runtime.drawing.boxes import draw_boxes
 from detseg.runtime.drawing.labels import draw_labels
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.kinds.base import Drawing
+from detseg.runtime.kinds.saving import Drawing
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import read_image, write_image
 from detseg.runtime.writers.base import DrawnWriter, PictureWriter

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.kinds.base import Drawing
+from detseg.runtime.kinds.saving import Drawing
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.video_reader import read_video
 from detseg.runtime.writers.base import VideoWriter

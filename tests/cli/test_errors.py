@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.cli import EXIT_USER_ERROR, main
-from detseg.cli_errors import EXTRAS, explain
+from detseg.cli.errors import EXTRAS, explain
+from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.data.loading.worker_pool import WorkerDiedError
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from detseg.cli import EXIT_USER_ERROR, main
+from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.config_reference import sections
 from detseg.engine.settings import RunConfig
 

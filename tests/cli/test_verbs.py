@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from detseg import __version__
-from detseg.cli import EXIT_USER_ERROR, main
+from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.inputs.geometry import InputSpec

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from tqdm import tqdm
 
-from detseg.cli import EXIT_USER_ERROR, main
-from detseg.cli_output import LONGEST_MESSAGE, printable, printable_output
+from detseg.cli.output import LONGEST_MESSAGE, printable, printable_output
+from detseg.cli.verbs import EXIT_USER_ERROR, main
 
 
 @pytest.mark.parametrize(

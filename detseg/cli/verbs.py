@@ -10,9 +10,9 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
-from detseg.cli_arguments import make_parser
-from detseg.cli_errors import explain, leave_standard_output
-from detseg.cli_output import printable_output, shortened
+from detseg.cli.arguments import make_parser
+from detseg.cli.errors import explain, leave_standard_output
+from detseg.cli.output import printable_output, shortened
 from detseg.habits import advice
 
 EXIT_USER_ERROR = 2
@@ -107,7 +107,7 @@ def _split(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from detseg.cli_plan import plan_command
+    from detseg.cli.plan import plan_command
 
     return plan_command(
         options.data,
@@ -162,7 +162,7 @@ def _configs(options: argparse.Namespace) -> int:
 
 
 def _config(options: argparse.Namespace) -> int:
-    from detseg.cli_config import config_command
+    from detseg.cli.config import config_command
 
     return config_command(options.key)
 

@@ -1,0 +1,146 @@
+"""What results can be saved as, and how they are drawn for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from detseg.arrays import ByteArray
+from detseg.files import require_replaceable
+from detseg.runtime.drawing.legend import with_legend
+from detseg.runtime.drawing.palette import Palette, palette_of
+from detseg.runtime.kinds.base import Kind
+from detseg.runtime.media.frames import Frame
+from detseg.runtime.writers.base import (
+    DrawnWriter,
+    JsonLinesWriter,
+    PictureWriter,
+    ResultWriter,
+    SharedOutput,
+    VideoWriter,
+)
+
+Overlay = Callable[[ByteArray], ByteArray]
+"""Draws more on a drawn picture, which it may change."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How results are drawn: class names, the width of lines in pixels (None: it grows with the picture), what is drawn
+    on top, colors (None: the usual ones), and whether all classes are named below."""
+
+    kind: Kind
+    class_names: tuple[str, ...]
+    line_width: int | None = None
+    overlay: Overlay | None = None
+    palette: Palette | None = None
+    has_legend: bool = False
+
+    def __call__(self, frame: Frame, result: Any) -> ByteArray:
+        """The image of ``frame`` with ``result``."""
+        drawn = self.kind.draw(frame.image, result, self.class_names, self.line_width, self.palette)
+        if self.overlay is not None:
+            drawn = self.overlay(drawn)
+        if self.has_legend:
+            drawn = with_legend(drawn, self.palette or palette_of(self.class_names), self.class_names)
+        return drawn
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What writers are made of: the folder ``output``, where no file of ``sources`` may lie; the classes and their
+    numbers in the data set; how results are drawn, and the ``fps`` of a video of still pictures; ``outputs``: what the
+    writers share; ``overlay``: what is drawn on top; ``palette``: colors in place of the usual ones; ``legend``:
+    whether classes are named below pictures (None: as the kind has it)."""
+
+    kind: Kind
+    output: Path
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    sources: Sequence[Path | str] = ()
+    fps: float = 25.0
+    line_width: int | None = None
+    outputs: SharedOutput = field(default_factory=SharedOutput)
+    overlay: Overlay | None = None
+    palette: Palette | None = None
+    legend: bool | None = None
+
+    @property
+    def draw(self) -> Drawing:
+        """What draws results."""
+        has_legend = self.kind.has_legend if self.legend is None else self.legend
+        return Drawing(self.kind, self.class_names, self.line_width, self.overlay, self.palette, has_legend)
+
+    @property
+    def colors(self) -> Palette:
+        """The colors of the classes."""
+        return self.palette or palette_of(self.class_names)
+
+    def table(self, name: str, *others: str) -> Path:
+        """The path for the file ``name``, written together with ``others``.
+
+        Raises:
+            ValueError: one of them is there and must not be replaced.
+        """
+        # A run that goes on has looked when it began; what it has made since may be there.
+        may_replace = self.outputs.overwrite or self.outputs.goes_on
+        for one in (name, *others):
+            require_replaceable(self.output / one, overwrite=may_replace)
+        return self.output / name
+
+
+@dataclass(frozen=True)
+class Save:
+    """One thing that results can be saved as. ``opens_at_once``: its files are there before the first result.
+    ``needs_probabilities``: results must carry them."""
+
+    make: Callable[[Saving], ResultWriter]
+    opens_at_once: bool = False
+    needs_probabilities: bool = False
+
+
+IMAGE_WRITERS: Mapping[str, Save] = {
+    "drawn": Save(
+        lambda to: DrawnWriter(
+            PictureWriter(to.output, to.draw, to.sources, to.outputs),
+            VideoWriter(to.output, to.draw, to.sources, outputs=to.outputs),
+        )
+    ),
+    "picture": Save(lambda to: PictureWriter(to.output, to.draw, to.sources, to.outputs)),
+    "video": Save(lambda to: VideoWriter(to.output, to.draw, to.sources, to.fps, to.outputs)),
+}
+"""``picture``: drawn pictures, of a video one per frame; ``video``: drawn videos, of still pictures ``video.mp4``;
+``drawn``: pictures of pictures and videos of videos."""
+
+JSON_LINES = Save(
+    lambda to: JsonLinesWriter(
+        to.table("results.jsonl"), lambda result: to.kind.record(result, to.class_names), goes_on=to.outputs.goes_on
+    ),
+    opens_at_once=True,
+)
+"""A line of JSON for each image, in ``results.jsonl``."""
+
+
+def make_writers(names: Sequence[str], saving: Saving, task_name: str) -> list[ResultWriter]:
+    """A writer for each of ``names``, which are those of ``saving.kind.writers``.
+
+    Raises:
+        ValueError: there is no such thing for these results, or a folder of results holds one of the sources.
+    """
+    allowed = saving.kind.writers
+    unknown = [name for name in names if name not in allowed]
+    if unknown:
+        shown = ", ".join(name or "''" for name in unknown)
+        raise ValueError(f"--save: unknown {shown}; allowed for {task_name} are {', '.join(allowed)}")
+    # Those that open their files at once come last, and must not leave them behind where another one is refused.
+    order = sorted(set(names), key=lambda name: (allowed[name].opens_at_once, name))
+    made = []
+    with ExitStack() as stack:
+        for name in order:
+            made.append(allowed[name].make(saving))
+            stack.push(made[-1])
+        stack.pop_all()
+    return made
