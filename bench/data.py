@@ -1,13 +1,13 @@
-"""Seconds and memory of data sets as large as COCO, made of a few pictures by links.
+"""Seconds and memory of data sets as large as COCO, made of a few images by links.
 
     python bench/data.py                      # everything; some minutes, and some 2 GB in a temporary folder
     python bench/data.py --scale 0.01         # a hundredth of it
     python bench/data.py --only coco evaluate
 
-Sets: COCO (118,287 pictures, 1.04 million objects with polygons), YOLO (100,000 text files), VOC (20,000 XML files),
+Sets: COCO (118,287 images, 1.04 million objects with polygons), YOLO (100,000 text files), VOC (20,000 XML files),
 Cityscapes (3,475 maps of instances). Each work runs in a process of its own: opening the set, first and a second time;
-for comparison pycocotools; ``detseg check --fast``; COCO's evaluation of 5,000 pictures with 50,000 objects and 500,000
-detections by each program that is installed; training pictures at 640 px with mosaic, of COCO's size and of 11
+for comparison pycocotools; ``detseg check --fast``; COCO's evaluation of 5,000 images with 50,000 objects and 500,000
+detections by each program that is installed; training images at 640 px with mosaic, of COCO's size and of 11
 megapixels. CPU seconds are those of the process with its threads; peak memory is all that it had in use, held is what
 stays of it beside what is shared with files. The table comes last.
 """
@@ -34,7 +34,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-NUM_PICTURES = 8
+NUM_IMAGES = 8
 NUM_CLASSES = 80
 SIZES = {
     "coco_images": 118_287,
@@ -44,41 +44,41 @@ SIZES = {
     "cityscapes": 3_475,
     "photographs": 64,
     "evaluated": 5_000,
-    "train_pictures": 1_000,
+    "train_images": 1_000,
 }
 SET_NAMES = ("coco", "yolo", "voc", "cityscapes")
 GROUPS = (*SET_NAMES, "evaluate", "loader")
 HEIGHT, WIDTH = 480, 640
 
 
-def make_pictures(folder: Path) -> list[Path]:
-    """A few pictures with edges and noise, about as large on disk as those of COCO."""
+def make_images(folder: Path) -> list[Path]:
+    """A few images with edges and noise, about as large on disk as those of COCO."""
     generator, paths = np.random.default_rng(0), []
     folder.mkdir(parents=True)
-    for number in range(NUM_PICTURES):
+    for number in range(NUM_IMAGES):
         coarse = generator.integers(0, 256, (15, 20, 3), np.uint8)
-        picture = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        noise = generator.integers(0, 12, picture.shape, np.uint8)
+        image = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        noise = generator.integers(0, 12, image.shape, np.uint8)
         paths.append(folder / f"{number}.jpg")
-        cv2.imwrite(str(paths[-1]), cv2.add(picture, noise), [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(str(paths[-1]), cv2.add(image, noise), [cv2.IMWRITE_JPEG_QUALITY, 90])
     return paths
 
 
-def make_links(folder: Path, pictures: list[Path], names: Iterator[str]) -> list[str]:
-    """A link to one of the ``pictures`` for each of ``names``."""
+def make_links(folder: Path, originals: list[Path], names: Iterator[str]) -> list[str]:
+    """A link to one of the ``originals`` for each of ``names``."""
     folder.mkdir(parents=True)
     made = []
     for number, name in enumerate(names):
-        (folder / name).symlink_to(pictures[number % len(pictures)])
+        (folder / name).symlink_to(originals[number % len(originals)])
         made.append(name)
     return made
 
 
-def make_coco(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
+def make_coco(root: Path, originals: list[Path], sizes: dict[str, int]) -> None:
     """One split with polygons of 8 to 52 corners, written as COCO writes it."""
     generator = np.random.default_rng(1)
     num_images, num_objects = sizes["coco_images"], sizes["coco_objects"]
-    names = make_links(root / "train", pictures, (f"{number:012d}.jpg" for number in range(num_images)))
+    names = make_links(root / "train", originals, (f"{number:012d}.jpg" for number in range(num_images)))
     outlines = [
         json.dumps([np.round(generator.uniform(0, 480, 2 * corners), 2).tolist()])
         for corners in generator.integers(8, 36, 500)
@@ -109,10 +109,10 @@ def make_coco(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
         file.write(f'], "categories": {json.dumps(classes)}}}')
 
 
-def make_yolo(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
-    """A text file of 1 to 12 boxes for each picture."""
+def make_yolo(root: Path, originals: list[Path], sizes: dict[str, int]) -> None:
+    """A text file of 1 to 12 boxes for each image."""
     generator = np.random.default_rng(2)
-    names = make_links(root / "images" / "train", pictures, (f"{number:06d}.jpg" for number in range(sizes["yolo"])))
+    names = make_links(root / "images" / "train", originals, (f"{number:06d}.jpg" for number in range(sizes["yolo"])))
     (root / "labels" / "train").mkdir(parents=True)
     texts = []
     for num_boxes in generator.integers(1, 13, 100):
@@ -132,9 +132,9 @@ def make_yolo(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
     (root / "data.yaml").write_text(f"path: .\ntrain: images/train\nval: images/train\nnames:\n{classes}\n")
 
 
-def make_voc(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
-    """An XML file of 1 to 5 boxes for each picture."""
-    names = make_links(root / "JPEGImages", pictures, (f"{number:06d}.jpg" for number in range(sizes["voc"])))
+def make_voc(root: Path, originals: list[Path], sizes: dict[str, int]) -> None:
+    """An XML file of 1 to 5 boxes for each image."""
+    names = make_links(root / "JPEGImages", originals, (f"{number:06d}.jpg" for number in range(sizes["voc"])))
     (root / "Annotations").mkdir()
     (root / "ImageSets" / "Main").mkdir(parents=True)
     for number, name in enumerate(names):
@@ -150,15 +150,15 @@ def make_voc(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
     (root / "ImageSets" / "Main" / "train.txt").write_text("".join(f"{name[:-4]}\n" for name in names))
 
 
-def make_cityscapes(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
+def make_cityscapes(root: Path, originals: list[Path], sizes: dict[str, int]) -> None:
     """Maps of instances of 1024x2048 pixels with some 20 objects."""
     generator, maps = np.random.default_rng(4), []
-    for number in range(NUM_PICTURES):
+    for number in range(NUM_IMAGES):
         ids = np.full((1024, 2048), 7, np.uint16)
         for one in range(20):
             left, top = generator.integers(0, 1900), generator.integers(0, 900)
             ids[top : top + 120, left : left + 140] = 1000 * generator.choice([24, 25, 26, 33]) + one
-        image, instances = pictures[0].parent / f"street{number}.png", pictures[0].parent / f"instances{number}.png"
+        image, instances = originals[0].parent / f"street{number}.png", originals[0].parent / f"instances{number}.png"
         cv2.imwrite(str(image), generator.integers(0, 64, (1024, 2048, 3), np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 0])
         cv2.imwrite(str(instances), ids)
         maps.append((image, instances))
@@ -169,13 +169,13 @@ def make_cityscapes(root: Path, pictures: list[Path], sizes: dict[str, int]) -> 
         )
 
 
-def make_photographs(root: Path, pictures: list[Path], sizes: dict[str, int]) -> None:
-    """Pictures of 2880x3840 pixels with a box each."""
+def make_photographs(root: Path, originals: list[Path], sizes: dict[str, int]) -> None:
+    """Images of 2880x3840 pixels with a box each."""
     photographs = []
-    for number, path in enumerate(pictures[:4]):
-        picture = cv2.resize(cv2.imread(str(path)), (3840, 2880), interpolation=cv2.INTER_CUBIC)
+    for number, path in enumerate(originals[:4]):
+        image = cv2.resize(cv2.imread(str(path)), (3840, 2880), interpolation=cv2.INTER_CUBIC)
         photographs.append(path.parent / f"photograph{number}.jpg")
-        cv2.imwrite(str(photographs[-1]), picture, [cv2.IMWRITE_JPEG_QUALITY, 90])
+        cv2.imwrite(str(photographs[-1]), image, [cv2.IMWRITE_JPEG_QUALITY, 90])
     names = make_links(
         root / "images" / "train", photographs, (f"{one:06d}.jpg" for one in range(sizes["photographs"]))
     )
@@ -195,13 +195,13 @@ MAKERS: dict[str, Callable[[Path, list[Path], dict[str, int]], None]] = {
 
 
 def open_set(folder: Path, name: str) -> str:
-    """Open the training split; says how many pictures and objects it has."""
+    """Open the training split; says how many images and objects it has."""
     from detseg.data.open import open_dataset
 
     START.restart()
-    dataset = open_dataset(folder / name, "train", truth="boxes")
+    dataset = open_dataset(folder / name, "train", target="boxes")
     KEPT.append(dataset)
-    return f"{len(dataset):,} pictures, {dataset.num_objects:,} objects"
+    return f"{len(dataset):,} images, {dataset.num_objects:,} objects"
 
 
 def open_with_pycocotools(folder: Path, name: str) -> str:
@@ -212,7 +212,7 @@ def open_with_pycocotools(folder: Path, name: str) -> str:
     with contextlib.redirect_stdout(io.StringIO()):
         coco = COCO(folder / name / "annotations" / "instances_train.json")
     KEPT.append(coco)
-    return f"{len(coco.imgs):,} pictures, {len(coco.anns):,} objects"
+    return f"{len(coco.imgs):,} images, {len(coco.anns):,} objects"
 
 
 def check_set(folder: Path, name: str) -> str:
@@ -254,8 +254,8 @@ def evaluate_with(folder: Path, backend: str) -> str:
     return f"AP {evaluator.compute()['AP']:.9f}"
 
 
-def load_pictures(folder: Path, name: str) -> str:
-    """Training pictures at 640 px with mosaic in batches of 16, on one thread, as training is set to."""
+def load_images(folder: Path, name: str) -> str:
+    """Training images at 640 px with mosaic in batches of 16, on one thread, as training is set to."""
     return _load(folder, name)
 
 
@@ -277,8 +277,8 @@ def _load(folder: Path, name: str, **changed: Any) -> str:
 
     settings = {"neighborhood": 16, "reduced_decoding": DataConfig().reduced_decoding}
     cv2.setNumThreads(1)
-    wanted = json.loads((folder / "sizes.json").read_text())["train_pictures"]
-    dataset = open_dataset(folder / name, "train", truth="boxes")
+    wanted = json.loads((folder / "sizes.json").read_text())["train_images"]
+    dataset = open_dataset(folder / name, "train", target="boxes")
     loader: TrainLoader[list[Any]] = TrainLoader(
         dataset,
         AugmentConfig().build(),
@@ -290,14 +290,14 @@ def _load(folder: Path, name: str, **changed: Any) -> str:
         **{**settings, **changed},
     )
     START.restart()
-    num_pictures, epoch = 0, 0
-    while num_pictures < wanted:
+    num_images, epoch = 0, 0
+    while num_images < wanted:
         for batch in loader.epoch(epoch):
-            num_pictures += len(batch)
-            if num_pictures >= wanted:
+            num_images += len(batch)
+            if num_images >= wanted:
                 break
         epoch += 1
-    return f"{num_pictures / (time.process_time() - START.cpu):.0f} pictures per second and core"
+    return f"{num_images / (time.process_time() - START.cpu):.0f} images per second and core"
 
 
 class Start:
@@ -327,9 +327,9 @@ WORKS: dict[str, Callable[[Path, str], str]] = {
     "pycocotools": open_with_pycocotools,
     "check --fast": check_set,
     "evaluate": evaluate_with,
-    "training pictures": load_pictures,
-    "training pictures, partners of all": load_from_all,
-    "training pictures, decoded whole": load_whole,
+    "training images": load_images,
+    "training images, partners of all": load_from_all,
+    "training images, decoded whole": load_whole,
 }
 
 
@@ -364,10 +364,10 @@ def works_of(group: str) -> Iterator[tuple[str, str]]:
             if importlib.util.find_spec(program.coco_module.partition(".")[0]):
                 yield "evaluate", name
     elif group == "loader":
-        yield "training pictures", "coco"
-        yield "training pictures, partners of all", "coco"
-        yield "training pictures", "photographs"
-        yield "training pictures, decoded whole", "photographs"
+        yield "training images", "coco"
+        yield "training images, partners of all", "coco"
+        yield "training images", "photographs"
+        yield "training images, decoded whole", "photographs"
     else:
         yield "open", group
         if group == "coco":
@@ -378,7 +378,7 @@ def works_of(group: str) -> Iterator[tuple[str, str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of pictures and objects")
+    parser.add_argument("--scale", type=float, default=1.0, help="of all numbers of images and objects")
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS)
     parser.add_argument("--folder", type=Path, help="a new folder for the sets, which stays (default a temporary one)")
     parser.add_argument("--measure", choices=WORKS, help=argparse.SUPPRESS)
@@ -392,12 +392,12 @@ def main() -> None:
         folder.mkdir(parents=True)
         sizes = {name: max(1, round(number * options.scale)) for name, number in SIZES.items()}
         (folder / "sizes.json").write_text(json.dumps(sizes))
-        pictures = make_pictures(folder / "pictures")
+        originals = make_images(folder / "images")
         rows = []
         for group in options.only:
             for needed in ("coco", "photographs") if group == "loader" else (group,):
                 if needed in MAKERS and not (folder / needed).exists():
-                    MAKERS[needed](folder / needed, pictures, sizes)
+                    MAKERS[needed](folder / needed, originals, sizes)
             for work, subject in works_of(group):
                 rows.append(run(work, folder, subject))
                 print(rows[-1], file=sys.stderr, flush=True)

@@ -1,8 +1,8 @@
 """AP after each epoch of fine-tuning by the recipe of ``detseg train WEIGHTS --data DATA``: does it ever forget?
 
-    python bench/finetune.py --data bccd --weights yolov8n_bccd.pt yolox_nano.pth --pictures 30 205
+    python bench/finetune.py --data bccd --weights yolov8n_bccd.pt yolox_nano.pth --images 30 205
 
-For each file of weights and number of training pictures (the first ones of the training split, in its order) one run.
+For each file of weights and number of training images (the first ones of the training split, in its order) one run.
 The first column is the model as it is given, before any step, where it knows all classes of the data; what follows is
 what a run judges, the average of the weights. The table comes last.
 """
@@ -26,7 +26,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a data set of boxes in a folder, in Pascal VOC's layout")
     parser.add_argument("--weights", nargs="+", required=True)
-    parser.add_argument("--pictures", type=int, nargs="+", default=[30, 205])
+    parser.add_argument("--images", type=int, nargs="+", default=[30, 205])
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--size", type=int)
     parser.add_argument("--device", default="auto")
@@ -34,24 +34,22 @@ def main(words: Sequence[str] | None = None) -> int:
     options = parser.parse_args(words)
     rows = []
     for weights in options.weights:
-        for count in options.pictures:
+        for count in options.images:
             with tempfile.TemporaryDirectory() as folder:
                 rows.append(measure(weights, count, Path(folder), options))
             print(json.dumps(rows[-1]), flush=True)
-    print(
-        f"\n| weights | pictures | before | {' | '.join(f'{n + 1}' for n in range(options.epochs))} | least - before |"
-    )
+    print(f"\n| weights | images | before | {' | '.join(f'{n + 1}' for n in range(options.epochs))} | least - before |")
     print(f"|---|---|---|{'---|' * options.epochs}---|")
     for row in rows:
         curve = " | ".join(f"{value:.3f}" for value in row["AP"])
         change = min(row["AP"]) - row["before"]
-        print(f"| {row['weights']} | {row['pictures']} | {row['before']:.3f} | {curve} | {change:+.3f} |")
+        print(f"| {row['weights']} | {row['images']} | {row['before']:.3f} | {curve} | {change:+.3f} |")
     return 0
 
 
 def measure(weights: str, count: int, folder: Path, options: argparse.Namespace) -> dict[str, object]:
-    """One run on ``count`` pictures, in ``folder``."""
-    data = first_pictures(options.data, count, folder / "data")
+    """One run on ``count`` images, in ``folder``."""
+    data = first_images(options.data, count, folder / "data")
     size = None if options.size is None else (options.size, options.size)
     plan = plan_run(
         weights,
@@ -63,7 +61,7 @@ def measure(weights: str, count: int, folder: Path, options: argparse.Namespace)
     records = read_records(folder / "run" / RECORDS_NAME)
     return {
         "weights": Path(weights).name,
-        "pictures": count,
+        "images": count,
         "before": before,
         "AP": [record["AP"] for record in records],
     }
@@ -80,8 +78,8 @@ def start_ap(plan: Plan, data: str, device: str) -> float:
     return float(evaluated.evaluate(batch_size=16, num_workers=0).compute()["AP"])
 
 
-def first_pictures(data: str, count: int, folder: Path) -> Path:
-    """The VOC data set ``data`` with the first ``count`` of its training pictures, by links."""
+def first_images(data: str, count: int, folder: Path) -> Path:
+    """The VOC data set ``data`` with the first ``count`` of its training images, by links."""
     home = Path(open_dataset(data, "train").home)
     lists = folder / "ImageSets" / "Main"
     lists.mkdir(parents=True)

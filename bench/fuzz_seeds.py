@@ -59,9 +59,9 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     cv2.setNumThreads(0)  # whoever is forked later must have no threads
     in_a_child(lambda: _make_models(folder))
     detector, volume_model = folder / "boxes.onnx", folder / "volumes.onnx"
-    pictures = [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48)) for _ in range(4)]
-    picture = pictures[0]
-    write_image(folder / "a.png", picture)
+    stills = [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48)) for _ in range(4)]
+    still = stills[0]
+    write_image(folder / "a.png", still)
     still = folder / "a.png"
 
     def predict(model: Path, *options: str) -> Use:
@@ -73,7 +73,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     def split(up: int) -> Use:
         return lambda path, out: ["split", str(path.parents[up]), "--ratios", "5:5", "-o", str(out)]
 
-    def with_picture(path: Path, out: Path) -> list[str]:
+    def with_still(path: Path, out: Path) -> list[str]:
         return ["predict", str(path), str(still), "-o", str(out), "--save", "csv,drawn", "--device", "cpu"]
 
     def convert(path: Path, out: Path) -> list[str]:
@@ -83,12 +83,12 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         return ["train", str(path), "-o", str(out)]
 
     coco, yolo, masks, scans = (folder / name for name in ("coco", "yolo", "masks", "scans"))
-    _box_sets(coco, yolo, pictures)
-    for part, drawn in (("train", pictures[:2]), ("val", pictures[2:])):
-        for number, picture in enumerate(drawn):
-            write_image(masks / f"images/{part}/{number}.png", picture)
+    _box_sets(coco, yolo, stills)
+    for part, drawn in (("train", stills[:2]), ("val", stills[2:])):
+        for number, still in enumerate(drawn):
+            write_image(masks / f"images/{part}/{number}.png", still)
             (masks / f"masks/{part}").mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(masks / f"masks/{part}/{number}.png"), picture[..., 0] // 86)
+            cv2.imwrite(str(masks / f"masks/{part}/{number}.png"), still[..., 0] // 86)
     (masks / "data.yaml").write_text(
         "format: masks\nnames: {0: a, 1: b, 2: c}\ntrain: {images: images/train, masks: masks/train}\n"
         "val: {images: images/val, masks: masks/val}\n"
@@ -128,7 +128,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     headers = [mutate.damaged, mutate.with_other_header, mutate.with_other_header]
     scans_in_set = {"labelsTr/s_0.nii.gz": nifti["d.nii.gz"], "imagesTr/s_1.nii.gz": nifti["a.nii.gz"]}
     return {
-        "pictures": Kind(_pictures(picture), [predict(detector, "--save", "csv")], images),
+        "images": Kind(_stills(still), [predict(detector, "--save", "csv")], images),
         "masks": Kind({"masks/train/0.png": mask, "images/val/0.png": still.read_bytes()}, [check(2)], images, masks),
         "JSON": Kind({boxes: (coco / boxes).read_bytes()}, [check(1), split(1)], words, coco),
         "labels": Kind(
@@ -138,9 +138,9 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         "YAML of runs": Kind({"run.yaml": DETECTOR.encode()}, [train], words),
         "NIfTI": Kind(nifti, [predict(volume_model, "--save", "table")], packed),
         "NIfTI in sets": Kind(scans_in_set, [check(1)], packed, scans),
-        "ONNX": Kind({"a.onnx": detector.read_bytes()}, [with_picture, with_picture, convert], graphs),
-        "safetensors": Kind(model, [with_picture], headers),
-        "video": Kind(_videos(folder, picture), [predict(detector, "--save", "csv", "--end", "1")]),
+        "ONNX": Kind({"a.onnx": detector.read_bytes()}, [with_still, with_still, convert], graphs),
+        "safetensors": Kind(model, [with_still], headers),
+        "video": Kind(_videos(folder, still), [predict(detector, "--save", "csv", "--end", "1")]),
         "pickles": Kind(_pickles(folder), [convert], [mutate.damaged, mutate.with_damaged_member]),
     }
 
@@ -191,21 +191,21 @@ def _make_models(folder: Path) -> None:
         export_model(folder / f"{name}.safetensors", folder / f"{name}.onnx")
 
 
-def _pictures(picture: np.ndarray[Any, Any]) -> dict[str, bytes]:
+def _stills(still: np.ndarray[Any, Any]) -> dict[str, bytes]:
     progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
-    made = {f"a{suffix}": _encoded(suffix, picture) for suffix in (".jpg", ".png", ".bmp", ".webp", ".tif")}
-    lossless = _encoded(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, 101])
-    return made | {"progressive.jpg": _encoded(".jpg", picture, progressive), "lossless.webp": lossless}
+    made = {f"a{suffix}": _encoded(suffix, still) for suffix in (".jpg", ".png", ".bmp", ".webp", ".tif")}
+    lossless = _encoded(".webp", still, [cv2.IMWRITE_WEBP_QUALITY, 101])
+    return made | {"progressive.jpg": _encoded(".jpg", still, progressive), "lossless.webp": lossless}
 
 
-def _encoded(suffix: str, picture: np.ndarray[Any, Any], options: Sequence[int] = ()) -> bytes:
-    return bytes(cv2.imencode(suffix, picture, list(options))[1])
+def _encoded(suffix: str, still: np.ndarray[Any, Any], options: Sequence[int] = ()) -> bytes:
+    return bytes(cv2.imencode(suffix, still, list(options))[1])
 
 
-def _box_sets(coco: Path, yolo: Path, pictures: Sequence[np.ndarray[Any, Any]]) -> None:
+def _box_sets(coco: Path, yolo: Path, stills: Sequence[np.ndarray[Any, Any]]) -> None:
     from detseg.runtime.media.images import write_image
 
-    for part, drawn in (("train", pictures[:2]), ("val", pictures[2:])):
+    for part, drawn in (("train", stills[:2]), ("val", stills[2:])):
         images = [{"id": n + 1, "file_name": f"{n}.png", "height": 48, "width": 64} for n in range(2)]
         boxes = [
             {
@@ -225,20 +225,20 @@ def _box_sets(coco: Path, yolo: Path, pictures: Sequence[np.ndarray[Any, Any]]) 
         }
         (coco / "annotations").mkdir(parents=True, exist_ok=True)
         (coco / f"annotations/instances_{part}.json").write_text(json.dumps(document))
-        for number, picture in enumerate(drawn):
-            write_image(coco / f"{part}/{number}.png", picture)
-            write_image(yolo / f"images/{part}/{number}.png", picture)
+        for number, still in enumerate(drawn):
+            write_image(coco / f"{part}/{number}.png", still)
+            write_image(yolo / f"images/{part}/{number}.png", still)
             (yolo / f"labels/{part}").mkdir(parents=True, exist_ok=True)
             (yolo / f"labels/{part}/{number}.txt").write_text("0 0.5 0.5 0.25 0.5\n1 0.2 0.2 0.1 0.1\n")
     (yolo / "data.yaml").write_text("path: .\ntrain: images/train\nval: images/val\nnames:\n  0: a\n  1: b\n")
 
 
-def _videos(folder: Path, picture: np.ndarray[Any, Any]) -> dict[str, bytes]:
+def _videos(folder: Path, still: np.ndarray[Any, Any]) -> dict[str, bytes]:
     made = {}
     for name, codec in (("a.avi", "MJPG"), ("b.mp4", "mp4v"), ("c.mkv", "mp4v")):
         video = cv2.VideoWriter(str(folder / name), cv2.VideoWriter.fourcc(*codec), 10.0, (64, 48))
         for shift in range(6):
-            video.write(np.roll(picture, 4 * shift, 1))
+            video.write(np.roll(still, 4 * shift, 1))
         video.release()
         if (folder / name).stat().st_size:
             made[name] = (folder / name).read_bytes()

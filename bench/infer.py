@@ -1,9 +1,9 @@
-"""Images per second from pictures in memory to results in memory, and where the time goes.
+"""Images per second from images in memory to results in memory, and where the time goes.
 
     python bench/infer.py
 
-Networks have fresh weights, batch norms settled on the pictures; a detector's scores are set so that about 100 anchors
-of a picture pass. Pictures are 600x800 for the detectors at 640x640 and 512x1024 for LETNet at that size. Executors:
+Networks have fresh weights, batch norms settled on the images; a detector's scores are set so that about 100 anchors
+of an image pass. Images are 600x800 for the detectors at 640x640 and 512x1024 for LETNet at that size. Executors:
 
 - eager: without a CUDA graph; letterbox on the CPU
 - compiled: the same with ``torch.compile(model)``
@@ -141,7 +141,7 @@ def plain_stages(case: Case, work: Workload, model: nn.Module, device: torch.dev
 
     def place(images: Any) -> Any:
         placed = [task.spec.place(image) for image in images]
-        return [placement for _, placement in placed], torch.from_numpy(np.stack([image for image, _ in placed]))
+        return [transform for _, transform in placed], torch.from_numpy(np.stack([image for image, _ in placed]))
 
     def normalize(pixels: Tensor) -> Tensor:
         return task.normalize(pixels).to(dtype, memory_format=task.memory_format)
@@ -179,15 +179,15 @@ def graph_stages(
     network, raw = capture(lambda: model(inputs))
     postprocess, outputs = capture(lambda: task.infer(lambda _: raw, inputs))
 
-    def copy_over(placements: Any) -> Any:
+    def copy_over(transforms: Any) -> Any:
         pixels_there.copy_(pixels, non_blocking=True)
         table_there.copy_(table, non_blocking=True)
-        return placements
+        return transforms
 
     def replay(graph: torch.cuda.CUDAGraph) -> Callable[[Any], Any]:
-        def replayed(placements: Any) -> Any:
+        def replayed(transforms: Any) -> Any:
             graph.replay()
-            return placements
+            return transforms
 
         return replayed
 
@@ -198,7 +198,7 @@ def graph_stages(
         ("preprocess", replay(preprocess)),
         ("network", replay(network)),
         ("postprocess", replay(postprocess)),
-        ("results", lambda placements: task.results(outputs, placements)),
+        ("results", lambda transforms: task.results(outputs, transforms)),
     ]
 
 
@@ -337,7 +337,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.5, help="for each measured figure")
     parser.add_argument("--threads", type=int, help="of torch, and of ONNX Runtime on the CPU")
     parser.add_argument("--json", type=Path, help="write all figures to this file")
-    parser.add_argument("--tiny", action="store_true", help="a trial of the script: small pictures, and short")
+    parser.add_argument("--tiny", action="store_true", help="a trial of the script: small images, and short")
     options = parser.parse_args()
     options.batches = options.batches or ([1, 2] if options.tiny else [1, 8, 32])
     if options.tiny:

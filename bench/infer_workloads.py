@@ -1,4 +1,4 @@
-"""What the benchmark of inference runs: networks that behave like trained ones, and pictures like a camera's."""
+"""What the benchmark of inference runs: networks that behave like trained ones, and images like a camera's."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODELS: dict[str, tuple[str, int, tuple[int, int], tuple[int, int]]] = {
     "detector s": ("detection/c2f_s.yaml", 80, (640, 640), (600, 800)),
     "LETNet": ("semantic/letnet.yaml", 19, (512, 1024), (512, 1024)),
 }
-"""By name: configuration, number of classes, height and width of the input, and of the pictures."""
+"""By name: configuration, number of classes, height and width of the input, and of the images."""
 NUM_PASSING = 100
 """Anchors of an image whose best score is above the confidence threshold."""
 _LOGIT_SPREAD = 1.75
@@ -33,7 +33,7 @@ _LOGIT_SPREAD = 1.75
 
 @dataclass(frozen=True)
 class Workload:
-    """A network, fused and in evaluation mode on the CPU, its task, and pictures as arrays and as JPEG files."""
+    """A network, fused and in evaluation mode on the CPU, its task, and images as arrays and as JPEG files."""
 
     name: str
     model: Any
@@ -43,10 +43,10 @@ class Workload:
 
 
 def make_workload(name: str, num_images: int, folder: Path, tiny: bool) -> Workload:
-    """One of ``MODELS`` with fresh weights; ``tiny``: with an input and pictures of a few pixels."""
-    file, num_classes, size, picture_size = MODELS[name]
+    """One of ``MODELS`` with fresh weights; ``tiny``: with an input and images of a few pixels."""
+    file, num_classes, size, image_size = MODELS[name]
     if tiny:
-        size = picture_size = (64, 128)
+        size = image_size = (64, 128)
     content = yaml.safe_load((CONFIGS / file).read_text())
     class_names = [f"class {number}" for number in range(num_classes)]
     header = {"model": content["model"], "task": content["task"], "class_names": class_names}
@@ -54,7 +54,7 @@ def make_workload(name: str, num_images: int, folder: Path, tiny: bool) -> Workl
     torch.manual_seed(0)
     model = config.model.build(num_classes=num_classes)
     task: Any = adapt_task(config.task, config.task.prediction_settings, size).build(model, class_names)
-    images = [make_picture(*picture_size, seed) for seed in range(num_images)]
+    images = [make_image(*image_size, seed) for seed in range(num_images)]
     inputs = task.normalize(torch.from_numpy(np.stack([task.spec.place(image)[0] for image in images[:4]])))
     settle(model, inputs)
     if task.name == "detection":
@@ -65,13 +65,13 @@ def make_workload(name: str, num_images: int, folder: Path, tiny: bool) -> Workl
     return Workload(name, model.fuse(), task, images, paths)
 
 
-def make_picture(height: int, width: int, seed: int) -> ByteArray:
+def make_image(height: int, width: int, seed: int) -> ByteArray:
     """``[H, W, 3]`` uint8: large soft spots with some noise, so that a JPEG has about the size of a photograph's."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (max(2, height // 40), max(2, width // 40), 3)).astype(np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-    picture: ByteArray = cv2.add(smooth, rng.integers(0, 12, smooth.shape).astype(np.uint8)).astype(np.uint8)
-    return picture
+    image: ByteArray = cv2.add(smooth, rng.integers(0, 12, smooth.shape).astype(np.uint8)).astype(np.uint8)
+    return image
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
-"""How much the memory of a process grows while a film of 100,000 frames is predicted.
+"""How much the memory of a process grows while a video of 100,000 frames is predicted.
 
     python bench/memory.py
 
-A tiny detector, exported to ONNX, runs over a small film that is read again and again; frames are decoded in a thread
+A tiny detector, exported to ONNX, runs over a small video that is read again and again; frames are decoded in a thread
 and results written as CSV and JSON lines, as ``detseg predict`` does. Memory is what the process has in use (resident),
 after the first tenth, when everything is set up, and at the end.
 """
@@ -55,7 +55,7 @@ def make_model(folder: Path) -> Path:
     torch.manual_seed(0)
     network, _ = config.build()
     with torch.no_grad():
-        for _ in range(20):  # norms that fit pictures
+        for _ in range(20):  # norms that fit images
             network.train()(torch.rand(4, 3, 64, 64))
         for branch in network.head.class_branches:
             branch[-1].weight.mul_(20)  # scores that differ
@@ -73,10 +73,10 @@ def main() -> None:
         folder = Path(name)
         model = detseg.load(make_model(folder), num_threads=1)
         noise = np.random.default_rng(0).integers(0, 256, (FRAMES_OF_FILM, 48, 64, 3), np.uint8)
-        with OpenCVVideo(folder / "film.avi", 25) as film:
-            for picture in noise:
-                film.append(picture, "noise")
-        films = repeat(folder / "film.avi", options.frames // FRAMES_OF_FILM)
+        with OpenCVVideo(folder / "video.avi", 25) as video:
+            for image in noise:
+                video.append(image, "noise")
+        videos = repeat(folder / "video.avi", options.frames // FRAMES_OF_FILM)
         kind = model.runner.kind
         marks: list[tuple[int, int]] = []
         boxes, start = 0, time.perf_counter()
@@ -84,7 +84,7 @@ def main() -> None:
             CsvWriter(folder / "boxes.csv", model.class_names) as table,
             JsonLinesWriter(folder / "boxes.jsonl", lambda found: kind.record(found, model.class_names)) as lines,
         ):
-            for number, found in enumerate(model.predict(films, ahead=8), start=1):
+            for number, found in enumerate(model.predict(videos, ahead=8), start=1):
                 for writer in (table, lines):
                     writer.write(found.frame, found.result)
                 boxes += len(found.result)

@@ -60,7 +60,7 @@ def mutants(tree: ast.AST, lines: range | None = None, in_function: bool = False
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if isinstance(node, ast.AST):
                 own = lines if not isinstance(node, ast.stmt) else head(node) if inside else None
-                for new in replacements(node, field, tree):
+                for new in retransforms(node, field, tree):
                     yield Mutant(tree, field, index, new, getattr(node, "lineno", getattr(tree, "lineno", 0)), own)
                 yield from mutants(node, own, inside)
 
@@ -72,7 +72,7 @@ def head(statement: ast.stmt) -> range:
     return range(statement.lineno, max(statement.lineno, last) + 1)
 
 
-def replacements(node: ast.AST, field: str, parent: ast.AST) -> Iterator[ast.AST | None]:
+def retransforms(node: ast.AST, field: str, parent: ast.AST) -> Iterator[ast.AST | None]:
     """What may stand in place of ``node``, the ``field`` of ``parent`` or one of its items; None: nothing."""
     is_named = not isinstance(node, ast.keyword) or node.arg is not None
     if field in ("decorator_list", "keywords", "ifs") and is_named and not ast.unparse(node).startswith("dataclass"):

@@ -1,4 +1,4 @@
-"""Microseconds of suppression on a GPU, against torchvision in the same run, after a proof that it is right.
+"""Microseconds of NMS on a GPU, against torchvision in the same run, after a proof that it is right.
 
     python bench/nms_gpu.py
 

@@ -1,4 +1,4 @@
-"""Dense predictions for the benchmark of suppression: some as a trained detector gives them, some meant to go wrong.
+"""Dense predictions for the benchmark of NMS: some as a trained detector gives them, some meant to go wrong.
 
 Shape legend: B images, A anchors, C classes.
 """

@@ -1,4 +1,4 @@
-"""What must hold of suppression on a GPU before its speed means anything. See ``nms_gpu.py``, which runs it.
+"""What must hold of NMS on a GPU before its speed means anything. See ``nms_gpu.py``, which runs it.
 
 Every check returns what it looked at, and raises ``ProofError`` where the operator does not do what it should.
 """

@@ -1,17 +1,17 @@
-"""Prediction on a video and on pictures with an exported n detector, against Ultralytics in the same run.
+"""Prediction on a video and on images with an exported n detector, against Ultralytics in the same run.
 
-    python bench/predict.py --peer-python PEER_ENV/bin/python --peer-weights yolov8n.pt --video FILM --pictures FOLDER
+    python bench/predict.py --peer-python PEER_ENV/bin/python --peer-weights yolov8n.pt --video FILM --images FOLDER
 
 The peer lives in an environment of its own (``pip install ultralytics onnx onnxruntime``). Both have the weights of its
 checkpoint, each its own ONNX file for 640 pixels, and the settings confidence 0.25, IoU 0.7, one image at a time. All
-else is each program's default. The peer's exporter makes a file for 640x640 by default, to which all pictures are
+else is each program's default. The peer's exporter makes a file for 640x640 by default, to which all images are
 padded; with ``dynamic=True`` they are padded as little as in torch, which is measured as a row of its own. Exports of
 detseg's are always free in size, and padded as little.
 
-Video: whole processes, ``detseg predict`` and ``yolo predict``, that draw the boxes and save the film. What a process
-takes for the first frame alone is measured too and taken off, so that starting does not count. Pictures: from file to
-boxes in a process that is warm, in torch and in ONNX Runtime. The programs take turns; the ratios of the medians are
-what to look at.
+Video: whole processes, ``detseg predict`` and ``yolo predict``, that draw the boxes and save the written. What a
+process takes for the first frame alone is measured too and taken off, so that starting does not count. Images: from
+file to boxes in a process that is warm, in torch and in ONNX Runtime. The programs take turns; the ratios of the
+medians are what to look at.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ shutil.copy(model.export(format="onnx", imgsz=640), folder + "/peer.onnx")
 shutil.copy(model.export(format="onnx", imgsz=640, dynamic=True), folder + "/peer-dynamic.onnx")
 """
 SIZE = (640, 640)
-PICTURES = """
+IMAGES = """
 import sys, time, json
 import torch
 from ultralytics import YOLO
@@ -86,9 +86,9 @@ def seconds(command: list[str | Path]) -> float:
 
 def first_frame(video: Path, folder: Path) -> Path:
     path = folder / "first.avi"
-    with OpenCVVideo(path, 25) as film:
+    with OpenCVVideo(path, 25) as written:
         frame = next(iter(read_video(video, Section())))
-        film.append(frame.pixels, "first")
+        written.append(frame.pixels, "first")
     return path
 
 
@@ -107,14 +107,14 @@ def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> lis
         "exist_ok=True",
     ]
     programs: dict[str, Callable[[Path], float]] = {
-        "detseg predict": lambda film: seconds(
+        "detseg predict": lambda written: seconds(
             [
                 sys.executable,
                 "-m",
                 "detseg",
                 "predict",
                 model,
-                film,
+                written,
                 "--save",
                 "drawn",
                 "-o",
@@ -122,9 +122,9 @@ def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> lis
                 "--overwrite",
             ]
         ),
-        "yolo predict": lambda film: seconds([*peer_command, f"model={folder / 'peer.onnx'}", f"source={film}"]),
-        "yolo predict, dynamic": lambda film: seconds(
-            [*peer_command, f"model={folder / 'peer-dynamic.onnx'}", f"source={film}"]
+        "yolo predict": lambda written: seconds([*peer_command, f"model={folder / 'peer.onnx'}", f"source={written}"]),
+        "yolo predict, dynamic": lambda written: seconds(
+            [*peer_command, f"model={folder / 'peer-dynamic.onnx'}", f"source={written}"]
         ),
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
@@ -142,8 +142,8 @@ def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> lis
     ]
 
 
-def detseg_pictures(path: Path, paths: list[Path], threads: int) -> tuple[float, int]:
-    """Seconds per picture, and the number of boxes."""
+def detseg_images(path: Path, paths: list[Path], threads: int) -> tuple[float, int]:
+    """Seconds per image, and the number of boxes."""
     model = detseg.load(path, device="cpu", num_threads=threads, size=SIZE)
 
     def run() -> int:
@@ -156,7 +156,7 @@ def detseg_pictures(path: Path, paths: list[Path], threads: int) -> tuple[float,
 
 
 def network_alone(path: Path, paths: list[Path], threads: int) -> float:
-    """Seconds per picture of the exported network, whose inputs, of the sizes of the pictures, are there already."""
+    """Seconds per image of the exported network, whose inputs, of the sizes of the images, are there already."""
     model = OnnxModel(path, threads)
     spec = fitted(InputSpec(*SIZE), 32)
     shapes = [(1, 3, *spec.input_size(*read_image(path).shape[:2])) for path in paths]
@@ -169,22 +169,22 @@ def network_alone(path: Path, paths: list[Path], threads: int) -> float:
     return (time.perf_counter() - start) / len(paths)
 
 
-def measure_pictures(options: argparse.Namespace, package: Path, model: Path, folder: Path) -> list[str]:
-    paths = expand_sources([options.pictures])
+def measure_images(options: argparse.Namespace, package: Path, model: Path, folder: Path) -> list[str]:
+    paths = expand_sources([options.images])
     listing = json.dumps([str(path.resolve()) for path in paths])
 
     def peer(weights: Path) -> tuple[float, int]:
-        command = [options.peer_python, "-c", PICTURES, weights, listing, str(options.threads)]
+        command = [options.peer_python, "-c", IMAGES, weights, listing, str(options.threads)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
-        per_picture, boxes = json.loads(done.stdout.splitlines()[-1])
-        return per_picture, boxes
+        per_image, boxes = json.loads(done.stdout.splitlines()[-1])
+        return per_image, boxes
 
     programs: dict[str, Callable[[], tuple[float, int]]] = {
         "Ultralytics, torch": lambda: peer(options.peer_weights),
-        "detseg, torch": lambda: detseg_pictures(package, paths, options.threads),
+        "detseg, torch": lambda: detseg_images(package, paths, options.threads),
         "Ultralytics, ONNX": lambda: peer(folder / "peer.onnx"),
         "Ultralytics, ONNX, dynamic": lambda: peer(folder / "peer-dynamic.onnx"),
-        "detseg, ONNX": lambda: detseg_pictures(model, paths, options.threads),
+        "detseg, ONNX": lambda: detseg_images(model, paths, options.threads),
         "detseg, ONNX, network alone": lambda: (network_alone(model, paths, options.threads), 0),
     }
     found: dict[str, list[tuple[float, int]]] = {name: [] for name in programs}
@@ -193,10 +193,10 @@ def measure_pictures(options: argparse.Namespace, package: Path, model: Path, fo
             found[name].append(run())
     medians = {name: statistics.median(time for time, _ in times) for name, times in found.items()}
     rows = []
-    for name, per_picture in medians.items():
+    for name, per_image in medians.items():
         peer_of = medians["Ultralytics, torch" if "torch" in name else "Ultralytics, ONNX"]
         boxes = found[name][0][1] or "-"
-        rows.append(f"| {name} | {1000 * per_picture:.1f} | {peer_of / per_picture:.2f} | {boxes} |")
+        rows.append(f"| {name} | {1000 * per_image:.1f} | {peer_of / per_image:.2f} | {boxes} |")
     return rows
 
 
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--peer-python", type=Path, required=True, help="the peer's interpreter")
     parser.add_argument("--peer-weights", type=Path, required=True, help="a YOLOv8n checkpoint")
     parser.add_argument("--video", type=Path, required=True)
-    parser.add_argument("--pictures", type=Path, required=True)
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each program")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -213,13 +213,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         package, model = make_models(options.peer_python, options.peer_weights.resolve(), folder)
-        pictures = measure_pictures(options, package, model, folder)
+        images = measure_images(options, package, model, folder)
         video = measure_video(options, model, folder)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, {options.rounds} rounds")
     print("\n| video | frames/s | whole process, s | of it start, s | ratio of rates | ratio of processes |")
     print("|---|---|---|---|---|---|", *video, sep="\n")
-    print("\n| pictures | ms per picture | ratio | boxes |")
-    print("|---|---|---|---|", *pictures, sep="\n")
+    print("\n| images | ms per image | ratio | boxes |")
+    print("|---|---|---|---|", *images, sep="\n")
 
 
 if __name__ == "__main__":

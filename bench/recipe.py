@@ -25,8 +25,8 @@ CONFIG = REPOSITORY / "configs/detection/bccd.yaml"
 VARIANTS: dict[str, tuple[str, list[str]]] = {
     "base": ("the recipe as it is", []),
     "no_mosaic": ("without mosaic", ["augment.mosaic=0"]),
-    "mosaic_half": ("mosaic in half of the pictures", ["augment.mosaic=0.5"]),
-    "mixup": ("with mixup in 15 % of the pictures", ["augment.mixup=0.15"]),
+    "mosaic_half": ("mosaic in half of the images", ["augment.mosaic=0.5"]),
+    "mixup": ("with mixup in 15 % of the images", ["augment.mixup=0.15"]),
     "no_close": ("mosaic to the end", ["augment.close_mosaic_epochs=0"]),
     "close_30": ("mosaic in the first half only", ["augment.close_mosaic_epochs=30"]),
     "no_turns": ("without vertical flips and quarter turns", ["augment.flip_vertical=0", "augment.rotate_90=0"]),
@@ -40,7 +40,7 @@ VARIANTS: dict[str, tuple[str, list[str]]] = {
         ["train.optimizer.name=sgd", "train.optimizer.learning_rate=0.01", "train.optimizer.momentum=0.937"],
     ),
     "min_target": ("least target score of 0.1 for each object", ["task.loss.min_target=0.1"]),
-    "simota": ("direct head and SimOTA for distributional head and TAL", ["model.head=direct", "task.loss=simota"]),
+    "simota": ("YOLOX head and SimOTA for distributional head and TAL", ["model.head=direct", "task.loss=simota"]),
 }
 
 

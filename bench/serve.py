@@ -1,16 +1,16 @@
 """A load on ``detseg serve`` over loopback: errors, answers per second, latency and memory; beside it LitServe.
 
-    python bench/serve.py --model MODEL.onnx --pictures FOLDER [--requests 10000] [--at-a-time 64]
+    python bench/serve.py --model MODEL.onnx --images FOLDER [--requests 10000] [--at-a-time 64]
         [--peer-python PEER_ENV/bin/python] [--schemathesis SCHEMATHESIS_ENV/bin/schemathesis]
 
-Requests are forms with one picture each, in turn from the folder, over as many connections as there are requests at a
+Requests are forms with one image each, in turn from the folder, over as many connections as there are requests at a
 time; each connection sends the next when it has its answer. Client and server share the cores. Memory is that of the
 server's processes, looked at after a tenth of the requests and at the end.
 
 The peer lives in an environment of its own (``pip install litserve python-multipart`` and what detseg needs without
 extras). Its server
-calls the same model through ``detseg.load``, so decoding, network and suppression are the same code; it is measured one
-picture at a time and in batches of 8, with as many workers as cores. The programs take turns.
+calls the same model through ``detseg.load``, so decoding, network and NMS are the same code; it is measured one
+image at a time and in batches of 8, with as many workers as cores. The programs take turns.
 
 Schemathesis tries the server with what its own description allows, and does not.
 """
@@ -106,10 +106,10 @@ def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
     raise SystemExit(f"{address} did not answer")
 
 
-def requests_of(pictures: list[Path], port: int) -> list[bytes]:
+def requests_of(images: list[Path], port: int) -> list[bytes]:
     """Whole requests, as they go over the line."""
     made = []
-    for path in pictures:
+    for path in images:
         body = (
             f'--XX\r\nContent-Disposition: form-data; name="file"; filename="{path.name}"\r\n'
             "Content-Type: application/octet-stream\r\n\r\n"
@@ -193,9 +193,9 @@ def stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def try_description(schemathesis: Path, model: Path, port: int) -> int:
-    """What Schemathesis says of the server; its exit code. That random bytes are no picture is no fault."""
+    """What Schemathesis says of the server; its exit code. That random bytes are no image is no fault."""
     process = serve_ours(model, port)
-    # Bodies that fit the description may still be no picture, and requests that do not fit it are known by FastAPI only
+    # Bodies that fit the description may still be no image, and requests that do not fit it are known by FastAPI only
     # as far as it reads them: the body is ours to read, of any type.
     left_out = "positive_data_acceptance,unsupported_method,negative_data_rejection"
     command = [str(schemathesis), "run", f"http://127.0.0.1:{port}/openapi.json", "--exclude-checks", left_out]
@@ -208,14 +208,14 @@ def try_description(schemathesis: Path, model: Path, port: int) -> int:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--pictures", required=True)
+    parser.add_argument("--images", required=True)
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--at-a-time", type=int, default=64)
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--peer-python", type=Path)
     parser.add_argument("--schemathesis", type=Path)
     options = parser.parse_args()
-    requests = requests_of(expand_sources([options.pictures])[:100], options.port)
+    requests = requests_of(expand_sources([options.images])[:100], options.port)
     rows: dict[str, dict[str, float]] = {}
 
     def measure(name: str, process: subprocess.Popen[bytes]) -> None:

@@ -1,15 +1,15 @@
-"""MOTA, IDF1 and HOTA of trackers on made films whose truth is exact, against other programs in the same run.
+"""MOTA, IDF1 and HOTA of trackers on made videos whose truth is exact, against other programs in the same run.
 
-    python bench/tracking.py [--trackers detseg,trackers,sort,supervision] [--films N] [--json FILE]
+    python bench/tracking.py [--trackers detseg,trackers,sort,supervision] [--videos N] [--json FILE]
 
-No pictures are made: a film is where its objects are in each frame, and what a detector would find of them: boxes
+No images are made: a video is where its objects are in each frame, and what a detector would find of them: boxes
 that tremble, scores that fall where an object is half hidden, objects that are not found, and false boxes. All programs
 get the same detections, in their own form, and have their own defaults, but for the frame rate. TrackEval counts
 (https://github.com/JonathonLuiten/TrackEval), at IoU 0.5 (MOTA, IDF1) and at all its thresholds (HOTA).
 
 Scenes: ``cross``: objects meet and pass; ``hide``: they are hidden for up to a second; ``return``: they leave the
-picture and come back; ``crowd``: many small ones that turn; ``camera``: a camera that pans and shakes. Each at 25
-frames a second and at 1. A cell is the mean of some films. The others need ``pip install supervision trackers
+image and come back; ``crowd``: many small ones that turn; ``camera``: a camera that pans and shakes. Each at 25
+frames a second and at 1. A cell is the mean of some videos. The others need ``pip install supervision trackers
 trackeval``; supervision has a ByteTrack of its own up to 0.26.
 """
 
@@ -40,7 +40,7 @@ Frame = tuple[Array, Array]
 Update = Callable[[Detections], Frame]
 
 
-def make_film(scene: str, fps: int, seed: int) -> list[tuple[Frame, Detections]]:
+def make_video(scene: str, fps: int, seed: int) -> list[tuple[Frame, Detections]]:
     """The truth of each frame, and what is found in it."""
     random = np.random.default_rng([SCENES.index(scene), seed])
     times = np.arange(SECONDS * fps) / fps
@@ -56,13 +56,13 @@ def make_film(scene: str, fps: int, seed: int) -> list[tuple[Frame, Detections]]
         for number in range(count):
             for start in random.uniform(0, SECONDS, 4):
                 is_hidden[:, number] |= (times >= start) & (times < start + random.uniform(0.2, 1.0))
-    film = []
+    video = []
     for index in range(len(times)):
         boxes = np.concatenate([centers[index] - sizes / 2, centers[index] + sizes / 2], axis=1)
         inside = (np.clip(boxes, 0, (WIDTH, HEIGHT) * 2) @ [[-1, 0], [0, -1], [1, 0], [0, 1]]).min(axis=1) > 12
         present = np.flatnonzero(inside & ~is_hidden[index])
-        film.append(((present, np.clip(boxes[present], 0, (WIDTH, HEIGHT) * 2)), _found(boxes[present], random)))
-    return film
+        video.append(((present, np.clip(boxes[present], 0, (WIDTH, HEIGHT) * 2)), _found(boxes[present], random)))
+    return video
 
 
 def _paths(scene: str, count: int, times: Array, random: np.random.Generator) -> Array:
@@ -96,7 +96,7 @@ def _found(boxes: Array, random: np.random.Generator) -> Detections:
     sizes = boxes[:, 2:] - boxes[:, :2]
     trembling = boxes + random.normal(0, TREMBLE, boxes.shape) * np.concatenate([sizes, sizes], axis=1)
     scores = np.clip(random.normal(0.8, 0.1, len(boxes)), 0.05, 0.99)
-    # Who is covered by one that is nearer (lower in the picture) scores less, down to nothing.
+    # Who is covered by one that is nearer (lower in the image) scores less, down to nothing.
     for number in range(len(boxes)):
         nearer = boxes[boxes[:, 3] > boxes[number, 3]]
         if len(nearer):
@@ -168,11 +168,11 @@ TRACKERS: dict[str, tuple[str, Callable[[int], Update]]] = {
     "sort": ("trackers", trackers_sort),
     "supervision": ("supervision", supervision_bytetrack),
 }
-"""By name the package that it needs, and what begins one film."""
+"""By name the package that it needs, and what begins one video."""
 
 
 def judge(truth: Sequence[Frame], found: Sequence[Frame]) -> dict[str, float]:
-    """What TrackEval says of one film."""
+    """What TrackEval says of one video."""
     from trackeval.metrics import CLEAR, HOTA, Identity
 
     def compact(frames: Sequence[Frame]) -> tuple[list[Array], int]:
@@ -206,13 +206,13 @@ def _iou(first: Array, second: Array) -> Array:
     return whole
 
 
-def measure(scene: str, fps: int, name: str, num_films: int) -> dict[str, float]:
-    """The mean of some films."""
+def measure(scene: str, fps: int, name: str, num_videos: int) -> dict[str, float]:
+    """The mean of some videos."""
     values = []
-    for seed in range(num_films):
-        film = make_film(scene, fps, seed)
+    for seed in range(num_videos):
+        video = make_video(scene, fps, seed)
         update = TRACKERS[name][1](fps)
-        values.append(judge([truth for truth, _ in film], [update(found) for _, found in film]))
+        values.append(judge([truth for truth, _ in video], [update(found) for _, found in video]))
     return {measure: float(np.mean([one[measure] for one in values])) for measure in MEASURES}
 
 
@@ -220,7 +220,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trackers", default=",".join(TRACKERS), help="which, separated by commas")
-    parser.add_argument("--films", type=int, default=5, help="films of each scene (default 5)")
+    parser.add_argument("--videos", type=int, default=5, help="videos of each scene (default 5)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args()
     names = [name for name in options.trackers.split(",") if importlib.util.find_spec(TRACKERS[name][0]) is not None]
@@ -234,7 +234,7 @@ def main() -> None:
     rows = []
     for scene in SCENES:
         for fps in (25, 1):
-            results = {name: measure(scene, fps, name, options.films) for name in names}
+            results = {name: measure(scene, fps, name, options.videos) for name in names}
             rows.append({"scene": scene, "fps": fps, **results})
             cells = [" ".join(f"{results[name][one]:.3f}" for one in MEASURES) for name in names]
             print(f"| {scene} | {fps} | {' | '.join(cells)} |", flush=True)

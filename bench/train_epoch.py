@@ -4,7 +4,7 @@
 
 The peer lives in an environment of its own (``pip install ultralytics``). Both train the n detector from scratch at
 320 px, batch 16, in fp32 on the CPU, with mosaic and their own other augmentation, and validate after every epoch. The
-peer has two loader workers; detseg decodes the pictures once and needs none.
+peer has two loader workers; detseg decodes the images once and needs none.
 The two take turns; the first epoch of each turn warms up and does not count.
 """
 
@@ -45,7 +45,7 @@ open(out + "/peer.json", "w").write(json.dumps(seconds))
 
 
 def write_yolo(dataset: Dataset, folder: Path, split: str) -> None:
-    """The data set as YOLO text files, so that the peer sees the same pictures and boxes."""
+    """The data set as YOLO text files, so that the peer sees the same images and boxes."""
     (folder / "images" / split).mkdir(parents=True)
     (folder / "labels" / split).mkdir(parents=True)
     for index in range(len(dataset)):
@@ -116,14 +116,14 @@ def main() -> None:
         "training": [[train for train, _ in runs] for runs in (ours, peer)],
         "validation": [[validate for _, validate in runs] for runs in (ours, peer)],
         "epoch": [[train + validate for train, validate in runs] for runs in (ours, peer)],
-        "training, per picture": [
+        "training, per image": [
             [train / count for train, _ in runs] for runs, count in zip((ours, peer), num_images, strict=True)
         ],
     }
     for label, (own, other) in rows.items():
         medians = statistics.median(own), statistics.median(other)
         print(f"{label:22}{medians[0]:>10.3f}{medians[1]:>10.3f}{medians[0] / medians[1]:>8.2f}")
-    print(f"\ndetseg leaves out the last, incomplete batch of an epoch ({num_images[0]} of {num_images[1]} pictures)")
+    print(f"\ndetseg leaves out the last, incomplete batch of an epoch ({num_images[0]} of {num_images[1]} images)")
 
 
 if __name__ == "__main__":

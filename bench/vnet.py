@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from detseg.models.load_weights import load_weights
 from detseg.models.vnet import MONAI_VNET, VNet
-from detseg.ops.views import sliding_window
+from detseg.ops.inferers import sliding_window
 
 NUM_CLASSES = 3
 OVERLAP = 0.5

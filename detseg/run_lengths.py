@@ -1,4 +1,4 @@
-"""Masks of objects as the lengths of their runs, COCO's form of them: small enough to keep hundreds of a large picture.
+"""Masks of objects as the lengths of their runs, COCO's form of them: small enough to keep hundreds of a large image.
 
 Runs go down the columns, from the left one to the right one; the first is outside of the object, then inside and
 outside follow in turn.
@@ -198,7 +198,7 @@ class RunLengths:
 @dataclass(frozen=True, slots=True)
 class MaskStack:
     """The masks ``[N, height, width]`` of an image as ``runs``, of which each is made when it is asked for: what may be
-    indexed, iterated and made an array of like that array, but hundreds of a large picture never exist at once."""
+    indexed, iterated and made an array of like that array, but hundreds of a large image never exist at once."""
 
     runs: tuple[RunLengths, ...]
     height: int

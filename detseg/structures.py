@@ -18,16 +18,16 @@ from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray, IntArra
 from detseg.run_lengths import MaskStack, RunLengths
 from detseg.volumes import LabelVolume
 
-Truth = Literal["boxes", "instances", "masks", "volumes"]
+Target = Literal["boxes", "instances", "masks", "volumes"]
 """What a task learns from: boxes with labels, these with the mask of each object, a class for every pixel, or one for
 every voxel."""
 
-VOID = 255
+IGNORE_INDEX = 255
 """The value in a mask or label volume where no class is given: such a pixel is neither learned from nor judged."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placement:
+class LetterboxTransform:
     """Where an original image lies in a network input: ``x_input = x_original * scale_x + offset_x``, likewise y."""
 
     scale_x: float
@@ -45,8 +45,8 @@ class Placement:
         )
 
     @classmethod
-    def identity(cls, height: int, width: int) -> Placement:
-        """The placement of an image that is its own network input."""
+    def identity(cls, height: int, width: int) -> LetterboxTransform:
+        """The transform of an image that is its own network input."""
         return cls(1.0, 1.0, 0.0, 0.0, height, width)
 
     def to_input(self, boxes_xyxy: NDArray[Any]) -> NDArray[Any]:
@@ -74,8 +74,8 @@ class Sample:
 
     ``image`` ``[H, W, 3]`` uint8 RGB; ``boxes_xyxy`` ``[N, 4]`` float32 pixels of this image; ``labels`` ``[N]`` int64
     class positions; ``crowd`` ``[N]`` bool, regions that are neither object nor background; ``mask`` ``[H, W]`` uint8
-    class position per pixel, ``VOID`` where there is none, or None; ``placement`` leads back to the original image;
-    ``object_masks`` ``[N, H, W]`` bool, the pixels of each object, or None; from the disk they come as runs.
+    class position per pixel, ``IGNORE_INDEX`` where there is none, or None; ``transform`` leads back to the original
+    image; ``object_masks`` ``[N, H, W]`` bool, the pixels of each object, or None; from the disk they come as runs.
     """
 
     image: ByteArray
@@ -84,7 +84,7 @@ class Sample:
     crowd: BoolArray
     image_id: int
     path: str
-    placement: Placement
+    transform: LetterboxTransform
     mask: ByteArray | None = None
     object_masks: BoolArray | MaskStack | None = None
 
@@ -192,7 +192,7 @@ class Instances(Detections):
 @dataclass(frozen=True, slots=True)
 class LabelMap:
     """A class for every pixel of one image: ``labels`` ``[H, W]`` uint8 class positions, as large as the original
-    image; ``VOID`` where no class is claimed."""
+    image; ``IGNORE_INDEX`` where no class is claimed."""
 
     labels: ByteArray
 

@@ -79,8 +79,8 @@ class Volume:
 @dataclass(frozen=True, slots=True)
 class LabelVolume:
     """A class for every voxel: ``labels`` ``[X, Y, Z]`` uint8 class positions on the grid of a file with this
-    ``affine``, ``VOID`` where no class is given or claimed. Class 0 is the background. ``probabilities`` ``[C, X, Y,
-    Z]`` float32 of the classes, where they are kept."""
+    ``affine``, ``IGNORE_INDEX`` where no class is given or claimed. Class 0 is the background. ``probabilities``
+    ``[C, X, Y, Z]`` float32 of the classes, where they are kept."""
 
     labels: ByteArray
     affine: DoubleArray
@@ -104,7 +104,7 @@ class LabelVolume:
 
 
 @dataclass(frozen=True, slots=True)
-class VolumePlacement:
+class VolumeTransform:
     """Where the voxels of a file lie in a network input ``[D, H, W]``.
 
     Axis ``a`` of the input is axis ``axes[a]`` of the file, reversed where ``flips[a]``; ``input_shape`` is that of the
@@ -143,13 +143,13 @@ class VolumePlacement:
 @dataclass(frozen=True, slots=True)
 class VolumeSample:
     """One volume as a network sees it, on its way to a batch: ``image`` ``[D, H, W]`` float32, normalized, of several
-    channels ``[C, D, H, W]``; ``labels`` ``[D, H, W]`` uint8 class positions, ``VOID`` where there is none, or
-    None. A training sample is a patch of what ``placement`` describes."""
+    channels ``[C, D, H, W]``; ``labels`` ``[D, H, W]`` uint8 class positions, ``IGNORE_INDEX`` where there is none, or
+    None. A training sample is a patch of what ``transform`` describes."""
 
     image: FloatArray
     image_id: int
     path: str
-    placement: VolumePlacement
+    transform: VolumeTransform
     labels: ByteArray | None = None
 
     def __post_init__(self) -> None:

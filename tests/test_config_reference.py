@@ -49,7 +49,7 @@ def test_every_choice_of_every_table_is_there() -> None:
         ("task.input.height", ("task: detection",), "640"),
         ("task.input.height", ("task: semantic",), "360"),
         ("task.loss", ("task: volume",), "dice"),
-        ("model.head.bins", ("model: detector", "model.head: dfl"), "16"),
+        ("model.head.reg_max", ("model: detector", "model.head: dfl"), "16"),
         ("augment.scale", ("augment: image",), "[0.5, 1.5]"),
     ],
 )

@@ -94,7 +94,7 @@ def test_a_model_file_for_torch_says_what_is_missing(site: Path, tmp_path: Path)
 
 
 @pytest.mark.slow
-def test_a_film_without_torch_gives_what_torch_gives(site: Path, tmp_path: Path) -> None:
+def test_a_video_without_torch_gives_what_torch_gives(site: Path, tmp_path: Path) -> None:
     config = ModelFileConfig(
         DetectorConfig(backbone=CSPDarknetConfig(width=0.125)),
         DetectionTaskConfig(input=InputSpec(64, 96)),
@@ -108,18 +108,18 @@ def test_a_film_without_torch_gives_what_torch_gives(site: Path, tmp_path: Path)
             branch[-1].bias.copy_(-torch.arange(16).repeat(4))  # boxes of about a cell, which do not overlap much
     save_model_file(tmp_path / "model.safetensors", network.state_dict(), config)
     export_model(tmp_path / "model.safetensors", tmp_path / "model.onnx", postprocess=SETTINGS)
-    film = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (150, 90))
-    for picture in np.random.default_rng(0).integers(0, 256, (6, 90, 150, 3), np.uint8):
-        film.write(cv2.GaussianBlur(picture, (9, 9), 0))
-    film.release()
+    video = cv2.VideoWriter(str(tmp_path / "footage.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (150, 90))
+    for image in np.random.default_rng(0).integers(0, 256, (6, 90, 150, 3), np.uint8):
+        video.write(cv2.GaussianBlur(image, (9, 9), 0))
+    video.release()
 
     settings = ("--conf", "0.0011", "--max-det", "5")
     save = ("--save", "jsonl,coco,csv,yolo,drawn", "-o", str(tmp_path / "out"))
-    done = run(site, "-m", "detseg", "predict", tmp_path / "model.onnx", tmp_path / "film.avi", *settings, *save)
+    done = run(site, "-m", "detseg", "predict", tmp_path / "model.onnx", tmp_path / "footage.avi", *settings, *save)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     expected = list(
-        detseg.load(tmp_path / "model.safetensors", device="cpu", **SETTINGS).predict(tmp_path / "film.avi")
+        detseg.load(tmp_path / "model.safetensors", device="cpu", **SETTINGS).predict(tmp_path / "footage.avi")
     )
     assert len(lines) == len(expected) == 6
     for line, prediction in zip(lines, expected, strict=True):
@@ -129,9 +129,17 @@ def test_a_film_without_torch_gives_what_torch_gives(site: Path, tmp_path: Path)
         np.testing.assert_allclose([box["box_xyxy"] for box in found], wanted.boxes_xyxy, atol=0.01)  # type: ignore[union-attr]
         np.testing.assert_allclose([box["score"] for box in found], wanted.scores, atol=1e-4)  # type: ignore[union-attr]
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"film.mp4", "detections.json", "detections.csv", "labels"} <= names
+    assert {"footage.mp4", "detections.json", "detections.csv", "labels"} <= names
 
     tracked = run(
-        site, "-m", "detseg", "predict", tmp_path / "model.onnx", tmp_path / "film.avi", "--track", "--overwrite", *save
+        site,
+        "-m",
+        "detseg",
+        "predict",
+        tmp_path / "model.onnx",
+        tmp_path / "footage.avi",
+        "--track",
+        "--overwrite",
+        *save,
     )
     assert tracked.returncode == 0, tracked.stderr

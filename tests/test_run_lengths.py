@@ -89,7 +89,7 @@ def test_equal_masks_are_equal_and_others_are_not() -> None:
     assert one != "a mask"
 
 
-def test_three_hundred_objects_of_a_large_picture_are_never_dense_at_once() -> None:
+def test_three_hundred_objects_of_a_large_image_are_never_dense_at_once() -> None:
     yy, xx = np.ogrid[-300:300, -300:300]
     disk = yy**2 + xx**2 < 290**2
     tracemalloc.start()

@@ -78,7 +78,7 @@ def task_of(kind: str) -> Any:
                 detector: Detector = DetectorConfig().build(len(CLASSES))
             config = DetectionTaskConfig(input=spec, postprocess=PostprocessConfig(confidence=0.3))
             task = config.build(detector, CLASSES)
-            task.head = type(task.head)(task.head.kind, (32,), task.head.bins)
+            task.head = type(task.head)(task.head.kind, (32,), task.head.reg_max)
             return task
         case "masks":
             return SemanticTaskConfig(input=spec, loss=SegmentationLossConfig()).build(None, CLASSES)

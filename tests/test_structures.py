@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detseg.run_lengths import MaskStack, RunLengths
-from detseg.structures import Detections, GroundTruth, Instances, Metrics, Placement, Sample
+from detseg.structures import Detections, GroundTruth, Instances, LetterboxTransform, Metrics, Sample
 
 
 def boxes(*rows: tuple[float, float, float, float], dtype: type[np.generic] = np.float32) -> Any:
@@ -25,7 +25,7 @@ def sample(**changes: Any) -> Sample:
         "crowd": np.array([False, True]),
         "image_id": 7,
         "path": "images/7.jpg",
-        "placement": Placement.identity(6, 8),
+        "transform": LetterboxTransform.identity(6, 8),
     }
     return Sample(**values | changes)
 
@@ -115,7 +115,7 @@ def test_fields_cannot_be_replaced() -> None:
 
 
 # A 100 x 200 (height x width) image, scaled by 0.5 and 0.25, in the middle of a larger input.
-PLACEMENT = Placement(
+PLACEMENT = LetterboxTransform(
     scale_x=0.5, scale_y=0.25, offset_x=10, offset_y=20, original_height=100, original_width=200
 )  # fmt: skip
 
@@ -129,7 +129,7 @@ PLACEMENT = Placement(
     ],
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_placement(original: Any, in_input: Any, dtype: Any) -> None:
+def test_transform(original: Any, in_input: Any, dtype: Any) -> None:
     there = PLACEMENT.to_input(boxes(original, dtype=dtype))
     assert there.dtype == dtype
     assert there.tolist() == [list(in_input)]
@@ -138,17 +138,17 @@ def test_placement(original: Any, in_input: Any, dtype: Any) -> None:
     assert back.tolist() == [list(np.clip(original, 0, [200, 100, 200, 100]))]
 
 
-def test_identity_placement() -> None:
+def test_identity_transform() -> None:
     inside = boxes((0, 0, 8, 6), (1.25, 2, 3, 4))
-    assert np.array_equal(Placement.identity(6, 8).to_input(inside), inside)
-    assert np.array_equal(Placement.identity(6, 8).to_original(inside), inside)
+    assert np.array_equal(LetterboxTransform.identity(6, 8).to_input(inside), inside)
+    assert np.array_equal(LetterboxTransform.identity(6, 8).to_original(inside), inside)
     assert PLACEMENT.to_original(boxes()).shape == (0, 4)
 
 
 @pytest.mark.parametrize("values", [(0, 1, 0, 0, 1, 1), (1, -1, 0, 0, 1, 1), (1, 1, 0, 0, 0, 1), (1, 1, 0, 0, 1, 0)])
-def test_impossible_placements(values: tuple[Any, ...]) -> None:
+def test_impossible_transforms(values: tuple[Any, ...]) -> None:
     with pytest.raises(ValueError, match="must be positive"):
-        Placement(*values)
+        LetterboxTransform(*values)
 
 
 @pytest.mark.parametrize(

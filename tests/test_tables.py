@@ -36,7 +36,7 @@ from detseg.runtime.foreign.options import LayoutName
 from detseg.runtime.kinds import KINDS, load_kind
 from detseg.runtime.kinds.base import Kind, Metadata
 from detseg.runtime.postprocess.config import PostprocessConfig
-from detseg.structures import Truth
+from detseg.structures import Target
 from detseg.tasks import TASKS
 from detseg.tasks.base import Criterion, Task, TaskConfig
 
@@ -118,7 +118,7 @@ def test_necks(name: str) -> None:
 def test_heads(name: str) -> None:
     head = config_of(HEADS, name, HeadConfig).build(CHANNELS, STRIDES, 3)
     assert isinstance(head, Head)
-    assert (head.num_classes, head.bins >= 1) == (3, True)
+    assert (head.num_classes, head.reg_max >= 1) == (3, True)
 
 
 @entries(DETECTION_LOSSES)
@@ -142,11 +142,11 @@ def test_losses_of_labels(table: Mapping[str, str], name: str) -> None:
 def test_tasks(name: str) -> None:
     config = config_of(TASKS, name, TaskConfig)
     with torch.device("meta"):
-        settings = {"head": {"name": "dfl_masks"}} if config.truth == "instances" else {}
+        settings = {"head": {"name": "dfl_masks"}} if config.target == "instances" else {}
         model = from_dict(load_entry(MODELS, "detector"), settings, "test").build(len(NAMES))
     task = config.build(model, NAMES)
     require(task, Task)
-    assert (task.name, task.truth, task.class_names) == (name, config.truth, NAMES)
+    assert (task.name, task.target, task.class_names) == (name, config.target, NAMES)
     assert task.category_ids[0] == config.first_category_id
     require(config.build_criterion(model, task), Criterion)
 
@@ -154,7 +154,7 @@ def test_tasks(name: str) -> None:
 @entries(AUGMENTS)
 def test_augmentations(name: str) -> None:
     config = config_of(AUGMENTS, name, AugmentConfig)
-    assert set(config.truths) <= set(KINDS)
+    assert set(config.targets) <= set(KINDS)
     assert callable(config.build())
 
 
@@ -162,7 +162,7 @@ def test_augmentations(name: str) -> None:
 def test_data_sets(name: str) -> None:
     made = load_entry(DATASETS, name)()
     assert isinstance(made, DatasetFormat)
-    assert set(made.truths) <= set(KINDS)
+    assert set(made.targets) <= set(KINDS)
 
 
 @entries(KINDS)
@@ -216,5 +216,5 @@ def test_what_breaks_a_promise_is_found() -> None:
 
 
 def test_the_command_line_names_every_truth() -> None:
-    assert get_args(Truth) == TRUTHS
+    assert get_args(Target) == TRUTHS
     assert set(TRUTHS) == set(KINDS)

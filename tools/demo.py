@@ -17,7 +17,7 @@ from detseg.runtime.media.images import write_image
 from detseg.runtime.media.video_file import OpenCVVideo
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-NUM_PICTURES = 12
+NUM_IMAGES = 12
 PIXELS_PER_FRAME = 8
 WANTED_AP50 = 0.90
 
@@ -30,25 +30,25 @@ def demo(output: Path) -> int:
     print(result.table)
 
     unseen = open_dataset("shapes", "test")
-    images = [unseen.load(index).image for index in range(NUM_PICTURES)]
+    images = [unseen.load(index).image for index in range(NUM_IMAGES)]
     for index, image in enumerate(images):
-        write_image(output / "pictures" / f"shapes_{index:02d}.png", image)
-    write_film(output / "film.mp4", images)
+        write_image(output / "images" / f"shapes_{index:02d}.png", image)
+    write_video(output / "video.mp4", images)
 
     model, exported = str(output / "run/best.safetensors"), str(output / "shapes.onnx")
     codes = [
-        main(["predict", model, str(output / "pictures"), "-o", str(output / "predictions")]),
+        main(["predict", model, str(output / "images"), "-o", str(output / "predictions")]),
         main(["export", model, "-o", exported, "--verify", "shapes"]),
         main(
             [
                 "predict",
                 exported,
-                str(output / "film.mp4"),
+                str(output / "video.mp4"),
                 "--track",
                 "--save",
                 "drawn,csv",
                 "-o",
-                str(output / "film"),
+                str(output / "video"),
             ]
         ),
     ]
@@ -57,19 +57,19 @@ def demo(output: Path) -> int:
     seconds = time.monotonic() - started
     print(f"\nAP50 on the validation split: {reached:.3f} (wanted: {WANTED_AP50}); {seconds:.0f} s in all")
     print(f"the model, its curves and metrics: {output / 'run'}")
-    print(f"predictions on {NUM_PICTURES} unseen pictures: {output / 'predictions'}")
+    print(f"predictions on {NUM_IMAGES} unseen images: {output / 'predictions'}")
     print(f"the model as ONNX, and how far it agrees: {exported}, {output / 'shapes.parity.json'}")
-    print(f"a film, predicted without torch, its objects numbered: {output / 'film/film.mp4'}")
+    print(f"a video, predicted without torch, its objects numbered: {output / 'video/video.mp4'}")
     return max(codes) if reached >= WANTED_AP50 else 1
 
 
-def write_film(path: Path, images: Sequence[ByteArray]) -> None:
+def write_video(path: Path, images: Sequence[ByteArray]) -> None:
     """A view that wanders over ``images``, laid side by side."""
     strip = np.concatenate(images, axis=1)
     height, width = images[0].shape[:2]
-    with OpenCVVideo(path, fps=25) as film:
+    with OpenCVVideo(path, fps=25) as video:
         for left in range(0, strip.shape[1] - width, PIXELS_PER_FRAME):
-            film.append(np.ascontiguousarray(strip[:height, left : left + width]), path.name)
+            video.append(np.ascontiguousarray(strip[:height, left : left + width]), path.name)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ _OUT_OF_DOCS = re.compile(r"(\]\()\.\./(?=bench/|weights/|CONTRIBUTING|CHANGELOG
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Adds the pages and pictures that lie outside of ``docs`` at the place that they have in the checkout."""
+    """Adds the pages and images that lie outside of ``docs`` at the place that they have in the checkout."""
     for pattern in ELSEWHERE:
         for path in sorted(REPOSITORY.glob(pattern)):
             name = path.relative_to(REPOSITORY).as_posix()

@@ -45,7 +45,7 @@ def load(
     postprocess: Postprocess | None = None,
     runtime: Literal["onnxruntime", "openvino"] = "onnxruntime",
 ) -> Model:
-    """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("film.mp4"): ...``.
+    """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("video.mp4"): ...``.
 
     Args:
         model: a ``.safetensors`` file or the folder of a run, which torch runs, an ``.onnx`` file, which ONNX
@@ -56,12 +56,12 @@ def load(
             processor does.
         num_threads: CPU cores for the network; None leaves it to the library.
         size: of the input, in place of the model's own.
-        full_input: pad every picture to that size, as evaluation does. False pads no further than the network's stride
+        full_input: pad every image to that size, as evaluation does. False pads no further than the network's stride
             asks for, which is faster (16:9 at 640x640 becomes 384x640) and changes boxes a little. None: False for
             boxes on the CPU, where the model takes any size.
         confidence: lowest score of a box that counts.
         iou: overlap above which boxes of one class are one object.
-        max_detections: most boxes per picture.
+        max_detections: most boxes per image.
         nms_backend: what suppresses boxes.
         scales: average over the input at these scales (masks).
         flip: average over the input and its mirror images (masks and volumes).
@@ -77,7 +77,7 @@ def load(
         mean: see ``scale``; one number, or three in the order of its channels.
         std: see ``scale``.
         bgr: whether it sees blue first.
-        anchor: where pictures lie in its input, ``center`` or ``top_left``, or ``stretch``.
+        anchor: where images lie in its input, ``center`` or ``top_left``, or ``stretch``.
         postprocess: a function that makes boxes of its outputs, in place of a layout.
         runtime: what runs an ``.onnx`` file; ``openvino`` on the CPU only, where it may be faster, and without the
             limits of memory and time.
@@ -166,7 +166,7 @@ def export(
         model: a ``.safetensors`` file, the folder of a run or the name of released weights.
         output: a file that ends in ``.onnx``; by default beside the model, of released weights in the current folder.
         precision: of the file; ``int8`` needs ``calibrate``.
-        form: of the outputs: for boxes ``decoded``, ``raw`` or ``nms`` (suppression in the graph), else ``logits``.
+        form: of the outputs: for boxes ``decoded``, ``raw`` or ``nms`` (NMS in the graph), else ``logits``.
         opset: version of the ONNX operators.
         size: of the input, in place of the model's own.
         dynamic: whether batch and size are free.

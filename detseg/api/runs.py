@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from detseg.engine.callbacks import Callback
     from detseg.engine.evaluated import Evaluation
     from detseg.engine.run import RunResult
-    from detseg.structures import Truth
+    from detseg.structures import Target
 
 
 def train(
@@ -126,7 +126,7 @@ def evaluate(
         size: of the input, in place of the model's own.
         batch: images at a time.
         workers: processes that read images.
-        output: a folder for metrics, plots, pictures and a page with all of it.
+        output: a folder for metrics, plots, images and a page with all of it.
         report: a file for that page alone.
         confidence, iou, max_detections, nms_backend, scales, flip, window, overlap: as for :func:`load`.
         overwrite: replace what lies in ``output``; without it another evaluation there is left alone, and the results
@@ -174,7 +174,7 @@ def evaluate(
 
 
 def check(
-    data: Path | str, *, format: str | None = None, fast: bool = False, truth: Truth | None = None
+    data: Path | str, *, format: str | None = None, fast: bool = False, target: Target | None = None
 ) -> CheckReport:
     """Look for mistakes in a data set; nothing is ever written into it.
 
@@ -190,4 +190,4 @@ def check(
     """
     from detseg.data.check import check_dataset
 
-    return check_dataset(data, format, decode=not fast, truth=truth)
+    return check_dataset(data, format, decode=not fast, target=target)

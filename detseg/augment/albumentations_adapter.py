@@ -20,7 +20,7 @@ import numpy as np
 
 from detseg.augment.compose import visible_objects
 from detseg.augment.geometry import BoxFilter
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 
 ALBUMENTATIONS_VERSION = "2.0.8"
 # They write 0, which is a class, into a mask, or treat class positions as gray levels, and no parameter changes that.
@@ -125,7 +125,7 @@ class AlbumentationsAdapter:
             boxes_xyxy=boxes[keep],
             labels=sample.labels[rows],
             crowd=sample.crowd[rows],
-            placement=Placement.identity(*size),
+            transform=LetterboxTransform.identity(*size),
             mask=None if sample.mask is None else np.ascontiguousarray(result["mask"]),
             object_masks=object_masks,
         )

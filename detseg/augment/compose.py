@@ -1,4 +1,4 @@
-"""One picture out of one, four or two samples: letterbox, mosaic and mixup, with their boxes and masks."""
+"""One image out of one, four or two samples: letterbox, mosaic and mixup, with their boxes and masks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from detseg.arrays import BoolArray, DoubleArray, FloatArray
 from detseg.augment.geometry import BoxFilter, paste, quarter_turns, scaling, transform_boxes, translation
 from detseg.augment.objects import choose, draw_objects, fit_boxes, have_object_masks
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +66,10 @@ def mosaic_tiles(
 
 
 def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_filter: BoxFilter, fill: Fill) -> Sample:
-    """The picture of ``size`` (height, width) that ``view`` shows of the tiles, with the boxes and mask in it.
+    """The image of ``size`` (height, width) that ``view`` shows of the tiles, with the boxes and mask in it.
 
-    Each tile goes through a single warp into the picture itself: no canvas is ever made, and no pixel is interpolated
-    twice. The identity (id and path) is that of the first tile; the placement is that of the new picture. Objects with
+    Each tile goes through a single warp into the image itself: no canvas is ever made, and no pixel is interpolated
+    twice. The identity (id and path) is that of the first tile; the transform is that of the new image. Objects with
     masks have boxes around what is left of these, and are left out where that is nothing.
 
     Raises:
@@ -94,7 +94,7 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
         boxes_xyxy=np.concatenate(boxes)[kept],
         labels=np.concatenate([tile.sample.labels for tile in tiles])[kept],
         crowd=np.concatenate([tile.sample.crowd for tile in tiles])[kept],
-        placement=Placement.identity(*size),
+        transform=LetterboxTransform.identity(*size),
         mask=mask,
         object_masks=None,
     )
@@ -106,7 +106,7 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
 def _draw_masks(
     tiles: Sequence[Tile], keeps: Sequence[BoolArray], view: DoubleArray, size: tuple[int, int]
 ) -> BoolArray:
-    """The masks of the objects that each tile keeps, one after the other, in the picture ``[N, H, W]``."""
+    """The masks of the objects that each tile keeps, one after the other, in the image ``[N, H, W]``."""
     masks = np.zeros((sum(int(keep.sum()) for keep in keeps), *size), np.bool_)
     first = 0
     for tile, keep in zip(tiles, keeps, strict=True):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from detseg.structures import Truth
+from detseg.structures import Target
 
 if TYPE_CHECKING:
     from detseg.augment.pipeline import TrainPipeline
@@ -33,7 +33,7 @@ class AugmentConfig:
         ValueError: for a value outside its range; the message names the field, the value and what is allowed.
     """
 
-    truths: ClassVar[tuple[Truth, ...]] = ("boxes", "instances", "masks")
+    targets: ClassVar[tuple[Target, ...]] = ("boxes", "instances", "masks")
     renamed: ClassVar[Mapping[str, str]] = {"close_last_epochs": "close_mosaic_epochs"}
 
     name: Literal["image"] = "image"
@@ -101,7 +101,7 @@ class AugmentConfig:
     pad_value: int = 114
     """Gray level of pixels that no image covers, 0 to 255."""
     mask_fill: int = 255
-    """Value in a label mask of pixels that no image covers; 255 is void."""
+    """Value in a label mask of pixels that no image covers; 255 is ignored."""
 
     def __post_init__(self) -> None:
         for name in _PROBABILITIES:

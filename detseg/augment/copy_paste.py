@@ -1,4 +1,4 @@
-"""Objects of one picture pasted into another, with their masks (simple copy-paste, arXiv 2012.07177)."""
+"""Objects of one image pasted into another, with their masks (simple copy-paste, arXiv 2012.07177)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHARE = 0.5
 
 def copy_paste(sample: Sample, other: Sample, rng: np.random.Generator, box_filter: BoxFilter) -> Sample:
     """``sample`` with some objects of ``other``, of the same size, in front, each with probability one half,
-    crowd regions never. A label mask is that of the picture a pixel comes from.
+    crowd regions never. A label mask is that of the image a pixel comes from.
 
     What is covered is no part of the objects behind: their boxes are those of the rest, and they are left out where
     less of them is seen than ``box_filter`` wants.

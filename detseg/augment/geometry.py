@@ -1,4 +1,4 @@
-"""Projective maps of images, label masks and boxes, each image drawn straight into the final picture.
+"""Projective maps of images, label masks and boxes, each image drawn straight into the final image.
 
 Matrices are ``[3, 3]`` float64 and act on points ``(x, y, 1)`` in pixels with the origin at the top left corner of the
 top left pixel, as boxes do; the center of that pixel is ``(0.5, 0.5)``.
@@ -45,7 +45,7 @@ def quarter_turns(count: int, height: int, width: int) -> DoubleArray:
 
 @dataclass(frozen=True, slots=True)
 class RandomView:
-    """How much of a canvas a picture shows, and from where; :class:`~detseg.augment.config.AugmentConfig` says what the
+    """How much of a canvas an image shows, and from where; :class:`~detseg.augment.config.AugmentConfig` says what the
     values mean. Without any, the view is the middle of the canvas as it is."""
 
     degrees: float = 0.0

@@ -16,7 +16,7 @@ _SLACK = 1.0
 
 
 def have_object_masks(samples: Sequence[Sample]) -> bool:
-    """Whether the samples, which make one picture, have masks of their objects.
+    """Whether the samples, which make one image, have masks of their objects.
 
     Raises:
         ValueError: only some of them have.

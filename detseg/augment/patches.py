@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3
 
 Value = TypeVar("Value", bound=np.generic)
@@ -24,7 +24,7 @@ def sample_patch_corner(labels: ByteArray, size: Shape3, foreground: float, rng:
     """
     wants_foreground = rng.random() < foreground
     anywhere = rng.random(3)
-    voxel = sample_voxel(labels, (0, VOID), rng) if wants_foreground else None
+    voxel = sample_voxel(labels, (0, IGNORE_INDEX), rng) if wants_foreground else None
     corner = []
     for axis, (length, side) in enumerate(zip(labels.shape, size, strict=True)):
         room = length - side

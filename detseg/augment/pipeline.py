@@ -16,7 +16,7 @@ from detseg.augment.geometry import BoxFilter, RandomView, paste, project, scali
 from detseg.augment.objects import draw_objects
 from detseg.augment.patches import sample_voxel
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
-from detseg.structures import VOID, Placement, Sample
+from detseg.structures import IGNORE_INDEX, LetterboxTransform, Sample
 
 Load = Callable[[int], Sample]
 
@@ -118,7 +118,7 @@ class TrainPipeline:
             )
         if rng.random() >= self.balance_classes:
             return None
-        pixel = sample_voxel(mask[None], (VOID,), rng)
+        pixel = sample_voxel(mask[None], (IGNORE_INDEX,), rng)
         return None if pixel is None else project(np.array([pixel[2] + 0.5, pixel[1] + 0.5]), tile.to_canvas)
 
     def _turns(self, rng: np.random.Generator) -> int:
@@ -128,7 +128,7 @@ class TrainPipeline:
 class EvalPipeline:
     """The letterbox of ``spec`` for an image with its boxes and masks; nothing is random.
 
-    The placement of the result leads back to the image as it was. Mask pixels outside the image get ``mask_fill``.
+    The transform of the result leads back to the image as it was. Mask pixels outside the image get ``mask_fill``.
     """
 
     def __init__(self, spec: InputSpec, mask_fill: int = 255) -> None:
@@ -141,10 +141,10 @@ class EvalPipeline:
         Raises:
             ValueError: if the sample was already placed in a network input.
         """
-        if sample.placement != Placement.identity(*sample.image.shape[:2]):
-            raise ValueError(f"{sample.path}: already placed in a network input ({sample.placement}); load it again")
-        image, placement = letterbox(sample.image, self.spec)
-        to_input = translation(placement.offset_x, placement.offset_y) @ scaling(placement.scale_x, placement.scale_y)
+        if sample.transform != LetterboxTransform.identity(*sample.image.shape[:2]):
+            raise ValueError(f"{sample.path}: already placed in a network input ({sample.transform}); load it again")
+        image, transform = letterbox(sample.image, self.spec)
+        to_input = translation(transform.offset_x, transform.offset_y) @ scaling(transform.scale_x, transform.scale_y)
         mask = object_masks = None
         if sample.mask is not None:
             mask = np.full(image.shape[:2], self.mask_fill, np.uint8)
@@ -152,5 +152,5 @@ class EvalPipeline:
         if sample.object_masks is not None:
             object_masks = np.zeros((len(sample.object_masks), *image.shape[:2]), np.bool_)
             draw_objects(object_masks, sample.object_masks, to_input)
-        boxes: FloatArray = placement.to_input(sample.boxes_xyxy).astype(np.float32)
-        return replace(sample, image=image, boxes_xyxy=boxes, mask=mask, placement=placement, object_masks=object_masks)
+        boxes: FloatArray = transform.to_input(sample.boxes_xyxy).astype(np.float32)
+        return replace(sample, image=image, boxes_xyxy=boxes, mask=mask, transform=transform, object_masks=object_masks)

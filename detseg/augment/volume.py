@@ -12,7 +12,7 @@ import torch
 
 from detseg.arrays import FloatArray
 from detseg.augment.patches import crop_or_pad, sample_patch_corner
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3, VolumeSample
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class VolumeTrainPipeline:
     ``foreground`` is the share of patches with a class in their middle; ``flip`` has a probability for each axis.
 
     Voxels whose centers lie outside the volume become 0, the mean of an image normalized by z-score, with the label
-    ``VOID``; no others do.
+    ``IGNORE_INDEX``; no others do.
 
     The result is a pure function of the sample's index, the seed and the epoch. Place, warp, flips and each change of
     intensity have random numbers of their own: another probability for one leaves the others as they were.
@@ -63,10 +63,10 @@ class VolumeTrainPipeline:
         for_place, for_warp, for_flips, for_intensity = np.random.default_rng([seed, epoch, index]).spawn(4)
         with _single_thread():
             corner = sample_patch_corner(sample.labels, size, self.foreground, for_place)
-            grid = None if self.warp is None else self.warp.grid(size, sample.placement.input_spacing, for_warp)
+            grid = None if self.warp is None else self.warp.grid(size, sample.transform.input_spacing, for_warp)
             if self.warp is None or grid is None:
                 image = _each_channel(lambda one: crop_or_pad(one, corner, size, 0), sample.image)
-                labels = crop_or_pad(sample.labels, corner, size, VOID)
+                labels = crop_or_pad(sample.labels, corner, size, IGNORE_INDEX)
             else:
                 image, labels = self.warp(sample.image, sample.labels, corner, grid)
             # Counted from the last, so that they are the same with channels before them.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from detseg.augment.config import require_factors
-from detseg.structures import Truth
+from detseg.structures import Target
 
 if TYPE_CHECKING:
     from detseg.augment.volume import VolumeTrainPipeline
@@ -35,7 +35,7 @@ class VolumeAugmentConfig:
         ValueError: for a value outside its range; the message names the field, the value and what is allowed.
     """
 
-    truths: ClassVar[tuple[Truth, ...]] = ("volumes",)
+    targets: ClassVar[tuple[Target, ...]] = ("volumes",)
     multi_scale: ClassVar[None] = None
     """All patches have one size, which is the task's."""
     close_mosaic_epochs: ClassVar[int] = 0

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.arrays import ByteArray, DoubleArray, FloatArray
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3, Spacing
 
 _CLASSES_AT_ONCE = 4
@@ -29,7 +29,7 @@ class RandomWarp:
     Each with its probability; :class:`~detseg.augment.volume_config.VolumeAugmentConfig` says what the values mean.
 
     It reads what the volume holds beyond the patch. Labels follow by linear interpolation of each class, the largest
-    wins. Voxels whose centers lie outside the volume become 0 with the label ``VOID``.
+    wins. Voxels whose centers lie outside the volume become 0 with the label ``IGNORE_INDEX``.
     """
 
     rotation: float = 0.0
@@ -83,7 +83,7 @@ class RandomWarp:
         warped = _sample([channel[box] for channel in channels], from_middle)
         warped[:, outside] = 0
         warped_labels = _warp_labels(labels[box], from_middle)
-        warped_labels[outside] = VOID
+        warped_labels[outside] = IGNORE_INDEX
         return warped if image.ndim == 4 else warped[0], warped_labels
 
 
@@ -102,7 +102,7 @@ def elastic_shifts(size: Shape3, num_cells: int, shift: float, rng: np.random.Ge
 
 def _warp_labels(labels: ByteArray, from_middle: Tensor) -> ByteArray:
     present = np.flatnonzero(np.bincount(labels.ravel())).tolist()
-    winner = np.full(from_middle.shape[1:], VOID, np.uint8)
+    winner = np.full(from_middle.shape[1:], IGNORE_INDEX, np.uint8)
     highest = np.zeros(winner.shape, np.float32)
     for start in range(0, len(present), _CLASSES_AT_ONCE):
         values = present[start : start + _CLASSES_AT_ONCE]

@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         choices=TRUTHS,
         help="what is to be learned, where a data set has several; for instances, all outlines must be there",
     )
-    check.add_argument("--fast", action="store_true", help="read the headers of the pictures only")
+    check.add_argument("--fast", action="store_true", help="read the headers of the images only")
     check.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
     check.add_argument(
         "--preview", type=Path, metavar="DIR", help="draw augmented training batches with their boxes or masks"
@@ -53,7 +53,7 @@ def make_parser() -> argparse.ArgumentParser:
     split.add_argument("data", help="folder or YAML of a data set")
     split.add_argument("--ratios", help="train:val:test, or train:val (default 6:2:2)")
     split.add_argument(
-        "--folds", type=int, metavar="K", help="instead of ratios: K divisions for cross-validation (volumes)"
+        "--folds", type=int, metavar="K", help="instead of ratios: K splits for cross-validation (volumes)"
     )
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--format", help="needed only where the layout is ambiguous")
@@ -77,7 +77,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--format", help="needed only where the layout is ambiguous")
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument("--batch", "--batch-size", dest="batch_size", type=count, default=16, metavar="N")
-    evaluate.add_argument("--workers", type=int, default=2, help="processes that read pictures (default 2)")
+    evaluate.add_argument("--workers", type=int, default=2, help="processes that read images (default 2)")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file")
     evaluate.add_argument(
         "--report",
@@ -90,10 +90,10 @@ def make_parser() -> argparse.ArgumentParser:
         "--output",
         type=Path,
         metavar="DIR",
-        help="write metrics, plots, pictures and report.html here; if an evaluation is there, to DIR-2, DIR-3, ...",
+        help="write metrics, plots, images and report.html here; if an evaluation is there, to DIR-2, DIR-3, ...",
     )
     evaluate.add_argument(
-        "--full", action="store_true", help="keep the pictures of the page large; without it the page stays below 5 MB"
+        "--full", action="store_true", help="keep the images of the page large; without it the page stays below 5 MB"
     )
     evaluate.add_argument(
         "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the network (.safetensors only)"
@@ -119,7 +119,7 @@ def make_parser() -> argparse.ArgumentParser:
     compare.add_argument("--samples", type=count, default=1000, metavar="N", help="of the bootstrap (default 1000)")
     compare.add_argument("--seed", type=int, default=0)
     add_overwrite(compare)
-    add_predict(verbs.add_parser("predict", help="run a model on pictures, videos or volumes"))
+    add_predict(verbs.add_parser("predict", help="run a model on images, videos or volumes"))
     add_merge(verbs.add_parser("merge", help="put the results of all shares of a list together"))
     serve = add_serve(verbs.add_parser("serve", help="answer requests for predictions over HTTP"))
     add_postprocess(serve)
@@ -130,7 +130,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--colors", type=Path, metavar="FILE.yaml", help="colors in place of the usual ones, as predict"
     )
     colors.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="a picture of the legend, or a .yaml that --colors takes"
+        "-o", "--output", type=Path, metavar="FILE", help="an image of the legend, or a .yaml that --colors takes"
     )
     add_overwrite(colors)
     bench = add_bench(verbs.add_parser("bench", help="measure an .onnx file in all runtimes of this machine"))
@@ -212,11 +212,11 @@ def _add_export(export: argparse.ArgumentParser) -> None:
     add_overwrite(export)
     export.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")
     forms = export.add_mutually_exclusive_group()
-    forms.add_argument("--nms", dest="form", action="store_const", const="nms", help="suppression in the graph (boxes)")
+    forms.add_argument("--nms", dest="form", action="store_const", const="nms", help="NMS in the graph (boxes)")
     forms.add_argument("--raw", dest="form", action="store_const", const="raw", help="the network alone (boxes)")
     export.add_argument("--opset", type=int, help="version of the ONNX operators (default the exporter's)")
     export.add_argument("--fixed", action="store_true", help="one image of the input size only, for tools that want it")
-    export.add_argument("--calibrate", metavar="DATA", help="data set whose training pictures int8 is calibrated with")
+    export.add_argument("--calibrate", metavar="DATA", help="data set whose training images int8 is calibrated with")
     export.add_argument("--verify", metavar="DATA", help="data set on which both models are measured")
     add_postprocess(export, device=False)
 

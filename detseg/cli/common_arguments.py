@@ -23,7 +23,7 @@ def add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> Non
     boxes = parser.add_argument_group("boxes (default: as in the model file; predict: confidence 0.25)")
     boxes.add_argument("--conf", type=float, dest="confidence", help="lowest score that counts")
     boxes.add_argument("--iou", type=float, help="overlap above which boxes are one object")
-    boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per picture")
+    boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per image")
     boxes.add_argument(
         "--nms-backend",
         choices=("detseg", "torchvision"),
@@ -74,7 +74,7 @@ def add_foreign(parser: argparse.ArgumentParser) -> None:
     foreign.add_argument(
         "--anchor",
         choices=("center", "top_left", "stretch"),
-        help="where a picture lies in the input, or that it is stretched to it",
+        help="where an image lies in the input, or that it is stretched to it",
     )
 
 

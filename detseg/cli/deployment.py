@@ -23,7 +23,7 @@ def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
         help="a file with the token that requests must show (default: what DETSEG_TOKEN holds); needed where other "
         "machines reach the server",
     )
-    serve.add_argument("--allow-url", action="store_true", help="let requests name the address of a picture")
+    serve.add_argument("--allow-url", action="store_true", help="let requests name the address of an image")
     limits = serve.add_argument_group("limits")
     limits.add_argument(
         "--queue",
@@ -36,7 +36,7 @@ def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--max-bytes", type=int, default=20_000_000, metavar="N", help="of a request (default 20 million)"
     )
     limits.add_argument(
-        "--max-pixels", type=int, default=50_000_000, metavar="N", help="of a picture (default 50 million)"
+        "--max-pixels", type=int, default=50_000_000, metavar="N", help="of an image (default 50 million)"
     )
     limits.add_argument(
         "--batch",
@@ -45,14 +45,14 @@ def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
         type=int,
         default=8,
         metavar="N",
-        help="most pictures that go through the network together (default 8)",
+        help="most images that go through the network together (default 8)",
     )
     limits.add_argument(
         "--batch-wait",
         type=float,
         default=2.0,
         metavar="MS",
-        help="how many milliseconds a picture may wait for others (default 2)",
+        help="how many milliseconds an image may wait for others (default 2)",
     )
     add_runtime(serve)
     serve.add_argument("--threads", type=int, metavar="N", help="CPU cores for the network (default all)")
@@ -60,7 +60,7 @@ def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
         "--full-input",
         action="store_true",
         default=None,
-        help="pad pictures to the whole input size, as eval does",
+        help="pad images to the whole input size, as eval does",
     )
     return serve
 
@@ -95,7 +95,7 @@ def add_shares(predict: argparse.ArgumentParser) -> None:
 
 def add_merge(merge: argparse.ArgumentParser) -> None:
     """The arguments of ``merge``."""
-    merge.description = "Tables become those of one run over the whole list; pictures and videos stay where they are."
+    merge.description = "Tables become those of one run over the whole list; images and videos stay where they are."
     merge.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="the folders of all shares")
     merge.add_argument(
         "-o",
@@ -111,7 +111,7 @@ def add_bench(bench: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``bench``, but for those that need the readers of other verbs."""
     bench.description = "Latency, throughput, memory and, with --data, the main metric, per runtime and precision."
     bench.add_argument("model", type=Path, help="an .onnx file")
-    bench.add_argument("pictures", nargs="*", metavar="PICTURE", help="files or folders (default: a gray picture)")
+    bench.add_argument("images", nargs="*", metavar="IMAGE", help="files or folders (default: a gray image)")
     bench.add_argument("--data", help="folder or YAML of a data set to measure the quality on; needs the extra train")
     bench.add_argument("--format", help="needed only where the layout is ambiguous")
     bench.add_argument("--split", default="val")

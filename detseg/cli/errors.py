@@ -77,7 +77,7 @@ def _explain_device(error: Exception) -> str | None:
         return f"there is not enough memory: {_first_line(error)}"
     name, module = type(error).__name__, type(error).__module__
     if name == "OutOfMemoryError":
-        return f"{_first_line(error)} Take fewer or smaller pictures at a time (--batch-size, --size; train.batch_size)"
+        return f"{_first_line(error)} Take fewer or smaller images at a time (--batch-size, --size; train.batch_size)"
     if module.startswith("detseg") or name == "AcceleratorError" or _OF_A_DEVICE.search(_first_line(error)):
         return _first_line(error)
     return None

@@ -22,7 +22,7 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
         "sources",
         nargs="+",
         metavar="SOURCE",
-        help="pictures, videos or volumes (.nii.gz, .mha, .nrrd, a folder with a DICOM series, ...), folders, globs, "
+        help="images, videos or volumes (.nii.gz, .mha, .nrrd, a folder with a DICOM series, ...), folders, globs, "
         "image sequences (frame_%%04d.png), the number of a camera, an address (see --allow-url), or - for a list of "
         "these on standard input",
     )
@@ -37,9 +37,9 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
     add_overwrite(predict)
     predict.add_argument(
         "--save",
-        help="what to write, separated by commas. Boxes: drawn (pictures of pictures, videos of videos), picture, "
+        help="what to write, separated by commas. Boxes: drawn (images or videos, as the source), image, "
         "video, coco, csv, jsonl, yolo, crops (default drawn,coco). Instances: the same, and index. Masks: drawn, "
-        "picture, video, mask, color, ids, jsonl (default drawn,mask). Volumes: nifti, table, slices, montage (default "
+        "image, video, mask, color, ids, jsonl (default drawn,mask). Volumes: nifti, table, slices, montage (default "
         "these four), source (labels as .mha or .nrrd where the volume is), probabilities",
     )
     predict.add_argument(
@@ -56,13 +56,11 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
         "--full-input",
         action="store_true",
         default=None,
-        help="pad pictures to the whole input size, as eval does; without it boxes on a CPU take no more padding than "
+        help="pad images to the whole input size, as eval does; without it boxes on a CPU take no more padding than "
         "the network's stride asks for, which is faster",
     )
     predict.add_argument("--classes", metavar="NAME,NAME,...", help="look for these classes only")
-    predict.add_argument(
-        "--line-width", type=positive, metavar="PIXELS", help="of drawn boxes (default by picture size)"
-    )
+    predict.add_argument("--line-width", type=positive, metavar="PIXELS", help="of drawn boxes (default by image size)")
     predict.add_argument(
         "--colors",
         type=Path,
@@ -74,13 +72,13 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
         "--legend",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="name all classes below drawn pictures and videos (default: for masks)",
+        help="name all classes below drawn images and videos (default: for masks)",
     )
-    predict.add_argument("--crops", action="store_true", help="save every object as a picture of its own, too (boxes)")
+    predict.add_argument("--crops", action="store_true", help="save every object as an image of its own, too (boxes)")
     predict.add_argument(
         "--show",
         action="store_true",
-        help="show results in a window as they come; pictures wait for a key, q or Escape ends the run",
+        help="show results in a window as they come; images wait for a key, q or Escape ends the run",
     )
     add_shares(predict)
     videos = predict.add_argument_group("videos")
@@ -97,9 +95,9 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
         action="append",
         metavar="PLACE",
         help="count tracked objects that cross line:X,Y,X,Y or are in zone:X,Y,X,Y,X,Y,..., in pixels or in percent "
-        "(line:door=0%%,50%%,100%%,50%% has a name); on the pictures and in counts.csv; may be given several times",
+        "(line:door=0%%,50%%,100%%,50%% has a name); on the images and in counts.csv; may be given several times",
     )
-    videos.add_argument("--fps", type=float, default=25.0, help="rate of a video of still pictures (default 25)")
+    videos.add_argument("--fps", type=float, default=25.0, help="rate of a video of still images (default 25)")
     videos.add_argument("--allow-url", action="store_true", help="open network addresses (http, https, rtsp, rtmp)")
     add_postprocess(predict)
     add_foreign(predict)

@@ -82,17 +82,17 @@ def _foreign_settings(options: argparse.Namespace) -> dict[str, Any]:
 def _check(options: argparse.Namespace) -> int:
     from detseg.data.check import check_dataset
 
-    report = check_dataset(options.data, options.format, decode=not options.fast, truth=options.truth)
+    report = check_dataset(options.data, options.format, decode=not options.fast, target=options.target)
     print(report.render())
     if options.json:
         report.write_json(options.json, overwrite=options.overwrite)
     if options.preview:
         from detseg.engine.command import preview_command
 
-        pictures = preview_command(
-            options.data, options.preview, options.format, options.config, options.overwrite, options.truth
+        images = preview_command(
+            options.data, options.preview, options.format, options.config, options.overwrite, options.target
         )
-        for path in pictures:
+        for path in images:
             print(f"preview: {path}")
     return report.exit_code
 
@@ -279,7 +279,7 @@ def _bench(options: argparse.Namespace) -> int:
         quality = quality_of(path, options.data, options.format, options.split, options.size)
     return bench_command(
         path,
-        pictures=options.pictures,
+        samples=options.images,
         num_threads=options.threads,
         size=options.size,
         seconds=options.seconds,

@@ -91,7 +91,7 @@ def _yolov8(shapes: Shapes) -> Recognized:
     stem = _shape(shapes, rf"{front}0\.conv\.weight", "YOLOv8", 4)
     boxes = _shape(shapes, rf"{front}22\.cv2\.0\.2\.weight", "YOLOv8", 4)
     classes = _shape(shapes, rf"{front}22\.cv3\.0\.2\.weight", "YOLOv8", 4)
-    head: dict[str, Any] = {"name": "dfl", "bins": max(2, boxes[0] // 4)}
+    head: dict[str, Any] = {"name": "dfl", "reg_max": max(2, boxes[0] // 4)}
     prototypes = next((shape for name, shape in shapes.items() if re.fullmatch(_PROTOTYPES, name)), None)
     third = next((name for name in shapes if re.search(_THIRD_BRANCH, name)), None)
     if prototypes is not None:
@@ -134,7 +134,7 @@ def yolox(stem_channels: int, num_classes: int) -> Recognized:
         {
             "backbone": {"name": "csp_darknet", **form, "width": width},
             "neck": {"name": "pan", **form},
-            "head": {"name": "direct", **depthwise},
+            "head": {"name": "yolox", **depthwise},
         },
         "YOLOX",
     )

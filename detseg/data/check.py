@@ -11,15 +11,15 @@ from detseg.data.checks.inspect import inspect
 from detseg.data.checks.inspection import Inspection
 from detseg.data.checks.leakage import find_leakage, relative_name
 from detseg.data.checks.report import CheckReport, Summary
-from detseg.data.division import disjoint_groups
 from detseg.data.findings import Finding
 from detseg.data.format import match_split
 from detseg.data.open import find_format, find_source, load_format, require_truth
 from detseg.data.parsing import enumerate_some
 from detseg.data.records import SplitRecords
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
+from detseg.data.split_rule import disjoint_groups
 from detseg.runtime.class_names import fold_name
-from detseg.structures import Truth
+from detseg.structures import Target
 
 
 def check_dataset(
@@ -28,7 +28,7 @@ def check_dataset(
     splits: Sequence[str] | None = None,
     decode: bool = True,
     num_threads: int | None = None,
-    truth: Truth | None = None,
+    target: Target | None = None,
 ) -> CheckReport:
     """Look at every annotation and every image of the data set at ``path`` (see ``CODES`` for what is looked for).
 
@@ -42,8 +42,8 @@ def check_dataset(
             truth.
     """
     source = find_source(path)
-    format_name = find_format(source, format, truth)
-    require_truth(source, format_name, truth)
+    format_name = find_format(source, format, target)
+    require_truth(source, format_name, target)
     chosen_format = load_format(format_name)
     available = chosen_format.splits(source)
     wanted = available if splits is None else (match_split(name, available, source.name) for name in splits)
@@ -52,7 +52,7 @@ def check_dataset(
     records: list[SplitRecords] = []
     for name in chosen:
         try:
-            records.append(chosen_format.renamed_records(source, name, truth or chosen_format.truths[0]))
+            records.append(chosen_format.renamed_records(source, name, target or chosen_format.targets[0]))
         except DatasetError as error:
             message = str(error).removeprefix(f"{source.name}: ")
             findings.append(Finding("D100", str(source.yaml_path or source.root), message, (), name))
@@ -77,7 +77,7 @@ def check_dataset(
 
 
 def _report(
-    source: Source,
+    source: DataSource,
     root: Path,
     format_name: str,
     findings: Iterable[Finding],
@@ -89,7 +89,7 @@ def _report(
     return CheckReport(source.yaml_path or source.root, root, format_name, tuple(shortened), summaries, decoded)
 
 
-def _existing_root(source: Source) -> Path:
+def _existing_root(source: DataSource) -> Path:
     try:
         return source.data_root()
     except DatasetError:
@@ -115,7 +115,7 @@ def _find_leakage(records: Sequence[SplitRecords], inspection: Inspection, root:
 
 
 def _find_missing_classes(
-    records: Sequence[SplitRecords], summaries: Mapping[str, Summary], source: Source, is_whole: bool
+    records: Sequence[SplitRecords], summaries: Mapping[str, Summary], source: DataSource, is_whole: bool
 ) -> Iterator[Finding]:
     judged = {
         split.name: summaries[split.name].missing_classes()
@@ -137,7 +137,7 @@ def _find_missing_classes(
             yield Finding("D204", source.name, message)
 
 
-def _find_spellings(records: Sequence[SplitRecords], source: Source) -> Iterator[Finding]:
+def _find_spellings(records: Sequence[SplitRecords], source: DataSource) -> Iterator[Finding]:
     """Classes, of one split or of several, whose names differ by the case of letters alone, or by what is between."""
     alike: dict[str, list[str]] = {}
     for name in dict.fromkeys(name for split in records for name in split.class_names):
@@ -150,7 +150,7 @@ def _find_spellings(records: Sequence[SplitRecords], source: Source) -> Iterator
 
 
 def _find_other_refusals(
-    records: Sequence[SplitRecords], findings: Sequence[Finding], source: Source
+    records: Sequence[SplitRecords], findings: Sequence[Finding], source: DataSource
 ) -> Iterator[Finding]:
     """What would keep a split from being opened and is not among the errors."""
     if any(finding.severity == "error" for finding in findings):

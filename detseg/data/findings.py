@@ -57,7 +57,9 @@ CODES: Mapping[str, Code] = {
     "D303": Code(
         "error", "wrong kind of mask", "save the number of the class of every pixel in one channel of 8 bits, as PNG"
     ),
-    "D304": Code("error", "unknown value in a mask", "add it to `names:` or `void:` in the YAML, or correct the mask"),
+    "D304": Code(
+        "error", "unknown value in a mask", "add it to `names:` or `ignore_index:` in the YAML, or correct the mask"
+    ),
     "D305": Code("warning", "mask without any class", "label the image or take it away: nothing is learned from it"),
     "D306": Code("info", "mask without image", "add the image, if it is meant to be used"),
     "D307": Code("error", "names of the classes unknown", "write the YAML or the classes.txt that is described there"),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from detseg.data.class_map import describe_unknown
-from detseg.data.division import ALL
 from detseg.data.records import AnyDataset, SplitRecords
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
+from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits, write_as_lists
-from detseg.structures import Truth
+from detseg.structures import Target
 
 _OTHER_NAMES = {"val": ("valid", "validation")}
 
@@ -29,15 +29,15 @@ class DatasetFormat(ABC):
     """
 
     layouts: ClassVar[tuple[str, ...]]
-    truths: ClassVar[tuple[Truth, ...]] = ("boxes",)
+    targets: ClassVar[tuple[Target, ...]] = ("boxes",)
     indivisible: ClassVar[str] = ""
 
     @abstractmethod
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         """The splits that ``source`` holds in this format; none if it is of another format."""
 
     @abstractmethod
-    def records(self, source: Source, split: str, truth: Truth) -> SplitRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> SplitRecords:
         """What the files say of ``split``, one of ``splits(source)``, and of ``truth``, one of ``truths``.
 
         What is wrong inside of files is reported or rejected there, see :class:`detseg.data.records.SplitRecords`.
@@ -46,31 +46,31 @@ class DatasetFormat(ABC):
             DatasetError: the files of the split are not found, or what describes them cannot be understood.
         """
 
-    def renamed_records(self, source: Source, split: str, truth: Truth) -> SplitRecords:
+    def renamed_records(self, source: DataSource, split: str, target: Target) -> SplitRecords:
         """The same with the names of classes that the YAML gives them. Raises DatasetError: it renames what is no
         class of any split."""
-        records = self.records(source, split, truth)
+        records = self.records(source, split, target)
         if not source.class_map or not records.class_names:
             return records
         unknown = set(source.class_map).difference(records.class_names)
         known = list(records.class_names)
         # The files of a split may name only the classes that are in it.
         for other in self.splits(source) if unknown else ():
-            known += [name for name in self.records(source, other, truth).class_names if name not in known]
+            known += [name for name in self.records(source, other, target).class_names if name not in known]
         if unknown := unknown.difference(known):
             raise DatasetError(describe_unknown(sorted(unknown), known, source.name))
         records.rename_classes(source.class_map)
         return records
 
-    def open(self, source: Source, split: str, truth: Truth | None = None) -> AnyDataset:
+    def open(self, source: DataSource, split: str, target: Target | None = None) -> AnyDataset:
         """The split that ``split`` means (see ``match_split``), with the first of ``truths`` where none is named.
 
         Raises:
             DatasetError: there is no such split, or its files are not as they should be.
         """
-        truth = truth or self.truths[0]
-        assert truth in self.truths, f"{type(self).__name__} has {self.truths}"
-        records = self.renamed_records(source, match_split(split, self.splits(source), source.name), truth)
+        target = target or self.targets[0]
+        assert target in self.targets, f"{type(self).__name__} has {self.targets}"
+        records = self.renamed_records(source, match_split(split, self.splits(source), source.name), target)
         records.refuse()
         return records.to_dataset()
 

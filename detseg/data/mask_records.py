@@ -18,7 +18,7 @@ from detseg.data.parsing import enumerate_some
 from detseg.data.records import SplitRecords, warn_unlabeled
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 _NUM_LOOKED_AT = 20
 _MANY_VALUES = 10
@@ -29,11 +29,11 @@ class MaskRecords(SplitRecords):
     """``pairs`` of an image and its mask, whose file may be missing.
 
     ``mapping`` says what the values in masks mean, None where the data set ``dataset_name`` does not. ``category_ids``
-    are the numbers of the classes, if they are not the values. A mask with nothing but void is no fault where
-    ``may_be_void``, as the published ones of a test split.
+    are the numbers of the classes, if they are not the values. A mask with nothing but ignored is no fault where
+    ``may_be_ignored``, as the published ones of a test split.
     """
 
-    truth = "masks"
+    target = "masks"
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class MaskRecords(SplitRecords):
         mapping: LabelMapping | None,
         category_ids: Sequence[int] | None = None,
         is_unlabeled: bool = False,
-        may_be_void: bool = False,
+        may_be_ignored: bool = False,
     ) -> None:
         super().__init__(name)
         self.dataset_name = dataset_name
@@ -55,7 +55,7 @@ class MaskRecords(SplitRecords):
         self.class_names = () if mapping is None else mapping.class_names
         self.category_ids = category_ids
         self.is_unlabeled = is_unlabeled
-        self.may_be_void = may_be_void
+        self.may_be_ignored = may_be_ignored
 
     def paths(self) -> list[Path]:
         return [image for image, _ in self.pairs]
@@ -104,10 +104,10 @@ class MaskRecords(SplitRecords):
         nobody says what they mean."""
         lines = ["format: masks", f"path: {self.root}"]
         if is_binary(values) or is_smoothed(values):
-            lines.append(f"names: {{0: background, {VOID}: NAME}}")
+            lines.append(f"names: {{0: background, {IGNORE_INDEX}: NAME}}")
             return lines if is_binary(values) else [*lines, "threshold: 128"]
-        names = ", ".join(f"{value}: NAME" for value in values if value != VOID)
-        return [*lines, f"names: {{{names}}}", f"void: {VOID}"]
+        names = ", ".join(f"{value}: NAME" for value in values if value != IGNORE_INDEX)
+        return [*lines, f"names: {{{names}}}", f"ignore_index: {IGNORE_INDEX}"]
 
     def _say_what_is_in_between(self, mapping: LabelMapping) -> None:
         """Warn of how many pixels are not as they should be; a look at some masks tells that closely enough."""
@@ -159,12 +159,12 @@ def count_values(pixels: IntArray | ByteArray) -> tuple[IntArray, IntArray]:
 
 
 def is_binary(values: Collection[int]) -> bool:
-    """Whether masks with these values, 0 and 255, are black and white pictures of one thing."""
-    return set(values) == {0, VOID}
+    """Whether masks with these values, 0 and 255, are black and white images of one thing."""
+    return set(values) == {0, IGNORE_INDEX}
 
 
 def is_smoothed(values: Mapping[int, int]) -> bool:
-    """Whether masks with these values, each with its number of pixels, are such pictures with smoothed edges: of many
+    """Whether masks with these values, each with its number of pixels, are such images with smoothed edges: of many
     values between black and white, few pixels."""
-    ends = values.get(0, 0), values.get(VOID, 0)
+    ends = values.get(0, 0), values.get(IGNORE_INDEX, 0)
     return min(ends) > 0 and len(values) > _MANY_VALUES and sum(ends) > _SHARE_OF_ENDS * sum(values.values())

@@ -17,9 +17,9 @@ from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.format import DatasetFormat
 from detseg.data.nearest import describe_nearest
 from detseg.data.parsing import show
-from detseg.data.source import DatasetError, Source, find_existing, relative_candidates
+from detseg.data.source import DatasetError, DataSource, find_existing, relative_candidates
 from detseg.files import read_text
-from detseg.structures import Truth
+from detseg.structures import Target
 
 MAX_YAML_BYTES = 2**24
 _YAML_NAMES = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -31,7 +31,7 @@ def open_dataset(
     path: Path | str,
     split: str,
     format: str | None = None,
-    truth: Truth | None = None,
+    target: Target | None = None,
     description: Path | str | None = None,
 ) -> Dataset | VolumeDataset:
     """One split of the data set at ``path``: a YAML, a folder in a known layout, or the word ``shapes`` or ``blobs``;
@@ -47,9 +47,9 @@ def open_dataset(
             are bad.
     """
     source = find_source(path, description)
-    format_name = find_format(source, format, truth)
-    require_truth(source, format_name, truth)
-    dataset = _open_split(load_format(format_name), source, split, truth)
+    format_name = find_format(source, format, target)
+    require_truth(source, format_name, target)
+    dataset = _open_split(load_format(format_name), source, split, target)
     if dataset.num_dropped:
         warnings.warn(
             f"{source.name}: {dataset.num_dropped} of the boxes of {dataset.split} are left out: degenerate or outside "
@@ -65,26 +65,26 @@ def available_splits(path: Path | str, format: str | None = None) -> tuple[str, 
     return load_format(find_format(source, format)).splits(source)
 
 
-def find_source(path: Path | str, description: Path | str | None = None) -> Source:
+def find_source(path: Path | str, description: Path | str | None = None) -> DataSource:
     """What ``path`` names. A folder with a data.yaml or dataset.yaml is described by it, else by ``description``.
 
     Raises:
         DatasetError: nothing is there, or a YAML cannot be read.
     """
     if str(path) in _BUILT_IN:
-        return Source(Path(path), {"format": str(path)})
+        return DataSource(Path(path), {"format": str(path)})
     found = find_existing(relative_candidates(str(Path(path).expanduser()), Path.cwd()), "data set", str(path))
     if found.is_dir():
         described = [found / name for name in _YAML_NAMES if (found / name).is_file()]
         if described:
             return _read_yaml(described[0])
-        return Source(found) if description is None else _described(found, Path(description))
+        return DataSource(found) if description is None else _described(found, Path(description))
     if found.suffix.lower() not in _YAML_SUFFIXES:
         raise DatasetError(f"{found}: expected a folder or a YAML, got a file with suffix {found.suffix or '(none)'}")
     return _read_yaml(found)
 
 
-def find_format(source: Source, wanted: str | None = None, truth: Truth | None = None) -> str:
+def find_format(source: DataSource, wanted: str | None = None, target: Target | None = None) -> str:
     """The name of the format of ``source``: ``wanted``, else what its YAML says, else the one whose layout is there.
 
     Of several layouts, those of formats with ``truth`` count.
@@ -106,7 +106,7 @@ def find_format(source: Source, wanted: str | None = None, truth: Truth | None =
             message = f"no data set in a known layout{advice}; looked for {_layouts(list(DATASETS))}"
             raise DatasetError(f"{source.name}: {message}")
         if len(fitting) > 1:
-            fitting = [name for name in fitting if truth in (None, *load_format(name).truths)] or fitting
+            fitting = [name for name in fitting if target in (None, *load_format(name).targets)] or fitting
         if len(fitting) > 1:
             raise DatasetError(f"{source.name}: may be {' or '.join(fitting)}; say which with --format")
         return fitting[0]
@@ -132,45 +132,48 @@ def load_format(name: str) -> DatasetFormat:
     return made
 
 
-def _open_split(reader: DatasetFormat, source: Source, split: str, truth: Truth | None) -> Dataset | VolumeDataset:
+def _open_split(
+    reader: DatasetFormat, source: DataSource, split: str, target: Target | None
+) -> Dataset | VolumeDataset:
     """The split, or what splits with a + between them hold together."""
     if "+" not in split or split in reader.splits(source):
-        return reader.open(source, split, truth)
+        return reader.open(source, split, target)
     parts: list[Dataset] = []
     for name in split.split("+"):
-        part = reader.open(source, name.strip(), truth)
+        part = reader.open(source, name.strip(), target)
         if not isinstance(part, Dataset):
             raise DatasetError(
-                f"{source.name}: splits of volumes cannot be joined as {split!r}; a data set with a division has the "
+                f"{source.name}: splits of volumes cannot be joined as {split!r}; a data set with a split has the "
                 "split all, and a YAML may name others"
             )
         parts.append(part)
     return JoinedDataset(parts)
 
 
-def require_truth(source: Source, format_name: str, truth: Truth | None) -> None:
+def require_truth(source: DataSource, format_name: str, target: Target | None) -> None:
     """Raise DatasetError unless data sets of this format have ``truth``, if one is asked for."""
-    if truth in (None, *load_format(format_name).truths):
+    if target in (None, *load_format(format_name).targets):
         return
-    fitting = [name for name in DATASETS if truth in load_format(name).truths]
-    task = {"boxes": "detection", "instances": "instance", "masks": "semantic", "volumes": "volume"}[str(truth)]
+    fitting = [name for name in DATASETS if target in load_format(name).targets]
+    task = {"boxes": "detection", "instances": "instance", "masks": "semantic", "volumes": "volume"}[str(target)]
     raise DatasetError(
-        f"{source.name}: format {format_name} has {' and '.join(load_format(format_name).truths)}; {truth} were asked "
+        f"{source.name}: format {format_name} has {' and '.join(load_format(format_name).targets)}; {target} were "
+        f"asked "
         f"for (task {task}): use a data set of format {', '.join(fitting[:-1])} or {fitting[-1]}"
     )
 
 
-def _described(folder: Path, description: Path) -> Source:
+def _described(folder: Path, description: Path) -> DataSource:
     """The folder with the settings of a YAML that lies elsewhere."""
     folder, described = folder.absolute(), _read_yaml(description)
-    return Source(folder, {**described.settings, "path": str(folder)}, description, described.class_map)
+    return DataSource(folder, {**described.settings, "path": str(folder)}, description, described.class_map)
 
 
 def _layouts(names: list[str]) -> str:
     return "".join(f"\n  {name}: {layout}" for name in names for layout in load_format(name).layouts)
 
 
-def _read_yaml(path: Path) -> Source:
+def _read_yaml(path: Path) -> DataSource:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise DatasetError(f"{path}: more than {MAX_YAML_BYTES:,} bytes, no description of a data set")
@@ -186,4 +189,4 @@ def _read_yaml(path: Path) -> Source:
     # Meant for all formats alike, so none of them has to know the key.
     class_map = read_class_map(settings["classes"], str(path)) if "classes" in settings else {}
     own = {key: value for key, value in settings.items() if key != "classes"}
-    return Source(path.absolute().parent, own, path, class_map)
+    return DataSource(path.absolute().parent, own, path, class_map)

@@ -27,7 +27,7 @@ from detseg.data.outline import as_points
 from detseg.data.parsing import MAX_COORDINATE, enumerate_some, four_numbers, show
 from detseg.data.source import DatasetError, check_class_names
 from detseg.runtime.media.images import ImageError, image_size
-from detseg.structures import Truth
+from detseg.structures import Target
 
 _MAX_SHOWN = 10
 
@@ -40,7 +40,7 @@ class SplitRecords(ABC):
     Where ``is_unlabeled``, there is nothing to learn from and nothing to judge by.
     """
 
-    truth: Truth
+    target: Target
 
     def __init__(self, name: str, entry: str = "annotation") -> None:
         self.name = name
@@ -118,10 +118,10 @@ class BoxRecords(SplitRecords):
         entry: str = "annotation",
         keeps_all: bool = False,
         in_fractions: bool = False,
-        truth: Truth = "boxes",
+        target: Target = "boxes",
     ) -> None:
         super().__init__(name, entry)
-        self.truth = truth
+        self.target = target
         self.root = root
         self.home = home or root
         self.class_names = tuple(class_names)
@@ -222,7 +222,7 @@ class BoxRecords(SplitRecords):
 
     def _reject_bare(self, source: Path, *numbers: int) -> None:
         """Reject objects without an outline, if that is what is learned from."""
-        if self.truth == "instances":
+        if self.target == "instances":
             message = "has" if len(numbers) == 1 else "have"
             self.reject("D009", source, f"{message} no outline, which instances are learned from", *numbers)
 
@@ -230,7 +230,7 @@ class BoxRecords(SplitRecords):
         outlines = self.packed.segmentations
         if isinstance(outlines, OutlinesInFile):
             for row, problem in outlines.problems():
-                code = "D013" if self.truth == "instances" else "D007"
+                code = "D013" if self.target == "instances" else "D007"
                 self.report(code, outlines.path, problem, int(self.packed.annotation_ids[row]))
 
     def rename_classes(self, class_map: Mapping[str, str]) -> None:
@@ -282,7 +282,7 @@ class BoxRecords(SplitRecords):
             category_ids=self.category_ids,
             annotations=packed,
             num_dropped_by_reader=num_dropped,
-            truth=self.truth,
+            target=self.target,
         )
 
 
@@ -296,7 +296,7 @@ class GeneratedRecords(SplitRecords):
 
     def __init__(self, dataset: AnyDataset) -> None:
         super().__init__(dataset.split)
-        self.truth = dataset.truth
+        self.target = dataset.target
         self.class_names = dataset.class_names
         self._dataset = dataset
 

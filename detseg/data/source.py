@@ -20,7 +20,7 @@ class DatasetError(ValueError):
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """What the user named: a folder, or a YAML with ``settings``, whose folder ``root`` then is. ``class_map`` are new
     names of classes by old ones, see :mod:`detseg.data.class_map`."""
 

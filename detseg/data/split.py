@@ -9,11 +9,11 @@ from pathlib import Path
 from detseg.data.checks.inspect import inspect
 from detseg.data.checks.inspection import Inspection
 from detseg.data.checks.report import Summary, histogram_lines
-from detseg.data.division import ALL, DivisionConfig, parse_ratios, split_names
 from detseg.data.format import DatasetFormat, match_split
 from detseg.data.open import find_format, find_source, load_format
 from detseg.data.records import SplitRecords
-from detseg.data.source import DatasetError, Source, require_outside
+from detseg.data.source import DatasetError, DataSource, require_outside
+from detseg.data.split_rule import ALL, SplitRule, parse_ratios, split_names
 from detseg.data.splits.images import deal_images
 from detseg.data.splits.volumes import deal_volumes, refuse_copies
 from detseg.data.writing import YAML_NAME, NewSplits, write_split_folder
@@ -60,13 +60,13 @@ def split_dataset(
     """
     if (ratios is None) == (folds is None):
         raise ValueError(f"either ratios or folds are needed, got ratios {ratios!r} and folds {folds!r}")
-    division = DivisionConfig(None if ratios is None else parse_ratios(ratios), folds, seed)
+    split_rule = SplitRule(None if ratios is None else parse_ratios(ratios), folds, seed)
     source = find_source(path)
     format_name = find_format(source, format)
     chosen_format = load_format(format_name)
     if chosen_format.indivisible:
         raise DatasetError(f"{source.name}: {chosen_format.indivisible}")
-    if folds is not None and chosen_format.truths[0] != "volumes":
+    if folds is not None and chosen_format.targets[0] != "volumes":
         raise ValueError(f"folds are for volumes (format nifti); {source.name} is {format_name}: give ratios instead")
     root = source.data_root().resolve()
     target = _checked_output(Path(output), root)
@@ -78,13 +78,13 @@ def split_dataset(
         for split in old
         for path, amounts in zip(split.paths(), inspection.amounts[split.name], strict=True)
     }
-    if old[0].truth == "volumes":
+    if old[0].target == "volumes":
         refuse_copies(source, inspection.digests)
-        members = deal_volumes(source, list(amounts_of), division)
+        members = deal_volumes(source, list(amounts_of), split_rule)
     else:
         counts_of = {path: amounts.counts for path, amounts in amounts_of.items()}
-        shares = parse_ratios(division.shares)
-        dealt = deal_images(counts_of, inspection.digests, root, shares, seed, old[0].truth)
+        shares = parse_ratios(split_rule.shares)
+        dealt = deal_images(counts_of, inspection.digests, root, shares, seed, old[0].target)
         members = dict(zip(split_names(len(shares)), dealt, strict=True))
     contents, settings = chosen_format.write_splits(NewSplits(source, old, members), target)
     # New splits hold the classes as the files name them.
@@ -102,21 +102,21 @@ def _checked_output(output: Path, root: Path) -> Path:
     return target
 
 
-def _old_splits(source: Source, format: DatasetFormat, wanted: Sequence[str] | None) -> list[SplitRecords]:
+def _old_splits(source: DataSource, format: DatasetFormat, wanted: Sequence[str] | None) -> list[SplitRecords]:
     """The splits to be put together, those without labels left out where there is nothing to deal them out by."""
     available = format.splits(source)
     if wanted is None:
         # Of a folder that is divided by rule, ``all`` holds what the other splits are parts of.
         wanted = (ALL,) if ALL in available else available
     chosen = dict.fromkeys(match_split(name, available, source.name) for name in wanted)
-    records = [format.records(source, name, format.truths[0]) for name in chosen]
+    records = [format.records(source, name, format.targets[0]) for name in chosen]
     labeled = [split for split in records if not split.is_unlabeled]
     if not labeled:
         raise DatasetError(f"{source.name}: {', '.join(chosen)} have no labels; there is nothing to divide")
     return labeled
 
 
-def _refuse_errors(source: Source, old: Sequence[SplitRecords], inspection: Inspection) -> None:
+def _refuse_errors(source: DataSource, old: Sequence[SplitRecords], inspection: Inspection) -> None:
     found = [*(finding for split in old for finding in split.findings), *inspection.findings]
     # Boxes outside of their image and sizes that differ are left out or corrected when samples are made.
     errors = [one for one in found if one.severity == "error" and one.code not in ("D006", "D103")]

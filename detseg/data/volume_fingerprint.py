@@ -13,7 +13,7 @@ from detseg.arrays import DoubleArray, IntArray
 from detseg.data.datasets.volumes import VolumeDataset, spacing_toward_ras
 from detseg.data.source import DatasetError
 from detseg.runtime.inputs.volume_geometry import orientation
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def fingerprint_of(dataset: VolumeDataset) -> Fingerprint:
         axes, _ = orientation(labels.affine)
         shapes.append([labels.labels.shape[axis] for axis in axes])
         spacings.append(spacing_toward_ras(labels.affine))
-        found = np.bincount(labels.labels[labels.labels != VOID], minlength=num_classes)
+        found = np.bincount(labels.labels[labels.labels != IGNORE_INDEX], minlength=num_classes)
         counts += found
         found_in += found > 0
     return Fingerprint(

@@ -26,11 +26,11 @@ class VolumeRecords(SplitRecords):
     ``name_of`` each value in the labels, the background first; nothing where that is not known. ``image_folder`` and
     ``label_folder`` hold nothing but volumes and labels of the data set, where there are such folders. ``trust_grid``:
     the affine of labels does not count. ``channels``: their names, where there are several; ``image`` of a pair is then
-    the file of the first, or of all. ``void``: the value of voxels that belong to no class. ``regions``: of which
+    the file of the first, or of all. ``ignored``: the value of voxels that belong to no class. ``regions``: of which
     class positions each class but the first consists, where they may lie in each other.
     """
 
-    truth = "volumes"
+    target = "volumes"
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class VolumeRecords(SplitRecords):
         label_folder: Path | None = None,
         trust_grid: bool = False,
         channels: Sequence[str] = (),
-        void: int | None = None,
+        ignored: int | None = None,
         regions: Sequence[Sequence[int]] = (),
     ) -> None:
         super().__init__(name)
@@ -57,7 +57,7 @@ class VolumeRecords(SplitRecords):
         self.label_folder = label_folder
         self.trust_grid = trust_grid
         self.channels = tuple(channels)
-        self.void = void
+        self.ignored = ignored
         self.regions = tuple(map(tuple, regions))
         self.is_unlabeled = all(pair.label is None for pair in self.pairs)
         if self.is_unlabeled and self.pairs:
@@ -89,7 +89,7 @@ class VolumeRecords(SplitRecords):
             labels=labels or None,
             trust_grid=self.trust_grid,
             channels=self.channels,
-            void=self.void,
+            ignored=self.ignored,
             merged_values=self.merged_values,
             regions=self.regions,
         )

@@ -16,7 +16,7 @@ import yaml
 
 from detseg.data.mask_records import MaskRecords
 from detseg.data.records import BoxRecords, SplitRecords
-from detseg.data.source import Source
+from detseg.data.source import DataSource
 from detseg.data.volume_records import VolumeRecords
 from detseg.files import PARTIAL_PREFIX
 
@@ -31,7 +31,7 @@ class NewSplits:
     """The new splits ``names`` of the images or volumes that the ``old`` splits of ``source`` hold: ``members`` of each
     are its files, in their order."""
 
-    source: Source
+    source: DataSource
     old: Sequence[SplitRecords]
     members: Mapping[str, Sequence[Path]]
 
@@ -107,8 +107,8 @@ def _volume_lists(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, obj
         settings["trust_grid"] = True
     if records[0].channels:
         settings["channels"] = list(records[0].channels)
-    if records[0].void is not None:
-        settings["void"] = records[0].void
+    if records[0].ignored is not None:
+        settings["ignore_index"] = records[0].ignored
     return {**images, **labels}, {**settings, **places}
 
 

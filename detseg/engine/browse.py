@@ -1,4 +1,4 @@
-"""Pictures that a reader of a report can browse: small, each with what was found in it as plain data."""
+"""Images that a reader of a report can browse: small, each with what was found in it as plain data."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from detseg.arrays import ByteArray
 from detseg.engine.distributed import Group
 from detseg.evaluation.hardest import encode_jpeg
 
-MOST_PICTURES = 500
-"""Pictures that a page holds; of larger data sets as many, spread evenly."""
+MOST_IMAGES = 500
+"""Images that a page holds; of larger data sets as many, spread evenly."""
 BROWSED_BYTES = 2_600_000
-"""Of all pictures to browse together, as they stand on a page, which so stays below 5 MB."""
+"""Of all images to browse together, as they stand on a page, which so stays below 5 MB."""
 SHOWN_BYTES = 1_100_000
-"""Of the hardest pictures."""
+"""Of the hardest images."""
 SLICE = "slice "
 """How the names of layers begin that are slices of one thing, to be seen in turn."""
 _FIRST_SIDE, _SIDE_IN_FULL = 960, 1600
@@ -32,7 +32,7 @@ _NUM_WITH_SLICES = 12
 
 @dataclass(frozen=True, slots=True)
 class Browsed:
-    """One picture: its place in the data set, its name, JPEGs by what they show, the first of which is seen where
+    """One image: its place in the data set, its name, JPEGs by what they show, the first of which is seen where
     nothing else is asked for, and a ``record``, see :meth:`detseg.evaluation.hardest.HardestExamples.describe`."""
 
     index: int
@@ -44,9 +44,9 @@ class Browsed:
 def browsed(
     index: int, name: str, layers: Mapping[str, ByteArray], record: Mapping[str, Any], full: bool = False
 ) -> Browsed:
-    """The picture with ``layers`` ``[H, W, 3]`` uint8 RGB of one size, made smaller unless ``full``."""
+    """The image with ``layers`` ``[H, W, 3]`` uint8 RGB of one size, made smaller unless ``full``."""
     side = _SIDE_IN_FULL if full else _FIRST_SIDE
-    return Browsed(index, name, {what: encode_jpeg(_within(picture, side)) for what, picture in layers.items()}, record)
+    return Browsed(index, name, {what: encode_jpeg(_within(image, side)) for what, image in layers.items()}, record)
 
 
 def fitted(jpegs: Sequence[bytes], num_bytes: int) -> list[bytes]:
@@ -62,14 +62,14 @@ def fitted(jpegs: Sequence[bytes], num_bytes: int) -> list[bytes]:
     return made
 
 
-def fit_browsed(pictures: Sequence[Browsed], num_bytes: int) -> tuple[Browsed, ...]:
-    """The pictures, as small as they must be; see :func:`fitted`."""
-    by_difficulty = sorted(pictures, key=lambda one: -one.record.get("difficulty", 0))
+def fit_browsed(images: Sequence[Browsed], num_bytes: int) -> tuple[Browsed, ...]:
+    """The images, as small as they must be; see :func:`fitted`."""
+    by_difficulty = sorted(images, key=lambda one: -one.record.get("difficulty", 0))
     sliced = {one.index for one in by_difficulty[:_NUM_WITH_SLICES]}
-    pictures = [one if one.index in sliced else replace(one, layers=_without_slices(one.layers)) for one in pictures]
-    every = fitted([jpeg for picture in pictures for jpeg in picture.layers.values()], num_bytes)
+    images = [one if one.index in sliced else replace(one, layers=_without_slices(one.layers)) for one in images]
+    every = fitted([jpeg for image in images for jpeg in image.layers.values()], num_bytes)
     rest = iter(every)
-    return tuple(replace(one, layers={what: next(rest) for what in one.layers}) for one in pictures)
+    return tuple(replace(one, layers={what: next(rest) for what in one.layers}) for one in images)
 
 
 def _without_slices(layers: Mapping[str, bytes]) -> dict[str, bytes]:
@@ -77,7 +77,7 @@ def _without_slices(layers: Mapping[str, bytes]) -> dict[str, bytes]:
 
 
 def everyones(own: Sequence[Browsed], group: Group, device: torch.device) -> list[Browsed]:
-    """The pictures of all processes, in the order of the data set."""
+    """The images of all processes, in the order of the data set."""
     found = list(own)
     if group.world_size > 1:
         plain = [
@@ -93,20 +93,20 @@ def everyones(own: Sequence[Browsed], group: Group, device: torch.device) -> lis
     return sorted(found, key=lambda one: one.index)
 
 
-def _within(picture: ByteArray, side: int) -> ByteArray:
-    scale = side / max(picture.shape[:2])
+def _within(image: ByteArray, side: int) -> ByteArray:
+    scale = side / max(image.shape[:2])
     if scale >= 1:
-        return picture
-    size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
+        return image
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8, copy=False)
 
 
 def _smaller(jpeg: bytes, scale: float, quality: int) -> bytes:
-    picture = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None, "it has been encoded here"
-    if max(picture.shape[:2]) * scale >= _LEAST_SIDE:
-        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
-        picture = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-    done, encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None, "it has been encoded here"
+    if max(image.shape[:2]) * scale >= _LEAST_SIDE:
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    done, encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
     assert done
     return encoded.tobytes()

@@ -11,7 +11,7 @@ from detseg.config_files import to_yaml
 from detseg.runtime.media.images import read_image
 from detseg.structures import Metrics
 
-_NUM_PICTURES = 12
+_NUM_IMAGES = 12
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Callback:
 
 
 class TensorBoardLogger(Callback):
-    """Curves of all numbers of a run in its folder ``tensorboard``, its configuration, pictures of what the best model
+    """Curves of all numbers of a run in its folder ``tensorboard``, its configuration, images of what the best model
     finds, and its settings beside its metrics, where several runs can be compared."""
 
     def __init__(self) -> None:
@@ -74,10 +74,10 @@ class TensorBoardLogger(Callback):
         self._board.flush()
 
     def on_result(self, run_dir: Path, metrics: Metrics) -> None:
-        """Pictures, and settings with metrics."""
+        """ReportImages, and settings with metrics."""
         from torch.utils.tensorboard.summary import hparams
 
-        for path in sorted((run_dir / "pictures").glob("*.jpg"))[:_NUM_PICTURES]:
+        for path in sorted((run_dir / "images").glob("*.jpg"))[:_NUM_IMAGES]:
             self._board.add_image(f"validation/{path.stem}", read_image(path), dataformats="HWC")
         assert self._run is not None
         best = {f"best/{name}": value for name, value in metrics.items() if "/" not in name}

@@ -1,4 +1,4 @@
-"""The verbs ``eval`` and ``check --preview``: from command-line values to reports and pictures."""
+"""The verbs ``eval`` and ``check --preview``: from command-line values to reports and images."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from detseg.config import load_config
 from detseg.engine.evaluated import Evaluated, Evaluation, open_evaluated
-from detseg.engine.examples import PICTURES_NAME, Examples
+from detseg.engine.examples import IMAGES_NAME, Examples
 from detseg.engine.html_report import is_html_report, write_html
 from detseg.engine.preview import SHEETS, preview
 from detseg.engine.report import (
@@ -26,7 +26,7 @@ from detseg.evaluation.report import all_metrics
 from detseg.files import free_folder, require_replaceable
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.shipped import find_config
-from detseg.structures import Truth
+from detseg.structures import Target
 
 
 def eval_command(model_path: Path, **settings: Any) -> int:
@@ -63,11 +63,11 @@ def run_evaluation(
     and pages of earlier evaluations is replaced, unless ``overwrite``, and nothing is written among the data.
 
     Args:
-        output: a folder for metrics, plots, pictures and the page.
+        output: a folder for metrics, plots, images and the page.
         report_path: a file for the page alone.
         json_path: a file for the metrics.
         evaluator: the program that counts boxes; None for the fastest that is installed.
-        full: keep the pictures of the page large; otherwise it stays below 5 MB.
+        full: keep the images of the page large; otherwise it stays below 5 MB.
         precision: of the network: fp32, fp16 or bf16.
     """
     if report_path is not None and report_path.suffix.lower() not in (".html", ".htm"):
@@ -87,18 +87,18 @@ def run_evaluation(
     output = _checked_places(evaluated, json_path, report_path, output, overwrite)
     examples = None
     if output or report_path:
-        folder = output / PICTURES_NAME if output else None
+        folder = output / IMAGES_NAME if output else None
         examples = Examples(evaluated.task, evaluated.samples, folder, full=full)
     judged = evaluated.evaluate(
         batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator, precision=precision
     )
     metrics = all_metrics(judged)
     if examples:
-        settings, pictures = evaluated.describe(), examples.finish(judged)
+        settings, images = evaluated.describe(), examples.finish(judged)
         if output:
-            write_report(judged, metrics, output, settings, pictures, names=file_names(evaluated.samples))
+            write_report(judged, metrics, output, settings, images, names=file_names(evaluated.samples))
         if report_path:
-            write_html(report_path, make_report(judged, metrics, settings, pictures))
+            write_html(report_path, make_report(judged, metrics, settings, images))
     if json_path:
         write_metrics(judged, metrics, json_path)
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
@@ -117,7 +117,7 @@ def _checked_places(
         return None
     folder = free_folder(output, (METRICS_NAME,), overwrite=overwrite)
     evaluated.require_apart(folder)
-    for name in (*FILE_NAMES, PICTURES_NAME):
+    for name in (*FILE_NAMES, IMAGES_NAME):
         require_replaceable(folder / name, overwrite=overwrite)
     if folder != output:
         print(f"{output} holds another evaluation; the results of this one go to {folder}")
@@ -147,20 +147,20 @@ def preview_command(
     format: str | None,
     config_path: Path | None,
     overwrite: bool = False,
-    truth: Truth | None = None,
+    target: Target | None = None,
 ) -> list[Path]:
-    """``detseg check --preview``: pictures of training batches as ``config_path`` would make them, or with usual
+    """``detseg check --preview``: images of training batches as ``config_path`` would make them, or with usual
     settings for this ``truth``. Where there are some in the folder ``output``, they go to ``output-2`` and so on,
     unless ``overwrite``."""
     output = free_folder(output, SHEETS, overwrite=overwrite)
     if config_path is None:
-        return preview(data, output, format=format, truth=truth)
+        return preview(data, output, format=format, target=target)
     config = load_config(RunConfig, find_config(config_path))
     return preview(
         data,
         output,
         format=format,
-        truth=config.task.truth,
+        target=config.task.target,
         config=config.augment,
         task=config.task,
         model=config.model,

@@ -87,13 +87,13 @@ def _page(compared: Comparison, names: Sequence[str], num_samples: int) -> str:
             ]
             for index in compared.changed(run, _NUM_CHANGED)
         ]
-        header = ["picture", names[0], name, "change"]
+        header = ["image", names[0], name, "change"]
         content = (
-            table(header, changed, f"{compared.measure} of the picture by itself, those that changed most")
+            table(header, changed, f"{compared.measure} of the image by itself, those that changed most")
             if changed
-            else "<p>No picture changed.</p>"
+            else "<p>No image changed.</p>"
         )
-        sections.append((f"changed-{run}", f"Pictures that changed: {name}", content))
+        sections.append((f"changed-{run}", f"Images that changed: {name}", content))
     return page("Comparison", f"{len(compared.image_names)} images in common: {', '.join(names)}", sections)
 
 

@@ -29,7 +29,7 @@ from detseg.evaluation.cleaning import Choice, CleaningChooser
 from detseg.files import write_text
 from detseg.runtime.postprocess.components import CleanConfig, clean_labels
 from detseg.runtime.weights.released import BEST
-from detseg.structures import Metrics, Truth
+from detseg.structures import Metrics, Target
 from detseg.tasks.model_file import default_device, load_model_file, read_header, save_model_file
 from detseg.volumes import LabelVolume
 
@@ -89,7 +89,7 @@ class _Fold:
     score: float
 
 
-def find_folds(data: DataConfig, truth: Truth) -> tuple[int, ...]:
+def find_folds(data: DataConfig, target: Target) -> tuple[int, ...]:
     """The numbers of the folds that the data set is divided into.
 
     Raises:
@@ -97,12 +97,12 @@ def find_folds(data: DataConfig, truth: Truth) -> tuple[int, ...]:
         ValueError: it is not divided into folds; says how that is written.
     """
     source = find_source(data.path, data.description)
-    names = load_format(find_format(source, data.format, truth)).splits(source)
+    names = load_format(find_format(source, data.format, target)).splits(source)
     found = tuple(int(match[1]) for name in names if (match := _FOLD.fullmatch(name)))
     if not found:
         raise ValueError(
-            f"{data.path}: its splits are {', '.join(names)}, so there are no folds; write `division: {{folds: 5, "
-            f"seed: 0}}` in the data set's YAML, or `division: splits_final.json` for nnU-Net's own"
+            f"{data.path}: its splits are {', '.join(names)}, so there are no folds; write `split: {{folds: 5, "
+            f"seed: 0}}` in the data set's YAML, or `split: splits_final.json` for nnU-Net's own"
         )
     return found
 
@@ -170,7 +170,7 @@ def _judge(fold: int, run_dir: Path, offset: int, on: torch.device, bar: bool) -
     config = load_config(RunConfig, run_dir / CONFIG_NAME)
     model_file = load_model_file(run_dir / BEST, postprocess={"clean": ()})
     task, data = model_file.task, config.data
-    dataset = open_dataset(data.path, data.val_split, data.format, task.truth, data.description)
+    dataset = open_dataset(data.path, data.val_split, data.format, task.target, data.description)
     samples: Any = as_samples(dataset, task.spec)
     seen: list[_Seen] = []
 

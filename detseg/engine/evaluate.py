@@ -55,7 +55,7 @@ def evaluate(
 
     Raises:
         ValueError: the model does not know a class of the data set, or the backend or the precision cannot be used.
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
@@ -111,7 +111,7 @@ def _results_of_network(
                 images = task.normalize(batch.images.to(device, non_blocking=True))
                 with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
                     outputs = task.infer(network, images)
-                found = task.results(outputs, batch.placements)
+                found = task.results(outputs, batch.transforms)
             yield from found
     finally:
         loader.close()

@@ -229,7 +229,7 @@ def open_evaluated(
     else:
         model_file = load_model_file(model_path, postprocess=settings, size=size)
         network, task, chosen = model_file.model, model_file.task, default_device(device)
-    samples = as_samples(open_dataset(data, split, format, task.truth), task.spec)
+    samples = as_samples(open_dataset(data, split, format, task.target), task.spec)
     return Evaluated(model_path, network, task, samples, data, split, chosen)
 
 
@@ -250,7 +250,7 @@ def _open_ensemble(
             members.append(TorchMember(model_file.model.to(on), task, on))
         tasks.append(task)
     runner = EnsembleRunner(members, [task.class_names for task in tasks])
-    samples = as_samples(open_dataset(data, split, format, tasks[0].truth), tasks[0].spec)
+    samples = as_samples(open_dataset(data, split, format, tasks[0].target), tasks[0].spec)
     return Evaluated(paths[0], runner, tasks[0], samples, data, split, None, tuple(paths[1:]))
 
 
@@ -276,7 +276,7 @@ def _open_configuration(
     own = config.data if data is None else None
     data = data or str(config.data.path)
     chosen_format, description = (format or own.format, own.description) if own else (format, None)
-    dataset = open_dataset(data, split, chosen_format, config.task.truth, description)
+    dataset = open_dataset(data, split, chosen_format, config.task.target, description)
     task_config = adapt_task(config.task, settings, size)
     model, task = ModelFileConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
     load_weights(model, weights)

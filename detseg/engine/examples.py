@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: what is true beside what was found, and the hardest examples."""
+"""Images of an evaluation: what is true beside what was found, and the hardest examples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from detseg.engine.browse import BROWSED_BYTES, MOST_PICTURES, Browsed, browsed, everyones, fit_browsed
+from detseg.engine.browse import BROWSED_BYTES, MOST_IMAGES, Browsed, browsed, everyones, fit_browsed
 from detseg.engine.distributed import Group
-from detseg.engine.pictures import Picture, Pictures
+from detseg.engine.report_images import ReportImage, ReportImages
 from detseg.engine.samples import Samples
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.errors import Outcome
@@ -25,9 +25,9 @@ from detseg.runtime.media.images import write_image
 from detseg.runtime.media.volume_files import volume_stem
 from detseg.tasks.base import Task, compare
 
-PICTURES_NAME = "pictures"
+IMAGES_NAME = "images"
 HARDEST_NAME = "hardest"
-NUM_PICTURES = 12
+NUM_IMAGES = 12
 
 
 class Examples:
@@ -44,26 +44,26 @@ class Examples:
         task: Task,
         dataset: Samples,
         folder: Path | None = None,
-        num_pictures: int = NUM_PICTURES,
+        num_shown: int = NUM_IMAGES,
         full: bool = False,
     ) -> None:
         self._task = task
         self._dataset = dataset
         self._folder = folder
-        self._num_pictures = num_pictures
+        self._num_images = num_shown
         last = len(dataset) - 1
-        self._chosen = set(np.linspace(0, last, min(num_pictures, len(dataset))).round().astype(int).tolist())
-        self._shown = set(np.linspace(0, last, min(MOST_PICTURES, len(dataset))).round().astype(int).tolist())
+        self._chosen = set(np.linspace(0, last, min(num_shown, len(dataset))).round().astype(int).tolist())
+        self._shown = set(np.linspace(0, last, min(MOST_IMAGES, len(dataset))).round().astype(int).tolist())
         self._full = full
         self._browsed: list[Browsed] = []
         self._examples: list[Candidate] = []
-        self._hardest = task.hardest_examples(dataset.class_names, num_pictures, dataset)
+        self._hardest = task.hardest_examples(dataset.class_names, num_shown, dataset)
 
     def __call__(self, index: int, result: Any, truth: Any) -> None:
         """Look at what was found in image ``index``, and draw it, if it is one of those chosen.
 
         Raises:
-            SaveError: the picture cannot be written.
+            SaveError: the image cannot be written.
         """
         self._hardest.add(index, result, truth)
         if index in self._shown:
@@ -72,33 +72,35 @@ class Examples:
             record = self._hardest.describe(result, truth)
             self._browsed.append(browsed(index, self._name(index), layers, record, self._full))
         if index in self._chosen:
-            picture = compare(self._task.kind, self._dataset, self._dataset.class_names, index, result, truth)
-            self._examples.append(Candidate(0.0, index, "", encode_jpeg(picture)))
+            drawn = compare(self._task.kind, self._dataset, self._dataset.class_names, index, result, truth)
+            self._examples.append(Candidate(0.0, index, "", encode_jpeg(drawn)))
             if self._folder is not None:
-                write_image(self._folder / f"{self._name(index)}.jpg", picture)
+                write_image(self._folder / f"{self._name(index)}.jpg", drawn)
 
-    def finish(self, evaluator: Evaluator, group: Group | None = None, device: torch.device | None = None) -> Pictures:
-        """The examples and the hardest pictures of all processes of ``group``, for the main process; the hardest are
+    def finish(
+        self, evaluator: Evaluator, group: Group | None = None, device: torch.device | None = None
+    ) -> ReportImages:
+        """The examples and the hardest images of all processes of ``group``, for the main process; the hardest are
         written, and of boxes drawn, now.
 
         ``evaluator`` has seen the whole data set; ``device`` is the one on which processes exchange arrays.
 
         Raises:
-            SaveError: a picture cannot be written.
+            SaveError: an image cannot be written.
         """
         own_hardest, own_tally = self._hardest.find(evaluator)
         group, device = group or Group(), device or torch.device("cpu")
         examples = sorted(_everyones(self._examples, group, device), key=lambda one: one.rank)
-        hardest = sorted(_everyones(own_hardest, group, device), key=lambda one: one.rank)[: self._num_pictures]
+        hardest = sorted(_everyones(own_hardest, group, device), key=lambda one: one.rank)[: self._num_images]
         # A process that saw no image takes part as well.
         own_counts = np.zeros((0, len(self._dataset.class_names), len(Outcome)), np.int64)
         if own_tally is not None:
             own_counts = own_tally.counts[None]
         counts = np.concatenate(group.gather(own_counts, device)).sum(axis=0)
         every = everyones(self._browsed, group, device)
-        pictures = Pictures(
-            tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in examples),
-            tuple(Picture(self._name(one.index), one.caption, one.jpeg) for one in hardest),
+        images = ReportImages(
+            tuple(ReportImage(self._name(one.index), one.caption, one.jpeg) for one in examples),
+            tuple(ReportImage(self._name(one.index), one.caption, one.jpeg) for one in hardest),
             self._hardest.measure,
             own_tally and replace(own_tally, counts=counts),
             self._everyones_counts(group, device),
@@ -107,8 +109,8 @@ class Examples:
             self._everyones_table(group, device),
         )
         if self._folder is not None and group.is_main:
-            self._write(pictures.hardest, self._folder / HARDEST_NAME)
-        return pictures
+            self._write(images.hardest, self._folder / HARDEST_NAME)
+        return images
 
     def _everyones_counts(self, group: Group, device: torch.device) -> BoxCounts | None:
         own = self._hardest.counts()
@@ -127,12 +129,12 @@ class Examples:
     def _name(self, index: int) -> str:
         return f"{index:06d}_{volume_stem(self._dataset.path(index))}"
 
-    def _write(self, hardest: Sequence[Picture], folder: Path) -> None:
+    def _write(self, hardest: Sequence[ReportImage], folder: Path) -> None:
         for stale in folder.glob("[0-9]*_*.jpg"):
             stale.unlink()
-        for rank, picture in enumerate(hardest, start=1):
-            with atomic_path(folder / f"{rank:02d}_{picture.name}.jpg") as temporary:
-                temporary.write_bytes(picture.jpeg)
+        for rank, image in enumerate(hardest, start=1):
+            with atomic_path(folder / f"{rank:02d}_{image.name}.jpg") as temporary:
+                temporary.write_bytes(image.jpeg)
 
 
 def _everyones(own: Sequence[Candidate], group: Group, device: torch.device) -> list[Candidate]:

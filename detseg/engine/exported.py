@@ -28,7 +28,7 @@ def load_exported(
     of one that ``detseg export`` did not write. With a ``precision`` OpenVINO runs it.
 
     The file carries the settings of prediction. Where those of evaluation differ, as average precision counts boxes of
-    any confidence, their defaults take the place of the file's, and ``postprocess`` that of both; but suppression that
+    any confidence, their defaults take the place of the file's, and ``postprocess`` that of both; but NMS that
     is part of the graph keeps its own.
 
     Raises:

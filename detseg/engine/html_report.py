@@ -1,4 +1,4 @@
-"""An evaluation as one HTML page that needs nothing else: no network, all pictures and the script inside."""
+"""An evaluation as one HTML page that needs nothing else: no network, all images and the script inside."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.html_pictures import case_table, counts_table, data_block, filter_bar, gallery, hash_of, script
+from detseg.engine.html_images import case_table, counts_table, data_block, filter_bar, gallery, hash_of, script
 from detseg.engine.html_style import STYLE
-from detseg.engine.pictures import Pictures
+from detseg.engine.report_images import ReportImages
 from detseg.evaluation.report import MEANING, by_class
 from detseg.files import write_text
 from detseg.structures import Metrics
@@ -32,7 +32,7 @@ class Report:
     metrics: Metrics
     classes_without_truth: Sequence[str] = ()
     charts: Sequence[Chart] = ()
-    pictures: Pictures = field(default_factory=Pictures)
+    images: ReportImages = field(default_factory=ReportImages)
     settings: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     title: str = "Evaluation"
     cases: Sequence[Sequence[str]] = ()
@@ -62,30 +62,30 @@ def is_html_report(path: Path) -> bool:
 
 def render(report: Report) -> str:
     """The page as HTML. Every text in it is escaped: names of classes and files may hold anything."""
-    pictures, class_names = report.pictures, report.class_names
+    images, class_names = report.images, report.class_names
     sections = [
         ("numbers", "Numbers", _numbers(report.metrics)),
         ("classes", "Classes", _class_table(report.metrics, report.classes_without_truth)),
-        ("at-confidence", "At a confidence", counts_table(pictures, class_names)),
-        ("errors", "Errors", _error_table(report) if pictures.tally else ""),
+        ("at-confidence", "At a confidence", counts_table(images, class_names)),
+        ("errors", "Errors", _error_table(report) if images.tally else ""),
         ("charts", "Curves and confusion", _charts(report.charts)),
-        ("cases", "Cases, worst first", f"{case_table(pictures)}\n{_case_table(report)}".strip()),
-        ("pictures", "Pictures", gallery(pictures)),
+        ("cases", "Cases, worst first", f"{case_table(images)}\n{_case_table(report)}".strip()),
+        ("images", "ReportImages", gallery(images)),
         ("settings", "Settings", _settings(report.settings)),
     ]
-    return page(report.title, _subject(report.settings), sections, pictures, class_names)
+    return page(report.title, _subject(report.settings), sections, images, class_names)
 
 
 def page(
     title: str,
     subject: str,
     sections: Sequence[tuple[str, str, str]],
-    pictures: Pictures | None = None,
+    images: ReportImages | None = None,
     class_names: Sequence[str] = (),
 ) -> str:
     """A page of ``sections``: an anchor, a heading and HTML each, left out where that is empty. ``title`` and
     ``subject`` are text."""
-    pictures = pictures or Pictures()
+    images = images or ReportImages()
     shown = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{anchor}">{escape(heading)}</a>' for anchor, heading, _ in shown)
     body = "\n".join(
@@ -113,10 +113,10 @@ def page(
 <nav aria-label="Sections">{links}</nav>
 </header>
 <main>
-{filter_bar(pictures, class_names)}
+{filter_bar(images, class_names)}
 {body}
 </main>
-{data_block(pictures, class_names)}
+{data_block(images, class_names)}
 <script>{script()}</script>
 </body>
 </html>
@@ -162,7 +162,7 @@ def _case_table(report: Report) -> str:
 
 
 def _error_table(report: Report) -> str:
-    tally = report.pictures.tally
+    tally = report.images.tally
     assert tally is not None
     header = ["class", "confidence", "right", "false positives", "wrong class", "badly placed", "missed"]
     rows = [

@@ -20,7 +20,7 @@ from detseg.engine.log import RECORDS_NAME, read_records
 from detseg.files import read_text, write_text
 from detseg.structures import Metrics
 
-_MOST_PICTURES = 12
+_MOST_IMAGES = 12
 
 
 class CsvLogger(Callback):
@@ -85,13 +85,13 @@ class WandbLogger(Callback):
         self._run.log(_numbers(record), step=int(record["epoch"]))
 
     def on_result(self, run_dir: Path, metrics: Metrics) -> None:
-        """The numbers of the best model, and pictures of what it finds."""
+        """The numbers of the best model, and images of what it finds."""
         import wandb
 
         self._run.summary.update({f"best/{name}": value for name, value in metrics.items()})
-        pictures = [wandb.Image(str(path), caption=path.stem) for path in _pictures(run_dir)]
-        if pictures:
-            self._run.log({"validation": pictures})
+        images = [wandb.Image(str(path), caption=path.stem) for path in _images(run_dir)]
+        if images:
+            self._run.log({"validation": images})
 
     def on_close(self) -> None:
         """Complete the run."""
@@ -136,12 +136,12 @@ class MlflowLogger(Callback):
             self._client.log_metric(self._run_id, _allowed(name), value, step=int(record["epoch"]))
 
     def on_result(self, run_dir: Path, metrics: Metrics) -> None:
-        """The numbers of the best model, the report, and pictures of what it finds."""
+        """The numbers of the best model, the report, and images of what it finds."""
         for name, value in metrics.items():
             self._client.log_metric(self._run_id, _allowed(f"best/{name}"), value)
         if (run_dir / "report.html").exists():
             self._client.log_artifact(self._run_id, str(run_dir / "report.html"))
-        for path in _pictures(run_dir):
+        for path in _images(run_dir):
             self._client.log_artifact(self._run_id, str(path), "validation")
         self._is_whole = True
 
@@ -214,5 +214,5 @@ def _allowed(name: str) -> str:
     return "".join(one if one.isalnum() or one in "_-. " else "." if one == "/" else "_" for one in name)[:250]
 
 
-def _pictures(run_dir: Path) -> list[Path]:
-    return sorted((run_dir / "pictures").glob("*.jpg"))[:_MOST_PICTURES]
+def _images(run_dir: Path) -> list[Path]:
+    return sorted((run_dir / "images").glob("*.jpg"))[:_MOST_IMAGES]

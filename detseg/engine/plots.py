@@ -1,4 +1,4 @@
-"""The course of a training run as a picture. matplotlib is imported when a picture is drawn."""
+"""The course of a training run as an image. matplotlib is imported when an image is drawn."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``detseg check --preview``: batches as training sees them, augmented, with their boxes or masks, as pictures."""
+"""``detseg check --preview``: batches as training sees them, augmented, with their boxes or masks, as images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from detseg.models.base import ModelConfig
 from detseg.runtime.drawing.boxes import montage
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.images import write_image
-from detseg.structures import Truth
+from detseg.structures import Target
 from detseg.tasks import TASKS
 from detseg.tasks.base import TaskConfig
 from detseg.tasks.model_file import ModelFileConfig
@@ -37,7 +37,7 @@ class _Defaults:
     augment: Mapping[str, Any] = field(default_factory=dict)
 
 
-_DEFAULTS: dict[Truth, _Defaults] = {
+_DEFAULTS: dict[Target, _Defaults] = {
     "boxes": _Defaults((320, 320), 32),
     "instances": _Defaults((320, 320), 32),
     # Networks for masks are trained on single images.
@@ -47,7 +47,7 @@ _DEFAULTS: dict[Truth, _Defaults] = {
 
 _NUM_BATCHES = 4
 SHEETS = tuple(f"train_000_{number:03d}.png" for number in range(_NUM_BATCHES))
-"""What the pictures of a data set are called if nothing else is asked for."""
+"""What the images of a data set are called if nothing else is asked for."""
 
 
 def preview(
@@ -56,7 +56,7 @@ def preview(
     format: str | None = None,
     split: str = "train",
     *,
-    truth: Truth | None = None,
+    target: Target | None = None,
     config: AugmentConfig | None = None,
     task: TaskConfig | None = None,
     model: ModelConfig | None = None,
@@ -84,23 +84,23 @@ def preview(
     folder = require_outside(output, source.data_root()) if source.root.exists() else Path(output).resolve()
     if num_batches < 1:
         raise ValueError(f"num_batches must be at least 1, got {num_batches}")
-    dataset = open_dataset(path, split, format, truth)
-    defaults = _DEFAULTS[dataset.truth]
+    dataset = open_dataset(path, split, format, target)
+    defaults = _DEFAULTS[dataset.target]
     sides = ("depth", "height", "width")[-len(defaults.size) :]
     if size is not None and len(size) != len(sides):
         raise ValueError(f"size must be {', '.join(sides)}, got {'x'.join(map(str, size))}")
     if config is None:
-        first: Any = _first_for(AUGMENTS, lambda one: dataset.truth in one.truths)
+        first: Any = _first_for(AUGMENTS, lambda one: dataset.target in one.targets)
         config = cast(AugmentConfig, replace(first, **defaults.augment))
-    if dataset.truth not in config.truths:
+    if dataset.target not in config.targets:
         raise ValueError(
-            f"augmentation {config.name} makes no samples with {dataset.truth}; name another configuration"
+            f"augmentation {config.name} makes no samples with {dataset.target}; name another configuration"
         )
     stride = defaults.stride
     if task is not None and model is not None:
         _, built = ModelFileConfig(model, task.adapted_to(dataset), dataset.class_names, dataset.category_ids).build()
         stride = built.stride
-    task = task or _first_for(TASKS, lambda one: dataset.truth == one.truth)
+    task = task or _first_for(TASKS, lambda one: dataset.target == one.target)
     samples_of = as_samples(dataset, task.adapted_to(dataset).input)
     plan = TrainPlan(
         num_samples=len(dataset),
@@ -112,19 +112,19 @@ def preview(
         close_mosaic_from=epoch if close_mosaic else None,
         neighborhood=config.neighborhood,
     )
-    pipeline, kind = config.build(), load_kind(dataset.truth)
-    pictures = []
+    pipeline, kind = config.build(), load_kind(dataset.target)
+    images = []
     for number, batch in enumerate(islice(plan.epoch(epoch), num_batches)):
         samples = [
             pipeline(samples_of.load, len(dataset), index, seed, epoch, batch.size, batch.close_mosaic, *partners)
             for index, *partners in zip(batch.indices, *([batch.partners] if batch.partners else []), strict=True)
         ]
-        picture = folder / f"{dataset.split}_{epoch:03d}_{number:03d}.png"
+        image = folder / f"{dataset.split}_{epoch:03d}_{number:03d}.png"
         columns = int(np.ceil(np.sqrt(len(samples))))
         cells = [kind.draw_sample(sample, dataset.class_names) for sample in samples]
-        write_image(picture, montage(cells, columns))
-        pictures.append(picture)
-    return pictures
+        write_image(image, montage(cells, columns))
+        images.append(image)
+    return images
 
 
 def _first_for(table: Mapping[str, str], fits: Callable[[Any], bool]) -> Any:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detseg.engine.html_report import Chart, Report, write_html
-from detseg.engine.pictures import Pictures
 from detseg.engine.plots import plot_history
+from detseg.engine.report_images import ReportImages
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.per_image import FILE_NAME as TABLE_NAME
 from detseg.evaluation.per_image import write_table
@@ -42,7 +42,7 @@ _HEADLINES = ("AP", "mIoU", "Dice")
 
 METRICS_NAME = "metrics.json"
 FILE_NAMES = (METRICS_NAME, TABLE_NAME, REPORT_NAME, "detections.json", _CASES_NAME, *_CHARTS)
-"""All that an evaluation may write into its folder, beside pictures."""
+"""All that an evaluation may write into its folder, beside images."""
 
 Settings = Mapping[str, Mapping[str, Any]]
 """What was measured with what: sections of named values, see ``detseg.engine.describe``."""
@@ -53,7 +53,7 @@ def write_report(
     metrics: Metrics,
     output: Path,
     settings: Settings | None = None,
-    pictures: Pictures | None = None,
+    images: ReportImages | None = None,
     records: Sequence[Mapping[str, Any]] = (),
     skipped: Sequence[str] = (),
     names: Mapping[int, str] | None = None,
@@ -67,11 +67,11 @@ def write_report(
     """
     output.mkdir(parents=True, exist_ok=True)
     write_metrics(evaluator, metrics, output / METRICS_NAME, skipped)
-    if pictures is not None and pictures.table is not None:
-        write_table(output / TABLE_NAME, pictures.table)
+    if images is not None and images.table is not None:
+        write_table(output / TABLE_NAME, images.table)
     for name in _CHARTS:
         (output / name).unlink(missing_ok=True)  # what an earlier evaluation left would be shown as one of this
-    write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, pictures, records, names))
+    write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, images, records, names))
     return format_table(metrics, evaluator.classes_without_truth())
 
 
@@ -79,12 +79,12 @@ def make_report(
     evaluator: Evaluator,
     metrics: Metrics,
     settings: Settings | None = None,
-    pictures: Pictures | None = None,
+    images: ReportImages | None = None,
     records: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
     """All that :func:`write_report` shows, for :func:`detseg.engine.html_report.write_html`."""
     with tempfile.TemporaryDirectory() as folder:
-        return _assemble(evaluator, metrics, Path(folder), settings, pictures, records)
+        return _assemble(evaluator, metrics, Path(folder), settings, images, records)
 
 
 def is_metrics(path: Path) -> bool:
@@ -108,7 +108,7 @@ def _assemble(
     metrics: Metrics,
     folder: Path,
     settings: Settings | None,
-    pictures: Pictures | None,
+    images: ReportImages | None,
     records: Sequence[Mapping[str, Any]],
     names: Mapping[int, str] | None = None,
 ) -> Report:
@@ -124,12 +124,12 @@ def _assemble(
         metrics,
         evaluator.classes_without_truth(),
         charts,
-        pictures or Pictures(),
+        images or ReportImages(),
         settings,
         title=_title(settings),
         cases=cases[: 1 + _MOST_CASES],
         num_cases=max(0, len(cases) - 1),
-        class_names=pictures.class_names if pictures else (),
+        class_names=images.class_names if images else (),
     )
 
 

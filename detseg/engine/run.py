@@ -18,7 +18,7 @@ from detseg.engine.checkpoint import load_state
 from detseg.engine.describe import describe
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
 from detseg.engine.evaluate import evaluate
-from detseg.engine.examples import PICTURES_NAME, Examples
+from detseg.engine.examples import IMAGES_NAME, Examples
 from detseg.engine.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.loggers import make_loggers
 from detseg.engine.notices import notice_of_size, warn_of_mirroring, warn_of_vanishing
@@ -89,7 +89,7 @@ def train(
         folder.resume() if resume else folder.require_free()
         state = load_state(run_dir) if resume else None
         data = config.data
-        opened = open_run_data(data, config.task.truth, group, device, bar=bar)
+        opened = open_run_data(data, config.task.target, group, device, bar=bar)
         changes = opened.require_same(state, run_dir, accept_changed_data) if state else ""
         notes: Sequence[str] = ()
         if adapt is not None:
@@ -101,7 +101,7 @@ def train(
         )
         config = replace(config, model=for_channels(config.model, config.task.input))
         train_set = as_samples(opened.train, config.task.input, data.cache, data.cache_max_side)
-        # Never reduced: a validation picture is measured as it is.
+        # Never reduced: a validation image is measured as it is.
         val_set = as_samples(opened.val, config.task.input, data.cache)
         match_classes(train_set.class_names, val_set.class_names)  # now, not after the first epoch
         file_config = ModelFileConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
@@ -265,7 +265,7 @@ def _report(
     path = run_dir / BEST
     best = load_model_file(path)
     batch_size = config.train.eval_batch_size or config.train.batch_size
-    examples = Examples(best.task, val_set, run_dir / PICTURES_NAME)
+    examples = Examples(best.task, val_set, run_dir / IMAGES_NAME)
     evaluator = evaluate(
         best.model.to(device),
         best.task,
@@ -279,7 +279,7 @@ def _report(
         on_result=examples,
     )
     metrics = all_metrics(evaluator)
-    pictures = examples.finish(evaluator, group, device)
+    images = examples.finish(evaluator, group, device)
     table = ""
     if group.is_main:
         settings = describe(
@@ -292,5 +292,5 @@ def _report(
             device=str(device),
         )
         records = read_records(run_dir / RECORDS_NAME)
-        table = write_report(evaluator, metrics, run_dir, settings, pictures, records, skipped, file_names(val_set))
+        table = write_report(evaluator, metrics, run_dir, settings, images, records, skipped, file_names(val_set))
     return RunResult(run_dir, metrics, table)

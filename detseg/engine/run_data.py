@@ -23,7 +23,7 @@ from detseg.engine.distributed import Group
 from detseg.engine.settings import DataConfig
 from detseg.engine.trainer import describe_skipped
 from detseg.runtime.media.images import ImageError
-from detseg.structures import Truth
+from detseg.structures import Target
 
 AnyDataset = Dataset | VolumeDataset
 
@@ -84,7 +84,7 @@ class RunData:
 
 def open_run_data(
     config: DataConfig,
-    truth: Truth,
+    target: Target,
     group: Group | None = None,
     device: torch.device | None = None,
     *,
@@ -98,7 +98,7 @@ def open_run_data(
     """
     group, device = group or Group(), device or torch.device("cpu")
     train, val = (
-        open_dataset(config.path, split, config.format, truth, config.description)
+        open_dataset(config.path, split, config.format, target, config.description)
         for split in (config.train_split, config.val_split)
     )
     bad_train = _find_bad(train, group, device, whole=False, bar=bar)
@@ -110,8 +110,9 @@ def open_run_data(
     has_truth = any(usable_val.has_truth(index) for index in range(len(usable_val)))
     if not has_truth and usable_val.needs_truth:
         raise DatasetError(
-            f"{val.home}: no labeled pixel in {len(usable_val)} images of {val.split}: all of their masks is void, so "
-            "nothing can be judged; check the masks and the void value, or name another split with data.val_split"
+            f"{val.home}: no labeled pixel in {len(usable_val)} images of {val.split}: all of their masks is ignored, "
+            f"so "
+            "nothing can be judged; check the masks and the ignored value, or name another split with data.val_split"
         )
     return RunData(
         train=train,

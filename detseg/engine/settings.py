@@ -12,7 +12,7 @@ from detseg.engine.ema import EMAConfig
 from detseg.engine.optim import OptimizerConfig, ScheduleConfig
 from detseg.models import MODELS
 from detseg.models.base import ModelConfig
-from detseg.structures import Truth
+from detseg.structures import Target
 from detseg.tasks import TASKS
 from detseg.tasks.base import TaskConfig
 
@@ -21,7 +21,7 @@ from detseg.tasks.base import TaskConfig
 class AugmentConfig(Protocol):
     """A frozen dataclass, what every entry of ``AUGMENTS`` names."""
 
-    truths: ClassVar[tuple[Truth, ...]]
+    targets: ClassVar[tuple[Target, ...]]
     """What samples may hold."""
 
     @property
@@ -173,10 +173,11 @@ class RunConfig:
     """How long, how fast and on what the model is trained."""
 
     def __post_init__(self) -> None:
-        truth = self.task.truth
-        if truth not in self.augment.truths:
-            fitting = [name for name in AUGMENTS if truth in load_entry(AUGMENTS, name).truths]
+        target = self.task.target
+        if target not in self.augment.targets:
+            fitting = [name for name in AUGMENTS if target in load_entry(AUGMENTS, name).targets]
             raise ValueError(
-                f"augment is {self.augment.name}, which makes samples with {' or '.join(self.augment.truths)}, but the "
-                f"task {self.task.name} learns from {truth}; set augment.name: {' or '.join(fitting)}"
+                f"augment is {self.augment.name}, which makes samples with {' or '.join(self.augment.targets)}, but "
+                f"the "
+                f"task {self.task.name} learns from {target}; set augment.name: {' or '.join(fitting)}"
             )

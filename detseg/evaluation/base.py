@@ -49,7 +49,7 @@ class Evaluator(Protocol):
         """What ``metrics.json`` says of how the metrics came about, beside the numbers."""
 
     def write_artifacts(self, folder: Path, names: Mapping[int, str] | None = None) -> None:
-        """Write what is worth keeping beside the metrics: pictures, and results in the form of the official tool.
+        """Write what is worth keeping beside the metrics: images, and results in the form of the official tool.
         ``names`` are those of the files by the ids of their images.
 
         Raises:

@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from detseg.arrays import ByteArray
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 def require_unique(what: str, values: Sequence[Hashable]) -> None:
@@ -19,12 +19,13 @@ def require_unique(what: str, values: Sequence[Hashable]) -> None:
 
 
 def require_labels(labels: ByteArray, num_classes: int, image_id: int, name: str) -> None:
-    """Raise ValueError if ``labels``, the ``name`` of this image, hold anything but class positions and ``VOID``."""
-    # In 8 bits VOID + 1 is 0, so that one pass over the labels suffices.
+    """Raise ValueError if ``labels``, the ``name`` of this image, hold anything but class positions and
+    ``IGNORE_INDEX``."""
+    # In 8 bits IGNORE_INDEX + 1 is 0, so that one pass over the labels suffices.
     highest = int((labels + np.uint8(1)).max(initial=0))
     if highest > num_classes:
         raise ValueError(
-            f"image {image_id}: label {highest - 1} in the {name}, allowed 0 to {num_classes - 1} and {VOID}"
+            f"image {image_id}: label {highest - 1} in the {name}, allowed 0 to {num_classes - 1} and {IGNORE_INDEX}"
         )
 
 

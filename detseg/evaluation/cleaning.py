@@ -9,7 +9,7 @@ import numpy as np
 
 from detseg.arrays import DoubleArray
 from detseg.runtime.postprocess.components import CleanConfig, find_pieces, kept_pieces
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume
 
 _LEAST_GAIN = 1e-3
@@ -57,7 +57,7 @@ class CleaningChooser:
 
     def update(self, result: LabelVolume, truth: LabelVolume) -> None:
         """Take one volume."""
-        labeled = truth.labels != VOID
+        labeled = truth.labels != IGNORE_INDEX
         for position, name in enumerate(self.class_names[1:], start=1):
             pieces, sizes = find_pieces(result.labels == position)
             true = truth.labels == position

@@ -239,7 +239,7 @@ def _joined(arrays: Iterable[Any], dtype: type[np.generic]) -> Any:
 def _from_arrays(
     coco_class: Any, images: list[Any], categories: list[Any], objects: _Objects, results: _Objects
 ) -> tuple[Any, Any]:
-    """Truth and detections without an object of Python for each."""
+    """Target and detections without an object of Python for each."""
     truth = coco_class.from_arrays(
         images,
         categories,

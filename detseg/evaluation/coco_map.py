@@ -156,8 +156,8 @@ class CocoEvaluator:
         """All boxes, each right or wrong at IoU 0.5. Raises ValueError: no image was added."""
         self._require_images()
         if self._scored is None:
-            pictures = ((self._detections[image_id], truth) for image_id, truth in self._truths.items())
-            self._scored = score_boxes(pictures, len(self.class_names), self.overlaps)
+            images = ((self._detections[image_id], truth) for image_id, truth in self._truths.items())
+            self._scored = score_boxes(images, len(self.class_names), self.overlaps)
         return self._scored
 
     def diagnose(self) -> dict[str, float]:

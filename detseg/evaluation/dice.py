@@ -16,7 +16,7 @@ from detseg.evaluation.plots import plot_case_scores
 from detseg.evaluation.surface import surface_distances
 from detseg.files import write_text
 from detseg.runtime.writers.cells import as_text_cell
-from detseg.structures import VOID, Metrics
+from detseg.structures import IGNORE_INDEX, Metrics
 from detseg.volumes import LabelVolume, Spacing
 
 _SCORES = ("Dice", "HD95", "surface_dice")
@@ -50,7 +50,8 @@ class VolumeEvaluator:
     that have one, -1 where none has. ``volume_ml`` is the mean volume of the result over all volumes, in milliliters,
     and ``volume_error_ml`` the mean absolute difference to the truth.
 
-    Void voxels of the truth are not judged: regions end where they begin. A voxel predicted as void is in no region.
+    Ignored voxels of the truth are not judged: regions end where they begin. A voxel predicted as ignored is in no
+    region.
 
     ``regions``: of which class positions each class but the background consists, where they may lie in each other.
     ``category_ids``: the data set's value of each class, which every evaluator is told; no number depends on it.
@@ -69,8 +70,10 @@ class VolumeEvaluator:
     ) -> None:
         self.class_names = tuple(class_names)
         num_classes = len(self.class_names)
-        if not 2 <= num_classes <= VOID:
-            raise ValueError(f"label volumes are judged for 2 to {VOID} classes with the background, got {num_classes}")
+        if not 2 <= num_classes <= IGNORE_INDEX:
+            raise ValueError(
+                f"label volumes are judged for 2 to {IGNORE_INDEX} classes with the background, got {num_classes}"
+            )
         self.category_ids = category_ids_of(self.class_names, category_ids)
         if not 0 <= surface_tolerance_mm < np.inf:
             raise ValueError(f"surface_tolerance_mm must be finite and at least 0, got {surface_tolerance_mm}")
@@ -88,12 +91,12 @@ class VolumeEvaluator:
 
         Raises:
             ValueError: the volume was added before, the two differ in shape or affine, a label is neither a class
-                position nor ``VOID``, or scipy is not installed.
+                position nor ``IGNORE_INDEX``, or scipy is not installed.
         """
         self._check(image_id, result, truth)
         box = _bounding_box((result.labels != 0) | (truth.labels != 0))
         result_labels, truth_labels = result.labels[box], truth.labels[box]
-        labeled = truth_labels != VOID
+        labeled = truth_labels != IGNORE_INDEX
         spacing, shape = truth.spacing, truth.labels.shape
         diagonal = float(np.linalg.norm(np.multiply(shape, spacing)))
         cases = np.empty((len(self.class_names) - 1, len(_COLUMNS)))

@@ -1,4 +1,4 @@
-"""What is wrong with the result for one picture, and how much: the ground for showing the hardest pictures."""
+"""What is wrong with the result for one image, and how much: the ground for showing the hardest images."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Outcome(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class BoxErrors:
-    """The boxes of one picture that count, D of them, each with its :class:`Outcome`, and the G objects.
+    """The boxes of one image that count, D of them, each with its :class:`Outcome`, and the G objects.
 
     ``outcomes`` ``[D]`` int64; ``objects`` ``[D]`` int64, the object that the box stands for, or should have stood for
     had its class or its place been right, -1 where there is none; ``overlaps`` ``[D]`` the IoU with that object;

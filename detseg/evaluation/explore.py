@@ -1,4 +1,4 @@
-"""What a page needs to show results at any confidence: counts by class, and the boxes of single pictures.
+"""What a page needs to show results at any confidence: counts by class, and the boxes of single images.
 
 Shape legend: C classes, T = 101 confidences 0.00, 0.01, ..., 1.00.
 """
@@ -20,7 +20,7 @@ NUM_STEPS = 100
 _LEAST_SCORE = 0.05
 _MOST_BOXES = 60
 _GRID = 1000
-"""Places on pictures are whole numbers from 0 to this, across and down."""
+"""Places on images are whole numbers from 0 to this, across and down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,11 @@ class BoxCounts:
         return float(np.flatnonzero(f1 == f1.max())[-1]) / NUM_STEPS if f1.max() > 0 else 0.25
 
 
-def count_boxes(pictures: Iterable[tuple[Detections, GroundTruth]], num_classes: int) -> BoxCounts:
-    """Count what was found in all ``pictures``, each with its truth."""
+def count_boxes(images: Iterable[tuple[Detections, GroundTruth]], num_classes: int) -> BoxCounts:
+    """Count what was found in all ``images``, each with its truth."""
     num_objects = np.zeros(num_classes, np.int64)
     steps = np.zeros((2, num_classes, NUM_STEPS + 1), np.int64)
-    for found, truth in pictures:
+    for found, truth in images:
         num_objects += np.bincount(truth.labels[~truth.crowd], minlength=num_classes)
         boxes, is_right = judge(found, truth, num_classes)
         # The last confidence that a box reaches; scores are float32, and 0.3 must reach 0.30.
@@ -54,9 +54,9 @@ def count_boxes(pictures: Iterable[tuple[Detections, GroundTruth]], num_classes:
     return BoxCounts(num_objects, right, wrong)
 
 
-def picture_record(found: Detections, truth: GroundTruth, num_classes: int) -> dict[str, Any]:
-    """The boxes of one picture as plain data, in whole numbers: ``truth``: rows of label, left, top, right, bottom (in
-    thousandths of the picture) and whether it is a crowd; ``found``: label, the corners, the score in thousandths and
+def image_record(found: Detections, truth: GroundTruth, num_classes: int) -> dict[str, Any]:
+    """The boxes of one image as plain data, in whole numbers: ``truth``: rows of label, left, top, right, bottom (in
+    thousandths of the image) and whether it is a crowd; ``found``: label, the corners, the score in thousandths and
     whether it is right, the best scores first."""
     boxes, is_right = judge(found, truth, num_classes)
     shown = np.flatnonzero(boxes.scores >= _LEAST_SCORE)[:_MOST_BOXES]

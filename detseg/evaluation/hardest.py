@@ -15,7 +15,7 @@ from detseg.arrays import ByteArray, DoubleArray, IntArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import BoxErrors, Outcome, best_confidences, find_box_errors
-from detseg.evaluation.explore import BoxCounts, count_boxes, picture_record
+from detseg.evaluation.explore import BoxCounts, count_boxes, image_record
 from detseg.evaluation.per_image import ImageTable, boxes_entry, pixels_entry
 from detseg.runtime.drawing.errors import Mark, MarkedBox, draw_marked_boxes
 from detseg.structures import Detections, GroundTruth
@@ -35,7 +35,7 @@ MARKS = {
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A picture that may be among the hardest: the larger ``difficulty``, the harder. ``jpeg`` shows what is wrong."""
+    """An image that may be among the hardest: the larger ``difficulty``, the harder. ``jpeg`` shows what is wrong."""
 
     difficulty: float
     index: int
@@ -66,50 +66,50 @@ class BoxTally:
 
 
 class HardestExamples(Protocol):
-    """Is told of every picture, and names the hardest in the end."""
+    """Is told of every image, and names the hardest in the end."""
 
     measure: str
     """How difficulty is measured, in a sentence."""
 
     def add(self, index: int, result: Any, truth: Any) -> None:
-        """What was found in picture ``index``, and what is true."""
+        """What was found in image ``index``, and what is true."""
 
     def describe(self, result: Any, truth: Any) -> dict[str, Any]:
-        """What was found in a picture, and what is true, as plain data for a page: of boxes see
-        :func:`detseg.evaluation.explore.picture_record`; of labels the ``labels`` that are there, the ``difficulty``
+        """What was found in an image, and what is true, as plain data for a page: of boxes see
+        :func:`detseg.evaluation.explore.image_record`; of labels the ``labels`` that are there, the ``difficulty``
         in thousandths, and a ``caption``."""
 
     def counts(self) -> BoxCounts | None:
-        """Of boxes how many are right and wrong at each confidence, over all pictures added."""
+        """Of boxes how many are right and wrong at each confidence, over all images added."""
 
     def table(self, names: Callable[[int], str]) -> ImageTable:
-        """What metrics are made of, of every picture added, by its name."""
+        """What metrics are made of, of every image added, by its name."""
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally | None]:
-        """The hardest of the pictures added, those without an error left out, the hardest first; and of boxes how many
-        errors of each kind all pictures added have. ``evaluator`` has seen the whole data set."""
+        """The hardest of the images added, those without an error left out, the hardest first; and of boxes how many
+        errors of each kind all images added have. ``evaluator`` has seen the whole data set."""
 
 
 class HardestLabels:
-    """Masks and volumes, by the mean of the ``scores`` of their classes in this picture alone.
+    """Masks and volumes, by the mean of the ``scores`` of their classes in this image alone.
 
-    A picture is drawn as soon as it is among the hardest so far, and dropped when it no longer is, so that no more than
-    ``num_pictures`` are ever kept. ``pools_pixels``: the metric counts the pixels of all pictures together.
+    An image is drawn as soon as it is among the hardest so far, and dropped when it no longer is, so that no more than
+    ``num_images`` are ever kept. ``pools_pixels``: the metric counts the pixels of all images together.
     """
 
     def __init__(
         self,
         class_names: Sequence[str],
-        num_pictures: int,
+        num_images: int,
         draw: Callable[[int, Any, Any], ByteArray],
         score_name: str,
         scores: Callable[[Any, Any, Sequence[str]], dict[str, float]],
         *,
         pools_pixels: bool = False,
     ) -> None:
-        self.measure = f"Lowest {score_name} of the picture by itself: the mean of the classes that it holds."
+        self.measure = f"Lowest {score_name} of the image by itself: the mean of the classes that it holds."
         self._class_names = class_names
-        self._num_pictures = num_pictures
+        self._num_images = num_images
         self._draw = draw
         self._score_name = score_name
         self._scores = scores
@@ -127,14 +127,14 @@ class HardestLabels:
         if not scores:
             return
         difficulty = 1 - sum(scores.values()) / len(scores)
-        is_full = len(self._hardest) == self._num_pictures
+        is_full = len(self._hardest) == self._num_images
         if difficulty <= 0 or (is_full and (-difficulty, index) > self._hardest[-1].rank):
             return
-        picture = encode_jpeg(self._draw(index, result, truth))
+        image = encode_jpeg(self._draw(index, result, truth))
         self._hardest = sorted(
-            [*self._hardest, Candidate(difficulty, index, self._caption(scores), picture)], key=lambda one: one.rank
+            [*self._hardest, Candidate(difficulty, index, self._caption(scores), image)], key=lambda one: one.rank
         )
-        del self._hardest[self._num_pictures :]
+        del self._hardest[self._num_images :]
 
     def describe(self, result: Any, truth: Any) -> dict[str, Any]:
         """See :class:`HardestExamples`."""
@@ -173,31 +173,31 @@ class HardestBoxes:
     measure = (
         "Most errors, at the confidence where the F1 of each class is best. A false positive and a miss count 1; a box "
         "of the wrong class or in the wrong place counts 2, being a false positive that leaves an object without its "
-        "box. So a picture ranks by its share of what F1 = 2 TP / (2 TP + FP + FN) over all objects lacks to 1."
+        "box. So an image ranks by its share of what F1 = 2 TP / (2 TP + FP + FN) over all objects lacks to 1."
     )
 
-    def __init__(self, class_names: Sequence[str], num_pictures: int, read: Callable[[int], ByteArray]) -> None:
+    def __init__(self, class_names: Sequence[str], num_images: int, read: Callable[[int], ByteArray]) -> None:
         self._class_names = class_names
-        self._num_pictures = num_pictures
+        self._num_images = num_images
         self._read = read
-        self._pictures: list[tuple[int, Detections, GroundTruth]] = []
+        self._images: list[tuple[int, Detections, GroundTruth]] = []
 
     def add(self, index: int, result: Detections, truth: GroundTruth) -> None:
         """See :class:`HardestExamples`."""
-        self._pictures.append((index, result, truth))
+        self._images.append((index, result, truth))
 
     def describe(self, result: Detections, truth: GroundTruth) -> dict[str, Any]:
         """See :class:`HardestExamples`."""
-        return picture_record(result, truth, len(self._class_names))
+        return image_record(result, truth, len(self._class_names))
 
     def counts(self) -> BoxCounts:
         """See :class:`HardestExamples`."""
-        return count_boxes(((result, truth) for _, result, truth in self._pictures), len(self._class_names))
+        return count_boxes(((result, truth) for _, result, truth in self._images), len(self._class_names))
 
     def table(self, names: Callable[[int], str]) -> ImageTable:
         """See :class:`HardestExamples`."""
         num_classes = len(self._class_names)
-        images = {names(index): boxes_entry(result, truth, num_classes) for index, result, truth in self._pictures}
+        images = {names(index): boxes_entry(result, truth, num_classes) for index, result, truth in self._images}
         return ImageTable("boxes at IoU 0.5", tuple(self._class_names), images)
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally]:
@@ -206,14 +206,14 @@ class HardestBoxes:
         confidences = best_confidences(curves, self._class_names)
         counts = np.zeros((len(self._class_names), len(Outcome)), np.int64)
         ranked = []
-        for position, (index, result, truth) in enumerate(self._pictures):
+        for position, (index, result, truth) in enumerate(self._images):
             errors = self._errors(result, truth, confidences)
             counts += errors.tally(truth, len(self._class_names))
             if errors.num_errors:
                 ranked.append((-errors.num_errors, index, position))
         hardest = [
-            self._drawn(*self._pictures[position], confidences)
-            for _, _, position in heapq.nsmallest(self._num_pictures, ranked)
+            self._drawn(*self._images[position], confidences)
+            for _, _, position in heapq.nsmallest(self._num_images, ranked)
         ]
         return hardest, BoxTally(tuple(self._class_names), confidences, counts)
 
@@ -222,16 +222,16 @@ class HardestBoxes:
         counts = [(mark, errors.count(outcome)) for outcome, mark in MARKS.items()]
         front = list(MARKS.values())
         boxes = sorted(_marked(errors, truth, self._class_names), key=lambda box: front.index(box.mark))
-        picture = draw_marked_boxes(self._image(index, errors, truth), boxes, counts)
+        image = draw_marked_boxes(self._image(index, errors, truth), boxes, counts)
         caption = ", ".join(f"{mark.name} {count}" for mark, count in counts if count)
-        return Candidate(float(errors.num_errors), index, caption, encode_jpeg(picture))
+        return Candidate(float(errors.num_errors), index, caption, encode_jpeg(image))
 
     def _errors(self, result: Detections, truth: GroundTruth, confidences: DoubleArray) -> BoxErrors:
-        """What is wrong with the result for one picture."""
+        """What is wrong with the result for one image."""
         return find_box_errors(result, truth, confidences)
 
     def _image(self, index: int, errors: BoxErrors, truth: GroundTruth) -> ByteArray:
-        """The picture that boxes are drawn on."""
+        """The image that boxes are drawn on."""
         return self._read(index)
 
 
@@ -262,13 +262,13 @@ def _corners(xyxy: NDArray[Any]) -> tuple[float, float, float, float]:
     return left, top, right, bottom
 
 
-def encode_jpeg(picture: ByteArray) -> bytes:
-    """``picture`` ``[H, W, 3]`` RGB as a JPEG, made smaller where a side is longer than 1600 pixels."""
-    scale = _LONGEST_SIDE / max(picture.shape[:2])
-    bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+def encode_jpeg(image: ByteArray) -> bytes:
+    """``image`` ``[H, W, 3]`` RGB as a JPEG, made smaller where a side is longer than 1600 pixels."""
+    scale = _LONGEST_SIDE / max(image.shape[:2])
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     if scale < 1:
-        size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))
+        size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
         bgr = cv2.resize(bgr, size, interpolation=cv2.INTER_AREA)
     done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(bgr), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    assert done, f"a picture of {picture.shape} cannot be encoded"
+    assert done, f"an image of {image.shape} cannot be encoded"
     return encoded.tobytes()

@@ -23,7 +23,7 @@ class HardestInstances(HardestBoxes):
         return find_box_errors(result, truth, confidences, measure=mask_overlaps)
 
     def _image(self, index: int, errors: BoxErrors, truth: GroundTruth) -> ByteArray:
-        """The picture with the masks of what was found and missed, in the colors of what they are."""
+        """The image with the masks of what was found and missed, in the colors of what they are."""
         found = cast(Instances, errors.found)
         missed = np.flatnonzero(errors.missed).tolist()
         masks = [*((truth.masks or ())[row] for row in missed), *reversed(found.masks)]

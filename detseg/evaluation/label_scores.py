@@ -1,4 +1,4 @@
-"""How well the mask of one picture, or the labels of one volume, agree with the truth."""
+"""How well the mask of one image, or the labels of one volume, agree with the truth."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from detseg.arrays import ByteArray
 from detseg.evaluation.miou import SegmentationEvaluator
-from detseg.structures import VOID, LabelMap
+from detseg.structures import IGNORE_INDEX, LabelMap
 from detseg.volumes import LabelVolume
 
 
@@ -32,7 +32,7 @@ def _common_pixels(
     counter = SegmentationEvaluator(class_names)
     is_judged = False
     for position, (found_slice, true_slice) in enumerate(slices):
-        is_judged = is_judged or bool((true_slice != VOID).any())
+        is_judged = is_judged or bool((true_slice != IGNORE_INDEX).any())
         counter.update(position, LabelMap(found_slice), true_slice)
     if not is_judged:
         return []

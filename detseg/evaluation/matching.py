@@ -19,7 +19,7 @@ MATCH_IOU = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The D boxes of one picture beside its G objects, crowd regions among them.
+    """The D boxes of one image beside its G objects, crowd regions among them.
 
     ``objects`` ``[D]`` int64: the object that a box stands for, -1 where there is none; ``in_crowd`` ``[D]`` bool: it
     stands for none and lies in a crowd region of its class, so that it does not count; ``overlaps`` ``[D, G]``: the

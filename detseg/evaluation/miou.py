@@ -11,16 +11,16 @@ from detseg.arrays import ByteArray, DoubleArray, IntArray
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.checks import category_ids_of, require_labels, require_unique
 from detseg.evaluation.plots import plot_class_scores, plot_pixel_confusion
-from detseg.structures import VOID, LabelMap, Metrics
+from detseg.structures import IGNORE_INDEX, LabelMap, Metrics
 
 
 class SegmentationEvaluator:
     """``mIoU``, ``pixel_accuracy``, ``mean_accuracy`` over a data set, then ``IoU/<class>`` and ``accuracy/<class>``.
 
-    All pixels of the data set count alike, except void pixels of the truth, which do not count. The IoU of a class is
-    ``TP / (TP + FP + FN)``, its accuracy ``TP / (TP + FN)``. A class that is neither true nor predicted anywhere has no
-    IoU; one that is predicted but never true has an IoU of 0 and no accuracy. mIoU and mean accuracy are the means of
-    those that exist.
+    All pixels of the data set count alike, except ignored pixels of the truth, which do not count. The IoU of a class
+    is ``TP / (TP + FP + FN)``, its accuracy ``TP / (TP + FN)``. A class that is neither true nor predicted anywhere has
+    no IoU; one that is predicted but never true has an IoU of 0 and no accuracy. mIoU and mean accuracy are the means
+    of those that exist.
 
     ``category_ids``: the data set's value of each class, which every evaluator is told; no number depends on it.
 
@@ -31,8 +31,8 @@ class SegmentationEvaluator:
     def __init__(self, class_names: Sequence[str], category_ids: Sequence[int] | None = None) -> None:
         self.class_names = tuple(class_names)
         num_classes = len(self.class_names)
-        if not 1 <= num_classes <= VOID:
-            raise ValueError(f"masks hold 1 to {VOID} classes, got {num_classes}")
+        if not 1 <= num_classes <= IGNORE_INDEX:
+            raise ValueError(f"masks hold 1 to {IGNORE_INDEX} classes, got {num_classes}")
         self.category_ids = category_ids_of(self.class_names, category_ids)
         self.reset()
 
@@ -43,11 +43,12 @@ class SegmentationEvaluator:
         self._counts: IntArray = np.zeros((num_classes, num_classes + 1), np.int64)
 
     def update(self, image_id: int, prediction: LabelMap, truth: ByteArray) -> None:
-        """Add one image: its predicted classes and its mask ``[H, W]`` uint8. A pixel predicted as ``VOID`` is wrong.
+        """Add one image: its predicted classes and its mask ``[H, W]`` uint8. A pixel predicted as ``IGNORE_INDEX`` is
+        wrong.
 
         Raises:
             ValueError: the image was added before, the two differ in size, or a label is neither a class position nor
-                ``VOID``.
+                ``IGNORE_INDEX``.
         """
         if image_id in self._image_ids:
             raise ValueError(f"image {image_id} was evaluated twice; image ids must be unique in a data set")
@@ -65,7 +66,7 @@ class SegmentationEvaluator:
         """The metrics over all images.
 
         Raises:
-            ValueError: no image was added, or all their pixels are void.
+            ValueError: no image was added, or all their pixels are ignored.
         """
         counts = self.confusion_matrix()
         correct, true = counts.diagonal(), counts.sum(axis=1)
@@ -88,17 +89,18 @@ class SegmentationEvaluator:
         return tuple(name for name, count in zip(self.class_names, true, strict=True) if count == 0)
 
     def confusion_matrix(self) -> IntArray:
-        """Numbers of pixels ``[C, C + 1]`` int64: rows are the truth, columns the prediction, the last one ``VOID``.
+        """Numbers of pixels ``[C, C + 1]`` int64: rows are the truth, columns the prediction, the last one
+        ``IGNORE_INDEX``.
 
         Raises:
-            ValueError: no image was added, or all their pixels are void.
+            ValueError: no image was added, or all their pixels are ignored.
         """
         if not self._image_ids:
             raise ValueError("no image was evaluated: add images with update() before asking for results")
         if not self._counts.any():
             raise ValueError(
-                f"no labeled pixel in {len(self._image_ids)} images: all of their masks is void, so nothing can be "
-                "judged; check the masks and the void value"
+                f"no labeled pixel in {len(self._image_ids)} images: all of their masks is ignored, so nothing can be "
+                "judged; check the masks and the ignored value"
             )
         return self._counts.copy()
 
@@ -148,8 +150,8 @@ class SegmentationEvaluator:
 
 
 def _count(truth: ByteArray, prediction: ByteArray, num_classes: int) -> IntArray:
-    """Pixels ``[C, C + 1]`` by truth and prediction, those of void truth left out."""
-    # Void is counted as one more class and dropped: faster than selecting the labeled pixels.
+    """Pixels ``[C, C + 1]`` by truth and prediction, those of ignored truth left out."""
+    # Ignored is counted as one more class and dropped: faster than selecting the labeled pixels.
     rows = np.minimum(truth, num_classes).astype(np.int32).ravel()
     columns = np.minimum(prediction, num_classes).ravel()
     size = num_classes + 1

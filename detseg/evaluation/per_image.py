@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from detseg.arrays import DoubleArray
 from detseg.evaluation.explore import judge
 from detseg.files import read_text, write_text
-from detseg.structures import VOID, Detections, GroundTruth
+from detseg.structures import IGNORE_INDEX, Detections, GroundTruth
 
 FILE_NAME = "images.json"
 _VERSION = 1
@@ -129,7 +129,7 @@ def boxes_entry(found: Detections, truth: GroundTruth, num_classes: int) -> dict
 
 def pixels_entry(found: NDArray[Any], truth: NDArray[Any], num_classes: int) -> list[list[int]]:
     """The entry of one image in a table of pixels; those without truth are left out."""
-    judged = truth != VOID
+    judged = truth != IGNORE_INDEX
     right = np.bincount(truth[judged & (found == truth)], minlength=num_classes)[:num_classes]
     true = np.bincount(truth[judged], minlength=num_classes)[:num_classes]
     seen = np.bincount(found[judged], minlength=num_classes)[:num_classes]

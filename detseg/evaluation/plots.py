@@ -1,4 +1,4 @@
-"""Pictures of evaluation results. matplotlib is imported when a picture is drawn."""
+"""Images of evaluation results. matplotlib is imported when an image is drawn."""
 
 from __future__ import annotations
 
@@ -142,9 +142,9 @@ def plot_confusion_matrix(matrix: ConfusionMatrix, path: Path) -> None:
 
 
 def plot_pixel_confusion(counts: IntArray, class_names: Sequence[str], path: Path) -> None:
-    """Draw a confusion matrix of pixels ``[C, C + 1]``, whose last column is void, to a PNG like that of objects.
+    """Draw a confusion matrix of pixels ``[C, C + 1]``, whose last column is ignored, to a PNG like that of objects.
 
-    The cells of up to 21 classes hold percents of the row; an empty cell has no pixel at all. The column of void is
+    The cells of up to 21 classes hold percents of the row; an empty cell has no pixel at all. The column of ignored is
     shown only where it has one.
 
     Raises:
@@ -154,7 +154,7 @@ def plot_pixel_confusion(counts: IntArray, class_names: Sequence[str], path: Pat
     _draw_matrix(
         counts[:, :num_columns],
         class_names,
-        [*class_names, "void"][:num_columns],
+        [*class_names, "ignored"][:num_columns],
         "Confusion of pixels, in percent of the row",
         lambda _, share: f"{100 * share:.0f}",
         path,

@@ -48,9 +48,9 @@ class ScoredBoxes:
 
 
 def score_boxes(
-    pictures: Iterable[tuple[Detections, GroundTruth]], num_classes: int, measure: Overlaps = overlaps_of
+    images: Iterable[tuple[Detections, GroundTruth]], num_classes: int, measure: Overlaps = overlaps_of
 ) -> ScoredBoxes:
-    """Match the boxes of all ``pictures`` at IoU 0.5 and say of each what it is; those in crowds are left out."""
+    """Match the boxes of all ``images`` at IoU 0.5 and say of each what it is; those in crowds are left out."""
     integer = np.empty(0, np.int64)
     columns: dict[str, list[Any]] = {
         "scores": [np.empty(0)],
@@ -62,7 +62,7 @@ def score_boxes(
     }
     num_objects, num_missed = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
     first = 0
-    for detections, truth in pictures:
+    for detections, truth in images:
         found = detections.select(np.argsort(-detections.scores, kind="stable"))
         match = match_boxes(found, truth, measure=measure)
         used = np.zeros(len(truth.labels), np.bool_)
@@ -92,7 +92,7 @@ def score_boxes(
 def _find_faults(
     found: Detections, truth: GroundTruth, objects: IntArray, overlaps: DoubleArray, used: BoolArray
 ) -> tuple[IntArray, IntArray]:
-    """The faults and the targets ``[D]`` of the boxes of one picture, -1 where there is none."""
+    """The faults and the targets ``[D]`` of the boxes of one image, -1 where there is none."""
     faults = np.full(len(found), -1, np.int64)
     targets = np.full(len(found), -1, np.int64)
     rows = np.flatnonzero(objects < 0)

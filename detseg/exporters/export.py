@@ -20,7 +20,7 @@ from detseg.exporters.half import to_half
 from detseg.exporters.int8 import to_int8
 from detseg.exporters.nms import append_nms
 from detseg.exporters.parity import BATCH_SIZE, Parity, compare
-from detseg.exporters.pictures import calibration_inputs, proving_pictures
+from detseg.exporters.verification import calibration_inputs, verification_images
 from detseg.files import atomic_path, write_text
 from detseg.models.base import fused
 from detseg.runtime.kinds.base import Metadata
@@ -41,7 +41,7 @@ class Exported:
 
     def render(self) -> str:
         """What was made and how it compares, for people."""
-        lines = [f"{self.path}: {self.num_bytes / 1e6:.1f} MB", f"compared with torch on {self.parity.pictures}"]
+        lines = [f"{self.path}: {self.num_bytes / 1e6:.1f} MB", f"compared with torch on {self.parity.images}"]
         return "\n".join([*lines, *(f"  {line}" for line in self.parity.lines()), f"report: {self.report_path}"])
 
 
@@ -92,7 +92,7 @@ def export_model(
     if output.suffix != ".onnx":
         raise ValueError(f"the output must end in .onnx, got {output}")
 
-    pictures = proving_pictures(task, verify, calibrate)  # now: a wrong path should not take minutes to tell
+    images = verification_images(task, verify, calibrate)  # now: a wrong path should not take minutes to tell
     made, metadata = make_file(model, task, settings, calibrate)
     report_path = output.with_suffix(".parity.json")
     with atomic_path(output) as temporary:
@@ -105,7 +105,7 @@ def export_model(
             judge,
             onnx_model,
             OnnxRunner(onnx_model, _changed_settings(judge, task)),
-            pictures,
+            images,
             comparison,
             batch_size=BATCH_SIZE if dynamic else 1,
         )
@@ -125,7 +125,7 @@ def export_model(
         write_text(report_path, json.dumps(report, indent=2) + "\n")
         if failed:
             raise ParityError(
-                f"{output} does not give the results of {model_path} on {parity.pictures}: "
+                f"{output} does not give the results of {model_path} on {parity.images}: "
                 f"{'; '.join(parity.problems)}; the file was not kept, the report is {report_path}"
             )
     return Exported(output, report_path, made.ByteSize(), parity)

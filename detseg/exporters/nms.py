@@ -53,10 +53,10 @@ _COEFFICIENTS = """
 
 # The operator gives triples (image, class, anchor) [K, 3]. M rows of padding are added, so that the later steps need
 # not care for the number of boxes. Then the rows are brought into the order of anchor and class, which decides between
-# equal scores in detseg's own suppression as well, and each image takes its best M.
+# equal scores in detseg's own NMS as well, and each image takes its best M.
 _GRAPH = """
 <ir_version: 10, opset_import: ["" : OPSET]>
-suppression (float[batch, anchors, 4] dense_boxes, float[batch, anchors, classes] dense_scores MORE_INPUTS)
+NMS (float[batch, anchors, 4] dense_boxes, float[batch, anchors, classes] dense_scores MORE_INPUTS)
     => (float[batch, LIMIT, 4] boxes, float[batch, LIMIT] scores, int64[batch, LIMIT] labels, int64[batch] counts
         MORE_OUTPUTS)
 <int64 zero = {0}, int64 one = {1}, int64 two = {2}, int64[1] axis_1 = {1}, int64[1] axis_2 = {2},
@@ -119,7 +119,7 @@ suppression (float[batch, anchors, 4] dense_boxes, float[batch, anchors, classes
 
 
 def append_nms(decoded: onnx.ModelProto, settings: PostprocessConfig) -> onnx.ModelProto:
-    """``decoded`` with suppression by ``settings`` behind it: outputs ``boxes`` ``[B, M, 4]``, ``scores`` ``[B, M]``,
+    """``decoded`` with NMS by ``settings`` behind it: outputs ``boxes`` ``[B, M, 4]``, ``scores`` ``[B, M]``,
     ``labels`` ``[B, M]`` int64 and ``counts`` ``[B]`` int64, best first; rows past the count are 0.
 
     Boxes, thresholds and the order of equal scores are those of

@@ -1,4 +1,4 @@
-"""The proof of an export: the same pictures through torch and through the torch-free runtime, end to end."""
+"""The proof of an export: the same images through torch and through the torch-free runtime, end to end."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from detseg.exporters.base import Comparison
-from detseg.exporters.pictures import Pictures
+from detseg.exporters.verification import VerificationImages
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.structures import Metrics
@@ -27,14 +27,14 @@ class Parity:
     """How the file compares with the model: the ``differences`` by name, what of them is beyond the tolerance of
     float32, and, where there were annotations, the ``metrics`` of torch and of the file."""
 
-    pictures: str
+    images: str
     differences: dict[str, Any]
     problems: list[str]
     metrics: dict[str, Metrics] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for ``parity.json``."""
-        report: dict[str, Any] = {"pictures": self.pictures, "differences": self.differences, "problems": self.problems}
+        report: dict[str, Any] = {"images": self.images, "differences": self.differences, "problems": self.problems}
         if self.metrics:
             primary = self.metrics["torch"].primary
             report["metrics"] = {name: dict(metrics) for name, metrics in self.metrics.items()}
@@ -57,24 +57,24 @@ def compare(
     task: Task,
     onnx_model: OnnxModel,
     runner: OnnxRunner,
-    pictures: Pictures,
+    images: VerificationImages,
     comparison: Comparison,
     *,
     batch_size: int = BATCH_SIZE,
 ) -> Parity:
-    """Run ``pictures`` through ``model`` and ``task``, and through ``runner``.
+    """Run ``images`` through ``model`` and ``task``, and through ``runner``.
 
     Raises:
-        ImageError: a picture cannot be read.
+        ImageError: an image cannot be read.
     """
-    judges = _Judges(task, pictures.dataset) if pictures.dataset is not None else None
+    judges = _Judges(task, images.dataset) if images.dataset is not None else None
     index = 0
     with torch.inference_mode():
-        for images in _batches(pictures, batch_size if task.spec.one_size else 1):
-            placed = [task.spec.place(image) for image in images]
+        for batch in _batches(images, batch_size if task.spec.one_size else 1):
+            placed = [task.spec.place(image) for image in batch]
             inputs = task.normalize(torch.from_numpy(np.stack([array for array, _ in placed])).contiguous())
-            expected = task.results(task.infer(model, inputs), [placement for _, placement in placed])
-            found = runner.submit(images).results()
+            expected = task.results(task.infer(model, inputs), [transform for _, transform in placed])
+            found = runner.submit(batch).results()
             if comparison.compares_outputs:
                 (outputs,) = onnx_model.run(inputs.numpy()).values()
                 comparison.add_outputs(model(inputs), outputs)
@@ -84,7 +84,7 @@ def compare(
                     judges.add(index, one, other)
                 index += 1
     metrics = {} if judges is None else judges.metrics()
-    return Parity(pictures.name, comparison.report(), comparison.problems(), metrics)
+    return Parity(images.name, comparison.report(), comparison.problems(), metrics)
 
 
 class _Judges:
@@ -101,7 +101,7 @@ class _Judges:
         }
 
     def add(self, index: int, *results: Any) -> None:
-        """Picture ``index`` of the data set: what torch and what the file found."""
+        """Image ``index`` of the data set: what torch and what the file found."""
         truth = self._task.ground_truth(self._dataset, index)
         for evaluator, result in zip(self._evaluators.values(), results, strict=True):
             evaluator.update(self._dataset.image_id(index), self._task.kind.relabel(result, self._to_dataset), truth)
@@ -111,8 +111,8 @@ class _Judges:
         return {side: evaluator.compute() for side, evaluator in self._evaluators.items()}
 
 
-def _batches(pictures: Iterable[Any], batch_size: int) -> Iterator[Sequence[Any]]:
-    waiting = iter(pictures)
+def _batches(images: Iterable[Any], batch_size: int) -> Iterator[Sequence[Any]]:
+    waiting = iter(images)
     while batch := list(islice(waiting, batch_size)):
         yield batch
 

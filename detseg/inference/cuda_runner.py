@@ -22,7 +22,7 @@ from detseg.inference.forking import require_process
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.structures import Placement, Result
+from detseg.structures import LetterboxTransform, Result
 from detseg.tasks.base import Task
 
 
@@ -57,7 +57,7 @@ class CudaRunner:
         self._turn = threading.Lock()
         self._process = os.getpid()
 
-    def submit(self, images: Sequence[ByteArray], kept: BoolArray | None = None) -> Batch:
+    def submit(self, images: Sequence[ByteArray], kept: BoolArray | None = None) -> PendingBatch:
         """Start with a batch of images ``[H, W, 3]`` uint8 RGB of any sizes; they may change once this returns. Where a
         result holds a limited number of objects, these are of the classes that are ``kept``, ``[C]``.
 
@@ -77,7 +77,7 @@ class CudaRunner:
         return slot.submit(images, kept)
 
 
-class Batch:
+class PendingBatch:
     """A batch on its way through a :class:`CudaRunner`, whose memory ``lock`` guards."""
 
     def __init__(self, fetch: Callable[[], list[Result]], lock: threading.RLock) -> None:
@@ -129,16 +129,16 @@ class _Slot:
         self._stream = stream
         self._lock = threading.RLock()
         self._program: _Program | None = None
-        self._batch: Batch | None = None
+        self._batch: PendingBatch | None = None
 
-    def submit(self, images: Sequence[ByteArray], kept: BoolArray | None) -> Batch:
+    def submit(self, images: Sequence[ByteArray], kept: BoolArray | None) -> PendingBatch:
         with self._lock:
             if self._batch is not None:
                 self._batch.finish()
             return self._start(images, kept)
 
     @torch.inference_mode()
-    def _start(self, images: Sequence[ByteArray], kept: BoolArray | None) -> Batch:
+    def _start(self, images: Sequence[ByteArray], kept: BoolArray | None) -> PendingBatch:
         if self._program is None or not self._program.takes(images, kept):
             batch_size = max(len(images), 0 if self._program is None else self._program.batch_size)
             self._program = None  # its memory is free for the next one
@@ -146,15 +146,15 @@ class _Slot:
                 self._network, self._stream, batch_size, bytes_needed(images), None if kept is None else len(kept)
             )
         program = self._program
-        placements = program.start(images, kept)
-        self._batch = Batch(lambda: self._fetch(program, placements), self._lock)
+        transforms = program.start(images, kept)
+        self._batch = PendingBatch(lambda: self._fetch(program, transforms), self._lock)
         return self._batch
 
     @torch.inference_mode()
-    def _fetch(self, program: _Program, placements: Sequence[Placement]) -> list[Result]:
+    def _fetch(self, program: _Program, transforms: Sequence[LetterboxTransform]) -> list[Result]:
         self._batch = None
-        outputs = _first_rows(program.outputs, len(placements))
-        return self._stream.finish(lambda: self._network.task.results(outputs, placements))
+        outputs = _first_rows(program.outputs, len(transforms))
+        return self._stream.finish(lambda: self._network.task.results(outputs, transforms))
 
 
 class _Program:
@@ -194,11 +194,11 @@ class _Program:
             return False
         return len(images) <= self.batch_size and bytes_needed(images) <= self._capacity
 
-    def start(self, images: Sequence[ByteArray], kept: BoolArray | None) -> list[Placement]:
+    def start(self, images: Sequence[ByteArray], kept: BoolArray | None) -> list[LetterboxTransform]:
         """Begin with ``images``; the way back for each."""
         if self._kept is not None:
             self._kept.copy_(torch.from_numpy(kept))
-        placements = pack_images(images, self._network.spec, self._pixels, self._table)
+        transforms = pack_images(images, self._network.spec, self._pixels, self._table)
         num_bytes = bytes_needed(images)
 
         def copy_and_replay() -> None:
@@ -209,7 +209,7 @@ class _Program:
             self._replay()
 
         self._stream.put(copy_and_replay)
-        return placements
+        return transforms
 
     def _infer(self) -> Any:
         network = self._network

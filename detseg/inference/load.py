@@ -78,9 +78,9 @@ class EagerRunner:
             require_process(self._process)
         return run_with_torch(lambda: self._member.probabilities(image))
 
-    def result_of(self, probabilities: FloatArray, placement: Any, *, keeps_probabilities: bool = False) -> Any:
+    def result_of(self, probabilities: FloatArray, transform: Any, *, keeps_probabilities: bool = False) -> Any:
         """See :class:`detseg.runtime.ensemble.Member`."""
-        return self._member.result_of(probabilities, placement, keeps_probabilities=keeps_probabilities)
+        return self._member.result_of(probabilities, transform, keeps_probabilities=keeps_probabilities)
 
     @torch.inference_mode()
     def _results(self, images: Sequence[Any], kept: BoolArray | None) -> list[Any]:
@@ -91,7 +91,7 @@ class EagerRunner:
         if self._device.type == "cuda":  # on the CPU models choose for themselves
             inputs = inputs.contiguous(memory_format=self._task.memory_format)
         outputs = task.infer(self._model, inputs)
-        return task.results(outputs, [placement for _, placement in placed])
+        return task.results(outputs, [transform for _, transform in placed])
 
 
 def make_runner(
@@ -148,7 +148,7 @@ def load_torch_model(
     """The model in a ``.safetensors`` file, its batch norms folded; arguments and errors of ``detseg.load``.
 
     ``num_threads`` is that of the whole process, as torch has it. Where a task waits for the host, as
-    suppression by torchvision does, there is no CUDA graph.
+    NMS by torchvision does, there is no CUDA graph.
     """
     if track is not None:
         config = read_header(path).task

@@ -35,7 +35,7 @@ class LabelLoss(Protocol):
     """A loss of class logits ``[B, C, *spatial]``, some of them more than once, against labels ``[B, *spatial]``."""
 
     def __call__(self, raw: Any, labels: Tensor, /) -> LossSum:
-        """The raw output of a network against uint8 class positions, ``VOID`` where there is none."""
+        """The raw output of a network against uint8 class positions, ``IGNORE_INDEX`` where there is none."""
 
 
 @runtime_checkable

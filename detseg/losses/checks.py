@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 def require_class_weights(weights: Sequence[float], num_classes: int | None = None) -> None:
@@ -23,7 +23,7 @@ def require_logits_with_labels(
     logits: Tensor, labels: Tensor, num_classes: int, dimensions: Sequence[str], name: str
 ) -> None:
     """Raise ValueError unless ``logits`` are ``[B, C, *dimensions]`` and ``labels`` ``[B, *dimensions]`` uint8 class
-    positions with ``VOID``. Messages call the dimensions so, and the labels a ``name``."""
+    positions with ``IGNORE_INDEX``. Messages call the dimensions so, and the labels a ``name``."""
     if logits.ndim != 2 + len(dimensions) or logits.shape[1] != num_classes:
         raise ValueError(
             f"a loss for {num_classes} classes needs logits [B, {num_classes}, {', '.join(dimensions)}], "
@@ -34,7 +34,7 @@ def require_logits_with_labels(
         raise ValueError(
             f"logits {list(logits.shape)} need a {name} {wanted} of uint8, got {list(labels.shape)} of {labels.dtype}"
         )
-    # In 8 bits VOID + 1 is 0, so that one pass over the labels suffices.
+    # In 8 bits IGNORE_INDEX + 1 is 0, so that one pass over the labels suffices.
     if int((labels + 1).max()) > num_classes:
-        label = int(labels[labels != VOID].max())
-        raise ValueError(f"label {label} in the {name}, allowed 0 to {num_classes - 1} and {VOID}")
+        label = int(labels[labels != IGNORE_INDEX].max())
+        raise ValueError(f"label {label} in the {name}, allowed 0 to {num_classes - 1} and {IGNORE_INDEX}")

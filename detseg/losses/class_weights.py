@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from detseg.arrays import ByteArray, DoubleArray, IntArray
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 @dataclass(frozen=True, slots=True)
 class ClassHistogram:
-    """How often each of C classes occurs in a number of masks; void pixels do not count.
+    """How often each of C classes occurs in a number of masks; ignored pixels do not count.
 
     ``pixels`` ``[C]`` of each class; ``images`` ``[C]`` in which it occurs; ``pixels_of_images`` ``[C]``, all labeled
     pixels of those images. Histograms of different images add up.
@@ -35,18 +35,18 @@ class ClassHistogram:
 
 
 def class_histogram(masks: Iterable[ByteArray], num_classes: int) -> ClassHistogram:
-    """Count the classes in ``masks``, each ``[H, W]`` uint8 class positions with ``VOID``, of any size.
+    """Count the classes in ``masks``, each ``[H, W]`` uint8 class positions with ``IGNORE_INDEX``, of any size.
 
     Raises:
-        ValueError: a mask holds a value that is neither a class position nor ``VOID``.
+        ValueError: a mask holds a value that is neither a class position nor ``IGNORE_INDEX``.
     """
     pixels, images, pixels_of_images = (np.zeros(num_classes, np.int64) for _ in range(3))
     num_images = 0
     for mask in masks:
-        counts = np.bincount(mask.ravel(), minlength=VOID + 1)
-        unknown = np.flatnonzero(counts[num_classes:VOID]) + num_classes
+        counts = np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1)
+        unknown = np.flatnonzero(counts[num_classes:IGNORE_INDEX]) + num_classes
         if len(unknown):
-            raise ValueError(f"label {unknown[0]} in the mask, allowed 0 to {num_classes - 1} and {VOID}")
+            raise ValueError(f"label {unknown[0]} in the mask, allowed 0 to {num_classes - 1} and {IGNORE_INDEX}")
         counts = counts[:num_classes]
         pixels += counts
         images += counts > 0
@@ -100,5 +100,5 @@ def _require_pixels(histogram: ClassHistogram) -> None:
     if not histogram.pixels.any():
         raise ValueError(
             f"no labeled pixel in {histogram.num_images} masks: class weights cannot be taken from them; "
-            "check the masks and the void value, or set class_weights: none"
+            "check the masks and the ignored value, or set class_weights: none"
         )

@@ -44,7 +44,7 @@ class DetectionLossConfig(Protocol):
     def name(self) -> str:
         """As in the table."""
 
-    def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> DetectionLoss:
+    def build(self, num_classes: int, strides: Sequence[int], reg_max: int = 16) -> DetectionLoss:
         """The loss for a model of these dimensions."""
 
 
@@ -78,14 +78,14 @@ class TALLossConfig(TALSettings):
 
     name: str = "tal"
 
-    def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> TALLoss:
+    def build(self, num_classes: int, strides: Sequence[int], reg_max: int = 16) -> TALLoss:
         """The loss for a model of these dimensions."""
-        return TALLoss(num_classes, strides, bins, self)
+        return TALLoss(num_classes, strides, reg_max, self)
 
 
 @dataclass(frozen=True)
 class SimOTALossConfig:
-    """SimOTA with IoU loss, objectness and cross-entropy, for the ``direct`` head: gains and assignment."""
+    """SimOTA with IoU loss, objectness and cross-entropy, for the ``yolox`` head: gains and assignment."""
 
     name: str = "simota"
     iou: float = 5.0
@@ -101,8 +101,8 @@ class SimOTALossConfig:
     candidates: int = 10
     """How many best IoUs are summed up to the number of candidates that an object claims."""
 
-    def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> SimOTALoss:
-        """The loss for a model of these dimensions; a direct head has no ``bins``."""
+    def build(self, num_classes: int, strides: Sequence[int], reg_max: int = 16) -> SimOTALoss:
+        """The loss for a model of these dimensions; a YOLOX head has no ``reg_max``."""
         return SimOTALoss(num_classes, strides, self)
 
 
@@ -127,16 +127,16 @@ class TALLoss:
 
     num_classes: int
     strides: Sequence[int]
-    bins: int = 16
+    reg_max: int = 16
     config: TALSettings = field(default_factory=TALSettings)
 
     def __call__(self, levels: Sequence[Tensor], boxes_xyxy: Tensor, labels: Tensor) -> LossSum:
-        """See :class:`DetectionLoss`; ``levels`` have ``4 * bins + num_classes`` channels."""
+        """See :class:`DetectionLoss`; ``levels`` have ``4 * reg_max + num_classes`` channels."""
         return self.with_positives(levels, boxes_xyxy, labels)[0]
 
     def with_positives(self, levels: Sequence[Tensor], boxes_xyxy: Tensor, labels: Tensor) -> tuple[LossSum, Positives]:
         """The loss, and which places were assigned to which objects."""
-        num_box_channels = 4 * self.bins
+        num_box_channels = 4 * self.reg_max
         _check(levels, num_box_channels + self.num_classes, self.num_classes, boxes_xyxy, labels)
         with torch.autocast(levels[0].device.type, enabled=False):
             points_xy, stride = anchor_points(level_sizes(levels), self.strides, device=levels[0].device)
@@ -144,7 +144,7 @@ class TALLoss:
             raw_boxes, class_logits = raw.split_with_sizes((num_box_channels, self.num_classes), dim=1)
             boxes_xyxy = boxes_xyxy.float()
             with torch.no_grad():
-                distances_ltrb = expected_bin(torch.unflatten(raw_boxes, 1, (4, self.bins)), dim=2)
+                distances_ltrb = expected_bin(torch.unflatten(raw_boxes, 1, (4, self.reg_max)), dim=2)
                 predicted_xyxy = boxes_from_distances(points_xy, distances_ltrb.transpose(1, 2) * stride[:, None])
             assignment = task_aligned_assign(
                 predicted_xyxy,
@@ -161,7 +161,7 @@ class TALLoss:
             slot, weight = assignment.index[image, point], assignment.target_scores[image, point]
 
             positive = raw[image, :, point]
-            bin_logits = torch.unflatten(positive[:, :num_box_channels], 1, (4, self.bins))
+            bin_logits = torch.unflatten(positive[:, :num_box_channels], 1, (4, self.reg_max))
             positive_logits = _select(positive[:, num_box_channels:], labels[image, slot])
             scale = stride[point, None]
             cells_xy, target_xyxy = points_xy[point] / scale, boxes_xyxy[image, slot] / scale
@@ -176,12 +176,12 @@ class TALLoss:
 
 @dataclass(frozen=True)
 class SimOTALoss:
-    """The loss of a ``direct`` head (arXiv 2107.08430); a :class:`DetectionLoss`.
+    """The loss of a ``yolox`` head (arXiv 2107.08430); a :class:`DetectionLoss`.
 
     Parts ``iou``, ``obj``, ``cls`` and, where its gain is not 0, ``l1``; the normalizer is the number of positives.
     """
 
-    head_kind: ClassVar[str] = "direct"
+    head_kind: ClassVar[str] = "yolox"
 
     num_classes: int
     strides: Sequence[int]
@@ -267,7 +267,7 @@ def _check(levels: Sequence[Tensor], num_channels: int, num_classes: int, boxes_
         if level.ndim != 4 or level.shape[1] != num_channels:
             raise ValueError(
                 f"a loss for {num_classes} classes needs maps [B, {num_channels}, H, W], got {list(level.shape)}; "
-                "build the loss with the model's classes and bins"
+                "build the loss with the model's classes and reg_max"
             )
     num_images = len(levels[0])
     if labels.ndim != 2 or len(labels) != num_images or boxes_xyxy.shape != (*labels.shape, 4):

@@ -18,7 +18,7 @@ from detseg.losses.base import LossSum
 from detseg.losses.checks import require_class_weights, require_logits_with_labels
 from detseg.losses.pixelwise import cross_entropy, pixel_weights
 from detseg.losses.regions import region_sums
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 @dataclass(frozen=True)
@@ -84,15 +84,15 @@ class DiceLoss:
     """Weighted sum of the two terms; parts ``dice`` and ``cross_entropy``, those whose weight is not 0.
 
     Each part is a sum over the samples, and the normalizer is the number of samples with a labeled voxel; one without
-    counts nothing, and void voxels count nowhere. The dice part of a sample is one minus the mean of its coefficients,
-    its cross-entropy the mean over its labeled voxels, weighted by their classes. With ``batch`` there is only one mean
-    of coefficients, times the number of samples: then several small batches are not exactly one large.
+    counts nothing, and ignored voxels count nowhere. The dice part of a sample is one minus the mean of its
+    coefficients, its cross-entropy the mean over its labeled voxels, weighted by their classes. With ``batch`` there is
+    only one mean of coefficients, times the number of samples: then several small batches are not exactly one large.
 
     The total is that of MONAI's ``DiceLoss(softmax=True, to_onehot_y=True)`` and ``DiceCELoss``, gradients too, with
     these differences. MONAI's ``weight`` is given to both terms, ``class_weights`` only to the cross-entropy; MONAI
     averages the cross-entropy over the voxels of the batch, here each sample counts alike, which is another number
-    where class weights or void voxels make samples unlike. And MONAI with an ``ignore_index`` counts a sample of void
-    only as one without any loss, here it does not count.
+    where class weights or ignored voxels make samples unlike. And MONAI with an ``ignore_index`` counts a sample of
+    ignored only as one without any loss, here it does not count.
     """
 
     num_classes: int
@@ -107,8 +107,8 @@ class DiceLoss:
             self._class_weights = torch.tensor(self.config.class_weights, dtype=torch.float32)
 
     def __call__(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> LossSum:
-        """Logits ``[B, C, D, H, W]`` against class positions ``[B, D, H, W]`` uint8 with ``VOID``. Computed in float32,
-        also under autocast.
+        """Logits ``[B, C, D, H, W]`` against class positions ``[B, D, H, W]`` uint8 with ``IGNORE_INDEX``. Computed in
+        float32, also under autocast.
 
         With deep supervision the logits are several, of the size of the labels first, then coarser. Each is judged by
         the labels at the centers of its voxels, and weighs half as much as the one before it; the weights sum up to 1.
@@ -168,8 +168,8 @@ class DiceLoss:
 
 
 def _has_labels(labels: Tensor) -> Tensor:
-    """Which samples ``[B]`` have a voxel with a class, all of which are below ``VOID``."""
-    return labels.flatten(1).amin(1) != VOID
+    """Which samples ``[B]`` have a voxel with a class, all of which are below ``IGNORE_INDEX``."""
+    return labels.flatten(1).amin(1) != IGNORE_INDEX
 
 
 def at_size(labels: Tensor, size: Sequence[int]) -> Tensor:

@@ -45,7 +45,7 @@ class InstanceLossConfig(Protocol):
     def name(self) -> str:
         """As in the table."""
 
-    def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> InstanceLoss:
+    def build(self, num_classes: int, strides: Sequence[int], reg_max: int = 16) -> InstanceLoss:
         """The loss for a model of these dimensions."""
 
 
@@ -57,9 +57,9 @@ class TALMasksLossConfig(TALSettings):
     mask: float = 7.5
     """Gain of the cross-entropy of the masks."""
 
-    def build(self, num_classes: int, strides: Sequence[int], bins: int = 16) -> TALMasksLoss:
+    def build(self, num_classes: int, strides: Sequence[int], reg_max: int = 16) -> TALMasksLoss:
         """The loss for a model of these dimensions."""
-        return TALMasksLoss(TALLoss(num_classes, strides, bins, self), self.mask)
+        return TALMasksLoss(TALLoss(num_classes, strides, reg_max, self), self.mask)
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class TALMasksLoss:
     def __call__(
         self, levels: Sequence[Tensor], prototypes: Tensor, boxes_xyxy: Tensor, labels: Tensor, masks: Tensor
     ) -> LossSum:
-        """See :class:`InstanceLoss`; ``levels`` have ``4 * bins + num_classes + K`` channels."""
+        """See :class:`InstanceLoss`; ``levels`` have ``4 * reg_max + num_classes + K`` channels."""
         num_images, num_prototypes, height, width = prototypes.shape
         if masks.shape != (*labels.shape, height, -(-width // 8)) or masks.dtype != torch.uint8:
             raise ValueError(

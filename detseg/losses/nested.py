@@ -12,7 +12,7 @@ from torch import Tensor
 from detseg.losses.base import LossSum
 from detseg.losses.checks import require_logits_with_labels
 from detseg.losses.dice import DiceLossConfig, at_size
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 class RegionLoss:
@@ -30,13 +30,13 @@ class RegionLoss:
                 "class_weights are for classes that exclude each other, and these are regions: leave them out"
             )
         self.config = config
-        self._members = torch.zeros(VOID + 1, len(regions), dtype=torch.bool)
+        self._members = torch.zeros(IGNORE_INDEX + 1, len(regions), dtype=torch.bool)
         for region, positions in enumerate(regions):
             self._members[list(positions), region] = True
 
     def __call__(self, logits: Tensor | Sequence[Tensor], labels: Tensor) -> LossSum:
         """Logits ``[B, 1 + R, D, H, W]``, with deep supervision several, the finest first, against class positions
-        ``[B, D, H, W]`` uint8 with ``VOID``.
+        ``[B, D, H, W]`` uint8 with ``IGNORE_INDEX``.
 
         Raises:
             ValueError: shapes or labels do not fit.
@@ -52,15 +52,15 @@ class RegionLoss:
                 level_labels = labels if level == 0 else at_size(labels, level_logits.shape[2:])
                 for name, part in self._parts(level_logits[:, 1:].float(), level_labels).items():
                     parts[name] = parts.get(name, 0) + 0.5**level / total_weight * part
-        return LossSum(parts, (labels.flatten(1).amin(1) != VOID).sum().float())
+        return LossSum(parts, (labels.flatten(1).amin(1) != IGNORE_INDEX).sum().float())
 
     def _parts(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Sums over the samples at one level, of logits ``[B, R, D, H, W]``."""
         config = self.config
         logits, flat = logits.flatten(2), labels.flatten(1)
         truth = self._members[flat.long()].movedim(2, 1).to(logits.dtype)
-        labeled = (flat != VOID).to(logits.dtype)[:, None]
-        has_labels = (flat.amin(1) != VOID).to(logits.dtype)
+        labeled = (flat != IGNORE_INDEX).to(logits.dtype)[:, None]
+        has_labels = (flat.amin(1) != IGNORE_INDEX).to(logits.dtype)
         parts: dict[str, Tensor] = {}
         if config.dice:
             probability = logits.sigmoid() * labeled

@@ -1,7 +1,7 @@
 """Losses that judge every pixel by itself, and the choice of the pixels worth learning from.
 
 Shapes: ``B`` images, ``C`` classes, ``H`` rows, ``W`` columns. ``labels`` ``[B, H, W]`` are int64 class positions,
-``VOID`` where there is none; every loss and every weight is 0 there. ``log_probability`` is the log-softmax
+``IGNORE_INDEX`` where there is none; every loss and every weight is 0 there. ``log_probability`` is the log-softmax
 ``[B, C, H, W]`` of the logits, ``class_weights`` are ``[C]``.
 """
 
@@ -13,14 +13,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 def pixel_weights(labels: Tensor, class_weights: Tensor | None = None) -> Tensor:
-    """``[B, H, W]`` float32: the weight of each pixel's class, 1 where there are no class weights; 0 at void."""
+    """``[B, H, W]`` float32: the weight of each pixel's class, 1 where there are no class weights; 0 at ignored."""
     if class_weights is None:
-        return (labels != VOID).float()
-    table = F.pad(class_weights, (0, VOID + 1 - len(class_weights)))
+        return (labels != IGNORE_INDEX).float()
+    table = F.pad(class_weights, (0, IGNORE_INDEX + 1 - len(class_weights)))
     return table[labels]
 
 
@@ -36,20 +36,20 @@ def cross_entropy(
     1512.00567), each class's term under its own weight, as torch has it. The sum over the pixels, divided by the sum of
     their :func:`pixel_weights`, equals ``torch.nn.functional.cross_entropy``.
     """
-    loss = F.nll_loss(log_probability, labels, class_weights, ignore_index=VOID, reduction="none")
+    loss = F.nll_loss(log_probability, labels, class_weights, ignore_index=IGNORE_INDEX, reduction="none")
     if label_smoothing == 0:
         return loss
     num_classes = log_probability.shape[1]
     weights = log_probability.new_ones(num_classes) if class_weights is None else class_weights
     all_classes = -torch.matmul(weights, log_probability.flatten(2)).view_as(labels) / num_classes
-    all_classes = all_classes.masked_fill(labels == VOID, 0)
+    all_classes = all_classes.masked_fill(labels == IGNORE_INDEX, 0)
     return (1 - label_smoothing) * loss + label_smoothing * all_classes
 
 
 def focal_loss(log_probability: Tensor, labels: Tensor, gamma: float, class_weights: Tensor | None = None) -> Tensor:
     """The focal loss of each pixel ``[B, H, W]`` (arXiv 1708.02002, equation 5, over the softmax of C classes):
     ``-(1 - p) ** gamma * log(p)`` for the probability p of the true class, weighted by the class."""
-    loss = F.nll_loss(log_probability, labels, ignore_index=VOID, reduction="none")
+    loss = F.nll_loss(log_probability, labels, ignore_index=IGNORE_INDEX, reduction="none")
     # Away from 0, where a power below 1 has no finite derivative.
     missing = (-torch.expm1(-loss)).clamp(min=1e-12)
     loss = missing.pow(gamma) * loss
@@ -65,8 +65,8 @@ def hard_pixels(log_probability: Tensor, labels: Tensor, threshold: float, min_k
     by itself, so that it does not depend on the batch.
     """
     with torch.no_grad():
-        loss = F.nll_loss(log_probability, labels, ignore_index=VOID, reduction="none")
-        labeled = labels != VOID
+        loss = F.nll_loss(log_probability, labels, ignore_index=IGNORE_INDEX, reduction="none")
+        labeled = labels != IGNORE_INDEX
         hard = labeled & (loss > -math.log(threshold))
         counts = torch.stack((hard.sum((1, 2)), labeled.sum((1, 2))), dim=1).tolist()
         for image, (num_hard, num_labeled) in enumerate(counts):

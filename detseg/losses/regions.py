@@ -1,8 +1,8 @@
 """Losses that judge the region of each class as a whole, image by image: soft Dice and Lovasz-Softmax.
 
 Shapes: ``B`` images, ``C`` classes, ``H`` rows, ``W`` columns, ``P`` pixels of an image, ``K`` classes that it holds.
-``probability`` is the softmax ``[B, C, H, W]`` of the logits; ``labels`` ``[B, H, W]`` are class positions, ``VOID``
-where there is none. Such pixels belong to no region.
+``probability`` is the softmax ``[B, C, H, W]`` of the logits; ``labels`` ``[B, H, W]`` are class positions,
+``IGNORE_INDEX`` where there is none. Such pixels belong to no region.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 class RegionSums(NamedTuple):
@@ -28,7 +28,7 @@ def region_sums(probability: Tensor, labels: Tensor, squared: bool = False) -> R
     """What soft Dice coefficients are made of, for pixels or voxels: ``[B, C, *]`` and ``[B, *]``, any dimensions."""
     probability, labels = probability.flatten(2), labels.flatten(1)
     truth = _one_hot(labels, probability.shape[1], dim=1)
-    labeled = (labels != VOID).to(probability.dtype)[:, None]
+    labeled = (labels != IGNORE_INDEX).to(probability.dtype)[:, None]
     # A product with booleans: several times as fast as torch.where on a CPU, and the backward pass keeps one byte of
     # truth for each pixel and class.
     intersection = (probability * truth).sum(2)
@@ -37,7 +37,7 @@ def region_sums(probability: Tensor, labels: Tensor, squared: bool = False) -> R
 
 
 def soft_dice_loss(probability: Tensor, labels: Tensor) -> Tensor:
-    """One minus the Dice coefficient of each image ``[B]``, mean over the classes it holds; 0 where all is void.
+    """One minus the Dice coefficient of each image ``[B]``, mean over the classes it holds; 0 where all is ignored.
 
     The coefficient of a class is ``2 * sum(p * t) / (sum(p) + sum(t))`` over the labeled pixels, with probability p and
     truth t of 0 or 1: sums in the denominator, not sums of squares as in V-Net (arXiv 1606.04797). A class that the
@@ -52,7 +52,7 @@ def soft_dice_loss(probability: Tensor, labels: Tensor) -> Tensor:
 
 def lovasz_softmax_loss(probability: Tensor, labels: Tensor) -> Tensor:
     """The Lovasz-Softmax loss of each image ``[B]`` (arXiv 1705.08790), mean over the classes it holds; 0 where all is
-    void: the piecewise linear continuation of one minus the IoU from hard predictions to probabilities."""
+    ignore_index: the piecewise linear continuation of one minus the IoU from hard predictions to probabilities."""
     pairs = zip(probability.flatten(2), labels.flatten(1), strict=True)
     return torch.stack([_lovasz_of_image(probability, labels) for probability, labels in pairs])
 
@@ -63,7 +63,7 @@ def _lovasz_of_image(probability: Tensor, labels: Tensor) -> Tensor:
     truth, probability = truth[present], probability[present]
     errors = torch.where(truth, 1 - probability, probability)
     # Last in order and without gradient: the same as if these pixels did not exist.
-    errors = errors.masked_fill(labels == VOID, 0)
+    errors = errors.masked_fill(labels == IGNORE_INDEX, 0)
     with torch.no_grad():
         order = errors.argsort(dim=1, descending=True)
         steps = torch.empty_like(errors).scatter_(1, order, _jaccard_steps(truth.gather(1, order), errors.dtype))
@@ -87,6 +87,6 @@ def _jaccard_steps(truth: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _one_hot(labels: Tensor, num_classes: int, dim: int) -> Tensor:
-    """Booleans, an eighth of the int64 that torch's one_hot would take; all False at void."""
+    """Booleans, an eighth of the int64 that torch's one_hot would take; all False at ignored."""
     classes = torch.arange(num_classes, device=labels.device)
     return labels.unsqueeze(dim) == classes.view(-1, *[1] * (labels.ndim - dim))

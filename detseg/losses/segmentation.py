@@ -95,8 +95,8 @@ class SegmentationLoss:
 
     The normalizer is the number of labeled pixels, each weighted by its class, and with OHEM only of those kept; the
     normalized cross-entropy is then that of torch. Dice and Lovasz have one value per image. Each counts by its image's
-    share of the normalizer, so that all parts add up over micro-batches exactly, an image of void only counts nothing,
-    and in images of one size with no void, without class weights or OHEM, it is their plain mean.
+    share of the normalizer, so that all parts add up over micro-batches exactly, an image of ignored only counts
+    nothing, and in images of one size with no ignored, without class weights or OHEM, it is their plain mean.
     """
 
     num_classes: int
@@ -122,8 +122,8 @@ class SegmentationLoss:
         self._class_weights = torch.tensor(weights, dtype=torch.float32)
 
     def __call__(self, logits: Tensor, mask: Tensor) -> LossSum:
-        """Logits ``[B, C, H, W]`` against class positions ``[B, H, W]`` uint8 with ``VOID``. Computed in float32, also
-        under autocast.
+        """Logits ``[B, C, H, W]`` against class positions ``[B, H, W]`` uint8 with ``IGNORE_INDEX``. Computed in
+        float32, also under autocast.
 
         Raises:
             ValueError: shapes or labels do not fit, or the class weights that come from the data were not set.

@@ -81,13 +81,13 @@ class MaskMaps(NamedTuple):
 class Head(nn.Module):
     """A neck's maps -> raw predictions ``[B, channels, H, W]`` per level; ``kind`` says what the channels mean.
 
-    ``bins``: how many channels describe one side of a box; 1 where there is one number for it. ``num_prototypes``: how
-    many maps a mask is made of, 0 where there are no masks; then :class:`MaskMaps` are the output, with prototypes at
-    ``prototype_stride``.
+    ``reg_max``: how many channels describe one side of a box; 1 where there is one number for it. ``num_prototypes``:
+    how many maps a mask is made of, 0 where there are no masks; then :class:`MaskMaps` are the output, with prototypes
+    at ``prototype_stride``.
     """
 
-    kind: ClassVar[Literal["dfl", "direct", "dfl_masks"]]
-    bins: int = 1
+    kind: ClassVar[Literal["dfl", "yolox", "dfl_masks"]]
+    reg_max: int = 1
     num_prototypes: int = 0
     prototype_stride: int = 0
     num_classes: int

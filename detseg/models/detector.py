@@ -58,8 +58,8 @@ class Detector(nn.Module):
             images: ``[B, 3, H, W]`` floating point, H and W multiples of the coarsest stride.
 
         Returns:
-            Per level ``[B, C, H / stride, W / stride]``. Head kind ``dfl``: ``4 * bins`` box logits (left, top, right,
-            bottom), then class logits. Kind ``direct``: raw x, y, w, h, then objectness and class logits. Kind
+            Per level ``[B, C, H / stride, W / stride]``. Head kind ``dfl``: ``4 * reg_max`` box logits (left, top,
+            right, bottom), then class logits. Kind ``yolox``: raw x, y, w, h, then objectness and class logits. Kind
             ``dfl_masks``: :class:`detseg.models.base.MaskMaps`, the levels as of ``dfl`` with coefficients at the end.
 
         Raises:

@@ -15,30 +15,33 @@ from detseg.ops.boxes import cxcywh_to_xyxy
 from detseg.runtime.postprocess.config import HeadKind, count_box_channels
 
 
-def decode(kind: HeadKind, levels: Sequence[Tensor], strides: Sequence[int], bins: int = 16) -> tuple[Tensor, Tensor]:
+def decode(
+    kind: HeadKind, levels: Sequence[Tensor], strides: Sequence[int], reg_max: int = 16
+) -> tuple[Tensor, Tensor]:
     """Raw maps of a detector, fine to coarse -> boxes (xyxy, input pixels) ``[B, A, 4]`` and scores ``[B, A, C]``.
 
-    ``dfl`` maps have ``4 * bins + C`` channels: the distribution of the distances to left, top, right and bottom, then
-    the classes; score = class probability. ``direct`` maps have ``4 + 1 + C`` channels: x, y, width, height,
+    ``dfl`` maps have ``4 * reg_max + C`` channels: the distribution of the distances to left, top, right and bottom,
+    then the classes; score = class probability. ``yolox`` maps have ``4 + 1 + C`` channels: x, y, width, height,
     objectness, classes; score = objectness * class probability. Both results are float32 whatever the maps are, also
     under autocast.
 
     Raises ValueError for an unknown ``kind``, for maps with too few channels, and where the number of levels and of
     strides differ.
     """
-    num_box_channels = count_box_channels(kind, bins)
+    num_box_channels = count_box_channels(kind, reg_max)
     num_channels = levels[0].shape[1]
     if num_channels <= num_box_channels:
         raise ValueError(
-            f"a {kind!r} head with {bins} bins needs more than {num_box_channels} channels (the rest are the classes), "
-            f"got maps with {num_channels}; check the head's kind and bins"
+            f"a {kind!r} head with {reg_max} reg_max needs more than {num_box_channels} channels (the rest are the "
+            f"classes), "
+            f"got maps with {num_channels}; check the head's kind and reg_max"
         )
     points_xy, stride = anchor_points(level_sizes(levels), strides, device=levels[0].device)
     raw = flatten_levels(levels).float()
     if kind == "dfl":
-        distances_ltrb = expected_bin(torch.unflatten(raw[:, : 4 * bins], 1, (4, bins)), dim=2).transpose(1, 2)
+        distances_ltrb = expected_bin(torch.unflatten(raw[:, : 4 * reg_max], 1, (4, reg_max)), dim=2).transpose(1, 2)
         boxes_xyxy = boxes_from_distances(points_xy, distances_ltrb * stride[:, None])
-        return boxes_xyxy, raw[:, 4 * bins :].sigmoid().transpose(1, 2)
+        return boxes_xyxy, raw[:, 4 * reg_max :].sigmoid().transpose(1, 2)
     boxes_xyxy = decode_direct_boxes(raw[:, :4].transpose(1, 2), points_xy, stride)
     return boxes_xyxy, (raw[:, 4:5].sigmoid() * raw[:, 5:].sigmoid()).transpose(1, 2)
 

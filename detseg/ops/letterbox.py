@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from detseg.arrays import ByteArray
-from detseg.runtime.inputs.geometry import InputSpec, check_image, placement_of
-from detseg.structures import Placement
+from detseg.runtime.inputs.geometry import InputSpec, check_image, transform_of
+from detseg.structures import LetterboxTransform
 
 TABLE_COLUMNS = 7
 """Per image: where its bytes start, its height and width, its resized height and width, its top and left place."""
@@ -28,7 +28,9 @@ def bytes_needed(images: Sequence[ByteArray]) -> int:
     return sum(_aligned(image.size) for image in images)
 
 
-def pack_images(images: Sequence[ByteArray], spec: InputSpec, pixels: Tensor, table: Tensor) -> list[Placement]:
+def pack_images(
+    images: Sequence[ByteArray], spec: InputSpec, pixels: Tensor, table: Tensor
+) -> list[LetterboxTransform]:
     """Write ``images`` one behind the other into ``pixels``, and where they are and belong into ``table``.
 
     ``images`` are ``[H, W, 3]`` uint8 RGB of any sizes, ``pixels`` ``[capacity]`` uint8, ``table`` ``[B, 7]`` int64,
@@ -50,17 +52,17 @@ def pack_images(images: Sequence[ByteArray], spec: InputSpec, pixels: Tensor, ta
         raise ValueError(f"the images take {bytes_needed(images)} bytes, there is room for {len(pixels)}")
     target, rows = pixels.numpy(), table.numpy()
     rows[:] = 0
-    placements = []
+    transforms = []
     start = 0
     for row, image in zip(rows, images, strict=False):
         height, width = image.shape[:2]
-        placement = placement_of(height, width, spec)
+        transform = transform_of(height, width, spec)
         resized = spec.resized(height, width)
-        row[:] = (start, height, width, *resized, placement.offset_y, placement.offset_x)
+        row[:] = (start, height, width, *resized, transform.offset_y, transform.offset_x)
         target[start : start + image.size].reshape(image.shape)[:] = image
         start += _aligned(image.size)
-        placements.append(placement)
-    return placements
+        transforms.append(transform)
+    return transforms
 
 
 def letterbox_into(pixels: Tensor, table: Tensor, spec: InputSpec, out: Tensor) -> None:

@@ -13,14 +13,14 @@ from torch import Tensor
 from detseg.run_lengths import RunLengths
 from detseg.runtime.postprocess import masks as numpy_masks
 from detseg.runtime.postprocess.masks import Taps, taps
-from detseg.structures import Detections, Instances, Placement
+from detseg.structures import Detections, Instances, LetterboxTransform
 
 MAX_PIXELS = 2**25
 """Pixels of masks that are made at a time; each takes some 12 bytes meanwhile."""
 
 
 def with_masks(
-    found: Detections, coefficients: Tensor, prototypes: Tensor, placement: Placement, stride: int
+    found: Detections, coefficients: Tensor, prototypes: Tensor, transform: LetterboxTransform, stride: int
 ) -> Instances:
     """As :func:`detseg.runtime.postprocess.masks.with_masks`, of tensors ``[N, K]`` and ``[K, h, w]``.
 
@@ -29,8 +29,8 @@ def with_masks(
     """
     if prototypes.device.type == "cpu":
         weights, maps = (one.detach().float().numpy() for one in (coefficients, prototypes))
-        return numpy_masks.with_masks(found, weights, maps, placement, stride)
-    masks = masks_on_device(found, coefficients, prototypes, placement, stride)
+        return numpy_masks.with_masks(found, weights, maps, transform, stride)
+    masks = masks_on_device(found, coefficients, prototypes, transform, stride)
     return Instances(found.boxes_xyxy, found.scores, found.labels, found.track_ids, masks)
 
 
@@ -38,17 +38,17 @@ def masks_on_device(
     found: Detections,
     coefficients: Tensor,
     prototypes: Tensor,
-    placement: Placement,
+    transform: LetterboxTransform,
     stride: int,
     max_pixels: int = MAX_PIXELS,
 ) -> tuple[RunLengths, ...]:
     """The masks of ``found``, made where the tensors are: as many objects at a time as have ``max_pixels`` together, at
     least one."""
-    height, width = placement.original_height, placement.original_width
+    height, width = transform.original_height, transform.original_width
     _, num_rows, num_columns = prototypes.shape
     device = prototypes.device
-    x = taps(0, width, width, placement.scale_x, placement.offset_x, stride, num_columns)
-    y = taps(0, height, height, placement.scale_y, placement.offset_y, stride, num_rows)
+    x = taps(0, width, width, transform.scale_x, transform.offset_x, stride, num_columns)
+    y = taps(0, height, height, transform.scale_y, transform.offset_y, stride, num_rows)
     inside = np.array([_inside(box, height, width) for box in found.boxes_xyxy.tolist()], np.int64).reshape(-1, 4)
     masks: list[RunLengths] = []
     step = max(1, max_pixels // (height * width))

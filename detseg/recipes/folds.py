@@ -77,7 +77,7 @@ def train_folds(
     if fixed:
         raise ValueError(f"--folds says what is learned from and judged by; leave out {', '.join(fixed)}")
     plan = plan_run(model, options, overrides)
-    there = find_folds(plan.config.data, plan.config.task.truth)
+    there = find_folds(plan.config.data, plan.config.task.target)
     wanted = _parse(folds, there)
     begun = {
         "model": _absolute(model),

@@ -24,7 +24,7 @@ from detseg.runtime.onnx.openvino import PRECISIONS, import_openvino
 Quality = Callable[[str, str], tuple[str, float]]
 """The name of the main metric and its value, of a runtime and a precision."""
 
-_MAX_PICTURES = 32
+_MAX_IMAGES = 32
 _WARM = 3
 _ROUNDS = 5
 
@@ -32,7 +32,7 @@ _ROUNDS = 5
 def bench_command(
     path: Path,
     *,
-    pictures: Sequence[str] = (),
+    samples: Sequence[str] = (),
     num_threads: int | None = None,
     size: tuple[int, int] | None = None,
     seconds: float = 2.0,
@@ -41,16 +41,16 @@ def bench_command(
     """``detseg bench``: a table with a row for each runtime and precision in which this machine runs the ``.onnx`` file
     ``path``; ``fp32`` of a file in half precision or int8 is the precision of what surrounds that.
 
-    ``load s``: from the file to the first result. ``ms``: median from a picture in memory to its result, one at a
-    time; ``images/s``: pictures that come in a row; both measured for ``seconds`` in turns, so that what else the
-    machine does falls on all rows alike. ``MB``: what the process takes more after loading. ``pictures`` are files or
+    ``load s``: from the file to the first result. ``ms``: median from an image in memory to its result, one at a
+    time; ``images/s``: images that come in a row; both measured for ``seconds`` in turns, so that what else the
+    machine does falls on all rows alike. ``MB``: what the process takes more after loading. ``samples`` are files or
     folders, of which up to 32 are used; without them a gray one of the input's size is. ``quality`` measures the last
     column.
 
     Returns 0.
 
     Raises:
-        ValueError: the file is no ONNX file that can be run, or not for pictures.
+        ValueError: the file is no ONNX file that can be run, or not for images.
     """
     if path.suffix.lower() != ".onnx":
         raise ValueError(f"{printable(path)}: only .onnx files are measured; make one with `detseg export`")
@@ -60,15 +60,15 @@ def bench_command(
         before, begin = _memory_mb(), time.perf_counter()
         model = load_onnx(path, "cpu", precision, num_threads, size, None, {}, runtime=runtime)
         if not model.runner.spec.one_size:
-            raise ValueError(f"only models of pictures are measured, this one is for {model.task_name}")
-        images = images or _images(pictures, model)
+            raise ValueError(f"only models of images are measured, this one is for {model.task_name}")
+        images = images or _images(samples, model)
         model(images[0])
         load_s = time.perf_counter() - begin
         rows.append(_Row(runtime, precision, model, load_s, _memory_mb() - before))
     for row in rows:
         for image in islice(cycle(images), _WARM):
             row.model(image)
-        # The first pictures in a row open the network once more, for those that share the cores.
+        # The first images in a row open the network once more, for those that share the cores.
         for _ in row.model.predict(islice(cycle(images), 4 * _WARM)):
             pass
     for _ in range(_ROUNDS):
@@ -98,7 +98,7 @@ class _Row:
         self._stream_s = 0.0
 
     def measure(self, images: Sequence[ByteArray], seconds: float) -> None:
-        """One picture after the other, then a row of them, half of the ``seconds`` each."""
+        """One image after the other, then a row of them, half of the ``seconds`` each."""
         end = time.perf_counter() + seconds / 2
         for image in cycle(images):
             begin = time.perf_counter()
@@ -129,7 +129,7 @@ def _ways() -> list[tuple[str, str]]:
 
 def _images(names: Sequence[str], model: Model) -> list[ByteArray]:
     if names:
-        return [read_image(path) for path in expand_sources(names)[:_MAX_PICTURES]]
+        return [read_image(path) for path in expand_sources(names)[:_MAX_IMAGES]]
     spec: Any = model.runner.spec
     return [np.full((*spec.input_shape(np.zeros((480, 640, 3), np.uint8)), 3), 114, np.uint8)]
 

@@ -39,7 +39,7 @@ def read_palette(path: Path | str, class_names: Sequence[str]) -> Palette:
 
 
 def colors_command(model: Model, output: Path | None, palette: Palette | None = None, overwrite: bool = False) -> int:
-    """Print the color of each class, and write ``output``: a picture of the legend, or a ``.yaml`` that ``--colors``
+    """Print the color of each class, and write ``output``: an image of the legend, or a ``.yaml`` that ``--colors``
     and data sets take.
 
     Raises:
@@ -59,6 +59,6 @@ def colors_command(model: Model, output: Path | None, palette: Palette | None = 
     elif output.suffix.lower() in WRITABLE_SUFFIXES:
         write_image(output, draw_legend(palette, model.class_names, _WIDTH, 0.8))
     else:
-        raise ValueError(f"{output}: a legend is a picture ({', '.join(WRITABLE_SUFFIXES)}) or a .yaml")
+        raise ValueError(f"{output}: a legend is an image ({', '.join(WRITABLE_SUFFIXES)}) or a .yaml")
     print(f"written: {output}")
     return 0

@@ -1,4 +1,4 @@
-"""The verb ``predict``: from a model and the names of sources to drawn pictures, videos and result files."""
+"""The verb ``predict``: from a model and the names of sources to drawn images, videos and result files."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def predict_command(
     settings: Mapping[str, Any] | None = None,
 ) -> int:
     """``detseg predict``: see :meth:`Model.predict` and :class:`Saving` for what the settings mean, and the kinds
-    of results for what can be saved; with ``crops`` each object is a picture of its own, too. ``counts`` are places
-    where followed objects are counted, on the pictures and in ``counts.csv``. With ``show`` a window shows what comes.
+    of results for what can be saved; with ``crops`` each object is an image of its own, too. ``counts`` are places
+    where followed objects are counted, on the images and in ``counts.csv``. With ``show`` a window shows what comes.
 
     Reading, predicting and writing overlap. What cannot be read or written is named at the end and in
     ``output/errors.jsonl``; the rest goes on. A folder with the results of another run is left alone, and the next free
@@ -203,17 +203,17 @@ class _StoppedError(Exception):
 
 
 def _require_apart_results(sources: Sequence[Source], save: Sequence[str], track: TrackerConfig | None) -> None:
-    """Refuse what makes one result of many still pictures, of which no part can be made alone.
+    """Refuse what makes one result of many still images, of which no part can be made alone.
 
     Raises:
-        ValueError: a video is to be made of pictures, or objects are to be followed through them.
+        ValueError: a video is to be made of images, or objects are to be followed through them.
     """
     if all(source.kind != "image" for source in sources):
         return
     if "video" in save:
-        raise ValueError("--save video makes one video of all pictures; with --shard or --resume leave it out")
+        raise ValueError("--save video makes one video of all images; with --shard or --resume leave it out")
     if track is not None:
-        raise ValueError("--track follows objects from picture to picture; with --shard or --resume name videos only")
+        raise ValueError("--track follows objects from image to image; with --shard or --resume name videos only")
 
 
 def _claim(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:

@@ -1,4 +1,4 @@
-"""Counts at lines and in zones of a video: in a table, and on its pictures."""
+"""Counts at lines and in zones of a video: in a table, and on its images."""
 
 from __future__ import annotations
 
@@ -70,23 +70,23 @@ class PlaceCounts:
         self.words[frame.source] = [self._words(number, place) for number, place in enumerate(self.places)]
         return happened
 
-    def draw(self, picture: ByteArray) -> ByteArray:
-        """``picture`` ``[H, W, 3]`` with all places and what has been counted there so far; it is drawn upon."""
-        height, width = picture.shape[:2]
-        line_width = line_width_for(picture)
+    def draw(self, image: ByteArray) -> ByteArray:
+        """``image`` ``[H, W, 3]`` with all places and what has been counted there so far; it is drawn upon."""
+        height, width = image.shape[:2]
+        line_width = line_width_for(image)
         letters = Lettering(0.32 + 0.085 * line_width, (255, 255, 255))
         for number, place in enumerate(self.places):
             color = color_of(_FIRST_COLOR + number)
             corners = np.round(place.in_pixels(width, height)).astype(np.int32)
-            cv2.polylines(picture, [corners], place.kind == "zone", color, line_width, cv2.LINE_AA)
+            cv2.polylines(image, [corners], place.kind == "zone", color, line_width, cv2.LINE_AA)
             text = self._words(number, place)
             left, top = (int(value) for value in np.clip(corners[0], 0, (width - 1, height - 1)))
             left = max(0, min(left, width - letters.width(text) - 4))
             top = max(0, min(top, height - letters.line))
-            plate = picture[top : top + letters.line, left : left + letters.width(text) + 4]
+            plate = image[top : top + letters.line, left : left + letters.width(text) + 4]
             plate[:] = plate // 4
-            letters.write(picture, text, left + 2, top)
-        return picture
+            letters.write(image, text, left + 2, top)
+        return image
 
     def _words(self, number: int, place: Place) -> str:
         totals = self._counter.totals(number)

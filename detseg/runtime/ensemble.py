@@ -24,7 +24,7 @@ class Member(Protocol):
     def probabilities(self, image: Any) -> tuple[FloatArray, Any]:
         """Those of the classes, ``[C, *spatial]`` float32 in the grid of the input, and the way back from there."""
 
-    def result_of(self, probabilities: FloatArray, placement: Any, *, keeps_probabilities: bool = False) -> Any:
+    def result_of(self, probabilities: FloatArray, transform: Any, *, keeps_probabilities: bool = False) -> Any:
         """The result that they make, by the settings of this model."""
 
 
@@ -81,8 +81,8 @@ class EnsembleRunner:
 
     def _of_members(self, image: Any) -> Iterator[tuple[FloatArray, Any]]:
         for member, order in zip(self._members, self._orders, strict=True):
-            probabilities, placement = member.probabilities(image)
-            yield probabilities if order is None else probabilities[order], placement
+            probabilities, transform = member.probabilities(image)
+            yield probabilities if order is None else probabilities[order], transform
 
 
 def as_members(runners: Sequence[Runner]) -> list[Member]:

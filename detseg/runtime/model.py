@@ -75,7 +75,7 @@ class Model:
     def __call__(self, given: Any, batch_size: int = 1, **options: Any) -> list[Prediction]:
         """:meth:`predict` at once: one prediction for each image, in a list, also where there is one image only.
 
-        For what is long or has no end, such as films and cameras, :meth:`predict` holds only what it needs.
+        For what is long or has no end, such as videos and cameras, :meth:`predict` holds only what it needs.
         """
         return list(self.predict(given, batch_size, **options))
 
@@ -110,18 +110,19 @@ class Model:
         is at work overtake each other, and ``frame.num_overtaken`` counts them.
 
         Args:
-            given: names of files, folders, globs, films, cameras; numpy arrays ``[H, W, 3]`` uint8, **RGB unless**
+            given: names of files, folders, globs, videos, cameras; numpy arrays ``[H, W, 3]`` uint8, **RGB unless**
                 ``channels="bgr"``, also gray or with alpha; torch tensors ``[3, H, W]``; PIL images; encoded bytes and
                 open files; volumes of nibabel, SimpleITK or numpy; batches, lists and iterators of these. See
                 :data:`detseg.runtime.media.given.TAKEN`.
             batch_size: how many images go through the network together; volumes go one at a time.
             confidence: lowest score of a box that counts, in place of the model's own.
             iou: overlap above which boxes of one class are one object, in place of the model's own.
-            max_detections: most boxes per picture, in place of the model's own.
-            classes: the classes that count, by name or position; others are left out (in masks they become ``VOID``, in
-                volumes background). Boxes are chosen before their number is limited, unless suppression is part of an
+            max_detections: most boxes per image, in place of the model's own.
+            classes: the classes that count, by name or position; others are left out (in masks they become
+            ``IGNORE_INDEX``, in
+                volumes background). Boxes are chosen before their number is limited, unless NMS is part of an
                 ``.onnx`` file; a warning says where that may have cost some.
-            track: follow objects from frame to frame of each video; still pictures in a row are one video. What is not
+            track: follow objects from frame to frame of each video; still images in a row are one video. What is not
                 followed stays, without a number, from ``track.high_score`` on. True takes the confidence for that.
                 Numbers begin anew with each call, unless ``track`` is a :class:`detseg.Tracker`.
             channels: the order of channels in arrays and tensors: ``rgb``, or ``bgr`` as OpenCV reads images.
@@ -308,7 +309,7 @@ def require_boxes(has_boxes: bool, path: Path, task_name: str) -> None:
 
 
 def _settings_for_tracking(settings: Mapping[str, Any], track: TrackerConfig, metadata: Metadata) -> dict[str, Any]:
-    """Boxes from ``track.low_score`` on. Where suppression is in the graph, these are as they are, and a confidence
+    """Boxes from ``track.low_score`` on. Where NMS is in the graph, these are as they are, and a confidence
     above that of the graph is left to the tracker."""
     if not metadata.postprocess_in_graph:
         return {**settings, "confidence": track.low_score}

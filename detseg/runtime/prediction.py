@@ -20,7 +20,7 @@ from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 
 _SHOWN_SIDE = 640
-"""Pixels of a picture in a notebook, on its longer side."""
+"""Pixels of an image in a notebook, on its longer side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +139,9 @@ class Prediction:
         return data.tobytes()
 
     def _repr_html_(self) -> str:
-        picture = base64.b64encode(self._repr_png_()).decode("ascii")
+        image = base64.b64encode(self._repr_png_()).decode("ascii")
         return (
-            f'<figure><img alt="drawn prediction" src="data:image/png;base64,{picture}">'
+            f'<figure><img alt="drawn prediction" src="data:image/png;base64,{image}">'
             f"<figcaption>{html.escape(self._describe())}</figcaption></figure>"
         )
 

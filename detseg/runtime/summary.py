@@ -21,7 +21,7 @@ from detseg.runtime.stop import StopSignals
 EXIT_SOME_FAILED = 1
 ERRORS = "errors.jsonl"
 _NUM_SHOWN = 20
-"""Classes that are named; a film of a street has most of those of COCO."""
+"""Classes that are named; a video of a street has most of those of COCO."""
 
 
 class Summary:

@@ -14,7 +14,7 @@ class Tracker:
         for image in camera:
             found, = model.predict(image, track=tracker)
 
-    It begins anew with each video; still pictures and arrays in a row are one video. One tracker is for one video at a
+    It begins anew with each video; still images and arrays in a row are one video. One tracker is for one video at a
     time, and for one thread. ``confidence`` is the score from which objects are sure; ``config`` says all of it.
 
     Raises:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 _SHARE_OF_SCREEN = 0.8
 _LOOK_S = 0.02
-"""How often a picture that waits for a key is looked after."""
+"""How often an image that waits for a key is looked after."""
 
 
 class WindowWriter(WholeFiles):
-    """Shows every picture with its result, as ``draw`` makes it, no larger than the screen. A still picture waits for a
-    key, films run. Where the window is closed, or q or Escape pressed, the run is asked to ``stop``. All of it is to
+    """Shows every image with its result, as ``draw`` makes it, no larger than the screen. A still image waits for a
+    key, videos run. Where the window is closed, or q or Escape pressed, the run is asked to ``stop``. All of it is to
     happen in one thread, the main one.
 
     Raises:
@@ -43,15 +43,15 @@ class WindowWriter(WholeFiles):
         self._shown: Any = None
 
     def write(self, frame: Frame, result: Any) -> None:
-        """Show one picture."""
+        """Show one image."""
         if self._stop.requested.is_set():
             return
         import tkinter
 
-        picture = self._fitted(self._draw(frame, result))
+        image = self._fitted(self._draw(frame, result))
         # Tk reads PPM without any other package.
-        header = f"P6 {picture.shape[1]} {picture.shape[0]} 255 ".encode()
-        self._shown = tkinter.PhotoImage(master=self._root, data=header + picture.tobytes(), format="PPM")
+        header = f"P6 {image.shape[1]} {image.shape[0]} 255 ".encode()
+        self._shown = tkinter.PhotoImage(master=self._root, data=header + image.tobytes(), format="PPM")
         self._label.configure(image=self._shown)
         self._root.title(frame.source if frame.index is None else f"{frame.source}, frame {frame.index}")
         self._was_pressed = frame.stream is not None
@@ -68,14 +68,14 @@ class WindowWriter(WholeFiles):
         if event.keysym in ("q", "Escape"):
             self._stop.request()
 
-    def _fitted(self, picture: ByteArray) -> ByteArray:
+    def _fitted(self, image: ByteArray) -> ByteArray:
         room = (self._root.winfo_screenwidth(), self._root.winfo_screenheight())
-        scale = min(_SHARE_OF_SCREEN * side / length for side, length in zip(room, picture.shape[1::-1], strict=True))
+        scale = min(_SHARE_OF_SCREEN * side / length for side, length in zip(room, image.shape[1::-1], strict=True))
         if scale < 1:
-            picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(
+            image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(
                 np.uint8, copy=False
             )
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(image)
 
 
 def _open_window() -> tkinter.Tk:

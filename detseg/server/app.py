@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 
 from detseg import __version__
 from detseg.runtime.model import Model
-from detseg.server.bodies import ADDRESS, FORM, read_pictures
+from detseg.server.bodies import ADDRESS, FORM, read_images
 from detseg.server.counters import CONTENT_TYPE
 from detseg.server.guard import Guard
 from detseg.server.service import Service
@@ -36,7 +36,7 @@ _FAULTS = {
     403: "Network addresses are not opened, or the request comes from another site.",
     408: "The request took too long to arrive.",
     413: "Too many bytes or pixels.",
-    422: "No picture that can be read, or a setting that is not allowed.",
+    422: "No image that can be read, or a setting that is not allowed.",
     429: "Too many requests at a time.",
     503: "The server is starting or stopping.",
 }
@@ -49,12 +49,12 @@ _FAULT = {
 _IMAGE = {
     "type": "object",
     "properties": {
-        "file": {"type": "string", "description": "what the request called the picture"},
+        "file": {"type": "string", "description": "what the request called the image"},
         "height": {"type": "integer", "minimum": 1},
         "width": {"type": "integer", "minimum": 1},
     },
     "required": ["file", "height", "width"],
-    "description": "a picture, with what is in it as in results.jsonl of `detseg predict`",
+    "description": "an image, with what is in it as in results.jsonl of `detseg predict`",
 }
 _IMAGES = {"type": "object", "properties": {"images": {"type": "array", "items": _IMAGE}}, "required": ["images"]}
 
@@ -63,7 +63,7 @@ def make_app(model: Model, settings: ServerSettings) -> FastAPI:
     """The server of ``model``. It is ready once its lifespan has begun.
 
     Raises:
-        ValueError: the model is not for pictures.
+        ValueError: the model is not for images.
     """
     service = Service(model, settings)
 
@@ -93,24 +93,24 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
 
     @app.post(
         "/predict",
-        summary="What is in pictures",
+        summary="What is in images",
         response_class=JSONResponse,
         openapi_extra=_bodies(service.settings, several=True),
         responses={200: _content("application/json", _IMAGES), **_faults(_FAULTS)},
     )
     async def predict(request: Request, confidence: float | None = setting) -> JSONResponse:
         _require_known(request, service, "confidence")
-        pictures = await read_pictures(request, service.settings, service.bytes_left, service.fetch)
-        return JSONResponse({"images": await service.predict(pictures, confidence)})
+        images = await read_images(request, service.settings, service.bytes_left, service.fetch)
+        return JSONResponse({"images": await service.predict(images, confidence)})
 
     @app.post(
         "/draw",
-        summary="A picture with what is in it",
+        summary="An image with what is in it",
         response_class=Response,
         openapi_extra=_bodies(service.settings, several=False),
         responses={
             200: {
-                "description": "The drawn picture.",
+                "description": "The drawn image.",
                 "content": {kind: {"schema": _BINARY} for _, kind in _DRAWN.values()},
             },
             **_faults(_FAULTS),
@@ -120,11 +120,11 @@ def _add_predictions(app: FastAPI, service: Service) -> None:
         request: Request, confidence: float | None = setting, format: Literal["jpeg", "png"] = "jpeg"
     ) -> Response:
         _require_known(request, service, "confidence", "format")
-        pictures = await read_pictures(request, service.settings, service.bytes_left, service.fetch)
-        if len(pictures) > 1:
-            raise HTTPException(422, f"one picture is drawn at a time, got {len(pictures)}")
+        images = await read_images(request, service.settings, service.bytes_left, service.fetch)
+        if len(images) > 1:
+            raise HTTPException(422, f"one image is drawn at a time, got {len(images)}")
         suffix, media_type = _DRAWN[format]
-        return Response(await service.draw(pictures[0], confidence, suffix), media_type=media_type)
+        return Response(await service.draw(images[0], confidence, suffix), media_type=media_type)
 
 
 def _add_reports(app: FastAPI, service: Service) -> None:
@@ -132,7 +132,7 @@ def _add_reports(app: FastAPI, service: Service) -> None:
     async def health() -> dict[str, str]:
         return {"status": "runs"}
 
-    @app.get("/ready", summary="Whether it takes pictures", responses=_faults({503: _FAULTS[503]}))
+    @app.get("/ready", summary="Whether it takes images", responses=_faults({503: _FAULTS[503]}))
     async def ready() -> dict[str, str]:
         if not service.works:
             raise HTTPException(503, "the server is starting or stopping")

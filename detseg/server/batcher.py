@@ -1,4 +1,4 @@
-"""Pictures of many requests, put together for the network."""
+"""Images of many requests, put together for the network."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detseg.structures import Result
 
 @dataclass(slots=True)
 class _Waiting:
-    """A picture that waits for the network."""
+    """An image that waits for the network."""
 
     image: ByteArray
     shape: tuple[int, int]
@@ -26,15 +26,15 @@ class _Waiting:
 
 
 class Batcher:
-    """Takes pictures from any thread, and hands them to ``runner`` in batches of at most ``batch_size`` whose inputs
+    """Takes images from any thread, and hands them to ``runner`` in batches of at most ``batch_size`` whose inputs
     have one size.
 
-    A batch begins when the runner can take one, with the picture that has waited longest. Others of its size go with
-    it; for more of them it waits only until its first picture is ``wait_s`` seconds old. So nothing waits where there
+    A batch begins when the runner can take one, with the image that has waited longest. Others of its size go with
+    it; for more of them it waits only until its first image is ``wait_s`` seconds old. So nothing waits where there
     is nothing to wait for, and under load batches fill by themselves. ``on_batch`` is told the size of each batch and
     how many seconds it took.
 
-    A batch that fails is tried once more, picture by picture, so that each pays for its own faults only.
+    A batch that fails is tried once more, image by image, so that each pays for its own faults only.
     """
 
     def __init__(
@@ -59,12 +59,12 @@ class Batcher:
 
     @property
     def num_waiting(self) -> int:
-        """Pictures that are in no batch yet."""
+        """Images that are in no batch yet."""
         return len(self._waiting)
 
     @property
     def is_alive(self) -> bool:
-        """Whether pictures that come are worked on."""
+        """Whether images that come are worked on."""
         return self._thread.is_alive() and not self._closed
 
     def submit(self, image: ByteArray) -> Future[Result]:
@@ -77,7 +77,7 @@ class Batcher:
         waiting = _Waiting(image, self._spec.input_shape(image), time.monotonic())
         with self._changed:
             if self._closed:
-                raise RuntimeError("the server is stopping and takes no more pictures")
+                raise RuntimeError("the server is stopping and takes no more images")
             self._waiting.append(waiting)
             self._changed.notify()
         return waiting.future

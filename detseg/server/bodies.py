@@ -1,4 +1,4 @@
-"""What a request brings: one picture as it is, several in a form, or the address of one."""
+"""What a request brings: one image as it is, several in a form, or the address of one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ADDRESS = "application/json"
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """The bytes of a picture, and what whoever sent it calls it."""
+    """The bytes of an image, and what whoever sent it calls it."""
 
     name: str
     data: bytes
@@ -31,27 +31,25 @@ Fetch = Callable[[str], bytes]
 """Opens a network address."""
 
 
-async def read_pictures(request: Request, settings: ServerSettings, bytes_left: Budget, fetch: Fetch) -> list[Encoded]:
-    """The pictures of ``request``, at least one, still encoded; ``bytes_left`` is what all bodies together may take
+async def read_images(request: Request, settings: ServerSettings, bytes_left: Budget, fetch: Fetch) -> list[Encoded]:
+    """The images of ``request``, at least one, still encoded; ``bytes_left`` is what all bodies together may take
     while they arrive.
 
     Raises:
         HTTPException: 400: the form is damaged, or the JSON none; 403: addresses are not opened; 408: it took too long;
-            413: too many bytes; 422: no picture, or too many of them; 429: others have taken all the memory.
+            413: too many bytes; 422: no image, or too many of them; 429: others have taken all the memory.
     """
     body = await _read_body(request, settings, bytes_left)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == FORM:
-        found = await _pictures_of_form(request, body)
+        found = await _images_of_form(request, body)
     elif content_type == ADDRESS:
         address = _address(body, settings)
         found = [Encoded(address, await asyncio.get_running_loop().run_in_executor(None, fetch, address))]
     else:
         found = [Encoded("", body)]
     if not found or not all(one.data for one in found):
-        raise HTTPException(
-            422, "there is no picture in the request: send its bytes as the body, or as a file of a form"
-        )
+        raise HTTPException(422, "there is no image in the request: send its bytes as the body, or as a file of a form")
     return found
 
 
@@ -83,7 +81,7 @@ _CLOSE = {"Connection": "close"}
 """The rest of the body is not waited for."""
 
 
-async def _pictures_of_form(request: Request, body: bytes) -> list[Encoded]:
+async def _images_of_form(request: Request, body: bytes) -> list[Encoded]:
     _, options = parse_options_header(request.headers["content-type"])
     boundary = options.get(b"boundary", b"")
     if not boundary:
@@ -107,7 +105,7 @@ async def _pictures_of_form(request: Request, body: bytes) -> list[Encoded]:
 
 def _address(body: bytes, settings: ServerSettings) -> str:
     if not settings.allow_url:
-        raise HTTPException(403, "this server opens no network addresses: send the picture itself")
+        raise HTTPException(403, "this server opens no network addresses: send the image itself")
     try:
         given = json.loads(body)
     except (ValueError, RecursionError) as error:

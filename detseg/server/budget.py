@@ -1,4 +1,4 @@
-"""How much all requests together may hold: bytes of bodies, and pixels of pictures."""
+"""How much all requests together may hold: bytes of bodies, and pixels of images."""
 
 from __future__ import annotations
 

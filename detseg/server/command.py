@@ -24,7 +24,7 @@ def serve_command(model: Model, settings: ServerSettings) -> int:
     Returns 0.
 
     Raises:
-        ValueError: the model is not for pictures.
+        ValueError: the model is not for images.
         OSError: the address cannot be listened at.
     """
     app = make_app(model, settings)

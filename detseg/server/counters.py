@@ -79,17 +79,17 @@ class Gauge:
 
 class Counters:
     """All that is counted; ``num_under_way`` and ``num_waiting`` say how many requests are being answered now, and how
-    many pictures are in no batch yet."""
+    many images are in no batch yet."""
 
     def __init__(self, num_under_way: Callable[[], float], num_waiting: Callable[[], float]) -> None:
         self.requests = Counter("detseg_requests_total", "Requests that were answered.", ("path", "status"))
         self.request_s = Histogram("detseg_request_seconds", "Seconds until a prediction was answered.", _SECONDS)
-        self.images = Counter("detseg_images_total", "Pictures that went through the network.")
-        self.batch_size = Histogram("detseg_batch_size", "Pictures in a batch.", _SIZES)
+        self.images = Counter("detseg_images_total", "Images that went through the network.")
+        self.batch_size = Histogram("detseg_batch_size", "Images in a batch.", _SIZES)
         self.batch_s = Histogram("detseg_batch_seconds", "Seconds of a batch, from the network's door on.", _SECONDS)
         self._gauges = (
             Gauge("detseg_requests_under_way", "Requests that are being answered.", num_under_way),
-            Gauge("detseg_images_waiting", "Pictures that wait for a batch.", num_waiting),
+            Gauge("detseg_images_waiting", "Images that wait for a batch.", num_waiting),
         )
 
     def batch(self, size: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The picture at a network address, for servers that were told to open such."""
+"""The image at a network address, for servers that were told to open such."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from detseg.server.settings import is_loopback
 
 PREDICTIONS = ("/predict", "/draw")
 _OPEN = ("/", "/page.css", "/page.js", "/health", "/ready", "/openapi.json")
-"""What needs no token: the page, which asks for it, and what says nothing of pictures."""
+"""What needs no token: the page, which asks for it, and what says nothing of images."""
 _PATHS = (*PREDICTIONS, *_OPEN, "/model", "/metrics")
 
 

@@ -1,4 +1,4 @@
-"""From encoded pictures to results: decoding, the network, and what is told of it."""
+"""From encoded images to results: decoding, the network, and what is told of it."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ class Service:
     ``limits``: how many bytes all bodies together may take while they arrive.
 
     Raises:
-        ValueError: the model is not for pictures.
+        ValueError: the model is not for images.
     """
 
     def __init__(self, model: Model, settings: ServerSettings) -> None:
         if not model.runner.spec.one_size:
-            raise ValueError(f"only models of pictures can be served, this one is for {model.task_name}")
+            raise ValueError(f"only models of images can be served, this one is for {model.task_name}")
         self.model = model
         self.settings = settings
         self.is_ready = False
@@ -65,30 +65,30 @@ class Service:
 
     @property
     def works(self) -> bool:
-        """Whether pictures that come now are worked on."""
+        """Whether images that come now are worked on."""
         return self.is_ready and self._batcher.is_alive
 
-    async def predict(self, pictures: list[Encoded], confidence: float | None) -> list[dict[str, Any]]:
-        """What is in each of ``pictures``, as plain data; of boxes those that score above ``confidence``.
+    async def predict(self, images: list[Encoded], confidence: float | None) -> list[dict[str, Any]]:
+        """What is in each of ``images``, as plain data; of boxes those that score above ``confidence``.
 
         Raises:
-            HTTPException: 413: a picture has too many pixels; 422: it cannot be read.
+            HTTPException: 413: an image has too many pixels; 422: it cannot be read.
         """
 
         def told(name: str, image: ByteArray, result: Result) -> dict[str, Any]:
             place = {"file": name, "height": image.shape[0], "width": image.shape[1]}
             return place | self.model.runner.kind.record(_above(result, confidence), self.model.class_names)
 
-        return list(await asyncio.gather(*(self._work(one, told) for one in pictures)))
+        return list(await asyncio.gather(*(self._work(one, told) for one in images)))
 
-    async def draw(self, picture: Encoded, confidence: float | None, suffix: str) -> bytes:
-        """``picture`` with what is in it, encoded as the ``suffix`` says. Errors as of :meth:`predict`."""
+    async def draw(self, sent: Encoded, confidence: float | None, suffix: str) -> bytes:
+        """``sent`` with what is in it, encoded as the ``suffix`` says. Errors as of :meth:`predict`."""
 
         def drawn(name: str, image: ByteArray, result: Result) -> bytes:
             drawing = self.model.runner.kind.draw(image, _above(result, confidence), self.model.class_names)
-            return encode_image(drawing, f"the drawn picture{suffix}")
+            return encode_image(drawing, f"the drawn image{suffix}")
 
-        return await self._work(picture, drawn)
+        return await self._work(sent, drawn)
 
     def fetch(self, address: str) -> bytes:
         """The bytes at a network address."""
@@ -97,19 +97,19 @@ class Service:
         except FetchError as error:
             raise HTTPException(422, str(error)) from error
 
-    async def _work(self, picture: Encoded, use: Callable[[str, ByteArray, Result], _Given]) -> _Given:
+    async def _work(self, sent: Encoded, use: Callable[[str, ByteArray, Result], _Given]) -> _Given:
         loop = asyncio.get_running_loop()
-        name = picture.name or "the picture"
+        name = sent.name or "the image"
         try:
-            height, width = encoded_size(picture.data, name, sys.maxsize)
+            height, width = encoded_size(sent.data, name, sys.maxsize)
             if height * width > self.settings.max_pixels:
                 raise HTTPException(
                     413, f"{name}: {width}x{height} pixels, allowed are {self.settings.max_pixels:,}; make it smaller"
                 )
             async with self._pixels_left.hold(height * width):
-                image = await loop.run_in_executor(self._threads, decode_image, picture.data, name)
+                image = await loop.run_in_executor(self._threads, decode_image, sent.data, name)
                 result = await asyncio.wrap_future(self._batcher.submit(image))
-                return await loop.run_in_executor(self._threads, use, picture.name, image, result)
+                return await loop.run_in_executor(self._threads, use, sent.name, image, result)
         except ImageError as error:
             raise HTTPException(422, str(error)) from error
 

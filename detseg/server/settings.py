@@ -24,17 +24,17 @@ class ServerSettings:
     token: str | None = None
     """What requests must show, as ``Authorization: Bearer TOKEN``; None: nothing, on this machine only."""
     allow_url: bool = False
-    """Whether requests may name the address of a picture."""
+    """Whether requests may name the address of an image."""
     max_bytes: int = 20_000_000
     """Longest body of a request."""
     max_pixels: int = 50_000_000
-    """Most pixels of one picture."""
+    """Most pixels of one image."""
     queue: int = 128
     """Requests that are taken on at a time; further ones are sent away with 429."""
     batch_size: int = 8
-    """Most pictures that go through the network together."""
+    """Most images that go through the network together."""
     batch_wait_s: float = 0.002
-    """How long a picture may wait for others to make a batch, in seconds."""
+    """How long an image may wait for others to make a batch, in seconds."""
     body_s: float = 30.0
     """How long a request may take to arrive, in seconds."""
 

@@ -19,8 +19,8 @@ from detseg.losses.base import LossSum
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.kinds.base import Kind
-from detseg.structures import Placement, Sample, Truth
-from detseg.volumes import VolumePlacement
+from detseg.structures import LetterboxTransform, Sample, Target
+from detseg.volumes import VolumeTransform
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Batch:
     targets: dict[str, Tensor]
     image_ids: tuple[int, ...]
     paths: tuple[str, ...]
-    placements: tuple[Placement, ...] | tuple[VolumePlacement, ...]
+    transforms: tuple[LetterboxTransform, ...] | tuple[VolumeTransform, ...]
 
     def to(self, device: Any) -> Self:
         """The same batch with its tensors on ``device``, copied without waiting where the memory is pinned."""
@@ -66,7 +66,7 @@ class Task(Protocol):
     """As in the table of tasks."""
     kind: Kind
     """What its results are."""
-    truth: Truth
+    target: Target
     """What it is judged by, and so which of a data set's truths is opened for it."""
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
@@ -102,7 +102,7 @@ class Task(Protocol):
         """The same for classes that are ``kept``, ``[C]`` bool, where these must be chosen before the number of objects
         is limited; what else of a result is not kept, the kind's ``keep`` leaves out."""
 
-    def results(self, outputs: Any, placements: Sequence[Any]) -> list[Any]:
+    def results(self, outputs: Any, transforms: Sequence[Any]) -> list[Any]:
         """What ``infer`` gave -> one ``Result`` per image, in pixels of the original images or voxels of the original
         volumes."""
 
@@ -152,10 +152,10 @@ class Criterion(Protocol):
 class TaskConfig(Protocol):
     """A frozen dataclass, what every entry of ``TASKS`` names."""
 
-    truth: ClassVar[Truth]
+    target: ClassVar[Target]
     """What it learns from, and so which of a data set's truths is opened for it."""
     prediction_settings: ClassVar[dict[str, Any]]
-    """What replaces settings of ``postprocess`` where pictures are predicted, not evaluated."""
+    """What replaces settings of ``postprocess`` where images are predicted, not evaluated."""
     first_category_id: ClassVar[int]
     """The number of the first class where files have none."""
 
@@ -222,7 +222,7 @@ class ImageTask:
         self.config = config
         self.name: str = config.name
         self.kind = kind
-        self.truth: Truth = config.truth
+        self.target: Target = config.target
         self.spec: InputSpec = config.input
         self.stride = stride
         self.class_names = tuple(class_names)
@@ -257,7 +257,7 @@ def require_no_backend(backend: str | None, kind: Kind) -> None:
 
 
 def compare(kind: Kind, data: Any, class_names: Sequence[str], index: int, result: Any, truth: Any) -> ByteArray:
-    """One picture that shows image ``index`` of ``data`` with its truth and what was found."""
+    """One image that shows image ``index`` of ``data`` with its truth and what was found."""
     image, _ = data.read(index)
     return kind.compare(image, truth, result, class_names)
 
@@ -282,5 +282,5 @@ def make_batch(samples: Sequence[Sample], targets: dict[str, Tensor]) -> Batch:
         targets=targets,
         image_ids=tuple(sample.image_id for sample in samples),
         paths=tuple(sample.path for sample in samples),
-        placements=tuple(sample.placement for sample in samples),
+        transforms=tuple(sample.transform for sample in samples),
     )

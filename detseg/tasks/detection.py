@@ -27,7 +27,7 @@ from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.boxes import DetectionMetadata
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
-from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
+from detseg.structures import Detections, GroundTruth, LetterboxTransform, Sample, Target
 from detseg.tasks.base import Batch, ExportGraph, ImageTask, make_batch
 
 
@@ -42,7 +42,7 @@ class BoxSource(Protocol):
 class DetectionTaskConfig:
     """Settings of detection."""
 
-    truth: ClassVar[Truth] = "boxes"
+    target: ClassVar[Target] = "boxes"
     prediction_settings: ClassVar[dict[str, Any]] = {"confidence": 0.25}
     first_category_id: ClassVar[int] = 1
 
@@ -51,7 +51,7 @@ class DetectionTaskConfig:
     """The size and the preprocessing that the model sees."""
     loss: DetectionLossConfig = choice(DETECTION_LOSSES, default="tal")
     """What is minimized, with the assignment of predictions to objects; ``tal`` is for the ``dfl`` head, ``simota`` for
-    ``direct``."""
+    ``yolox``."""
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     """Which raw predictions become detections."""
 
@@ -76,13 +76,13 @@ class DetectionTaskConfig:
         Raises:
             ValueError: the input size does not fit the model's strides, or its head gives masks as well.
         """
-        kind, bins = model.head.kind, model.head.bins
+        kind, reg_max = model.head.kind, model.head.reg_max
         if kind == "dfl_masks":
             raise ValueError(
                 "the task detection is for the heads dfl and direct; the model's head is dfl_masks, which gives masks "
                 "as well: choose the head dfl, or the task instance"
             )
-        head = HeadMetadata(kind, model.strides, bins) if bins > 1 else HeadMetadata(kind, model.strides)
+        head = HeadMetadata(kind, model.strides, reg_max) if reg_max > 1 else HeadMetadata(kind, model.strides)
         task = DetectionTask(self, head, class_names, category_ids)
         require_multiples(self.input, task.stride)
         return task
@@ -103,7 +103,7 @@ class DetectionTaskConfig:
 
     @classmethod
     def evaluation_settings(cls, metadata: DetectionMetadata, path: Path) -> dict[str, Any]:
-        """The confidence of evaluation, as average precision counts boxes of any; with suppression in the graph nothing
+        """The confidence of evaluation, as average precision counts boxes of any; with NMS in the graph nothing
         can be changed, and where that costs, a warning says so."""
         return settings_of_evaluation(metadata, path)
 
@@ -119,14 +119,14 @@ def require_multiples(spec: InputSpec, stride: int) -> None:
 
 def settings_of_evaluation(metadata: DetectionMetadata, path: Path) -> dict[str, Any]:
     """What replaces settings of the exported file ``path`` where average precision is computed: the confidence, since
-    boxes of any count. Warns where suppression in the graph leaves some out."""
+    boxes of any count. Warns where NMS in the graph leaves some out."""
     usual = PostprocessConfig().confidence
     if not metadata.postprocess_in_graph:
         return {"confidence": usual}
     confidence = metadata.postprocess.confidence
     if confidence > usual:
         warnings.warn(
-            f"{path}: suppression is part of the graph and leaves out what scores below {confidence:g}, so average "
+            f"{path}: NMS is part of the graph and leaves out what scores below {confidence:g}, so average "
             f"precision comes out lower than with the usual {usual:g}; to compare, export with --nms --conf "
             f"{usual:g}, or without --nms",
             stacklevel=4,
@@ -153,7 +153,7 @@ class DetectionTask(ImageTask):
         self.waits_for_host = config.postprocess.nms_backend == "torchvision"
 
     def only(self, kept: Tensor) -> Self:
-        """The same for objects of the classes that are ``kept``, chosen before suppression and limit."""
+        """The same for objects of the classes that are ``kept``, chosen before NMS and limit."""
         other = copy.copy(self)
         other._kept = kept
         return other
@@ -171,7 +171,7 @@ class DetectionTask(ImageTask):
     def suppress(self, raw: Sequence[Tensor]) -> BatchedDetections:
         """Raw maps per level, without coefficients of masks -> :func:`detseg.ops.nms.batched_nms` of their boxes."""
         settings, head = self.config.postprocess, self.head
-        boxes_xyxy, scores = decode(head.kind, raw, head.strides, head.bins)
+        boxes_xyxy, scores = decode(head.kind, raw, head.strides, head.reg_max)
         return batched_nms(
             boxes_xyxy,
             scores,
@@ -184,13 +184,13 @@ class DetectionTask(ImageTask):
             kept=self._kept,
         )
 
-    def results(self, outputs: tuple[Tensor, ...], placements: Sequence[Placement]) -> list[Detections]:
+    def results(self, outputs: tuple[Tensor, ...], transforms: Sequence[LetterboxTransform]) -> list[Detections]:
         """Detections and counts of :meth:`detect` -> the objects in each image, in pixels of the original images."""
         detections, counts = (output.cpu().numpy() for output in outputs[:2])
         results = []
-        for rows, count, placement in zip(detections, counts, placements, strict=True):
+        for rows, count, transform in zip(detections, counts, transforms, strict=True):
             found = rows[:count]
-            boxes_in_original = placement.to_original(found[:, :4])
+            boxes_in_original = transform.to_original(found[:, :4])
             results.append(Detections(boxes_in_original, found[:, 4].copy(), found[:, 5].astype(np.int64)))
         return results
 
@@ -210,7 +210,7 @@ class DetectionTask(ImageTask):
 
     def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
         """``decoded``: outputs ``boxes`` ``[B, A, 4]`` and ``scores`` ``[B, A, C]``, and so for ``nms``, before
-        suppression is appended; ``raw``: one output ``raw`` ``[B, channels, A]``. A are the anchor points of all
+        NMS is appended; ``raw``: one output ``raw`` ``[B, channels, A]``. A are the anchor points of all
         levels."""
         module, outputs = (
             (_RawGraph(model), ("raw",)) if form == "raw" else (_DecodedGraph(model, self.head), ("boxes", "scores"))
@@ -224,10 +224,10 @@ class DetectionTask(ImageTask):
         return ExportGraph(module, example, {0: torch.export.Dim("batch"), 2: height, 3: width}, outputs)
 
     def metadata(self) -> dict[str, Any]:
-        """How raw maps are to be decoded; bins where the head has any."""
+        """How raw maps are to be decoded; reg_max where the head has any."""
         head: dict[str, Any] = {"kind": self.head.kind, "strides": list(self.head.strides)}
         if self.head.kind == "dfl":
-            head["bins"] = self.head.bins
+            head["reg_max"] = self.head.reg_max
         return {"head": head}
 
 
@@ -240,7 +240,7 @@ class DetectionCriterion:
     """
 
     def __init__(self, config: DetectionLossConfig, model: Detector, num_classes: int) -> None:
-        self.loss = config.build(num_classes=num_classes, strides=model.strides, bins=model.head.bins)
+        self.loss = config.build(num_classes=num_classes, strides=model.strides, reg_max=model.head.reg_max)
         if self.loss.head_kind != model.head.kind:
             raise ValueError(
                 f"task.loss is {config.name!r}, which is for a {self.loss.head_kind!r} head; "
@@ -287,7 +287,7 @@ class _RawGraph(nn.Module):
 
 
 class _DecodedGraph(nn.Module):
-    """Images -> boxes (xyxy, input pixels) ``[B, A, 4]`` and scores ``[B, A, C]``, before suppression."""
+    """Images -> boxes (xyxy, input pixels) ``[B, A, 4]`` and scores ``[B, A, C]``, before NMS."""
 
     def __init__(self, network: nn.Module, head: HeadMetadata) -> None:
         super().__init__()
@@ -295,4 +295,4 @@ class _DecodedGraph(nn.Module):
         self.head = head
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        return decode(self.head.kind, self.network(images), self.head.strides, self.head.bins)
+        return decode(self.head.kind, self.network(images), self.head.strides, self.head.reg_max)

@@ -28,7 +28,7 @@ from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds.instances import InstanceMetadata
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.runtime.postprocess.masks import PrototypeMetadata
-from detseg.structures import Detections, GroundTruth, Placement, Sample, Truth
+from detseg.structures import Detections, GroundTruth, LetterboxTransform, Sample, Target
 from detseg.tasks.base import Batch, ExportGraph, make_batch
 from detseg.tasks.detection import DetectionTask, box_targets, require_multiples, settings_of_evaluation
 
@@ -47,7 +47,7 @@ class InstanceSource(Protocol):
 class InstanceTaskConfig:
     """Settings of instance segmentation."""
 
-    truth: ClassVar[Truth] = "instances"
+    target: ClassVar[Target] = "instances"
     prediction_settings: ClassVar[dict[str, Any]] = {"confidence": 0.25}
     first_category_id: ClassVar[int] = 1
 
@@ -91,7 +91,7 @@ class InstanceTaskConfig:
             )
         task = InstanceTask(
             self,
-            HeadMetadata("dfl", model.strides, head.bins),
+            HeadMetadata("dfl", model.strides, head.reg_max),
             PrototypeMetadata(head.num_prototypes, head.prototype_stride),
             class_names,
             category_ids,
@@ -115,7 +115,7 @@ class InstanceTaskConfig:
 
     @classmethod
     def evaluation_settings(cls, metadata: InstanceMetadata, path: Path) -> dict[str, Any]:
-        """The confidence of evaluation, as average precision counts objects of any; with suppression in the graph
+        """The confidence of evaluation, as average precision counts objects of any; with NMS in the graph
         nothing can be changed, and where that costs, a warning says so."""
         return settings_of_evaluation(metadata, path)
 
@@ -148,13 +148,13 @@ class InstanceTask(DetectionTask):
         chosen = flatten_levels(coefficients).gather(2, rows).transpose(1, 2)
         return found.detections, found.counts, chosen.float(), raw.prototypes.float()
 
-    def results(self, outputs: tuple[Tensor, ...], placements: Sequence[Placement]) -> list[Detections]:
+    def results(self, outputs: tuple[Tensor, ...], transforms: Sequence[LetterboxTransform]) -> list[Detections]:
         """What :meth:`infer` gave -> the objects in each image with their masks, in pixels of the original images."""
         coefficients, prototypes = outputs[2:]
-        found = super().results(outputs, placements)
+        found = super().results(outputs, transforms)
         return [
-            with_masks(objects, weights[: len(objects)], maps, placement, self.prototypes.stride)
-            for objects, weights, maps, placement in zip(found, coefficients, prototypes, placements, strict=True)
+            with_masks(objects, weights[: len(objects)], maps, transform, self.prototypes.stride)
+            for objects, weights, maps, transform in zip(found, coefficients, prototypes, transforms, strict=True)
         ]
 
     def evaluator(
@@ -169,7 +169,7 @@ class InstanceTask(DetectionTask):
 
     def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
         """``decoded``: outputs ``boxes`` ``[B, A, 4]``, ``scores`` ``[B, A, C]``, ``coefficients`` ``[B, A, K]`` and
-        ``prototypes`` ``[B, K, h, w]``, and so for ``nms``, before suppression is appended; ``raw``: ``raw``
+        ``prototypes`` ``[B, K, h, w]``, and so for ``nms``, before NMS is appended; ``raw``: ``raw``
         ``[B, channels, A]``, whose last channels are the coefficients, and ``prototypes``. A are the anchor points of
         all levels."""
         if form == "raw":
@@ -191,7 +191,7 @@ class InstanceCriterion:
     """
 
     def __init__(self, config: InstanceLossConfig, model: Detector, num_classes: int) -> None:
-        self.loss = config.build(num_classes=num_classes, strides=model.strides, bins=model.head.bins)
+        self.loss = config.build(num_classes=num_classes, strides=model.strides, reg_max=model.head.reg_max)
         self._prototype_stride = model.head.prototype_stride
         if self.loss.head_kind != model.head.kind:
             raise ValueError(
@@ -259,7 +259,7 @@ class _RawGraph(nn.Module):
 
 class _DecodedGraph(nn.Module):
     """Images -> boxes (xyxy, input pixels) ``[B, A, 4]``, scores ``[B, A, C]``, coefficients ``[B, A, K]`` and
-    prototypes ``[B, K, h, w]``, before suppression."""
+    prototypes ``[B, K, h, w]``, before NMS."""
 
     def __init__(self, network: nn.Module, head: HeadMetadata, num_prototypes: int) -> None:
         super().__init__()
@@ -270,5 +270,5 @@ class _DecodedGraph(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         levels, prototypes = self.network(images)
         levels, coefficients = split_levels(levels, self.num_prototypes)
-        boxes_xyxy, scores = decode(self.head.kind, levels, self.head.strides, self.head.bins)
+        boxes_xyxy, scores = decode(self.head.kind, levels, self.head.strides, self.head.reg_max)
         return boxes_xyxy, scores, flatten_levels(coefficients).transpose(1, 2), prototypes

@@ -30,12 +30,12 @@ class TorchMember:
         Raises:
             VolumeError: a volume would become too large.
         """
-        array, placement = self.spec.place(image)
+        array, transform = self.spec.place(image)
         inputs = self._task.normalize(torch.from_numpy(array[None]).to(self._device)).to(self._dtype)
         found: FloatArray = self._task.infer(self._model, inputs)[0].float().cpu().numpy()
-        return found, placement
+        return found, transform
 
-    def result_of(self, probabilities: FloatArray, placement: Any, *, keeps_probabilities: bool = False) -> Any:
+    def result_of(self, probabilities: FloatArray, transform: Any, *, keeps_probabilities: bool = False) -> Any:
         """See :class:`detseg.runtime.ensemble.Member`."""
         task: Any = self._task
-        return task.result_of(probabilities, placement, keeps_probabilities=keeps_probabilities)
+        return task.result_of(probabilities, transform, keeps_probabilities=keeps_probabilities)

@@ -23,12 +23,12 @@ from detseg.losses import SEGMENTATION_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram
 from detseg.models.base import min_side
-from detseg.ops.views import average_over_views, sliding_window
+from detseg.ops.inferers import average_over_tta, sliding_window
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.masks import SemanticMetadata
-from detseg.runtime.postprocess.config import ViewsConfig
-from detseg.structures import VOID, LabelMap, Placement, Sample, Truth
+from detseg.runtime.postprocess.config import InfererConfig
+from detseg.structures import IGNORE_INDEX, LabelMap, LetterboxTransform, Sample, Target
 from detseg.tasks.base import Batch, ExportGraph, ImageTask, compare, make_batch, require_no_backend
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -53,7 +53,7 @@ class MaskSource(Protocol):
 class SemanticTaskConfig:
     """Settings of semantic segmentation."""
 
-    truth: ClassVar[Truth] = "masks"
+    target: ClassVar[Target] = "masks"
     prediction_settings: ClassVar[dict[str, Any]] = {}
     first_category_id: ClassVar[int] = 0
 
@@ -64,7 +64,7 @@ class SemanticTaskConfig:
     """Height and width of training images; null: those of ``input``."""
     loss: LabelLossConfig = choice(SEGMENTATION_LOSSES, default="segmentation")
     """What is minimized, over pixels."""
-    postprocess: ViewsConfig = field(default_factory=ViewsConfig)
+    postprocess: InfererConfig = field(default_factory=InfererConfig)
     """How an image is looked at: as a whole, in windows, at several scales, mirrored."""
 
     def __post_init__(self) -> None:
@@ -108,8 +108,8 @@ class SemanticTaskConfig:
         Raises:
             ValueError: a mask of 8 bits cannot hold so many classes.
         """
-        if not 1 <= len(class_names) <= VOID:
-            raise ValueError(f"semantic segmentation takes 1 to {VOID} classes, got {len(class_names)}")
+        if not 1 <= len(class_names) <= IGNORE_INDEX:
+            raise ValueError(f"semantic segmentation takes 1 to {IGNORE_INDEX} classes, got {len(class_names)}")
         return SemanticTask(self, class_names, category_ids)
 
     def build_criterion(self, model: nn.Module, task: SemanticTask) -> SemanticCriterion:
@@ -153,21 +153,23 @@ class SemanticTask(ImageTask):
     def infer(self, model: nn.Module, images: Tensor) -> Tensor:
         """Normalized ``[B, 3, H, W]``, looked at as ``postprocess`` says -> logits or probabilities
         ``[B, C, H, W]``."""
-        views = self.config.postprocess
+        inferer = self.config.postprocess
         look: Callable[[Tensor], Tensor] = model
-        if views.window is not None:
-            look = partial(sliding_window, model, window=views.window, overlap=views.overlap, weighting=views.weighting)
-        if views.flip or views.scales != (1.0,):
-            return average_over_views(look, images, views.scales, views.flip)
+        if inferer.window is not None:
+            look = partial(
+                sliding_window, model, window=inferer.window, overlap=inferer.overlap, weighting=inferer.weighting
+            )
+        if inferer.flip or inferer.scales != (1.0,):
+            return average_over_tta(look, images, inferer.scales, inferer.flip)
         return look(images)
 
-    def results(self, outputs: Tensor, placements: Sequence[Placement]) -> list[LabelMap]:
+    def results(self, outputs: Tensor, transforms: Sequence[LetterboxTransform]) -> list[LabelMap]:
         """Logits or probabilities ``[B, C, H, W]`` -> the best class of every pixel of the original images.
 
         They are resized to the original image (bilinear) before the best is chosen, which keeps borders smooth. Where
         they are on a GPU this is done there, and the classes of all images are fetched together.
         """
-        maps = [_best_classes(scores, placement) for scores, placement in zip(outputs, placements, strict=True)]
+        maps = [_best_classes(scores, transform) for scores, transform in zip(outputs, transforms, strict=True)]
         fetched = torch.cat([labels.flatten() for labels in maps]).cpu().numpy()
         ends = np.cumsum([labels.numel() for labels in maps])[:-1]
         return [
@@ -221,7 +223,7 @@ class SemanticCriterion:
         return {"class_weights": {name: {"pixels": pixels, "weight": weight} for name, pixels, weight in rows}}
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
-        """Samples of one size -> a batch with ``mask`` ``[B, H, W]`` uint8, ``VOID`` where there is no class.
+        """Samples of one size -> a batch with ``mask`` ``[B, H, W]`` uint8, ``IGNORE_INDEX`` where there is no class.
 
         Raises:
             ValueError: a sample has no mask.
@@ -239,19 +241,19 @@ class SemanticCriterion:
         return loss
 
 
-def _best_classes(scores: Tensor, placement: Placement) -> Tensor:
+def _best_classes(scores: Tensor, transform: LetterboxTransform) -> Tensor:
     """Scores ``[C, H, W]`` of an input -> the best classes ``[H, W]`` uint8 of the original image."""
-    fitted = _without_padding(scores[None], placement)
-    size = (placement.original_height, placement.original_width)
+    fitted = _without_padding(scores[None], transform)
+    size = (transform.original_height, transform.original_width)
     if fitted.shape[-2:] != size:
         fitted = F.interpolate(fitted.float(), size=size, mode="bilinear", align_corners=False)
     return fitted[0].argmax(0).to(torch.uint8)
 
 
-def _without_padding(scores: Tensor, placement: Placement) -> Tensor:
-    top, left = int(placement.offset_y), int(placement.offset_x)
-    height = round(placement.original_height * placement.scale_y)
-    width = round(placement.original_width * placement.scale_x)
+def _without_padding(scores: Tensor, transform: LetterboxTransform) -> Tensor:
+    top, left = int(transform.offset_y), int(transform.offset_x)
+    height = round(transform.original_height * transform.scale_y)
+    width = round(transform.original_width * transform.scale_x)
     return scores[..., top : top + height, left : left + width]
 
 

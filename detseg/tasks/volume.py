@@ -22,16 +22,16 @@ from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.losses.dice import DiceLossConfig
 from detseg.losses.nested import RegionLoss
-from detseg.ops.views import average_over_flips, probabilities_of, sliding_window
+from detseg.ops.inferers import average_over_flips, probabilities_of, sliding_window
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, to_file_axes
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.volumes import VolumeMetadata
 from detseg.runtime.postprocess.components import clean_labels
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.runtime.postprocess.results import best_voxel_classes
-from detseg.structures import VOID, Truth
+from detseg.structures import IGNORE_INDEX, Target
 from detseg.tasks.base import Batch, ExportGraph, compare, require_no_backend
-from detseg.volumes import LabelVolume, Shape3, VolumePlacement, VolumeSample
+from detseg.volumes import LabelVolume, Shape3, VolumeSample, VolumeTransform
 
 
 class VolumeSource(Protocol):
@@ -51,7 +51,7 @@ class VolumeSource(Protocol):
 class VolumeTaskConfig:
     """Settings of volume segmentation."""
 
-    truth: ClassVar[Truth] = "volumes"
+    target: ClassVar[Target] = "volumes"
     prediction_settings: ClassVar[dict[str, Any]] = {}
     first_category_id: ClassVar[int] = 0
 
@@ -108,9 +108,9 @@ class VolumeTaskConfig:
         Raises:
             ValueError: there are no classes beside the background, or more than 8 bits hold.
         """
-        if not 2 <= len(class_names) <= VOID:
+        if not 2 <= len(class_names) <= IGNORE_INDEX:
             raise ValueError(
-                f"volume segmentation takes 2 to {VOID} classes with the background, got {len(class_names)}"
+                f"volume segmentation takes 2 to {IGNORE_INDEX} classes with the background, got {len(class_names)}"
             )
         known = range(1, len(class_names))
         if self.regions and (
@@ -163,7 +163,7 @@ class VolumeTask:
         self.config = config
         self.name: str = config.name
         self.kind = load_kind("volumes")
-        self.truth = config.truth
+        self.target = config.target
         self.spec = config.input
         self.class_names = tuple(class_names)
         self.category_ids = tuple(range(len(self.class_names)) if category_ids is None else category_ids)
@@ -178,41 +178,41 @@ class VolumeTask:
 
     def infer(self, model: nn.Module, images: Tensor) -> Tensor:
         """Volumes ``[B, 1, D, H, W]`` window by window through ``model`` -> probabilities ``[B, C, D, H, W]``."""
-        views = self.config.postprocess
+        inferer = self.config.postprocess
         look = partial(
             sliding_window,
             model,
             window=self._window,
-            overlap=views.overlap,
-            weighting=views.weighting,
-            batch_size=views.batch_size,
+            overlap=inferer.overlap,
+            weighting=inferer.weighting,
+            batch_size=inferer.batch_size,
         )
-        if views.flip:
-            return average_over_flips(look, images, views.flip_axes, nested=self._nested)
+        if inferer.flip:
+            return average_over_flips(look, images, inferer.flip_axes, nested=self._nested)
         return probabilities_of(look(images), nested=self._nested)
 
     def only(self, kept: Tensor) -> Self:
         """Nothing is limited."""
         return self
 
-    def results(self, outputs: Tensor, placements: Sequence[VolumePlacement]) -> list[LabelVolume]:
+    def results(self, outputs: Tensor, transforms: Sequence[VolumeTransform]) -> list[LabelVolume]:
         """Probabilities ``[B, C, D, H, W]`` -> the best class of every voxel of the original volumes.
 
         They are resampled to the original grid (trilinear) before the best is chosen, which keeps borders smooth.
         """
         results = []
-        for score, placement in zip(outputs, placements, strict=True):
-            labels = _best_classes(score, placement.oriented_shape, self._nested).cpu().numpy()
-            found = LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine)
+        for score, transform in zip(outputs, transforms, strict=True):
+            labels = _best_classes(score, transform.oriented_shape, self._nested).cpu().numpy()
+            found = LabelVolume(np.ascontiguousarray(to_file_axes(labels, transform)), transform.affine)
             results.append(clean_labels(found, self.config.postprocess.clean, self.class_names))
         return results
 
     def result_of(
-        self, probabilities: FloatArray, placement: VolumePlacement, *, keeps_probabilities: bool = False
+        self, probabilities: FloatArray, transform: VolumeTransform, *, keeps_probabilities: bool = False
     ) -> LabelVolume:
         """The same of probabilities ``[C, D, H, W]`` on the host, which the result may keep."""
         found = best_voxel_classes(
-            probabilities, placement, nested=self._nested, keeps_probabilities=keeps_probabilities
+            probabilities, transform, nested=self._nested, keeps_probabilities=keeps_probabilities
         )
         return clean_labels(found, self.config.postprocess.clean, self.class_names)
 
@@ -296,8 +296,8 @@ class VolumeCriterion:
         return {}
 
     def collate(self, samples: Sequence[VolumeSample]) -> Batch:
-        """Samples of one shape -> a batch with ``labels`` ``[B, D, H, W]`` uint8, ``VOID`` where there is no class, if
-        the samples have labels."""
+        """Samples of one shape -> a batch with ``labels`` ``[B, D, H, W]`` uint8, ``IGNORE_INDEX`` where there is no
+        class, if the samples have labels."""
         labels = [sample.labels for sample in samples if sample.labels is not None]
         assert len(labels) in (0, len(samples)), "labels for all samples or for none"
         return _make_batch(samples, {"labels": torch.from_numpy(np.stack(labels))} if labels else {})
@@ -321,5 +321,5 @@ def _make_batch(samples: Sequence[VolumeSample], targets: dict[str, Tensor]) -> 
         targets=targets,
         image_ids=tuple(sample.image_id for sample in samples),
         paths=tuple(sample.path for sample in samples),
-        placements=tuple(sample.placement for sample in samples),
+        transforms=tuple(sample.transform for sample in samples),
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 
 BACKGROUND = 0
 PALETTE = np.array(
@@ -46,7 +46,7 @@ def make_sample() -> MakeSample:
             crowd=np.arange(len(boxes)) % 2 == 1,
             image_id=100 + index,
             path=f"{index}.png",
-            placement=Placement.identity(height, width),
+            transform=LetterboxTransform.identity(height, width),
             mask=mask if with_mask else None,
         )
 
@@ -86,7 +86,7 @@ def assert_aligned() -> Callable[..., None]:
 
 
 def _far_from_edges(mask: np.ndarray, distance: int = 2) -> np.ndarray:
-    """True where all labels within ``distance`` pixels are equal, and none of them lies outside the picture."""
+    """True where all labels within ``distance`` pixels are equal, and none of them lies outside the image."""
     padded = np.pad(mask, distance, constant_values=254)
     windows = np.lib.stride_tricks.sliding_window_view(padded, (2 * distance + 1, 2 * distance + 1))
     return windows.min(axis=(2, 3)) == windows.max(axis=(2, 3))

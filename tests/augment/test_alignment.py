@@ -1,4 +1,4 @@
-"""Image and label mask after every geometric transform: pixel by pixel the same picture, and no new class.
+"""Image and label mask after every geometric transform: pixel by pixel the same image, and no new class.
 
 The image's colors name the classes. With nearest interpolation of the image every pixel has to agree with the
 mask; with the usual one, every pixel that is farther from a border between classes than interpolation reaches.
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from detseg.augment.albumentations_adapter import AlbumentationsAdapter
 from detseg.augment.config import AugmentConfig
 from detseg.augment.geometry import BoxFilter
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 
 MakeSample = Callable[..., Sample]
 KEEP_ALL = BoxFilter(min_area_ratio=0, min_box_side=0, max_box_aspect=1e9)
@@ -166,8 +166,8 @@ def test_a_mask_never_holds_a_value_that_was_not_there(data: st.DataObject) -> N
         mask = rng.choice(np.array(values, np.uint8), (height, width))
         image = np.repeat(mask[..., None], 3, axis=2)
         empty = np.zeros((0, 4), np.float32)
-        placement = Placement.identity(height, width)
-        return Sample(image, empty, np.zeros(0, np.int64), np.zeros(0, bool), index, "x.png", placement, mask)
+        transform = LetterboxTransform.identity(height, width)
+        return Sample(image, empty, np.zeros(0, np.int64), np.zeros(0, bool), index, "x.png", transform, mask)
 
     size = data.draw(st.tuples(st.integers(8, 64), st.integers(8, 64)), label="size")
     sample = config.build()(load, 4, 1, 0, 0, size)

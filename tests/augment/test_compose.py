@@ -9,7 +9,7 @@ import pytest
 
 from detseg.augment.compose import Fill, Tile, draw, mixup, mosaic_tiles, single_tile
 from detseg.augment.geometry import BoxFilter, RandomView, project, translation
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 
 KEEP_ALL = BoxFilter(min_area_ratio=0, min_box_side=0, max_box_aspect=1e9)
 KEEP_MOST = BoxFilter(min_area_ratio=0.1, min_box_side=2, max_box_aspect=100)
@@ -28,7 +28,7 @@ def test_a_single_image_is_letterboxed(make_sample: MakeSample) -> None:
     assert (drawn.image[:8] == 114).all()
     np.testing.assert_array_equal(drawn.image[8:56], sample.image[::2, ::2])
     np.testing.assert_array_equal(drawn.mask[8:56], sample.mask[::2, ::2])
-    assert drawn.placement == Placement.identity(64, 64)
+    assert drawn.transform == LetterboxTransform.identity(64, 64)
     assert (drawn.image_id, drawn.path) == (sample.image_id, sample.path)
 
 
@@ -111,7 +111,7 @@ def test_labels_and_crowd_flags_follow_their_boxes(make_sample: MakeSample) -> N
     sample = make_sample(height=64, width=64, boxes=((0, 0, 8, 8), (20, 20, 40, 40), (30, 0, 31, 5)))
     sample = replace(sample, crowd=np.array([False, True, True]), labels=np.array([4, 5, 6]))
     drawn = draw([Tile(sample, translation(-8, 0))], np.eye(3), (64, 64), KEEP_MOST, FILL)
-    # The first box is out of the picture, the third one under two pixels wide.
+    # The first box is out of the image, the third one under two pixels wide.
     np.testing.assert_allclose(drawn.boxes_xyxy, [[12, 20, 32, 40]])
     assert drawn.labels.tolist() == [5]
     assert drawn.crowd.tolist() == [True]

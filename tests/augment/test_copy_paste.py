@@ -1,4 +1,4 @@
-"""Objects pasted from one picture into another: pixels, masks and boxes that still say the same."""
+"""Objects pasted from one image into another: pixels, masks and boxes that still say the same."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_what_is_pasted_covers_what_was_there(behind: Sample, front: Sample, pal
     result = copy_paste(behind, front, rng, KEEP_ALL)
     assert result.object_masks is not None
     assert result.mask is not None
-    assert np.array_equal(result.image, palette[result.mask]), "pixels and classes come from one picture"
+    assert np.array_equal(result.image, palette[result.mask]), "pixels and classes come from one image"
     assert result.labels.tolist() == [*behind.labels.tolist(), front.labels[0]]
     assert result.boxes_xyxy.tolist() == [[10, 10, 30, 40], [60, 50, 100, 80], [30, 5, 60, 45]]
     for label, mask in zip(result.labels, result.object_masks, strict=True):

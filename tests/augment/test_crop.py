@@ -10,7 +10,7 @@ import pytest
 
 from detseg.augment.config import AugmentConfig
 from detseg.config import from_dict
-from detseg.structures import VOID, Placement, Sample
+from detseg.structures import IGNORE_INDEX, LetterboxTransform, Sample
 
 MakeSample = Callable[..., Sample]
 CROP = AugmentConfig(
@@ -34,8 +34,8 @@ def numbered(height: int, width: int) -> Sample:
     image = np.stack([columns, rows, np.zeros_like(rows)], axis=2).astype(np.uint8)
     mask = ((rows * 7 + columns * 3) % 200).astype(np.uint8)
     empty = np.zeros((0, 4), np.float32)
-    placement = Placement.identity(height, width)
-    return Sample(image, empty, np.zeros(0, np.int64), np.zeros(0, bool), 0, "numbered.png", placement, mask)
+    transform = LetterboxTransform.identity(height, width)
+    return Sample(image, empty, np.zeros(0, np.int64), np.zeros(0, bool), 0, "numbered.png", transform, mask)
 
 
 def augmented(config: AugmentConfig, sample: Sample, size: tuple[int, int], seed: int = 0) -> Sample:
@@ -124,7 +124,7 @@ def test_image_mask_and_boxes_stay_aligned(
 
 def marked(height: int, width: int, row: int, column: int) -> Sample:
     """No class anywhere but at one pixel."""
-    mask = np.full((height, width), VOID, np.uint8)
+    mask = np.full((height, width), IGNORE_INDEX, np.uint8)
     mask[row, column] = 3
     return replace(numbered(height, width), mask=mask)
 
@@ -158,19 +158,19 @@ def test_a_balanced_crop_shows_the_pixel_at_every_zoom_mirrored_or_not(row: int,
 @pytest.mark.parametrize("share", [1.0, 0.4])
 def test_classes_of_all_areas_are_drawn_evenly(share: float) -> None:
     # 24, 4 and 4 of 40 pixels; the last 8 have no class.
-    mask = np.repeat(np.array([0, 1, 2, VOID], np.uint8), [24, 4, 4, 8]).reshape(5, 8)
+    mask = np.repeat(np.array([0, 1, 2, IGNORE_INDEX], np.uint8), [24, 4, 4, 8]).reshape(5, 8)
     sample = replace(numbered(5, 8), mask=mask)
     config = replace(CROP, fit=(5, 8), balance_classes=share)
     num_draws = 1500
     drawn = [int(augmented(config, sample, (1, 1), seed).mask[0, 0]) for seed in range(num_draws)]
-    for value, area in ((0, 0.6), (1, 0.1), (2, 0.1), (VOID, 0.2)):
-        expected = share * (value != VOID) / 3 + (1 - share) * area
+    for value, area in ((0, 0.6), (1, 0.1), (2, 0.1), (IGNORE_INDEX, 0.2)):
+        expected = share * (value != IGNORE_INDEX) / 3 + (1 - share) * area
         deviation = np.sqrt(expected * (1 - expected) / num_draws)
         assert abs(drawn.count(value) / num_draws - expected) <= 4 * deviation
 
 
 def test_without_any_class_a_balanced_crop_lies_anywhere() -> None:
-    sample = replace(numbered(12, 20), mask=np.full((12, 20), VOID, np.uint8))
+    sample = replace(numbered(12, 20), mask=np.full((12, 20), IGNORE_INDEX, np.uint8))
     config = replace(CROP, fit=(12, 20), balance_classes=1.0)
     corners = {tuple(augmented(config, sample, (10, 16), seed).image[0, 0, :2].tolist()) for seed in range(200)}
     assert corners == {(left, top) for top in range(3) for left in range(5)}

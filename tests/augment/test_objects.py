@@ -1,4 +1,4 @@
-"""Masks of objects after every change of a picture: pixel by pixel where the picture has them, in boxes that fit."""
+"""Masks of objects after every change of an image: pixel by pixel where the image has them, in boxes that fit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detseg.augment.objects import bounds_of, fit_boxes
 from detseg.augment.pipeline import EvalPipeline, TrainPipeline
 from detseg.run_lengths import MaskStack, RunLengths
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 from tests.augment.test_alignment import GEOMETRIC
 
 MakeSample = Callable[..., Sample]
@@ -75,7 +75,7 @@ def assert_masks_agree(sample: Sample, rounding: float = 0.0) -> None:
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_masks_of_objects_are_those_of_the_picture(make: MakeSample, settings: dict[str, Any], rounding: float) -> None:
+def test_masks_of_objects_are_those_of_the_image(make: MakeSample, settings: dict[str, Any], rounding: float) -> None:
     """Where nothing is turned, to the pixel; else an edge may fall on the border between two pixels."""
     pipeline = AugmentConfig(**PLAIN | settings).build()
     seen = 0
@@ -99,7 +99,7 @@ def test_a_blend_has_the_masks_of_both(make: MakeSample) -> None:
 def test_albumentations_moves_masks_of_objects_too(
     make: MakeSample, name: str, params: dict[str, Any], fills: bool, mask_fill: int
 ) -> None:
-    """``fills`` says that some of the picture may lie outside of what there was, which is no object, whatever value it
+    """``fills`` says that some of the image may lie outside of what there was, which is no object, whatever value it
     gets in a label mask."""
     adapter = AlbumentationsAdapter([{"name": name, "params": {**params, "p": 1.0}}], KEEP_ALL, mask_fill=mask_fill)
     sample = replace(make(2), labels=np.array([5, 6]))
@@ -170,7 +170,7 @@ def test_boxes_follow_what_is_left_of_their_objects() -> None:
 
 
 def test_an_object_that_is_cut_gets_the_box_of_the_rest(make: MakeSample) -> None:
-    """An L: of its box a half is left in the picture, of the object only the foot."""
+    """An L: of its box a half is left in the image, of the object only the foot."""
     image = np.zeros((40, 40, 3), np.uint8)
     mask = np.zeros((40, 40), bool)
     mask[5:35, 5:10] = mask[30:35, 5:30] = True
@@ -191,7 +191,7 @@ def test_objects_of_which_too_little_is_seen_are_left_out(make: MakeSample) -> N
     assert (len(result.labels), len(result.object_masks)) == (1, 1)
 
 
-def test_hundreds_of_objects_on_a_large_picture_need_little_memory() -> None:
+def test_hundreds_of_objects_on_a_large_image_need_little_memory() -> None:
     """What is drawn of them does, where it is seen; as dense masks the 300 would be 2.5 GB."""
     size = (2160, 3840)
     yy, xx = np.ogrid[-60:60, -60:60]
@@ -201,7 +201,7 @@ def test_hundreds_of_objects_on_a_large_picture_need_little_memory() -> None:
     boxes = np.array([(left + 5, top + 5, left + 115, top + 115) for left, top in places], np.float32)
     sample = Sample(
         np.zeros((*size, 3), np.uint8), boxes, np.zeros(300, np.int64), np.zeros(300, bool), 1, "large.png",
-        Placement.identity(*size), object_masks=MaskStack(runs, *size),
+        LetterboxTransform.identity(*size), object_masks=MaskStack(runs, *size),
     )  # fmt: skip
     pipeline = AugmentConfig(**PLAIN).build()
     tracemalloc.start()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detseg.augment.patches import crop_or_pad, sample_patch_corner
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3
 
 
@@ -47,10 +47,10 @@ def test_foreground_comes_to_the_middle(voxel: Shape3, size: Shape3, corner: lis
 
 
 def test_classes_are_equally_likely_and_then_their_voxels() -> None:
-    labels = labels_with((1, 1, 1, 1), (4, 4, 4, 2), (4, 8, 8, 2), (7, 3, 2, 2), (2, 2, 2, VOID))
+    labels = labels_with((1, 1, 1, 1), (4, 4, 4, 2), (4, 8, 8, 2), (7, 3, 2, 2), (2, 2, 2, IGNORE_INDEX))
     found = corners(labels, (1, 1, 1), 1.0, 1200)
     places, counts = np.unique(found, axis=0, return_counts=True)
-    assert places.tolist() == [[1, 1, 1], [4, 4, 4], [4, 8, 8], [7, 3, 2]], "never the background, never VOID"
+    assert places.tolist() == [[1, 1, 1], [4, 4, 4], [4, 8, 8], [7, 3, 2]], "never the background, never IGNORE_INDEX"
     np.testing.assert_allclose(counts / 1200, [1 / 2, 1 / 6, 1 / 6, 1 / 6], atol=0.04)
 
 
@@ -66,7 +66,7 @@ def test_the_share_of_foreground_is_as_asked() -> None:
     assert (found == 5).all(axis=1).mean() == pytest.approx(0.33, abs=0.04)
 
 
-@pytest.mark.parametrize("value", [0, VOID])
+@pytest.mark.parametrize("value", [0, IGNORE_INDEX])
 def test_without_foreground_patches_are_anywhere(value: int) -> None:
     labels = np.full((9, 9, 9), value, np.uint8)
     found = corners(labels, (4, 4, 4), 1.0, 50)
@@ -102,5 +102,5 @@ def test_a_patch_shows_the_volume_and_the_fill_around_it(corner: Shape3, size: S
 
 def test_a_patch_is_a_copy() -> None:
     voxels = np.zeros((4, 5, 6), np.uint8)
-    crop_or_pad(voxels, (0, 0, 0), (4, 5, 6), VOID)[:] = 1
+    crop_or_pad(voxels, (0, 0, 0), (4, 5, 6), IGNORE_INDEX)[:] = 1
     assert (voxels == 0).all()

@@ -10,7 +10,7 @@ import pytest
 from detseg.augment.config import AugmentConfig
 from detseg.augment.pipeline import EvalPipeline
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 
 MakeSample = Callable[..., Sample]
 NUM_SAMPLES = 8
@@ -38,7 +38,7 @@ def load(make_sample: MakeSample) -> RecordingLoad:
 def assert_same(first: Sample, second: Sample) -> None:
     for name in ("image", "boxes_xyxy", "labels", "crowd", "mask"):
         np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
-    assert (first.image_id, first.path, first.placement) == (second.image_id, second.path, second.placement)
+    assert (first.image_id, first.path, first.transform) == (second.image_id, second.path, second.transform)
 
 
 RICH = AugmentConfig(mixup=0.5, degrees=10, shear=3, perspective=0.02, flip_vertical=0.5, rotate_90=0.5)
@@ -63,7 +63,7 @@ def test_the_image_has_exactly_the_requested_size(
     assert sample.image.shape == (*size, 3)
     assert sample.mask is not None
     assert sample.mask.shape == size
-    assert sample.placement == Placement.identity(*size)
+    assert sample.transform == LetterboxTransform.identity(*size)
     assert (sample.boxes_xyxy >= 0).all()
     assert (sample.boxes_xyxy <= (size[1], size[0], size[1], size[0])).all()
 
@@ -124,13 +124,13 @@ def test_without_randomness_training_sees_what_evaluation_sees(make_sample: Make
 def test_evaluation_letterboxes_image_mask_and_boxes(make_sample: MakeSample, anchor: str, top: int) -> None:
     sample = make_sample(height=40, width=64, boxes=((8, 10, 50, 30),))
     placed = EvalPipeline(InputSpec(64, 64, anchor=anchor), mask_fill=9)(sample)  # type: ignore[arg-type]
-    assert placed.placement == Placement(1.0, 1.0, 0.0, float(top), 40, 64)
+    assert placed.transform == LetterboxTransform(1.0, 1.0, 0.0, float(top), 40, 64)
     np.testing.assert_array_equal(placed.image[top : top + 40], sample.image)
     assert placed.mask is not None
     np.testing.assert_array_equal(placed.mask[top : top + 40], sample.mask)
     assert (placed.mask[top + 40 :] == 9).all()
     np.testing.assert_array_equal(placed.boxes_xyxy, [[8, 10 + top, 50, 30 + top]])
-    np.testing.assert_array_equal(placed.placement.to_original(placed.boxes_xyxy), sample.boxes_xyxy)
+    np.testing.assert_array_equal(placed.transform.to_original(placed.boxes_xyxy), sample.boxes_xyxy)
 
 
 def test_evaluation_refuses_a_sample_that_was_placed_before(make_sample: MakeSample) -> None:
@@ -169,7 +169,7 @@ def test_a_reduced_image_is_drawn_where_the_whole_one_would_be(
         whole,
         image=np.ascontiguousarray(whole.image[::4, ::4]),
         boxes_xyxy=whole.boxes_xyxy / 4,
-        placement=Placement(0.25, 0.25, 0.0, 0.0, 480, 640),
+        transform=LetterboxTransform(0.25, 0.25, 0.0, 0.0, 480, 640),
     )
     pipeline = replace(KEEP_ALL, mosaic=0, degrees=10).build()
     drawn = [pipeline(lambda index, one=one: one, 1, 0, 3, 0, (64, 64)) for one in (whole, reduced)]

@@ -1,4 +1,4 @@
-"""What a seed gives stays what it was: a run with an old configuration must not see other pictures in a new version."""
+"""What a seed gives stays what it was: a run with an old configuration must not see other images in a new version."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detseg.augment.config import AugmentConfig
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 
 RICH = {"mixup": 0.5, "degrees": 10, "shear": 3, "perspective": 0.02, "flip_vertical": 0.5, "rotate_90": 0.5}
 FIRST, SECOND = (0, 0), (3, 1)
@@ -62,7 +62,7 @@ def load(index: int) -> Sample:
         crowd=np.array([False, True]),
         image_id=index,
         path=f"{index}.png",
-        placement=Placement.identity(height, width),
+        transform=LetterboxTransform.identity(height, width),
         mask=rng.integers(0, 8, (height, width), dtype=np.uint8),
     )
 

@@ -12,8 +12,8 @@ import torch
 
 from detseg.augment.volume_config import VolumeAugmentConfig
 from detseg.data.loading.loader import TrainLoader
-from detseg.structures import VOID
-from detseg.volumes import Shape3, VolumePlacement, VolumeSample
+from detseg.structures import IGNORE_INDEX
+from detseg.volumes import Shape3, VolumeSample, VolumeTransform
 
 SIZE = (12, 16, 10)
 WARPS = ("rotation", "scaling", "elastic")
@@ -24,8 +24,8 @@ RICH = VolumeAugmentConfig(**dict.fromkeys(WARPS + INTENSITY, 0.5))
 
 def make_sample(image: np.ndarray, labels: np.ndarray | None, spacing: tuple[float, float, float]) -> VolumeSample:
     affine = np.diag([*spacing, 1.0])
-    placement = VolumePlacement((0, 1, 2), (False, False, False), image.shape, image.shape, affine)
-    return VolumeSample(image.astype(np.float32), 1, "a.nii.gz", placement, labels)
+    transform = VolumeTransform((0, 1, 2), (False, False, False), image.shape, image.shape, affine)
+    return VolumeSample(image.astype(np.float32), 1, "a.nii.gz", transform, labels)
 
 
 def load(index: int, shape: Shape3 = (20, 18, 14)) -> VolumeSample:
@@ -114,7 +114,7 @@ SEEDED = [
 def test_a_seed_gives_what_it_gave_before(which: tuple[int, int], mean: float, std: float, counts: list[int]) -> None:
     """In other processes, and in versions to come; not bit by bit, since libraries may round otherwise."""
     sample = take(RICH, which[0], 11, which[1])
-    found = [int((sample.labels == value).sum()) for value in (0, 1, 2, VOID)]
+    found = [int((sample.labels == value).sum()) for value in (0, 1, 2, IGNORE_INDEX)]
     np.testing.assert_allclose([sample.image.mean(), sample.image.std()], [mean, std], atol=2e-3)
     np.testing.assert_allclose(found, counts, atol=3)
 
@@ -128,10 +128,10 @@ def test_patches_have_the_size_and_keep_what_is_known(size: Shape3) -> None:
             assert sample.labels is not None
             assert sample.image.shape == sample.labels.shape == size
             assert np.isfinite(sample.image).all()
-            assert set(np.unique(sample.labels)) <= {0, 1, 2, VOID}
+            assert set(np.unique(sample.labels)) <= {0, 1, 2, IGNORE_INDEX}
             assert sample.image.flags.c_contiguous
             assert sample.labels.flags.c_contiguous
-            assert (sample.image_id, sample.path, sample.placement) == (1, "a.nii.gz", source.placement)
+            assert (sample.image_id, sample.path, sample.transform) == (1, "a.nii.gz", source.transform)
 
 
 def test_the_volume_is_not_changed() -> None:
@@ -152,14 +152,14 @@ def test_the_volume_is_not_changed() -> None:
 
 
 @pytest.mark.parametrize("settings", [{}, {"flip": (0.5, 0.5, 0.5)}, dict.fromkeys(WARPS, 1.0)])
-def test_void_is_exactly_where_nothing_of_the_volume_is(settings: dict[str, Any]) -> None:
+def test_ignored_is_exactly_where_nothing_of_the_volume_is(settings: dict[str, Any]) -> None:
     shape = (9, 14, 11)
     source = make_sample(np.ones(shape), np.ones(shape, np.uint8), (1.0, 2.0, 1.0))
     pipeline = VolumeAugmentConfig(**{**STILL, **settings}).build()
     for epoch in range(8):
         sample = pipeline(lambda index: source, 1, 0, 0, epoch, SIZE)
         assert sample.labels is not None
-        np.testing.assert_array_equal(sample.image == 0, sample.labels == VOID)
+        np.testing.assert_array_equal(sample.image == 0, sample.labels == IGNORE_INDEX)
         np.testing.assert_allclose(sample.image[sample.labels == 1], 1, rtol=1e-6)
         if "rotation" not in settings:
             assert (sample.labels == 1).sum() == 9 * 14 * 10

@@ -65,9 +65,9 @@ def test_the_table_names_both_kinds_with_what_they_keep_in_step() -> None:
     kinds = {name: path.rpartition(":")[2] for name, path in AUGMENTS.items()}
     assert kinds == {"image": AugmentConfig.__name__, "volume": VolumeAugmentConfig.__name__}
     assert AugmentConfig().name == "image"
-    assert AugmentConfig.truths == ("boxes", "instances", "masks")
+    assert AugmentConfig.targets == ("boxes", "instances", "masks")
     assert VolumeAugmentConfig().name == "volume"
-    assert VolumeAugmentConfig.truths == ("volumes",)
+    assert VolumeAugmentConfig.targets == ("volumes",)
     assert VolumeAugmentConfig.multi_scale is None
     assert VolumeAugmentConfig.close_mosaic_epochs == 0
 

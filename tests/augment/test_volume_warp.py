@@ -8,7 +8,7 @@ from scipy.interpolate import BSpline
 from scipy.ndimage import map_coordinates
 
 from detseg.augment.volume_warp import RandomWarp, elastic_shifts
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3, Spacing
 
 SIZE = (12, 16, 10)
@@ -149,7 +149,7 @@ def test_the_image_is_what_scipy_interpolates(shape: Shape3, corner: Shape3, set
         expected[outside] = 0
         assert warped.dtype == np.float32
         np.testing.assert_allclose(warped, expected, atol=1e-4)
-        np.testing.assert_array_equal(labels == VOID, outside)
+        np.testing.assert_array_equal(labels == IGNORE_INDEX, outside)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -170,15 +170,15 @@ def test_labels_follow_the_image(axis: int, settings: dict[str, Any]) -> None:
         np.testing.assert_array_equal(warped_labels[decided], expected[decided])
 
 
-def test_void_of_the_volume_stays_a_class_of_its_own() -> None:
+def test_ignored_of_the_volume_stays_a_class_of_its_own() -> None:
     shape = (30, 32, 28)
     labels = np.full(shape, 3, np.uint8)
-    labels[15:] = VOID
+    labels[15:] = IGNORE_INDEX
     warp = random_warp(scaling=1.0, scaling_factors=(2.0, 2.0))
     _, warped = warp(np.zeros(shape, np.float32), labels, (9, 8, 9), grid_of(warp, 0))
     # The patch covers 9 to 21 with its middle at 14.5 between voxels, and voxel 14 is the last with a class.
     assert (warped[:6] == 3).all()
-    assert (warped[6:] == VOID).all()
+    assert (warped[6:] == IGNORE_INDEX).all()
 
 
 def test_more_classes_than_are_resampled_at_once() -> None:

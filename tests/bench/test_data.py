@@ -16,10 +16,10 @@ def test_everything_is_measured(tmp_path: Path) -> None:
     rows = [line.strip("| ").split(" | ") for line in lines]
     results = {(row[0], row[1]): row[-1] for row in rows}
     assert results["coco", "open"] == results["coco", "open again"] == results["coco", "pycocotools"]
-    assert results["coco", "open"] == "35 pictures, 312 objects"
-    assert results["yolo", "open"].startswith("30 pictures, ")
-    assert results["voc", "open"] == "6 pictures, 16 objects"
-    assert results["cityscapes", "open"].startswith("1 pictures, ")
+    assert results["coco", "open"] == "35 images, 312 objects"
+    assert results["yolo", "open"].startswith("30 images, ")
+    assert results["voc", "open"] == "6 images, 16 objects"
+    assert results["cityscapes", "open"].startswith("1 images, ")
     for subject, how in (("coco", ", partners of all"), ("coco", ""), ("photographs", ", decoded whole")):
-        assert results[subject, f"training pictures{how}"].endswith(" pictures per second and core")
+        assert results[subject, f"training images{how}"].endswith(" images per second and core")
     assert len({result for (_, work), result in results.items() if work == "evaluate"}) == 1

@@ -19,7 +19,7 @@ def test_a_load_gives_no_error(tmp_path: Path) -> None:
         write_image(tmp_path / "in" / f"{number}.png", np.full((60, 80 + number, 3), 90, np.uint8))
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, str(REPOSITORY / "bench" / "serve.py"), "--pictures", str(tmp_path / "in")]
+    command = [sys.executable, str(REPOSITORY / "bench" / "serve.py"), "--images", str(tmp_path / "in")]
     command += ["--model", str(REPOSITORY / "weights" / "detseg_n_shapes.safetensors"), "--port", str(port)]
     process = subprocess.run([*command, "--requests", "60", "--at-a-time", "6"], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

@@ -44,7 +44,7 @@ MODELS: dict[str, tuple[Any, Any]] = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Models of all kinds that have learned nothing, a picture, a configuration, and files that are none of these."""
+    """Models of all kinds that have learned nothing, an image, a configuration, and files that are none of these."""
     folder = tmp_path_factory.mktemp("wrong")
     for name, (model, task) in MODELS.items():
         config = ModelFileConfig(model, task, ("left", "right"), (1, 2))

@@ -241,15 +241,15 @@ def test_train_eval_predict_check(tiny: Path, capsys: pytest.CaptureFixture[str]
     assert detseg("eval", tiny, "--weights", model, "--workers", 0, "--device", "cpu", "--json", "n.json") == 0
     assert json.loads((folder / "n.json").read_text()) == trained
 
-    pictures = [run_dir / "history.png", run_dir / "confusion_matrix.png"]
-    assert detseg("predict", model, *pictures, "-o", "seen", "--conf", 0.0001, "--max-det", 4, "--device", "cpu") == 0
+    images = [run_dir / "history.png", run_dir / "confusion_matrix.png"]
+    assert detseg("predict", model, *images, "-o", "seen", "--conf", 0.0001, "--max-det", 4, "--device", "cpu") == 0
     assert {path.name for path in (folder / "seen").iterdir()} == {
         "history.png", "confusion_matrix.png", "detections.json", "detections_images.json", "sources.json"
     }  # fmt: skip
     assert 0 < len(json.loads((folder / "seen" / "detections.json").read_text())) <= 8
 
-    (folder / "broken.png").write_bytes(pictures[0].read_bytes()[:300])
-    assert detseg("predict", model, pictures[0], "broken.png", "-o", "again", "--save", "picture") == 1
+    (folder / "broken.png").write_bytes(images[0].read_bytes()[:300])
+    assert detseg("predict", model, images[0], "broken.png", "-o", "again", "--save", "image") == 1
     assert {path.name for path in (folder / "again").iterdir()} == {"history.png", "errors.jsonl", "sources.json"}
 
     assert detseg("check", "data/shapes.yaml", "--preview", "preview", "--config", tiny, "--json", "findings.json") == 0
@@ -305,10 +305,10 @@ def test_released_weights_by_name(released_tiny: str, tiny: Path, capsys: pytest
     for model in ("tiny_shapes", mine):
         assert detseg("eval", model, *options, "--json", f"{Path(model).stem}-{model == mine}.json") == 0
     assert Path("tiny_shapes-False.json").read_text() == Path("tiny_shapes-True.json").read_text()
-    picture = Path("picture.png")
-    assert cv2.imwrite(str(picture), np.full((64, 64, 3), 90, np.uint8))
-    assert detseg("predict", "tiny_shapes", picture, "-o", "seen", *on_cpu) == 0
-    assert Path("seen/picture.png").is_file()
+    image = Path("image.png")
+    assert cv2.imwrite(str(image), np.full((64, 64, 3), 90, np.uint8))
+    assert detseg("predict", "tiny_shapes", image, "-o", "seen", *on_cpu) == 0
+    assert Path("seen/image.png").is_file()
 
 
 @pytest.mark.slow
@@ -421,9 +421,9 @@ def test_two_processes_make_one_run(tiny: Path, start: Callable[..., subprocess.
     assert {path.name for path in (runs / "tiny").iterdir()} >= RUN_FILES
     assert output.count("best model: ") == 1
     lines = [json.loads(line) for line in (runs / "tiny" / "metrics.jsonl").read_text().splitlines()]
-    # 8 pictures in batches of 4, whatever the number of processes
+    # 8 images in batches of 4, whatever the number of processes
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 2), (2, 4)]
-    # All four pictures were judged: one process alone finds the same on the same weights.
+    # All four images were judged: one process alone finds the same on the same weights.
     model = runs / "tiny" / "best.safetensors"
     options = ["--data", "data/shapes.yaml", "--workers", 0, "--device", "cpu", "--batch-size", 2, "-o", "alone"]
     assert detseg("eval", model, *options) == 0

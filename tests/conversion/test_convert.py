@@ -303,8 +303,8 @@ def test_the_report_of_an_onnx_file_accounts_for_every_tensor(converted: dict[st
 
 
 def test_a_converted_model_predicts(converted: dict[str, Path], detseg_data: Path) -> None:
-    picture = min((detseg_data / "bccd").rglob("*.jpg"))
-    (found,) = detseg.load(converted["yolov8n_bccd.pt"], device="cpu").predict([picture])
+    image = min((detseg_data / "bccd").rglob("*.jpg"))
+    (found,) = detseg.load(converted["yolov8n_bccd.pt"], device="cpu").predict([image])
     assert len(found.result) > 5
 
 

@@ -31,7 +31,7 @@ Expected = list[tuple[str, str, tuple[int, ...]]]
 Break = Callable[[Path], None]
 
 
-def write_picture(path: Path, seed: int, height: int = HEIGHT, width: int = WIDTH) -> None:
+def write_noise(path: Path, seed: int, height: int = HEIGHT, width: int = WIDTH) -> None:
     write_image(path, np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
@@ -78,7 +78,7 @@ def coco(tmp_path: Path) -> Path:
             for position, category, box in ((1, 3, [5, 6, 20, 10]), (2, 7, [30, 8, 15, 25]))
         ]
         for number in numbers:
-            write_picture(root / split / f"{number}.png", number)
+            write_noise(root / split / f"{number}.png", number)
         path = root / "annotations" / f"instances_{split}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(document))
@@ -153,7 +153,7 @@ COCO_CASES: dict[str, tuple[Break, Expected, int]] = {
     "missing image": (lambda root: (root / "train/1.png").unlink(), [("D101", "train/1.png", ())], 2),
     "truncated image": (lambda root: cut_in_half(root / "train/1.png"), [("D102", "train/1.png", ())], 2),
     "text as image": (
-        lambda root: (root / "val/3.png").write_text("not a picture"),
+        lambda root: (root / "val/3.png").write_text("not an image"),
         [("D102", "val/3.png", ())],
         2,
     ),
@@ -164,7 +164,7 @@ COCO_CASES: dict[str, tuple[Break, Expected, int]] = {
         [("D104", "train/2.png", ())],
         0,
     ),
-    "unlisted image": (lambda root: write_picture(root / "val/9.png", 9), [("D105", "val/9.png", ())], 0),
+    "unlisted image": (lambda root: write_noise(root / "val/9.png", 9), [("D105", "val/9.png", ())], 0),
     "path outside": (
         change_image(0, file_name="../val/3.png"),
         [("D105", "train/1.png", ()), ("D107", COCO_TRAIN, ())],
@@ -234,7 +234,7 @@ def test_position_of_a_syntax_error_is_named(coco: Path) -> None:
     ],
 )
 def test_exif(coco: Path, orientation: int, height: int, width: int, wanted: str | None) -> None:
-    write_picture(coco / "train" / "1.jpg", 1)
+    write_noise(coco / "train" / "1.jpg", 1)
     with_orientation(coco / "train" / "1.jpg", orientation)
     (coco / "train" / "1.png").unlink()
     change_image(0, file_name="1.jpg", height=height, width=width)(coco)
@@ -285,7 +285,7 @@ def write_xml(root: Path, stem: str, *parts: str) -> None:
 def voc(tmp_path: Path) -> Path:
     root = tmp_path / "voc"
     for seed, stem in enumerate("abc"):
-        write_picture(root / "JPEGImages" / f"{stem}.jpg", seed)
+        write_noise(root / "JPEGImages" / f"{stem}.jpg", seed)
         write_xml(root, stem, SIZE, CAT, DOG)
     (root / "ImageSets" / "Main").mkdir(parents=True)
     (root / TRAIN_LIST).write_text("a\nb\n")
@@ -364,7 +364,7 @@ CAT_LINE, DOG_LINE = "0 0.25 0.25 0.2 0.2\n", "1 0.6 0.5 0.25 0.5\n"
 def yolo(tmp_path: Path) -> Path:
     root = tmp_path / "yolo"
     for seed, name in enumerate(("train/a", "train/b", "val/c")):
-        write_picture(root / "images" / f"{name}.png", seed)
+        write_noise(root / "images" / f"{name}.png", seed)
         labels = root / "labels" / f"{name}.txt"
         labels.parent.mkdir(parents=True, exist_ok=True)
         labels.write_text(CAT_LINE + DOG_LINE)
@@ -506,7 +506,7 @@ def test_relative_path_of_the_user(coco: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found(check_dataset("coco")) == [("D101", "train/1.png", ())]
 
 
-def test_a_picture_that_may_not_be_read_is_missing(coco: Path) -> None:
+def test_a_image_that_may_not_be_read_is_missing(coco: Path) -> None:
     if os.geteuid() == 0:
         (coco / "train/1.png").unlink()
         (coco / "train/1.png").mkdir()

@@ -29,12 +29,12 @@ IMAGES = {"train": ("a", "b", "c"), "val": ("d", "e")}
 Break = Callable[[Path], object]
 
 
-def picture(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Any:
+def some_image(seed: int, height: int = HEIGHT, width: int = WIDTH) -> Any:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def labels() -> Any:
-    """20 pixels of 0, 18 of 1, 2 of 2 and 20 of void."""
+    """20 pixels of 0, 18 of 1, 2 of 2 and 20 of ignored."""
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     mask[2:4] = 1
     mask[3, 8:] = 2
@@ -69,7 +69,7 @@ def data(tmp_path: Path) -> Path:
     root = tmp_path / "data"
     for split, names in IMAGES.items():
         for name in names:
-            write_image(root / split / "images" / f"{name}.png", picture(ord(name)))
+            write_image(root / split / "images" / f"{name}.png", some_image(ord(name)))
             save(root / split / "masks" / f"{name}.png", labels())
     describe(root)
     return root
@@ -99,7 +99,7 @@ def test_nothing_wrong(data: Path) -> None:
     assert report.splits["train"] == MaskSummary(
         num_images=3,
         num_pixels=3 * 40,
-        num_void_pixels=3 * 20,
+        num_ignored_pixels=3 * 20,
         num_pixels_by_class={"sky": 60, "road": 54, "car": 6},
         num_images_by_class={"sky": 3, "road": 3, "car": 3},
     )
@@ -114,7 +114,7 @@ def test_histogram_and_json(data: Path, tmp_path: Path) -> None:
         "sky                      50.00 %       3  50.00 %       2",
         "road                     45.00 %       3  47.50 %       2",
         "car                       5.00 %       3   2.50 %       1",
-        "void, of all pixels      33.33 %          33.33 %",
+        "ignored, of all pixels   33.33 %          33.33 %",
         "images                                 3                2",
         "",
         "0 errors, 0 warnings, 0 infos",
@@ -123,7 +123,7 @@ def test_histogram_and_json(data: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "report.json").read_text())["splits"]["val"] == {
         "num_images": 2,
         "num_pixels": 80,
-        "num_void_pixels": 40,
+        "num_ignored_pixels": 40,
         "num_pixels_by_class": {"sky": 40, "road": 38, "car": 2},
         "num_images_by_class": {"sky": 2, "road": 2, "car": 1},
     }
@@ -134,7 +134,7 @@ BREAKS: dict[str, tuple[Break, list[tuple[str, str]]]] = {
     "truncated mask": (lambda root: cut_in_half(root / "train/masks/b.png"), [("D302", "train/masks/b.png")]),
     "no image at all": (lambda root: (root / "train/masks/b.png").write_bytes(b"?"), [("D302", "train/masks/b.png")]),
     "color instead of values": (
-        lambda root: save(root / "train/masks/b.png", picture(0)),
+        lambda root: save(root / "train/masks/b.png", some_image(0)),
         [("D303", "train/masks/b.png")],
     ),
     "mask of 16 bits": (
@@ -142,7 +142,7 @@ BREAKS: dict[str, tuple[Break, list[tuple[str, str]]]] = {
         [("D303", "train/masks/b.png")],
     ),
     "unknown value": (lambda root: relabel(root / "train/masks/b.png", at_5_3=9), [("D304", "train/masks/b.png")]),
-    "void only": (
+    "ignored only": (
         lambda root: save(root / "train/masks/b.png", np.full((HEIGHT, WIDTH), 255, np.uint8)),
         [("D305", "train/masks/b.png")],
     ),
@@ -152,7 +152,7 @@ BREAKS: dict[str, tuple[Break, list[tuple[str, str]]]] = {
         [("D106", "train/masks/b.png")],
     ),
     "two images of one name": (
-        lambda root: write_image(root / "train/images/b.jpg", picture(1)),
+        lambda root: write_image(root / "train/images/b.jpg", some_image(1)),
         [("D106", "train/images/b.jpg")],
     ),
     "missing image": (
@@ -178,7 +178,7 @@ BREAKS: dict[str, tuple[Break, list[tuple[str, str]]]] = {
         [("D202", "data.yaml")],
     ),
     "names that contradict each other": (
-        lambda root: describe(root, void=[2]),
+        lambda root: describe(root, ignore_index=[2]),
         [("D100", "data.yaml")],
     ),
 }
@@ -201,7 +201,7 @@ def test_everything_wrong_at_once(data: Path) -> None:
     (data / "train/masks/a.png").unlink()
     relabel(data / "train/masks/b.png", at_0_0=9)
     cut_in_half(data / "train/images/c.png")
-    save(data / "val/masks/d.png", picture(0))
+    save(data / "val/masks/d.png", some_image(0))
     save(data / "val/masks/e.png", np.full((HEIGHT, WIDTH), 255, np.uint8))
     assert found(check_dataset(data)) == [
         ("D102", "train/images/c.png", "train"),
@@ -228,8 +228,8 @@ def test_unknown_values_are_one_finding_per_file(data: Path) -> None:
     relabel(data / "train/masks/b.png", at_1_4=9, at_1_5=9, at_0_2=7)
     report = check_dataset(data)
     assert message_of(report, "D304") == (
-        "neither a class nor void: 7 (1 pixel, the first at x 2, y 0), 9 (2 pixels, the first at x 4, y 1); "
-        "allowed are 0 sky, 1 road, 2 car, 255 void"
+        "neither a class nor ignore_index: 7 (1 pixel, the first at x 2, y 0), 9 (2 pixels, the first at x 4, y 1); "
+        "allowed are 0 sky, 1 road, 2 car, 255 ignored"
     )
     # The other pixels still count.
     assert report.splits["train"].num_images_by_class["car"] == 3
@@ -237,7 +237,7 @@ def test_unknown_values_are_one_finding_per_file(data: Path) -> None:
 
 def test_sizes_and_wrong_kinds_are_described(data: Path) -> None:
     save(data / "train/masks/b.png", labels()[:-1])
-    save(data / "train/masks/c.png", picture(0))
+    save(data / "train/masks/c.png", some_image(0))
     report = check_dataset(data)
     assert message_of(report, "D103") == "the image is 10x6, the mask b.png is for 10x5"
     assert "3 channels (RGB)" in message_of(report, "D303")
@@ -247,7 +247,7 @@ def test_an_orientation_explains_the_size(data: Path) -> None:
     (data / "train/images/b.png").unlink()
     exif = Image.Exif()
     exif[274] = 6
-    Image.fromarray(picture(1)).save(data / "train/images/b.jpg", exif=exif)
+    Image.fromarray(some_image(1)).save(data / "train/images/b.jpg", exif=exif)
     message = message_of(check_dataset(data), "D103")
     assert message.startswith("the image is 6x10, the mask b.png is for 10x6: its EXIF orientation 6 turns the image")
 
@@ -312,7 +312,7 @@ def test_color_maps(data: Path) -> None:
     colors = np.array([[0, 0, 255], [128, 64, 128], [64, 0, 0], [0, 0, 0]], np.uint8)
     for path in data.rglob("masks/*.png"):
         save(path, colors[np.minimum(labels(), 3)])
-    describe(data, colors=colors[:3].tolist(), void=[[0, 0, 0]])
+    describe(data, colors=colors[:3].tolist(), ignore_index=[[0, 0, 0]])
     report = check_dataset(data)
     assert report.findings == ()
     assert report.splits["val"] == MaskSummary(
@@ -322,7 +322,9 @@ def test_color_maps(data: Path) -> None:
     wrong[5, 9] = (0, 0, 254)
     save(data / "val/masks/d.png", wrong)
     message = message_of(check_dataset(data), "D304")
-    assert message.startswith("neither a class nor void: (0, 0, 254) (1 pixel, the first at x 9, y 5); allowed are")
+    assert message.startswith(
+        "neither a class nor ignore_index: (0, 0, 254) (1 pixel, the first at x 9, y 5); allowed are"
+    )
 
 
 def test_headers_only_still_reads_the_masks(data: Path) -> None:
@@ -332,7 +334,7 @@ def test_headers_only_still_reads_the_masks(data: Path) -> None:
 
 @pytest.fixture
 def cityscapes(tmp_path: Path) -> Path:
-    """The official tree: 7 is road and 23 sky, 3 is void."""
+    """The official tree: 7 is road and 23 sky, 3 is ignored."""
     root = tmp_path / "cityscapes"
     ids = np.full((HEIGHT, WIDTH), 7, np.uint8)
     ids[:2] = 23
@@ -340,7 +342,7 @@ def cityscapes(tmp_path: Path) -> Path:
     places = (("train", "aachen", 0), ("train", "aachen", 1), ("train", "bochum", 0), ("test", "berlin", 0))
     for number, (split, city, frame) in enumerate(places):
         name = f"{city}_{frame:06d}_000019"
-        write_image(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", picture(number))
+        write_image(root / "leftImg8bit" / split / city / f"{name}_leftImg8bit.png", some_image(number))
         if split == "train":
             save(root / "gtFine" / split / city / f"{name}_gtFine_labelIds.png", ids)
     return root
@@ -352,7 +354,7 @@ def test_cityscapes(cityscapes: Path) -> None:
         report = check_dataset(cityscapes, "cityscapes")
     summary = report.splits["train"]
     assert isinstance(summary, MaskSummary)
-    assert (summary.num_images, summary.num_pixels, summary.num_void_pixels) == (3, 150, 30)
+    assert (summary.num_images, summary.num_pixels, summary.num_ignored_pixels) == (3, 150, 30)
     assert len(summary.num_pixels_by_class) == 19
     assert (summary.num_pixels_by_class["road"], summary.num_pixels_by_class["sky"]) == (90, 60)
     assert found(report) == [
@@ -390,7 +392,7 @@ def test_broken_cityscapes(cityscapes: Path, break_it: Break, code: str, file: s
     assert (code, file, "train") in found(check_dataset(cityscapes, "cityscapes"))
 
 
-def test_the_published_void_masks_of_the_test_split(cityscapes: Path) -> None:
+def test_the_published_ignored_masks_of_the_test_split(cityscapes: Path) -> None:
     mask = cityscapes / "gtFine/test/berlin/berlin_000000_000019_gtFine_labelIds.png"
     save(mask, np.full((HEIGHT, WIDTH), 3, np.uint8))
     report = check_dataset(cityscapes, "cityscapes", splits=["test"])
@@ -411,7 +413,7 @@ def test_camvid(detseg_data: Path) -> None:
     assert {name: summary.num_images for name, summary in report.splits.items()} == {"train": 367, "val": 101}
     train = report.splits["train"]
     assert isinstance(train, MaskSummary)
-    assert train.num_pixels + train.num_void_pixels == 367 * 360 * 480
+    assert train.num_pixels + train.num_ignored_pixels == 367 * 360 * 480
     files = sorted((detseg_data / "camvid/val/masks").iterdir())
     cars = [int((np.asarray(Image.open(path)) == 8).sum()) for path in files]
     val = report.splits["val"]

@@ -43,7 +43,7 @@ def test_merging(
     assert merge_classes(("bus", "car", "van"), class_map) == (names, kept, position_of)
 
 
-def picture(path: Path) -> None:
+def some_image(path: Path) -> None:
     seed = sum(map(ord, str(path.name)))
     write_image(path, np.random.default_rng(seed).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8))
 
@@ -64,18 +64,18 @@ def coco(root: Path) -> dict[str, Any]:
         "categories": [{"id": 10 * (n + 1), "name": name} for n, name in enumerate(NAMES)],
     }
     write(root / "train.json", json.dumps(document))
-    picture(root / "images/1.png")
+    some_image(root / "images/1.png")
     return {"format": "coco", "train": {"images": "images", "annotations": "train.json"}}
 
 
 def yolo(root: Path) -> dict[str, Any]:
-    picture(root / "images/train/1.png")
+    some_image(root / "images/train/1.png")
     write(root / "labels/train/1.txt", "".join(f"{label} 0.5 0.5 0.{label + 1} 0.2\n" for label in range(len(NAMES))))
     return {"format": "yolo", "names": NAMES, "train": "images/train"}
 
 
 def voc(root: Path) -> dict[str, Any]:
-    picture(root / "JPEGImages/1.png")
+    some_image(root / "JPEGImages/1.png")
     box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
     objects = "".join(f"<object><name>{name}</name>{box}</object>" for name in NAMES)
     write(root / "Annotations/1.xml", f"<annotation>{objects}</annotation>")
@@ -105,7 +105,7 @@ def test_boxes_in_every_format(tmp_path: Path, make: Any, numbers: tuple[int, ..
 def test_new_splits_keep_the_map(tmp_path: Path) -> None:
     settings = yolo(tmp_path / "set")
     for number in (2, 3, 4):
-        picture(tmp_path / f"set/images/train/{number}.png")
+        some_image(tmp_path / f"set/images/train/{number}.png")
         write(tmp_path / f"set/labels/train/{number}.txt", "0 0.5 0.5 0.2 0.2\n")
     made = split_dataset(describe(tmp_path / "set", settings, MERGE), "5:5", 0, tmp_path / "new")
     assert open_dataset(made.yaml_path, "train").class_names == ("car", "person")
@@ -116,13 +116,13 @@ def test_new_splits_keep_the_map(tmp_path: Path) -> None:
 def test_masks(tmp_path: Path, colored: bool) -> None:
     colors = np.array([[9, 9, 9], [50, 0, 0], [0, 60, 0], [0, 0, 70], [255, 255, 255]], np.uint8)
     labels = np.arange(5, dtype=np.uint8).reshape(1, 5).repeat(2, 0)
-    picture_of = np.full((2, 5, 3), 40, np.uint8)
-    write_image(tmp_path / "train/images/a.png", picture_of)
+    image_of = np.full((2, 5, 3), 40, np.uint8)
+    write_image(tmp_path / "train/images/a.png", image_of)
     (tmp_path / "train/masks").mkdir()
     Image.fromarray(colors[labels] if colored else labels).save(tmp_path / "train/masks/a.png")
-    settings: dict[str, Any] = {"format": "masks", "names": NAMES, "void": 4}
+    settings: dict[str, Any] = {"format": "masks", "names": NAMES, "ignore_index": 4}
     if colored:
-        settings |= {"colors": colors[:4].tolist(), "void": colors[4].tolist()}
+        settings |= {"colors": colors[:4].tolist(), "ignore_index": colors[4].tolist()}
     path = describe(tmp_path, settings, MERGE)
     dataset = open_dataset(path, "train")
     assert isinstance(dataset, Dataset)
@@ -206,7 +206,7 @@ def test_computed_classes_keep_their_names(tmp_path: Path) -> None:
 
 def test_spellings_of_one_class_are_told(tmp_path: Path) -> None:
     names = ["traffic light", "Car", "car", "Traffic_Light", "bus"]
-    picture(tmp_path / "images/train/1.png")
+    some_image(tmp_path / "images/train/1.png")
     write(tmp_path / "labels/train/1.txt", "".join(f"{n} 0.5 0.5 0.{n + 1} 0.2\n" for n in range(5)))
     path = tmp_path / "data.yaml"
     path.write_text(yaml.safe_dump({"names": names, "train": "images/train"}))

@@ -18,10 +18,10 @@ from detseg.data.check import check_dataset
 from detseg.data.format import DatasetFormat
 from detseg.data.open import open_dataset
 from detseg.data.records import BoxRecords
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.data.split import split_dataset
 from detseg.runtime.media.images import write_image
-from detseg.structures import Truth
+from detseg.structures import Target
 
 SIDE = 64
 CONFIG = {
@@ -42,10 +42,10 @@ class FlatFormat(DatasetFormat):
 
     layouts = ("SPLIT.flat.json beside the images",)
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         return tuple(sorted(path.name.removesuffix(".flat.json") for path in source.root.glob("*.flat.json")))
 
-    def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> BoxRecords:
         path = source.root / f"{split}.flat.json"
         try:
             entries = json.loads(path.read_bytes())
@@ -142,7 +142,7 @@ def test_damage_is_found_and_told_alike_by_all(flat: Path, tmp_path: Path, name:
         (code, place if file == "." else file) for code, file in expected
     ]
     if opens:
-        assert len(open_dataset(flat, "train", truth="boxes")) == 6
+        assert len(open_dataset(flat, "train", target="boxes")) == 6
     else:
         with pytest.raises(DatasetError, match=r"train\.flat\.json"):
             open_dataset(flat, "train")

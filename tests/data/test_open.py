@@ -19,7 +19,7 @@ from detseg.data.formats.blobs import BlobsConfig, write_blobs
 from detseg.data.open import available_splits, find_source, load_format, open_dataset
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import write_image
-from detseg.structures import Truth
+from detseg.structures import Target
 
 XML = (
     "<annotation><size><width>40</width><height>20</height></size><object><name>cat</name>"
@@ -74,13 +74,13 @@ def test_every_format_of_the_table_can_be_imported(name: str) -> None:
     loaded = load_format(name)
     assert isinstance(loaded, DatasetFormat)
     assert loaded.layouts
-    assert loaded.truths
-    assert set(loaded.truths) <= set(get_args(Truth))
+    assert loaded.targets
+    assert set(loaded.targets) <= set(get_args(Target))
 
 
 @pytest.mark.parametrize("name", ADDERS)
 @pytest.mark.parametrize("asked", [False, True])
-def test_one_picture_in_three_formats(tmp_path: Path, name: str, asked: bool) -> None:
+def test_one_image_in_three_formats(tmp_path: Path, name: str, asked: bool) -> None:
     ADDERS[name](tmp_path)
     dataset = open_dataset(tmp_path, "val", name if asked else None)
     np.testing.assert_allclose(dataset.ground_truth(0).boxes_xywh, [[1, 2, 5, 6]], atol=1e-12)
@@ -239,7 +239,7 @@ def test_a_real_folder_without_the_names_of_its_classes(detseg_data: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("add", "has", "truth", "task", "formats"),
+    ("add", "has", "target", "task", "formats"),
     [
         (_add_voc, "voc has boxes and instances", "masks", "semantic", "masks, cityscapes or shapes"),
         (_add_masks, "masks has masks", "instances", "instance", "coco, voc, yolo, cityscapes or shapes"),
@@ -249,20 +249,20 @@ def test_a_real_folder_without_the_names_of_its_classes(detseg_data: Path) -> No
     ],
 )
 def test_a_truth_that_the_format_lacks(
-    tmp_path: Path, add: Callable[[Path], None], has: str, truth: Truth, task: str, formats: str
+    tmp_path: Path, add: Callable[[Path], None], has: str, target: Target, task: str, formats: str
 ) -> None:
     add(tmp_path)
-    message = rf"format {has}; {truth} were asked for \(task {task}\): use a data set of format {formats}$"
+    message = rf"format {has}; {target} were asked for \(task {task}\): use a data set of format {formats}$"
     with pytest.raises(DatasetError, match=message):
-        open_dataset(tmp_path, "val", truth=truth)
+        open_dataset(tmp_path, "val", target=target)
 
 
 def test_the_default_is_the_first_truth_of_the_format(tmp_path: Path) -> None:
     _add_masks(tmp_path)
-    assert open_dataset(tmp_path, "val").truth == "masks"
-    assert open_dataset("shapes", "val").truth == "boxes"
-    assert open_dataset("blobs", "val").truth == "volumes"
-    assert load_format("shapes").open(find_source("shapes"), "val", "masks").truth == "masks"
+    assert open_dataset(tmp_path, "val").target == "masks"
+    assert open_dataset("shapes", "val").target == "boxes"
+    assert open_dataset("blobs", "val").target == "volumes"
+    assert load_format("shapes").open(find_source("shapes"), "val", "masks").target == "masks"
 
 
 def test_a_description_does_not_override_a_yaml_that_is_named(tmp_path: Path) -> None:

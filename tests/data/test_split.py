@@ -24,7 +24,7 @@ NUM_IMAGES = 20
 NAMES = ("cat", "dog")
 
 
-def write_pictures(folder: Path, numbers: range) -> None:
+def write_images(folder: Path, numbers: range) -> None:
     for number in numbers:
         image = np.random.default_rng(number).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         write_image(folder / f"{number:02d}.png", image)
@@ -33,7 +33,7 @@ def write_pictures(folder: Path, numbers: range) -> None:
 def make_coco(root: Path) -> Path:
     """Images 0 to 14 in train, 15 to 19 in val; every image has a cat, every fourth a dog too."""
     for split, numbers in (("train", range(15)), ("val", range(15, NUM_IMAGES))):
-        write_pictures(root / split, numbers)
+        write_images(root / split, numbers)
         annotations = [
             {"id": 100 + 10 * number + label, "image_id": number, "category_id": 5 * label + 2, "bbox": [1, 2, 9, 8]}
             for number in numbers
@@ -58,7 +58,7 @@ def make_coco(root: Path) -> Path:
 
 def make_voc(root: Path) -> Path:
     box = "<bndbox><xmin>1</xmin><ymin>2</ymin><xmax>10</xmax><ymax>10</ymax></bndbox>"
-    write_pictures(root / "JPEGImages", range(NUM_IMAGES))
+    write_images(root / "JPEGImages", range(NUM_IMAGES))
     (root / "Annotations").mkdir()
     for number in range(NUM_IMAGES):
         names = NAMES if number % 4 == 0 else NAMES[:1]
@@ -70,7 +70,7 @@ def make_voc(root: Path) -> Path:
 
 
 def make_yolo(root: Path) -> Path:
-    write_pictures(root / "images" / "all", range(NUM_IMAGES))
+    write_images(root / "images" / "all", range(NUM_IMAGES))
     (root / "labels" / "all").mkdir(parents=True)
     for number in range(NUM_IMAGES):
         labels = (0, 1) if number % 4 == 0 else (0,)
@@ -273,7 +273,7 @@ def test_coco_files_that_share_ids_get_new_ones(tmp_path: Path) -> None:
         ids = sorted(entry["id"] for document in written for entry in document[key])
         assert ids == list(range(1, len(ids) + 1))
     assert all(entry["score"] == entry["bbox"][0] for document in written for entry in document["annotations"])
-    # The boxes are still those of their pictures.
+    # The boxes are still those of their images.
     before = {
         Path(dataset.path(index)).name: dataset.ground_truth(index).boxes_xywh.tolist()
         for dataset in (open_dataset(root, "train"), open_dataset(root, "val"))

@@ -28,7 +28,7 @@ def save(path: Path, pixels: Any) -> None:
 
 
 def labels(number: int) -> Any:
-    """Class 0 everywhere, class 1 in every fourth image, in one of them on most of it; and some void."""
+    """Class 0 everywhere, class 1 in every fourth image, in one of them on most of it; and some ignored."""
     mask = np.zeros((SIZE, SIZE), np.uint8)
     if number % 4 == 0:
         mask[: 12 if number == 8 else 1] = 1
@@ -132,19 +132,19 @@ def test_copies_stay_together(data: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"names": {3: "ground", 7: "thing"}, "void": [0, 255]},
+        {"names": {3: "ground", 7: "thing"}, "ignore_index": [0, 255]},
         {"names": {0: "ground", 1: "thing"}},
         {"names": ["ground", "thing"]},
     ],
 )
 def test_what_the_values_mean_is_kept(data: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
-    if settings.get("void"):
+    if settings.get("ignore_index"):
         for path in data.rglob("masks/*.png"):
             save(path, np.array([3, 7, 0], np.uint8)[np.minimum(np.asarray(Image.open(path)), 2)])
     describe(data, **settings)
     result = split_dataset(data, "8:2", 0, tmp_path / "out")
     written = yaml.safe_load(result.yaml_path.read_text())
-    assert {key: written[key] for key in written if key in ("names", "void", "colors")} == settings
+    assert {key: written[key] for key in written if key in ("names", "ignore_index", "colors")} == settings
     assert written["path"] == str(data)
     assert written["train"] == {
         "images": str(tmp_path / "out" / "train.txt"),
@@ -158,7 +158,7 @@ def test_color_maps(data: Path, tmp_path: Path) -> None:
     colors = np.array([[9, 8, 7], [200, 0, 1], [0, 0, 0]], np.uint8)
     for path in data.rglob("masks/*.png"):
         save(path, colors[np.minimum(np.asarray(Image.open(path)), 2)])
-    describe(data, colors=colors[:2].tolist(), void=[0, 0, 0])
+    describe(data, colors=colors[:2].tolist(), ignore_index=[0, 0, 0])
     result = split_dataset(data, "8:2", 0, tmp_path / "out")
     assert [summary.num_images_by_class["thing"] for summary in result.splits.values()] == [4, 1]
     assert check_dataset(result.yaml_path).findings == ()

@@ -78,41 +78,41 @@ def shrink(words: list[str]) -> list[str]:
 
 
 def write_data(folder: Path) -> None:
-    """What the pages call the user's own: data sets, pictures, films and scans."""
+    """What the pages call the user's own: data sets, images, videos and scans."""
     rng = np.random.default_rng(0)
     (folder / "shapes.yaml").write_text(TINY_SHAPES)
     (folder / "blobs.yaml").write_text(TINY_BLOBS)
-    for name in ("pictures", "smears", "frames"):
+    for name in ("images", "smears", "frames"):
         for number in range(2):
-            write_image(folder / name / f"{number}.png", _picture(rng)[0])
-    with OpenCVVideo(folder / "film.mp4", 25) as film:
+            write_image(folder / name / f"{number}.png", _image(rng)[0])
+    with OpenCVVideo(folder / "footage.mp4", 25) as video:
         for _ in range(5):
-            film.append(_picture(rng)[0], "film")
+            video.append(_image(rng)[0], "footage")
     _write_boxes(folder / "my_data", rng)
     _write_masks(folder / "my_masks", rng)
     _write_volumes(folder, rng)
 
 
-def _picture(rng: np.random.Generator) -> tuple[ByteArray, ByteArray, list[list[int]]]:
-    """Noise with a dark and a bright square: the picture, its mask and the corners and class of each square."""
-    picture = rng.integers(100, 140, (SIDE, SIDE, 3), dtype=np.uint8)
+def _image(rng: np.random.Generator) -> tuple[ByteArray, ByteArray, list[list[int]]]:
+    """Noise with a dark and a bright square: the image, its mask and the corners and class of each square."""
+    image = rng.integers(100, 140, (SIDE, SIDE, 3), dtype=np.uint8)
     mask = np.zeros((SIDE, SIDE), np.uint8)
     squares = []
     for label, gray in enumerate((20, 230)):
         x, y = (int(value) + label * SIDE // 2 for value in (rng.integers(2, 10), 0))
         y = int(rng.integers(2, SIDE - 24))
-        cv2.rectangle(picture, (x, y), (x + 19, y + 19), (gray, gray, gray), -1)
+        cv2.rectangle(image, (x, y), (x + 19, y + 19), (gray, gray, gray), -1)
         mask[y : y + 20, x : x + 20] = label + 1
         squares.append([x, y, label + 1])
-    return picture, mask, squares
+    return image, mask, squares
 
 
 def _write_boxes(folder: Path, rng: np.random.Generator) -> None:
     for split, number_of_images in (("train", 8), ("val", 4)):
         images, annotations = [], []
         for number in range(1, number_of_images + 1):
-            picture, _, squares = _picture(rng)
-            write_image(folder / "images" / split / f"{number}.png", picture)
+            image, _, squares = _image(rng)
+            write_image(folder / "images" / split / f"{number}.png", image)
             images.append({"id": number, "file_name": f"{number}.png", "height": SIDE, "width": SIDE})
             for x, y, label in squares:
                 box = {"image_id": number, "category_id": label, "bbox": [x, y, 20, 20], "area": 400, "iscrowd": 0}
@@ -126,8 +126,8 @@ def _write_boxes(folder: Path, rng: np.random.Generator) -> None:
 def _write_masks(folder: Path, rng: np.random.Generator) -> None:
     for split, number_of_images in (("train", 8), ("val", 4)):
         for number in range(number_of_images):
-            picture, mask, _ = _picture(rng)
-            write_image(folder / split / "images" / f"{number}.png", picture)
+            image, mask, _ = _image(rng)
+            write_image(folder / split / "images" / f"{number}.png", image)
             path = folder / split / "masks" / f"{number}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             assert cv2.imwrite(str(path), mask)

@@ -136,7 +136,7 @@ def test_the_messages_of_the_troubleshooting_page_are_real() -> None:
     ("words", "expected"),
     [
         ("eval m --data d", "eval m --data d --workers 0"),
-        ("predict m film.mp4", "predict m film.mp4"),
+        ("predict m footage.mp4", "predict m footage.mp4"),
         ("train --resume runs/a --epochs 200", "train --resume runs/a --epochs 2"),
         (
             "train c2f_n --data d --epochs 100 --size 640",

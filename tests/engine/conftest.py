@@ -1,4 +1,4 @@
-"""A run small enough to be trained dozens of times: six optimizer steps on tiny pictures of shapes."""
+"""A run small enough to be trained dozens of times: six optimizer steps on tiny images of shapes."""
 
 from __future__ import annotations
 

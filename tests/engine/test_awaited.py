@@ -46,7 +46,7 @@ def test_an_error_passes_through() -> None:
 def test_a_run_records_its_waiting(
     tiny: Callable[..., RunConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Pictures that take long to read show in ``wait_seconds`` of their epoch."""
+    """Images that take long to read show in ``wait_seconds`` of their epoch."""
     fast: Any = Dataset.load
 
     def slow(self: Dataset, index: int) -> Any:
@@ -56,5 +56,5 @@ def test_a_run_records_its_waiting(
     monkeypatch.setattr(Dataset, "load", slow)
     train(tiny("augment.mosaic=0", "train.epochs=1"), tmp_path / "run", bar=False)
     (record,) = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    # 12 pictures in an epoch, and three steps that are no waiting
+    # 12 images in an epoch, and three steps that are no waiting
     assert 12 * PAUSE < record["wait_seconds"] < record["train_seconds"]

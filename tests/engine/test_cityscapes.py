@@ -64,11 +64,11 @@ def test_the_recipe_and_what_the_official_scripts_say_of_its_predictions(
     assert main(["train", config, f"data.path={tree}", *SMALL, "-o", str(run_dir)]) == 0
     model, report = str(run_dir / "best.safetensors"), tmp_path / "metrics.json"
     assert main(["eval", model, "--data", str(tree), "--workers", "0", "--json", str(report)]) == 0
-    pictures = sorted(str(path) for path in (tree / "leftImg8bit" / "val").rglob("*.png"))
-    assert main(["predict", model, *pictures, "--save", "ids", "-o", str(tmp_path / "found")]) == 0
+    images = sorted(str(path) for path in (tree / "leftImg8bit" / "val").rglob("*.png"))
+    assert main(["predict", model, *images, "--save", "ids", "-o", str(tmp_path / "found")]) == 0
 
-    predictions = [str(tmp_path / "found" / "ids" / Path(picture).name) for picture in pictures]
-    truths = [p.replace("leftImg8bit/", "gtFine/").replace("_leftImg8bit", "_gtFine_labelIds") for p in pictures]
+    predictions = [str(tmp_path / "found" / "ids" / Path(image).name) for image in images]
+    truths = [p.replace("leftImg8bit/", "gtFine/").replace("_leftImg8bit", "_gtFine_labelIds") for p in images]
     for name, value in {"evalInstLevelScore": False, "JSONOutput": False, "quiet": True, "evalLabels": []}.items():
         monkeypatch.setattr(official_settings, name, value)
     official = evaluateImgLists(predictions, truths, official_settings)

@@ -71,7 +71,7 @@ def test_a_folder_with_everything(folder: Path, tmp_path: Path, capsys: pytest.C
     options = ["--data", folder / "blobs.yaml", "--workers", 0, "--device", "cpu"]
     assert detseg("eval", folder / "model.onnx", *options, "-o", tmp_path / "out") == 0
     written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written >= {"metrics.json", "report.html", "pictures"}
+    assert written >= {"metrics.json", "report.html", "images"}
     assert f"report: {tmp_path / 'out' / 'report.html'}\n" in capsys.readouterr().out
 
 
@@ -98,14 +98,14 @@ def test_what_is_refused(
     assert message in capsys.readouterr().err
 
 
-def write_pictures(root: Path) -> None:
-    """Two pictures with a box each, as COCO."""
+def write_images(root: Path) -> None:
+    """Two images with a box each, as COCO."""
     for number in (1, 2):
         write_image(root / "val" / f"{number}.png", np.full((64, 64, 3), 50 * number, np.uint8))
-    pictures = [{"id": number, "file_name": f"{number}.png", "height": 64, "width": 64} for number in (1, 2)]
+    images = [{"id": number, "file_name": f"{number}.png", "height": 64, "width": 64} for number in (1, 2)]
     boxes = [{"id": n, "image_id": n, "category_id": 1, "bbox": [4, 4, 20, 20], "area": 400} for n in (1, 2)]
     (root / "annotations").mkdir()
-    content = {"images": pictures, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
+    content = {"images": images, "annotations": boxes, "categories": [{"id": 1, "name": "thing"}]}
     (root / "annotations" / "instances_val.json").write_text(json.dumps(content))
 
 
@@ -121,7 +121,7 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     torch.manual_seed(0)
     save_model_file(folder / "m.safetensors", config.build()[0].state_dict(), config)
-    write_pictures(folder / "data")
+    write_images(folder / "data")
     return folder
 
 
@@ -200,8 +200,8 @@ def test_names_of_files_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureF
     rng = np.random.default_rng(0)
     for number in range(4):
         name = f"bild_\udce4{number}"
-        picture = rng.integers(0, 256, (64, 64, 3), np.uint8)
-        write_image(tmp_path / "plain.png", picture)
+        image = rng.integers(0, 256, (64, 64, 3), np.uint8)
+        write_image(tmp_path / "plain.png", image)
         (tmp_path / "plain.png").rename(images / f"{name}.png")
         (labels / f"{name}.txt").write_text("0 0.5 0.5 0.4 0.4\n")
     (tmp_path / "data.yaml").write_text("{path: set, train: images, val: images, names: [a]}")

@@ -49,7 +49,7 @@ def package() -> ModelFile:
     torch.manual_seed(0)
     model, task = config.build()
     with torch.no_grad():
-        # Norms that fit the pictures: without them all scores are nearly equal.
+        # Norms that fit the images: without them all scores are nearly equal.
         for module in model.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None
@@ -66,8 +66,8 @@ def package() -> ModelFile:
 
 @pytest.fixture(scope="module")
 def objects(package: ModelFile, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[tuple[str, list[float]]]]:
-    """Picture -> class and box (xywh) of every third object that the model finds there, shaken a little."""
-    folder = tmp_path_factory.mktemp("pictures")
+    """ReportImage -> class and box (xywh) of every third object that the model finds there, shaken a little."""
+    folder = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     paths = [folder / f"{number}.png" for number in range(NUM_IMAGES)]
     for path in paths:
@@ -224,7 +224,7 @@ def test_an_exported_file_has_the_numbers_of_its_model(
     if form == "nms":
         with pytest.warns(UserWarning, match=r"leaves out what scores below 0\.25.*--conf 0\.001"):
             found = metrics_of(made.path, folder)
-        with pytest.raises(ValueError, match="suppression is part of the graph, so confidence cannot be changed"):
+        with pytest.raises(ValueError, match="NMS is part of the graph, so confidence cannot be changed"):
             metrics_of(made.path, folder, confidence=0.001)
     else:
         found = metrics_of(made.path, folder, num_workers=2)
@@ -259,7 +259,7 @@ def test_an_error_on_the_way_ends_the_loader_and_leaves_the_mode(
     package: ModelFile, objects: Any, tmp_path: Path, num_workers: int
 ) -> None:
     folder = coco_folder(tmp_path / "data", objects, IN_ORDER)
-    (folder / "val" / "1.png").write_bytes(b"no picture")
+    (folder / "val" / "1.png").write_bytes(b"no image")
     dataset, children = open_dataset(folder, "val"), len(multiprocessing.active_children())
     package.model.train()
     try:

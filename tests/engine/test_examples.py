@@ -14,7 +14,7 @@ from detseg.arrays import ByteArray
 from detseg.data.formats.blobs import BlobsConfig, BlobsDataset
 from detseg.data.formats.shapes import ShapesConfig, ShapesDataset
 from detseg.engine.examples import Examples
-from detseg.engine.pictures import Pictures
+from detseg.engine.report_images import ReportImages
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import Outcome
 from detseg.models.detector import DetectorConfig
@@ -34,11 +34,11 @@ def shapes(num_images: int, truth: Any = "masks", num_objects: int = 1) -> Shape
     return ShapesDataset("val", config, truth)
 
 
-def draw(folder: Path, num_images: int, num_pictures: int) -> list[str]:
-    """The names of the pictures of a data set whose predictions all are class 1."""
+def draw(folder: Path, num_images: int, num_shown: int) -> list[str]:
+    """The names of the images of a data set whose predictions all are class 1."""
     dataset = shapes(num_images)
     task: Any = SemanticTaskConfig().build(LETNetConfig().build(4), dataset.class_names)
-    examples = Examples(task, dataset, folder, num_pictures)
+    examples = Examples(task, dataset, folder, num_shown)
     result = LabelMap(np.ones((64, 64), np.uint8))
     for index in range(num_images):
         examples(index, result, dataset.mask(index))
@@ -51,14 +51,14 @@ def draw(folder: Path, num_images: int, num_pictures: int) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("num_images", "num_pictures", "expected"),
+    ("num_images", "num_shown", "expected"),
     [(9, 3, [0, 4, 8]), (3, 12, [0, 1, 2]), (5, 1, [0])],
     ids=["spread from the first to the last", "all of a few", "one"],
 )
-def test_pictures_are_spread_over_the_data_set(
-    tmp_path: Path, num_images: int, num_pictures: int, expected: list[int]
+def test_images_are_spread_over_the_data_set(
+    tmp_path: Path, num_images: int, num_shown: int, expected: list[int]
 ) -> None:
-    names = draw(tmp_path / "pictures", num_images, num_pictures)
+    names = draw(tmp_path / "images", num_images, num_shown)
     assert names == [f"{index:06d}_{index:06d}.jpg" for index in expected]
 
 
@@ -85,31 +85,31 @@ def decoded(jpeg: bytes) -> ByteArray:
 WRONG_ROWS = (10, 0, 40, 20, 0, 50, 30)
 
 
-def look_at_masks(folder: Path | None, num_pictures: int, indices: Sequence[int]) -> Pictures:
+def look_at_masks(folder: Path | None, num_shown: int, indices: Sequence[int]) -> ReportImages:
     dataset = shapes(len(WRONG_ROWS))
     evaluator: Any = None  # masks are ranked without
-    examples = Examples(task_for("masks"), dataset, folder, num_pictures)
+    examples = Examples(task_for("masks"), dataset, folder, num_shown)
     for index in indices:
         examples(index, spoiled(dataset.mask(index), WRONG_ROWS[index]), dataset.mask(index))
     return examples.finish(evaluator)
 
 
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize(("num_pictures", "expected"), [(3, [5, 2, 6]), (7, [5, 2, 6, 3, 0])])
-def test_the_worst_masks(tmp_path: Path, num_pictures: int, expected: list[int], backward: bool) -> None:
+@pytest.mark.parametrize(("num_shown", "expected"), [(3, [5, 2, 6]), (7, [5, 2, 6, 3, 0])])
+def test_the_worst_masks(tmp_path: Path, num_shown: int, expected: list[int], backward: bool) -> None:
     indices = range(len(WRONG_ROWS))
-    pictures = look_at_masks(tmp_path / "pictures", num_pictures, indices[::-1] if backward else indices)
-    # A picture without an error is not among them, wherever there is room.
-    assert [picture.name for picture in pictures.hardest] == [f"{index:06d}_{index:06d}" for index in expected]
-    assert "mIoU" in pictures.measure
-    assert pictures.hardest[0].caption.startswith("mIoU 0.")
-    names = sorted(path.name for path in (tmp_path / "pictures" / "hardest").iterdir())
-    assert names == [f"{rank:02d}_{picture.name}.jpg" for rank, picture in enumerate(pictures.hardest, start=1)]
+    images = look_at_masks(tmp_path / "images", num_shown, indices[::-1] if backward else indices)
+    # An image without an error is not among them, wherever there is room.
+    assert [image.name for image in images.hardest] == [f"{index:06d}_{index:06d}" for index in expected]
+    assert "mIoU" in images.measure
+    assert images.hardest[0].caption.startswith("mIoU 0.")
+    names = sorted(path.name for path in (tmp_path / "images" / "hardest").iterdir())
+    assert names == [f"{rank:02d}_{image.name}.jpg" for rank, image in enumerate(images.hardest, start=1)]
     dataset = shapes(len(WRONG_ROWS))
     image, mask = dataset.read(expected[0])
     assert mask is not None
     shown = compare_labels(image, mask, spoiled(mask, 50).labels, dataset.class_names)
-    assert np.abs(decoded(pictures.hardest[0].jpeg).astype(int) - shown).mean() < 5
+    assert np.abs(decoded(images.hardest[0].jpeg).astype(int) - shown).mean() < 5
 
 
 def test_the_worst_of_equals_are_the_first(tmp_path: Path) -> None:
@@ -118,14 +118,14 @@ def test_the_worst_of_equals_are_the_first(tmp_path: Path) -> None:
     examples = Examples(task_for("masks"), dataset, None, 2)
     for index in (3, 1, 0, 2):
         examples(index, LabelMap(np.full((64, 64), 255, np.uint8)), dataset.mask(index))
-    assert [picture.name[:6] for picture in examples.finish(evaluator).hardest] == ["000000", "000001"]
+    assert [image.name[:6] for image in examples.finish(evaluator).hardest] == ["000000", "000001"]
 
 
 def test_a_folder_is_not_needed_and_holds_nothing_stale(tmp_path: Path) -> None:
     indices = range(len(WRONG_ROWS))
     in_memory = look_at_masks(None, 3, indices)
     assert list(tmp_path.iterdir()) == []
-    folder = tmp_path / "pictures"
+    folder = tmp_path / "images"
     look_at_masks(folder, 7, indices)
     (folder / "hardest" / "notes.jpg").write_bytes(b"mine")
     assert look_at_masks(folder, 3, indices) == in_memory
@@ -142,18 +142,18 @@ def test_the_worst_volumes() -> None:
         found = truth.labels.copy()
         found[: (0, 14, 9)[index]] = 0
         examples(index, type(truth)(found, truth.affine), truth)
-    pictures = examples.finish(evaluator)
-    assert [picture.name[:6] for picture in pictures.hardest] == ["000001", "000002"]
-    assert pictures.hardest[0].caption.startswith("Dice ")
-    assert "Dice" in pictures.measure
+    images = examples.finish(evaluator)
+    assert [image.name[:6] for image in images.hardest] == ["000001", "000002"]
+    assert images.hardest[0].caption.startswith("Dice ")
+    assert "Dice" in images.measure
 
 
 def test_the_worst_boxes(tmp_path: Path) -> None:
     dataset = shapes(4, "boxes", num_objects=3)
     evaluator = CocoEvaluator(dataset.class_names)
     task = task_for("boxes")
-    examples, single = Examples(task, dataset, tmp_path / "pictures", 2), Examples(task, dataset, None, 1)
-    # Picture 1 misses its first object, picture 3 has one box too many and takes an object for another class.
+    examples, single = Examples(task, dataset, tmp_path / "images", 2), Examples(task, dataset, None, 1)
+    # ReportImage 1 misses its first object, image 3 has one box too many and takes an object for another class.
     for index in range(4):
         truth = dataset.ground_truth(index)
         boxes = truth.boxes_xywh.copy()
@@ -169,22 +169,22 @@ def test_the_worst_boxes(tmp_path: Path) -> None:
         evaluator.update(truth.image_id, found, truth)
         examples(index, found, truth)
         single(index, found, truth)
-    pictures = examples.finish(evaluator)
-    assert single.finish(evaluator).hardest == pictures.hardest[:1]
-    assert [(picture.name[:6], picture.caption) for picture in pictures.hardest] == [
+    images = examples.finish(evaluator)
+    assert single.finish(evaluator).hardest == images.hardest[:1]
+    assert [(image.name[:6], image.caption) for image in images.hardest] == [
         ("000003", "false positives 1, wrong class 1, right 2"),
         ("000001", "misses 1, right 2"),
     ]
-    assert pictures.tally is not None
-    assert pictures.tally.class_names == dataset.class_names
-    totals = dict(zip(Outcome, pictures.tally.counts.sum(axis=0).tolist(), strict=True))
+    assert images.tally is not None
+    assert images.tally.class_names == dataset.class_names
+    totals = dict(zip(Outcome, images.tally.counts.sum(axis=0).tolist(), strict=True))
     assert totals == {
         Outcome.RIGHT: 10, Outcome.FALSE_POSITIVE: 1, Outcome.WRONG_CLASS: 1, Outcome.BADLY_PLACED: 0, Outcome.MISS: 1
     }  # fmt: skip
     # 10 right of 12 found and 12 true
-    assert pictures.tally.f1 == pytest.approx(20 / 24)
-    written = read_image(tmp_path / "pictures" / "hardest" / f"01_{pictures.hardest[0].name}.jpg")
-    assert np.array_equal(written, decoded(pictures.hardest[0].jpeg))
+    assert images.tally.f1 == pytest.approx(20 / 24)
+    written = read_image(tmp_path / "images" / "hardest" / f"01_{images.hardest[0].name}.jpg")
+    assert np.array_equal(written, decoded(images.hardest[0].jpeg))
     violet = (np.abs(written.astype(int) - (170, 95, 240)) < 40).all(axis=2)
     assert violet.sum() > 200, "the box of the wrong class"
 
@@ -207,12 +207,12 @@ idle = Examples(module.task_for("masks"), dataset)
 if rank == 0:
     idle(0, module.spoiled(dataset.mask(0), 9), dataset.mask(0))
 assert len(idle.finish(None, Group(rank, 2, rank), torch.device("cpu")).hardest) == 1
-examples = Examples(module.task_for("masks"), dataset, folder / "pictures", 3)
+examples = Examples(module.task_for("masks"), dataset, folder / "images", 3)
 for index in range(rank, len(module.WRONG_ROWS), 2):
     examples(index, module.spoiled(dataset.mask(index), module.WRONG_ROWS[index]), dataset.mask(index))
-pictures = examples.finish(None, Group(rank, 2, rank), torch.device("cpu"))
+images = examples.finish(None, Group(rank, 2, rank), torch.device("cpu"))
 dist.destroy_process_group()
-assert pictures == module.look_at_masks(None, 3, range(len(module.WRONG_ROWS)))
+assert images == module.look_at_masks(None, 3, range(len(module.WRONG_ROWS)))
 
 """
 
@@ -228,5 +228,5 @@ def test_two_processes_show_the_same(tmp_path: Path) -> None:
     for process in processes:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors
-    assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 3
-    assert len(list((tmp_path / "pictures" / "hardest").glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "images").glob("*.jpg"))) == 3
+    assert len(list((tmp_path / "images" / "hardest").glob("*.jpg"))) == 3

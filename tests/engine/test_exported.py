@@ -16,7 +16,7 @@ from detseg.exporters.export import export_model
 from detseg.losses.detection import SimOTALossConfig
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
-from detseg.models.heads.direct import DirectHeadConfig
+from detseg.models.heads.yolox import YOLOXHeadConfig
 from detseg.models.letnet import LETNetConfig
 from detseg.models.necks.pan import PANConfig
 from detseg.models.vnet import VNetConfig
@@ -94,11 +94,11 @@ def test_masks(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def yolox(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small network with the direct head, as YOLOX has it, and settings that are not the usual ones."""
+    """A small network with the YOLOX head, as YOLOX has it, and settings that are not the usual ones."""
     folder = tmp_path_factory.mktemp("yolox")
     config = ModelFileConfig(
         DetectorConfig(
-            backbone=CSPDarknetConfig(width=0.0625, depth=0.01), neck=PANConfig(depth=0.01), head=DirectHeadConfig()
+            backbone=CSPDarknetConfig(width=0.0625, depth=0.01), neck=PANConfig(depth=0.01), head=YOLOXHeadConfig()
         ),
         DetectionTaskConfig(
             input=InputSpec(96, 128),
@@ -132,7 +132,7 @@ def test_the_way_to_a_foreign_onnx_file(detseg_data: Path) -> None:
 
 
 @pytest.mark.slow
-def test_real_weights_on_real_pictures(detseg_data: Path, tmp_path: Path) -> None:
+def test_real_weights_on_real_images(detseg_data: Path, tmp_path: Path) -> None:
     model_path = tmp_path / "nano.safetensors"
     convert(detseg_data / "weights" / "yolox_nano_coco.pth", model_path)
     made = export_model(model_path)

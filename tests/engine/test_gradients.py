@@ -55,7 +55,7 @@ def assert_same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: f
 
 @pytest.mark.parametrize("loss", ["tal", "simota"])
 def test_four_micro_batches_equal_one_batch(tiny: Tiny, loss: str) -> None:
-    head = "dfl" if loss == "tal" else "direct"
+    head = "dfl" if loss == "tal" else "yolox"
     common = (*COMMON, f"task.loss={loss}", f"model.head={head}", "train.freeze_norms=true")
     whole, whole_loss = first_step(make_trainer(tiny(*common, "train.batch_size=12")))
     parts, parts_loss = first_step(make_trainer(tiny(*common, "train.batch_size=3", "train.accumulate=4")))
@@ -79,7 +79,7 @@ def test_a_batch_without_objects_trains(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(*COMMON)
     (tmp_path / "shapes.yaml").write_text("{format: shapes, image_size: 64, num_train: 4, num_val: 4, min_objects: 0, "
                                           "max_objects: 0, min_side: 16, max_side: 30}")  # fmt: skip
-    for loss, head in (("tal", "dfl"), ("simota", "direct")):
+    for loss, head in (("tal", "dfl"), ("simota", "yolox")):
         config = tiny(*COMMON, f"task.loss={loss}", f"model.head={head}")
         gradients, parts = first_step(make_trainer(config))
         assert all(torch.isfinite(gradient).all() for gradient in gradients.values())
@@ -117,9 +117,9 @@ def _in_process(rank: int, world_size: int, port: int, folder: str) -> None:
     trainer = make_trainer(config, group)
     gradients, parts = first_step(trainer)
     buffers = {name: value.clone() for name, value in trainer.model.named_buffers()}
-    one_picture = open_dataset(Path(folder) / "single.yaml", "val")
+    one_image = open_dataset(Path(folder) / "single.yaml", "val")
     evaluator: Any = evaluate(
-        trainer.model, trainer.task, one_picture, batch_size=4, device=device, group=group, bar=False
+        trainer.model, trainer.task, one_image, batch_size=4, device=device, group=group, bar=False
     )
     result = {"parts": parts, "metrics": dict(evaluator.compute()), "num_results": len(evaluator.results())}
     torch.save({"gradients": gradients, "buffers": buffers}, Path(folder) / f"rank_{rank}_of_{world_size}.pt")
@@ -148,7 +148,7 @@ def test_two_processes_equal_one(tiny: Tiny, tmp_path: Path) -> None:
     for name, value in tensors[0]["buffers"].items():
         assert torch.allclose(tensors[1]["buffers"][name].float(), value.float(), rtol=1e-4, atol=1e-6), name
     assert results[1]["parts"] == pytest.approx(results[0]["parts"], rel=1e-5)
-    # One picture for two processes: one of them has nothing to evaluate, both know the result.
+    # One image for two processes: one of them has nothing to evaluate, both know the result.
     assert results[1] == results[2]
     assert results[1]["num_results"] > 0
     assert results[1]["metrics"].keys() == results[0]["metrics"].keys()

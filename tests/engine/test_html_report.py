@@ -12,8 +12,8 @@ import pytest
 
 from detseg.engine.browse import BROWSED_BYTES, browsed, fit_browsed
 from detseg.engine.html_report import Chart, Report, render, write_html
-from detseg.engine.pictures import Picture, Pictures
-from detseg.evaluation.explore import count_boxes, picture_record
+from detseg.engine.report_images import ReportImage, ReportImages
+from detseg.evaluation.explore import count_boxes, image_record
 from detseg.evaluation.hardest import BoxTally, encode_jpeg
 from detseg.files import SaveError
 from detseg.structures import Detections, GroundTruth, Metrics
@@ -62,8 +62,11 @@ def full_report(name: str = "cell", metrics: Metrics | None = None) -> Report:
         metrics=metrics or Metrics({"AP": 0.51234, "AP_small": -1.0, f"AP/{name}": 0.75, "AP/other": -1.0}),
         classes_without_truth=[f"{name} 2"],
         charts=[Chart(f"curve of {name}", b"png")],
-        pictures=Pictures(
-            (Picture(f"000001_{name}", "", JPEG),), (Picture(f"000002_{name}", "misses 3", JPEG),), f"by {name}", tally
+        images=ReportImages(
+            (ReportImage(f"000001_{name}", "", JPEG),),
+            (ReportImage(f"000002_{name}", "misses 3", JPEG),),
+            f"by {name}",
+            tally,
         ),
         settings={"Model": {"file": f"/models/{name}", "sha256": "ab" * 32}, "Data": {"split": name}},
         title=name,
@@ -71,8 +74,8 @@ def full_report(name: str = "cell", metrics: Metrics | None = None) -> Report:
     )
 
 
-def browsed_report(name: str = "cell", num_pictures: int = 3) -> Report:
-    """Pictures with two objects and four boxes, of which the score and whether they are right is told."""
+def browsed_report(name: str = "cell", num_images: int = 3) -> Report:
+    """Images with two objects and four boxes, of which the score and whether they are right is told."""
     truth = GroundTruth(
         1, 100, 200, np.array([[10, 10, 40, 40], [100, 20, 50, 50]], np.float64), np.array([0, 1]),
         np.array([False, False]), np.array([1600.0, 2500.0]),
@@ -80,15 +83,15 @@ def browsed_report(name: str = "cell", num_pictures: int = 3) -> Report:
     boxes = np.array([[10, 10, 50, 50], [100, 20, 150, 70], [0, 60, 30, 100], [60, 60, 90, 90]], np.float32)
     found = Detections(boxes, np.array([0.9, 0.6, 0.4, 0.2], np.float32), np.array([0, 1, 0, 1]))
     image = np.random.default_rng(0).integers(0, 256, (100, 200, 3), dtype=np.uint8)
-    pictures = Pictures(
-        (Picture("000000_a", "", JPEG),), (Picture("000001_b", "misses 3", JPEG),), "by errors", None,
-        count_boxes([(found, truth)] * num_pictures, 2),
+    images = ReportImages(
+        (ReportImage("000000_a", "", JPEG),), (ReportImage("000001_b", "misses 3", JPEG),), "by errors", None,
+        count_boxes([(found, truth)] * num_images, 2),
         tuple(
-            browsed(index, f"{index:06d}_{name}", {"image": image}, picture_record(found, truth, 2))
-            for index in range(num_pictures)
+            browsed(index, f"{index:06d}_{name}", {"image": image}, image_record(found, truth, 2))
+            for index in range(num_images)
         ),
     )  # fmt: skip
-    return replace(full_report(name), pictures=pictures, class_names=(name, "other"))
+    return replace(full_report(name), images=images, class_names=(name, "other"))
 
 
 def test_everything_is_on_the_page() -> None:
@@ -106,7 +109,7 @@ def test_everything_is_on_the_page() -> None:
         assert shown in text, shown
     assert "000002_cell: misses 3" in text
     assert "IoU 0.50:0.95" in text, "numbers are explained"
-    headings = [text for text in page.texts if text in ("Numbers", "Classes", "Errors", "Pictures", "Settings")]
+    headings = [text for text in page.texts if text in ("Numbers", "Classes", "Errors", "ReportImages", "Settings")]
     assert len(headings) == 10, "each once in the table of contents and once as a heading"
     assert ["cell", "0.7500"] in page.cells
     assert ["other", "-"] in page.cells, "a dash where there is no ground truth"
@@ -131,7 +134,7 @@ def test_the_page_needs_nothing_else() -> None:
     assert page.all("script") == [{"type": "application/json", "id": "data"}, {}]
     assert not page.all("link")
     assert [link["href"] for link in page.all("a")] == [
-        "#numbers", "#classes", "#errors", "#charts", "#pictures", "#settings"
+        "#numbers", "#classes", "#errors", "#charts", "#images", "#settings"
     ]  # fmt: skip
     assert {section["id"] for section in page.all("section")} == {(link["href"] or "")[1:] for link in page.all("a")}
     # The name of a kind of elements is no address that is asked for.
@@ -155,38 +158,38 @@ def test_the_policy_allows_this_script_and_style_alone() -> None:
     assert "style=" not in text.split("<script>")[0], "which the policy would not allow"
 
 
-def test_pictures_to_browse_are_data() -> None:
+def test_images_to_browse_are_data() -> None:
     text = render(browsed_report(HOSTILE))
     data = json.loads(text.split('id="data">')[1].split("</script>")[0])
     assert data["classes"] == [HOSTILE, "other"]
     assert data["objects"] == [3, 3]
-    # At 0.00, 0.40, 0.41, 0.90 and 0.91: each of three pictures has a right and a wrong box of the first class.
+    # At 0.00, 0.40, 0.41, 0.90 and 0.91: each of three images has a right and a wrong box of the first class.
     assert [data["right"][0][at] for at in (0, 40, 41, 90, 91)] == [3, 3, 3, 3, 0]
     assert [data["wrong"][0][at] for at in (0, 40, 41, 90, 91)] == [3, 3, 0, 0, 0]
     # F1 is best where the right box of the second class still counts and no wrong one does.
     assert data["confidence"] == 60
-    picture = data["pictures"][1]
-    assert picture["name"] == f"000001_{HOSTILE}"
-    assert picture["truth"] == [[0, 50, 100, 250, 500, 0], [1, 500, 200, 750, 700, 0]]
-    assert picture["found"][0] == [0, 50, 100, 250, 500, 900, 1]
-    assert [row[5:] for row in picture["found"]] == [[900, 1], [600, 1], [400, 0], [200, 0]]
+    image = data["images"][1]
+    assert image["name"] == f"000001_{HOSTILE}"
+    assert image["truth"] == [[0, 50, 100, 250, 500, 0], [1, 500, 200, 750, 700, 0]]
+    assert image["found"][0] == [0, 50, 100, 250, 500, 900, 1]
+    assert [row[5:] for row in image["found"]] == [[900, 1], [600, 1], [400, 0], [200, 0]]
     page = Page(text)
     assert len(page.all("script")) == 2
-    # No picture under two headings: what can be browsed is no example.
+    # No image under two headings: what can be browsed is no example.
     assert len(page.all("img")) == 2
 
 
-def test_a_page_of_500_pictures_stays_small() -> None:
+def test_a_page_of_500_images_stays_small() -> None:
     noise = np.random.default_rng(0)
-    pictures = [
+    images = [
         browsed(index, str(index), {"image": noise.integers(0, 256, (480, 640, 3), dtype=np.uint8)}, {})
         for index in range(4)
     ] * 125
-    fitting = fit_browsed(pictures, BROWSED_BYTES)
+    fitting = fit_browsed(images, BROWSED_BYTES)
     total = sum(len(jpeg) for one in fitting for jpeg in one.layers.values()) * 4 / 3
     assert 0.3 * BROWSED_BYTES < total <= BROWSED_BYTES
     assert [one.name for one in fitting[:5]] == ["0", "1", "2", "3", "0"]
-    few = pictures[:2]
+    few = images[:2]
     assert fit_browsed(few, BROWSED_BYTES) == tuple(few), "as they are where there is room"
 
 
@@ -203,8 +206,8 @@ def test_every_name_is_escaped() -> None:
 def test_what_is_not_there_is_left_out() -> None:
     page = Page(render(Report(Metrics({"mIoU": 0.5}, primary="mIoU"))))
     assert [section["id"] for section in page.all("section")] == ["numbers"]
-    no_error = Page(render(Report(Metrics({"AP": 1.0}), pictures=Pictures(measure="by errors"))))
-    assert "No picture has an error." in no_error.texts
+    no_error = Page(render(Report(Metrics({"AP": 1.0}), images=ReportImages(measure="by errors"))))
+    assert "No image has an error." in no_error.texts
 
 
 def test_the_primary_number_stands_out() -> None:

@@ -1,4 +1,4 @@
-"""Instances through every verb: trained, judged, reported, found in pictures and followed through a video."""
+"""Instances through every verb: trained, judged, reported, found in images and followed through a video."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detseg.cli import main
-from detseg.data.formats.shapes import ShapesConfig, draw_picture
+from detseg.data.formats.shapes import ShapesConfig, draw_image
 from detseg.data.open import open_dataset
 from detseg.runtime.media.images import read_image
 from detseg.runtime.media.video_file import OpenCVVideo
@@ -41,10 +41,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "config.yaml").write_text(SETTINGS.format(config=config))
     data = str(folder / "data" / "shapes.yaml")
     assert main(["train", str(folder / "config.yaml"), "--data", data, "-o", str(folder / "run")]) == 0
-    picture, _ = draw_picture(ShapesConfig(image_size=64, min_side=20, max_side=40), "val", 0)
-    with OpenCVVideo(folder / "film.mp4", 10.0) as film:
+    image, _ = draw_image(ShapesConfig(image_size=64, min_side=20, max_side=40), "val", 0)
+    with OpenCVVideo(folder / "footage.mp4", 10.0) as video:
         for _ in range(4):
-            film.append(picture, "film")
+            video.append(image, "footage")
     return folder
 
 
@@ -62,7 +62,7 @@ def test_evaluation_equals_the_official_tool_on_what_it_saves(folder: Path, tmp_
         main(["eval", str(folder / "run"), "--data", data, "-o", str(tmp_path / "out"), "--report", str(report)]) == 0
     )
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    dataset = open_dataset(data, "val", truth="instances")
+    dataset = open_dataset(data, "val", target="instances")
     content = {"images": [], "annotations": [], "categories": []}  # type: ignore[var-annotated]
     content["categories"] = [{"id": number, "name": str(number)} for number in dataset.category_ids]
     for index in range(len(dataset)):
@@ -86,16 +86,16 @@ def test_evaluation_equals_the_official_tool_on_what_it_saves(folder: Path, tmp_
 
 def test_objects_are_followed_with_their_masks(folder: Path, tmp_path: Path) -> None:
     arguments = ["--save", "drawn,coco,yolo,index,jsonl", "--conf", "0.001", "--max-det", "3", "--track"]
-    film = str(folder / "film.mp4")
-    assert main(["predict", str(folder / "run"), film, "-o", str(tmp_path / "out"), *arguments]) == 0
-    assert (tmp_path / "out" / "film.mp4").is_file()
+    video = str(folder / "footage.mp4")
+    assert main(["predict", str(folder / "run"), video, "-o", str(tmp_path / "out"), *arguments]) == 0
+    assert (tmp_path / "out" / "footage.mp4").is_file()
     records = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert all(record["segmentation"]["size"] == [64, 64] for record in records)
     lines = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert len(lines) == 4
     numbers = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted((tmp_path / "out" / "index").iterdir())]
-    for line, picture in zip(lines, numbers, strict=True):
-        assert set(np.unique(picture).tolist()) <= set(range(len(line["detections"]) + 1))
+    for line, image in zip(lines, numbers, strict=True):
+        assert set(np.unique(image).tolist()) <= set(range(len(line["detections"]) + 1))
     assert len(list((tmp_path / "out" / "labels").iterdir())) == 4
 
 

@@ -27,7 +27,7 @@ def tell(loggers: list[Callback], run_dir: Path) -> None:
     """All that a run of two epochs tells."""
     run_dir.mkdir(parents=True, exist_ok=True)
     for number in range(2):
-        write_image(run_dir / "pictures" / f"{number:06d}_a.jpg", np.full((24, 32, 3), 90, np.uint8))
+        write_image(run_dir / "images" / f"{number:06d}_a.jpg", np.full((24, 32, 3), 90, np.uint8))
     (run_dir / "report.html").write_text("<p>report</p>")
     start = RunStart(run_dir, {"train": {"epochs": 2, "freeze": []}, "model": {"name": "x"}}, ("red, blue",), 10, 8, 4)
     for logger in loggers:
@@ -60,7 +60,7 @@ def test_a_table_of_all_epochs(tmp_path: Path) -> None:
     ]
 
 
-def test_tensorboard_has_curves_pictures_and_settings(tmp_path: Path) -> None:
+def test_tensorboard_has_curves_images_and_settings(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tell([TensorBoardLogger()], tmp_path)

@@ -23,7 +23,7 @@ from detseg.engine.settings import RunConfig
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.images import write_image, write_mask
 from detseg.runtime.media.nifti import write_label_volume, write_volume
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import load_model_file
 from detseg.volumes import LabelVolume, Volume
 
@@ -158,13 +158,13 @@ def test_structures_that_vanish_on_the_grid_of_training(tmp_path: Path) -> None:
         labels = np.zeros((8, 8, 8), np.uint8)
         labels[2:6, 2:6, 2:6] = 1
         labels[4, 4, 2 : 3 + number] = 2  # 1, 2 and 3 voxels long and one thick
-        labels[:, :, 7] = VOID if number == 2 else 0
+        labels[:, :, 7] = IGNORE_INDEX if number == 2 else 0
         affine = np.eye(4)
         write_volume(image, Volume(np.ones((8, 8, 8), np.float32), affine))
         write_label_volume(tmp_path / "labels" / image.name, LabelVolume(labels, affine))
     dataset = VolumeDataset(
         root=tmp_path, split="train", class_names=("background", "body", "vessel", "rest"),
-        category_ids=(0, 1, 2, VOID), images=names, labels=[tmp_path / "labels" / name.name for name in names],
+        category_ids=(0, 1, 2, IGNORE_INDEX), images=names, labels=[tmp_path / "labels" / name.name for name in names],
     )  # fmt: skip
     modes: tuple[Any, ...] = ("none", "ram")
     for step, mode in itertools.product((1.0, 2.0), modes):

@@ -28,7 +28,7 @@ def test_yolox_nano_on_coco_mini(detseg_data: Path, tmp_path: Path, max_detectio
         postprocess={"max_detections": max_detections},
     )
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    # The official code: AP 0.3073, AP50 0.4823, AP75 0.3257 with 14,714 boxes. It does not clip boxes to the picture.
+    # The official code: AP 0.3073, AP50 0.4823, AP75 0.3257 with 14,714 boxes. It does not clip boxes to the image.
     assert metrics["AP"] == pytest.approx(0.3073, abs=0.002)
     assert metrics["AP50"] == pytest.approx(0.4823, abs=0.002)
     assert metrics["AP75"] == pytest.approx(0.3257, abs=0.002)

@@ -66,10 +66,10 @@ def test_what_an_evaluation_leaves_behind(
     assert page.count("data:image/png") == num_charts
     assert "<h1>best.safetensors on cells</h1>" in page
     # The page by itself is the same, and writes nothing else.
-    assert without_pictures(render(make_report(evaluator, metrics, SETTINGS))) == without_pictures(page)
+    assert without_images(render(make_report(evaluator, metrics, SETTINGS))) == without_images(page)
 
 
-def without_pictures(page: str) -> str:
+def without_images(page: str) -> str:
     return re.sub('base64,[^"]*', "", page)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from detseg.engine.browse import browsed
 from detseg.engine.html_report import Report, write_html
-from detseg.engine.pictures import Pictures
+from detseg.engine.report_images import ReportImages
 from detseg.structures import Metrics
 from tests.engine.test_html_report import HOSTILE, browsed_report
 
@@ -31,7 +31,7 @@ def browser() -> Iterator[Any]:
 
 
 def open_page(browser: Any, folder: Path, width: int = 1400, scheme: str = "light", name: str = "cell") -> Any:
-    write_html(folder / "report.html", browsed_report(name, num_pictures=30))
+    write_html(folder / "report.html", browsed_report(name, num_images=30))
     page = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True).new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
@@ -91,7 +91,7 @@ def test_tables_are_sorted_by_their_headings(browser: Any, tmp_path: Path) -> No
     assert order.all_text_contents() == ["cell", "other", "all"]
 
 
-def test_a_picture_is_enlarged_and_left_by_keyboard(browser: Any, tmp_path: Path) -> None:
+def test_a_image_is_enlarged_and_left_by_keyboard(browser: Any, tmp_path: Path) -> None:
     page = open_page(browser, tmp_path)
     confidence(page, 20)
     page.locator("#gallery button").nth(1).click()
@@ -107,7 +107,7 @@ def test_a_picture_is_enlarged_and_left_by_keyboard(browser: Any, tmp_path: Path
     assert dialog.is_hidden()
     page.locator("#layers").select_option("truth")
     assert page.locator("#gallery figure").first.locator("rect").count() == 2
-    # A link leads to a picture.
+    # A link leads to an image.
     page.locator("#gallery figcaption a").nth(4).click()
     assert page.locator("#large-name").text_content() == "000004_cell"
 
@@ -130,28 +130,28 @@ def test_names_are_text_to_the_script_too(browser: Any, tmp_path: Path) -> None:
     assert page.said == []
 
 
-def test_without_scripts_the_hardest_pictures_are_there(browser: Any, tmp_path: Path) -> None:
+def test_without_scripts_the_hardest_images_are_there(browser: Any, tmp_path: Path) -> None:
     write_html(tmp_path / "report.html", browsed_report())
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto(f"file://{tmp_path}/report.html")
-    assert page.locator("#pictures figure").count() == 1
-    assert page.locator("#pictures figure").is_visible()
+    assert page.locator("#images figure").count() == 1
+    assert page.locator("#images figure").is_visible()
     assert page.locator("#confidence").is_hidden()
 
 
-def pictures_of(*colors: tuple[str, int]) -> dict[str, np.ndarray]:
+def images_of(*colors: tuple[str, int]) -> dict[str, np.ndarray]:
     return {what: np.full((40, 60, 3), level, np.uint8) for what, level in colors}
 
 
 def open_labels(browser: Any, folder: Path, layers: dict[str, np.ndarray]) -> Any:
-    """Two pictures of labels, of which the second fits less."""
+    """Two images of labels, of which the second fits less."""
     records: list[dict[str, Any]] = [
         {"labels": [1], "difficulty": 100, "caption": "Dice 0.900"},
         {"labels": [2], "difficulty": 400, "caption": "Dice 0.600"},
     ]
     made = tuple(browsed(index, f"case {index}", layers, record) for index, record in enumerate(records))
     report = Report(
-        Metrics({"Dice": 0.75}, primary="Dice"), pictures=Pictures(browsed=made), class_names=("no", "a", "b")
+        Metrics({"Dice": 0.75}, primary="Dice"), images=ReportImages(browsed=made), class_names=("no", "a", "b")
     )
     write_html(folder / "report.html", report)
     page = browser.new_context(viewport={"width": 900, "height": 900}, offline=True).new_page()
@@ -160,7 +160,7 @@ def open_labels(browser: Any, folder: Path, layers: dict[str, np.ndarray]) -> An
 
 
 def test_slices_of_a_volume(browser: Any, tmp_path: Path) -> None:
-    page = open_labels(browser, tmp_path, pictures_of(("three planes", 10), ("slice 3", 100), ("slice 5", 200)))
+    page = open_labels(browser, tmp_path, images_of(("three planes", 10), ("slice 3", 100), ("slice 5", 200)))
     assert page.locator("#gallery figcaption a").all_text_contents() == ["case 1", "case 0"], "the worst first"
     page.locator("#cases a", has_text="case 1").click()
     assert page.locator("#large-words").text_content() == "Dice 0.600"
@@ -175,7 +175,7 @@ def test_slices_of_a_volume(browser: Any, tmp_path: Path) -> None:
 
 
 def test_truth_and_prediction_of_a_mask(browser: Any, tmp_path: Path) -> None:
-    page = open_labels(browser, tmp_path, pictures_of(("truth", 10), ("prediction", 100), ("errors", 200)))
+    page = open_labels(browser, tmp_path, images_of(("truth", 10), ("prediction", 100), ("errors", 200)))
     assert page.locator("#gallery figure").first.locator("img").count() == 2
     page.locator("#layers").select_option("errors")
     (shown,) = [page.locator("#gallery figure").first.locator("img").get_attribute("src")]

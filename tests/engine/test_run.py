@@ -63,7 +63,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
         "metrics.csv",
         "metrics.json",
         "metrics.jsonl",
-        "pictures",
+        "images",
         "pr_curve.png",
         "report.html",
         "state.previous.pt",
@@ -73,7 +73,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
     assert result.run_dir == run_dir
 
     lines = records(run_dir)
-    # 12 pictures in batches of 4, 2 epochs
+    # 12 images in batches of 4, 2 epochs
     assert [(line["epoch"], line["step"]) for line in lines] == [(1, 3), (2, 6)]
     for line in lines:
         parts = {name: value for name, value in line.items() if name.startswith("loss/")}
@@ -254,7 +254,7 @@ def test_a_finished_run_is_resumed_without_harm(tiny: Tiny, tmp_path: Path, fing
 
 
 def coco_folder(folder: Path, shapes: Path, categories: dict[str, list[tuple[int, str]]]) -> Path:
-    """The pictures of ``shapes`` as a COCO data set with these categories; every object is of the first one."""
+    """The images of ``shapes`` as a COCO data set with these categories; every object is of the first one."""
     for split, named in categories.items():
         dataset = open_dataset(shapes, split)
         content: dict[str, Any] = {

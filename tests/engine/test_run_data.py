@@ -32,7 +32,7 @@ Fingerprint = Callable[[Path], dict[str, str]]
 
 @pytest.fixture
 def boxes(tmp_path: Path) -> Path:
-    """A YOLO data set of six training pictures and three for validation, each with one box."""
+    """A YOLO data set of six training images and three for validation, each with one box."""
     rng = np.random.default_rng(0)
     for split, count in (("train", 6), ("val", 3)):
         for number in range(count):
@@ -169,7 +169,7 @@ def test_the_same_for_masks(tmp_path: Path, masks: Path) -> None:
     assert weights["thing"]["pixels"] == 3 * 12 * 12
 
 
-def test_masks_with_nothing_but_void_are_refused(masks: Path) -> None:
+def test_masks_with_nothing_but_ignored_are_refused(masks: Path) -> None:
     for number in range(2):
         write_mask(masks / f"val/masks/{number}.png", np.full((32, 32), 255, np.uint8))
     with pytest.raises(DatasetError, match="no labeled pixel in 2 images of val"):

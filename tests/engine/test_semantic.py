@@ -22,7 +22,7 @@ from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
 from detseg.engine.trainer import Trainer
 from detseg.runtime.media.images import read_image, write_image
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import load_model_file
 
 CLASSES = ("background", "circle", "square", "triangle")
@@ -46,14 +46,14 @@ train:
 
 @pytest.fixture
 def tiny(tiny: Callable[..., RunConfig], tmp_path: Path) -> Callable[..., RunConfig]:
-    """The small run of the other tests, on the masks of the same pictures."""
+    """The small run of the other tests, on the masks of the same images."""
     (tmp_path / "tiny.yaml").write_text(TINY)
     return tiny
 
 
 def write_masks(folder: Path, source: Path, names: tuple[str, ...], values: dict[str, int], size: float = 1.0) -> Path:
-    """The validation split of ``source`` as a data set of masks with the classes ``names``; others are void."""
-    dataset = open_dataset(source, "val", truth="masks")
+    """The validation split of ``source`` as a data set of masks with the classes ``names``; others are ignored."""
+    dataset = open_dataset(source, "val", target="masks")
     for index in range(len(dataset)):
         image, mask = dataset.read(index)
         assert mask is not None
@@ -80,8 +80,8 @@ def test_what_a_run_leaves_behind(
     result = train(config, run_dir, bar=False)
     names = {path.name for path in run_dir.iterdir()}
     assert {"best.safetensors", "last.safetensors", "config.yaml", "metrics.json", "metrics.jsonl"} <= names
-    assert {"history.png", "confusion_matrix.png", "iou.png", "class_weights.json", "pictures", "report.html"} <= names
-    assert len(list((run_dir / "pictures").glob("*.jpg"))) == 4
+    assert {"history.png", "confusion_matrix.png", "iou.png", "class_weights.json", "images", "report.html"} <= names
+    assert len(list((run_dir / "images").glob("*.jpg"))) == 4
 
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert result.metrics.primary == "mIoU"
@@ -90,7 +90,7 @@ def test_what_a_run_leaves_behind(
     for name in CLASSES:
         assert name in result.table
     weights = json.loads((run_dir / "class_weights.json").read_text())
-    dataset = open_dataset(tmp_path / "shapes.yaml", "train", truth="masks")
+    dataset = open_dataset(tmp_path / "shapes.yaml", "train", target="masks")
     pixels = sum(np.bincount(dataset.mask(index).ravel(), minlength=4) for index in range(12))
     assert [weights[name]["pixels"] for name in CLASSES] == pixels.tolist()
     assert weights["background"]["weight"] < weights["circle"]["weight"]
@@ -167,7 +167,7 @@ def test_the_classes_of_the_data_set_decide(tiny: Callable[..., RunConfig], tmp_
     train(tiny("train.epochs=1"), tmp_path / "run", bar=False)
     package = load_model_file(tmp_path / "run" / "last.safetensors")
     device = torch.device("cpu")
-    everything = open_dataset(tmp_path / "shapes.yaml", "val", truth="masks")
+    everything = open_dataset(tmp_path / "shapes.yaml", "val", target="masks")
     expected = evaluate(package.model, package.task, everything, batch_size=2, device=device, bar=False).compute()
     values = {"background": 9, "circle": 3, "square": 40, "triangle": 0}
     shuffled = open_dataset(write_masks(tmp_path / "a", tmp_path / "shapes.yaml", CLASSES[::-1], values), "val")
@@ -210,7 +210,7 @@ def test_the_verbs(
     write_masks(
         tmp_path / "data", tmp_path / "shapes.yaml", CLASSES, {name: 10 * n for n, name in enumerate(CLASSES)}, 1.5
     )
-    saving = ["--save", "picture,mask,ids,video", "--fps", "5", "-o", "found"]
+    saving = ["--save", "image,mask,ids,video", "--fps", "5", "-o", "found"]
     assert main(["predict", model, "data/val/images", *saving]) == 0
     package = load_model_file(Path(model))
     for number in range(4):
@@ -232,14 +232,14 @@ def test_boxes_cannot_be_learned_as_masks(tiny: Callable[..., RunConfig], tmp_pa
     assert not (tmp_path / "run").exists()
 
 
-def test_an_image_of_void_only_trains(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+def test_an_image_of_ignored_only_trains(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
     tiny()
     values = {name: number for number, name in enumerate(CLASSES)}
-    folder = write_masks(tmp_path / "void", tmp_path / "shapes.yaml", CLASSES, values)
+    folder = write_masks(tmp_path / "ignore_index", tmp_path / "shapes.yaml", CLASSES, values)
     masks = sorted((folder / "val" / "masks").iterdir())
     cv2.imwrite(str(masks[0]), np.full((64, 64), 200, np.uint8))
-    assert (open_dataset(folder, "val").mask(0) == VOID).all()
-    # One image per step, so that one step sees nothing but void.
+    assert (open_dataset(folder, "val").mask(0) == IGNORE_INDEX).all()
+    # One image per step, so that one step sees nothing but ignored.
     settings = (
         "data.train_split=val",
         "train.epochs=1",

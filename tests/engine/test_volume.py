@@ -72,8 +72,8 @@ def test_what_a_run_leaves_behind(
     result = train(tiny(), run_dir, bar=False)
     names = {path.name for path in run_dir.iterdir()}
     assert {"best.safetensors", "last.safetensors", "config.yaml", "metrics.json", "metrics.jsonl"} <= names
-    assert {"history.png", "cases.csv", "dice.png", "pictures", "report.html"} <= names
-    assert len(list((run_dir / "pictures").glob("*.jpg"))) == 3
+    assert {"history.png", "cases.csv", "dice.png", "images", "report.html"} <= names
+    assert len(list((run_dir / "images").glob("*.jpg"))) == 3
 
     metrics = json.loads((run_dir / "metrics.json").read_text())
     assert result.metrics.primary == "Dice"

@@ -23,7 +23,7 @@ from detseg.data.source import DatasetError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
 from detseg.runtime.media.nifti_header import VolumeError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import load_model_file
 from detseg.volumes import Volume
 
@@ -119,8 +119,8 @@ def test_a_case_is_one_sample_in_every_layout(tmp_path: Path, layout: str) -> No
     assert volume.voxels.shape == (2, *volume.shape)
     assert dataset.header(2).shape == volume.shape == labels.labels.shape
     np.testing.assert_allclose(volume.voxels[1], second(volume.voxels[0]), rtol=1e-5)
-    assert (labels.labels[0, 0, :3] == VOID).all()
-    assert np.count_nonzero(labels.labels == VOID) == 3
+    assert (labels.labels[0, 0, :3] == IGNORE_INDEX).all()
+    assert np.count_nonzero(labels.labels == IGNORE_INDEX) == 3
     before = dataset.fingerprint(0)
     (root / "imagesTr" / ("case_000.nii.gz" if layout == "4-D" else "case_000_0001.nii.gz")).touch()
     assert dataset.fingerprint(0) != before
@@ -238,10 +238,10 @@ def test_one_named_channel_beside_others(tmp_path: Path) -> None:
         opened(root)
     (root / "set.yaml").write_text("format: nifti\nnames: [background, bright, dark]\nvoid: 3\nchannels: [a, b]\n")
     dataset = opened(root / "set.yaml")
-    assert (dataset.channels, dataset.void) == (("a", "b"), 3)
+    assert (dataset.channels, dataset.ignored) == (("a", "b"), 3)
     for text, words in (
         ("channels: 2", "channels: expected a list of names"),
-        ("void: 1", "void: expected a value that"),
+        ("ignore_index: 1", "ignore_index: expected a value that"),
     ):
         (root / "set.yaml").write_text(f"format: nifti\nnames: [background, bright, dark]\n{text}\n")
         description["channel_names"] = {"0": "CT", "1": "PET"}

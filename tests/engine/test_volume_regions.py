@@ -22,13 +22,13 @@ from detseg.engine.settings import RunConfig
 from detseg.evaluation.dice import VolumeEvaluator
 from detseg.losses.dice import DiceLossConfig
 from detseg.losses.nested import RegionLoss
-from detseg.ops.views import probabilities_of as tensor_probabilities
+from detseg.ops.inferers import probabilities_of as tensor_probabilities
 from detseg.runtime.media.volume_files import read_label_values
+from detseg.runtime.postprocess.inferers import probabilities_of
 from detseg.runtime.postprocess.results import best_voxel_classes
-from detseg.runtime.postprocess.views import probabilities_of
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import load_model_file
-from detseg.volumes import LabelVolume, VolumePlacement
+from detseg.volumes import LabelVolume, VolumeTransform
 
 TINY = """
 model: {name: vnet, width: 8, num_convolutions: [1, 1], kernel_size: 3, norm: instance, deep_supervision: true}
@@ -84,7 +84,7 @@ def test_the_order_says_which_value_each_region_is_written_as(tmp_path: Path) ->
     assert isinstance(dataset, VolumeDataset)
     assert dataset.category_ids == (0, 2, 1, 3)
     assert dataset.regions == REGIONS
-    assert dataset.void == 4
+    assert dataset.ignored == 4
     yaml = tmp_path / "set.yaml"
     yaml.write_text(
         "format: nifti\npath: set\nnames: {background: 0, whole: [1, 2, 3], core: [1, 3], enhancing: 3}\n"
@@ -132,7 +132,7 @@ def test_regions_without_an_order_are_refused_with_what_to_write(tmp_path: Path)
 def test_the_loss_by_hand() -> None:
     """Two voxels, one of class 2 and one of none that counts: regions 1 and 2 hold the first."""
     logits = torch.tensor([[5.0, -5.0], [1.0, 7.0], [0.0, 7.0], [-2.0, 7.0]]).reshape(1, 4, 1, 1, 2)
-    labels = torch.tensor([2, VOID], dtype=torch.uint8).reshape(1, 1, 1, 2)
+    labels = torch.tensor([2, IGNORE_INDEX], dtype=torch.uint8).reshape(1, 1, 1, 2)
     loss = RegionLoss(DiceLossConfig(), REGIONS)(logits, labels)
     p = 1 / (1 + np.exp(-np.array([1.0, 0.0, -2.0])))
     truth = np.array([1, 1, 0])
@@ -141,7 +141,7 @@ def test_the_loss_by_hand() -> None:
     assert float(loss.parts["cross_entropy"]) == pytest.approx(cross_entropy, rel=1e-5)
     assert float(loss.parts["dice"]) == pytest.approx(dice, rel=1e-4)
     assert float(loss.normalizer) == 1
-    empty = RegionLoss(DiceLossConfig(), REGIONS)(logits, torch.full_like(labels, VOID))
+    empty = RegionLoss(DiceLossConfig(), REGIONS)(logits, torch.full_like(labels, IGNORE_INDEX))
     assert float(empty.total()) == 0
     with pytest.raises(ValueError, match="class_weights are for classes that exclude each other"):
         RegionLoss(DiceLossConfig(class_weights=(1.0, 1.0, 1.0, 1.0)), REGIONS)
@@ -154,8 +154,8 @@ def test_later_regions_are_written_over_those_before() -> None:
     np.testing.assert_allclose(found[0, 1:], 1 / (1 + np.exp(-logits[0, 1:])), rtol=1e-6)
     np.testing.assert_allclose(found[0, 0], 1 - found[0, 1:].max(0), rtol=1e-5)
     np.testing.assert_allclose(tensor_probabilities(torch.from_numpy(logits), nested=True), found, rtol=1e-5)
-    placement = VolumePlacement((0, 1, 2), (False, False, False), (2, 2, 1), (2, 2, 1), np.eye(4))
-    labels = best_voxel_classes(found[0], placement, nested=True).labels
+    transform = VolumeTransform((0, 1, 2), (False, False, False), (2, 2, 1), (2, 2, 1), np.eye(4))
+    labels = best_voxel_classes(found[0], transform, nested=True).labels
     assert labels.ravel().tolist() == [3, 3, 3, 0]
 
 

@@ -5,7 +5,7 @@ import pytest
 
 from detseg.evaluation.cleaning import CleaningChooser
 from detseg.runtime.postprocess.components import CleanConfig, clean_labels
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume
 
 NAMES = ("background", "liver", "lesion")
@@ -16,7 +16,7 @@ def volume(**places: list[slice | int]) -> LabelVolume:
     labels = np.zeros((16, 4, 4), np.uint8)
     for name, slices in places.items():
         for one in slices:
-            labels[one] = NAMES.index(name) if name in NAMES else VOID
+            labels[one] = NAMES.index(name) if name in NAMES else IGNORE_INDEX
     return LabelVolume(labels, AFFINE)
 
 
@@ -80,7 +80,7 @@ def test_what_is_said_to_be_reached_is_what_cleaning_gives() -> None:
 
 def test_voxels_of_no_class_do_not_count() -> None:
     chooser = CleaningChooser(NAMES)
-    chooser.update(volume(liver=[slice(0, 4), slice(6, 9)]), volume(liver=[slice(0, 4)], void=[slice(6, 9)]))
+    chooser.update(volume(liver=[slice(0, 4), slice(6, 9)]), volume(liver=[slice(0, 4)], ignored=[slice(6, 9)]))
     liver, _ = chooser.choose()
     assert liver.before == 1
     assert liver.config is None

@@ -438,18 +438,18 @@ def test_curves_follow_the_threshold() -> None:
 
 
 @pytest.mark.parametrize(
-    ("truths", "pictures"),
+    ("truths", "images"),
     [
         ((OBJECT,), ["calibration.png", "confusion_matrix.png", "f1_curve.png", "pr_curve.png"]),
         ((), ["calibration.png", "confusion_matrix.png"]),
     ],
 )
-def test_artifacts(truths: Sequence[tuple[Box, int]], pictures: list[str], tmp_path: Path) -> None:
+def test_artifacts(truths: Sequence[tuple[Box, int]], images: list[str], tmp_path: Path) -> None:
     evaluator: Evaluator = CocoEvaluator(["a"], [17])
     with pytest.raises(ValueError, match="no image was evaluated"):
         evaluator.write_artifacts(tmp_path)
     evaluator.update(1, found(((10, 10, 60, 92), 0.9, 0)), truth(1, *truths))
     evaluator.write_artifacts(tmp_path)
-    assert sorted(path.name for path in tmp_path.glob("*.png")) == pictures
+    assert sorted(path.name for path in tmp_path.glob("*.png")) == images
     records = json.loads((tmp_path / "detections.json").read_text())
     assert [(record["image_id"], record["category_id"]) for record in records] == [(1, 17)]

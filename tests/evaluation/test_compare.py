@@ -16,12 +16,12 @@ from detseg.evaluation.per_image import (
     read_table,
     write_table,
 )
-from detseg.structures import VOID, Detections, GroundTruth, LabelMap
+from detseg.structures import IGNORE_INDEX, Detections, GroundTruth, LabelMap
 
 NAMES = ("cat", "dog")
 
 
-def pictures(num_images: int, noise: float, seed: int = 0) -> list[tuple[Detections, GroundTruth]]:
+def images(num_images: int, noise: float, seed: int = 0) -> list[tuple[Detections, GroundTruth]]:
     """Objects, and boxes that lie the further off the more ``noise`` there is; some are missing or invented."""
     random = np.random.default_rng(seed)
     made = []
@@ -43,7 +43,7 @@ def table_of(made: list[tuple[Detections, GroundTruth]]) -> ImageTable:
 
 
 def test_the_whole_is_what_evaluation_gives() -> None:
-    made = pictures(30, noise=4)
+    made = images(30, noise=4)
     evaluator = CocoEvaluator(NAMES)
     for image_id, (found, truth) in enumerate(made):
         evaluator.update(image_id, found, truth)
@@ -55,7 +55,7 @@ def test_the_whole_is_what_evaluation_gives() -> None:
 
 
 def test_weights_stand_for_images_given_so_often() -> None:
-    made = pictures(10, noise=4)
+    made = images(10, noise=4)
     weights = np.array([2, 0, 1, 3, 0, 1, 1, 0, 1, 1])
     again = [made[number] for number, count in enumerate(weights) for _ in range(count)]
     table, repeated = table_of(made), table_of(again)
@@ -69,7 +69,7 @@ def test_pixels_are_pooled_and_cases_averaged() -> None:
     images = {}
     for number in range(5):
         truth, found = random.integers(0, 3, (2, 8, 9)).astype(np.uint8)
-        truth[0, :number] = VOID
+        truth[0, :number] = IGNORE_INDEX
         evaluator.update(number, LabelMap(found), truth)
         images[str(number)] = pixels_entry(found, truth, 3)
     values = Resampler(ImageTable("pixels", ("a", "b", "c"), images), list(images))(np.ones(5))
@@ -81,7 +81,7 @@ def test_pixels_are_pooled_and_cases_averaged() -> None:
 
 
 def test_a_difference_is_sure_where_it_is_large() -> None:
-    good, bad = pictures(60, noise=1), pictures(60, noise=9)
+    good, bad = images(60, noise=1), images(60, noise=9)
     compared = compare_tables([table_of(bad), table_of(good), table_of(bad)], num_samples=200)
     (_, better, same) = compared.differences
     assert better[0].low > 0.2
@@ -110,13 +110,13 @@ def test_an_interval_holds_the_truth_about_as_often_as_it_says() -> None:
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
-    table = table_of(pictures(3, noise=2))
+    table = table_of(images(3, noise=2))
     write_table(tmp_path / "images.json", table)
     assert read_table(tmp_path / "images.json") == table
 
 
 def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
-    boxes, cases = table_of(pictures(3, 2)), ImageTable("cases", NAMES, {"000": [0.1, 0.2]})
+    boxes, cases = table_of(images(3, 2)), ImageTable("cases", NAMES, {"000": [0.1, 0.2]})
     with pytest.raises(ValueError, match=r"run 2 gives cases, run 1 boxes at IoU 0\.5; compare runs of one task"):
         compare_tables([boxes, cases])
     with pytest.raises(ValueError, match="run 2 has the classes a, b, run 1 cat, dog"):

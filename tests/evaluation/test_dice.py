@@ -20,7 +20,7 @@ from detseg.evaluation.base import Evaluator
 from detseg.evaluation.dice import VolumeEvaluator
 from detseg.evaluation.plots import plot_case_scores
 from detseg.evaluation.report import format_table
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's own call
@@ -63,12 +63,12 @@ CASES = [
         [0, 1, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0],
         [1, 0, 1, 0.024, 0.024], [NAN, NAN, NAN, 0, 0],
     ),
-    (  # what is found where the truth is void does not count
-        [0, 1, 1, 1, 2, 2], [0, 1, 1, VOID, VOID, VOID],
+    (  # what is found where the truth is ignored does not count
+        [0, 1, 1, 1, 2, 2], [0, 1, 1, IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX],
         [1, 0, 1, 0.048, 0.048], [NAN, NAN, NAN, 0, 0],
     ),
-    (  # what is found as void is nothing
-        [0, 1, VOID, 0, 0, 0], [0, 1, 1, 0, 0, 0],
+    (  # what is found as ignored is nothing
+        [0, 1, IGNORE_INDEX, 0, 0, 0], [0, 1, 1, 0, 0, 0],
         [2 / 3, 1.9, 2 / 3, 0.048, 0.024], [NAN, NAN, NAN, 0, 0],
     ),
 ]  # fmt: skip
@@ -133,12 +133,12 @@ def random_pair(seed: int, spacing: tuple[float, float, float], num_classes: int
 
 
 def monai_scores(result: ByteArray, truth: ByteArray, spacing: Any, num_classes: int, tolerance: float) -> DoubleArray:
-    """Dice, HD95 and surface Dice of each class beside the background ``[C - 1, 3]``; void voxels left out."""
+    """Dice, HD95 and surface Dice of each class beside the background ``[C - 1, 3]``; ignored voxels left out."""
     pair = [
         torch.stack([torch.from_numpy(labels == c) for c in range(num_classes)])[None] for labels in (result, truth)
     ]
     given: dict[str, Any] = {"include_background": False, "reduction": "none"}
-    ignored = {"ignore_index": VOID} if (truth == VOID).any() else {}
+    ignored = {"ignore_index": IGNORE_INDEX} if (truth == IGNORE_INDEX).any() else {}
     metrics: list[tuple[Any, dict[str, Any]]] = [
         (DiceMetric(**given, **ignored), {}),
         (HausdorffDistanceMetric(**given, **ignored, percentile=95), {"spacing": list(spacing)}),
@@ -149,13 +149,13 @@ def monai_scores(result: ByteArray, truth: ByteArray, spacing: Any, num_classes:
         return np.stack([metric(*pair, **options)[0].numpy() for metric, options in metrics], axis=1)
 
 
-@pytest.mark.parametrize("with_void", [False, True])
+@pytest.mark.parametrize("with_ignored", [False, True])
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.7, 0.8, 3.0), (2.5, 0.9, 1.3)])
 @pytest.mark.parametrize("seed", range(2))
-def test_equals_monai(seed: int, spacing: tuple[float, float, float], with_void: bool) -> None:
+def test_equals_monai(seed: int, spacing: tuple[float, float, float], with_ignored: bool) -> None:
     result, truth = random_pair(seed, spacing)
-    if with_void:
-        truth.labels[3:9, :, 5:] = VOID
+    if with_ignored:
+        truth.labels[3:9, :, 5:] = IGNORE_INDEX
     evaluator = evaluate((result, truth), class_names=(*ABC, "c"), tolerance=1.3)
     expected = monai_scores(result.labels, truth.labels, spacing, 4, 1.3)
     assert np.isfinite(expected).all()
@@ -179,7 +179,7 @@ def test_equals_monai_on_real_shapes(detseg_data: Path) -> None:
 
 
 def test_where_monai_differs() -> None:
-    """Truth empty and something found: MONAI has no Dice; one of them empty: no finite distance."""
+    """Target empty and something found: MONAI has no Dice; one of them empty: no finite distance."""
     shape = (4, 4, 4)
     empty, cube = np.zeros(shape, np.uint8), np.zeros(shape, np.uint8)
     cube[1:3, 1:3, 1:3] = 1
@@ -202,7 +202,7 @@ def test_milliliters_follow_the_affine() -> None:
 
 def test_inputs_stay_as_they_are() -> None:
     result, truth = random_pair(1, (1, 1, 1))
-    truth.labels[:3] = VOID
+    truth.labels[:3] = IGNORE_INDEX
     copies = result.labels.copy(), truth.labels.copy()
     evaluate((result, truth), class_names=(*ABC, "c"))
     assert (result.labels == copies[0]).all()
@@ -300,7 +300,7 @@ ELSEWHERE = LabelVolume(FITS.labels, np.array([[1.0, 0, 0, 0.5], [0, 1, 0, 0], [
         (OBLIQUE, FITS, r"image 4: the affines of result and truth place voxels up to 0\.01 mm apart"),
         (ELSEWHERE, FITS, r"place voxels up to 0\.5 mm apart"),
         (volume([0, 3]), FITS, "image 4: label 3 in the result, allowed 0 to 2 and 255"),
-        (FITS, volume([254, VOID]), "image 4: label 254 in the truth, allowed 0 to 2 and 255"),
+        (FITS, volume([254, IGNORE_INDEX]), "image 4: label 254 in the truth, allowed 0 to 2 and 255"),
     ],
 )
 def test_input_that_does_not_fit(result: LabelVolume, truth: LabelVolume, message: str) -> None:

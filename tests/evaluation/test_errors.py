@@ -140,10 +140,10 @@ def test_each_box_with_its_outcome_and_object() -> None:
     assert all_missed.tally(truth, 3)[:, MISS].tolist() == [1, 0, 2]
 
 
-def random_pictures(seed: int, num_images: int) -> list[tuple[Detections, GroundTruth]]:
-    """Pictures of up to 6 objects, some of them crowds, and boxes shaken more or less, some of other classes."""
+def random_images(seed: int, num_images: int) -> list[tuple[Detections, GroundTruth]]:
+    """Images of up to 6 objects, some of them crowds, and boxes shaken more or less, some of other classes."""
     rng = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for image_id in range(num_images):
         corners = rng.uniform(0, 60, (rng.integers(0, 7), 2))
         boxes = np.concatenate([corners, corners + rng.uniform(8, 40, corners.shape)], axis=1)
@@ -154,24 +154,24 @@ def random_pictures(seed: int, num_images: int) -> list[tuple[Detections, Ground
             shaken = np.array(box) + rng.normal(0, 4, 4)
             if (shaken[2:] > shaken[:2]).all():
                 found.append((tuple(shaken), rng.random(), label if rng.random() < 0.8 else rng.integers(0, 3)))
-        pictures.append((detections(*found), objects(*rows, image_id=image_id)))
-    return pictures
+        images.append((detections(*found), objects(*rows, image_id=image_id)))
+    return images
 
 
-def judged(pictures: Sequence[tuple[Detections, GroundTruth]]) -> CocoEvaluator:
+def judged(images: Sequence[tuple[Detections, GroundTruth]]) -> CocoEvaluator:
     evaluator = CocoEvaluator(NAMES)
-    for found, truth in pictures:
+    for found, truth in images:
         evaluator.update(truth.image_id, found, truth)
     return evaluator
 
 
 def test_what_is_right_agrees_with_pycocotools() -> None:
-    pictures = random_pictures(0, 40)
-    evaluator = judged(pictures)
+    images = random_images(0, 40)
+    evaluator = judged(images)
     # Nothing is left out, so the highest recall is that of all boxes.
-    everything = [find_box_errors(found, truth, np.zeros(3)) for found, truth in pictures]
-    tally = sum(errors.tally(truth, 3) for errors, (_, truth) in zip(everything, pictures, strict=True))
-    num_objects = [sum(int(((t.labels == label) & ~t.crowd).sum()) for _, t in pictures) for label in range(3)]
+    everything = [find_box_errors(found, truth, np.zeros(3)) for found, truth in images]
+    tally = sum(errors.tally(truth, 3) for errors, (_, truth) in zip(everything, images, strict=True))
+    num_objects = [sum(int(((t.labels == label) & ~t.crowd).sum()) for _, t in images) for label in range(3)]
     num_right = tally[:, RIGHT]
     for label, curve in enumerate(evaluator.precision_recall_curves()):
         reached = np.flatnonzero(curve.precision > 0)[-1] / 100
@@ -181,13 +181,13 @@ def test_what_is_right_agrees_with_pycocotools() -> None:
     assert tally[:, [RIGHT, WRONG_CLASS, BADLY_PLACED, MISS]].sum(axis=1).tolist() == num_objects
 
 
-def test_the_errors_of_pictures_add_up_to_what_f1_lacks() -> None:
-    pictures = random_pictures(1, 30)
-    confidences = best_confidences(judged(pictures).f1_curves(), NAMES)
-    all_errors: list[BoxErrors] = [find_box_errors(found, truth, confidences) for found, truth in pictures]
+def test_the_errors_of_images_add_up_to_what_f1_lacks() -> None:
+    images = random_images(1, 30)
+    confidences = best_confidences(judged(images).f1_curves(), NAMES)
+    all_errors: list[BoxErrors] = [find_box_errors(found, truth, confidences) for found, truth in images]
     num_right = sum(errors.count(RIGHT) for errors in all_errors)
     num_found = sum(len(errors.found) for errors in all_errors)
-    num_objects = sum(int((~truth.crowd).sum()) for _, truth in pictures)
+    num_objects = sum(int((~truth.crowd).sum()) for _, truth in images)
     f1 = 2 * num_right / (num_found + num_objects)
     shares = [errors.num_errors / (num_found + num_objects) for errors in all_errors]
     assert sum(shares) == pytest.approx(1 - f1)

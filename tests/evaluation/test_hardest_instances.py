@@ -24,7 +24,7 @@ NOTHING = RunLengths.from_mask(np.zeros(SIZE, bool))
 
 
 def found(*masks: RunLengths, labels: tuple[int, ...]) -> Instances:
-    """Each in a box that is the whole picture."""
+    """Each in a box that is the whole image."""
     boxes = np.array([[0, 0, 120, 80]] * len(masks), np.float32)
     return Instances(boxes, np.linspace(0.9, 0.5, len(masks), dtype=np.float32), np.array(labels), None, masks)
 
@@ -62,7 +62,7 @@ def test_masks_decide_what_is_right() -> None:
     assert by_boxes.outcomes.tolist() != errors.outcomes.tolist(), "the boxes are all equal"
 
 
-def test_the_hardest_pictures_show_masks() -> None:
+def test_the_hardest_images_show_masks() -> None:
     evaluator = InstanceEvaluator(["cat", "dog"])
     hardest = HardestInstances(["cat", "dog"], 2, lambda index: np.full((*SIZE, 3), 60, np.uint8))
     objects = truth(block(0, 0, 40, 40), block(80, 40, 40, 40), labels=(0, 1))
@@ -72,10 +72,10 @@ def test_the_hardest_pictures_show_masks() -> None:
     (candidate,), tally = hardest.find(evaluator)
     assert tally.counts.sum(axis=0).tolist() == [1, 0, 0, 0, 1], "at the confidence of best F1 one object is found"
     assert candidate.difficulty == 1
-    picture = cv2.imdecode(np.frombuffer(candidate.jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
-    scale = picture.shape[1] // SIZE[1]
+    image = cv2.imdecode(np.frombuffer(candidate.jpeg, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    scale = image.shape[1] // SIZE[1]
     for (x, y), mark in (((20, 20), Outcome.RIGHT), ((100, 60), Outcome.MISS)):
-        shown = picture[y * scale, x * scale].astype(int)
+        shown = image[y * scale, x * scale].astype(int)
         expected = 60 * 0.55 + np.array(MARKS[mark].color) * 0.45
         assert np.abs(shown - expected).max() < 12, mark
     assert "masks" in hardest.measure

@@ -31,7 +31,7 @@ NUM_IMAGES = 20
 
 @pytest.fixture(scope="module")
 def dataset(detseg_data: Path) -> Dataset:
-    opened = open_dataset(detseg_data / "coco-mini", "val", truth="instances")
+    opened = open_dataset(detseg_data / "coco-mini", "val", target="instances")
     assert isinstance(opened, Dataset)
     return opened
 

@@ -1,4 +1,4 @@
-"""Scores of one picture or volume, worked out by hand and against the evaluators of a whole data set."""
+"""Scores of one image or volume, worked out by hand and against the evaluators of a whole data set."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 from detseg.evaluation.dice import VolumeEvaluator
 from detseg.evaluation.label_scores import mask_scores, volume_scores
 from detseg.evaluation.miou import SegmentationEvaluator
-from detseg.structures import VOID, LabelMap
+from detseg.structures import IGNORE_INDEX, LabelMap
 from detseg.volumes import LabelVolume
 
 NAMES = ("a", "b", "c")
-TRUE_MASK = np.array([[0, 0, 1, 1], [0, VOID, 1, 1]], np.uint8)
-FOUND_MASK = np.array([[0, 1, 1, 1], [0, 1, 1, VOID]], np.uint8)
+TRUE_MASK = np.array([[0, 0, 1, 1], [0, IGNORE_INDEX, 1, 1]], np.uint8)
+FOUND_MASK = np.array([[0, 1, 1, 1], [0, 1, 1, IGNORE_INDEX]], np.uint8)
 
 
 def test_scores_of_a_mask() -> None:
@@ -29,7 +29,7 @@ def test_scores_of_a_volume() -> None:
     true, found = TRUE_MASK.reshape(2, 2, 2), FOUND_MASK.reshape(2, 2, 2)
     truth, result = LabelVolume(true, np.eye(4)), LabelVolume(found, np.eye(4))
     scores = volume_scores(result, truth, NAMES)
-    # class 1: 3 voxels of 4 true and 4 found, as the fifth is void in the truth; the background is not judged
+    # class 1: 3 voxels of 4 true and 4 found, as the fifth is ignored in the truth; the background is not judged
     assert scores == pytest.approx({"b": 2 * 3 / 8})
     evaluator = VolumeEvaluator(NAMES)
     evaluator.update(7, result, truth)
@@ -37,8 +37,8 @@ def test_scores_of_a_volume() -> None:
 
 
 def test_nothing_to_judge() -> None:
-    void = np.full((2, 3), VOID, np.uint8)
-    assert mask_scores(LabelMap(np.zeros((2, 3), np.uint8)), void, NAMES) == {}
+    ignored = np.full((2, 3), IGNORE_INDEX, np.uint8)
+    assert mask_scores(LabelMap(np.zeros((2, 3), np.uint8)), ignored, NAMES) == {}
     background = LabelVolume(np.zeros((2, 2, 2), np.uint8), np.eye(4))
     assert volume_scores(background, background, NAMES) == {}
 

@@ -20,7 +20,7 @@ from detseg.arrays import ByteArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.miou import SegmentationEvaluator
 from detseg.evaluation.plots import plot_class_scores
-from detseg.structures import VOID, LabelMap
+from detseg.structures import IGNORE_INDEX, LabelMap
 
 ABC = ("a", "b", "c")
 
@@ -38,17 +38,18 @@ def evaluate(class_names: tuple[str, ...], *pairs: tuple[ByteArray, ByteArray]) 
 
 
 def blocks(seed: int, num_classes: int, num_images: int = 3) -> Iterator[tuple[ByteArray, ByteArray]]:
-    """Rectangles of classes with some void as truth; the prediction is that, shifted, with noise and some void."""
+    """Rectangles of classes with some ignored as truth; the prediction is that, shifted, with noise and some
+    ignored."""
     generator = np.random.default_rng(seed)
     for _ in range(num_images):
         truth = np.full((40, 60), generator.integers(num_classes), np.uint8)
-        for value in [*generator.integers(0, num_classes, 12), VOID, VOID]:
+        for value in [*generator.integers(0, num_classes, 12), IGNORE_INDEX, IGNORE_INDEX]:
             top, left = generator.integers(0, 35), generator.integers(0, 50)
             truth[top : top + 15, left : left + 20] = value
         prediction = np.roll(truth, (2, 3), (0, 1))
         noise = generator.random(truth.shape) < 0.1
         prediction[noise] = generator.integers(0, num_classes, noise.sum())
-        prediction[prediction == VOID] = generator.integers(num_classes)
+        prediction[prediction == IGNORE_INDEX] = generator.integers(num_classes)
         yield prediction, truth
 
 
@@ -64,13 +65,13 @@ CASES = [
         {"mIoU": (1 / 2 + 1 + 0) / 3, "pixel_accuracy": 3 / 4, "mean_accuracy": (1 / 2 + 1) / 2,
          "IoU/a": 1 / 2, "IoU/b": 1, "IoU/c": 0, "accuracy/a": 1 / 2, "accuracy/b": 1},
     ),
-    (  # what is predicted where the truth is void does not count, not even as a false positive
-        array([0, 2, 1, 0]), array([0, VOID, VOID, 1]),
+    (  # what is predicted where the truth is ignored does not count, not even as a false positive
+        array([0, 2, 1, 0]), array([0, IGNORE_INDEX, IGNORE_INDEX, 1]),
         {"mIoU": (1 / 2 + 0) / 2, "pixel_accuracy": 1 / 2, "mean_accuracy": 1 / 2,
          "IoU/a": 1 / 2, "IoU/b": 0, "accuracy/a": 1, "accuracy/b": 0},
     ),
-    (  # a prediction of void is wrong, and a false positive of no class
-        array([0, VOID, 1, VOID]), array([0, 0, 1, VOID]),
+    (  # a prediction of ignored is wrong, and a false positive of no class
+        array([0, IGNORE_INDEX, 1, IGNORE_INDEX]), array([0, 0, 1, IGNORE_INDEX]),
         {"mIoU": (1 / 2 + 1) / 2, "pixel_accuracy": 2 / 3, "mean_accuracy": (1 / 2 + 1) / 2,
          "IoU/a": 1 / 2, "IoU/b": 1, "accuracy/a": 1 / 2, "accuracy/b": 1},
     ),
@@ -101,7 +102,7 @@ def test_equals_torchmetrics(seed: int, num_classes: int) -> None:
     pairs = list(blocks(seed, num_classes))
     metrics = evaluate(tuple(map(str, range(num_classes))), *pairs).compute()
     predictions, truths = (torch.from_numpy(np.stack(arrays)).long() for arrays in zip(*pairs, strict=True))
-    settings: dict[str, Any] = {"num_classes": num_classes, "ignore_index": VOID, "average": "none"}
+    settings: dict[str, Any] = {"num_classes": num_classes, "ignore_index": IGNORE_INDEX, "average": "none"}
     ious = MulticlassJaccardIndex(**settings)(predictions, truths)
     recalls = MulticlassAccuracy(**settings)(predictions, truths)
     accuracy = MulticlassAccuracy(**{**settings, "average": "micro"})(predictions, truths)
@@ -110,7 +111,7 @@ def test_equals_torchmetrics(seed: int, num_classes: int) -> None:
         assert metrics.get(f"IoU/{position}", 0.0) == pytest.approx(ious[position].item(), abs=1e-6)
         assert metrics.get(f"accuracy/{position}", 0.0) == pytest.approx(recalls[position].item(), abs=1e-6)
     assert metrics["pixel_accuracy"] == pytest.approx(accuracy.item(), abs=1e-6)
-    macro = MulticlassJaccardIndex(num_classes, ignore_index=VOID, average="macro")(predictions, truths)
+    macro = MulticlassJaccardIndex(num_classes, ignore_index=IGNORE_INDEX, average="macro")(predictions, truths)
     assert metrics["mIoU"] == pytest.approx(macro.item(), abs=1e-6)
     assert 0.02 < metrics["mIoU"] < 0.9
 
@@ -126,7 +127,7 @@ def cityscapes_pairs(kind: str) -> list[tuple[ByteArray, ByteArray]]:
     for prediction, truth in blocks(1, 19):
         judged = np.array([label.id for label in official_labels if not label.ignoreInEval], np.uint8)
         true_ids = judged[np.minimum(truth, 18)]
-        true_ids[truth == VOID] = generator.choice(ids[:7], (truth == VOID).sum())
+        true_ids[truth == IGNORE_INDEX] = generator.choice(ids[:7], (truth == IGNORE_INDEX).sum())
         # One class is never true, another neither true nor predicted.
         true_ids[true_ids == 33] = 7
         predicted_ids = judged[prediction]
@@ -149,7 +150,7 @@ def test_equals_the_cityscapes_scripts(kind: str, tmp_path: Path, monkeypatch: p
     expected = evaluateImgLists(*files, official_settings)
 
     judged = [label for label in official_labels if not label.ignoreInEval]
-    table = np.full(256, VOID, np.uint8)
+    table = np.full(256, IGNORE_INDEX, np.uint8)
     table[[label.id for label in judged]] = np.arange(len(judged))
     evaluator = evaluate(tuple(label.name for label in judged), *((table[p], table[t]) for p, t in pairs))
     metrics = evaluator.compute()
@@ -208,15 +209,15 @@ def test_nothing_to_judge() -> None:
     for question in (evaluator.compute, evaluator.classes_without_truth, evaluator.confusion_matrix):
         with pytest.raises(ValueError, match="no image was evaluated"):
             question()
-    evaluator.update(0, LabelMap(array([0, 1])), array([VOID, VOID]))
+    evaluator.update(0, LabelMap(array([0, 1])), array([IGNORE_INDEX, IGNORE_INDEX]))
     with pytest.raises(ValueError, match="no labeled pixel in 1 images"):
         evaluator.compute()
 
 
-def test_an_image_of_void_changes_nothing() -> None:
+def test_an_image_of_ignored_changes_nothing() -> None:
     evaluator = evaluate(ABC, (array([0, 1]), array([0, 0])))
     before = dict(evaluator.compute())
-    evaluator.update(9, LabelMap(array([0, 2])), array([VOID, VOID]))
+    evaluator.update(9, LabelMap(array([0, 2])), array([IGNORE_INDEX, IGNORE_INDEX]))
     evaluator.update(10, LabelMap(array([])), array([]))
     assert dict(evaluator.compute()) == before
 

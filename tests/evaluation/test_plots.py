@@ -1,4 +1,4 @@
-"""Pictures are drawn for any number of classes, and hold what they should."""
+"""Images are drawn for any number of classes, and hold what they should."""
 
 from __future__ import annotations
 
@@ -142,29 +142,29 @@ def test_long_names_leave_room_for_the_matrix(tmp_path: Path, figures: list[Figu
     labels = [text.get_text() for text in figures[0].axes[0].get_yticklabels()]
     assert labels[2] == "a class whose name says…e said 2"
     assert len(labels[2]) <= 33
-    # The matrix has most of the picture.
+    # The matrix has most of the image.
     assert figures[0].axes[0].get_position().width > 0.4
 
 
 @pytest.mark.parametrize("num_classes", [1, 21, 22, 255])
-@pytest.mark.parametrize("num_void", [0, 100])
-def test_pixel_confusion(tmp_path: Path, figures: list[Figure], num_classes: int, num_void: int) -> None:
+@pytest.mark.parametrize("num_ignored", [0, 100])
+def test_pixel_confusion(tmp_path: Path, figures: list[Figure], num_classes: int, num_ignored: int) -> None:
     counts = np.zeros((num_classes, num_classes + 1), np.int64)
     counts[np.arange(num_classes), np.arange(num_classes)] = 300
-    counts[0, -1] = num_void
+    counts[0, -1] = num_ignored
     plot_pixel_confusion(counts, [f"${i}" for i in range(num_classes)], tmp_path / "confusion.png")
     assert matplotlib.image.imread(tmp_path / "confusion.png").std() > 0.01
     axes = figures[0].axes[0]
     shown = axes.images[0].get_array()
-    assert shown.shape == (num_classes, num_classes + bool(num_void))
+    assert shown.shape == (num_classes, num_classes + bool(num_ignored))
     assert np.asarray(shown).sum(axis=1) == pytest.approx(np.ones(num_classes))
-    percents = ["75", "25"] if num_void else ["100"]
+    percents = ["75", "25"] if num_ignored else ["100"]
     texts = [text.get_text() for text in axes.texts]
     assert texts == (percents + ["100"] * (num_classes - 1) if num_classes <= 21 else [])
     if num_classes <= 22:
         last = rf"\${num_classes - 1}"
         assert [text.get_text() for text in axes.get_yticklabels()][-1] == last
-        assert [text.get_text() for text in axes.get_xticklabels()][-1] == ("void" if num_void else last)
+        assert [text.get_text() for text in axes.get_xticklabels()][-1] == ("ignored" if num_ignored else last)
 
 
 @pytest.mark.parametrize("num_classes", [1, 11, 41, 255])

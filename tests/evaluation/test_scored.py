@@ -44,10 +44,10 @@ def objects(*rows: tuple[Box, int] | tuple[Box, int, bool], image_id: int = 1) -
     )
 
 
-def random_pictures(seed: int, num_images: int) -> list[tuple[Detections, GroundTruth]]:
-    """Pictures with objects of three classes, many boxes around them, and boxes of nothing; scores have ties."""
+def random_images(seed: int, num_images: int) -> list[tuple[Detections, GroundTruth]]:
+    """Images with objects of three classes, many boxes around them, and boxes of nothing; scores have ties."""
     rng = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for image_id in range(num_images):
         rows, found = [], []
         for _ in range(rng.integers(0, 8)):
@@ -61,13 +61,13 @@ def random_pictures(seed: int, num_images: int) -> list[tuple[Detections, Ground
                     claimed = label if rng.random() < 0.7 else int(rng.integers(0, 3))
                     found.append((tuple(shaken), round(float(rng.random()), 2), claimed))
         found += [(HERE, round(float(rng.random()), 2), int(rng.integers(0, 3))) for _ in range(rng.integers(0, 3))]
-        pictures.append((detections(*found), objects(*rows, image_id=image_id)))
-    return pictures
+        images.append((detections(*found), objects(*rows, image_id=image_id)))
+    return images
 
 
-def judged(pictures: list[tuple[Detections, GroundTruth]]) -> CocoEvaluator:
+def judged(images: list[tuple[Detections, GroundTruth]]) -> CocoEvaluator:
     evaluator = CocoEvaluator(NAMES)
-    for found, truth in pictures:
+    for found, truth in images:
         evaluator.update(truth.image_id, found, truth)
     return evaluator
 
@@ -83,7 +83,7 @@ def test_overlaps() -> None:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_curve_and_confusion_matrix_agree_at_every_confidence(seed: int) -> None:
-    evaluator = judged(random_pictures(seed, 40))
+    evaluator = judged(random_images(seed, 40))
     for confidence in (0.0, 0.1, 0.25, 0.5, 0.8, 0.99):
         counts = evaluator.confusion_matrix(confidence).counts
         right, found, true = counts.diagonal()[:3], counts[:, :3].sum(axis=0), counts[:3].sum(axis=1)
@@ -97,19 +97,19 @@ def test_curve_and_confusion_matrix_agree_at_every_confidence(seed: int) -> None
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_average_precision_equals_that_of_coco(seed: int) -> None:
-    pictures = random_pictures(seed, 40)
-    assert average_precision(score_boxes(pictures, 3)) == pytest.approx(judged(pictures).compute()["AP50"])
+    images = random_images(seed, 40)
+    assert average_precision(score_boxes(images, 3)) == pytest.approx(judged(images).compute()["AP50"])
 
 
 def test_a_curve_by_hand() -> None:
-    pictures = [
+    images = [
         (
             detections((HERE, 0.9, 0), (HERE, 0.5, 0), (THERE, 0.5, 0), (THERE, 0.3, 1)),
             objects((HERE, 0), (THERE, 0), (THERE, 2)),
         ),
         (detections(((30, 30, 40, 40), 0.2, 0)), objects(image_id=2)),
     ]
-    first, last = f1_curves(score_boxes(pictures, 3), NAMES, 0.5)
+    first, last = f1_curves(score_boxes(images, 3), NAMES, 0.5)
     assert (first.class_name, last.class_name) == ("a", "c")
     # One right at 0.9; at 0.5 a second one, and one for an object that is taken; at 0.2 one of nothing.
     assert first.confidences.tolist() == pytest.approx([0.9, 0.5, 0.2])
@@ -121,14 +121,14 @@ def test_a_curve_by_hand() -> None:
 
 
 def test_calibration_by_hand() -> None:
-    pictures = [
+    images = [
         # 0.81 and 0.83 are in one bin, of which one is right; 0.26 is right, 0.2 is not shown
         (
             detections((HERE, 0.83, 0), (HERE, 0.81, 0), (THERE, 0.26, 1), (THERE, 0.2, 0)),
             objects((HERE, 0), (THERE, 1)),
         )
     ]
-    calibration = calibrate(score_boxes(pictures, 3))
+    calibration = calibrate(score_boxes(images, 3))
     filled = np.flatnonzero(calibration.num_boxes)
     assert filled.tolist() == [5, 16]
     assert calibration.num_boxes[filled].tolist() == [1, 2]
@@ -203,10 +203,10 @@ def test_only_the_best_of_several_is_put_right() -> None:
     assert shares([(HERE, 0.9, 1), ((6, 0, 16, 10), 0.8, 0)], [(HERE, 0)]) == {**NOTHING, "class": 1}
 
 
-def without_crowds(pictures: list[tuple[Detections, GroundTruth]]) -> list[tuple[Detections, GroundTruth]]:
+def without_crowds(images: list[tuple[Detections, GroundTruth]]) -> list[tuple[Detections, GroundTruth]]:
     """The same with boxes of different scores, as the order of equal ones is nobody's rule."""
     changed = []
-    for found, truth in pictures:
+    for found, truth in images:
         kept = [(tuple(box), int(label)) for box, label in zip(truth.boxes_xyxy, truth.labels, strict=True)]
         rows = [row for row, crowd in zip(kept, truth.crowd, strict=True) if not crowd]
         scores = np.random.default_rng(truth.image_id).random(len(found)).astype(np.float32)
@@ -223,13 +223,13 @@ def without_crowds(pictures: list[tuple[Detections, GroundTruth]]) -> list[tuple
 )
 def test_shares_equal_those_of_tide(seed: int, average: float, expected: tuple[float, ...]) -> None:
     """In percent, from tidecv 1.0.1 (``TIDE().evaluate(..., mode=TIDE.BOX)``) on the same boxes."""
-    boxes = score_boxes(without_crowds(random_pictures(seed, 60)), 3)
+    boxes = score_boxes(without_crowds(random_images(seed, 60)), 3)
     assert 100 * average_precision(boxes) == pytest.approx(average, abs=1e-4)
     assert [100 * share for share in error_shares(boxes).values()] == pytest.approx(list(expected), abs=1e-3)
 
 
 def test_what_an_evaluator_says_of_its_numbers() -> None:
-    evaluator = judged(random_pictures(5, 30))
+    evaluator = judged(random_images(5, 30))
     said = evaluator.diagnose()
     names = [f"dAP50_{kind}" for kind in NOTHING]
     assert list(said)[:9] == ["F1", "F1_confidence", "ECE", *names]

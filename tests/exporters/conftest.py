@@ -41,7 +41,7 @@ def detector_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         DetectorConfig(
             backbone=CSPDarknetConfig(width=0.0625, depth=0.01),
             neck=PANConfig(depth=0.01),
-            head=DFLHeadConfig(bins=4),
+            head=DFLHeadConfig(reg_max=4),
         ),
         DetectionTaskConfig(
             input=InputSpec(96, 128), postprocess=PostprocessConfig(confidence=0.01, iou=0.6, max_detections=50)
@@ -68,7 +68,7 @@ def instance_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         DetectorConfig(
             backbone=CSPDarknetConfig(width=0.0625, depth=0.01),
             neck=PANConfig(depth=0.01),
-            head=DFLMasksHeadConfig(bins=4, prototypes=6),
+            head=DFLMasksHeadConfig(reg_max=4, prototypes=6),
         ),
         InstanceTaskConfig(
             input=InputSpec(96, 128), postprocess=PostprocessConfig(confidence=0.01, iou=0.6, max_detections=50)

@@ -60,7 +60,7 @@ def yolox_nano(detseg_data: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["nms", "decoded", "raw"])
 def test_yolox_nano_keeps_its_average_precision(yolox_nano: Path, detseg_data: Path, form: str) -> None:
-    """Also with suppression in the graph, at the low confidence that average precision needs."""
+    """Also with NMS in the graph, at the low confidence that average precision needs."""
     output = yolox_nano.with_name(f"{form}.onnx")
     settings = {"confidence": 0.001} if form == "nms" else {}
     verify = str(detseg_data / "coco-mini")

@@ -66,7 +66,7 @@ def test_the_file_says_what_it_is(exported_detector: Exported) -> None:
         "stride": 32,
         "precision": "fp32",
         "form": "decoded",
-        "head": {"kind": "dfl", "bins": 4, "strides": [8, 16, 32]},
+        "head": {"kind": "dfl", "reg_max": 4, "strides": [8, 16, 32]},
     }
     assert properties["task"] == "detection"
     assert properties["stride"] == "32"

@@ -103,7 +103,7 @@ def test_average_precision_of_both_sides_is_that_of_masks(export: Callable[..., 
 
 
 def test_a_fitted_input_has_prototypes_of_its_size(export: Callable[..., Exported], instance_path: Path) -> None:
-    """A wide picture goes in as 64x128; in torch and in the file alike."""
+    """A wide image goes in as 64x128; in torch and in the file alike."""
     paths = (instance_path, export().path)
     (expected,), (found,) = (detseg.load(path, device="cpu", full_input=False)(noise(60, 130)) for path in paths)
     assert len(found.result) == len(expected.result) > 0

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from detseg.ops.nms import batched_nms
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
-from detseg.structures import Detections, Placement
+from detseg.structures import Detections, LetterboxTransform
 
 
 class BrightSpots(nn.Module):
@@ -52,12 +52,12 @@ class SpotTask:
         found = batched_nms(boxes_xyxy, scores.flatten(1)[..., None], confidence=0.8, iou=0.5, max_detections=50)
         return found.detections, found.counts
 
-    def results(self, outputs: tuple[Tensor, Tensor], placements: Sequence[Placement]) -> list[Detections]:
+    def results(self, outputs: tuple[Tensor, Tensor], transforms: Sequence[LetterboxTransform]) -> list[Detections]:
         detections, counts = (output.cpu().numpy() for output in outputs)
         results = []
-        for rows, count, placement in zip(detections, counts, placements, strict=True):
+        for rows, count, transform in zip(detections, counts, transforms, strict=True):
             found = rows[:count]
-            boxes_in_original = placement.to_original(found[:, :4])
+            boxes_in_original = transform.to_original(found[:, :4])
             results.append(Detections(boxes_in_original, found[:, 4].copy(), found[:, 5].astype(np.int64)))
         return results
 

@@ -45,27 +45,27 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def pictures(tmp_path: Path) -> Path:
-    """Three good pictures of different sizes, and between them one that is cut off and one that is none."""
-    folder = tmp_path / "pictures"
+def images(tmp_path: Path) -> Path:
+    """Three good images of different sizes, and between them one that is cut off and one that is none."""
+    folder = tmp_path / "images"
     rng = np.random.default_rng(0)
     for name, size in (("a.png", (48, 80)), ("c.jpg", (64, 64)), ("e.png", (100, 30))):
         write_image(folder / name, rng.integers(0, 256, (*size, 3), np.uint8))
     (folder / "b.png").write_bytes((folder / "a.png").read_bytes()[:-500])
-    (folder / "d.jpg").write_text("no picture")
+    (folder / "d.jpg").write_text("no image")
     return folder
 
 
 def predict(model: Path, sources: list[str], output: Path, settings: Any = SETTINGS, **options: Any) -> int:
-    options = {"save": ["picture", "coco"], "batch_size": 2, **options}
+    options = {"save": ["image", "coco"], "batch_size": 2, **options}
     return predict_command(detseg.load(model, device="cpu", **settings), sources, output=output, **options)
 
 
-def test_one_bad_picture_does_not_stop_the_others(
-    model: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_one_bad_image_does_not_stop_the_others(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "out"
-    assert predict(model, [str(pictures)], output) == EXIT_SOME_FAILED == 1
+    assert predict(model, [str(images)], output) == EXIT_SOME_FAILED == 1
     names = sorted(path.name for path in output.iterdir())
     assert names == [
         "a.png",
@@ -77,11 +77,11 @@ def test_one_bad_picture_does_not_stop_the_others(
         "sources.json",
     ]
 
-    good = [pictures / name for name in ("a.png", "c.jpg", "e.png")]
+    good = [images / name for name in ("a.png", "c.jpg", "e.png")]
     predictions = list(detseg.load(model, device="cpu", **SETTINGS).predict(good, batch_size=2))
-    images = json.loads((output / "detections_images.json").read_text())
+    entries = json.loads((output / "detections_images.json").read_text())
     sizes = [(48, 80), (64, 64), (100, 30)]
-    assert images == [
+    assert entries == [
         {"id": number, "file_name": str(path), "height": height, "width": width}
         for number, (path, (height, width)) in enumerate(zip(good, sizes, strict=True), start=1)
     ]
@@ -104,76 +104,76 @@ def test_one_bad_picture_does_not_stop_the_others(
     said = capsys.readouterr()
     assert f"3 of 5 sources, 3 images; results are in {output}" in said.out
     failures = [line for line in said.err.splitlines() if line.startswith("not read: ")]
-    assert [str(pictures / name) in line for name, line in zip(("b.png", "d.jpg"), failures, strict=True)] == [True] * 2
+    assert [str(images / name) in line for name, line in zip(("b.png", "d.jpg"), failures, strict=True)] == [True] * 2
     errors = [json.loads(line) for line in (output / "errors.jsonl").read_text().splitlines()]
     assert [Path(error["source"]).name for error in errors] == ["b.png", "d.jpg"]
     assert "truncated" in errors[0]["error"]
-    assert predict(model, [str(pictures / "a.png")], output) == 0
+    assert predict(model, [str(images / "a.png")], output) == 0
     assert not (tmp_path / "out-2" / "errors.jsonl").exists(), "the results of another run are left alone"
-    assert predict(model, [str(pictures / "a.png")], output, overwrite=True) == 0
+    assert predict(model, [str(images / "a.png")], output, overwrite=True) == 0
     assert not (output / "errors.jsonl").exists()
 
 
-def test_all_good_is_exit_code_0(model: Path, pictures: Path, tmp_path: Path) -> None:
-    sources = [str(pictures / "e.png"), str(pictures / "a*.png")]
+def test_all_good_is_exit_code_0(model: Path, images: Path, tmp_path: Path) -> None:
+    sources = [str(images / "e.png"), str(images / "a*.png")]
     assert predict(model, sources, tmp_path / "out") == 0
-    images = json.loads((tmp_path / "out" / "detections_images.json").read_text())
-    assert [Path(image["file_name"]).name for image in images] == ["e.png", "a.png"]
+    entries = json.loads((tmp_path / "out" / "detections_images.json").read_text())
+    assert [Path(image["file_name"]).name for image in entries] == ["e.png", "a.png"]
 
 
 @pytest.mark.parametrize(
     ("save", "expected"),
     [
-        ("picture", ["a.png", "sources.json"]),
+        ("image", ["a.png", "sources.json"]),
         ("coco", ["detections.json", "detections_images.json", "sources.json"]),
     ],
 )
 def test_only_what_was_asked_for_is_saved(
-    model: Path, pictures: Path, tmp_path: Path, save: str, expected: list[str]
+    model: Path, images: Path, tmp_path: Path, save: str, expected: list[str]
 ) -> None:
-    predict(model, [str(pictures / "a.png")], tmp_path / "out", save=[save])
+    predict(model, [str(images / "a.png")], tmp_path / "out", save=[save])
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == expected
 
 
-def test_settings_count(model: Path, pictures: Path, tmp_path: Path) -> None:
-    picture = str(pictures / "a.png")
-    assert predict(model, [picture], tmp_path / "out", {"confidence": 1.0}) == 0
+def test_settings_count(model: Path, images: Path, tmp_path: Path) -> None:
+    image = str(images / "a.png")
+    assert predict(model, [image], tmp_path / "out", {"confidence": 1.0}) == 0
     assert json.loads((tmp_path / "out" / "detections.json").read_text()) == []
-    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), read_image(picture))
+    assert np.array_equal(read_image(tmp_path / "out" / "a.png"), read_image(image))
 
 
-def test_impossible_requests_are_refused_before_anything_is_written(
-    model: Path, pictures: Path, tmp_path: Path
-) -> None:
-    picture = str(pictures / "a.png")
-    with pytest.raises(ValueError, match="--save: unknown mask; allowed for detection are drawn, picture, video, coco"):
-        predict(model, [picture], tmp_path / "out", save=["mask", "coco", "csv"])
+def test_impossible_requests_are_refused_before_anything_is_written(model: Path, images: Path, tmp_path: Path) -> None:
+    image = str(images / "a.png")
+    with pytest.raises(ValueError, match="--save: unknown mask; allowed for detection are drawn, image, video, coco"):
+        predict(model, [image], tmp_path / "out", save=["mask", "coco", "csv"])
     with pytest.raises(SourceError, match=r"'.*missing\.png' does not exist"):
-        predict(model, [str(pictures / "missing.png")], tmp_path / "out")
+        predict(model, [str(images / "missing.png")], tmp_path / "out")
     with pytest.raises(FileNotFoundError, match="no model file at"):
-        predict(tmp_path / "none.safetensors", [picture], tmp_path / "out")
+        predict(tmp_path / "none.safetensors", [image], tmp_path / "out")
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
-        predict(model, [picture], tmp_path / "out", batch_size=0)
+        predict(model, [image], tmp_path / "out", batch_size=0)
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
     with pytest.raises(ValueError, match="name another output folder"):
-        predict(model, [picture], pictures)
-    assert len(list(pictures.iterdir())) == 5
+        predict(model, [image], images)
+    assert len(list(images.iterdir())) == 5
 
 
 def test_a_video_is_drawn_with_its_tracks(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Ten frames of one picture: what is found in it stays where it is, and keeps its number."""
-    picture = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
-    video = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 20, (80, 48))
+    """Ten frames of one image: what is found in it stays where it is, and keeps its number."""
+    image = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    video = cv2.VideoWriter(str(tmp_path / "footage.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 20, (80, 48))
     for _ in range(10):
-        video.write(picture)
+        video.write(image)
     video.release()
     output = tmp_path / "out"
     track = TrackerConfig(high_score=0.0011, low_score=0.0, new_score=0.0011)
     save = ["drawn", "jsonl", "csv"]
-    assert predict(model, [str(tmp_path / "film.avi")], output, save=save, track=track, section=Section(every=2)) == 0
+    assert (
+        predict(model, [str(tmp_path / "footage.avi")], output, save=save, track=track, section=Section(every=2)) == 0
+    )
     assert sorted(path.name for path in output.iterdir()) == [
         "detections.csv",
-        "film.mp4",
+        "footage.mp4",
         "results.jsonl",
         "sources.json",
     ]
@@ -181,27 +181,27 @@ def test_a_video_is_drawn_with_its_tracks(model: Path, tmp_path: Path, capsys: p
     assert [(line["frame"], line["time_s"]) for line in lines] == [(0, 0), (2, 0.1), (4, 0.2), (6, 0.3), (8, 0.4)]
     ids = [sorted(found["track_id"] for found in line["detections"]) for line in lines]
     assert ids == [[1, 2, 3, 4, 5]] * 5
-    frames = list(read_video(output / "film.mp4"))
+    frames = list(read_video(output / "footage.mp4"))
     np.testing.assert_allclose([frame.time_s for frame in frames], [0, 0.1, 0.2, 0.3, 0.4], atol=2e-3)
-    assert "film.avi: 5 frames, complete" in capsys.readouterr().out
+    assert "footage.avi: 5 frames, complete" in capsys.readouterr().out
 
 
 def test_a_truncated_video_is_done_as_far_as_it_goes(
     model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    video = cv2.VideoWriter(str(tmp_path / "film.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 20, (160, 120))
+    video = cv2.VideoWriter(str(tmp_path / "footage.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 20, (160, 120))
     for noise in np.random.default_rng(0).integers(0, 256, (10, 120, 160, 3), np.uint8):
         video.write(noise)
     video.release()
-    data = (tmp_path / "film.avi").read_bytes()
-    (tmp_path / "film.avi").write_bytes(data[: len(data) * 2 // 3])
+    data = (tmp_path / "footage.avi").read_bytes()
+    (tmp_path / "footage.avi").write_bytes(data[: len(data) * 2 // 3])
     output = tmp_path / "out"
-    assert predict(model, [str(tmp_path / "film.avi")], output, save=["video"]) == EXIT_SOME_FAILED
-    num_frames = len(list(read_video(output / "film.mp4")))
+    assert predict(model, [str(tmp_path / "footage.avi")], output, save=["video"]) == EXIT_SOME_FAILED
+    num_frames = len(list(read_video(output / "footage.mp4")))
     assert 0 < num_frames < 10
     said = capsys.readouterr()
-    assert f"film.avi: {num_frames} frames, not complete" in said.out
-    assert "film.avi: truncated" in said.err
+    assert f"footage.avi: {num_frames} frames, not complete" in said.out
+    assert "footage.avi: truncated" in said.err
 
 
 @pytest.mark.parametrize("batch_size", [2, 3, 5])

@@ -39,7 +39,7 @@ def make(spot_model: Any, spot_task: Any, deferred_stream: Any) -> Make:
     return make_runner
 
 
-def picture(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
+def some_image(seed: int, height: int = 32, width: int = 32) -> np.ndarray:
     """Squares, four along the longer side, that are dark, gray or bright; one at least is bright."""
     cells = np.random.default_rng(seed).choice(np.array([20, 120, 250], np.uint8), (4, 4, 3))
     cells[0, 0] = 250
@@ -81,13 +81,13 @@ def run(runner: CudaRunner, batches: Sequence[Sequence[np.ndarray]]) -> list[Any
 def test_images_that_fit_give_exactly_what_the_eager_runner_gives(
     make: Make, spot_model: Any, spot_task: Any, batch_size: int
 ) -> None:
-    images = [picture(seed) for seed in range(5)]
+    images = [some_image(seed) for seed in range(5)]
     found = run(make(), batches_of(images, batch_size))
     assert_same(found, eager(spot_model, spot_task, images))
 
 
 def test_images_of_other_sizes_do_too_within_a_pixel(make: Make, spot_model: Any, spot_task: Any) -> None:
-    images = [picture(0, 64, 64), picture(1, 64, 32), picture(2, 16, 16), picture(3, 40, 56)]
+    images = [some_image(0, 64, 64), some_image(1, 64, 32), some_image(2, 16, 16), some_image(3, 40, 56)]
     assert_same(run(make(), batches_of(images, 2)), eager(spot_model, spot_task, images), atol=1)
 
 
@@ -102,7 +102,7 @@ def test_a_trained_kind_of_detector(make: Make) -> None:
     settings = PostprocessConfig(confidence=0.05, max_detections=20)
     config = DetectionTaskConfig(input=InputSpec(64, 64), postprocess=settings)
     task = config.build(model, ("circle", "square", "triangle"))
-    images = [picture(0, 64, 64), picture(1, 48, 80), picture(2, 100, 30)]
+    images = [some_image(0, 64, 64), some_image(1, 48, 80), some_image(2, 100, 30)]
     assert_same(run(make(model, task), batches_of(images, 2)), eager(model, task, images), atol=1)
 
 
@@ -121,7 +121,7 @@ def test_objects_bring_their_masks(make: Make) -> None:
         model.get_parameter("head.prototypes.conv3.bn.bias").normal_()
     config = InstanceTaskConfig(input=InputSpec(64, 64), postprocess=PostprocessConfig(0.05, max_detections=20))
     task = config.build(model, ("circle", "square", "triangle"))
-    images = [picture(seed, 64, 64) for seed in range(3)]
+    images = [some_image(seed, 64, 64) for seed in range(3)]
     found, expected = run(make(model, task), batches_of(images, 2)), eager(model, task, images)
     assert_same(found, expected, atol=1)
     assert sum(mask.area for one in found for mask in one.masks) > 1000
@@ -134,7 +134,7 @@ def test_label_maps_have_the_size_of_their_image(make: Make) -> None:
     """Color channels are logits, so that the best class is the channel that is brightest."""
     spec = InputSpec(32, 32, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     task: Any = SemanticTaskConfig(input=spec).build(nn.Identity(), ("red", "green", "blue"))
-    images = [picture(0), picture(1, 48, 80), picture(2, 100, 30)]
+    images = [some_image(0), some_image(1, 48, 80), some_image(2, 100, 30)]
     found = run(make(nn.Identity(), task), batches_of(images, 2))
     assert [result.labels.shape for result in found] == [(32, 32), (48, 80), (100, 30)]
     assert all(isinstance(result, LabelMap) for result in found)
@@ -147,7 +147,7 @@ def test_label_maps_have_the_size_of_their_image(make: Make) -> None:
 def test_results_may_be_read_late_and_in_any_order(
     make: Make, spot_model: Any, spot_task: Any, order: Sequence[int]
 ) -> None:
-    images = [picture(seed) for seed in range(5)]
+    images = [some_image(seed) for seed in range(5)]
     runner = make()
     pending = [runner.submit([image]) for image in images]
     expected = eager(spot_model, spot_task, images)
@@ -157,7 +157,7 @@ def test_results_may_be_read_late_and_in_any_order(
 
 
 def test_images_may_change_once_they_are_handed_in(make: Make, spot_model: Any, spot_task: Any) -> None:
-    images = [picture(seed) for seed in range(2)]
+    images = [some_image(seed) for seed in range(2)]
     expected = eager(spot_model, spot_task, images)
     pending = make().submit(images)
     for image in images:
@@ -170,7 +170,7 @@ def test_larger_images_need_a_new_graph_and_smaller_ones_do_not(
 ) -> None:
     runner = make()
     sizes = [(32, 32), (32, 32), (16, 16), (36, 36), (128, 128), (128, 128), (100, 32), (32, 32)]
-    images = [picture(seed, *size) for seed, size in enumerate(sizes)]
+    images = [some_image(seed, *size) for seed, size in enumerate(sizes)]
     captures = []
     found: list[Any] = []
     for image in images:
@@ -182,7 +182,7 @@ def test_larger_images_need_a_new_graph_and_smaller_ones_do_not(
 
 
 def test_memory_grows_while_another_batch_is_on_its_way(make: Make, spot_model: Any, spot_task: Any) -> None:
-    images = [picture(seed, side, side) for seed, side in enumerate((32, 32, 64, 128, 32, 64))]
+    images = [some_image(seed, side, side) for seed, side in enumerate((32, 32, 64, 128, 32, 64))]
     assert_same(run(make(), batches_of(images, 1)), eager(spot_model, spot_task, images), atol=1)
 
 
@@ -205,7 +205,7 @@ def test_a_smaller_batch_goes_through_the_same_graph_with_nothing_in_the_last_pl
 def test_the_input_has_the_precision_and_layout_of_the_model(make: Make, spot_model: Any) -> None:
     seen: list[Tensor] = []
     spot_model.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    make(dtype=torch.float16).submit([picture(0)]).results()
+    make(dtype=torch.float16).submit([some_image(0)]).results()
     assert all(batch.dtype == torch.float16 and batch.is_inference() for batch in seen)
     assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in seen)
 
@@ -214,7 +214,7 @@ def test_a_larger_batch_needs_a_new_graph_and_later_ones_share_it(
     make: Make, spot_model: Any, spot_task: Any, deferred_stream: Any
 ) -> None:
     runner = make()
-    images = [picture(seed, 8, 8) for seed in range(11)]
+    images = [some_image(seed, 8, 8) for seed in range(11)]
     found: list[Any] = []
     captures = []
     for first, last in ((0, 1), (1, 2), (2, 5), (5, 6), (6, 8), (8, 11)):
@@ -231,7 +231,7 @@ def test_what_is_no_image_is_refused_and_the_batches_around_it_are_unharmed(
     make: Make, spot_model: Any, spot_task: Any
 ) -> None:
     runner = make()
-    images = [picture(seed) for seed in range(3)]
+    images = [some_image(seed) for seed in range(3)]
     pending = [runner.submit([images[0]]), runner.submit([images[1]])]
     with pytest.raises(ValueError, match="HxWx3 uint8"):
         runner.submit([images[2].astype(np.float32)])
@@ -244,21 +244,22 @@ def test_a_batch_that_has_no_valid_results_does_not_stop_the_next(make: Make, sp
     original = spot_task.results
     fails = [True, False]
 
-    def results(outputs: Any, placements: Any) -> Any:
+    def results(outputs: Any, transforms: Any) -> Any:
         if fails.pop(0):
             raise ValueError("boxes_xyxy holds a value that is not finite")
-        return original(outputs, placements)
+        return original(outputs, transforms)
 
     spot_task.results = results
     runner = make()
-    first = runner.submit([picture(0)])
-    second = runner.submit([picture(1)])
+    first = runner.submit([some_image(0)])
+    second = runner.submit([some_image(1)])
     with pytest.raises(ValueError, match="not finite"):
         first.results()
     found = second.results()
     spot_task.results = original
     assert_same(
-        [*found, *runner.submit([picture(2)]).results()], eager(spot_model, spot_task, [picture(1), picture(2)])
+        [*found, *runner.submit([some_image(2)]).results()],
+        eager(spot_model, spot_task, [some_image(1), some_image(2)]),
     )
 
 
@@ -275,15 +276,15 @@ def test_classes_are_chosen_before_the_limit(make: Make, deferred_stream: Any) -
         settings = PostprocessConfig(confidence=0.05, max_detections=limit)
         return DetectionTaskConfig(input=InputSpec(64, 64), postprocess=settings).build(model, ("a", "b", "c"))
 
-    image = picture(0, 64, 64)
-    (everything,) = eager(model, task_of(5000), [image])
+    pixels = some_image(0, 64, 64)
+    (everything,) = eager(model, task_of(5000), [pixels])
     runner, on_cpu = make(model, task_of(6)), EagerRunner(model, task_of(6), CPU, torch.float32)
     for kept in (None, [True, False, False], None, [False, True, False], [False, False, True], [True, False, True]):
         chosen = np.ones(3, np.bool_) if kept is None else np.array(kept)
         expected = everything.select(np.flatnonzero(chosen[everything.labels])[:6])
         given = () if kept is None else (chosen,)
         for one in (runner, runner, on_cpu):
-            assert_same(one.submit([image], *given).results(), [expected])
+            assert_same(one.submit([pixels], *given).results(), [expected])
     assert deferred_stream.num_captures == 8, "a graph with a choice serves any choice"
 
 
@@ -296,7 +297,7 @@ def test_each_thread_gets_the_results_of_its_own_images(make: Make, monkeypatch:
 
     monkeypatch.setattr(cuda_runner, "letterbox_into", letterbox_into)
     runner = make()
-    images = [picture(seed, *size) for seed, size in enumerate(((32, 32), (16, 16), (64, 64), (48, 32)))]
+    images = [some_image(seed, *size) for seed, size in enumerate(((32, 32), (16, 16), (64, 64), (48, 32)))]
     runner.submit([images[2]]).results()
     expected = [runner.submit([image]).results()[0].boxes_xyxy.tolist() for image in images]
     assert len({str(boxes) for boxes in expected}) == len(images)
@@ -321,19 +322,19 @@ def test_each_thread_gets_the_results_of_its_own_images(make: Make, monkeypatch:
 
 
 def test_an_error_comes_to_whom_the_batch_belongs_each_time(make: Make, spot_model: Any, spot_task: Any) -> None:
-    expected = eager(spot_model, spot_task, [picture(0)])
+    expected = eager(spot_model, spot_task, [some_image(0)])
     original, fails = spot_task.results, [True, False]
 
-    def results(outputs: Any, placements: Any) -> Any:
+    def results(outputs: Any, transforms: Any) -> Any:
         if fails and fails.pop():
             raise ValueError("not finite")
-        return original(outputs, placements)
+        return original(outputs, transforms)
 
     spot_task.results = results
     runner = make()
-    first = runner.submit([picture(1)])
+    first = runner.submit([some_image(1)])
     for _ in range(2):  # the second one takes the memory of the first
-        assert_same(runner.submit([picture(0)]).results(), expected)
+        assert_same(runner.submit([some_image(0)]).results(), expected)
     for _ in range(2):
         with pytest.raises(ValueError, match="not finite"):
             first.results()
@@ -341,5 +342,5 @@ def test_an_error_comes_to_whom_the_batch_belongs_each_time(make: Make, spot_mod
 
 def test_a_forked_child_is_told_to_load_the_model_itself(make: Make, in_forked_child: Any) -> None:
     runner = make()
-    runner.submit([picture(0)]).results()
-    assert "load it after the fork" in in_forked_child(lambda: runner.submit([picture(0)]))
+    runner.submit([some_image(0)]).results()
+    assert "load it after the fork" in in_forked_child(lambda: runner.submit([some_image(0)]))

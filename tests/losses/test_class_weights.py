@@ -9,12 +9,12 @@ import pytest
 
 from detseg.arrays import ByteArray
 from detseg.losses.class_weights import WEIGHT_RULES, class_histogram, enet_weights, median_frequency_weights
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 MASKS: list[ByteArray] = [
-    np.array([[0, 0, 0, 1], [0, 0, 0, VOID]], np.uint8),
+    np.array([[0, 0, 0, 1], [0, 0, 0, IGNORE_INDEX]], np.uint8),
     np.array([[1, 1], [2, 2]], np.uint8),
-    np.array([[VOID, VOID, VOID]], np.uint8),
+    np.array([[IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX]], np.uint8),
 ]
 NUM_CLASSES = 4  # class 3 never occurs
 
@@ -39,7 +39,7 @@ def test_histograms_add_up() -> None:
 
 
 def test_the_last_class_that_fits() -> None:
-    histogram = class_histogram([np.array([[254, VOID]], np.uint8)], 255)
+    histogram = class_histogram([np.array([[254, IGNORE_INDEX]], np.uint8)], 255)
     assert np.flatnonzero(histogram.pixels).tolist() == [254]
 
 
@@ -49,7 +49,7 @@ def test_classes_beyond_the_highest_label_are_counted_too() -> None:
 
 def test_unknown_labels_are_refused() -> None:
     with pytest.raises(ValueError, match="label 13 in the mask, allowed 0 to 10 and 255"):
-        class_histogram([np.array([[10, 13, 200, VOID]], np.uint8)], 11)
+        class_histogram([np.array([[10, 13, 200, IGNORE_INDEX]], np.uint8)], 11)
 
 
 def test_enet() -> None:
@@ -80,7 +80,7 @@ def test_the_median_of_an_even_number_of_classes_lies_between_two() -> None:
 
 
 @pytest.mark.parametrize("rule", WEIGHT_RULES.values(), ids=WEIGHT_RULES)
-def test_void_only_gives_no_weights(rule) -> None:
+def test_ignored_only_gives_no_weights(rule) -> None:
     with pytest.raises(ValueError, match="no labeled pixel in 1 masks"):
         rule(class_histogram(MASKS[2:], NUM_CLASSES))
 

@@ -274,7 +274,7 @@ def test_input_that_does_not_fit(loss, num_channels, change, message):
         ((-3, -1, 0, 0), {0: 1}),
         ((3, 2.99, 40, 2.99), {2: 0.01, 3: 0.99}),
     ],
-    ids=["between bins", "on bins", "point outside the box", "beyond the last bin"],
+    ids=["between reg_max", "on reg_max", "point outside the box", "beyond the last bin"],
 )
 def test_distribution_focal_loss(distances, weights_by_bin):
     probability = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)

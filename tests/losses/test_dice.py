@@ -14,21 +14,21 @@ from torch import Tensor
 
 from detseg.config import from_dict
 from detseg.losses.dice import DiceLoss, DiceLossConfig
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 NUM_CLASSES = 4
 ONLY_DICE: dict[str, Any] = {"cross_entropy": 0.0}
 
 
-def random_case(seed: int = 0, num_samples: int = 3, void: bool = False) -> tuple[Tensor, Tensor]:
+def random_case(seed: int = 0, num_samples: int = 3, ignored: bool = False) -> tuple[Tensor, Tensor]:
     """Logits ``[B, 4, 4, 5, 6]`` float64 and labels, of which the first sample lacks class 2."""
     generator = torch.Generator().manual_seed(seed)
     shape = (num_samples, 4, 5, 6)
     logits = 2 * torch.randn(num_samples, NUM_CLASSES, *shape[1:], generator=generator, dtype=torch.float64)
     labels = torch.randint(0, NUM_CLASSES, shape, generator=generator).to(torch.uint8)
     labels[0][labels[0] == 2] = 0
-    if void:
-        labels[torch.rand(shape, generator=generator) < 0.2] = VOID
+    if ignored:
+        labels[torch.rand(shape, generator=generator) < 0.2] = IGNORE_INDEX
     return logits.float(), labels
 
 
@@ -50,13 +50,13 @@ MEANT_THE_SAME = [
 ]
 
 
-@pytest.mark.parametrize("void", [False, True])
+@pytest.mark.parametrize("ignored", [False, True])
 @pytest.mark.parametrize(("settings", "monai_settings"), MEANT_THE_SAME)
-def test_dice_equals_monai(settings: dict[str, Any], monai_settings: dict[str, Any], void: bool) -> None:
-    logits, labels = random_case(void=void)
+def test_dice_equals_monai(settings: dict[str, Any], monai_settings: dict[str, Any], ignored: bool) -> None:
+    logits, labels = random_case(ignored=ignored)
     logits.requires_grad_()
     given: dict[str, Any] = {"include_background": False, "softmax": True, "to_onehot_y": True, **monai_settings}
-    expected = MonaiDiceLoss(**given, ignore_index=VOID if void else None)(logits, labels[:, None])
+    expected = MonaiDiceLoss(**given, ignore_index=IGNORE_INDEX if ignored else None)(logits, labels[:, None])
     loss = DiceLossConfig(**ONLY_DICE, **settings).build(NUM_CLASSES)(logits, labels)
     assert set(loss.parts) == {"dice"}
     assert loss.total().item() == pytest.approx(expected.item(), rel=1e-5)
@@ -75,10 +75,10 @@ def test_dice_with_cross_entropy_equals_monai(settings: dict[str, Any], monai_se
 
 
 def test_cross_entropy_is_the_weighted_mean_of_each_sample() -> None:
-    logits, labels = random_case(2, void=True)
+    logits, labels = random_case(2, ignored=True)
     weights = (0.5, 1.0, 2.0, 4.0)
     expected = sum(
-        F.cross_entropy(x[None], y[None].long(), torch.tensor(weights), ignore_index=VOID)
+        F.cross_entropy(x[None], y[None].long(), torch.tensor(weights), ignore_index=IGNORE_INDEX)
         for x, y in zip(logits, labels, strict=True)
     )
     config = DiceLossConfig(dice=0.0, cross_entropy=3.0, class_weights=weights)
@@ -118,7 +118,7 @@ BY_HAND = [
     ([0, 1, 1, 2], [0, 1, 1, 2], (1, 1)),
     ([0, 1, 1, 2], [0, 1, 2, 2], (2 / 3, 2 / 3)),
     ([0, 1, 1, 2], [1, 1, 1, 0], (4 / 5, 0)),
-    ([0, 1, VOID, VOID], [0, 1, 1, 2], (1, 0)),
+    ([0, 1, IGNORE_INDEX, IGNORE_INDEX], [0, 1, 1, 2], (1, 0)),
 ]
 
 
@@ -151,7 +151,7 @@ def test_the_smooth_terms_decide_about_classes_that_are_absent() -> None:
 
 
 def test_small_batches_add_up_to_a_large_one() -> None:
-    logits, labels = random_case(3, void=True)
+    logits, labels = random_case(3, ignored=True)
     loss = DiceLossConfig(class_weights=(1.0, 2.0, 3.0, 4.0)).build(NUM_CLASSES)
     parts = [loss(logits[i : i + 1], labels[i : i + 1]) for i in range(3)]
     together = sum(part.sum() for part in parts) / sum(part.normalizer for part in parts)
@@ -159,9 +159,9 @@ def test_small_batches_add_up_to_a_large_one() -> None:
 
 
 @pytest.mark.parametrize("batch", [False, True])
-def test_a_sample_of_void_only_does_not_count(batch: bool) -> None:
+def test_a_sample_of_ignored_only_does_not_count(batch: bool) -> None:
     logits, labels = random_case(4)
-    labels[1] = VOID
+    labels[1] = IGNORE_INDEX
     loss = DiceLossConfig(batch=batch, smooth_numerator=1.0, smooth_denominator=2.0).build(NUM_CLASSES)
     logits.requires_grad_()
     result = loss(logits, labels)
@@ -172,22 +172,22 @@ def test_a_sample_of_void_only_does_not_count(batch: bool) -> None:
     assert not gradient(result.sum(), logits)[1].any()
 
 
-def test_void_only_is_zero_with_a_gradient_of_zero() -> None:
+def test_ignored_only_is_zero_with_a_gradient_of_zero() -> None:
     logits = torch.randn(2, 3, 2, 2, 2, requires_grad=True)
-    result = DiceLossConfig().build(3)(logits, torch.full((2, 2, 2, 2), VOID, dtype=torch.uint8))
+    result = DiceLossConfig().build(3)(logits, torch.full((2, 2, 2, 2), IGNORE_INDEX, dtype=torch.uint8))
     assert result.total() == 0
     assert result.normalizer == 0
     assert not gradient(result.total(), logits).any()
 
 
-def test_void_voxels_count_nowhere() -> None:
-    logits, labels = random_case(5, void=True)
+def test_ignored_voxels_count_nowhere() -> None:
+    logits, labels = random_case(5, ignored=True)
     loss = DiceLossConfig(squared=True).build(NUM_CLASSES)
     logits.requires_grad_()
     result = loss(logits, labels)
-    void = (labels == VOID)[:, None].expand_as(logits)
-    assert not gradient(result.sum(), logits)[void].any()
-    changed = torch.where(void, logits + 5 * torch.randn_like(logits), logits)
+    ignored = (labels == IGNORE_INDEX)[:, None].expand_as(logits)
+    assert not gradient(result.sum(), logits)[ignored].any()
+    changed = torch.where(ignored, logits + 5 * torch.randn_like(logits), logits)
     assert loss(changed, labels).sum().item() == pytest.approx(result.sum().item(), rel=1e-6)
 
 

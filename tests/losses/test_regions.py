@@ -11,22 +11,22 @@ import torch
 from torch import Tensor
 
 from detseg.losses.regions import lovasz_softmax_loss, soft_dice_loss
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 def random_case(seed: int, num_classes: int = 4) -> tuple[Tensor, Tensor]:
-    """Probabilities ``[2, C, 5, 6]`` float64 and labels with void, in which the first image lacks class 1."""
+    """Probabilities ``[2, C, 5, 6]`` float64 and labels with ignored, in which the first image lacks class 1."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(2, num_classes, 5, 6, generator=generator, dtype=torch.float64)
     labels = torch.randint(0, num_classes + 1, (2, 5, 6), generator=generator)
-    labels[labels == num_classes] = VOID
+    labels[labels == num_classes] = IGNORE_INDEX
     labels[0][labels[0] == 1] = 0
     return logits.softmax(1), labels
 
 
 def labeled_pixels(probability: Tensor, labels: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """One image ``[C, H, W]`` as numpy ``[C, P]`` and ``[P]``, without the void pixels."""
-    kept = (labels != VOID).numpy()
+    """One image ``[C, H, W]`` as numpy ``[C, P]`` and ``[P]``, without the ignored pixels."""
+    kept = (labels != IGNORE_INDEX).numpy()
     return probability.detach().numpy()[:, kept], labels.numpy()[kept]
 
 
@@ -81,8 +81,8 @@ HARD = [
     ([0, 0, 1, 1], [0, 0, 1, 1], [1, 1], [1, 1]),
     ([0, 0, 1, 1], [0, 1, 1, 1], [1 / 2, 2 / 3], [2 / 3, 4 / 5]),
     ([0, 0, 1, 1], [2, 2, 1, 1], [0, 1], [0, 1]),
-    ([0, 0, 1, VOID], [0, 0, 1, 1], [1, 1], [1, 1]),
-    ([0, 0, 1, VOID, VOID], [0, 1, 1, 0, 2], [1 / 2, 1 / 2], [2 / 3, 2 / 3]),
+    ([0, 0, 1, IGNORE_INDEX], [0, 0, 1, 1], [1, 1], [1, 1]),
+    ([0, 0, 1, IGNORE_INDEX, IGNORE_INDEX], [0, 1, 1, 0, 2], [1 / 2, 1 / 2], [2 / 3, 2 / 3]),
     ([2, 2, 2, 2], [2, 1, 0, 2], [1 / 2], [2 / 3]),
 ]
 
@@ -95,9 +95,9 @@ def test_hard_predictions(labels: list[int], predicted: list[int], ious: list[fl
 
 
 @pytest.mark.parametrize("loss", [soft_dice_loss, lovasz_softmax_loss])
-def test_an_image_of_void_only_is_zero_without_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+def test_an_image_of_ignored_only_is_zero_without_gradient(loss: Callable[[Tensor, Tensor], Tensor]) -> None:
     logits = torch.randn(2, 3, 2, 2, requires_grad=True)
-    labels = torch.tensor([[[VOID, VOID], [VOID, VOID]], [[0, 1], [VOID, 1]]])
+    labels = torch.tensor([[[IGNORE_INDEX, IGNORE_INDEX], [IGNORE_INDEX, IGNORE_INDEX]], [[0, 1], [IGNORE_INDEX, 1]]])
     losses = loss(logits.softmax(1), labels)
     losses.sum().backward()
     assert logits.grad is not None

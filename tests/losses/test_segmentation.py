@@ -14,20 +14,20 @@ from detseg.losses import SEGMENTATION_LOSSES
 from detseg.losses.pixelwise import focal_loss, hard_pixels
 from detseg.losses.regions import lovasz_softmax_loss, soft_dice_loss
 from detseg.losses.segmentation import OHEMConfig, SegmentationLossConfig
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 NUM_CLASSES = 5
 WEIGHTS = (0.5, 2.0, 0.0, 1.5, 1.0)
 
 
 def random_batch(num_images: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Images with more and less void; the second is all void."""
+    """Images with more and less ignored; the second is all ignored."""
     generator = torch.Generator().manual_seed(seed)
     logits = 2 * torch.randn(num_images, NUM_CLASSES, 7, 9, generator=generator)
     mask = torch.randint(0, NUM_CLASSES, (num_images, 7, 9), generator=generator)
-    mask[torch.rand(mask.shape, generator=generator) < torch.arange(num_images).view(-1, 1, 1) / 8] = VOID
+    mask[torch.rand(mask.shape, generator=generator) < torch.arange(num_images).view(-1, 1, 1) / 8] = IGNORE_INDEX
     if num_images > 1:
-        mask[1] = VOID
+        mask[1] = IGNORE_INDEX
     return logits, mask.to(torch.uint8)
 
 
@@ -38,7 +38,7 @@ def test_cross_entropy_equals_torch(weights: Any, smoothing: float) -> None:
     logits.requires_grad_()
     loss = SegmentationLossConfig(class_weights=weights, label_smoothing=smoothing).build(NUM_CLASSES)
     tensor = None if weights == "none" else torch.tensor(weights)
-    expected = F.cross_entropy(logits, mask.long(), tensor, ignore_index=VOID, label_smoothing=smoothing)
+    expected = F.cross_entropy(logits, mask.long(), tensor, ignore_index=IGNORE_INDEX, label_smoothing=smoothing)
     found = loss(logits, mask).total()
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
     torch.testing.assert_close(torch.autograd.grad(found, logits), torch.autograd.grad(expected, logits))
@@ -73,14 +73,14 @@ def test_micro_batches_add_up(config: SegmentationLossConfig) -> None:
     (expected,) = torch.autograd.grad(whole.total(), logits)
     (found,) = torch.autograd.grad(torch.stack([one.sum() for one in small]).sum() / normalizer.clamp(min=1), logits)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-8)
-    assert not expected[mask[:, None].expand_as(expected) == VOID].any()
+    assert not expected[mask[:, None].expand_as(expected) == IGNORE_INDEX].any()
 
 
 @pytest.mark.parametrize("config", combinations(), ids=str)
-def test_a_batch_of_void_only(config: SegmentationLossConfig) -> None:
+def test_a_batch_of_ignored_only(config: SegmentationLossConfig) -> None:
     logits, mask = random_batch(2)
     logits.requires_grad_()
-    loss = config.build(NUM_CLASSES)(logits, torch.full_like(mask, VOID))
+    loss = config.build(NUM_CLASSES)(logits, torch.full_like(mask, IGNORE_INDEX))
     assert loss.normalizer == 0
     loss.total().backward()
     assert loss.total() == 0
@@ -90,7 +90,7 @@ def test_a_batch_of_void_only(config: SegmentationLossConfig) -> None:
 
 def test_terms_have_their_weights() -> None:
     logits, mask = random_batch(1)
-    labels, num_labeled = mask.long(), int((mask != VOID).sum())
+    labels, num_labeled = mask.long(), int((mask != IGNORE_INDEX).sum())
     config = SegmentationLossConfig(cross_entropy=3.0, dice=0.5, lovasz=2.0, focal_gamma=2.0)
     loss = config.build(NUM_CLASSES)(logits, mask)
     assert loss.normalizer == num_labeled
@@ -104,21 +104,21 @@ def test_terms_have_their_weights() -> None:
 def test_images_count_by_their_labeled_pixels() -> None:
     logits, mask = random_batch()
     loss = SegmentationLossConfig(cross_entropy=0.0, dice=1.0).build(NUM_CLASSES)(logits, mask)
-    counts = (mask != VOID).sum((1, 2))
+    counts = (mask != IGNORE_INDEX).sum((1, 2))
     expected = (soft_dice_loss(logits.softmax(1), mask.long()) * counts).sum() / counts.sum()
     assert counts.unique().numel() == 4
     assert loss.total().item() == pytest.approx(expected.item())
 
 
-def test_ohem_is_cross_entropy_where_the_other_pixels_are_void() -> None:
+def test_ohem_is_cross_entropy_where_the_other_pixels_are_ignored() -> None:
     logits, mask = random_batch()
     kept = hard_pixels(logits.log_softmax(1), mask.long(), 0.2, 0.3)
-    assert 0 < kept.sum() < (mask != VOID).sum()
+    assert 0 < kept.sum() < (mask != IGNORE_INDEX).sum()
     settings: dict[str, Any] = {"class_weights": WEIGHTS, "label_smoothing": 0.1}
     plain, mined = (
         SegmentationLossConfig(**settings, ohem=ohem).build(NUM_CLASSES) for ohem in (None, OHEMConfig(0.2, 0.3))
     )
-    expected = plain(logits, mask.masked_fill(~kept, VOID))
+    expected = plain(logits, mask.masked_fill(~kept, IGNORE_INDEX))
     found = mined(logits, mask)
     assert found.total().item() == pytest.approx(expected.total().item(), rel=1e-6)
     assert found.normalizer.item() == pytest.approx(expected.normalizer.item())
@@ -168,12 +168,20 @@ def test_weights_from_the_data() -> None:
         (torch.zeros(1, 11, 2, 2), torch.zeros(1, 2, 3), r"need a mask \[1, 2, 2\] of uint8, got \[1, 2, 3\] of"),
         (torch.zeros(2, 11, 2, 2), torch.zeros(1, 2, 2), r"need a mask \[2, 2, 2\]"),
         (torch.zeros(1, 11, 2, 2), torch.zeros(1, 2, 2, dtype=torch.int64), r"of torch\.int64"),
-        (torch.zeros(1, 11, 1, 3), torch.tensor([[[10, 13, VOID]]]), "label 13 in the mask, allowed 0 to 10 and 255"),
-        (torch.zeros(1, 11, 1, 3), torch.tensor([[[0, 11, VOID]]]), "label 11 in the mask, allowed 0 to 10 and 255"),
+        (
+            torch.zeros(1, 11, 1, 3),
+            torch.tensor([[[10, 13, IGNORE_INDEX]]]),
+            "label 13 in the mask, allowed 0 to 10 and 255",
+        ),
+        (
+            torch.zeros(1, 11, 1, 3),
+            torch.tensor([[[0, 11, IGNORE_INDEX]]]),
+            "label 11 in the mask, allowed 0 to 10 and 255",
+        ),
     ],
 )
 def test_input_that_does_not_fit(logits: Tensor, mask: Tensor, message: str) -> None:
-    if mask.dtype != torch.int64 or VOID in mask:
+    if mask.dtype != torch.int64 or IGNORE_INDEX in mask:
         mask = mask.to(torch.uint8)
     with pytest.raises(ValueError, match=message):
         SegmentationLossConfig().build(11)(logits, mask)

@@ -33,7 +33,7 @@ def yolox_detector(depth: float, width: float, depthwise: bool = False) -> Detec
     return _config(
         {"name": "csp_darknet", "width": width, **form},
         {"name": "pan", **form},
-        {"name": "direct", "depthwise": depthwise},
+        {"name": "yolox", "depthwise": depthwise},
     )
 
 
@@ -92,7 +92,7 @@ class TestResNetDetector(DetectorTester):
 
 
 class TestMobileNetDetector(DetectorTester):
-    config = _config("mobilenet_v3_small", {"name": "pan", "block": "csp", "channels": [32, 64, 128]}, "direct")
+    config = _config("mobilenet_v3_small", {"name": "pan", "block": "csp", "channels": [32, 64, 128]}, "yolox")
     box_channels = 4 + 1
     class_counts = (3,)
 

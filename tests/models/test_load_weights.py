@@ -23,7 +23,7 @@ def yolox_nano(num_classes: int = 80) -> Detector:
     settings = {
         "backbone": {"name": "csp_darknet", "width": 0.25, **form},
         "neck": {"name": "pan", **form},
-        "head": {"name": "direct", "depthwise": True},
+        "head": {"name": "yolox", "depthwise": True},
     }
     return from_dict(DetectorConfig, settings, "test").build(num_classes).eval()
 
@@ -35,11 +35,11 @@ def _sigmoid_rows(levels: list[Tensor]) -> np.ndarray:
 
 
 def test_official_yolox_nano_computes_what_its_onnx_file_does(detseg_data: Path) -> None:
-    picture = cv2.imread(str(min((detseg_data / "coco-mini" / "val2017").glob("*.jpg"))))
-    images = cv2.resize(picture, (416, 416)).transpose(2, 0, 1)[None].astype(np.float32)
+    image = cv2.imread(str(min((detseg_data / "coco-mini" / "val2017").glob("*.jpg"))))
+    images = cv2.resize(image, (416, 416)).transpose(2, 0, 1)[None].astype(np.float32)
     session = onnxruntime.InferenceSession(str(detseg_data / "weights" / "yolox_nano_coco.onnx"))
     (expected,) = session.run(None, {"images": images})
-    assert (expected[..., 4:5] * expected[..., 5:]).max() > 0.3, "the picture shows nothing: a weak test"
+    assert (expected[..., 4:5] * expected[..., 5:]).max() > 0.3, "the image shows nothing: a weak test"
 
     model = yolox_nano()
     report = load_weights(model, detseg_data / "weights" / "yolox_nano_coco.pth")

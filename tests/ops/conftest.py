@@ -1,4 +1,4 @@
-"""What suppression must give, in plain loops that share nothing with the package; and images that are hard on it.
+"""What NMS must give, in plain loops that share nothing with the package; and images that are hard on it.
 
 Shape legend: B images, A anchors, C classes, M the largest number of detections.
 """

@@ -10,8 +10,8 @@ from detseg.ops.decode import boxes_from_distances, decode, decode_direct_boxes,
 CERTAIN = 100.0
 
 
-def _dfl_maps(num_classes: int = 2, bins: int = 16) -> list[torch.Tensor]:
-    return [torch.zeros(1, 4 * bins + num_classes, size, size) for size in (2, 1)]
+def _dfl_maps(num_classes: int = 2, reg_max: int = 16) -> list[torch.Tensor]:
+    return [torch.zeros(1, 4 * reg_max + num_classes, size, size) for size in (2, 1)]
 
 
 def test_dfl_boxes_are_the_mean_distances_in_strides():
@@ -48,7 +48,7 @@ def test_expected_bin(logits, mean):
 def test_direct_boxes_are_offsets_from_the_cell_and_logarithms_of_the_size():
     levels = [torch.zeros(1, 7, 2, 2), torch.zeros(1, 7, 1, 1)]
     levels[0][0, :, 1, 0] = torch.tensor([0.25, 0.5, math.log(4), math.log(2), 0, 0, math.log(3)])
-    boxes_xyxy, scores = decode("direct", levels, (8, 16))
+    boxes_xyxy, scores = decode("yolox", levels, (8, 16))
 
     # Center ((0 + 0.25) * 8, (1 + 0.5) * 8), size 32 x 16.
     torch.testing.assert_close(boxes_xyxy[0, 2], torch.tensor([2.0 - 16, 12 - 8, 2 + 16, 12 + 8]))
@@ -70,7 +70,7 @@ def test_distances_are_inverted():
     assert torch.equal(boxes_from_distances(points_xy, distances_ltrb), boxes_xyxy)
 
 
-@pytest.mark.parametrize(("kind", "channels"), [("dfl", 67), ("direct", 8)])
+@pytest.mark.parametrize(("kind", "channels"), [("dfl", 67), ("yolox", 8)])
 def test_results_are_float32_under_autocast(kind, channels):
     levels = [torch.randn(2, channels, 4, 4, generator=torch.Generator().manual_seed(0)).bfloat16()]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -81,17 +81,17 @@ def test_results_are_float32_under_autocast(kind, channels):
 
 
 @pytest.mark.parametrize(
-    ("kind", "channels", "bins", "message"),
+    ("kind", "channels", "reg_max", "message"),
     [
-        ("anchors", 85, 16, "'anchors' is unknown; known are 'dfl' and 'direct'"),
+        ("anchors", 85, 16, "'anchors' is unknown; known are 'dfl' and 'yolox'"),
         ("dfl", 64, 16, "needs more than 64 channels .* got maps with 64"),
         ("dfl", 33, 9, "needs more than 36 channels"),
-        ("direct", 5, 16, "needs more than 5 channels"),
+        ("yolox", 5, 16, "needs more than 5 channels"),
     ],
 )
-def test_maps_that_do_not_fit(kind, channels, bins, message):
+def test_maps_that_do_not_fit(kind, channels, reg_max, message):
     with pytest.raises(ValueError, match=message):
-        decode(kind, [torch.zeros(1, channels, 2, 2)], (8,), bins)
+        decode(kind, [torch.zeros(1, channels, 2, 2)], (8,), reg_max)
 
 
 def test_every_level_needs_its_stride():

@@ -237,7 +237,7 @@ def test_a_tile_may_have_any_size() -> None:
         assert all(torch.equal(outputs[0], out) for out in outputs)
 
 
-def test_real_pictures(detseg_data: Path) -> None:
+def test_real_images(detseg_data: Path) -> None:
     paths = sorted((detseg_data / "coco-mini").rglob("*.jpg"))[:4]
     assert len(paths) == 4
     images = [read_image(path) for path in paths]
@@ -254,8 +254,8 @@ def test_images_are_packed_at_multiples_of_16_with_the_way_back() -> None:
     images = [noise(5, 7), noise(4, 4), noise(100, 150), noise(1, 1)]
     assert bytes_needed(images) == 112 + 48 + 45008 + 16  # 105, 48, 45000 and 3 bytes
     pixels, table = torch.zeros(50_000, dtype=torch.uint8), torch.full((5, 7), -1)
-    placements = pack_images(images, spec, pixels, table)
-    assert placements == [letterbox(image, spec)[1] for image in images]
+    transforms = pack_images(images, spec, pixels, table)
+    assert transforms == [letterbox(image, spec)[1] for image in images]
     assert table.tolist() == [
         [0, 5, 7, 64, 90, 0, 3],
         [112, 4, 4, 64, 64, 0, 16],

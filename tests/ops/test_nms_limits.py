@@ -1,4 +1,4 @@
-"""Limits and types of suppression that its other tests do not reach."""
+"""Limits and types of NMS that its other tests do not reach."""
 
 from __future__ import annotations
 

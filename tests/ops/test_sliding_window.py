@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from monai.inferers import sliding_window_inference
 from torch import Tensor
 
-from detseg.ops.views import sliding_window
-from detseg.runtime.postprocess.views import window_starts
+from detseg.ops.inferers import sliding_window
+from detseg.runtime.postprocess.inferers import window_starts
 
 SPATIAL = [
     ((9, 14), (4, 6)),

@@ -2,7 +2,7 @@
 
 Decoding is written out for both. Sliding windows and averages over views exist once and differ by what their libraries
 make of a few operations. What the tasks make of outputs is compared in ``tests/runtime/postprocess/test_results.py``;
-suppression on the CPU is one code for both.
+NMS on the CPU is one code for both.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from detseg.ops import views as tensor_views
+from detseg.ops import inferers as tensor_views
 from detseg.ops.anchors import anchor_points as tensor_anchor_points
 from detseg.ops.anchors import level_sizes
 from detseg.ops.decode import decode
 from detseg.runtime.inputs.volume_geometry import resample
-from detseg.runtime.postprocess import views as array_views
+from detseg.runtime.postprocess import inferers as array_views
 from detseg.runtime.postprocess.config import HeadMetadata
 from detseg.runtime.postprocess.decode import anchor_points, decode_above, sigmoid
 
 NUM_CLASSES = 5
 STRIDES = (8, 16, 32)
 KERNELS = torch.randn(4, 2, 3, 3, generator=torch.Generator().manual_seed(5)) * 0.3
-VIEWS = (array_views.ArrayViews(), tensor_views.TensorViews())
+VIEWS = (array_views.ArrayInferer(), tensor_views.TensorInferer())
 
 
 class Pair(NamedTuple):
@@ -80,14 +80,14 @@ def decode_flat(raw: Tensor, head: HeadMetadata, height: int, width: int) -> tup
     sizes = levels_of(height, width)
     flat = raw.split([rows * columns for rows, columns in sizes], dim=1)
     maps = [level.unflatten(1, size)[None] for level, size in zip(flat, sizes, strict=True)]
-    return tuple(one[0] for one in decode(head.kind, maps, head.strides, head.bins))
+    return tuple(one[0] for one in decode(head.kind, maps, head.strides, head.reg_max))
 
 
 def slide(views: Any, predict: Any, images: Any, window: tuple[int, ...], weighting: str, batch_size: int) -> Any:
     return views.sliding_window(predict, images, window, 0.4, weighting=weighting, batch_size=batch_size)
 
 
-DFL, DIRECT = HeadMetadata("dfl", STRIDES), HeadMetadata("direct", STRIDES)
+DFL, DIRECT = HeadMetadata("dfl", STRIDES), HeadMetadata("yolox", STRIDES)
 SIZES = [(64, 96), (33, 70), (32, 32), (1, 1), (1, 500)]
 SPECIAL = np.array([[0, -0.0, 200, -200, 88, -88, np.inf, -np.inf, 1e-30]], np.float32)
 MAPS = [normal(2, 5, 48, 70), normal(1, 3, 7, 9), normal(1, 1, 1, 1), normal(1, 2, 1, 40)]
@@ -181,8 +181,8 @@ PAIRS = {
         atol=2e-6,
     ),
     "average over views": Pair(
-        array_views.average_over_views,
-        tensor_views.average_over_views,
+        array_views.average_over_tta,
+        tensor_views.average_over_tta,
         [
             (predict, normal(2, 2, *size), scales, flip)
             for predict in (network, coarse)

@@ -94,7 +94,7 @@ def test_all_folds_and_on_after_a_break(folder: Path, capsys: pytest.CaptureFixt
         (["tiny.yaml", "--folds", "all", "data.val_split=val"], "leave out data.val_split=val"),
         (
             ["tiny.yaml", "--folds", "all", "--data", "set"],
-            "so there are no folds; write `division: {folds: 5, seed: 0}`",
+            "so there are no folds; write `split: {folds: 5, seed: 0}`",
         ),
         (["--folds", "all"], "--folds begins a cross-validation: name a model"),
         (["--folds", "all", "--resume", "runs"], "--folds begins a cross-validation: name a model"),

@@ -35,6 +35,6 @@ def test_a_row_for_each_way_and_the_quality(
         assert quality == pytest.approx(expected, abs=1e-3 if precision == "fp32" else 0.1)
 
 
-def test_only_onnx_files_of_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_onnx_files_of_images(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(WEIGHTS)]) == 2
     assert "only .onnx files are measured; make one with `detseg export`" in capsys.readouterr().err

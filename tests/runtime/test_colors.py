@@ -15,7 +15,7 @@ from detseg.runtime.kinds.saving import Saving, make_writers
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import read_image
 from detseg.runtime.model import Model
-from detseg.structures import VOID, LabelMap
+from detseg.structures import IGNORE_INDEX, LabelMap
 
 NAMES = ("background", "left", "right")
 
@@ -63,17 +63,17 @@ def test_a_legend_is_printed_drawn_and_written(tmp_path: Path, capsys: pytest.Ca
     assert colors_command(MODEL, tmp_path / "legend.yaml") == 0
     assert yaml.safe_load((tmp_path / "legend.yaml").read_text())["colors"]["right"] == list(color_of(1))
     assert read_palette(tmp_path / "legend.yaml", NAMES).colors == palette_of(NAMES).colors
-    with pytest.raises(ValueError, match=r"legend\.txt: a legend is a picture .* or a \.yaml"):
+    with pytest.raises(ValueError, match=r"legend\.txt: a legend is an image .* or a \.yaml"):
         colors_command(MODEL, tmp_path / "legend.txt")
     with pytest.raises(ValueError, match=r"legend\.png"):
         colors_command(MODEL, tmp_path / "legend.png")
 
 
 def test_masks_show_their_colors_and_keep_their_numbers(tmp_path: Path) -> None:
-    labels = np.array([[0, 1, 2], [VOID, 2, 1]], np.uint8).repeat(20, axis=0).repeat(30, axis=1)
+    labels = np.array([[0, 1, 2], [IGNORE_INDEX, 2, 1]], np.uint8).repeat(20, axis=0).repeat(30, axis=1)
     frame = Frame(np.full((40, 90, 3), 100, np.uint8), "a.png")
     saving = Saving(MODEL.runner.kind, tmp_path, NAMES, (0, 7, 9))
-    for writer in make_writers(["mask", "color", "ids", "picture"], saving, "semantic"):
+    for writer in make_writers(["mask", "color", "ids", "image"], saving, "semantic"):
         with writer:
             writer.write(frame, LabelMap(labels))
     table = palette_of(NAMES).table()

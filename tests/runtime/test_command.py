@@ -50,14 +50,14 @@ GRAY = np.full((48, 64, 3), 90, np.uint8)
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two pictures and a film of five frames in the folder ``in``; also the current folder is made for the test."""
+    """Two images and a video of five frames in the folder ``in``; also the current folder is made for the test."""
     monkeypatch.chdir(tmp_path)
     for name in ("in/a.png", "in/b.png"):
         write_image(tmp_path / name, GRAY)
-    film = cv2.VideoWriter("in/film.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+    video = cv2.VideoWriter("in/footage.mp4", cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
     for _ in range(5):
-        film.write(GRAY)
-    film.release()
+        video.write(GRAY)
+    video.release()
     return tmp_path
 
 
@@ -85,17 +85,17 @@ def images(folder: str = "out") -> list[str]:
 def test_results_sources_and_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert predict("in", save=["drawn", "coco", "csv"]) == 0
     tables = {"detections.json", "detections_images.json", "detections.csv"}
-    assert listing() == {"a.png", "b.png", "film.mp4", "sources.json", *tables}
-    assert read_json("out/sources.json") == {"a.png": "in/a.png", "b.png": "in/b.png", "film.mp4": "in/film.mp4"}
-    assert images() == ["in/a.png", "in/b.png"] + ["in/film.mp4"] * 5
+    assert listing() == {"a.png", "b.png", "footage.mp4", "sources.json", *tables}
+    assert read_json("out/sources.json") == {"a.png": "in/a.png", "b.png": "in/b.png", "footage.mp4": "in/footage.mp4"}
+    assert images() == ["in/a.png", "in/b.png"] + ["in/footage.mp4"] * 5
     said = capsys.readouterr().out
-    assert "3 of 3 sources, 7 images; results are in out\nin/film.mp4: 5 frames, complete\n" in said
+    assert "3 of 3 sources, 7 images; results are in out\nin/footage.mp4: 5 frames, complete\n" in said
     assert "objects found: dog 7\n" in said
     assert "ms per image: read " in said
 
 
-def film(path: str, times: Sequence[Fraction], rate: int | None = None, codec: str = "pcm_s16le") -> None:
-    """A film whose pictures stand at ``times``, in seconds, with sound of this ``rate``."""
+def video(path: str, times: Sequence[Fraction], rate: int | None = None, codec: str = "pcm_s16le") -> None:
+    """A video whose images stand at ``times``, in seconds, with sound of this ``rate``."""
     av = pytest.importorskip("av")
     with av.open(path, "w") as made:
         video = made.add_stream("mpeg4", rate=25)
@@ -105,9 +105,9 @@ def film(path: str, times: Sequence[Fraction], rate: int | None = None, codec: s
         if sound is not None:
             sound.layout = "mono"
         for time_s in times:
-            picture = av.VideoFrame.from_ndarray(GRAY, format="rgb24")
-            picture.pts, picture.time_base = round(time_s * 60_000), Fraction(1, 60_000)
-            made.mux(video.encode(picture))
+            image = av.VideoFrame.from_ndarray(GRAY, format="rgb24")
+            image.pts, image.time_base = round(time_s * 60_000), Fraction(1, 60_000)
+            made.mux(video.encode(image))
         made.mux(video.encode(None))
         if sound is not None and rate:
             for start in range(0, rate, 1024):
@@ -122,12 +122,12 @@ USUAL = [Fraction(number, 25) for number in range(25)]
 
 def joined(path: str) -> None:
     """Two streams, one behind the other: times and sound begin anew in the middle."""
-    film("half.ts", USUAL, 48_000, "aac")
+    video("half.ts", USUAL, 48_000, "aac")
     Path(path).write_bytes(Path("half.ts").read_bytes() * 2)
 
 
 def sound_unknown(path: str) -> None:
-    film(path, USUAL, 48_000)
+    video(path, USUAL, 48_000)
     data = Path(path).read_bytes()
     assert data.count(b"sowt") == 1
     Path(path).write_bytes(data.replace(b"sowt", b"zzzz"))
@@ -137,17 +137,17 @@ STRANGE: list[tuple[str, Callable[[str], object], str | None]] = [
     # name, how it is made, the warning
     ("joined.ts", joined, "the sound ends at 1.0 s: its times go back there"),
     ("unknown.mov", sound_unknown, "its sound is left out: of an unknown codec"),
-    ("high.mov", lambda path: film(path, USUAL, 192_000), None),
-    ("odd.mov", lambda path: film(path, USUAL, 37_800), None),
-    ("slow.mp4", lambda path: film(path, [Fraction(150 * number) for number in range(4)]), None),
-    ("fast.mp4", lambda path: film(path, [Fraction(number, 3000) for number in range(40)]), None),
-    ("mp3.avi", lambda path: film(path, USUAL, 44_100, "mp3"), None),
+    ("high.mov", lambda path: video(path, USUAL, 192_000), None),
+    ("odd.mov", lambda path: video(path, USUAL, 37_800), None),
+    ("slow.mp4", lambda path: video(path, [Fraction(150 * number) for number in range(4)]), None),
+    ("fast.mp4", lambda path: video(path, [Fraction(number, 3000) for number in range(40)]), None),
+    ("mp3.avi", lambda path: video(path, USUAL, 44_100, "mp3"), None),
 ]
 
 
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize(("name", "make", "warning"), STRANGE, ids=[name for name, *_ in STRANGE])
-def test_a_strange_film_is_drawn_and_costs_nobody_else(
+def test_a_strange_video_is_drawn_and_costs_nobody_else(
     name: str, make: Callable[[str], object], warning: str | None, recwarn: pytest.WarningsRecorder
 ) -> None:
     make(f"in/{name}")
@@ -169,22 +169,22 @@ def test_a_strange_film_is_drawn_and_costs_nobody_else(
         )
 
 
-def test_a_picture_that_cannot_be_encoded_is_named_and_the_rest_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_image_that_cannot_be_encoded_is_named_and_the_rest_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     write_image("in/wide.png", np.full((40, 70_000, 3), 90, np.uint8))
     Path("in/wide.png").rename("in/a wide.jpg")  # the content decides how it is read, the name how it is written
     assert predict("in", save=["drawn", "coco", "csv"]) == 1
     assert list(errors()) == ["in/a wide.jpg"]
     assert "70000x40 pixels cannot be encoded as .jpg" in errors()["in/a wide.jpg"]
-    assert set(read_json("out/sources.json")) == {"a.png", "b.png", "film.mp4"}
-    assert images() == ["in/a wide.jpg", "in/a.png", "in/b.png"] + ["in/film.mp4"] * 5
+    assert set(read_json("out/sources.json")) == {"a.png", "b.png", "footage.mp4"}
+    assert images() == ["in/a wide.jpg", "in/a.png", "in/b.png"] + ["in/footage.mp4"] * 5
     captured = capsys.readouterr()
     assert "not written: in/a wide.jpg: " in captured.err
     assert "3 of 4 sources, 8 images" in captured.out
 
 
-def test_one_frame_of_many_lasts_as_long_as_the_film() -> None:
-    assert predict("in/film.mp4", section=Section(every=100_000)) == 0
-    info = cv2.VideoCapture("out/film.mp4")
+def test_one_frame_of_many_lasts_as_long_as_the_video() -> None:
+    assert predict("in/footage.mp4", section=Section(every=100_000)) == 0
+    info = cv2.VideoCapture("out/footage.mp4")
     assert info.get(cv2.CAP_PROP_FRAME_COUNT) / info.get(cv2.CAP_PROP_FPS) == pytest.approx(0.5, abs=0.05)
 
 
@@ -193,13 +193,13 @@ def test_only_what_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], m
     Path("in/phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(40))
     Path("in/named.png").write_bytes(b"\0\0\0\x18ftypavif" + bytes(40))
     write_image("#1 in front.png", GRAY)
-    lines = "# pictures\n\n in/a.png \r\nin/anim.gif\nin/gone.png\n#1 in front.png\nin/phone.heic\nin/named.png\n"
+    lines = "# images\n\n in/a.png \r\nin/anim.gif\nin/gone.png\n#1 in front.png\nin/phone.heic\nin/named.png\n"
     monkeypatch.setattr(sys, "stdin", io.StringIO(lines + "x" * 300 + "\nnothing/*.png\n"))
-    assert predict("in/b.png", "-", save=["picture"]) == 1
+    assert predict("in/b.png", "-", save=["image"]) == 1
     assert listing() == {"a.png", "b.png", "#1 in front.png", "errors.jsonl", "sources.json"}
     found = errors()
     assert list(found) == ["in/anim.gif", "in/gone.png", "in/phone.heic", "x" * 300, "nothing/*.png", "in/named.png"]
-    assert "it is GIF, which is not read; convert it to a film or PNG" in found["in/anim.gif"]
+    assert "it is GIF, which is not read; convert it to a video or PNG" in found["in/anim.gif"]
     assert "it is HEIC, which is not read; convert it to JPEG or PNG" in found["in/phone.heic"]
     assert "it is AVIF, which is not read" in found["in/named.png"]
     assert "3 of 9 sources, 3 images" in capsys.readouterr().out
@@ -214,11 +214,11 @@ def test_where_nothing_can_be_read_nothing_is_begun() -> None:
 
 
 def test_the_content_decides_what_a_source_is() -> None:
-    shutil.copy("in/film.mp4", "in/c.jpg")
-    shutil.copy("in/film.mp4", "in/download.part")
+    shutil.copy("in/footage.mp4", "in/c.jpg")
+    shutil.copy("in/footage.mp4", "in/download.part")
     shutil.copy("in/a.png", "in/d.mp4")
     assert predict("in", "in/download.part", "in/d.mp4", save=["drawn"]) == 0
-    assert set(read_json("out/sources.json")) == {"a.png", "b.png", "c.mp4", "d.png", "film.mp4", "download.mp4"}
+    assert set(read_json("out/sources.json")) == {"a.png", "b.png", "c.mp4", "d.png", "footage.mp4", "download.mp4"}
 
 
 @pytest.mark.parametrize(
@@ -229,9 +229,9 @@ def test_the_content_decides_what_a_source_is() -> None:
 @pytest.mark.parametrize("suffix", [b".mp4", b".png"])
 def test_any_name_is_read_written_and_told(stem: bytes, suffix: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(stem + suffix)
-    shutil.copy(f"in/{'film' if suffix == b'.mp4' else 'a'}{suffix.decode()}", f"in/{name}")
+    shutil.copy(f"in/{'video' if suffix == b'.mp4' else 'a'}{suffix.decode()}", f"in/{name}")
     output = os.fsdecode(b"out:\xe4")
-    assert predict(f"in/{name}", output=output, save=["drawn", "picture", "coco", "csv", "yolo"]) == 0
+    assert predict(f"in/{name}", output=output, save=["drawn", "image", "coco", "csv", "yolo"]) == 0
     assert name in listing(output)
     # Names of frames and lists are longer than that of the source.
     assert max(len(os.fsencode(one)) for one in listing(output) | listing(f"{output}/labels")) <= 255
@@ -265,7 +265,7 @@ def test_tables_of_the_user_are_not_replaced(name: str) -> None:
     assert Path("out", name).read_text() != "mine"
 
 
-def test_pictures_of_the_user_are_not_replaced() -> None:
+def test_images_of_the_user_are_not_replaced() -> None:
     Path("out").mkdir()
     Path("out/a.png").symlink_to("../in/b.png")
     assert predict("in/a.png", "in/b.png", save=["drawn", "csv"]) == 1
@@ -282,12 +282,12 @@ def test_nothing_is_written_where_a_source_or_a_link_to_it_lies(overwrite: bool)
         with pytest.raises(ValueError, match=r"where the source links/a\.png lies; name another output folder"):
             predict("links", output=output, overwrite=overwrite)
     assert listing("links") == {"a.png"}
-    assert listing("in") == {"a.png", "b.png", "film.mp4"}
+    assert listing("in") == {"a.png", "b.png", "footage.mp4"}
 
 
 def test_sources_of_one_name_are_told_apart() -> None:
     write_image("other/a.png", GRAY)
-    assert predict("in/a.png", "other/a.png", save=["drawn", "picture", "yolo"]) == 0
+    assert predict("in/a.png", "other/a.png", save=["drawn", "image", "yolo"]) == 0
     assert read_json("out/sources.json") == {
         "a.png": "in/a.png", "labels/a.txt": "in/a.png", "a_2.png": "other/a.png", "labels/a_2.txt": "other/a.png"
     }  # fmt: skip
@@ -316,9 +316,9 @@ def test_a_full_disk_ends_the_run_and_leaves_what_was_found(
 
 
 class Camera(BaseHTTPRequestHandler):
-    """Ten pictures a second, until ``num_pictures`` are sent; then nothing, but the connection stays."""
+    """Ten images a second, until ``num_images`` are sent; then nothing, but the connection stays."""
 
-    num_pictures = 10_000
+    num_images = 10_000
     done = threading.Event()
 
     def do_GET(self) -> None:
@@ -327,7 +327,7 @@ class Camera(BaseHTTPRequestHandler):
         self.end_headers()
         jpeg = cv2.imencode(".jpg", GRAY)[1].tobytes()
         try:
-            for _ in range(self.num_pictures):
+            for _ in range(self.num_images):
                 head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
                 self.wfile.write(head + jpeg + b"\r\n")
                 if self.done.wait(0.1):
@@ -343,7 +343,7 @@ class Camera(BaseHTTPRequestHandler):
 @pytest.fixture
 def camera(request: pytest.FixtureRequest) -> Iterator[str]:
     done = threading.Event()
-    handler = type("Handler", (Camera,), {"num_pictures": getattr(request, "param", 10_000), "done": done})
+    handler = type("Handler", (Camera,), {"num_images": getattr(request, "param", 10_000), "done": done})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/cam.mjpg"
@@ -424,18 +424,18 @@ def test_objects_are_counted_where_they_cross_and_cut_out(capsys: pytest.Capture
     model = Model(WalkingRunner(), "detection", ("cat", "dog"), (1, 2))
     settings: Any = {"track": TrackerConfig(match_iou=0.1, new_match_iou=0.1), "save": ["drawn"], "crops": True}
     places = [parse_place("line:door=0,25,64,25", 1), parse_place("zone:0,15,64,15,64,48,0,48", 2)]
-    assert predict_command(model, ["in/film.mp4"], output=Path("out"), counts=places, **settings) == 0
+    assert predict_command(model, ["in/footage.mp4"], output=Path("out"), counts=places, **settings) == 0
     assert Path("out/counts.csv").read_text().splitlines() == [
         "file,frame,time_s,place,event,class,track_id,total,inside",
-        "in/film.mp4,2,0.2,zone 2,enter,dog,1,1,1",
-        "in/film.mp4,3,0.3,door,forward,dog,1,1,",
+        "in/footage.mp4,2,0.2,zone 2,enter,dog,1,1,1",
+        "in/footage.mp4,3,0.3,door,forward,dog,1,1,",
     ]
-    assert "in/film.mp4: door: 1 forward, 0 back; zone 2: 1 inside, 1 entered\n" in capsys.readouterr().out
+    assert "in/footage.mp4: door: 1 forward, 0 back; zone 2: 1 inside, 1 entered\n" in capsys.readouterr().out
     assert sorted(path.name for path in Path("out/crops/dog").iterdir()) == [
-        f"film_{number:06d}_1_id1.jpg" for number in range(5)
+        f"video_{number:06d}_1_id1.jpg" for number in range(5)
     ]
-    # The line is on the pictures.
-    frames = [frame.pixels.astype(int) for frame in read_video("out/film.mp4")]
+    # The line is on the images.
+    frames = [frame.pixels.astype(int) for frame in read_video("out/footage.mp4")]
     assert np.abs(frames[0][25, 62] - 90).max() > 40
     with pytest.raises(ValueError, match="only followed objects are counted"):
-        predict_command(model, ["in/film.mp4"], output=Path("other"), counts=places)
+        predict_command(model, ["in/footage.mp4"], output=Path("other"), counts=places)

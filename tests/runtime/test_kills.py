@@ -19,7 +19,7 @@ from detseg.runtime.media.images import read_image, write_image
 from detseg.runtime.media.video_reader import read_video
 
 NUM_KILLS = 12
-NUM_PICTURES, NUM_FRAMES = 6, 12
+NUM_IMAGES, NUM_FRAMES = 6, 12
 
 RUN = """
 import sys, time
@@ -48,16 +48,16 @@ sys.exit(predict_command(Model(SlowRunner(), "detection", ("thing",), (1,)), ["i
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures and two films in ``in``; also the current folder."""
+    """Images and two videos in ``in``; also the current folder."""
     monkeypatch.chdir(tmp_path)
     gray = np.full((48, 64, 3), 90, np.uint8)
-    for number in range(NUM_PICTURES):
+    for number in range(NUM_IMAGES):
         write_image(tmp_path / "in" / f"{number}.png", gray)
     for name in ("in/f.mp4", "in/g.mp4"):
-        film = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+        video = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
         for _ in range(NUM_FRAMES):
-            film.write(gray)
-        film.release()
+            video.write(gray)
+        video.release()
     return tmp_path
 
 
@@ -68,13 +68,13 @@ def start() -> subprocess.Popen[str]:
     return process
 
 
-def check_whole(path: Path, shortest_film: int) -> None:
+def check_whole(path: Path, shortest_video: int) -> None:
     """Every file of its kind can be read to its end."""
     match path.suffix:
         case ".png":
             read_image(path)
         case ".mp4":
-            assert shortest_film <= len(list(read_video(path))) <= NUM_FRAMES
+            assert shortest_video <= len(list(read_video(path))) <= NUM_FRAMES
         case ".json":
             json.loads(path.read_text())
         case ".jsonl":
@@ -96,10 +96,10 @@ def is_partial(path: Path) -> bool:
 
 def check_complete(folder: Path) -> None:
     images = json.loads((folder / "detections_images.json").read_text())
-    assert len(images) == NUM_PICTURES + 2 * NUM_FRAMES
+    assert len(images) == NUM_IMAGES + 2 * NUM_FRAMES
     assert len(json.loads((folder / "detections.json").read_text())) == len(images)
     sources = json.loads((folder / "sources.json").read_text())
-    assert len(sources) == NUM_PICTURES + 2 + len(images), "drawn pictures and films, and a text file for each image"
+    assert len(sources) == NUM_IMAGES + 2 + len(images), "drawn images and videos, and a text file for each image"
     tables = {"sources.json", "detections.json", "detections_images.json", "detections.csv", "results.jsonl"}
     files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     assert files.keys() == sources.keys() | tables

@@ -68,7 +68,11 @@ def test_a_frame_of_a_camera_is_used_before_the_next_is_taken() -> None:
 
 def test_what_is_not_live_still_makes_batches() -> None:
     runner = Runner()
-    mixed = [*frames_of(FILM, range(5), "film.mp4"), *frames_of(CAMERA, range(2)), *frames_of(FILM, range(3), "b.mp4")]
+    mixed = [
+        *frames_of(FILM, range(5), "footage.mp4"),
+        *frames_of(CAMERA, range(2)),
+        *frames_of(FILM, range(3), "b.mp4"),
+    ]
     found = [frame for frame, _ in predict_frames(runner, mixed, 16)]
     assert found == mixed
     assert runner.batch_sizes == [5, 1, 1, 3]
@@ -80,7 +84,7 @@ def test_only_the_newest_frame_waits(size: int) -> None:
     may_go, came = threading.Event(), threading.Event()
 
     def sources() -> Iterator[Frame]:
-        yield from frames_of(FILM, range(3), "film.mp4")
+        yield from frames_of(FILM, range(3), "footage.mp4")
         yield from frames_of(CAMERA, range(1))
         assert may_go.wait(60)
         yield from frames_of(CAMERA, range(1, 11))
@@ -90,7 +94,7 @@ def test_only_the_newest_frame_waits(size: int) -> None:
 
     found = take_ahead(sources(), size)
     first = [next(found) for _ in range(4)]
-    assert [(frame.source, frame.index) for frame in first] == [*(("film.mp4", n) for n in range(3)), ("camera0", 0)]
+    assert [(frame.source, frame.index) for frame in first] == [*(("footage.mp4", n) for n in range(3)), ("camera0", 0)]
     may_go.set()
     assert came.wait(60)
     rest = [(frame.source, frame.index, frame.num_overtaken) for frame in found]
@@ -102,7 +106,7 @@ NUM_SENT = 40
 
 @pytest.fixture
 def stream() -> Iterator[str]:
-    """The address of a camera on this machine: 40 pictures, each sent when it is taken, 100 a second."""
+    """The address of a camera on this machine: 40 images, each sent when it is taken, 100 a second."""
 
     class Camera(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

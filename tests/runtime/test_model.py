@@ -24,7 +24,7 @@ from detseg.runtime.model import Model
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Finished
 from detseg.runtime.tracking.tracker import TrackerConfig
-from detseg.structures import VOID, Detections, LabelMap
+from detseg.structures import IGNORE_INDEX, Detections, LabelMap
 from detseg.volumes import LabelVolume
 
 NAMES = ("left", "right")
@@ -46,12 +46,12 @@ class SpotRunner:
         return Finished([self._find(image) for image in images])
 
     def _find(self, image: np.ndarray) -> Detections:
-        placed, placement = self.spec.place(image)
+        placed, transform = self.spec.place(image)
         rows, columns = np.nonzero(placed[1] > 127)
         if not len(rows):
             return Detections.empty()
         box = np.array([[columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]], np.float32)
-        return Detections(placement.to_original(box), np.ones(1, np.float32), np.array([int(columns.min() >= 32)]))
+        return Detections(transform.to_original(box), np.ones(1, np.float32), np.array([int(columns.min() >= 32)]))
 
 
 def spot(height: int, width: int, box_xyxy: tuple[int, int, int, int]) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_images_whose_inputs_differ_in_size_make_batches_of_their_own() -> None:
 
 
 def test_a_full_batch_does_not_wait_for_the_next_image() -> None:
-    """As of a camera: what is there is predicted before the next picture is taken."""
+    """As of a camera: what is there is predicted before the next image is taken."""
     num_taken = 0
 
     def camera() -> Iterator[np.ndarray]:
@@ -146,7 +146,7 @@ def test_the_runner_never_has_more_on_its_hands_than_it_says() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three pictures, and a video of four frames in which the spot moves."""
+    """Three images, and a video of four frames in which the spot moves."""
     for number, image in enumerate(SPOTS):
         write_image(tmp_path / f"{number}.png", image)
     video = cv2.VideoWriter(str(tmp_path / "v.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10, (64, 64))
@@ -235,7 +235,7 @@ def test_only_some_classes() -> None:
 @pytest.mark.parametrize(
     ("kind", "found", "expected"),
     [
-        ("masks", LabelMap(np.array([[0, 1, VOID]], np.uint8)), [[VOID, 1, VOID]]),
+        ("masks", LabelMap(np.array([[0, 1, IGNORE_INDEX]], np.uint8)), [[IGNORE_INDEX, 1, IGNORE_INDEX]]),
         ("volumes", LabelVolume(np.array([[[0, 1, 1]]], np.uint8), np.eye(4)), [[[0, 1, 1]]]),
     ],
 )
@@ -327,7 +327,7 @@ def test_supervision_itself_filters_by_name_and_merges() -> None:
     assert tracked.tracker_id.tolist() == [3, -1, 1]
 
 
-def test_real_pictures_give_the_same_alone_and_in_a_batch(detseg_data: Path) -> None:
+def test_real_images_give_the_same_alone_and_in_a_batch(detseg_data: Path) -> None:
     files = expand_sources([detseg_data / "coco-mini" / "val2017"])[:16]
     model = model_of(SpotRunner())
     alone = [prediction for file in files for prediction in model.predict(file)]

@@ -84,9 +84,9 @@ def test_its_text_is_short(made: Prediction, text: str) -> None:
 def test_notebooks_show_the_drawn_image(make: object) -> None:
     assert callable(make)
     made = make()
-    picture = cv2.imdecode(np.frombuffer(made._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
-    assert picture is not None
-    assert max(picture.shape[:2]) <= 640
+    image = cv2.imdecode(np.frombuffer(made._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    assert image is not None
+    assert max(image.shape[:2]) <= 640
     page = made._repr_html_()
     assert page.startswith('<figure><img alt="drawn prediction" src="data:image/png;base64,')
 

@@ -30,7 +30,7 @@ from detseg.runtime.shards import WHOLE, Shard, parse_shard
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 
-NUM_PICTURES, NUM_FRAMES = 9, 5
+NUM_IMAGES, NUM_FRAMES = 9, 5
 SAVE = ("drawn", "coco", "csv", "jsonl", "yolo")
 TABLES = ("detections.json", "detections_images.json", "detections.csv", "results.jsonl")
 
@@ -57,18 +57,18 @@ class GrayRunner:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures, two of one name, one without boxes, one that cannot be read, one like a formula, and two films."""
+    """Images, two of one name, one without boxes, one that cannot be read, one like a formula, and two videos."""
     monkeypatch.chdir(tmp_path)
-    for number in range(NUM_PICTURES):
+    for number in range(NUM_IMAGES):
         write_image(tmp_path / "in" / f"{number}.png", np.full((48, 64, 3), 10 * number, np.uint8))
     write_image(tmp_path / "in" / "sub" / "3.png", np.full((48, 64, 3), 40, np.uint8))
     write_image(tmp_path / "in" / "=1+1, a.png", np.full((48, 64, 3), 20, np.uint8))
-    (tmp_path / "in" / "bad.png").write_bytes(b"no picture")
+    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
     for name in ("in/f.mp4", "in/g.mp4"):
-        film = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
+        video = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 48))
         for _ in range(NUM_FRAMES):
-            film.write(np.full((48, 64, 3), 30, np.uint8))
-        film.release()
+            video.write(np.full((48, 64, 3), 30, np.uint8))
+        video.release()
     return tmp_path
 
 
@@ -90,7 +90,7 @@ def files_in(folder: str | Path) -> dict[str, bytes]:
 def test_shares_together_are_the_whole(folder: Path, count: int) -> None:
     assert predict("whole") == 1
     codes = {predict(f"share{index}", shard=Shard(index, count)) for index in range(1, count + 1)}
-    assert codes == ({0, 1} if count > 1 else {1}), "the picture that cannot be read is in one share"
+    assert codes == ({0, 1} if count > 1 else {1}), "the image that cannot be read is in one share"
     merge_command([Path(f"share{index}") for index in range(count, 0, -1)], Path("merged"))
     merged, whole = files_in("merged"), files_in("whole")
     assert merged.keys() == {*TABLES, "errors.jsonl"}
@@ -100,7 +100,7 @@ def test_shares_together_are_the_whole(folder: Path, count: int) -> None:
 
 
 def test_the_order_of_the_list_does_not_change_the_shares() -> None:
-    titles = [f"pictures/{number}.jpg" for number in range(1000)]
+    titles = [f"images/{number}.jpg" for number in range(1000)]
     mixed = random.Random(0).sample(titles, len(titles))
     for shard in (Shard(1, 7), Shard(7, 7)):
         chosen = [titles[position] for position in shard.positions(titles)]
@@ -166,7 +166,7 @@ def test_a_run_goes_on_with_the_same_settings_only(folder: Path) -> None:
     assert predict("out", runner, resume=True) == 1
     predict("whole")
     assert files_in("out") == files_in("whole")
-    assert runner.num_images < NUM_PICTURES + 2 + 2 * NUM_FRAMES
+    assert runner.num_images < NUM_IMAGES + 2 + 2 * NUM_FRAMES
 
 
 def test_two_processes_do_not_share_a_folder(folder: Path) -> None:
@@ -177,14 +177,14 @@ def test_two_processes_do_not_share_a_folder(folder: Path) -> None:
     progress.close()
 
 
-def test_what_is_one_result_of_many_pictures_is_refused(folder: Path) -> None:
+def test_what_is_one_result_of_many_images_is_refused(folder: Path) -> None:
     model = Model(GrayRunner(), "detection", ("thing",), (1,))
     for options in ({"resume": True}, {"shard": Shard(1, 2)}):
-        with pytest.raises(ValueError, match="one video of all pictures"):
+        with pytest.raises(ValueError, match="one video of all images"):
             predict_command(model, SOURCES, output=Path("out"), save=["video"], **options)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="name videos only"):
             predict_command(model, SOURCES, output=Path("out"), track=TrackerConfig(), **options)  # type: ignore[arg-type]
-        assert predict_command(model, ["in/f.mp4"], output=Path("film"), save=["video"], **options) == 0  # type: ignore[arg-type]
+        assert predict_command(model, ["in/f.mp4"], output=Path("footage"), save=["video"], **options) == 0  # type: ignore[arg-type]
     assert not Path("out").exists()
 
 

@@ -12,7 +12,7 @@ from detseg.runtime.window import WindowWriter
 
 tkinter = pytest.importorskip("tkinter")
 needs_display = pytest.mark.skipif(not os.environ.get("DISPLAY"), reason="there is no display")
-PICTURE = np.zeros((48, 64, 3), np.uint8)
+IMAGE = np.zeros((48, 64, 3), np.uint8)
 FILM = StreamInfo(10, 64, 48)
 
 
@@ -28,19 +28,19 @@ def test_without_a_display_the_message_says_so(monkeypatch: pytest.MonkeyPatch) 
 
 
 @needs_display
-def test_films_run_and_pictures_wait_for_a_key() -> None:
+def test_videos_run_and_images_wait_for_a_key() -> None:
     stop = StopSignals()
     with WindowWriter(lambda frame, result: frame.pixels, stop) as window:
         for index in range(3):
-            window.write(Frame(PICTURE, "film.mp4", None, index, index / 10, FILM), None)
-        assert window._root.title() == "film.mp4, frame 2"
+            window.write(Frame(IMAGE, "footage.mp4", None, index, index / 10, FILM), None)
+        assert window._root.title() == "footage.mp4, frame 2"
         window._root.after(50, lambda: window._root.event_generate("<Key-space>", when="tail"))
         window._root.focus_force()
-        window.write(Frame(PICTURE, "a.png"), None)
+        window.write(Frame(IMAGE, "a.png"), None)
         assert window._root.title() == "a.png"
         assert not stop.requested.is_set()
         window._root.after(50, lambda: window._root.event_generate("<Key-q>", when="tail"))
-        window.write(Frame(PICTURE, "b.png"), None)
+        window.write(Frame(IMAGE, "b.png"), None)
     assert stop.requested.is_set()
     assert stop.exit_code == 130
 
@@ -48,6 +48,6 @@ def test_films_run_and_pictures_wait_for_a_key() -> None:
 @needs_display
 def test_a_window_fits_the_screen(tmp_path: Path) -> None:
     with WindowWriter(lambda frame, result: np.zeros((3000, 9000, 3), np.uint8), StopSignals()) as window:
-        window.write(Frame(PICTURE, "film.mp4", None, 0, 0.0, FILM), None)
+        window.write(Frame(IMAGE, "footage.mp4", None, 0, 0.0, FILM), None)
         assert window._shown.width() <= window._root.winfo_screenwidth()
         assert window._shown.width() == pytest.approx(3 * window._shown.height(), rel=0.02)

@@ -96,7 +96,7 @@ def form_of(*files: tuple[str, bytes]) -> tuple[bytes, dict[str, str]]:
     return parts + b"--XX--\r\n", {"Content-Type": "multipart/form-data; boundary=XX"}
 
 
-def picture(height: int = 48, width: int = 64, suffix: str = ".png", red: int = 0) -> bytes:
+def some_image(height: int = 48, width: int = 64, suffix: str = ".png", red: int = 0) -> bytes:
     """Green from row 8 to 24 and from column 16 to 32."""
     bgr = np.zeros((height, width, 3), np.uint8)
     bgr[8:24, 16:32, 1] = 255

@@ -18,7 +18,7 @@ import pytest
 
 from detseg.runtime.media.images import decode_image
 from detseg.server.settings import MAX_IMAGES
-from tests.server.conftest import NAMES, Serve, form_of, picture
+from tests.server.conftest import NAMES, Serve, form_of, some_image
 
 PNG = {"Content-Type": "image/png"}
 FOUND = [
@@ -34,13 +34,13 @@ def wait_until(is_so: object) -> None:
         time.sleep(0.01)
 
 
-def test_a_picture_as_it_is_and_in_a_form(serve: Serve) -> None:
+def test_a_image_as_it_is_and_in_a_form(serve: Serve) -> None:
     with serve() as client:
-        answer = client.ask("/predict", picture(), PNG)
+        answer = client.ask("/predict", some_image(), PNG)
         assert answer.status == 200
         assert answer.json == {"images": [{"file": "", "height": 48, "width": 64, "detections": FOUND}]}
-        assert client.ask("/predict", picture(), {}).status == 200, "of whatever type it is said to be"
-        body, headers = form_of(("a.png", picture()), ("b ü.jpg", picture(20, 30, ".jpg")))
+        assert client.ask("/predict", some_image(), {}).status == 200, "of whatever type it is said to be"
+        body, headers = form_of(("a.png", some_image()), ("b ü.jpg", some_image(20, 30, ".jpg")))
         images = client.ask("/predict", body, headers).json["images"]
         assert [(one["file"], one["height"], one["width"]) for one in images] == [
             ("a.png", 48, 64),
@@ -53,42 +53,42 @@ def test_a_picture_as_it_is_and_in_a_form(serve: Serve) -> None:
 def test_the_threshold_of_a_request(serve: Serve, confidence: str, count: int) -> None:
     """As everywhere, boxes count that score above it: as float32 0.4 is a little above 0.4, and 0.9 below 0.9."""
     with serve() as client:
-        (image,) = client.ask(f"/predict?confidence={confidence}", picture(), PNG).json["images"]
+        (image,) = client.ask(f"/predict?confidence={confidence}", some_image(), PNG).json["images"]
     assert image["detections"] == FOUND[:count]
 
 
-def test_a_drawn_picture(serve: Serve) -> None:
+def test_a_drawn_image(serve: Serve) -> None:
     with serve() as client:
-        plain = decode_image(picture(), "plain")
+        plain = decode_image(some_image(), "plain")
         for name, kind in (("jpeg", "image/jpeg"), ("png", "image/png")):
-            answer = client.ask(f"/draw?format={name}", picture(), PNG)
+            answer = client.ask(f"/draw?format={name}", some_image(), PNG)
             assert (answer.status, answer.headers["content-type"]) == (200, kind)
             drawn = decode_image(answer.body, "drawn")
             assert drawn.shape == plain.shape
             assert np.abs(drawn.astype(int) - plain).max() > 100
-        unmarked = client.ask("/draw?format=png&confidence=1", picture(), PNG)
+        unmarked = client.ask("/draw?format=png&confidence=1", some_image(), PNG)
         assert np.array_equal(decode_image(unmarked.body, "drawn"), plain)
-        body, headers = form_of(("a.png", picture()), ("b.png", picture()))
+        body, headers = form_of(("a.png", some_image()), ("b.png", some_image()))
         assert client.ask("/draw", body, headers).status == 422
 
 
 BAD = [
     # path, body, headers, status, words
-    ("/predict", b"no picture", PNG, 422, "not an image of a supported format"),
-    ("/predict", b"", PNG, 422, "no picture in the request"),
-    ("/predict", picture()[:-30], PNG, 422, "truncated"),
+    ("/predict", b"no image", PNG, 422, "not an image of a supported format"),
+    ("/predict", b"", PNG, 422, "no image in the request"),
+    ("/predict", some_image()[:-30], PNG, 422, "truncated"),
     ("/predict", b"x" * 30_001, PNG, 413, "more than 30,000 bytes"),
-    ("/predict", picture(100, 101), PNG, 413, "101x100 pixels, allowed are 10,000"),
-    ("/predict?confidence=0.1", picture(), PNG, 422, "confidence: Input should be greater than or equal to 0.25"),
-    ("/predict?confidence=nan", picture(), PNG, 422, "confidence"),
-    ("/predict?conf=0.5", picture(), PNG, 422, "no setting conf; there is confidence"),
-    ("/draw?format=gif", picture(), PNG, 422, "format: Input should be 'jpeg' or 'png', got 'gif'"),
-    ("/predict", form_of(("a.png", picture()))[0][:-9], form_of()[1], 400, "cut off"),
+    ("/predict", some_image(100, 101), PNG, 413, "101x100 pixels, allowed are 10,000"),
+    ("/predict?confidence=0.1", some_image(), PNG, 422, "confidence: Input should be greater than or equal to 0.25"),
+    ("/predict?confidence=nan", some_image(), PNG, 422, "confidence"),
+    ("/predict?conf=0.5", some_image(), PNG, 422, "no setting conf; there is confidence"),
+    ("/draw?format=gif", some_image(), PNG, 422, "format: Input should be 'jpeg' or 'png', got 'gif'"),
+    ("/predict", form_of(("a.png", some_image()))[0][:-9], form_of()[1], 400, "cut off"),
     ("/predict", b"rubbish--XX--\r\n", {"Content-Type": "multipart/form-data; boundary=XX"}, 400, "cannot be read"),
     ("/predict", b"--XX--", {"Content-Type": "multipart/form-data"}, 400, "cannot be read"),
-    ("/predict", b"--XX--\r\n", {"Content-Type": "multipart/form-data; boundary=XX"}, 422, "no picture"),
+    ("/predict", b"--XX--\r\n", {"Content-Type": "multipart/form-data; boundary=XX"}, 422, "no image"),
     ("/predict", b'{"url": "http://127.0.0.1/"}', {"Content-Type": "application/json"}, 403, "no network addresses"),
-    ("/nowhere", picture(), PNG, 404, "Not Found"),
+    ("/nowhere", some_image(), PNG, 404, "Not Found"),
 ]  # fmt: skip
 
 
@@ -101,7 +101,7 @@ def test_what_cannot_be_answered(
     with serve(max_bytes=30_000, max_pixels=10_000) as client:
         answer = client.ask(path, body, headers)
         assert (answer.status, words in answer.json["detail"]) == (status, True), answer.body
-        assert client.ask("/predict", picture(), PNG).status == 200, "the next request is answered"
+        assert client.ask("/predict", some_image(), PNG).status == 200, "the next request is answered"
 
 
 def test_a_body_without_a_length_has_the_same_limit(serve: Serve) -> None:
@@ -112,12 +112,12 @@ def test_a_body_without_a_length_has_the_same_limit(serve: Serve) -> None:
         connection.close()
 
 
-def test_too_many_pictures_in_a_form(serve: Serve) -> None:
+def test_too_many_images_in_a_form(serve: Serve) -> None:
     with serve() as client:
-        body, headers = form_of(*[("a.png", picture())] * (MAX_IMAGES + 1))
+        body, headers = form_of(*[("a.png", some_image())] * (MAX_IMAGES + 1))
         answer = client.ask("/predict", body, headers)
         assert (answer.status, "Too many files" in answer.json["detail"]) == (400, True)
-        body, headers = form_of(*[("a.png", picture())] * MAX_IMAGES)
+        body, headers = form_of(*[("a.png", some_image())] * MAX_IMAGES)
         assert len(client.ask("/predict", body, headers).json["images"]) == MAX_IMAGES
 
 
@@ -131,19 +131,19 @@ def test_senders_that_go_away_hold_nothing_up(serve: Serve) -> None:
     with serve(queue=1) as client:
         with socket.create_connection(("127.0.0.1", client.port)) as gone:
             gone.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nabc")
-            wait_until(lambda: client.ask("/predict", picture(), PNG).status == 429)
-        wait_until(lambda: client.ask("/predict", picture(), PNG).status == 200)
+            wait_until(lambda: client.ask("/predict", some_image(), PNG).status == 429)
+        wait_until(lambda: client.ask("/predict", some_image(), PNG).status == 200)
 
 
-def test_pictures_of_many_requests_make_batches_and_further_requests_get_429(serve: Serve) -> None:
+def test_images_of_many_requests_make_batches_and_further_requests_get_429(serve: Serve) -> None:
     with serve(queue=9, batch_size=4, batch_wait_s=0.0) as client, concurrent.futures.ThreadPoolExecutor(9) as pool:
         client.runner.gate.clear()
         client.runner.batch_sizes.clear()
-        answers = [pool.submit(client.ask, "/predict", picture(), PNG)]
+        answers = [pool.submit(client.ask, "/predict", some_image(), PNG)]
         wait_until(lambda: client.runner.batch_sizes == [1])
-        answers += [pool.submit(client.ask, "/predict", picture(), PNG) for _ in range(8)]
+        answers += [pool.submit(client.ask, "/predict", some_image(), PNG) for _ in range(8)]
         wait_until(lambda: b"detseg_images_waiting 8" in client.ask("/metrics").body)
-        refused = client.ask("/predict", picture(), PNG)
+        refused = client.ask("/predict", some_image(), PNG)
         assert (refused.status, refused.headers["retry-after"]) == (429, "1")
         assert client.ask("/health").status == client.ask("/ready").status == 200, "not for predictions only"
         client.runner.gate.set()
@@ -152,13 +152,13 @@ def test_pictures_of_many_requests_make_batches_and_further_requests_get_429(ser
         assert client.runner.batch_sizes == [1, 4, 4]
 
 
-def test_one_picture_that_the_network_fails_on_costs_no_other(serve: Serve) -> None:
+def test_one_image_that_the_network_fails_on_costs_no_other(serve: Serve) -> None:
     with serve(batch_size=4, batch_wait_s=0.3) as client:
         client.runner.fail_on_red = True
-        body, headers = form_of(*[("a.png", picture())] * 2)
+        body, headers = form_of(*[("a.png", some_image())] * 2)
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
             good = pool.submit(client.ask, "/predict", body, headers)
-            bad = pool.submit(client.ask, "/predict", picture(red=255), PNG)
+            bad = pool.submit(client.ask, "/predict", some_image(red=255), PNG)
         assert (good.result().status, bad.result().status) == (200, 500)
         assert max(client.runner.batch_sizes) == 3
 
@@ -166,7 +166,7 @@ def test_one_picture_that_the_network_fails_on_costs_no_other(serve: Serve) -> N
 def test_counters(serve: Serve) -> None:
     with serve() as client:
         for _ in range(3):
-            client.ask("/predict", picture(), PNG)
+            client.ask("/predict", some_image(), PNG)
         client.ask("/predict", b"x", PNG)
         client.ask("/" + "x" * 50)
         answer = client.ask("/metrics")
@@ -213,7 +213,7 @@ def test_the_page_is_whole_and_loads_nothing_from_elsewhere(serve: Serve) -> Non
 def test_a_token(serve: Serve) -> None:
     with serve(token="se cret") as client:
         for path in ("/predict", "/draw"):
-            assert client.ask(path, picture(), PNG).status == 401
+            assert client.ask(path, some_image(), PNG).status == 401
         for path in ("/model", "/metrics"):
             assert client.ask(path).status == 401
             assert client.ask(path, headers={"Authorization": "Bearer secret"}).status == 401
@@ -221,7 +221,7 @@ def test_a_token(serve: Serve) -> None:
             assert client.ask(path, headers={"Authorization": "bearer se cret"}).status == 200
         for path in ("/", "/health", "/ready", "/openapi.json"):
             assert client.ask(path).status == 200
-        assert client.ask("/predict", picture(), {**PNG, "Authorization": "Bearer se cret"}).status == 200
+        assert client.ask("/predict", some_image(), {**PNG, "Authorization": "Bearer se cret"}).status == 200
         assert client.ask("/model", headers={"Host": "name.example", "Authorization": "Bearer se cret"}).status == 200
 
 
@@ -242,7 +242,7 @@ def test_a_token(serve: Serve) -> None:
 )
 def test_pages_of_other_sites_get_nothing_without_a_token(serve: Serve, headers: dict[str, str], status: int) -> None:
     with serve() as client:
-        assert client.ask("/predict", picture(), {**PNG, **headers}).status == status
+        assert client.ask("/predict", some_image(), {**PNG, **headers}).status == status
 
 
 @contextmanager
@@ -273,7 +273,7 @@ def files(content: dict[str, bytes]) -> Iterator[int]:
 
 
 def test_addresses_where_they_are_allowed(serve: Serve) -> None:
-    content = {"/a.png": picture(), "/large": b"x" * 50_001, "/text": b"hello"}
+    content = {"/a.png": some_image(), "/large": b"x" * 50_001, "/text": b"hello"}
     with files(content) as port, serve(allow_url=True, max_bytes=50_000) as client:
 
         def ask(url: object) -> tuple[int, str]:
@@ -307,11 +307,11 @@ def test_addresses_where_they_are_allowed(serve: Serve) -> None:
 
 
 def test_pixels_of_all_requests_together_are_limited(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two pictures of 6,000 pixels do not fit at once; both are answered all the same."""
+    """Two images of 6,000 pixels do not fit at once; both are answered all the same."""
     monkeypatch.setattr("detseg.server.service.MAX_PIXELS_AT_A_TIME", 1)
     with serve(max_pixels=10_000) as client, concurrent.futures.ThreadPoolExecutor(2) as pool:
         client.runner.gate.clear()
-        answers = [pool.submit(client.ask, "/predict", picture(60, 100), PNG) for _ in range(2)]
+        answers = [pool.submit(client.ask, "/predict", some_image(60, 100), PNG) for _ in range(2)]
         wait_until(lambda: b"detseg_requests_under_way 2" in client.ask("/metrics").body)
         time.sleep(0.1)
         assert b"detseg_images_waiting 0" in client.ask("/metrics").body, "the second is not even decoded"
@@ -320,7 +320,7 @@ def test_pixels_of_all_requests_together_are_limited(serve: Serve, monkeypatch: 
         assert client.runner.batch_sizes == [1, 1, 1]
 
 
-def test_exif_and_grey_pictures(serve: Serve) -> None:
+def test_exif_and_grey_images(serve: Serve) -> None:
     with serve() as client:
         encoded, data = cv2.imencode(".png", np.full((10, 20), 200, np.uint8))
         assert encoded
@@ -332,6 +332,6 @@ def test_clients_that_use_one_connection(serve: Serve) -> None:
     with serve() as client:
         connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
         for _ in range(3):
-            connection.request("POST", "/predict", picture(), PNG)
+            connection.request("POST", "/predict", some_image(), PNG)
             assert json.loads(connection.getresponse().read())["images"][0]["detections"] == FOUND
         connection.close()

@@ -19,7 +19,7 @@ import pytest
 import detseg
 from detseg.cli import main
 from tests.runtime.conftest import SaveOnnx
-from tests.server.conftest import Answer, Client, GreenRunner, picture
+from tests.server.conftest import Answer, Client, GreenRunner, some_image
 
 FILE = Path(__file__).parents[2] / "weights" / "detseg_n_shapes.safetensors"
 GRAPH = """
@@ -77,7 +77,7 @@ def slow() -> Iterator[Process]:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_when_all_that_has_come_is_answered(slow: Process, number: signal.Signals) -> None:
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        answers = [pool.submit(slow.client.ask, "/predict", picture(), {}) for _ in range(4)]
+        answers = [pool.submit(slow.client.ask, "/predict", some_image(), {}) for _ in range(4)]
         while b"detseg_requests_under_way 4" not in slow.client.ask("/metrics").body:
             time.sleep(0.01)
         slow.process.send_signal(number)
@@ -98,15 +98,15 @@ def test_masks_without_torch(save_onnx: SaveOnnx) -> None:
         "-c", f"import sys; sys.modules['torch'] = None; from detseg.cli import main; sys.exit(main({words}))"
     )
     try:
-        answer = started.client.ask("/predict", picture(), {})
+        answer = started.client.ask("/predict", some_image(), {})
         (image,) = answer.json["images"]
-        (expected,) = detseg.load(path)(picture())
+        (expected,) = detseg.load(path)(some_image())
         assert image["classes"]["g"]["pixels"] == int((expected.labels == 1).sum()) > 0
-        assert started.client.ask("/predict?confidence=0.5", picture(), {}).json == {
+        assert started.client.ask("/predict?confidence=0.5", some_image(), {}).json == {
             "detail": "only boxes have a confidence, this model is for semantic"
         }
         assert started.client.ask("/model").json["lowest_confidence"] is None
-        drawn: Answer = started.client.ask("/draw", picture(), {})
+        drawn: Answer = started.client.ask("/draw", some_image(), {})
         assert cv2.imdecode(np.frombuffer(drawn.body, np.uint8), cv2.IMREAD_COLOR).shape == (48, 64, 3)
     finally:
         started.process.send_signal(signal.SIGTERM)
@@ -166,4 +166,4 @@ def test_the_token_comes_from_a_file_or_the_environment(tmp_path: Path) -> None:
 
 def test_volumes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serve", str(FILE.parent / "vnet_hippocampus.safetensors"), "--device", "cpu"]) == 2
-    assert "only models of pictures can be served, this one is for volume" in capsys.readouterr().err
+    assert "only models of images can be served, this one is for volume" in capsys.readouterr().err

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.server.conftest import Client, Serve, picture
+from tests.server.conftest import Client, Serve, some_image
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -146,8 +146,8 @@ def open_page(browser: Browser, client: Client) -> None:
     browser.wait("document.readyState === 'complete' && document.getElementById('model').innerText !== '…'")
 
 
-def test_a_picture_and_the_threshold(serve: Serve, browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(picture())
+def test_a_image_and_the_threshold(serve: Serve, browser: Browser, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(some_image())
     with serve() as client:
         open_page(browser, client)
         assert browser.value("document.getElementById('model').innerText") == "detection, 2 classes: left, right"
@@ -165,20 +165,20 @@ def test_a_picture_and_the_threshold(serve: Serve, browser: Browser, tmp_path: P
         move_threshold(browser, 0.25)
         assert (browser.value(ROWS), browser.value(DRAWN)) == (["left 1", "right 1"], both)
         assert len(client.runner.batch_sizes) == asked, "the server is not asked again"
-        (tmp_path / "b.txt").write_text("no picture")
+        (tmp_path / "b.txt").write_text("no image")
         browser.choose(tmp_path / "b.txt")
         browser.wait("document.getElementById('status').className === 'fault'")
         assert browser.faults() == []
 
 
 def test_a_short_video_goes_frame_by_frame(serve: Serve, browser: Browser, tmp_path: Path) -> None:
-    film = cv2.VideoWriter(str(tmp_path / "a.webm"), cv2.VideoWriter.fourcc(*"VP80"), 10, (64, 48))
-    assert film.isOpened()
+    video = cv2.VideoWriter(str(tmp_path / "a.webm"), cv2.VideoWriter.fourcc(*"VP80"), 10, (64, 48))
+    assert video.isOpened()
     for row in range(6):
         frame = np.zeros((48, 64, 3), np.uint8)
         frame[row : row + 16, 16:32, 1] = 255
-        film.write(frame)
-    film.release()
+        video.write(frame)
+    video.release()
     with serve() as client:
         open_page(browser, client)
         browser.choose(tmp_path / "a.webm")
@@ -189,7 +189,7 @@ def test_a_short_video_goes_frame_by_frame(serve: Serve, browser: Browser, tmp_p
 
 
 def test_the_page_asks_for_the_token(serve: Serve, browser: Browser, tmp_path: Path) -> None:
-    (tmp_path / "a.png").write_bytes(picture())
+    (tmp_path / "a.png").write_bytes(some_image())
     with serve(token="secret") as client:
         browser.do("Page.navigate", url=f"http://127.0.0.1:{client.port}/")
         browser.wait("document.getElementById('door') && !document.getElementById('door').hidden")

@@ -11,22 +11,22 @@ from torch import Tensor
 from detseg.losses.detection import SimOTALossConfig, TALLossConfig
 from detseg.models.detector import Detector, DetectorConfig
 from detseg.models.heads.dfl_masks import DFLMasksHeadConfig
-from detseg.models.heads.direct import DirectHeadConfig
+from detseg.models.heads.yolox import YOLOXHeadConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import PostprocessConfig
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 from detseg.tasks.detection import DetectionCriterion, DetectionTask, DetectionTaskConfig
 
 CLASSES = ("cat", "dog")
 STRIDES = (8, 16, 32)
-DFL, DIRECT = DetectorConfig(), DetectorConfig(head=DirectHeadConfig())
+DFL, DIRECT = DetectorConfig(), DetectorConfig(head=YOLOXHeadConfig())
 
 
 def make_task(
     postprocess: PostprocessConfig | None = None, model: DetectorConfig = DFL, **settings: Any
 ) -> DetectionTask:
     settings = {"input": InputSpec(64, 64), **settings}
-    loss = SimOTALossConfig() if isinstance(model.head, DirectHeadConfig) else TALLossConfig()
+    loss = SimOTALossConfig() if isinstance(model.head, YOLOXHeadConfig) else TALLossConfig()
     config = DetectionTaskConfig(loss=loss, postprocess=postprocess or PostprocessConfig(), **settings)
     with torch.device("meta"):
         detector: Detector = model.build(len(CLASSES))
@@ -47,7 +47,7 @@ def make_sample(number: int, boxes: list[list[float]], labels: list[int], crowd:
         crowd=np.array(crowd, np.bool_),
         image_id=100 + number,
         path=f"{number}.png",
-        placement=Placement(0.5, 0.5, float(number), 0.0, 8, 12),
+        transform=LetterboxTransform(0.5, 0.5, float(number), 0.0, 8, 12),
     )
 
 
@@ -67,7 +67,7 @@ def test_collate_pads_and_leaves_crowds_out() -> None:
     assert (batch.targets["boxes_xyxy"].dtype, batch.targets["labels"].dtype) == (torch.float32, torch.int64)
     assert batch.image_ids == (101, 102, 103)
     assert batch.paths == ("1.png", "2.png", "3.png")
-    assert [placement.offset_x for placement in batch.placements] == [1.0, 2.0, 3.0]
+    assert [transform.offset_x for transform in batch.transforms] == [1.0, 2.0, 3.0]
 
 
 def test_collate_without_any_objects() -> None:
@@ -114,9 +114,9 @@ def logit(probability: float) -> float:
     return float(np.log(probability / (1 - probability)))
 
 
-# The input is a 128 x 96 (width x height) picture, halved, with 8 pixels of padding above.
-HALVED = Placement(0.5, 0.5, 0.0, 8.0, 96, 128)
-SAME = Placement.identity(64, 64)
+# The input is a 128 x 96 (width x height) image, halved, with 8 pixels of padding above.
+HALVED = LetterboxTransform(0.5, 0.5, 0.0, 8.0, 96, 128)
+SAME = LetterboxTransform.identity(64, 64)
 
 
 def test_postprocess_of_a_distributional_head_by_hand() -> None:
@@ -178,7 +178,7 @@ def test_every_setting_of_postprocessing_counts(settings: dict[str, Any], expect
     assert found.boxes_xyxy.shape == (len(expected), 4)
 
 
-@pytest.mark.parametrize("model", [DFL, DIRECT], ids=["dfl", "direct"])
+@pytest.mark.parametrize("model", [DFL, DIRECT], ids=["dfl", "yolox"])
 def test_the_loss_sees_the_targets(model: DetectorConfig) -> None:
     criterion = make_criterion(model)
     torch.manual_seed(0)
@@ -191,7 +191,7 @@ def test_the_loss_sees_the_targets(model: DetectorConfig) -> None:
         crowd=np.array([False]),
         image_id=1,
         path="a",
-        placement=SAME,
+        transform=SAME,
     )
     crowd = Sample(big.image, big.boxes_xyxy, big.labels, np.array([True]), 2, "b", SAME)
     loss = criterion(raw, criterion.collate([big, crowd]))
@@ -225,11 +225,11 @@ def test_category_ids_count_from_one_where_there_are_none() -> None:
 @pytest.mark.parametrize(
     ("model", "config", "message"),
     [
-        (DIRECT, DetectionTaskConfig(), "task.loss is 'tal', which is for a 'dfl' head; the model's head is 'direct'"),
+        (DIRECT, DetectionTaskConfig(), "task.loss is 'tal', which is for a 'dfl' head; the model's head is 'yolox'"),
         (
             DFL,
             DetectionTaskConfig(loss=SimOTALossConfig()),
-            "task.loss is 'simota', which is for a 'direct' head; the model's head is 'dfl'",
+            "task.loss is 'simota', which is for a 'yolox' head; the model's head is 'dfl'",
         ),
         (
             DFL,

@@ -38,19 +38,19 @@ import torch
 from torch import nn
 from detseg.losses.base import LossSum
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.postprocess.config import ViewsConfig
-from detseg.structures import VOID
+from detseg.runtime.postprocess.config import InfererConfig
+from detseg.structures import IGNORE_INDEX
 from detseg.tasks.base import make_batch
 from detseg.tasks.semantic import SemanticTask
 
 @dataclass(frozen=True)
 class ForegroundTaskConfig:
-    truth = "masks"
+    target = "masks"
     prediction_settings = {}
     first_category_id = 0
     name: str = "foreground"
     input: InputSpec = field(default_factory=lambda: InputSpec(64, 64))
-    postprocess: ViewsConfig = field(default_factory=ViewsConfig)
+    postprocess: InfererConfig = field(default_factory=InfererConfig)
     background_weight: float = 1.0
 
     @property
@@ -87,7 +87,7 @@ class ForegroundCriterion:
         return make_batch(samples, {"mask": torch.stack([torch.from_numpy(one.mask) for one in samples])})
     def __call__(self, raw, batch):
         mask = batch.targets["mask"]
-        judged, target = mask != VOID, (mask > 0).float()
+        judged, target = mask != IGNORE_INDEX, (mask > 0).float()
         weight = judged * torch.where(target > 0, 1.0, self.background_weight)
         loss = nn.functional.binary_cross_entropy_with_logits(raw[:, 0].float(), target, weight, reduction="sum")
         return LossSum({"foreground": loss}, weight.sum())
@@ -105,14 +105,14 @@ SHAPES = "{format: shapes, image_size: 64, num_train: 8, num_val: 2, max_objects
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The current folder, with data and a picture; modules in it can be imported."""
+    """The current folder, with data and an image; modules in it can be imported."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "shapes.yaml").write_text(SHAPES)
     (tmp_path / "ones_own_model.py").write_text(MODEL)
     monkeypatch.setitem(MODELS, "plain", "ones_own_model:PlainConfig")
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
-    write_image(tmp_path / "picture.png", image)
+    write_image(tmp_path / "image.png", image)
     return tmp_path
 
 
@@ -127,11 +127,11 @@ def run_every_verb(folder: Path, task: str) -> None:
         measure = ["eval", model, "--data", "shapes.yaml", "--device", "cpu", "--workers", "0"]
         assert main([*measure, "--json", measured, "-o", f"{found}_report"]) == 0
         save = ["--save", "drawn,mask,jsonl", "--device", "cpu"]
-        assert main(["predict", model, "picture.png", "-o", found, *save]) == 0
+        assert main(["predict", model, "image.png", "-o", found, *save]) == 0
         (line,) = (json.loads(line) for line in (folder / found / "results.jsonl").read_text().splitlines())
         assert sum(one["pixels"] for one in line["classes"].values()) == 70 * 90
         assert {path.name for path in (folder / found).iterdir()} == {
-            "masks", "picture.png", "results.jsonl", "sources.json"
+            "masks", "image.png", "results.jsonl", "sources.json"
         }  # fmt: skip
         metrics.append(json.loads((folder / measured).read_text()))
     assert metrics[0].keys() == metrics[1].keys()
@@ -153,7 +153,7 @@ def test_a_task_brings_its_own_criterion_and_reuses_a_kind_of_results(
     assert all(record["loss"] == record["loss/foreground"] > 0 for record in records)
     # Who does not know the task can use the file, and cannot judge it.
     monkeypatch.delitem(TASKS, "foreground")
-    assert main(["predict", "model.onnx", "picture.png", "-o", "again"]) == 0
+    assert main(["predict", "model.onnx", "image.png", "-o", "again"]) == 0
     assert main(["eval", "model.onnx", "--data", "shapes.yaml"]) == 2
     assert (
         "nothing judges the task 'foreground' here; known are detection, instance, semantic, volume"

@@ -14,9 +14,9 @@ from detseg.losses.instances import unpack_cells
 from detseg.models.base import MaskMaps
 from detseg.models.detector import Detector, DetectorConfig
 from detseg.models.heads.dfl_masks import DFLMasksHeadConfig
-from detseg.runtime.inputs.geometry import InputSpec, placement_of
+from detseg.runtime.inputs.geometry import InputSpec, transform_of
 from detseg.runtime.postprocess.config import PostprocessConfig
-from detseg.structures import Instances, Placement, Sample
+from detseg.structures import Instances, LetterboxTransform, Sample
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.instance import InstanceTask, InstanceTaskConfig, cells_of
 
@@ -28,7 +28,7 @@ MODEL: DetectorConfig = from_dict(
     {
         "backbone": SMALL,
         "neck": {"name": "pan", "block": "c2f", "depth": 0.01},
-        "head": {"name": "dfl_masks", "prototypes": 4, "bins": 8},
+        "head": {"name": "dfl_masks", "prototypes": 4, "reg_max": 8},
     },
     "test",
 )
@@ -51,7 +51,7 @@ def sample(boxes: Any, masks: Any, crowd: Any = None, side: int = 64) -> Sample:
         np.zeros(count, bool) if crowd is None else np.array(crowd),
         1,
         "a.png",
-        Placement.identity(side, side),
+        LetterboxTransform.identity(side, side),
         object_masks=masks,
     )
 
@@ -85,7 +85,7 @@ def test_collate_packs_the_cells_of_what_is_to_be_learned() -> None:
     assert not cells[1, 1].any()
 
 
-def test_collate_of_pictures_without_objects() -> None:
+def test_collate_of_images_without_objects() -> None:
     model, task = make()
     criterion = task.config.build_criterion(model, task)
     batch = criterion.collate([sample([], np.zeros((0, 64, 64), bool))] * 2)
@@ -93,7 +93,7 @@ def test_collate_of_pictures_without_objects() -> None:
     assert criterion(model(task.normalize(batch.images)), batch).parts["mask"].item() == 0
 
 
-def test_pictures_without_masks_are_refused() -> None:
+def test_images_without_masks_are_refused() -> None:
     model, task = make()
     with pytest.raises(ValueError, match=r"a\.png: has no masks of objects; instance segmentation needs one for each"):
         task.config.build_criterion(model, task).collate([sample([(0, 0, 8, 8)], None)])
@@ -118,8 +118,8 @@ def test_objects_are_found_with_the_masks_of_their_own_places() -> None:
         def forward(self, images: torch.Tensor) -> MaskMaps:
             return MaskMaps(levels, prototypes)
 
-    placement = placement_of(128, 128, InputSpec(64, 64))
-    (found,) = task.results(task.infer(Fixed(), torch.zeros(1, 3, 64, 64)), [placement])
+    transform = transform_of(128, 128, InputSpec(64, 64))
+    (found,) = task.results(task.infer(Fixed(), torch.zeros(1, 3, 64, 64)), [transform])
     assert isinstance(found, Instances)
     assert found.labels.tolist() == [0, 1]
     assert found.boxes_xyxy.round().tolist() == [[24, 24, 56, 56], [88, 72, 120, 104]]
@@ -148,15 +148,15 @@ def test_the_network_is_used_as_the_runtime_uses_its_outputs() -> None:
         for branch in model.head.coefficient_branches:
             branch[-1].bias.normal_()
         model.head.prototypes.conv3.bn.weight.normal_()
-    placements = [placement_of(*size, task.spec) for size in ((50, 90), (128, 30))]
+    transforms = [transform_of(*size, task.spec) for size in ((50, 90), (128, 30))]
     with torch.inference_mode():
-        expected = task.results(task.infer(model, images), placements)
+        expected = task.results(task.infer(model, images), transforms)
     assert all(len(one) == 20 for one in expected)
     assert sum(mask.area for one in expected for mask in one.masks) > 1000
     kept = np.array([False, True])
     with torch.inference_mode():
         expected_kept = task.only(torch.from_numpy(kept))
-        some = expected_kept.results(expected_kept.infer(model, images), placements)
+        some = expected_kept.results(expected_kept.infer(model, images), transforms)
     for form in ("raw", "decoded"):
         graph = task.export_graph(model, form)
         with torch.inference_mode():
@@ -173,14 +173,14 @@ def test_the_network_is_used_as_the_runtime_uses_its_outputs() -> None:
         )  # fmt: skip
         pipeline = metadata.pipeline(network)
         assert isinstance(pipeline, InstancePipeline)
-        assert_same(pipeline.results(images.numpy(), placements), expected)
-        assert_same(pipeline.only(kept).results(images.numpy(), placements), some)
+        assert_same(pipeline.results(images.numpy(), transforms), expected)
+        assert_same(pipeline.only(kept).results(images.numpy(), transforms), some)
         broken = replace(metadata, prototypes=replace(metadata.prototypes, stride=8)).pipeline(network)
         with pytest.raises(ValueError, match=r"gives prototypes \(4, 16, 16\), expected are \(4, 8, 8\)"):
-            broken.results(images.numpy(), placements)
+            broken.results(images.numpy(), transforms)
     cut = {name: one[:, :, :3] if name == "coefficients" else one for name, one in network.run(None).items()}
     with pytest.raises(ValueError, match=r"network: gives coefficients \(84, 3\), expected are \(84, 4\)"):
-        metadata.pipeline(Network(cut)).results(images.numpy(), placements)
+        metadata.pipeline(Network(cut)).results(images.numpy(), transforms)
 
 
 class Network:
@@ -258,7 +258,7 @@ def drawn(index: int, side: int = 96) -> Sample:
 
 
 @pytest.mark.slow
-def test_four_pictures_are_learned_by_heart() -> None:
+def test_four_images_are_learned_by_heart() -> None:
     """Targets, losses, decoding and masks agree: every object is found, with nearly all of its pixels."""
     config = InstanceTaskConfig(input=InputSpec(96, 96), postprocess=PostprocessConfig(confidence=0.3))
     torch.manual_seed(0)
@@ -285,7 +285,7 @@ def test_four_pictures_are_learned_by_heart() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
         optimizer.step()
     with torch.inference_mode():
-        found = task.results(task.infer(model.eval(), images), batch.placements)
+        found = task.results(task.infer(model.eval(), images), batch.transforms)
     for one, true in zip(found, samples, strict=True):
         assert sorted(one.labels.tolist()) == [0, 1]
         for label, mask in zip(one.labels, one.masks, strict=True):

@@ -21,7 +21,7 @@ from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.models.vnet import VNetConfig
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.structures import Placement
+from detseg.structures import LetterboxTransform
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.model_file import (
     ModelFileConfig,
@@ -72,10 +72,10 @@ def test_the_file_alone_gives_the_same_model(saved: Path) -> None:
     assert package.config == CONFIG
     assert not package.model.training
     images = torch.randint(0, 256, (1, 3, 64, 96), dtype=torch.uint8)
-    placements = [Placement.identity(64, 96)]
+    transforms = [LetterboxTransform.identity(64, 96)]
     with torch.no_grad():
-        (expected,) = task.results(task.infer(original.eval(), task.normalize(images)), placements)
-        (found,) = package.task.results(package.task.infer(package.model, package.task.normalize(images)), placements)
+        (expected,) = task.results(task.infer(original.eval(), task.normalize(images)), transforms)
+        (found,) = package.task.results(package.task.infer(package.model, package.task.normalize(images)), transforms)
     assert len(expected) > 0
     for name in ("boxes_xyxy", "scores", "labels"):
         assert np.array_equal(getattr(found, name), getattr(expected, name))
@@ -298,7 +298,7 @@ def test_headers_of_others_are_one_error_with_the_path(tmp_path: Path, text: str
         ("backbone", {"depth": 1e6}, "many more weights than there are in the file"),
         ("neck", {"depth": 1e6}, "many more weights than there are in the file"),
         ("backbone", {"width": float("inf")}, "cannot be made"),
-        ("head", {"bins": 10**12}, "disagree|cannot be made"),
+        ("head", {"reg_max": 10**12}, "disagree|cannot be made"),
     ],
 )
 def test_a_header_that_asks_for_a_huge_network_costs_nothing(

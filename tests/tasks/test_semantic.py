@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from detseg.losses.segmentation import SegmentationLossConfig
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
-from detseg.runtime.postprocess.config import ViewsConfig
-from detseg.structures import VOID, LabelMap, Placement, Sample
+from detseg.runtime.postprocess.config import InfererConfig
+from detseg.structures import IGNORE_INDEX, LabelMap, LetterboxTransform, Sample
 from detseg.tasks.base import Batch
 from detseg.tasks.semantic import SemanticCriterion, SemanticTask, SemanticTaskConfig
 
@@ -63,7 +63,7 @@ def make_sample(mask: list[list[int]] | None) -> Sample:
         crowd=np.zeros(0, np.bool_),
         image_id=7,
         path="a.png",
-        placement=Placement.identity(2, 3),
+        transform=LetterboxTransform.identity(2, 3),
         mask=None if mask is None else np.array(mask, np.uint8),
     )
 
@@ -72,7 +72,7 @@ def predict(task: SemanticTask, *images: np.ndarray[Any, np.dtype[np.uint8]]) ->
     """Images through letterbox, normalization and a model that knows classes by their color."""
     placed = [letterbox(image, task.spec) for image in images]
     batch = torch.from_numpy(np.stack([image for image, _ in placed]).transpose(0, 3, 1, 2).copy())
-    return task.results(task.infer(ByColor(), task.normalize(batch)), [placement for _, placement in placed])
+    return task.results(task.infer(ByColor(), task.normalize(batch)), [transform for _, transform in placed])
 
 
 def colored(labels: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -87,7 +87,9 @@ def quarters(height: int, width: int) -> np.ndarray[Any, np.dtype[np.int64]]:
 
 
 def test_collate_stacks_images_and_masks() -> None:
-    batch = make_criterion().collate([make_sample([[0, 1, 2], [2, VOID, 0]]), make_sample([[1, 1, 1], [0, 0, 0]])])
+    batch = make_criterion().collate(
+        [make_sample([[0, 1, 2], [2, IGNORE_INDEX, 0]]), make_sample([[1, 1, 1], [0, 0, 0]])]
+    )
     assert batch.images.shape == (2, 3, 2, 3)
     assert batch.images[1, :, 1, 2].tolist() == [1, 2, 3]
     assert batch.targets["mask"].dtype == torch.uint8
@@ -129,14 +131,14 @@ def test_an_image_is_the_same_alone_and_in_a_batch() -> None:
 @pytest.mark.parametrize(
     "views",
     [
-        ViewsConfig(window=(32, 48)),
-        ViewsConfig(window=(64, 64), overlap=0.0, weighting="uniform"),
-        ViewsConfig(flip=True),
-        ViewsConfig(scales=(0.5, 1.0, 1.5)),
-        ViewsConfig(scales=(1.0, 1.25), flip=True, window=(40, 40), overlap=0.5),
+        InfererConfig(window=(32, 48)),
+        InfererConfig(window=(64, 64), overlap=0.0, weighting="uniform"),
+        InfererConfig(flip=True),
+        InfererConfig(scales=(0.5, 1.0, 1.5)),
+        InfererConfig(scales=(1.0, 1.25), flip=True, window=(40, 40), overlap=0.5),
     ],
 )
-def test_other_views_of_an_easy_picture_agree_with_the_plain_one(views: ViewsConfig) -> None:
+def test_other_views_of_an_easy_image_agree_with_the_plain_one(views: InfererConfig) -> None:
     labels = quarters(64, 64)
     (found,) = predict(make_task(postprocess=views), colored(labels))
     inside = np.ones((64, 64), np.bool_)
@@ -147,9 +149,9 @@ def test_other_views_of_an_easy_picture_agree_with_the_plain_one(views: ViewsCon
 def test_views_are_what_the_model_sees() -> None:
     model, images = ByColor(), torch.zeros(1, 3, 64, 64)
     for views, sizes in (
-        (ViewsConfig(), {(64, 64)}),
-        (ViewsConfig(window=(32, 48)), {(32, 48)}),
-        (ViewsConfig(scales=(0.5, 2.0)), {(32, 32), (128, 128)}),
+        (InfererConfig(), {(64, 64)}),
+        (InfererConfig(window=(32, 48)), {(32, 48)}),
+        (InfererConfig(scales=(0.5, 2.0)), {(32, 32), (128, 128)}),
     ):
         model.sizes.clear()
         make_task(postprocess=views).infer(model, images)
@@ -167,30 +169,32 @@ def test_the_mirror_image_counts() -> None:
             return logits
 
     def classes(flip: bool) -> list[int]:
-        task = make_task(postprocess=ViewsConfig(flip=flip))
-        (found,) = task.results(task.infer(LeftIsRoad(), torch.zeros(1, 3, 64, 64)), [Placement.identity(64, 64)])
+        task = make_task(postprocess=InfererConfig(flip=flip))
+        (found,) = task.results(
+            task.infer(LeftIsRoad(), torch.zeros(1, 3, 64, 64)), [LetterboxTransform.identity(64, 64)]
+        )
         return [int(found.labels[0, 0]), int(found.labels[0, 63])]
 
     assert classes(flip=False) == [1, 2]
     assert classes(flip=True) == [1, 1]
 
 
-def test_relabeling_goes_by_position_and_unknown_becomes_void() -> None:
+def test_relabeling_goes_by_position_and_unknown_becomes_ignored() -> None:
     found = LabelMap(np.array([[0, 1, 2], [2, 1, 0]], np.uint8))
     relabeled = make_task().kind.relabel(found, np.array([4, -1, 0]))
-    assert relabeled.labels.tolist() == [[4, VOID, 0], [0, VOID, 4]]
+    assert relabeled.labels.tolist() == [[4, IGNORE_INDEX, 0], [0, IGNORE_INDEX, 4]]
 
 
 def test_class_weights_come_from_the_training_set() -> None:
     # Shares: sky 4 of 8, road 3 of 8, car 1 of 8; ENet: 1 / ln(1.02 + share)
-    data = Masks([[0, 0], [0, 0]], [[1, 1], [1, VOID]], [[2, VOID], [VOID, VOID]])
+    data = Masks([[0, 0], [0, 0]], [[1, 1], [1, IGNORE_INDEX]], [[2, IGNORE_INDEX], [IGNORE_INDEX, IGNORE_INDEX]])
     criterion = make_criterion(loss=SegmentationLossConfig(class_weights="enet"))
     facts = criterion.prepare(data)["class_weights"]
     assert {name: fact["pixels"] for name, fact in facts.items()} == {"sky": 4, "road": 3, "car": 1}
     expected = [1 / math.log(1.02 + share / 8) for share in (4, 3, 1)]
     assert [fact["weight"] for fact in facts.values()] == pytest.approx(expected)
 
-    mask = torch.tensor([[[0, 0], [2, VOID]]], dtype=torch.uint8)
+    mask = torch.tensor([[[0, 0], [2, IGNORE_INDEX]]], dtype=torch.uint8)
     logits = torch.zeros(1, 3, 2, 2)
     logits[:, 2] = 1.0
     loss = criterion(logits, Batch(logits, {"mask": mask}, (1,), ("a.png",), ()))
@@ -227,7 +231,7 @@ def test_numbers_of_classes_that_a_mask_cannot_hold(count: int) -> None:
 )
 def test_impossible_views_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        ViewsConfig(**settings)
+        InfererConfig(**settings)
 
 
 def test_an_impossible_crop_is_refused() -> None:
@@ -238,8 +242,8 @@ def test_an_impossible_crop_is_refused() -> None:
 def test_comparison_shows_image_truth_and_prediction() -> None:
     task = make_task()
     truth = quarters(60, 80).astype(np.uint8)
-    picture = task.kind.compare(colored(truth), truth, LabelMap(truth), CLASSES)
+    image = task.kind.compare(colored(truth), truth, LabelMap(truth), CLASSES)
     worse = task.kind.compare(colored(truth), truth, LabelMap(np.zeros_like(truth)), CLASSES)
-    assert picture.shape[0] * picture.shape[1] > 4 * 60 * 80
-    assert (picture != worse).any()
+    assert image.shape[0] * image.shape[1] > 4 * 60 * 80
+    assert (image != worse).any()
     assert task.ground_truth(Masks([[0, 1]]), 0).tolist() == [[0, 1]]

@@ -10,7 +10,7 @@ from torch import Tensor
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.base import ModelConfig
 from detseg.models.detector import DetectorConfig
-from detseg.models.heads.direct import DirectHeadConfig
+from detseg.models.heads.yolox import YOLOXHeadConfig
 from detseg.models.letnet import LETNetConfig
 from detseg.models.load_weights import WeightsError
 from detseg.models.vnet import VNetConfig
@@ -26,7 +26,7 @@ SMALL = CSPDarknetConfig(depth=0.33, width=0.125)
 BOXES = DetectionTaskConfig(input=InputSpec(64, 64))
 MODELS: dict[str, tuple[ModelConfig, TaskConfig]] = {
     "dfl": (DetectorConfig(backbone=SMALL), BOXES),
-    "direct": (DetectorConfig(backbone=SMALL, head=DirectHeadConfig()), BOXES),
+    "yolox": (DetectorConfig(backbone=SMALL, head=YOLOXHeadConfig()), BOXES),
     "letnet": (LETNetConfig(), SemanticTaskConfig(input=InputSpec(64, 64))),
     "vnet": (VNetConfig(width=4, num_convolutions=(1, 1), kernel_size=3), VolumeTaskConfig()),
 }

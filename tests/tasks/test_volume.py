@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.postprocess.config import WindowsConfig
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import adapt_task
 from detseg.tasks.volume import VolumeCriterion, VolumeTask, VolumeTaskConfig, _best_classes
-from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
+from detseg.volumes import LabelVolume, Volume, VolumeSample, VolumeTransform
 
 CLASSES = ("background", "dark", "bright")
 PLAIN = VolumeSpec(spacing=(1.0, 1.0, 1.0), intensity="window", window=(0.0, 2.0))
@@ -62,16 +62,16 @@ def labels_of(shape: tuple[int, int, int]) -> np.ndarray[Any, np.dtype[np.uint8]
 
 
 def predict(task: VolumeTask, volume: Volume, model: nn.Module | None = None) -> LabelVolume:
-    array, placement = task.spec.place(volume)
+    array, transform = task.spec.place(volume)
     outputs = task.infer(model or ByIntensity(), task.normalize(torch.from_numpy(array[None])))
-    (found,) = task.results(outputs, [placement])
+    (found,) = task.results(outputs, [transform])
     return found
 
 
 def make_sample(shape: tuple[int, int, int] = (4, 5, 6), with_labels: bool = True) -> VolumeSample:
-    placement = VolumePlacement((0, 1, 2), (False, False, False), shape, shape, np.eye(4))
+    transform = VolumeTransform((0, 1, 2), (False, False, False), shape, shape, np.eye(4))
     labels = np.full(shape, 2, np.uint8) if with_labels else None
-    return VolumeSample(np.full(shape, 0.5, np.float32), 7, "a.nii.gz", placement, labels)
+    return VolumeSample(np.full(shape, 0.5, np.float32), 7, "a.nii.gz", transform, labels)
 
 
 def test_collate_stacks_volumes_and_labels() -> None:
@@ -221,7 +221,7 @@ def test_bad_windows(settings: dict[str, Any], message: str) -> None:
         WindowsConfig(**settings)
 
 
-@pytest.mark.parametrize("num_classes", [0, 1, VOID + 1])
+@pytest.mark.parametrize("num_classes", [0, 1, IGNORE_INDEX + 1])
 def test_the_background_needs_a_class_beside_it(num_classes: int) -> None:
     with pytest.raises(ValueError, match=rf"takes 2 to 255 classes with the background, got {num_classes}"):
         VolumeTaskConfig().build(ByIntensity(), [str(number) for number in range(num_classes)])

@@ -64,8 +64,8 @@ def require_release(name: str, out: Path) -> dict[str, Any]:
     assert card.count(f"## {name}\n") == 1
     for expected in (release.sha256, f"python tools/release/train_release.py {name}", "CPU core", "| seed | 0 |"):
         assert expected in card, expected
-    for picture in re.findall(r"\]\((images/\S+)\)", card):
-        assert read_image(folder / picture).std() > 5, picture
+    for image in re.findall(r"\]\((images/\S+)\)", card):
+        assert read_image(folder / image).std() > 5, image
     assert card.count("](images/") == 2
     for class_name in load_model_file(weights).config.class_names[1:]:
         assert re.search(rf"^\| {class_name} \| (0\.\d{{4}}|1\.0000|-) \|", card, re.MULTILINE), class_name

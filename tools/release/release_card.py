@@ -25,8 +25,8 @@ CARD_NAME = "README.md"
 TABLE_HEAD = "# Weights of a trial, in the format of detseg/runtime/released.yaml.\nurl: null\nweights: {}\n"
 LICENSE = "Apache-2.0"
 PRECISIONS = {"none": "float32", "bf16": "bfloat16 where autocast takes it", "fp16": "float16 where autocast takes it"}
-NUM_PICTURES = 3
-MAX_PICTURE_WIDTH = 1200
+NUM_IMAGES = 3
+MAX_IMAGE_WIDTH = 1200
 
 _HEAD = "# Released weights\n"
 _OVERALL = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "mIoU", "pixel_accuracy", "Dice", "HD95")
@@ -102,10 +102,10 @@ def store(
         )
 
 
-def publish(name: str, made: Made, pictures_of_val: Path, folder: Path, table: Path) -> Release:
-    """Write pictures, section and row of the weights ``folder/NAME.safetensors``; returns the row.
+def publish(name: str, made: Made, images_of_val: Path, folder: Path, table: Path) -> Release:
+    """Write images, section and row of the weights ``folder/NAME.safetensors``; returns the row.
 
-    In the folder ``pictures_of_val`` lie some that show truth beside prediction.
+    In the folder ``images_of_val`` lie some that show truth beside prediction.
     """
     row, weights = ROWS[name], folder / f"{name}.safetensors"
     release = Release(
@@ -119,10 +119,10 @@ def publish(name: str, made: Made, pictures_of_val: Path, folder: Path, table: P
     )
     images = folder / "images"
     run = made.final or made.chosen.runs[0]
-    curve, pictures = images / f"{name}_curve.png", images / f"{name}_val.jpg"
+    curve, shown = images / f"{name}_curve.png", images / f"{name}_val.jpg"
     # Of the run on train alone: what was measured while training on val as well says nothing.
     plot_history(made.chosen.runs[0].history, curve)
-    _stack(sorted(pictures_of_val.glob("*.jpg"))[:NUM_PICTURES], pictures)
+    _stack(sorted(images_of_val.glob("*.jpg"))[:NUM_IMAGES], shown)
     write_section(folder / CARD_NAME, name, _section(row, made, run, release, weights))
     if not table.exists():
         write_text(table, TABLE_HEAD)
@@ -209,7 +209,7 @@ def _section(row: Row, made: Made, run: Run, release: Release, weights: Path) ->
     if made.sizes:
         lines += ["The same weights with other sizes of the input (before they were stored):", "", *_sizes(made), ""]
     lines += [f"![Course of the training](images/{name}_curve.png)", ""]
-    lines += [f"![Pictures of val: truth and prediction](images/{name}_val.jpg)"]
+    lines += [f"![Images of val: truth and prediction](images/{name}_val.jpg)"]
     return "\n".join(lines)
 
 
@@ -263,9 +263,9 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     return [f"| {line} |" for line in lines]
 
 
-def _stack(pictures: Sequence[Path], target: Path) -> None:
-    """The pictures below each other, on white where one is narrower."""
-    read = [_reduced(read_image(path)) for path in pictures]
+def _stack(images: Sequence[Path], target: Path) -> None:
+    """The images below each other, on white where one is narrower."""
+    read = [_reduced(read_image(path)) for path in images]
     width = max(image.shape[1] for image in read)
     padded = [np.pad(one, ((0, 0), (0, width - one.shape[1]), (0, 0)), constant_values=255) for one in read]
     write_image(target, np.concatenate(padded))
@@ -274,7 +274,7 @@ def _stack(pictures: Sequence[Path], target: Path) -> None:
 def _reduced(image: ByteArray) -> ByteArray:
     """``image``, no wider than a page shows."""
     height, width = image.shape[:2]
-    if width <= MAX_PICTURE_WIDTH:
+    if width <= MAX_IMAGE_WIDTH:
         return image
-    size = (MAX_PICTURE_WIDTH, round(height * MAX_PICTURE_WIDTH / width))
+    size = (MAX_IMAGE_WIDTH, round(height * MAX_IMAGE_WIDTH / width))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

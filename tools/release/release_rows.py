@@ -30,7 +30,7 @@ class Row:
     ``candidates`` are compared on val, by the mean over ``num_folds`` folds where there are any. The best way is then
     trained once more with the settings ``final`` (on more data, so that nothing is left to judge it by); without such
     settings, its best weights are those of the release, with the one of ``sizes`` (height and width of the input,
-    beside those of training) that is best on val: many a model sees more in pictures that are larger than those it
+    beside those of training) that is best on val: many a model sees more in images that are larger than those it
     learned from (FixRes, arXiv:1906.06423). ``views``: other ways to look at an image, measured beside the usual one,
     as settings of the task's postprocessing. ``half``: weights are stored in 16 bits. ``tiny``: settings with which the
     whole road can be tried in a minute.
@@ -78,7 +78,7 @@ ROWS: dict[str, Row] = {
     "letnet_camvid": Row(
         task="semantic",
         title="LETNet, 11 classes of road scenes at 360x480",
-        data="CamVid in SegNet's split, train (367 pictures), chosen on val (101)",
+        data="CamVid in SegNet's split, train (367 images), chosen on val (101)",
         data_license="see the authors' terms (Brostow, Fauqueur and Cipolla, 2009)",
         goal="70.5 % mIoU on test is the paper's",
         candidates={
@@ -146,7 +146,7 @@ ROWS: dict[str, Row] = {
             "train.batch_size=32",
         ),
         final=("data.train_split=train+val",),
-        final_data="train and val (468 pictures), by the schedule that was best on val",
+        final_data="train and val (468 images), by the schedule that was best on val",
         views={"flip": {"flip": True}, "flip, 3 scales": {"flip": True, "scales": (0.75, 1.0, 1.25)}},
     ),
     "vnet_hippocampus": Row(
@@ -204,7 +204,7 @@ ROWS: dict[str, Row] = {
     "detseg_n_bccd": Row(
         task="detection",
         title="a small detector of blood cells",
-        data="BCCD, train (205 pictures), chosen on val (87)",
+        data="BCCD, train (205 images), chosen on val (87)",
         data_license="MIT",
         goal="AP 0.60, AP50 0.90 on val",
         candidates={

@@ -111,7 +111,7 @@ class Run:
 
     @property
     def input_size(self) -> tuple[int, int]:
-        """Height and width that pictures were given for training."""
+        """Height and width that images were given for training."""
         return self.config.task.input.height, self.config.task.input.width
 
     def look(
@@ -181,18 +181,18 @@ def measure(
     *,
     settings: Mapping[str, object] | None = None,
     size: tuple[int, int] | None = None,
-    pictures: Path | None = None,
+    images: Path | None = None,
 ) -> Figures:
     """The figures of a model file on the val split of ``config``, with other settings of the postprocessing or another
-    size of the input; some ``pictures``, truth beside prediction, are drawn into that folder."""
+    size of the input; some ``images``, truth beside prediction, are drawn into that folder."""
     package, on = load_model_file(weights, postprocess=settings, size=size), default_device(device)
     data = config.data
     val_set = as_samples(
-        open_dataset(data.path, data.val_split, data.format, config.task.truth, data.description), package.task.spec
+        open_dataset(data.path, data.val_split, data.format, config.task.target, data.description), package.task.spec
     )
     batch_size = config.train.eval_batch_size or config.train.batch_size
     model, bar = package.model.to(on), sys.stderr.isatty()
-    draw = Examples(package.task, val_set, pictures) if pictures else None
+    draw = Examples(package.task, val_set, images) if images else None
     found = evaluate(model, package.task, val_set, batch_size=batch_size, device=on, bar=bar, on_result=draw)
     return dict(found.compute())
 
@@ -237,7 +237,7 @@ def _placed(config: RunConfig, device: torch.device, amp: Amp | None, begun: boo
 def _require_same(found: RunConfig, wanted: RunConfig, folder: Path) -> None:
     placed = replace(wanted.train, device=found.train.device, amp=found.train.amp)
     # The spacing of volumes was taken from the training set.
-    task = replace(wanted.task, input=found.task.input) if wanted.task.truth == "volumes" else wanted.task
+    task = replace(wanted.task, input=found.task.input) if wanted.task.target == "volumes" else wanted.task
     same_data = (found.data.path, found.data.train_split) == (wanted.data.path, wanted.data.train_split)
     same_settings = (found.model, found.task, found.augment, found.train) == (
         wanted.model,

@@ -150,16 +150,16 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
             )
             for view, how in looks.items()
         }
-        pictures = chosen.runs[0].folder / "pictures"
+        images = chosen.runs[0].folder / "images"
         store(final.last, weights, half=row.half, max_bytes=row.max_bytes)
     else:
         (run,) = chosen.runs
         sizes = figures_by_size(run, row, options)
         size = next(iter(sizes), None)
         store(run.best, weights, half=row.half, max_bytes=row.max_bytes, size=size)
-        pictures = base_folder(name, options) / "pictures"
+        images = base_folder(name, options) / "images"
         figures = {
-            view: measure(weights, run.config, options.device, settings=how, pictures=None if view else pictures)
+            view: measure(weights, run.config, options.device, settings=how, images=None if view else images)
             for view, how in looks.items()
         }
     command = f"python tools/release/train_release.py {name}"
@@ -174,7 +174,7 @@ def release(name: str, tried: Sequence[Tried], options: argparse.Namespace) -> M
     if options.compile != "none":
         command += f" --compile {options.compile}"
     made = Made(tried, chosen, final, figures, command, sizes)
-    written = publish(name, made, pictures, folder, folder / "released.yaml" if options.tiny else TABLE)
+    written = publish(name, made, images, folder, folder / "released.yaml" if options.tiny else TABLE)
     print(f"{weights}: {written.num_bytes:,} bytes, sha256 {written.sha256}\n{written.quality}\n")
     return made
 

@@ -25,7 +25,7 @@ class ClassCounts:
     """``counts`` of boxes or pixels by class; of a mask also the pixels without a class."""
 
     counts: Counter[str]
-    num_void: int = 0
+    num_ignored: int = 0
 
 
 @dataclass(frozen=True)

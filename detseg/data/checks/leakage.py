@@ -12,14 +12,14 @@ Members = Mapping[str, Set[Path]]
 """The files of every split."""
 
 
-def find_leakage(divisions: Sequence[Members], digest_of: Mapping[Path, str | None], root: Path) -> Iterator[Finding]:
-    """What is in two splits of one of the ``divisions``, or else twice in a split; each content is told once.
+def find_leakage(splits: Sequence[Members], digest_of: Mapping[Path, str | None], root: Path) -> Iterator[Finding]:
+    """What is in two splits of one of the ``splits``, or else twice in a split; each content is told once.
 
     ``digest_of`` a file is None where it could not be read. Splits that only put others together do not count, as VOC's
     trainval. Files are named as they lie in ``root``.
     """
     found: dict[str, Finding] = {}
-    for members in divisions:
+    for members in splits:
         places: dict[str, dict[str, list[Path]]] = defaultdict(dict)
         for split in _without_unions(members):
             for path in sorted(members[split]):

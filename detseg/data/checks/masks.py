@@ -23,7 +23,7 @@ from detseg.data.mask_records import MaskRecords, count_values, is_binary, is_sm
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 _NUM_LISTED = 10
 _MANY_VALUES = 8
@@ -49,7 +49,7 @@ class MaskState:
 
 def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int | None = None) -> Inspection:
     """Read every image and every mask of ``splits``; a split that turns out to have none of the classes where it
-    ``may_be_void`` becomes one without labels."""
+    ``may_be_ignored`` becomes one without labels."""
     images = inspect_images((image for split in splits for image, _ in split.pairs), decode, num_threads)
     states = {split.name: _read_masks(split, num_threads) for split in splits}
     found: Counter[int] = Counter()
@@ -57,26 +57,26 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
         found.update(state.values)
     mapping = splits[0].mapping
     names: Mapping[int, str]
-    void: Sequence[int]
+    ignored: Sequence[int]
     if mapping is None:
         # The values are the names until there are others.
-        void = () if is_binary(found) or is_smoothed(found) else (VOID,)
-        names = {value: str(value) for value in sorted(set(found).difference(void))}
+        ignored = () if is_binary(found) or is_smoothed(found) else (IGNORE_INDEX,)
+        names = {value: str(value) for value in sorted(set(found).difference(ignored))}
     else:
-        names, void = dict(zip(mapping.values, mapping.class_names, strict=True)), mapping.void
+        names, ignored = dict(zip(mapping.values, mapping.class_names, strict=True)), mapping.ignored
     findings: list[Finding] = []
     amounts: dict[str, list[ClassCounts]] = {}
     for split in splits:
         pairs = list(zip(split.pairs, states[split.name], strict=True))
         entries = [Annotated(image, mask, state.size, f"mask {mask.name}") for (image, mask), state in pairs]
         findings += check_images(entries, images, split.name)
-        amounts[split.name] = [_count_pixels(state.values, names, void) for _, state in pairs]
-        if split.may_be_void and pairs and not split.is_unlabeled and not any(a.counts for a in amounts[split.name]):
+        amounts[split.name] = [_count_pixels(state.values, names, ignored) for _, state in pairs]
+        if split.may_be_ignored and pairs and not split.is_unlabeled and not any(a.counts for a in amounts[split.name]):
             split.is_unlabeled = True
             folder = split.pairs[0][1].parent.parent
             split.report("D308", folder, f"{len(pairs)} images can be predicted, not judged")
-        elif _is_void(split, [state for _, state in pairs], amounts[split.name]):
-            message = f"every pixel of all {len(pairs)} masks of {split.name} is void"
+        elif _is_ignored(split, [state for _, state in pairs], amounts[split.name]):
+            message = f"every pixel of all {len(pairs)} masks of {split.name} is ignored"
             findings.append(Finding("D311", split.dataset_name, message, (), split.name))
         if mapping is not None and (num_between := sum(state.num_between for _, state in pairs)):
             num_pixels = sum(sum(state.values.values()) for _, state in pairs)
@@ -97,13 +97,13 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
         for one in amounts:
             pixels.update(one.counts)
             in_images.update(one.counts.keys())
-        num_void = sum(one.num_void for one in amounts)
-        return MaskSummary(len(amounts), pixels.total(), num_void, dict(pixels), dict(in_images))
+        num_ignored = sum(one.num_ignored for one in amounts)
+        return MaskSummary(len(amounts), pixels.total(), num_ignored, dict(pixels), dict(in_images))
 
     return Inspection(findings, {path: state.digest for path, state in images.items()}, amounts, summarize)
 
 
-def _is_void(split: MaskRecords, states: Sequence[MaskState], amounts: Sequence[ClassCounts]) -> bool:
+def _is_ignored(split: MaskRecords, states: Sequence[MaskState], amounts: Sequence[ClassCounts]) -> bool:
     """Whether every mask could be read and none holds a class, in a split that is to have some."""
     are_read = bool(states) and not split.is_unlabeled and all(state.size is not None for state in states)
     return are_read and not any(one.counts for one in amounts)
@@ -117,7 +117,7 @@ def _read_masks(split: MaskRecords, num_threads: int | None) -> list[MaskState]:
 
 
 def _ask_for_names(split: MaskRecords, values: Values) -> str:
-    taken = "" if is_binary(values) or is_smoothed(values) else f" ({VOID} is taken for void)"
+    taken = "" if is_binary(values) or is_smoothed(values) else f" ({IGNORE_INDEX} is taken for ignored)"
     return (
         f"masks hold the values {enumerate_some(values)}, which stand for themselves here{taken}; "
         f"to name them, write a YAML and give that as the data set: {'; '.join(split.describe_yaml(values))}; or, for "
@@ -125,9 +125,9 @@ def _ask_for_names(split: MaskRecords, values: Values) -> str:
     )
 
 
-def _count_pixels(values: Values, names: Mapping[int, str], void: Sequence[int]) -> ClassCounts:
+def _count_pixels(values: Values, names: Mapping[int, str], ignored: Sequence[int]) -> ClassCounts:
     counts = Counter({names[value]: count for value, count in values.items() if value in names})
-    return ClassCounts(counts, sum(values.get(value, 0) for value in void))
+    return ClassCounts(counts, sum(values.get(value, 0) for value in ignored))
 
 
 def inspect_mask(image: Path, mask: Path, mapping: LabelMapping | None) -> MaskState:
@@ -148,8 +148,8 @@ def inspect_mask(image: Path, mask: Path, mapping: LabelMapping | None) -> MaskS
     unknown = meanings == UNKNOWN
     values: Counter[int] = Counter()
     for value, meaning, count in zip(found.tolist(), meanings.tolist(), counts.tolist(), strict=True):
-        if meaning == VOID:
-            value = mapping.void[0]
+        if meaning == IGNORE_INDEX:
+            value = mapping.ignored[0]
         elif meaning != UNKNOWN:
             value = mapping.values[meaning]
         values[value] += count
@@ -157,20 +157,20 @@ def inspect_mask(image: Path, mask: Path, mapping: LabelMapping | None) -> MaskS
     problem = None
     if unknown.any():
         problem = "D304", _describe_unknown(pixels, found[unknown], counts[unknown], mapping)
-    elif (meanings == VOID).all():
-        problem = "D305", "every pixel is void"
+    elif (meanings == IGNORE_INDEX).all():
+        problem = "D305", "every pixel is ignored"
     return MaskState((height, width), values, num_between, problem)
 
 
 def _describe_unknown(pixels: IntArray | ByteArray, values: IntArray, counts: IntArray, mapping: LabelMapping) -> str:
-    """What to say of ``values`` that are neither a class nor void, each with its number of pixels."""
+    """What to say of ``values`` that are neither a class nor ignored, each with its number of pixels."""
     unknown = []
     for value, count in list(zip(values.tolist(), counts.tolist(), strict=True))[:_NUM_LISTED]:
         y, x = np.unravel_index(int((pixels == value).argmax()), pixels.shape)
         amount = f"{count:,} pixel{'' if count == 1 else 's'}"
         unknown.append(f"{mapping.show(value)} ({amount}, the first at x {x}, y {y})")
     more = [f"and {len(values) - _NUM_LISTED} more"] if len(values) > _NUM_LISTED else []
-    message = f"neither a class nor void: {', '.join([*unknown, *more])}; allowed are {mapping.allowed()}"
+    message = f"neither a class nor ignore_index: {', '.join([*unknown, *more])}; allowed are {mapping.allowed()}"
     if len(values) <= _MANY_VALUES:
         return message
     way_out = ""

@@ -31,7 +31,7 @@ def check_outlines(split: BoxRecords, paths: Sequence[Path], upright: Collection
     instances are learned.
     """
     packed = split.packed
-    unusable = {"instances": "D013"}.get(split.truth, "D007")
+    unusable = {"instances": "D013"}.get(split.target, "D007")
     for image, path in enumerate(paths):
         height, width = int(packed.heights[image]), int(packed.widths[image])
         size = (width, height) if image in upright else (height, width)

@@ -39,11 +39,11 @@ class SplitSummary:
 
 @dataclass(frozen=True, slots=True)
 class MaskSummary:
-    """The same for a split with masks: ``num_pixels`` are those of a class, beside them there are void ones."""
+    """The same for a split with masks: ``num_pixels`` are those of a class, beside them there are ignored ones."""
 
     num_images: int
     num_pixels: int
-    num_void_pixels: int
+    num_ignored_pixels: int
     num_pixels_by_class: dict[str, int]
     num_images_by_class: dict[str, int]
 
@@ -54,14 +54,14 @@ class MaskSummary:
     @staticmethod
     def row_names(class_names: Sequence[str]) -> list[str]:
         """The names of the rows of ``columns``."""
-        return ["share of labeled pixels", *class_names, "void, of all pixels", "images"]
+        return ["share of labeled pixels", *class_names, "ignored, of all pixels", "images"]
 
     def columns(self, split: str, class_names: Sequence[str]) -> list[list[str]]:
         """The columns of this split in the histogram: shares, and images with the class."""
         shares = [_percentage(self.num_pixels_by_class.get(name, 0), self.num_pixels) for name in class_names]
         images = [str(self.num_images_by_class.get(name, 0)) for name in class_names]
-        void = _percentage(self.num_void_pixels, self.num_pixels + self.num_void_pixels)
-        return [[split, *shares, void, ""], ["images", *images, "", str(self.num_images)]]
+        ignored = _percentage(self.num_ignored_pixels, self.num_pixels + self.num_ignored_pixels)
+        return [[split, *shares, ignored, ""], ["images", *images, "", str(self.num_images)]]
 
 
 @dataclass(frozen=True, slots=True)

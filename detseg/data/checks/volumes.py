@@ -22,11 +22,11 @@ from detseg.data.datasets.volumes import merge_values, require_same_grid, spacin
 from detseg.data.findings import Finding
 from detseg.data.source import DatasetError
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
-from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, placement_of
+from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, transform_of
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
 from detseg.runtime.media.volume_cases import case_of, read_case, read_case_header
 from detseg.runtime.media.volume_files import read_label_values, read_volume_header, volume_stem
-from detseg.volumes import Spacing, VolumePlacement
+from detseg.volumes import Spacing, VolumeTransform
 
 _VOXELS_AT_ONCE = 2**26
 """How many voxels the threads hold together; while one is read and compared it takes up to 26 bytes, so 1.7 GB."""
@@ -60,7 +60,7 @@ def inspect_volumes(splits: Sequence[VolumeRecords], num_threads: int | None = N
         spec = _spec_of_training(splits, pool)
         first = splits[0]
         num_channels = max(1, len(first.channels))
-        rules = _Rules(name_of, named.merged_values, spec, first.trust_grid, num_channels, first.void, budget)
+        rules = _Rules(name_of, named.merged_values, spec, first.trust_grid, num_channels, first.ignored, budget)
         states = dict(zip(pairs, pool.map(partial(_inspect, rules=rules), pairs), strict=True))
     findings: list[Finding] = []
     # A volume may be in several splits, as in the folds of a cross-validation; its faults are told once.
@@ -111,7 +111,7 @@ class _Rules:
     spec: VolumeSpec
     trust_grid: bool
     num_channels: int
-    void: int | None
+    ignored: int | None
     budget: _Budget
 
 
@@ -160,15 +160,15 @@ def _inspect_labels(state: VolumeState, path: Path, rules: _Rules) -> None:
                 if header.shape != state.header.shape:
                     return
         affine = header.affine if state.header is None else state.header.affine
-        placement = placement_of(header.shape, affine, rules.spec)
-        with rules.budget.hold(max(header.shape, placement.input_shape, key=math.prod)):
+        transform = transform_of(header.shape, affine, rules.spec)
+        with rules.budget.hold(max(header.shape, transform.input_shape, key=math.prod)):
             values, _ = read_label_values(path)
             values = merge_values(values, rules.merged_values)
             if rules.name_of:
                 _count_voxels(state, path, values, rules.name_of)
                 names = list(rules.name_of.values())
-                positions = to_positions(values, names, list(rules.name_of), path, rules.void)
-                _find_lost(state, path, positions, names, placement)
+                positions = to_positions(values, names, list(rules.name_of), path, rules.ignored)
+                _find_lost(state, path, positions, names, transform)
     except VolumeError as error:
         state.faults.append(("D402", path, _message(error, path)))
     except DatasetError as error:
@@ -176,14 +176,14 @@ def _inspect_labels(state: VolumeState, path: Path, rules: _Rules) -> None:
 
 
 def _find_lost(
-    state: VolumeState, path: Path, labels: ByteArray, names: Sequence[str], placement: VolumePlacement
+    state: VolumeState, path: Path, labels: ByteArray, names: Sequence[str], transform: VolumeTransform
 ) -> None:
     """Structures that are too thin for the grid on which a network would learn them."""
-    if placement.input_shape == placement.oriented_shape:
+    if transform.input_shape == transform.oriented_shape:
         return
-    lost = [names[label] for label in lost_classes(labels, place_labels(labels, placement))]
+    lost = [names[label] for label in lost_classes(labels, place_labels(labels, transform))]
     if lost:
-        spacing = "x".join(f"{step:.4g}" for step in placement.input_spacing)
+        spacing = "x".join(f"{step:.4g}" for step in transform.input_spacing)
         message = (
             f"nothing is left of {', '.join(lost)} at {spacing} mm, the median spacing, which training takes unless it "
             "is told another"
@@ -223,7 +223,7 @@ def summarize_volumes(states: Sequence[VolumeState], class_names: Sequence[str])
         for name in class_names if state.num_voxels else ():
             milliliters[name].append(state.num_voxels[name] * size)
     spacings = np.array([spacing_toward_ras(header.affine) for _, header in headers]).reshape(-1, 3)
-    shapes = np.array([placement_of(header.shape, header.affine, VolumeSpec()).oriented_shape for _, header in headers])
+    shapes = np.array([transform_of(header.shape, header.affine, VolumeSpec()).oriented_shape for _, header in headers])
     return VolumeSummary(
         len(states),
         {name: float(np.mean(values)) if values else 0.0 for name, values in milliliters.items()},

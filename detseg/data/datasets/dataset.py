@@ -16,7 +16,7 @@ from detseg.data.rasterize import runs_of_outline
 from detseg.data.source import DatasetError
 from detseg.run_lengths import MaskStack, RunLengths
 from detseg.runtime.media.images import ImageError, image_size, read_image, read_reduced
-from detseg.structures import VOID, GroundTruth, Placement, Sample, Truth
+from detseg.structures import IGNORE_INDEX, GroundTruth, LetterboxTransform, Sample, Target
 
 MIN_BOX_SIDE = 1.0
 """Pixels; after clipping, boxes with a shorter side have nothing to learn from and are left out of samples."""
@@ -46,17 +46,17 @@ class Dataset:
         category_ids: Sequence[int] | None = None,
         num_dropped_by_reader: int = 0,
         home: Path | None = None,
-        truth: Truth = "boxes",
+        target: Target = "boxes",
     ) -> None:
         self.root = root
         self.home = home or root
         self.split = split
-        self.truth = truth
+        self.target = target
         self.class_names = tuple(class_names)
         self.category_ids = tuple(category_ids or range(1, len(self.class_names) + 1))
         assert len(self.category_ids) == len(self.class_names)
         self.annotations = annotations
-        if truth == "masks":
+        if target == "masks":
             assert not len(annotations.labels), "classes of masks say nothing about boxes"
             self.has_masks = True
         sizes = np.stack([annotations.widths, annotations.heights], axis=1)
@@ -71,7 +71,7 @@ class Dataset:
     @property
     def num_objects(self) -> int | None:
         """The number of annotated objects; None where the truth is masks."""
-        return None if self.truth == "masks" else len(self.annotations.labels)
+        return None if self.target == "masks" else len(self.annotations.labels)
 
     def image_id(self, index: int) -> int:
         """The number of image ``index`` in the annotation file; counted from 1 where a format has none."""
@@ -129,7 +129,7 @@ class Dataset:
             labels=self.annotations.labels[rows],
             crowd=self.annotations.crowd[rows],
             areas=self.annotations.areas[rows],
-            masks=self.object_masks(index) if self.truth == "instances" else None,
+            masks=self.object_masks(index) if self.target == "instances" else None,
         )
 
     def load(self, index: int, enough: tuple[int, int] | None = None) -> Sample:
@@ -147,22 +147,22 @@ class Dataset:
         image, mask = self.read_at_least(index, enough)
         height, width = self.size(index)
         input_height, input_width = image.shape[:2]
-        placement = Placement(input_width / width, input_height / height, 0.0, 0.0, height, width)
+        transform = LetterboxTransform(input_width / width, input_height / height, 0.0, 0.0, height, width)
         boxes_xyxy, usable = _clip(self.annotations.boxes_xywh[rows], np.array([[width, height]]))
         object_masks = None
-        if self.truth == "instances":
+        if self.target == "instances":
             masks = [resized(mask, input_height, input_width) for mask in self.object_masks(index)]
             usable &= np.array([mask.area > 0 for mask in masks], np.bool_)
             runs = tuple(masks[row] for row in np.flatnonzero(usable))
             object_masks = MaskStack(runs, input_height, input_width)
         return Sample(
             image=image,
-            boxes_xyxy=placement.to_input(boxes_xyxy[usable]),
+            boxes_xyxy=transform.to_input(boxes_xyxy[usable]),
             labels=self.annotations.labels[rows][usable],
             crowd=self.annotations.crowd[rows][usable],
             image_id=self.image_id(index),
             path=self.path(index),
-            placement=placement,
+            transform=transform,
             mask=mask,
             object_masks=object_masks,
         )
@@ -173,7 +173,8 @@ class Dataset:
         return self.path(index)
 
     def mask(self, index: int) -> ByteArray:
-        """The mask of image ``index``, ``[H, W]`` uint8 class positions or ``VOID``, as large as the image itself.
+        """The mask of image ``index``, ``[H, W]`` uint8 class positions or ``IGNORE_INDEX``, as large as the image
+        itself.
 
         Raises:
             ImageError: the file is missing or damaged.
@@ -216,7 +217,7 @@ class Dataset:
         Raises:
             ImageError, DatasetError: a file cannot be used.
         """
-        if self.truth == "instances":
+        if self.target == "instances":
             # Polygons always make a mask, and take longer.
             self._masks_of(index, [[] if isinstance(one, list) else one for one in self.segmentations(index)])
         if whole:
@@ -229,7 +230,7 @@ class Dataset:
     def needs_truth(self) -> bool:
         """Whether nothing can be measured where no image has truth: masks are judged pixel by pixel, and for objects
         there are still the false ones."""
-        return self.truth == "masks"
+        return self.target == "masks"
 
     def has_truth(self, index: int) -> bool:
         """Whether image ``index`` has anything to judge by: an object that is no crowd, or a labeled pixel.
@@ -237,8 +238,8 @@ class Dataset:
         Raises:
             ImageError, DatasetError: its mask cannot be used.
         """
-        if self.truth == "masks":
-            return bool((self.mask(index) != VOID).any())
+        if self.target == "masks":
+            return bool((self.mask(index) != IGNORE_INDEX).any())
         return not self.annotations.crowd[self.annotations.rows(index)].all()
 
     def fingerprint(self, index: int) -> str:

@@ -31,7 +31,7 @@ def identify(dataset: Dataset | VolumeDataset) -> Identity:
         sizes = np.stack([packed.heights, packed.widths])
         columns = (packed.offsets, packed.boxes_xywh, packed.labels, packed.crowd, packed.areas)
         truth = [np.ascontiguousarray(column).tobytes() for column in columns]
-        if dataset.truth == "instances":
+        if dataset.target == "instances":
             truth += packed.segmentations.digested()
         if dataset.needs_truth:
             files = [dataset.mask_path(index) for index in count]

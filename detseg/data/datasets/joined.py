@@ -37,7 +37,7 @@ class JoinedDataset(Dataset):
             category_ids=first.category_ids,
             annotations=_join(parts, split),
             num_dropped_by_reader=sum(part.num_dropped_by_reader for part in parts),
-            truth=first.truth,
+            target=first.target,
         )
         self.has_masks = all(part.has_masks for part in parts)
         self._parts = tuple(parts)

@@ -14,19 +14,19 @@ import numpy as np
 from detseg.arrays import BoolArray, ByteArray, IntArray
 from detseg.data.datasets.mask_file import read_color_mask, read_index_mask
 from detseg.data.source import DatasetError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 MAX_CLASSES = 254
-"""Positions are bytes, of which one is ``VOID`` and one stands for what is unknown."""
+"""Positions are bytes, of which one is ``IGNORE_INDEX`` and one stands for what is unknown."""
 
 UNKNOWN = 254
-"""In place of a position, where a value is neither a class nor void."""
+"""In place of a position, where a value is neither a class nor ignored."""
 _MAX_LISTED = 40
 
 
 @dataclass(frozen=True)
 class LabelMapping:
-    """What stands for which class: ``values[position]`` is the value in the files, those in ``void`` mean no class.
+    """What stands for which class: ``values[position]`` is the value in the files, those in ``ignored`` mean no class.
 
     ``further`` are values of classes that have several, each with the position of its class. Values are numbers from 0
     to 255 or, where the masks are ``colored``, RGB colors as 24 bits (see ``pack_color``).
@@ -38,7 +38,7 @@ class LabelMapping:
 
     class_names: tuple[str, ...]
     values: tuple[int, ...]
-    void: tuple[int, ...] = (VOID,)
+    ignored: tuple[int, ...] = (IGNORE_INDEX,)
     colored: bool = False
     further: tuple[tuple[int, int], ...] = ()
     tolerance: int = 0
@@ -46,18 +46,18 @@ class LabelMapping:
 
     def __post_init__(self) -> None:
         assert len(self.class_names) == len(self.values) <= MAX_CLASSES
-        used = (*self.name_of, *self.void)
+        used = (*self.name_of, *self.ignored)
         assert len(set(used)) == len(used), f"a value with two meanings among {used}"
         assert all(0 <= value < (2**24 if self.colored else 256) for value in used)
         assert self.colored or not self.tolerance
-        assert self.threshold is None or (len(self.name_of) == 2 and not self.void and not self.colored)
+        assert self.threshold is None or (len(self.name_of) == 2 and not self.ignored and not self.colored)
 
     def read(self, path: Path | str, image: Path | str) -> ByteArray:
-        """The mask of ``image`` in the file ``path``, ``[H, W]`` uint8 class positions or ``VOID``.
+        """The mask of ``image`` in the file ``path``, ``[H, W]`` uint8 class positions or ``IGNORE_INDEX``.
 
         Raises:
             ImageError: the file is missing or damaged.
-            DatasetError: it is of another kind, or holds a value that is neither a class nor void; the message gives
+            DatasetError: it is of another kind, or holds a value that is neither a class nor ignored; the message gives
                 file, value, first position, number of pixels, and what is allowed.
         """
         labels, values = self._decode(path, image)
@@ -87,9 +87,12 @@ class LabelMapping:
         assert not self.further, "a YAML merges classes with `classes:`"
         if not self.colored:
             names = dict(zip(self.values, self.class_names, strict=True))
-            return {"names": names, **({"void": list(self.void)} if self.threshold is None else self._smoothing)}
-        colors, void = ([list(unpack_color(value)) for value in some] for some in (self.values, self.void))
-        return {"names": list(self.class_names), "colors": colors, "void": void, **self._smoothing}
+            return {
+                "names": names,
+                **({"ignore_index": list(self.ignored)} if self.threshold is None else self._smoothing),
+            }
+        colors, ignored = ([list(unpack_color(value)) for value in some] for some in (self.values, self.ignored))
+        return {"names": list(self.class_names), "colors": colors, "ignore_index": ignored, **self._smoothing}
 
     def show(self, value: int) -> str:
         """How messages write a value: as a number, or as a color."""
@@ -100,7 +103,7 @@ class LabelMapping:
         named = [f"{self.show(value)} {name}" for value, name in self.name_of.items()]
         if len(named) > _MAX_LISTED:
             named = [*named[:_MAX_LISTED], f"{len(named) - _MAX_LISTED} more classes"]
-        return ", ".join([*named, *(f"{self.show(value)} void" for value in self.void)])
+        return ", ".join([*named, *(f"{self.show(value)} ignored" for value in self.ignored)])
 
     @property
     def smooths(self) -> bool:
@@ -108,7 +111,7 @@ class LabelMapping:
         return self.tolerance > 0 or self.threshold is not None
 
     def positions(self, values: IntArray) -> ByteArray:
-        """What the ``values`` stand for, in the same shape: positions of classes, ``VOID``, or ``UNKNOWN``."""
+        """What the ``values`` stand for, in the same shape: positions of classes, ``IGNORE_INDEX``, or ``UNKNOWN``."""
         if not self.colored:
             return self._table[values]
         known, positions = self._sorted_colors
@@ -122,11 +125,11 @@ class LabelMapping:
         return labels
 
     def in_between(self, values: IntArray) -> BoolArray:
-        """Which of the ``values`` are none of those that stand for a class or for void, but have a meaning as values in
-        between; with a ``threshold``, all but 0 and 255."""
+        """Which of the ``values`` are none of those that stand for a class or for ignored, but have a meaning as values
+        in between; with a ``threshold``, all but 0 and 255."""
         if self.threshold is not None:
             return (values > 0) & (values < 255)
-        exact = np.array([*self.name_of, *self.void], np.int64)
+        exact = np.array([*self.name_of, *self.ignored], np.int64)
         between: BoolArray = (self.positions(values) != UNKNOWN) & ~np.isin(values, exact)
         return between
 
@@ -138,7 +141,7 @@ class LabelMapping:
         return f"{share} have none of the colors and count as the nearest, at most {self.tolerance} away in a channel"
 
     def _decode(self, path: Path | str, image: Path | str) -> tuple[ByteArray, IntArray | ByteArray]:
-        """Positions, ``VOID`` or ``UNKNOWN``, and the values that they come from."""
+        """Positions, ``IGNORE_INDEX`` or ``UNKNOWN``, and the values that they come from."""
         if not self.colored:
             values = read_index_mask(path, image)
             return np.asarray(cv2.LUT(values, self._table), np.uint8), values
@@ -155,7 +158,7 @@ class LabelMapping:
         channels = np.stack(unpack_color(colors), axis=-1)
         best = np.full(len(colors), np.iinfo(np.int64).max)
         labels, farthest = np.zeros(len(colors), np.uint8), np.zeros(len(colors), np.int64)
-        for value, position in [*self._positions, *((value, VOID) for value in self.void)]:
+        for value, position in [*self._positions, *((value, IGNORE_INDEX) for value in self.ignored)]:
             differences = np.abs(channels - np.array(unpack_color(value)))
             distances = (differences**2).sum(axis=-1)
             closer = distances < best
@@ -177,12 +180,12 @@ class LabelMapping:
         table = np.full(256, UNKNOWN, np.uint8)
         values, positions = zip(*self._positions, strict=True)
         table[list(values)] = positions
-        table[list(self.void)] = VOID
+        table[list(self.ignored)] = IGNORE_INDEX
         return table
 
     @cached_property
     def _sorted_colors(self) -> tuple[IntArray, ByteArray]:
-        pairs = [*self._positions, *((value, VOID) for value in self.void)]
+        pairs = [*self._positions, *((value, IGNORE_INDEX) for value in self.ignored)]
         known, positions = np.array(pairs, np.int64).T
         order = np.argsort(known)
         return known[order], positions[order].astype(np.uint8)
@@ -195,7 +198,8 @@ class LabelMapping:
         more = f"; nor {'are' if len(others) > 1 else 'is'} {listed}" if others else ""
         return (
             f"{'color' if self.colored else 'value'} {self.show(value)}, first at x {x}, y {y}, "
-            f"{int((values == value).sum()):,} pixels, is neither a class nor void{more}; allowed are {self.allowed()}"
+            f"{int((values == value).sum()):,} pixels, is neither a class nor ignored{more}; allowed are "
+            f"{self.allowed()}"
         )
 
 

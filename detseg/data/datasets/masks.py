@@ -15,7 +15,7 @@ from detseg.data.source import DatasetError
 from detseg.files import open_regular
 from detseg.runtime.media.image_header import read_header
 from detseg.runtime.media.images import ImageError, image_size
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 class MaskDataset(Dataset):
@@ -46,7 +46,7 @@ class MaskDataset(Dataset):
             class_names=mapping.class_names,
             category_ids=category_ids,
             annotations=pack_images(images, root).build(),
-            truth="masks",
+            target="masks",
         )
         self.mapping = mapping
         self._masks = PackedStrings.pack(_name(path, root) for path in masks)
@@ -81,10 +81,10 @@ class MaskDataset(Dataset):
 
 
 class UnlabeledDataset(MaskDataset):
-    """Images about which nothing is known: every pixel is void. No file of a mask is read."""
+    """Images about which nothing is known: every pixel is ignored. No file of a mask is read."""
 
     def mask(self, index: int) -> ByteArray:
-        return np.full(self.size(index), VOID, np.uint8)
+        return np.full(self.size(index), IGNORE_INDEX, np.uint8)
 
     def fingerprint(self, index: int) -> str:
         return Dataset.fingerprint(self, index)

@@ -25,7 +25,7 @@ class ImageSubset(Dataset):
             category_ids=dataset.category_ids,
             annotations=dataset.annotations.take(positions),
             num_dropped_by_reader=dataset.num_dropped_by_reader,
-            truth=dataset.truth,
+            target=dataset.target,
         )
         self.has_masks = dataset.has_masks
         self._dataset = dataset
@@ -74,6 +74,6 @@ def leave_out(dataset: Dataset | VolumeDataset, positions: Collection[int]) -> D
         labels=[Path(dataset.label_path(index)) for index in kept] if dataset.has_labels else None,
         trust_grid=dataset.trust_grid,
         channels=dataset.channels,
-        void=dataset.void,
+        ignored=dataset.ignored,
         merged_values=dataset.merged_values,
     )

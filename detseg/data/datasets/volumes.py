@@ -16,11 +16,11 @@ from detseg.runtime.inputs.volume_geometry import orientation
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
 from detseg.runtime.media.volume_cases import channel_files, read_case, read_case_header
 from detseg.runtime.media.volume_files import read_label_values, read_volume_header, stored_files
-from detseg.structures import VOID, Truth
+from detseg.structures import IGNORE_INDEX, Target
 from detseg.volumes import LabelVolume, Volume, grid_distance_mm, grid_tolerance_mm, spacing_of
 
-MAX_CLASSES = VOID
-"""Positions of classes fit in 8 bits beside ``VOID``."""
+MAX_CLASSES = IGNORE_INDEX
+"""Positions of classes fit in 8 bits beside ``IGNORE_INDEX``."""
 MAX_VALUE = 2**16 - 1
 """The largest value in a label file that can have a name."""
 _NUM_SHOWN = 8
@@ -36,13 +36,13 @@ class VolumeDataset:
     is ever written. ``class_names`` begin with the background; ``category_ids`` are the values of these classes in the
     files. ``trust_grid``: labels lie where their volume does whatever their affine says; the shape alone must be the
     same. ``channels``: the names of the channels, where there are several; ``images`` then has the file of the first,
-    or of all. ``void``: the value of voxels that belong to no class. ``merged_values``: the values of classes that
+    or of all. ``ignored``: the value of voxels that belong to no class. ``merged_values``: the values of classes that
     count as another, each with the value of that. ``regions``: of which class positions each class but the first
     consists, where they may lie in each other. Only paths are kept, packed as in ``PackedAnnotations``, so that workers
     share them.
     """
 
-    truth: Truth = "volumes"
+    target: Target = "volumes"
     num_dropped = 0
     needs_truth = False
     unit = "volumes"
@@ -60,7 +60,7 @@ class VolumeDataset:
         home: Path | None = None,
         trust_grid: bool = False,
         channels: Sequence[str] = (),
-        void: int | None = None,
+        ignored: int | None = None,
         merged_values: Mapping[int, int] | None = None,
         regions: Sequence[Sequence[int]] = (),
     ) -> None:
@@ -71,7 +71,7 @@ class VolumeDataset:
         self.home = home or root
         self.trust_grid = trust_grid
         self.channels = tuple(channels)
-        self.void = void
+        self.ignored = ignored
         self.merged_values = dict(merged_values or {})
         self.regions = tuple(map(tuple, regions))
         self.split = split
@@ -160,7 +160,7 @@ class VolumeDataset:
             VolumeError, DatasetError: as ``label_volume``.
         """
         labels = self.label_volume(index).labels
-        return bool(((labels != 0) & (labels != VOID)).any())
+        return bool(((labels != 0) & (labels != IGNORE_INDEX)).any())
 
     def spacings(self) -> DoubleArray:
         """Millimeters between voxels toward the patient's right, front and top, ``[N, 3]``, from the headers alone.
@@ -174,7 +174,7 @@ class VolumeDataset:
         """A text that changes when what ``read`` gives may have changed. Raises VolumeError: a file is missing."""
         files = [*channel_files(self.path(index), self.num_channels)]
         files += [Path(self.label_path(index))] if self.has_labels else []
-        more = [] if self.void is None else [f"void {self.void}"]
+        more = [] if self.ignored is None else [f"ignored {self.ignored}"]
         more += [f"merged {self.merged_values}"] if self.merged_values else []
         stored = [one for file in files for one in stored_files(file)]
         return "|".join([*map(_describe_file, stored), str(self.category_ids), *more])
@@ -191,7 +191,7 @@ class VolumeDataset:
             volume, labels = self.read(index)
             inside = np.zeros(0, np.int64)
             if labels is not None:
-                inside = np.flatnonzero((labels.labels != 0) & (labels.labels != VOID))
+                inside = np.flatnonzero((labels.labels != 0) & (labels.labels != IGNORE_INDEX))
             chosen = np.random.default_rng(index).choice(inside, _VOXELS_FOR_STATISTICS) if len(inside) else inside
             for channel, voxels in zip(samples, volume.channels, strict=True):
                 channel.append(voxels.reshape(-1)[chosen])
@@ -210,7 +210,7 @@ class VolumeDataset:
         path = self._require_labels(index, shape, affine)
         values, _ = read_label_values(path)
         values = merge_values(values, self.merged_values)
-        return LabelVolume(to_positions(values, self.class_names, self.category_ids, path, self.void), affine)
+        return LabelVolume(to_positions(values, self.class_names, self.category_ids, path, self.ignored), affine)
 
     def _require_labels(self, index: int, shape: tuple[int, ...], affine: DoubleArray) -> str:
         """The file of the labels of volume ``index``, which is there and has this grid."""
@@ -242,20 +242,20 @@ def to_positions(
     class_names: Sequence[str],
     category_ids: Sequence[int],
     path: Path | str,
-    void: int | None = None,
+    ignored: int | None = None,
 ) -> ByteArray:
-    """The ``values`` ``[X, Y, Z]`` of the label file ``path`` as positions in ``category_ids``, uint8; ``VOID`` where
-    they are ``void``.
+    """The ``values`` ``[X, Y, Z]`` of the label file ``path`` as positions in ``category_ids``, uint8; ``IGNORE_INDEX``
+    where they are ``ignored``.
 
     Raises:
         DatasetError: there are other values.
     """
     lowest, highest = min(category_ids) - 1, max(category_ids) + 1
     # The first and the last place are for all values beyond, which are no class either.
-    position_of = np.full(highest - lowest + 1, VOID, np.uint8)
+    position_of = np.full(highest - lowest + 1, IGNORE_INDEX, np.uint8)
     position_of[np.array(category_ids) - lowest] = np.arange(len(category_ids))
     labels: ByteArray = position_of[np.clip(values, lowest, highest) - lowest]
-    unknown = labels == VOID if void is None else (labels == VOID) & (values != void)
+    unknown = labels == IGNORE_INDEX if ignored is None else (labels == IGNORE_INDEX) & (values != ignored)
     if unknown.any():
         raise DatasetError(_describe_unknown(values, unknown, class_names, category_ids, path))
     return labels

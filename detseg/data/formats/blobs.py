@@ -19,11 +19,11 @@ from detseg.config import from_dict
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.format import DatasetFormat
 from detseg.data.records import GeneratedRecords
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.files import write_text
 from detseg.runtime.media.nifti import write_label_volume, write_volume
 from detseg.runtime.media.nifti_header import VolumeHeader
-from detseg.structures import Truth
+from detseg.structures import Target
 from detseg.volumes import LabelVolume, Shape3, Volume
 
 CLASS_NAMES = ("background", "bright", "dark")
@@ -109,17 +109,17 @@ class _Grid:
 class BlobsFormat(DatasetFormat):
     """The word ``blobs``, or a YAML with ``format: blobs`` and the keys of :class:`BlobsConfig`."""
 
-    truths = ("volumes",)
+    targets = ("volumes",)
     indivisible = "blobs has its splits built in; there are no files to divide"
     layouts = ("the word `blobs`, or a YAML with `format: blobs`, `num_train:`, `min_side:`, ...",)
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         if source.settings.get("format") != "blobs":
             return ()
         config = _config(source)
         return tuple(split for split in _SPLITS if config.num_volumes(split))
 
-    def records(self, source: Source, split: str, truth: Truth) -> GeneratedRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> GeneratedRecords:
         return GeneratedRecords(BlobsDataset(split, _config(source)))
 
 
@@ -261,7 +261,7 @@ def _generator(config: BlobsConfig, split: str, index: int, purpose: int) -> np.
     return np.random.default_rng([config.seed, _SPLITS.index(split), index, purpose])
 
 
-def _config(source: Source) -> BlobsConfig:
+def _config(source: DataSource) -> BlobsConfig:
     settings: Mapping[str, object] = {key: value for key, value in source.settings.items() if key != "format"}
     return from_dict(BlobsConfig, settings, source.name)
 

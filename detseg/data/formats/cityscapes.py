@@ -17,9 +17,9 @@ from detseg.data.formats.cityscapes_boxes import ThingBox, boxes_from_instances,
 from detseg.data.formats.cityscapes_labels import CLASSES, LABELS, THINGS
 from detseg.data.mask_records import MaskRecords
 from detseg.data.records import BoxRecords, SplitRecords
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.runtime.media.images import ImageError
-from detseg.structures import VOID, Truth
+from detseg.structures import IGNORE_INDEX, Target
 
 _IMAGES, _TRUTH = "leftImg8bit", "gtFine"
 _IMAGE_ENDING = "_leftImg8bit.png"
@@ -31,9 +31,11 @@ LABEL_MAPPINGS = {
     "labelIds.png": LabelMapping(
         _NAMES,
         values=tuple(label.label_id for label in CLASSES),
-        void=tuple(label.label_id for label in LABELS if label.train_id == VOID and label.label_id >= 0),
+        ignored=tuple(label.label_id for label in LABELS if label.train_id == IGNORE_INDEX and label.label_id >= 0),
     ),
-    "labelTrainIds.png": LabelMapping(_NAMES, values=tuple(label.train_id for label in CLASSES), void=(VOID,)),
+    "labelTrainIds.png": LabelMapping(
+        _NAMES, values=tuple(label.train_id for label in CLASSES), ignored=(IGNORE_INDEX,)
+    ),
 }
 """The kinds of masks, the preferred one first, with what their values mean."""
 
@@ -47,7 +49,7 @@ class CityscapesFormat(DatasetFormat):
     """The official tree; masks of the 19 classes that are evaluated, or boxes of the 8 that are objects, with the masks
     of these where instances are learned."""
 
-    truths = ("masks", "boxes", "instances")
+    targets = ("masks", "boxes", "instances")
     indivisible = (
         "the splits of cityscapes are official: results compare on no others, and no city is in two of them, as it "
         "would be in splits by image; there is nothing to divide"
@@ -57,7 +59,7 @@ class CityscapesFormat(DatasetFormat):
         "a YAML with `format: cityscapes`, `path:` and optionally `boxes: instances` or `boxes: polygons`",
     )
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         if source.yaml_path is not None and source.settings.get("format") != "cityscapes":
             return ()
         folder = source.data_root() / _IMAGES
@@ -66,15 +68,15 @@ class CityscapesFormat(DatasetFormat):
         found = {path.name for path in folder.iterdir() if path.is_dir()}
         return (*(name for name in _SPLITS if name in found), *sorted(found.difference(_SPLITS)))
 
-    def records(self, source: Source, split: str, truth: Truth) -> MaskRecords | BoxRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> MaskRecords | BoxRecords:
         unknown = [str(key) for key in source.settings if key not in _SETTINGS]
         if unknown:
             raise DatasetError(f"{source.name}: unknown keys {', '.join(unknown)}; allowed are {', '.join(_SETTINGS)}")
         root = source.data_root().absolute()
         images = find_images(root, split)
-        if truth == "masks":
+        if target == "masks":
             return _mask_records(source.name, root, split, images)
-        return _box_records(source, root, split, images, truth)
+        return _box_records(source, root, split, images, target)
 
 
 def find_images(root: Path, split: str) -> list[Path]:
@@ -126,7 +128,7 @@ def _mask_records(dataset_name: str, root: Path, split: str, images: Sequence[Pa
         mapping=LABEL_MAPPINGS[kind],
         category_ids=[label.label_id for label in CLASSES],
         is_unlabeled=present is None and split == "test",
-        may_be_void=split == "test",
+        may_be_ignored=split == "test",
     )
     if present is None and split != "test":
         _deny_without_truth(records, root, images[0], kind)
@@ -138,7 +140,7 @@ def _mask_records(dataset_name: str, root: Path, split: str, images: Sequence[Pa
     return records
 
 
-def _box_records(source: Source, root: Path, split: str, images: Sequence[Path], truth: Truth) -> BoxRecords:
+def _box_records(source: DataSource, root: Path, split: str, images: Sequence[Path], target: Target) -> BoxRecords:
     wanted = source.settings.get("boxes")
     if wanted not in (None, *_BOX_READERS):
         raise DatasetError(f"{source.name}: boxes: allowed are {' and '.join(_BOX_READERS)}, got {wanted!r}")
@@ -150,12 +152,12 @@ def _box_records(source: Source, root: Path, split: str, images: Sequence[Path],
         root=root,
         class_names=[label.name for label in THINGS],
         category_ids=[label.label_id for label in THINGS],
-        truth=truth,
+        target=target,
     )
     paths = [truth_file(root, image, kind) for image in images]
     positions = [records.add_image(image, path) for image, path in zip(images, paths, strict=True)]
     if present is not None:
-        read = partial(boxes_from_instances, with_masks=True) if truth == "instances" else boxes_from_instances
+        read = partial(boxes_from_instances, with_masks=True) if target == "instances" else boxes_from_instances
         _add_boxes(records, images, positions, read if readers[kind] is boxes_from_instances else readers[kind])
     elif split == "test":
         records.is_unlabeled = True

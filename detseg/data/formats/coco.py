@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.data.division import ALL
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.coco_cache import open_columns
 from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns
@@ -18,10 +17,11 @@ from detseg.data.formats.coco_writing import PREFIX, Entry, as_there, write_spli
 from detseg.data.outline import box_around, parse_outline
 from detseg.data.parsing import as_integer, enumerate_some, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
-from detseg.data.source import DatasetError, Source, check_class_names, exists, find_existing, is_text, leaves_root
+from detseg.data.source import DatasetError, DataSource, check_class_names, exists, find_existing, is_text, leaves_root
+from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits
 from detseg.files import read_bytes
-from detseg.structures import Truth
+from detseg.structures import Target
 
 MAX_JSON_BYTES = 8 * 2**30
 
@@ -43,9 +43,9 @@ class CocoFormat(DatasetFormat):
         "a YAML with `format: coco`, `path:` and per split `SPLIT: {images: FOLDER, annotations: FILE}`",
     )
 
-    truths = ("boxes", "instances")
+    targets = ("boxes", "instances")
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         if source.yaml_path is not None:
             named = source.settings.items()
             return tuple(key for key, value in named if isinstance(value, Mapping) and "annotations" in value)
@@ -55,19 +55,19 @@ class CocoFormat(DatasetFormat):
         is_undivided = (source.root / _LABEL_STUDIO).is_file() and (source.root / "images").is_dir()
         return found or ((ALL,) if is_undivided else ())
 
-    def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> BoxRecords:
         if source.yaml_path is not None:
-            return _records_of_yaml(source, split, truth)
+            return _records_of_yaml(source, split, target)
         exported = source.root / split / _ROBOFLOW
         if exported.is_file():
-            return coco_records(exported, [exported.parent], split, source.root, truth)
+            return coco_records(exported, [exported.parent], split, source.root, target)
         if split == ALL and (source.root / _LABEL_STUDIO).is_file():
             folders = [source.root, source.root / "images"]
-            return coco_records(source.root / _LABEL_STUDIO, folders, split, None, truth)
+            return coco_records(source.root / _LABEL_STUDIO, folders, split, None, target)
         plain = split.rstrip("0123456789").rstrip("_") or split
         folders = [source.root / name for name in (split, f"images/{split}", plain, f"images/{plain}", "images", "")]
         path = source.root / "annotations" / f"{PREFIX}{split}.json"
-        return coco_records(path, folders, split, source.root, truth)
+        return coco_records(path, folders, split, source.root, target)
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
         """COCO files with the ids and fields of the old ones."""
@@ -75,7 +75,7 @@ class CocoFormat(DatasetFormat):
 
 
 def coco_records(
-    path: Path, image_folders: Sequence[Path], split: str, home: Path | None = None, truth: Truth = "boxes"
+    path: Path, image_folders: Sequence[Path], split: str, home: Path | None = None, target: Target = "boxes"
 ) -> BoxRecords:
     """What the COCO file ``path`` says; its images lie in the first of ``image_folders`` that has any of them.
 
@@ -88,7 +88,7 @@ def coco_records(
     """
     columns = open_columns(path, MAX_JSON_BYTES, home or path.parent)
     if columns is not None:
-        records = _records_of_columns(columns, path, list(dict.fromkeys(image_folders)), split, home, truth)
+        records = _records_of_columns(columns, path, list(dict.fromkeys(image_folders)), split, home, target)
         if records is not None:
             return records
     found = SplitFile(path)
@@ -122,7 +122,7 @@ def coco_records(
         category_ids=ids,
         image_folders=(root,),
         keeps_all=True,
-        truth=truth,
+        target=target,
     )
     found.hand_over(records)
     _report_groups(records, path, groups)
@@ -202,7 +202,7 @@ class SplitFile:
         return entries
 
 
-def _records_of_yaml(source: Source, split: str, truth: Truth) -> BoxRecords:
+def _records_of_yaml(source: DataSource, split: str, target: Target) -> BoxRecords:
     for key, value in source.settings.items():
         if key not in _SETTINGS and not (isinstance(value, Mapping) and set(value) == {"images", "annotations"}):
             raise DatasetError(
@@ -213,11 +213,11 @@ def _records_of_yaml(source: Source, split: str, truth: Truth) -> BoxRecords:
     chosen = source.settings[split]
     annotations = find_existing(source.candidates(str(chosen["annotations"])), "annotations", where)
     images = find_existing(source.candidates(str(chosen["images"])), "images", where)
-    return coco_records(annotations, [images], split, source.data_root(), truth)
+    return coco_records(annotations, [images], split, source.data_root(), target)
 
 
 def _records_of_columns(
-    columns: CocoColumns, path: Path, folders: Sequence[Path], split: str, home: Path | None, truth: Truth
+    columns: CocoColumns, path: Path, folders: Sequence[Path], split: str, home: Path | None, target: Target
 ) -> BoxRecords | None:
     """The records of a well-formed file; None where names of classes or folders of images are none of the usual."""
     packed, categories = columns.packed, columns.categories
@@ -240,7 +240,7 @@ def _records_of_columns(
         category_ids=ids,
         image_folders=(root,),
         keeps_all=True,
-        truth=truth,
+        target=target,
     )
     _report_groups(records, path, groups)
     if groups:

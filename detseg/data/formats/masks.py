@@ -19,7 +19,7 @@ from detseg.data.mask_records import MaskRecords
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import (
     DatasetError,
-    Source,
+    DataSource,
     check_class_names,
     exists,
     find_existing,
@@ -30,9 +30,9 @@ from detseg.data.source import (
 )
 from detseg.data.writing import Contents, NewSplits
 from detseg.runtime.media.images import IMAGE_SUFFIXES
-from detseg.structures import VOID, Truth
+from detseg.structures import IGNORE_INDEX, Target
 
-_MEANINGS = ("names", "void", "colors", "tolerance", "threshold")
+_MEANINGS = ("names", "ignore_index", "colors", "tolerance", "threshold")
 _SETTINGS = ("format", "path", "mask_suffix", *_MEANINGS)
 _MASK_FOLDERS = ("masks", "labels", "annotations")
 """How folders of masks are called, beside or around those called ``images``."""
@@ -45,7 +45,7 @@ _CLASS_FILE = "classes.txt"
 class MasksFormat(DatasetFormat):
     """Folders of images and of masks per split, or a YAML that names them."""
 
-    truths = ("masks",)
+    targets = ("masks",)
     layouts = (
         (
             "SPLIT/images/ and SPLIT/masks/, or images/SPLIT/ and masks/SPLIT/ (or labels, annotations), or SPLIT/ and "
@@ -54,14 +54,15 @@ class MasksFormat(DatasetFormat):
         ),
         "JPEGImages/, SegmentationClass/ and ImageSets/Segmentation/SPLIT.txt, with the class names in classes.txt",
         (
-            "a YAML with `format: masks`, `path:`, `names:`, `void:` and, unless the folders are as above, per split "
+            "a YAML with `format: masks`, `path:`, `names:`, `ignore_index:` and, unless the folders are as above, "
+            "per split "
             "`SPLIT: {images: FOLDER or LIST.txt, masks: FOLDER or LIST.txt}`; `colors:` for color maps (a list in the "
             "order of the names, or NAME: [red, green, blue]), `tolerance:` or `threshold:` where edges are smoothed, "
             "`mask_suffix:` where masks are called NAME_mask.png"
         ),
     )
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         if source.yaml_path is None:
             return _splits_of_folder(source.root)
         if source.settings.get("format") not in ("masks", None):
@@ -72,7 +73,7 @@ class MasksFormat(DatasetFormat):
         stated = source.settings.get("format") == "masks"
         return named or (_splits_of_folder(source.data_root()) if stated else ())
 
-    def records(self, source: Source, split: str, truth: Truth) -> MaskRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> MaskRecords:
         records = MaskRecords(
             split,
             dataset_name=source.name,
@@ -109,7 +110,7 @@ class MasksFormat(DatasetFormat):
         return contents, {**{key: value for key, value in settings.items() if key not in _MEANINGS}, **stated}
 
 
-def find_places(source: Source, split: str) -> tuple[Path, Path]:
+def find_places(source: DataSource, split: str) -> tuple[Path, Path]:
     """Where the images and the masks of ``split`` are: folders, or lists. Raises DatasetError: not found."""
     where = f"{source.name}: {split}"
     _check_keys(source)
@@ -130,9 +131,9 @@ def find_places(source: Source, split: str) -> tuple[Path, Path]:
     return images_at.absolute(), masks_at.absolute()
 
 
-def read_mapping(source: Source) -> LabelMapping | None:
-    """What the values in the masks mean, from ``names``, ``colors``, ``void``, ``tolerance`` and ``threshold`` of the
-    YAML, or from classes.txt; None where there are no names. Raises DatasetError: they contradict each other."""
+def read_mapping(source: DataSource) -> LabelMapping | None:
+    """What the values in the masks mean, from ``names``, ``colors``, ``ignored``, ``tolerance`` and ``threshold`` of
+    the YAML, or from classes.txt; None where there are no names. Raises DatasetError: they contradict each other."""
     where = source.name
     named, colors = source.settings.get("names"), source.settings.get("colors")
     if named is None and isinstance(colors, Mapping):
@@ -152,7 +153,7 @@ def read_mapping(source: Source) -> LabelMapping | None:
     if colors is not None:
         if source.settings.get("threshold") is not None:
             raise DatasetError(f"{where}: threshold: is for gray masks of two classes; with colors, say tolerance")
-        mapping = _color_mapping(named, colors, source.settings.get("void", []), where)
+        mapping = _color_mapping(named, colors, source.settings.get("ignore_index", []), where)
         return replace(mapping, tolerance=tolerance)
     if isinstance(named, Mapping):
         if not all(_is_byte(value) for value in named):
@@ -164,22 +165,24 @@ def read_mapping(source: Source) -> LabelMapping | None:
     class_names = _checked_names(named, where)
     threshold = source.settings.get("threshold")
     if threshold is not None:
-        if not _is_byte(threshold) or not threshold or len(class_names) != 2 or "void" in source.settings:
-            allowed = "an integer from 1 to 255, for two names and without void"
-            received = f"{threshold!r} for {len(class_names)} names{' and void' if 'void' in source.settings else ''}"
+        if not _is_byte(threshold) or not threshold or len(class_names) != 2 or "ignore_index" in source.settings:
+            allowed = "an integer from 1 to 255, for two names and without ignored"
+            received = (
+                f"{threshold!r} for {len(class_names)} names{' and ignored' if 'ignored' in source.settings else ''}"
+            )
             raise DatasetError(f"{where}: threshold: expected {allowed}; got {received}")
-        return LabelMapping(class_names, values, void=(), threshold=threshold)
+        return LabelMapping(class_names, values, ignored=(), threshold=threshold)
     # Who has a class 255, as binary masks do, has not asked for the default.
-    default: Any = [] if VOID in values else VOID
-    void = source.settings.get("void", default)
-    void_values = tuple(void) if isinstance(void, (list, tuple)) else (void,)
-    if not all(_is_byte(value) for value in void_values):
-        raise DatasetError(f"{where}: void: expected integers from 0 to 255, got {void!r}")
-    _check_meanings(class_names, values, void_values, where)
-    return LabelMapping(class_names, values, tuple(dict.fromkeys(void_values)))
+    default: Any = [] if IGNORE_INDEX in values else IGNORE_INDEX
+    ignored = source.settings.get("ignore_index", default)
+    ignored_values = tuple(ignored) if isinstance(ignored, (list, tuple)) else (ignored,)
+    if not all(_is_byte(value) for value in ignored_values):
+        raise DatasetError(f"{where}: ignore_index: expected integers from 0 to 255, got {ignored!r}")
+    _check_meanings(class_names, values, ignored_values, where)
+    return LabelMapping(class_names, values, tuple(dict.fromkeys(ignored_values)))
 
 
-def _color_mapping(named: Any, colors: Any, void: Any, where: str) -> LabelMapping:
+def _color_mapping(named: Any, colors: Any, ignored: Any, where: str) -> LabelMapping:
     if isinstance(named, Mapping):
         raise DatasetError(f"{where}: names: with colors a list in their order, got a mapping; colors have no values")
     class_names = _checked_names(named, where)
@@ -197,12 +200,14 @@ def _color_mapping(named: Any, colors: Any, void: Any, where: str) -> LabelMappi
             f"{where}: colors: expected one [red, green, blue] from 0 to 255 for each of {len(class_names)} names, "
             f"got {colors!r}"
         )
-    void_colors = [void] if _is_color(void) else void
-    if not isinstance(void_colors, list) or not all(map(_is_color, void_colors)):
-        raise DatasetError(f"{where}: void: with colors, expected [red, green, blue] or a list of these, got {void!r}")
-    values, void_values = (tuple(map(pack_color, some)) for some in (colors, void_colors))
-    _check_meanings(class_names, values, void_values, where, colored=True)
-    return LabelMapping(class_names, values, tuple(dict.fromkeys(void_values)), colored=True)
+    ignored_colors = [ignored] if _is_color(ignored) else ignored
+    if not isinstance(ignored_colors, list) or not all(map(_is_color, ignored_colors)):
+        raise DatasetError(
+            f"{where}: ignore_index: with colors, expected [red, green, blue] or a list of these, got {ignored!r}"
+        )
+    values, ignored_values = (tuple(map(pack_color, some)) for some in (colors, ignored_colors))
+    _check_meanings(class_names, values, ignored_values, where, colored=True)
+    return LabelMapping(class_names, values, tuple(dict.fromkeys(ignored_values)), colored=True)
 
 
 def _checked_names(named: Any, where: str) -> tuple[str, ...]:
@@ -213,7 +218,7 @@ def _checked_names(named: Any, where: str) -> tuple[str, ...]:
 
 
 def _check_meanings(
-    class_names: Sequence[str], values: Sequence[int], void: Sequence[int], where: str, colored: bool = False
+    class_names: Sequence[str], values: Sequence[int], ignored: Sequence[int], where: str, colored: bool = False
 ) -> None:
     kind = "color" if colored else "value"
     owner: dict[int, str] = {}
@@ -221,12 +226,12 @@ def _check_meanings(
         if value in owner:
             raise DatasetError(f"{where}: {owner[value]} and {name} have the same {kind}")
         owner[value] = name
-    for value in void:
+    for value in ignored:
         if value in owner:
-            raise DatasetError(f"{where}: the {kind} of {owner[value]} is also void; a pixel is one or the other")
+            raise DatasetError(f"{where}: the {kind} of {owner[value]} is also ignored; a pixel is one or the other")
 
 
-def _check_keys(source: Source) -> None:
+def _check_keys(source: DataSource) -> None:
     for key, value in source.settings.items():
         is_split = isinstance(value, Mapping) and set(value) == {"images", "masks"} and key not in _SETTINGS
         if key not in _SETTINGS and not is_split:
@@ -265,7 +270,7 @@ def _holds_masks(folder: Path) -> bool:
     return next((path.suffix.lower() in MASK_SUFFIXES for path in folder.rglob("*") if path.is_file()), False)
 
 
-def _members(records: MaskRecords, place: Path, source: Source, suffixes: Sequence[str]) -> list[Path]:
+def _members(records: MaskRecords, place: Path, source: DataSource, suffixes: Sequence[str]) -> list[Path]:
     """The files with ``suffixes`` in a folder and below, or those that a list names."""
     if place.is_dir():
         return [path for path in images_in(place) if path.suffix.lower() in suffixes]

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from detseg.config import from_dict
-from detseg.data.division import DivisionConfig
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.nifti_channels import (
     find_channel_names,
@@ -22,33 +21,34 @@ from detseg.data.formats.nifti_channels import (
 )
 from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
 from detseg.data.formats.nifti_folds import FOLDS_NAME, ListedFolds, read_folds
-from detseg.data.formats.nifti_names import read_class_names, read_void
+from detseg.data.formats.nifti_names import read_class_names, read_ignore_index
 from detseg.data.formats.nifti_regions import ORDER_KEY, read_regions
 from detseg.data.source import (
     DatasetError,
-    Source,
+    DataSource,
     find_existing,
     leaves_root,
     read_lines,
     relative_candidates,
 )
+from detseg.data.split_rule import SplitRule
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
 from detseg.runtime.media.nifti_header import VolumeError
 from detseg.runtime.media.volume_cases import FIRST_CHANNEL
 from detseg.runtime.media.volume_files import VOLUME_SUFFIXES, volume_exists, volume_stem
-from detseg.structures import Truth
+from detseg.structures import Target
 
 IMAGES, LABELS = "imagesTr", "labelsTr"
 TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
 
 _TEST = "test"
-_SETTINGS = ("format", "path", "names", "division", "channels", "void", "trust_grid", ORDER_KEY)
+_SETTINGS = ("format", "path", "names", "split", "channels", "ignore_index", "trust_grid", ORDER_KEY)
 
 
 class NiftiFormat(DatasetFormat):
     """A folder of the Decathlon or nnU-Net, or a YAML."""
 
-    truths = ("volumes",)
+    targets = ("volumes",)
     layouts = (
         (
             "imagesTr/ and labelsTr/ with volumes of the same names (.nii.gz, .hdr with .img, .mha, .nrrd, ..., or "
@@ -57,14 +57,14 @@ class NiftiFormat(DatasetFormat):
         ),
         (
             "a YAML with `format: nifti`, `path:`, `names:` by value, the background first, and, for folders as above, "
-            "`division: {ratios: [8, 2], seed: 0}` or `division: {folds: 5, seed: 0}`, otherwise per split "
+            "`split: {ratios: [8, 2], seed: 0}` or `split: {folds: 5, seed: 0}`, otherwise per split "
             "`SPLIT: {images: FOLDER or LIST.txt, labels: FOLDER or LIST.txt}` or `SPLIT: [[VOLUME, LABELS], ...]`; "
             "`trust_grid: true` where labels have lost their affine, `channels: [NAMES]` where volumes have several, "
-            "`void: VALUE` for voxels of no class"
+            "`ignore_index: VALUE` for voxels of no class"
         ),
     )
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         if source.yaml_path is not None:
             named = _named_splits(source)
             stated = source.settings.get("format")
@@ -83,10 +83,10 @@ class NiftiFormat(DatasetFormat):
         root = source.data_root()
         if not (root / IMAGES).is_dir() and not _lists_cases(root):
             return ()
-        divided = _read_division(source).split_names
+        divided = _read_split_rule(source).split_names
         return divided if _TEST in divided or not (root / TEST_IMAGES).is_dir() else (*divided, _TEST)
 
-    def records(self, source: Source, split: str, truth: Truth) -> VolumeRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> VolumeRecords:
         pairs = find_pairs(source, split)
         channels = read_channel_names(source) or find_channel_names(pairs)
         name_of: dict[int, str] = {}
@@ -108,7 +108,7 @@ class NiftiFormat(DatasetFormat):
             label_folder=root / LABELS,
             trust_grid=_trusts_grid(source),
             channels=channels if len(channels) > 1 else (),
-            void=read_void(source, name_of),
+            ignored=read_ignore_index(source, name_of),
             regions=read_regions(source, name_of),
         )
         if problem:
@@ -116,29 +116,29 @@ class NiftiFormat(DatasetFormat):
         return records
 
 
-def find_pairs(source: Source, split: str) -> list[VolumePair]:
+def find_pairs(source: DataSource, split: str) -> list[VolumePair]:
     """The volumes of ``split`` with their labels; all of them have labels, or none.
 
     Raises:
-        DatasetError: the YAML names both splits and a division, files are missing, or there are too few volumes to be
+        DatasetError: the YAML names both splits and a split_rule, files are missing, or there are too few volumes to be
             divided.
     """
     where = f"{source.name}: {split}"
     named = _named_splits(source)
     if split in named:
-        if "division" in source.settings:
-            raise DatasetError(f"{source.name}: either division or splits such as {split} can be given, not both")
+        if "split" in source.settings:
+            raise DatasetError(f"{source.name}: either split or splits such as {split} can be given, not both")
         return find_named_pairs(named[split], source, where)
     num_channels = len(read_channel_names(source))
-    division = _read_division(source)
+    split_rule = _read_split_rule(source)
     root = source.data_root().absolute()
-    if split not in division.split_names:
+    if split not in split_rule.split_names:
         return find_test_pairs(root, where, num_channels)
     pair_of = {volume_stem(pair.image): pair for pair in find_training_pairs(root, where, num_channels)}
     try:
-        members = division.members(split, pair_of)
+        members = split_rule.members(split, pair_of)
     except ValueError as error:
-        raise DatasetError(f"{source.name}: division: {error}") from error
+        raise DatasetError(f"{source.name}: split: {error}") from error
     return [pair_of[name] for name in members]
 
 
@@ -147,32 +147,32 @@ def _is_ours(entry: object) -> bool:
     return isinstance(entry, Mapping) and {"images", "labels"} == set(entry)
 
 
-def _named_splits(source: Source) -> dict[str, Any]:
+def _named_splits(source: DataSource) -> dict[str, Any]:
     """What is under the keys of a YAML that are no settings."""
     return {str(key): entry for key, entry in source.settings.items() if key not in _SETTINGS}
 
 
-def _trusts_grid(source: Source) -> bool:
+def _trusts_grid(source: DataSource) -> bool:
     stated = source.settings.get("trust_grid", False)
     if not isinstance(stated, bool):
         raise DatasetError(f"{source.name}: trust_grid: expected true or false, got {stated!r:.100}")
     return stated
 
 
-def _read_division(source: Source) -> DivisionConfig | ListedFolds:
-    stated = source.settings.get("division")
+def _read_split_rule(source: DataSource) -> SplitRule | ListedFolds:
+    stated = source.settings.get("split")
     if stated is None:
         listed = source.data_root() / FOLDS_NAME
-        return read_folds(listed, first_alone=True) if listed.is_file() else DivisionConfig()
+        return read_folds(listed, first_alone=True) if listed.is_file() else SplitRule()
     if isinstance(stated, str):
-        where = f"{source.name}: division"
+        where = f"{source.name}: split"
         return read_folds(find_existing(source.candidates(stated), "list of folds", where), first_alone=False)
     if not isinstance(stated, Mapping):
         raise DatasetError(
-            f"{source.name}: division: expected {{ratios: [8, 2], seed: 0}} or {{folds: 5, seed: 0}}, "
+            f"{source.name}: split: expected {{ratios: [8, 2], seed: 0}} or {{folds: 5, seed: 0}}, "
             f"got {stated!r:.100}; or the name of a list of folds, such as {FOLDS_NAME}"
         )
-    return from_dict(DivisionConfig, stated, f"{source.name}: division")
+    return from_dict(SplitRule, stated, f"{source.name}: split")
 
 
 def find_training_pairs(root: Path, where: str, num_channels: int = 0) -> list[VolumePair]:
@@ -236,7 +236,7 @@ def find_test_pairs(root: Path, where: str, num_channels: int = 0) -> list[Volum
     return pair_up(list_volumes(root / TEST_IMAGES), labels if labels.is_dir() else None, where, num_channels)
 
 
-def find_named_pairs(entry: Any, source: Source, where: str) -> list[VolumePair]:
+def find_named_pairs(entry: Any, source: DataSource, where: str) -> list[VolumePair]:
     """The pairs that a YAML names for a split: folders, lists of files, or one by one.
 
     Raises:
@@ -290,7 +290,7 @@ def pair_up(images: Sequence[Path], labels_at: Path | None, where: str, num_chan
     return pairs
 
 
-def _find_pair(item: Any, source: Source, where: str) -> VolumePair:
+def _find_pair(item: Any, source: DataSource, where: str) -> VolumePair:
     files = _image_and_label(item)
     if files is None:
         raise DatasetError(f"{where}: expected a pair [VOLUME, LABELS], got {item!r:.200}")
@@ -306,7 +306,7 @@ def _image_and_label(item: Any) -> tuple[str, str] | None:
     return None
 
 
-def _read_list(path: Path, source: Source) -> list[Path]:
+def _read_list(path: Path, source: DataSource) -> list[Path]:
     """The files that a list names: relative to the list, else to the data set."""
     if path.suffix != ".txt":
         raise DatasetError(f"{path}: expected a folder or a .txt list")

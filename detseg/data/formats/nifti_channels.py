@@ -6,14 +6,14 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.data.volume_records import VolumePair
 from detseg.runtime.media.nifti_header import VolumeError
 from detseg.runtime.media.volume_cases import FIRST_CHANNEL, case_of, channel_files
 from detseg.runtime.media.volume_files import volume_stem
 
 
-def read_channel_names(source: Source) -> tuple[str, ...]:
+def read_channel_names(source: DataSource) -> tuple[str, ...]:
     """The names of the channels of each volume: from ``channels`` in the YAML, else from dataset.json of nnU-Net
     (``channel_names``, ``modality`` in its first version and the Decathlon); none where nothing is said.
 

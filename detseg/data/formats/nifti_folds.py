@@ -1,4 +1,4 @@
-"""The division that nnU-Net keeps in ``splits_final.json``: the names of the cases of each fold."""
+"""The split that nnU-Net keeps in ``splits_final.json``: the names of the cases of each fold."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detseg.data.division import ALL
 from detseg.data.formats.nifti_description import MAX_DESCRIPTION_BYTES
 from detseg.data.source import DatasetError
+from detseg.data.split_rule import ALL
 from detseg.files import read_text
 from detseg.runtime.media.volume_cases import FIRST_CHANNEL
 

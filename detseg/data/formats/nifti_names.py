@@ -12,7 +12,7 @@ from detseg.data.datasets.volumes import MAX_CLASSES, MAX_VALUE
 from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
 from detseg.data.formats.nifti_regions import ORDER_KEY, find_regions
 from detseg.data.parsing import as_integer
-from detseg.data.source import DatasetError, Source, check_class_names
+from detseg.data.source import DatasetError, DataSource, check_class_names
 from detseg.runtime.media.volume_files import read_label_values
 
 IGNORE = "ignore"
@@ -21,7 +21,7 @@ IGNORE = "ignore"
 _NUM_LOOKED_AT = 5
 
 
-def read_class_names(source: Source, labels: Sequence[Path]) -> dict[int, str]:
+def read_class_names(source: DataSource, labels: Sequence[Path]) -> dict[int, str]:
     """The name of every value, the background, 0, first: from ``names`` in the YAML, else from dataset.json.
 
     Raises:
@@ -66,13 +66,13 @@ def _as_value(value: Any) -> Any:
     return value if number is None else number
 
 
-def read_void(source: Source, name_of: Mapping[int, str]) -> int | None:
-    """The value of voxels that belong to no class: ``void`` in the YAML, else ``ignore`` in dataset.json of nnU-Net.
+def read_ignore_index(source: DataSource, name_of: Mapping[int, str]) -> int | None:
+    """The value of voxels that belong to no class: ``ignored`` in the YAML, else ``ignore`` in dataset.json of nnU-Net.
 
     Raises:
         DatasetError: it is no value, or that of a class.
     """
-    where, value = f"{source.name}: void", source.settings.get("void")
+    where, value = f"{source.name}: ignored", source.settings.get("ignore_index")
     if value is None and source.settings.get("names") is None:
         root = source.data_root().absolute()
         described = read_description(root).get("labels")
@@ -104,7 +104,7 @@ def _checked_names(pairs: Sequence[tuple[Any, Any]], where: str) -> dict[int, st
     return name_of
 
 
-def _ask_for_names(source: Source, root: Path, labels: Sequence[Path]) -> str:
+def _ask_for_names(source: DataSource, root: Path, labels: Sequence[Path]) -> str:
     chosen = labels[:_NUM_LOOKED_AT]
     found = sorted({0}.union(*(np.unique(read_label_values(path)[0]).tolist() for path in chosen)))
     names = ", ".join(f"{value}: {'NAME' if value else 'background'}" for value in found)

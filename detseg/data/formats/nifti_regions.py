@@ -9,7 +9,7 @@ from typing import Any
 
 from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
 from detseg.data.parsing import as_integer
-from detseg.data.source import DatasetError, Source, check_class_names
+from detseg.data.source import DatasetError, DataSource, check_class_names
 
 ORDER_KEY = "regions_class_order"
 _IGNORE = "ignore"
@@ -24,7 +24,7 @@ class Regions:
     positions: tuple[tuple[int, ...], ...]
 
 
-def find_regions(source: Source) -> Regions | None:
+def find_regions(source: DataSource) -> Regions | None:
     """The regions in a YAML (``names: {NAME: VALUE or [VALUES]}`` with ``regions_class_order``) or, where it names
     nothing, in dataset.json of nnU-Net (``labels``); None where there is no such order.
 
@@ -42,7 +42,7 @@ def find_regions(source: Source) -> Regions | None:
     return _regions(description.get("labels"), description[ORDER_KEY], str(root / DESCRIPTION_NAME), "labels")
 
 
-def read_regions(source: Source, name_of: Mapping[int, str]) -> tuple[tuple[int, ...], ...]:
+def read_regions(source: DataSource, name_of: Mapping[int, str]) -> tuple[tuple[int, ...], ...]:
     """Of which positions in ``name_of`` each class but the first consists; nothing where classes exclude each other.
 
     Raises:

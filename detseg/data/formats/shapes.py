@@ -1,6 +1,6 @@
 """``shapes``: a synthetic data set that needs no download: circles, squares and triangles on noisy backgrounds.
 
-Every picture is a pure function of the configuration, the split and the index. Objects are drawn in random colors,
+Every image is a pure function of the configuration, the split and the index. Objects are drawn in random colors,
 sizes and rotations with smooth edges; later ones may cover a little of earlier ones. Boxes and
 masks of objects are exactly those of the visible pixels, the areas their number.
 """
@@ -21,9 +21,9 @@ from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.packed import PackedBuilder
 from detseg.data.format import DatasetFormat
 from detseg.data.records import GeneratedRecords
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.run_lengths import RunLengths
-from detseg.structures import Truth
+from detseg.structures import Target
 
 CLASS_NAMES = ("circle", "square", "triangle")
 MASK_CLASS_NAMES = ("background", *CLASS_NAMES)
@@ -81,7 +81,7 @@ class _Shape:
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
-    """The shapes of a picture, later ones in front, and ``owner`` ``[H, W]``: the number of the shape that is seen at a
+    """The shapes of an image, later ones in front, and ``owner`` ``[H, W]``: the number of the shape that is seen at a
     pixel, counted from 1, or 0 for the background."""
 
     shapes: list[_Shape]
@@ -91,18 +91,18 @@ class _Layout:
 class ShapesFormat(DatasetFormat):
     """The word ``shapes``, or a YAML with ``format: shapes`` and the keys of :class:`ShapesConfig`."""
 
-    truths = ("boxes", "instances", "masks")
+    targets = ("boxes", "instances", "masks")
     indivisible = "shapes has its splits built in; there are no files to divide"
     layouts = ("the word `shapes`, or a YAML with `format: shapes`, `image_size:`, `num_train:`, ...",)
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         if source.settings.get("format") != "shapes":
             return ()
         config = _config(source)
         return tuple(split for split in _SPLITS if config.num_images(split))
 
-    def records(self, source: Source, split: str, truth: Truth) -> GeneratedRecords:
-        return GeneratedRecords(ShapesDataset(split, _config(source), truth))
+    def records(self, source: DataSource, split: str, target: Target) -> GeneratedRecords:
+        return GeneratedRecords(ShapesDataset(split, _config(source), target))
 
 
 class ShapesDataset(Dataset):
@@ -114,33 +114,33 @@ class ShapesDataset(Dataset):
 
     has_masks = True
 
-    def __init__(self, split: str, config: ShapesConfig | None = None, truth: Truth = "boxes") -> None:
+    def __init__(self, split: str, config: ShapesConfig | None = None, target: Target = "boxes") -> None:
         self.config = config or ShapesConfig()
         side = self.config.image_size
         builder = PackedBuilder()
         for index in range(self.config.num_images(split)):
             builder.add_image(index + 1, f"{index:06d}", side, side)
-            if truth == "masks":
+            if target == "masks":
                 continue
             layout = _lay_out(self.config, split, index)
             for number, shape in enumerate(layout.shapes, start=1):
                 ys, xs = np.nonzero(layout.owner == number)
                 left, top = int(xs.min()), int(ys.min())
                 box_xywh = (left, top, int(xs.max()) + 1 - left, int(ys.max()) + 1 - top)
-                runs = RunLengths.from_mask(layout.owner == number).to_coco() if truth == "instances" else None
+                runs = RunLengths.from_mask(layout.owner == number).to_coco() if target == "instances" else None
                 builder.add_object(index, box_xywh, shape.label, area=len(xs), run_length=runs)
         super().__init__(
             root=Path("shapes", split),
             split=split,
-            class_names=MASK_CLASS_NAMES if truth == "masks" else CLASS_NAMES,
-            category_ids=range(len(MASK_CLASS_NAMES)) if truth == "masks" else None,
+            class_names=MASK_CLASS_NAMES if target == "masks" else CLASS_NAMES,
+            category_ids=range(len(MASK_CLASS_NAMES)) if target == "masks" else None,
             annotations=builder.build(),
-            truth=truth,
+            target=target,
         )
 
     def read(self, index: int) -> tuple[ByteArray, ByteArray | None]:
         self.annotations.rows(index)
-        return draw_picture(self.config, self.split, index)
+        return draw_image(self.config, self.split, index)
 
     def check_files(self, index: int, *, whole: bool = False) -> None:
         """Nothing: there are no files."""
@@ -149,7 +149,7 @@ class ShapesDataset(Dataset):
         return f"{self.config}|{self.split}|{index}"
 
 
-def draw_picture(config: ShapesConfig, split: str, index: int) -> tuple[ByteArray, ByteArray]:
+def draw_image(config: ShapesConfig, split: str, index: int) -> tuple[ByteArray, ByteArray]:
     """The image ``[H, W, 3]`` uint8 RGB and its mask ``[H, W]`` uint8, 0 for the background, else label + 1."""
     layout = _lay_out(config, split, index)
     rng = _generator(config, split, index, purpose=1)
@@ -169,7 +169,7 @@ def _lay_out(config: ShapesConfig, split: str, index: int) -> _Layout:
     full_areas = visible_areas = np.zeros(0, np.int64)
     for _ in range(int(rng.integers(config.min_objects, config.max_objects + 1))):
         label = int(rng.integers(len(CLASS_NAMES)))
-        # An object that finds no room after so many attempts is left out; the picture is full then.
+        # An object that finds no room after so many attempts is left out; the image is full then.
         for _ in range(_PLACEMENT_ATTEMPTS):
             shape = _place(label, config, rng)
             window, coverage = _draw(shape)
@@ -232,7 +232,7 @@ def _generator(config: ShapesConfig, split: str, index: int, purpose: int) -> np
     return np.random.default_rng([config.seed, _SPLITS.index(split), index, purpose])
 
 
-def _config(source: Source) -> ShapesConfig:
+def _config(source: DataSource) -> ShapesConfig:
     settings: Mapping[str, object] = {key: value for key, value in source.settings.items() if key != "format"}
     return from_dict(ShapesConfig, settings, source.name)
 

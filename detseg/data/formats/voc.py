@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from detseg.data.division import ALL
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.voc_masks import masks_file, object_masks
 from detseg.data.parsing import (
@@ -26,7 +25,7 @@ from detseg.data.parsing import (
 from detseg.data.records import BoxRecords
 from detseg.data.source import (
     DatasetError,
-    Source,
+    DataSource,
     check_class_names,
     find_existing,
     is_hidden,
@@ -34,11 +33,12 @@ from detseg.data.source import (
     read_class_file,
     read_lines,
 )
+from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits, lists
 from detseg.files import read_bytes
 from detseg.run_lengths import RunLengths
 from detseg.runtime.media.images import IMAGE_SUFFIXES
-from detseg.structures import Truth
+from detseg.structures import Target
 
 MAX_XML_BYTES = 64 * 2**20
 _SETTINGS = {"format", "path", "names"}
@@ -51,7 +51,7 @@ _CLASS_LIST_LINE = re.compile(r"\S+\s+-?[01]$")
 class VocFormat(DatasetFormat):
     """The folder of a VOC data set, or a YAML that adds class names or splits to it."""
 
-    truths = ("boxes", "instances")
+    targets = ("boxes", "instances")
     layouts = (
         "ImageSets/Main/SPLIT.txt with Annotations/*.xml and JPEGImages/; class names from classes.txt, else all XML",
         "Annotations/ and JPEGImages/, annotations/ and images/, or XML beside images, without lists: the split all",
@@ -59,7 +59,7 @@ class VocFormat(DatasetFormat):
         "a YAML with `format: voc`, `path:` and optionally `names: [...]` and lists of images, `SPLIT: FILE.txt`",
     )
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         if source.yaml_path is not None and source.settings.get("format") != "voc":
             return ()
         root = source.data_root()
@@ -70,22 +70,22 @@ class VocFormat(DatasetFormat):
         lists = lists or sorted(root.glob("ImageSets/Segmentation/*.txt"))
         return named or tuple(path.stem for path in lists) or (ALL,)
 
-    def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> BoxRecords:
         root = source.data_root()
         if find_folders(root) is None:
             names = _stated_names(source) or _names_in(
                 [path for one in _folders_of_splits(root) for path in _xml_files(one)]
             )
-            return voc_records(root / split, None, split, names, truth, home=root)
+            return voc_records(root / split, None, split, names, target, home=root)
         # Few images of the official sets have masks, and a list of their own.
-        kinds = ("Segmentation", "Main") if truth == "instances" else ("Main", "Segmentation")
+        kinds = ("Segmentation", "Main") if target == "instances" else ("Main", "Segmentation")
         lists = [root / "ImageSets" / kind / f"{split}.txt" for kind in kinds]
         list_path: Path | None = next((path for path in lists if path.is_file()), lists[0])
         if split in source.settings:
             list_path = find_existing(source.candidates(str(source.settings[split])), split, source.name)
         elif split == ALL and not any(path.is_file() for path in lists):
             list_path = None
-        return voc_records(root, list_path, split, _stated_names(source), truth)
+        return voc_records(root, list_path, split, _stated_names(source), target)
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
         folders = find_folders(new.source.data_root())
@@ -142,7 +142,7 @@ def voc_records(
     list_path: Path | None,
     split: str,
     class_names: tuple[str, ...] | None = None,
-    truth: Truth = "boxes",
+    target: Target = "boxes",
     home: Path | None = None,
 ) -> BoxRecords:
     """The images of the data set in ``root`` that the file ``list_path`` lists, numbered from 1 in its order; without a
@@ -170,7 +170,7 @@ def voc_records(
         class_names=class_names,
         image_folders=(images.folder,),
         entry="object",
-        truth=truth,
+        target=target,
     )
     if list_path is None:
         names = [path.stem for path in _xml_files(folders.annotations)]
@@ -185,7 +185,7 @@ def voc_records(
         seen.add(name)
         path = folders.annotations / f"{name}.xml"
         annotation = files.get(path) or _Annotation(path)
-        masks = object_masks(records, path) if truth == "instances" else {}
+        masks = object_masks(records, path) if target == "instances" else {}
         _add_image(records, annotation, images.find(name, annotation.file_name), masks)
     for path, annotation in files.items():
         # Who reads its classes from all files must be able to read them all.
@@ -280,7 +280,7 @@ class _Images:
         return file_name if file_name in self._names else f"{stem}.jpg"
 
 
-def _stated_names(source: Source) -> tuple[str, ...] | None:
+def _stated_names(source: DataSource) -> tuple[str, ...] | None:
     """The class names that the data set lists, None where those of its objects count. Raises DatasetError."""
     names = source.settings.get("names")
     if names is not None:

@@ -12,7 +12,7 @@ from detseg.data.records import BoxRecords
 from detseg.data.source import DatasetError
 from detseg.run_lengths import RunLengths
 from detseg.runtime.media.images import ImageError
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 
 def masks_file(root: Path, annotation: Path) -> Path:
@@ -28,5 +28,5 @@ def object_masks(records: BoxRecords, annotation: Path) -> dict[int, RunLengths]
     except (DatasetError, ImageError) as error:
         records.reject("D302", path, str(error).removeprefix(f"{path}: "))
         return {}
-    found = np.flatnonzero(np.bincount(numbers.ravel(), minlength=VOID + 1)[:VOID]).tolist()
+    found = np.flatnonzero(np.bincount(numbers.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]).tolist()
     return {number: RunLengths.from_mask(numbers == number) for number in found if number}

@@ -11,13 +11,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from detseg.data.division import ALL
 from detseg.data.format import DatasetFormat
 from detseg.data.parsing import as_integer, parse_number, show
 from detseg.data.records import BoxRecords
 from detseg.data.source import (
     DatasetError,
-    Source,
+    DataSource,
     check_class_names,
     exists,
     find_existing,
@@ -27,10 +26,11 @@ from detseg.data.source import (
     read_lines,
     relative_candidates,
 )
+from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits, lists
 from detseg.files import read_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
-from detseg.structures import Truth
+from detseg.structures import Target
 
 TOLERANCE = 0.01
 """How far outside 0 to 1 a number may lie: some tools round carelessly at the border. The box is clipped later."""
@@ -56,9 +56,9 @@ class YoloFormat(DatasetFormat):
         ),
     )
 
-    truths = ("boxes", "instances")
+    targets = ("boxes", "instances")
 
-    def splits(self, source: Source) -> tuple[str, ...]:
+    def splits(self, source: DataSource) -> tuple[str, ...]:
         if source.yaml_path is not None:
             return tuple(name for name in _SPLITS if source.settings.get(name)) if "names" in source.settings else ()
         labels, images = source.root / "labels", source.root / "images"
@@ -75,7 +75,7 @@ class YoloFormat(DatasetFormat):
         undivided = _class_file(source.root) is not None and _has_labels(source.root)
         return (ALL,) if undivided else ()
 
-    def records(self, source: Source, split: str, truth: Truth) -> BoxRecords:
+    def records(self, source: DataSource, split: str, target: Target) -> BoxRecords:
         """The labels of ``.../images/a/b.jpg`` are in ``.../labels/a/b.txt``, or else beside the image. No label file
         means no objects."""
         class_names, where = read_names(source), f"{source.name}: {split}"
@@ -85,7 +85,7 @@ class YoloFormat(DatasetFormat):
             class_names=class_names,
             entry="line",
             in_fractions=True,
-            truth=truth,
+            target=target,
         )
         entries: Any = source.settings[split] if source.yaml_path is not None else _folder_of(source.root, split)
         num_key_points = _num_key_values(source)
@@ -124,7 +124,7 @@ class YoloFormat(DatasetFormat):
         return contents, {**places, "names": dict(enumerate(read_names(new.source)))}
 
 
-def read_names(source: Source) -> tuple[str, ...]:
+def read_names(source: DataSource) -> tuple[str, ...]:
     """The class names of a YOLO data set. Raises DatasetError: there are none, or they contradict each other."""
     if source.yaml_path is None:
         places = [source.root / name for name in _CLASS_FILES]
@@ -196,7 +196,7 @@ def _has_labels(root: Path) -> bool:
     return any(path.stem in stems for path in labels.glob("*.txt"))
 
 
-def _num_key_values(source: Source) -> int:
+def _num_key_values(source: DataSource) -> int:
     """How many numbers of key points follow a box in each line, which are passed over."""
     shape = source.settings.get("kpt_shape")
     if shape is None:
@@ -206,7 +206,7 @@ def _num_key_values(source: Source) -> int:
     return int(shape[0] * shape[1])
 
 
-def _candidates(entry: str, source: Source) -> list[Path]:
+def _candidates(entry: str, source: DataSource) -> list[Path]:
     candidates = source.candidates(entry)
     # Roboflow writes `../train/images` into a YAML that lies beside the folder train.
     return [*candidates, source.data_root() / entry.removeprefix("../")] if entry.startswith("../") else candidates

@@ -23,7 +23,7 @@ _VERSION = 2
 class CachedDataset(Dataset):
     """``dataset`` with its decoded images kept, optionally smaller: the long side at most ``max_side`` pixels.
 
-    Boxes, masks and the placement of samples are those of the smaller image; sizes and ground truth stay those of the
+    Boxes, masks and the transform of samples are those of the smaller image; sizes and ground truth stay those of the
     original. ``mode`` "ram" decodes all images now, in ``num_threads`` threads, into one buffer that forked workers
     share; "disk" writes each image to ``folder`` when it is first read, under a name made of its path, time and size.
     ``folder`` is ``~/.cache/detseg`` (or in ``$XDG_CACHE_HOME``) where it is None. An image that cannot be read is not
@@ -54,7 +54,7 @@ class CachedDataset(Dataset):
             annotations=dataset.annotations,
             category_ids=dataset.category_ids,
             num_dropped_by_reader=dataset.num_dropped_by_reader,
-            truth=dataset.truth,
+            target=dataset.target,
         )
         self.has_masks = dataset.has_masks
         self._dataset = dataset

@@ -21,7 +21,7 @@ _MAX_KEPT_BYTES = 2**28
 """Pixels of images that a worker keeps while it makes a batch."""
 
 
-class Source(Protocol):
+class SampleSource(Protocol):
     """What the loaders need of a data set."""
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class TrainLoader(Generic[Batch]):
 
     def __init__(
         self,
-        dataset: Source,
+        dataset: SampleSource,
         pipeline: Pipeline,
         collate: Callable[[list[Any]], Batch],
         batch_size: int,
@@ -154,7 +154,7 @@ class EvalLoader(Generic[Batch]):
 
     def __init__(
         self,
-        dataset: Source,
+        dataset: SampleSource,
         place: Callable[[Any], Any] | None,
         collate: Callable[[list[Any]], Batch],
         batch_size: int,
@@ -196,7 +196,7 @@ class _TrainJob(Generic[Batch]):
 
     def __init__(
         self,
-        dataset: Source,
+        dataset: SampleSource,
         pipeline: Pipeline,
         collate: Callable[[list[Any]], Batch],
         seed: int,
@@ -264,7 +264,7 @@ class _EvalJob(Generic[Batch]):
     """Make a planned evaluation batch; runs in a worker."""
 
     def __init__(
-        self, dataset: Source, place: Callable[[Any], Any] | None, collate: Callable[[list[Any]], Batch]
+        self, dataset: SampleSource, place: Callable[[Any], Any] | None, collate: Callable[[list[Any]], Batch]
     ) -> None:
         self._dataset = dataset
         self._place = place

@@ -13,10 +13,10 @@ import numpy as np
 from detseg.arrays import ByteArray, DoubleArray, FloatArray
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.loading.cache_store import CacheError, DiskStore, MemoryStore, Store
-from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, place_volume, placement_of
+from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, place_volume, transform_of
 from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
-from detseg.structures import Truth
-from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
+from detseg.structures import Target
+from detseg.volumes import LabelVolume, Volume, VolumeSample, VolumeTransform
 
 _VERSION = 2
 """Part of the key of a file on disk: a change of what is stored makes the old files unused, not wrong."""
@@ -43,7 +43,7 @@ class PlacedVolumes:
         DatasetError: with "ram", the labels of a volume do not fit it.
     """
 
-    truth: Truth = "volumes"
+    target: Target = "volumes"
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class PlacedVolumes:
         self.class_names, self.category_ids = dataset.class_names, dataset.category_ids
         self.has_labels, self.num_dropped = dataset.has_labels, dataset.num_dropped
         self._store: Store | None = None
-        self._placements: list[VolumePlacement | None] = []
+        self._transforms: list[VolumeTransform | None] = []
         if mode == "none":
             return
         with ThreadPoolExecutor(num_threads or os.cpu_count()) as pool:
-            self._placements = list(pool.map(self._find_placement, range(len(self))))
+            self._transforms = list(pool.map(self._find_transform, range(len(self))))
             num_bytes = np.array([self._num_bytes(index) for index in range(len(self))], np.int64)
             advice = ("volumes", "set a larger spacing")
             if mode == "disk":
@@ -122,37 +122,37 @@ class PlacedVolumes:
         """
         image_id, path = self.image_id(index), self.path(index)
         if self._store is not None:
-            kept, known = self._store.get(index), self._placements[index]
+            kept, known = self._store.get(index), self._transforms[index]
             if kept is not None and known is not None:
                 image, labels = _unpack(kept, known, self.has_labels, self.spec.num_channels)
                 return VolumeSample(image, image_id, path, known, labels)
-        placed, placement = self._place(index)
-        self._keep(index, placed, placement)
-        return VolumeSample(placed.image, image_id, path, placement, placed.labels)
+        placed, transform = self._place(index)
+        self._keep(index, placed, transform)
+        return VolumeSample(placed.image, image_id, path, transform, placed.labels)
 
     def lost_classes(self, index: int) -> list[int]:
         """The positions of the classes in the labels of volume ``index`` of which nothing is left in the grid of the
         network. Raises like :meth:`load`."""
         header = self.dataset.header(index)
-        placement = placement_of(header.shape, header.affine, self.spec)
-        if placement.input_shape == placement.oriented_shape:
+        transform = transform_of(header.shape, header.affine, self.spec)
+        if transform.input_shape == transform.oriented_shape:
             return []
         labels = self.dataset.label_volume(index).labels
-        placed = place_labels(labels, placement) if self._store is None else self.load(index).labels
+        placed = place_labels(labels, transform) if self._store is None else self.load(index).labels
         return [] if placed is None else lost_classes(labels, placed)
 
-    def _place(self, index: int) -> tuple[_Placed, VolumePlacement]:
+    def _place(self, index: int) -> tuple[_Placed, VolumeTransform]:
         volume, labels = self.dataset.read(index)
         try:
-            image, placement = place_volume(volume, self.spec)
+            image, transform = place_volume(volume, self.spec)
         except VolumeError as error:
             raise VolumeError(f"{self.path(index)}: {error}") from error
-        return _Placed(image, None if labels is None else place_labels(labels.labels, placement)), placement
+        return _Placed(image, None if labels is None else place_labels(labels.labels, transform)), transform
 
-    def _keep(self, index: int, placed: _Placed, placement: VolumePlacement) -> None:
-        known = self._placements[index] if self._store is not None else None
+    def _keep(self, index: int, placed: _Placed, transform: VolumeTransform) -> None:
+        known = self._transforms[index] if self._store is not None else None
         # They differ where the file was changed after its header had been read.
-        if self._store is not None and known is not None and _describe(known) == _describe(placement):
+        if self._store is not None and known is not None and _describe(known) == _describe(transform):
             self._store.put(index, _pack(placed))
 
     def _fill(self, index: int) -> None:
@@ -162,25 +162,25 @@ class PlacedVolumes:
             # Stays out of the cache; the loader decides what becomes of it when its turn comes.
             return
 
-    def _find_placement(self, index: int) -> VolumePlacement | None:
+    def _find_transform(self, index: int) -> VolumeTransform | None:
         """Where volume ``index`` will lie, from its header; None where that cannot be read, and ``load`` says why."""
         try:
             header = self.dataset.header(index)
-            return placement_of(header.shape, header.affine, self.spec)
+            return transform_of(header.shape, header.affine, self.spec)
         except VolumeError:
             return None
 
     def _num_bytes(self, index: int) -> int:
-        placement = self._placements[index]
+        transform = self._transforms[index]
         return (
             0
-            if placement is None
-            else math.prod(placement.input_shape) * (4 * self.spec.num_channels + self.has_labels)
+            if transform is None
+            else math.prod(transform.input_shape) * (4 * self.spec.num_channels + self.has_labels)
         )
 
     def _key(self, index: int) -> str:
-        placement = self._placements[index]
-        where = None if placement is None else _describe(placement)
+        transform = self._transforms[index]
+        where = None if transform is None else _describe(transform)
         return f"volume|{_VERSION}|{where}|{self.spec}|{self.dataset.fingerprint(index)}"
 
 
@@ -190,14 +190,14 @@ def _pack(placed: _Placed) -> ByteArray:
     return np.concatenate(parts)
 
 
-def _unpack(content: ByteArray, placement: VolumePlacement, has_labels: bool, num_channels: int) -> _Placed:
-    shape = placement.input_shape
+def _unpack(content: ByteArray, transform: VolumeTransform, has_labels: bool, num_channels: int) -> _Placed:
+    shape = transform.input_shape
     length = 4 * math.prod(shape) * num_channels
     image = content[:length].view(np.float32).reshape(shape if num_channels == 1 else (num_channels, *shape))
     return _Placed(image, content[length:].reshape(shape) if has_labels else None)
 
 
-def _describe(placement: VolumePlacement) -> str:
-    """The same for equal placements only."""
-    placed = (placement.axes, placement.flips, placement.input_shape, placement.original_shape)
-    return f"{placed}|{placement.affine.tolist()}"
+def _describe(transform: VolumeTransform) -> str:
+    """The same for equal transforms only."""
+    placed = (transform.axes, transform.flips, transform.input_shape, transform.original_shape)
+    return f"{placed}|{transform.affine.tolist()}"

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 from detseg.arrays import DoubleArray, IntArray
-from detseg.data.division import exact_sizes
+from detseg.data.split_rule import exact_sizes
 from detseg.data.splits.stratify import stratify
-from detseg.structures import Truth
+from detseg.structures import Target
 
 
 def deal_images(
@@ -22,7 +22,7 @@ def deal_images(
     root: Path,
     shares: Sequence[float],
     seed: int,
-    truth: Truth,
+    target: Target,
 ) -> list[list[Path]]:
     """The images of each new split, in the order of their names in ``root``.
 
@@ -47,7 +47,7 @@ def deal_images(
         for path in members:
             for name, count in counts_of[path].items():
                 amounts[row, column_of[name]] += count
-    if truth == "masks":
+    if target == "masks":
         # In units of the pixels that an image with the class has on average: as boxes, they are then few enough not to
         # outweigh the number of images with the class.
         amounts = amounts * ((amounts > 0).sum(0) / amounts.sum(0))

@@ -18,10 +18,10 @@ def stratify(num_boxes: IntArray | DoubleArray, num_images: IntArray, sizes: Seq
     """Assign every group to a split, after Sechidis et al., On the Stratification of Multi-label Data (ECML 2011).
 
     ``num_boxes`` ``[G, C]``, or whatever else there is of each class, and ``num_images`` ``[G]`` belong to the groups,
-    whose order decides ties (shuffle them for another division); ``sizes`` ``[S]`` are the images that each split shall
-    get. The rarest class is dealt first, each group to the split that has none or lacks most of it. Both the images
-    with a class and its boxes are balanced: a class may have most of its boxes in one crowded image. Sizes are met
-    exactly unless groups of several images make that impossible. Returns ``[G]``, positions of splits.
+    whose order decides ties (shuffle them for another split_rule); ``sizes`` ``[S]`` are the images that each split
+    shall get. The rarest class is dealt first, each group to the split that has none or lacks most of it. Both the
+    images with a class and its boxes are balanced: a class may have most of its boxes in one crowded image. Sizes are
+    met exactly unless groups of several images make that impossible. Returns ``[G]``, positions of splits.
     """
     counts = np.hstack([num_boxes > 0, num_boxes]).astype(np.float64)
     dealer = _Dealer(counts, num_images, np.asarray(sizes, np.int64))
@@ -32,7 +32,7 @@ def stratify(num_boxes: IntArray | DoubleArray, num_images: IntArray, sizes: Seq
 
 
 class _Dealer:
-    """The state of one division: what every split still lacks, of images and of every column of ``counts``."""
+    """The state of one split: what every split still lacks, of images and of every column of ``counts``."""
 
     def __init__(self, counts: DoubleArray, num_images: IntArray, sizes: IntArray) -> None:
         self.counts = counts

@@ -7,12 +7,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from detseg.data.division import ALL, DivisionConfig
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
+from detseg.data.split_rule import ALL, SplitRule
 from detseg.runtime.media.volume_files import volume_stem
 
 
-def deal_volumes(source: Source, paths: Sequence[Path], division: DivisionConfig) -> dict[str, list[Path]]:
+def deal_volumes(source: DataSource, paths: Sequence[Path], split_rule: SplitRule) -> dict[str, list[Path]]:
     """The volumes of each new split of ``source``.
 
     Raises:
@@ -20,13 +20,13 @@ def deal_volumes(source: Source, paths: Sequence[Path], division: DivisionConfig
     """
     by_name = _by_name(paths, source.data_root())
     try:
-        members = {split: division.members(split, by_name) for split in division.split_names if split != ALL}
+        members = {split: split_rule.members(split, by_name) for split in split_rule.split_names if split != ALL}
     except ValueError as error:
         raise DatasetError(f"{source.name}: {error}") from error
     return {split: [by_name[name] for name in names] for split, names in members.items()}
 
 
-def refuse_copies(source: Source, digest_of: Mapping[Path, str | None]) -> None:
+def refuse_copies(source: DataSource, digest_of: Mapping[Path, str | None]) -> None:
     """Raises DatasetError where several volumes have one content."""
     num_uses = Counter(digest_of.values())
     copies = [str(path) for path, digest in digest_of.items() if num_uses[digest] > 1]
@@ -39,7 +39,7 @@ def refuse_copies(source: Source, digest_of: Mapping[Path, str | None]) -> None:
 
 def _by_name(paths: Sequence[Path], root: Path) -> dict[str, Path]:
     """The volumes by their names, or by their places in ``root`` where volumes of several folders share a name: a
-    division does not depend on where the data set lies."""
+    split does not depend on where the data set lies."""
     by_stem = {volume_stem(path): path for path in paths}
     if len(by_stem) == len(paths):
         return by_stem

@@ -5,5 +5,5 @@ from __future__ import annotations
 HEADS = {
     "dfl": "detseg.models.heads.dfl:DFLHeadConfig",
     "dfl_masks": "detseg.models.heads.dfl_masks:DFLMasksHeadConfig",
-    "direct": "detseg.models.heads.direct:DirectHeadConfig",
+    "yolox": "detseg.models.heads.yolox:YOLOXHeadConfig",
 }

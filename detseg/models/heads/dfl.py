@@ -19,18 +19,18 @@ class DFLHeadConfig:
     """YOLOv8's head: the sides of a box as distributions over distances."""
 
     name: str = "dfl"
-    bins: int = 16
-    """Distances, 0 to ``bins - 1`` strides, that are told apart for each side of a box."""
+    reg_max: int = 16
+    """Distances, 0 to ``reg_max - 1`` strides, that are told apart for each side of a box."""
     activation: Activation = "silu"
     """What follows each convolution."""
 
     def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise ValueError(f"head bins must be at least 2, got {self.bins}")
+        if self.reg_max < 2:
+            raise ValueError(f"head reg_max must be at least 2, got {self.reg_max}")
 
     def build(self, channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int) -> DFLHead:
         """The head for a neck with these channels and strides."""
-        return DFLHead(channels, strides, num_classes, self.bins, self.activation)
+        return DFLHead(channels, strides, num_classes, self.reg_max, self.activation)
 
 
 class DFLHead(Head):
@@ -43,23 +43,25 @@ class DFLHead(Head):
         channels: tuple[int, ...],
         strides: tuple[int, ...],
         num_classes: int,
-        bins: int = 16,
+        reg_max: int = 16,
         activation: str = "silu",
     ) -> None:
         super().__init__()
         require_positive("num_classes", num_classes)
         self.num_classes = num_classes
-        self.bins = bins
-        box_hidden = max(16, channels[0] // 4, 4 * bins)
+        self.reg_max = reg_max
+        box_hidden = max(16, channels[0] // 4, 4 * reg_max)
         class_hidden = max(channels[0], min(num_classes, 100))
         self.box_branches = nn.ModuleList(
-            prediction_branch(size, box_hidden, 4 * bins, activation) for size in channels
+            prediction_branch(size, box_hidden, 4 * reg_max, activation) for size in channels
         )
         self.class_branches = nn.ModuleList(
             prediction_branch(size, class_hidden, num_classes, activation) for size in channels
         )
         # The expected distance is the inner product of a distribution with these; frozen in the official files.
-        self.projection = nn.Parameter(torch.arange(bins, dtype=torch.float32).view(1, bins, 1, 1), requires_grad=False)
+        self.projection = nn.Parameter(
+            torch.arange(reg_max, dtype=torch.float32).view(1, reg_max, 1, 1), requires_grad=False
+        )
         self._set_biases(strides)
 
     def _set_biases(self, strides: tuple[int, ...]) -> None:
@@ -69,7 +71,7 @@ class DFLHead(Head):
             _set_bias(class_branch, math.log(5 / self.num_classes / (640 / stride) ** 2))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Per level ``[B, 4 * bins + num_classes, H, W]``: bins of left, top, right, bottom, then class logits."""
+        """Per level ``[B, 4 * reg_max + num_classes, H, W]``: bins of left, top, right, bottom, then class logits."""
         return [
             torch.cat((box_branch(feature), class_branch(feature)), dim=1)
             for feature, box_branch, class_branch in zip(features, self.box_branches, self.class_branches, strict=True)

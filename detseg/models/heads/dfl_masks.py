@@ -19,8 +19,8 @@ class DFLMasksHeadConfig:
     """YOLOv8-seg's head: the sides of a box as distributions over distances, its mask as a sum of prototypes."""
 
     name: str = "dfl_masks"
-    bins: int = 16
-    """Distances, 0 to ``bins - 1`` strides, that are told apart for each side of a box."""
+    reg_max: int = 16
+    """Distances, 0 to ``reg_max - 1`` strides, that are told apart for each side of a box."""
     prototypes: int = 32
     """Maps of the whole image that every object's mask is a weighted sum of."""
     prototype_channels: int | None = None
@@ -29,8 +29,8 @@ class DFLMasksHeadConfig:
     """What follows each convolution."""
 
     def __post_init__(self) -> None:
-        if self.bins < 2:
-            raise ValueError(f"head bins must be at least 2, got {self.bins}")
+        if self.reg_max < 2:
+            raise ValueError(f"head reg_max must be at least 2, got {self.reg_max}")
         require_positive("head prototypes", self.prototypes)
         if self.prototype_channels is not None:
             require_positive("head prototype_channels", self.prototype_channels)
@@ -42,7 +42,7 @@ class DFLMasksHeadConfig:
             ValueError: the finest stride is odd, so that there is no map of twice its resolution.
         """
         return DFLMasksHead(
-            channels, strides, num_classes, self.bins, self.prototypes, self.prototype_channels, self.activation
+            channels, strides, num_classes, self.reg_max, self.prototypes, self.prototype_channels, self.activation
         )
 
 
@@ -57,12 +57,12 @@ class DFLMasksHead(DFLHead):
         channels: tuple[int, ...],
         strides: tuple[int, ...],
         num_classes: int,
-        bins: int = 16,
+        reg_max: int = 16,
         num_prototypes: int = 32,
         prototype_channels: int | None = None,
         activation: str = "silu",
     ) -> None:
-        super().__init__(channels, strides, num_classes, bins, activation)
+        super().__init__(channels, strides, num_classes, reg_max, activation)
         if strides[0] % 2:
             raise ValueError(f"prototypes have half the finest stride, which must be even, got {strides[0]}")
         self.num_prototypes = num_prototypes
@@ -74,8 +74,8 @@ class DFLMasksHead(DFLHead):
         self.prototypes = Prototypes(channels[0], prototype_channels or channels[0], num_prototypes, activation)
 
     def forward(self, features: Sequence[Tensor]) -> MaskMaps:  # type: ignore[override]
-        """Per level ``[B, 4 * bins + num_classes + num_prototypes, H, W]``, the coefficients last; and the prototypes
-        ``[B, num_prototypes, 2 * H, 2 * W]`` of the finest level's H and W."""
+        """Per level ``[B, 4 * reg_max + num_classes + num_prototypes, H, W]``, the coefficients last; and the
+        prototypes ``[B, num_prototypes, 2 * H, 2 * W]`` of the finest level's H and W."""
         coefficients = [branch(feature) for feature, branch in zip(features, self.coefficient_branches, strict=True)]
         levels = [torch.cat(parts, dim=1) for parts in zip(super().forward(features), coefficients, strict=True)]
         return MaskMaps(levels, self.prototypes(features[0]))

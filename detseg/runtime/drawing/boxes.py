@@ -1,4 +1,4 @@
-"""Drawing results on pictures, for eyes: boxes with name tags, class masks, sheets of several pictures."""
+"""Drawing results on images, for eyes: boxes with name tags, class masks, sheets of several images."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def draw_boxes(
     of tracked objects the color and the tag are those of the track, of which 0 is none. ``palette`` takes the place of
     the usual colors of these classes.
 
-    Lines and text grow with the picture unless ``line_width`` (pixels) is given. The better a score, the further in
-    front. Tags stay inside the picture and never cover each other: where better boxes have taken all the room about a
+    Lines and text grow with the image unless ``line_width`` (pixels) is given. The better a score, the further in
+    front. Tags stay inside the image and never cover each other: where better boxes have taken all the room about a
     box, its color must do.
 
     Raises:
@@ -70,12 +70,12 @@ def colors_for(
 
 
 def line_width_for(image: ByteArray) -> int:
-    """The width of lines, in pixels, that suits pictures of this size."""
+    """The width of lines, in pixels, that suits images of this size."""
     return max(1, round(sum(image.shape[:2]) / 2 * 0.0035))
 
 
 def corners_in(image: ByteArray, boxes_xyxy: FloatArray) -> IntArray:
-    """The pixels at the corners of boxes ``[N, 4]``, (left, top, right, bottom), inside of the picture."""
+    """The pixels at the corners of boxes ``[N, 4]``, (left, top, right, bottom), inside of the image."""
     height, width = image.shape[:2]
     corners: IntArray = np.clip(np.round(boxes_xyxy), 0, (width - 1, height - 1) * 2).astype(np.int64)
     return corners
@@ -86,7 +86,7 @@ def draw_tags(
 ) -> None:
     """Draw name tags about boxes with these ``corners`` ``[N, 4]``, the most important first.
 
-    Tags stay inside the picture and never cover each other; one that finds no room is left out.
+    Tags stay inside the image and never cover each other; one that finds no room is left out.
     """
     taken: list[_Rectangle] = []
     for text, box, color in zip(texts, corners.tolist(), colors, strict=True):
@@ -111,7 +111,7 @@ def draw_mask(image: ByteArray, mask: ByteArray, opacity: float = 0.5, ignored: 
 
 
 def montage(images: Sequence[ByteArray], columns: int, pad: int = 6, background: int = 255) -> ByteArray:
-    """One picture with ``images`` in rows of ``columns``, each centered in a cell as large as the largest of them.
+    """One image with ``images`` in rows of ``columns``, each centered in a cell as large as the largest of them.
 
     Raises:
         ValueError: for no images, or fewer than one column.
@@ -178,7 +178,7 @@ def _tag_places(corners: Sequence[int], tag_width: int, tag_height: int, line_wi
 
 
 def _inside(place: _Rectangle, width: int, height: int) -> _Rectangle:
-    """``place`` moved into the picture, and cut where it is larger than that."""
+    """``place`` moved into the image, and cut where it is larger than that."""
     left = max(0, min(place[0], width - (place[2] - place[0])))
     top = max(0, min(place[1], height - (place[3] - place[1])))
     return left, top, min(width, left + place[2] - place[0]), min(height, top + place[3] - place[1])

@@ -13,10 +13,10 @@ from detseg.runtime.drawing.instances import require_size, tint
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.drawing.lettering import Lettering
 from detseg.runtime.drawing.palette import palette_of
-from detseg.structures import VOID, Detections, GroundTruth, Instances
+from detseg.structures import IGNORE_INDEX, Detections, GroundTruth, Instances
 
 SHOWN_CONFIDENCE = 0.25
-"""Objects with a lower score count in evaluation, but would cover the picture."""
+"""Objects with a lower score count in evaluation, but would cover the image."""
 
 _WRONG = (235, 30, 45)
 _IGNORED = (120, 120, 120)
@@ -76,7 +76,7 @@ def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_
         ValueError: the sizes differ, or a label has no name.
     """
     drawn = [draw_labels(image, mask, class_names, names=False) for mask in (truth, labels)]
-    judged = truth != VOID
+    judged = truth != IGNORE_INDEX
     wrong = judged & (truth != labels)
     share = f"{wrong.sum() / judged.sum():.1%}" if judged.any() else "none judged"
     panels = [
@@ -94,18 +94,18 @@ def compare_labels(image: ByteArray, truth: ByteArray, labels: ByteArray, class_
 def draw_errors(image: ByteArray, truth: ByteArray, labels: ByteArray) -> ByteArray:
     """``image`` ``[H, W, 3]`` dark and gray, with wrong pixels red and those without truth gray."""
     errors = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB) // 2
-    errors[(truth != VOID) & (truth != labels)] = _WRONG
-    errors[truth == VOID] = _IGNORED
+    errors[(truth != IGNORE_INDEX) & (truth != labels)] = _WRONG
+    errors[truth == IGNORE_INDEX] = _IGNORED
     return errors.astype(np.uint8)
 
 
 def _lettering(image_shape: tuple[int, ...]) -> Lettering:
-    """Text that suits pictures of this size."""
+    """Text that suits images of this size."""
     return Lettering(max(0.45, max(image_shape[:2]) / 1400))
 
 
 def _captioned(image: ByteArray, text: str) -> ByteArray:
-    """``image`` under a strip with ``text``, in smaller letters where the picture is too narrow for it."""
+    """``image`` under a strip with ``text``, in smaller letters where the image is too narrow for it."""
     lettering = _lettering(image.shape)
     strip = lettering.blank(lettering.line, image.shape[1])
     lettering.fitted(text, image.shape[1] - 6).write(strip, text, 2, 0, lettering.line)

@@ -14,7 +14,7 @@ from detseg.runtime.drawing.known_colors import Color
 from detseg.runtime.drawing.lettering import Lettering
 
 _READABLE_SIDE = 1280
-"""Pixels; smaller pictures are enlarged by the whole factor that brings the longer side closest to this, so that the
+"""Pixels; smaller images are enlarged by the whole factor that brings the longer side closest to this, so that the
 tags leave room to see what is wrong."""
 
 
@@ -39,9 +39,9 @@ class MarkedBox:
 
 def draw_marked_boxes(image: ByteArray, boxes: Sequence[MarkedBox], legend: Sequence[tuple[Mark, int]]) -> ByteArray:
     """``image`` ``[H, W, 3]`` with ``boxes``, the first in front, over a legend that says how many there are of each
-    kind; a picture ``[S * H + L, S * W, 3]``.
+    kind; an image ``[S * H + L, S * W, 3]``.
 
-    Boxes without a tag have thin lines. A picture too small for letters is shown ``S`` times as large.
+    Boxes without a tag have thin lines. An image too small for letters is shown ``S`` times as large.
     """
     height, width = image.shape[:2]
     scale = max(1, round(_READABLE_SIDE / max(height, width)))

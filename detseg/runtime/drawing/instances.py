@@ -1,4 +1,4 @@
-"""Objects with masks on pictures: each tinted inside its outline, with its box and name."""
+"""Objects with masks on images: each tinted inside its outline, with its box and name."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detseg.structures import Instances
 _OPACITY = 0.45
 
 Part = tuple[BoolArray, int, int]
-"""A mask, and the column and row of its first pixel in the picture."""
+"""A mask, and the column and row of its first pixel in the image."""
 
 
 def draw_instances(
@@ -31,7 +31,7 @@ def draw_instances(
     :func:`detseg.runtime.drawing.boxes.draw_boxes`; the better a score, the further in front.
 
     Raises:
-        ValueError: a label has no name, or the masks are not as large as the picture.
+        ValueError: a label has no name, or the masks are not as large as the image.
     """
     require_size(image, found.masks)
     order = np.argsort(found.scores, kind="stable")

@@ -1,4 +1,4 @@
-"""Drawing masks on pictures: tinted regions with crisp borders and the names of their classes."""
+"""Drawing masks on images: tinted regions with crisp borders and the names of their classes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing.palette import Palette, palette_of
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SEARCH_SIDE = 160
@@ -25,8 +25,9 @@ def draw_labels(
     names: bool = True,
     palette: Palette | None = None,
 ) -> ByteArray:
-    """A copy of ``image`` ``[H, W, 3]``, tinted by the class positions in ``labels`` ``[H, W]``; clear where ``VOID``
-    and where class 0 is the background. ``palette`` takes the place of the usual colors of these classes.
+    """A copy of ``image`` ``[H, W, 3]``, tinted by the class positions in ``labels`` ``[H, W]``; clear where
+    ``IGNORE_INDEX`` and where class 0 is the background. ``palette`` takes the place of the usual colors of these
+    classes.
 
     Borders between classes are drawn in full color. With ``names`` every class is named once, where it has most room,
     if there is enough of it.
@@ -45,7 +46,7 @@ def draw_labels(
     tint = cv2.LUT(cv2.merge([labels] * 3), _color_table(palette))
     canvas = cv2.addWeighted(image, 1 - opacity, tint, opacity, 0)
     cv2.copyTo(tint, _borders(labels), canvas)
-    clear = labels == VOID
+    clear = labels == IGNORE_INDEX
     if palette.has_background:
         clear |= labels == 0
         present = [label for label in present if label != 0]
@@ -57,15 +58,15 @@ def draw_labels(
 
 
 def classes_in(*masks: ByteArray) -> list[int]:
-    """The class positions that occur in ``masks``, in order, without ``VOID``."""
-    counts = sum(np.bincount(mask.ravel(), minlength=VOID + 1) for mask in masks)
-    return [int(label) for label in np.flatnonzero(counts) if label != VOID]
+    """The class positions that occur in ``masks``, in order, without ``IGNORE_INDEX``."""
+    counts = sum(np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1) for mask in masks)
+    return [int(label) for label in np.flatnonzero(counts) if label != IGNORE_INDEX]
 
 
 @lru_cache(maxsize=64)
 def _color_table(palette: Palette) -> ByteArray:
     table = palette.table()[None]
-    table.flags.writeable = False  # all pictures share it
+    table.flags.writeable = False  # all images share it
     return table
 
 
@@ -87,7 +88,7 @@ def _draw_names(canvas: ByteArray, labels: ByteArray, names: Sequence[tuple[int,
     coarse = labels[::step, ::step]
     places = []
     for label, name in names:
-        # A frame of zeros: names keep away from the border of the picture as well.
+        # A frame of zeros: names keep away from the border of the image as well.
         region = np.pad((coarse == label).astype(np.uint8), 1)
         _, room, _, (x, y) = cv2.minMaxLoc(cv2.distanceTransform(region, cv2.DIST_L2, 3))
         places.append((room * step, (x - 1) * step, (y - 1) * step, name))

@@ -1,4 +1,4 @@
-"""Text on pictures: captions and legends in one style."""
+"""Text on images: captions and legends in one style."""
 
 from __future__ import annotations
 

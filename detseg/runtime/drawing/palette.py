@@ -14,7 +14,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray
 from detseg.runtime.drawing.known_colors import BACKGROUNDS, KNOWN, VOID_COLOR, Color
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 # After Okabe and Ito, "Color Universal Design" (2008), without black, in an order in which neighbors differ most.
 _FIRST: tuple[Color, ...] = (
@@ -38,7 +38,7 @@ _NUM_COLORS, _NUM_FOR_ALL = 256, 24
 @dataclass(frozen=True)
 class Palette:
     """A color for each class position. ``has_background``: class 0 is what is around all others, and left as it is on
-    pictures. ``name`` says where the colors are from."""
+    images. ``name`` says where the colors are from."""
 
     colors: tuple[Color, ...]
     has_background: bool = False
@@ -50,7 +50,7 @@ class Palette:
     def table(self) -> ByteArray:
         """The colors of all values that a mask may have, ``[256, 3]`` uint8 RGB."""
         colors = [self[label] for label in range(_NUM_COLORS)]
-        colors[VOID] = VOID_COLOR
+        colors[IGNORE_INDEX] = VOID_COLOR
         return np.array(colors, np.uint8)
 
 
@@ -70,7 +70,7 @@ def _palette_of(class_names: tuple[str, ...]) -> Palette:
 
 def palette_of(class_names: Sequence[str]) -> Palette:
     """The colors of these classes: of the data set that knows all of them (Cityscapes, CamVid, VOC, COCO), or the
-    default ones. The same names have the same colors in every picture."""
+    default ones. The same names have the same colors in every image."""
     return _palette_of(tuple(class_names))
 
 
@@ -117,7 +117,7 @@ def parse_color(value: Any, where: str) -> Color:
 
 
 def color_of(label: int) -> Color:
-    """The RGB color of number ``label`` where nothing is known of it; the same in every picture. After 256 the colors
+    """The RGB color of number ``label`` where nothing is known of it; the same in every image. After 256 the colors
     repeat."""
     return _default_colors()[label % _NUM_COLORS]
 

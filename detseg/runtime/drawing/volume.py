@@ -1,7 +1,7 @@
 """Drawing volumes for eyes: three planes or many slices of a scan, with the outlines of labeled structures.
 
-All pictures keep the radiological convention: one looks from the feet, or into the patient's face, so that the
-patient's right is at the left of the picture. Letters say so: R, L, A, P, S and I for right, left, anterior, posterior,
+All images keep the radiological convention: one looks from the feet, or into the patient's face, so that the
+patient's right is at the left of the image. Letters say so: R, L, A, P, S and I for right, left, anterior, posterior,
 superior and inferior. Slices are counted from 1 toward the right, the front and the top. Proportions are true whatever
 the shape of the voxels; gray values run over the window of the model, else from the 1st to the 99th percentile of the
 scan.
@@ -41,7 +41,7 @@ _MOST_ROWS = 4
 _IN_VIEW = 0.5
 """A structure counts as seen where a plane has this share of its largest cross-section."""
 _CELL_PIXELS = (240, 320)
-"""The longest side of a picture: at least, and at most."""
+"""The longest side of an image: at least, and at most."""
 
 
 def draw_slices(
@@ -52,7 +52,7 @@ def draw_slices(
     has_sides: bool = True,
     notes: Sequence[str] = (),
 ) -> ByteArray:
-    """Three planes through the middle of what is labeled, or of the scan, side by side; a picture ``[H, W, 3]``. Below
+    """Three planes through the middle of what is labeled, or of the scan, side by side; an image ``[H, W, 3]``. Below
     them more, through the largest cross-sections of structures of which little is in view, for a few.
 
     Classes are outlined, but for class 0, the background; the legend says how many milliliters each has. Where the
@@ -73,7 +73,7 @@ def draw_slices(
 
 
 def compare_volumes(volume: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
-    """The same three planes twice, a picture ``[H, W, 3]``: above with what is true, below with what was found.
+    """The same three planes twice, an image ``[H, W, 3]``: above with what is true, below with what was found.
 
     The planes go through the middle of what is true, of what was found where nothing is, or of the scan; and more
     through structures of which little is in view then, as in :func:`draw_slices`.
@@ -118,7 +118,7 @@ def compare_axial(
     scale = scan.scale((AXIAL,), *_CELL_PIXELS)
     pairs = {}
     for position in chosen:
-        left, right = (scan.picture(AXIAL, position, oriented, scale) for oriented in both)
+        left, right = (scan.image(AXIAL, position, oriented, scale) for oriented in both)
         pairs[position + 1] = np.concatenate([left, np.full((len(left), 4, 3), 255, np.uint8), right], axis=1)
     return pairs
 
@@ -133,7 +133,7 @@ def _spread(scan: Scan, region: BoolArray, max_slices: int) -> list[int]:
 
 
 def draw_montage(volume: Volume, labels: LabelVolume, class_names: Sequence[str], max_slices: int = 24) -> ByteArray:
-    """The axial slices that hold a labeled structure, from the bottom to the top, in a picture ``[H, W, 3]``.
+    """The axial slices that hold a labeled structure, from the bottom to the top, in an image ``[H, W, 3]``.
 
     Of more than ``max_slices`` as many are shown, evenly spread; where nothing is labeled, slices of the whole scan.
 
@@ -149,8 +149,8 @@ def draw_montage(volume: Volume, labels: LabelVolume, class_names: Sequence[str]
     scale = scan.scale((AXIAL,), *_CELL_PIXELS)
     cells = []
     for position in _spread(scan, foreground(oriented), max_slices):
-        picture = scan.picture(AXIAL, position, oriented, scale)
-        cells.append(_centered_under(f"{position + 1} / {num_slices}", picture))
+        image = scan.image(AXIAL, position, oriented, scale)
+        cells.append(_centered_under(f"{position + 1} / {num_slices}", image))
     height, width = cells[0].shape[:2]
     sheet = montage(cells, columns=max(1, round(math.sqrt(len(cells) * 1.4 * height / width))), background=_DARK)
     title = "axial slices, bottom to top; left: patient's right"
@@ -198,22 +198,22 @@ def _not_in_view(hidden: Sequence[int], class_names: Sequence[str]) -> list[str]
 def _planes(scan: Scan, labels: ByteArray, position: Shape3, has_sides: bool = True) -> ByteArray:
     """The three planes through ``position`` at one scale, each with its name, its slice and letters at its sides."""
     scale = scan.scale(PLANES, *_PANEL_PIXELS)
-    pictures = [scan.picture(plane, position[plane.normal], labels, scale) for plane in PLANES]
-    height = max(len(picture) for picture in pictures)
+    images = [scan.image(plane, position[plane.normal], labels, scale) for plane in PLANES]
+    height = max(len(image) for image in images)
     panels = []
-    for plane, picture in zip(PLANES, pictures, strict=True):
+    for plane, image in zip(PLANES, images, strict=True):
         text = f"{plane.name}, slice {position[plane.normal] + 1} of {scan.shape[plane.normal]}"
         letters = plane.letters if has_sides else ("", "", "", "")
-        panels.append(_centered_under(text, _framed(picture, letters, height)))
+        panels.append(_centered_under(text, _framed(image, letters, height)))
     return np.concatenate(panels, axis=1)
 
 
-def _framed(picture: ByteArray, letters: tuple[str, str, str, str], height: int) -> ByteArray:
-    """``picture`` in the middle of a frame of this inner height, with letters at its left, right, top and bottom."""
-    rows, columns = picture.shape[:2]
+def _framed(image: ByteArray, letters: tuple[str, str, str, str], height: int) -> ByteArray:
+    """``image`` in the middle of a frame of this inner height, with letters at its left, right, top and bottom."""
+    rows, columns = image.shape[:2]
     frame = _LETTER.blank(height + 2 * _MARGIN, columns + 2 * _MARGIN)
     top = _MARGIN + (height - rows) // 2
-    frame[top : top + rows, _MARGIN : _MARGIN + columns] = picture
+    frame[top : top + rows, _MARGIN : _MARGIN + columns] = image
     half_line = _LETTER.line // 2
     center_x, center_y = _MARGIN + columns // 2, top + rows // 2
     places = [
@@ -229,12 +229,12 @@ def _framed(picture: ByteArray, letters: tuple[str, str, str, str], height: int)
     return frame
 
 
-def _centered_under(text: str, picture: ByteArray) -> ByteArray:
-    """``picture`` under a line of text, both centered in what is wide enough for either."""
-    width = max(picture.shape[1], _TITLE.width(text) + 8)
-    sheet = _TITLE.blank(_TITLE.line + len(picture), width)
-    left = (width - picture.shape[1]) // 2
-    sheet[_TITLE.line :, left : left + picture.shape[1]] = picture
+def _centered_under(text: str, image: ByteArray) -> ByteArray:
+    """``image`` under a line of text, both centered in what is wide enough for either."""
+    width = max(image.shape[1], _TITLE.width(text) + 8)
+    sheet = _TITLE.blank(_TITLE.line + len(image), width)
+    left = (width - image.shape[1]) // 2
+    sheet[_TITLE.line :, left : left + image.shape[1]] = image
     _TITLE.write(sheet, text, (width - _TITLE.width(text)) // 2, 0)
     return sheet
 

@@ -13,7 +13,7 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import color_of
 from detseg.runtime.inputs.volume_geometry import orientation
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3, Spacing, Volume
 
 _ENDS = (("R", "L"), ("A", "P"), ("S", "I"))
@@ -28,7 +28,7 @@ class Plane:
     """A plane through the body, across the axis ``normal`` of [right, anterior, superior].
 
     Shown by the radiological convention: the patient's right, or in the sagittal plane the front, is at the left of the
-    picture; the front, or else the top, is at its top.
+    image; the front, or else the top, is at its top.
     """
 
     name: str
@@ -36,21 +36,21 @@ class Plane:
 
     @property
     def row_axis(self) -> int:
-        """The axis of the body that runs up the picture."""
+        """The axis of the body that runs up the image."""
         return 1 if self.normal == 2 else 2
 
     @property
     def column_axis(self) -> int:
-        """The axis of the body that runs from the right of the picture to its left."""
+        """The axis of the body that runs from the right of the image to its left."""
         return 1 if self.normal == 0 else 0
 
     @property
     def letters(self) -> tuple[str, str, str, str]:
-        """What lies at the left, the right, the top and the bottom of the picture."""
+        """What lies at the left, the right, the top and the bottom of the image."""
         return *_ENDS[self.column_axis], *_ENDS[self.row_axis]
 
     def cut(self, array: NDArray[Any], position: int) -> NDArray[Any]:
-        """Slice ``position`` of ``array`` (right, anterior, superior), ``[rows, columns]`` of the picture."""
+        """Slice ``position`` of ``array`` (right, anterior, superior), ``[rows, columns]`` of the image."""
         return np.ascontiguousarray(array.take(position, axis=self.normal).T[::-1, ::-1])
 
 
@@ -95,13 +95,13 @@ class Scan:
         longest = max(self.extent(axis) for axis in axes)
         return float(np.clip(longest / min(self.spacing[axis] for axis in axes), smallest, largest)) / longest
 
-    def picture(self, plane: Plane, position: int, labels: ByteArray, scale: float) -> ByteArray:
+    def image(self, plane: Plane, position: int, labels: ByteArray, scale: float) -> ByteArray:
         """A slice ``[H, W, 3]`` with outlines of the classes in ``labels`` (right, anterior, superior) but class 0, at
         ``scale`` pixels per millimeter."""
         height, width = (max(1, round(self.extent(axis) * scale)) for axis in (plane.row_axis, plane.column_axis))
         voxels = plane.cut(self._voxels, position)
         gray = np.clip((voxels - self._low) / max(self._high - self._low, 1e-12), 0, 1) * 255
-        # Averages where the picture has fewer pixels than voxels, then smooth curves where it has more.
+        # Averages where the image has fewer pixels than voxels, then smooth curves where it has more.
         smaller = (min(width, gray.shape[1]), min(height, gray.shape[0]))
         enlarged = cv2.resize(
             cv2.resize(gray, smaller, interpolation=cv2.INTER_AREA), (width, height), interpolation=cv2.INTER_CUBIC
@@ -118,7 +118,7 @@ class Scan:
 
 def foreground(labels: ByteArray) -> BoolArray:
     """Where ``labels`` hold a class that is not the background."""
-    region: BoolArray = (labels != 0) & (labels != VOID)
+    region: BoolArray = (labels != 0) & (labels != IGNORE_INDEX)
     return region
 
 

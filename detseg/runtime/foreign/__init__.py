@@ -1,7 +1,7 @@
 """ONNX files of other programs: what they give, by name of the layout, and what they are told to be.
 
 A file that detseg did not write becomes metadata of our own kinds: a layout says which outputs hold what and brings
-them into one of our forms; suppression, placing, drawing and writing are those of our own files. What the layout is
+them into one of our forms; NMS, placing, drawing and writing are those of our own files. What the layout is
 follows from the shapes of the outputs, from properties that their writers leave, and from options.
 """
 

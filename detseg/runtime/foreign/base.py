@@ -38,7 +38,7 @@ class UnfitError(ValueError):
 @dataclass(frozen=True)
 class Pixels:
     """How a network wants its input: ``(pixel * scale - mean) / std`` of gray levels from 0 to 255, ``mean`` and
-    ``std`` in the order of channels that it sees; ``anchor``: where a picture lies whose aspect ratio is kept, or
+    ``std`` in the order of channels that it sees; ``anchor``: where an image lies whose aspect ratio is kept, or
     ``stretch``."""
 
     scale: float
@@ -107,7 +107,7 @@ class Layout(ABC):
     pixels: ClassVar[Pixels] = UNIT
     """What such networks want unless they are told otherwise."""
     one_at_a_time: ClassVar[bool] = False
-    """Whether outputs may have no axis for the batch, so that pictures go through one by one."""
+    """Whether outputs may have no axis for the batch, so that images go through one by one."""
 
     outputs: tuple[str, ...]
     num_classes: int | None

@@ -57,7 +57,7 @@ class ForeignBoxes(ForeignNames, DetectionMetadata):
     def without_padding(self) -> Self:
         """The same with images padded no further than the stride asks for."""
         if type(self.input) is StretchedInputSpec:
-            raise ValueError("full_input cannot be False: pictures are stretched to the input, so there is no padding")
+            raise ValueError("full_input cannot be False: images are stretched to the input, so there is no padding")
         return super().without_padding()
 
     def pipeline(self, network: Network) -> BoxPipeline:

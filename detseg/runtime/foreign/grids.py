@@ -130,8 +130,8 @@ def _is_raw(raw: NDArray[Any], points_xy: NDArray[Any], strides: NDArray[Any]) -
 
 @dataclass(frozen=True)
 class Picodet(GridLayout):
-    """Of every grid scores ``[B, cells, C]``, then of every grid ``[B, cells, 4 * bins]``: for each side of a box the
-    logits of its distance from the center of the cell, in strides (arXiv 2006.04388)."""
+    """Of every grid scores ``[B, cells, C]``, then of every grid ``[B, cells, 4 * reg_max]``: for each side of a box
+    the logits of its distance from the center of the cell, in strides (arXiv 2006.04388)."""
 
     pixels: ClassVar[Pixels] = IMAGENET
 
@@ -164,8 +164,8 @@ class Picodet(GridLayout):
         points_xy, strides = anchor_points(height, width, self.strides)
         by_side = logits.reshape(*logits.shape[:2], 4, -1)
         weights = np.exp(by_side - by_side.max(axis=3, keepdims=True))
-        bins = np.arange(by_side.shape[3], dtype=np.float32)
-        ltrb = (weights * bins).sum(axis=3) / weights.sum(axis=3) * strides[:, None]
+        reg_max = np.arange(by_side.shape[3], dtype=np.float32)
+        ltrb = (weights * reg_max).sum(axis=3) / weights.sum(axis=3) * strides[:, None]
         return {
             "boxes": np.concatenate([points_xy - ltrb[..., :2], points_xy + ltrb[..., 2:]], axis=2),
             "scores": scores,

@@ -22,7 +22,7 @@ from detseg.runtime.postprocess.decode import sigmoid
 BoxForm = Literal["xyxy", "xywh", "cxcywh"]
 Activation = Literal["none", "sigmoid", "softmax"]
 Postprocess = Callable[[Mapping[str, NDArray[Any]], int, int], Sequence[NDArray[Any]]]
-"""``(outputs, height, width)`` for one picture: the outputs by name, as the graph gives them for a batch of one, and
+"""``(outputs, height, width)`` for one image: the outputs by name, as the graph gives them for a batch of one, and
 the size of the input. Gives boxes ``[K, 4]`` xyxy in input pixels, scores ``[K]`` and labels ``[K]``, or boxes and the
 scores of every class ``[K, C]``."""
 
@@ -49,7 +49,7 @@ class BoxesConfig:
 
 @dataclass(frozen=True)
 class EndToEnd(BoxLayout):
-    """``[B, K, 6]``: corners in input pixels, score, label (YOLOv10, YOLO26, and YOLOv8 exported with suppression).
+    """``[B, K, 6]``: corners in input pixels, score, label (YOLOv10, YOLO26, and YOLOv8 exported with NMS).
     ``more`` numbers for masks may follow, which are left out."""
 
     more: int = 0
@@ -254,7 +254,7 @@ class Custom(BoxLayout):
 
 
 def _of_one(array: NDArray[Any], num_dimensions: int) -> NDArray[Any]:
-    """``array`` for one picture without the axis of the batch, where it has one."""
+    """``array`` for one image without the axis of the batch, where it has one."""
     return array[0] if array.ndim == num_dimensions + 1 and len(array) == 1 else array
 
 

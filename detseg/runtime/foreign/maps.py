@@ -27,8 +27,8 @@ from detseg.runtime.foreign.base import (
 )
 from detseg.runtime.kinds.base import ImageInputs, Network, Outputs, Pipeline
 from detseg.runtime.kinds.masks import MaskPipeline, SemanticMetadata
-from detseg.runtime.postprocess.config import ViewsConfig
-from detseg.structures import VOID, LabelMap, Placement
+from detseg.runtime.postprocess.config import InfererConfig
+from detseg.structures import IGNORE_INDEX, LabelMap, LetterboxTransform
 
 _ONE_MAP = (
     "it has one channel, such as text detection or a mask of one object: what becomes of it is not known; give a "
@@ -53,7 +53,7 @@ class MapLayout(Layout):
             category_ids=tuple(range(len(names))),
             stride=description.stride,
             input=description.input,
-            postprocess=ViewsConfig(),
+            postprocess=InfererConfig(),
             graph_input=description.graph_input,
             layout=self,
         )
@@ -126,7 +126,7 @@ class LabelMaps(MapLayout):
         """``labels`` ``[B, h, w]`` uint8."""
         labels = outputs[self.outputs[0]]
         labels = labels.reshape(len(labels), *labels.shape[-2:])
-        others = np.setdiff1d(labels, np.append(np.arange(num_classes), VOID))
+        others = np.setdiff1d(labels, np.append(np.arange(num_classes), IGNORE_INDEX))
         if others.size:
             raise UnfitError(f"gives label {others[0]}, and {num_classes} classes are named; name them all, in order")
         return {"labels": labels.astype(np.uint8)}
@@ -141,25 +141,25 @@ class LabelPipeline(ImageInputs):
 
     def __init__(self, network: AdaptedNetwork, metadata: ForeignMasks) -> None:
         super().__init__(metadata.input)
-        if metadata.postprocess != ViewsConfig():
+        if metadata.postprocess != InfererConfig():
             raise ValueError(
                 f"{network.path}: gives labels, which cannot be averaged: leave scales, flip and window out"
             )
         network.require_shape((3, metadata.input.height, metadata.input.width))
         self._network = network
 
-    def results(self, inputs: FloatArray, placements: list[Placement]) -> list[LabelMap]:
+    def results(self, inputs: FloatArray, transforms: list[LetterboxTransform]) -> list[LabelMap]:
         """The mask of each image."""
         labels = self._network.run(inputs)["labels"]
-        return [_placed(one, inputs.shape[2], place) for one, place in zip(labels, placements, strict=True)]
+        return [_placed(one, inputs.shape[2], place) for one, place in zip(labels, transforms, strict=True)]
 
 
-def _placed(labels: ByteArray, input_height: int, placement: Placement) -> LabelMap:
-    """``labels`` for an input, cut to the picture and brought to its size by the nearest label."""
+def _placed(labels: ByteArray, input_height: int, transform: LetterboxTransform) -> LabelMap:
+    """``labels`` for an input, cut to the image and brought to its size by the nearest label."""
     share = labels.shape[0] / input_height
-    top, left = round(placement.offset_y * share), round(placement.offset_x * share)
-    height = max(1, round(placement.original_height * placement.scale_y * share))
-    width = max(1, round(placement.original_width * placement.scale_x * share))
-    size = (placement.original_width, placement.original_height)
+    top, left = round(transform.offset_y * share), round(transform.offset_x * share)
+    height = max(1, round(transform.original_height * transform.scale_y * share))
+    width = max(1, round(transform.original_width * transform.scale_x * share))
+    size = (transform.original_width, transform.original_height)
     inside = np.ascontiguousarray(labels[top : top + height, left : left + width])
     return LabelMap(np.asarray(cv2.resize(inside, size, interpolation=cv2.INTER_NEAREST_EXACT), np.uint8))

@@ -21,7 +21,7 @@ from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds.base import Metadata
 
 FLOATS = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
-"""The types of inputs that a picture may become, by ONNX Runtime's names."""
+"""The types of inputs that an image may become, by ONNX Runtime's names."""
 
 
 class Value(NamedTuple):
@@ -46,11 +46,11 @@ def recognize(graph: Graph, options: ForeignOptions, size: tuple[int, int] | Non
     wants.
 
     Raises:
-        UnfitError: it takes no pictures, fits no layout or several, or something is not known that only the user can
+        UnfitError: it takes no images, fits no layout or several, or something is not known that only the user can
             say; the message lists what was found, and names no path.
     """
     properties = Properties.of(graph.properties)
-    taken = _picture_input(graph.inputs)
+    taken = _image_input(graph.inputs)
     height, width = _size(taken, properties, options, size)
     InputSpec(height, width)  # refuses a size that is not possible before anything is made of it
     names = options.names or properties.names
@@ -76,19 +76,19 @@ def recognize(graph: Graph, options: ForeignOptions, size: tuple[int, int] | Non
         raise UnfitError(str(error)) from error
 
 
-def _picture_input(inputs: Sequence[Value]) -> Value:
-    """The only input, which must take pictures."""
+def _image_input(inputs: Sequence[Value]) -> Value:
+    """The only input, which must take images."""
     shown = ", ".join(f"{one.name} {list(one.shape)} {one.type}" for one in inputs)
     if len(inputs) != 1:
         raise UnfitError(
-            f"takes {len(inputs)} inputs ({shown}); detseg gives pictures alone: export the network without the others"
+            f"takes {len(inputs)} inputs ({shown}); detseg gives images alone: export the network without the others"
         )
     (one,) = inputs
     channels, last = (one.shape[1], one.shape[3]) if len(one.shape) == 4 else (None, None)
     takes_three = channels == 3 or (not isinstance(channels, int) and last != 3)
     if len(one.shape) != 4 or not takes_three or one.type not in FLOATS:
         raise UnfitError(
-            f"its input is {shown}; a network for pictures takes floats [N, 3, H, W]; export it with such an input"
+            f"its input is {shown}; a network for images takes floats [N, 3, H, W]; export it with such an input"
         )
     return one
 
@@ -101,7 +101,7 @@ def _size(
     if wanted is None:
         if fixed[0] is None or fixed[1] is None:
             raise UnfitError(
-                "takes pictures of any size and does not say which is best: give one with --size HxW (size=)"
+                "takes images of any size and does not say which is best: give one with --size HxW (size=)"
             )
         return fixed[0], fixed[1]
     if size is None and options.size is None:

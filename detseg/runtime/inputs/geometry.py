@@ -11,7 +11,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.runtime.media.images import IMAGE_SUFFIXES, read_image
-from detseg.structures import Placement
+from detseg.structures import LetterboxTransform
 
 Anchor = Literal["center", "top_left"]
 ChannelOrder = Literal["rgb", "bgr"]
@@ -69,10 +69,10 @@ class InputSpec:
         """The image in the file ``path``, ``[H, W, 3]`` uint8 RGB. Raises ImageError: it cannot be read."""
         return read_image(path)
 
-    def place(self, image: ByteArray) -> tuple[ByteArray, Placement]:
+    def place(self, image: ByteArray) -> tuple[ByteArray, LetterboxTransform]:
         """``image`` as the network takes it, ``[3, H, W]`` uint8, and the way back. See :func:`letterbox`."""
-        placed, placement = letterbox(image, self)
-        return placed.transpose(2, 0, 1), placement
+        placed, transform = letterbox(image, self)
+        return placed.transpose(2, 0, 1), transform
 
     def input_size(self, height: int, width: int) -> tuple[int, int]:
         """The height and width of the input for an image of this size: always the same."""
@@ -136,7 +136,7 @@ def fitted(spec: InputSpec, stride: int) -> FittedInputSpec:
     return FittedInputSpec(**{one.name: getattr(spec, one.name) for one in fields(InputSpec)}, stride=stride)
 
 
-def placement_of(height: int, width: int, spec: InputSpec) -> Placement:
+def transform_of(height: int, width: int, spec: InputSpec) -> LetterboxTransform:
     """Where an image of ``height`` x ``width`` pixels lies in the input of ``spec``, and the way back.
 
     Holds the ratios that are really applied (after rounding to whole pixels), one per axis, so that boxes come back
@@ -147,7 +147,7 @@ def placement_of(height: int, width: int, spec: InputSpec) -> Placement:
     if spec.anchor == "center":
         input_height, input_width = spec.input_size(height, width)
         top, left = (input_height - new_height) // 2, (input_width - new_width) // 2
-    return Placement(new_width / width, new_height / height, float(left), float(top), height, width)
+    return LetterboxTransform(new_width / width, new_height / height, float(left), float(top), height, width)
 
 
 def check_image(image: ByteArray) -> None:
@@ -156,19 +156,19 @@ def check_image(image: ByteArray) -> None:
         raise ValueError(f"image must be HxWx3 uint8 and not empty, got {image.shape} {image.dtype}")
 
 
-def fit_image(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
+def fit_image(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, LetterboxTransform]:
     """``image`` ``[H, W, 3]`` uint8, resized (bilinear) to what it becomes in the input of ``spec``, and its place."""
     height, width = image.shape[:2]
     new_height, new_width = spec.resized(height, width)
     if (new_height, new_width) != (height, width):
         image = cv2.resize(image, (new_width, new_height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
-    return image, placement_of(height, width, spec)
+    return image, transform_of(height, width, spec)
 
 
-def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
+def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, LetterboxTransform]:
     """Resize ``image`` ``[H, W, 3]`` uint8 to fit ``spec``, keep its aspect ratio, and pad the rest.
 
-    Bilinear, channels untouched. Where the image lies is told in :func:`placement_of`. The result depends on this image
+    Bilinear, channels untouched. Where the image lies is told in :func:`transform_of`. The result depends on this image
     alone.
 
     Raises:
@@ -176,7 +176,7 @@ def letterbox(image: ByteArray, spec: InputSpec) -> tuple[ByteArray, Placement]:
     """
     check_image(image)
     canvas = np.full((*spec.input_size(*image.shape[:2]), 3), spec.pad_value, np.uint8)
-    image, placement = fit_image(image, spec)
-    top, left = int(placement.offset_y), int(placement.offset_x)
+    image, transform = fit_image(image, spec)
+    top, left = int(transform.offset_y), int(transform.offset_x)
     canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
-    return canvas, placement
+    return canvas, transform

@@ -12,7 +12,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray
 from detseg.runtime.inputs.geometry import InputSpec, check_image, fit_image
-from detseg.structures import Placement
+from detseg.structures import LetterboxTransform
 
 
 class InputWriter:
@@ -41,17 +41,17 @@ class InputWriter:
             raise ValueError(f"a batch takes images whose inputs have one size, got {shown}")
         return len(images), 3, *sizes.pop()
 
-    def write(self, images: Sequence[ByteArray], batch: FloatArray) -> list[Placement]:
+    def write(self, images: Sequence[ByteArray], batch: FloatArray) -> list[LetterboxTransform]:
         """Fill ``batch``, which has the :meth:`shape` of ``images``; the way back for each."""
         return [self._write_one(image, row) for image, row in zip(images, batch, strict=True)]
 
-    def _write_one(self, image: ByteArray, row: FloatArray) -> Placement:
-        image, placement = fit_image(image, self._spec)
-        top, left = int(placement.offset_y), int(placement.offset_x)
+    def _write_one(self, image: ByteArray, row: FloatArray) -> LetterboxTransform:
+        image, transform = fit_image(image, self._spec)
+        top, left = int(transform.offset_y), int(transform.offset_x)
         bottom, right = top + image.shape[0], left + image.shape[1]
         for plane, channel, table in zip(row, self._channels, self._tables, strict=True):
             padding = table[self._spec.pad_value]
             plane[:top], plane[bottom:] = padding, padding
             plane[top:bottom, :left], plane[top:bottom, right:] = padding, padding
             cv2.LUT(cv2.extractChannel(image, channel), table, dst=plane[top:bottom, left:right])
-        return placement
+        return transform

@@ -19,8 +19,8 @@ from detseg.runtime.media.nifti import require_memory
 from detseg.runtime.media.nifti_header import MAX_VOXELS, VolumeError
 from detseg.runtime.media.volume_cases import read_case, read_case_header
 from detseg.runtime.media.volume_files import VOLUME_SUFFIXES
-from detseg.structures import VOID
-from detseg.volumes import Shape3, Spacing, Volume, VolumePlacement, spacing_of
+from detseg.structures import IGNORE_INDEX
+from detseg.volumes import Shape3, Spacing, Volume, VolumeTransform, spacing_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,10 +124,10 @@ class VolumeSpec:
         """
         header = read_case_header(path, self.num_channels)
         try:
-            placement = placement_of(header.shape, header.affine, self)
+            transform = transform_of(header.shape, header.affine, self)
         except VolumeError as error:
             raise VolumeError(f"{path}: {error}") from error
-        require_memory(path, _memory_needed(placement, num_classes, self.num_channels), header.shape)
+        require_memory(path, _memory_needed(transform, num_classes, self.num_channels), header.shape)
         return self.shown(read_case(path, self.num_channels))
 
     def shown(self, volume: Volume) -> Volume:
@@ -135,10 +135,10 @@ class VolumeSpec:
         window = self.per_channel[0].window
         return volume if window is None else replace(volume, display=window)
 
-    def place(self, volume: Volume) -> tuple[FloatArray, VolumePlacement]:
+    def place(self, volume: Volume) -> tuple[FloatArray, VolumeTransform]:
         """``volume`` as the network takes it, ``[C, D, H, W]``, and the way back. See :func:`place_volume`."""
-        placed, placement = place_volume(volume, self)
-        return placed if placed.ndim == 4 else placed[None], placement
+        placed, transform = place_volume(volume, self)
+        return placed if placed.ndim == 4 else placed[None], transform
 
     def imitate_channels(self, volume: Volume) -> Volume:
         """``volume`` of one channel with as many as the network takes, each moved by a voxel against the one before."""
@@ -149,12 +149,12 @@ class VolumeSpec:
 
     def input_shape(self, volume: Volume) -> Shape3:
         """Depth, height and width of the input for ``volume``. Raises VolumeError: it would become too large."""
-        return placement_of(volume.shape, volume.affine, self).input_shape
+        return transform_of(volume.shape, volume.affine, self).input_shape
 
 
-def _memory_needed(placement: VolumePlacement, num_classes: int, num_channels: int = 1) -> int:
+def _memory_needed(transform: VolumeTransform, num_classes: int, num_channels: int = 1) -> int:
     """The bytes that a volume takes where it takes most on its way, with its float32 voxels kept throughout."""
-    stored, placed = math.prod(placement.original_shape), math.prod(placement.input_shape)
+    stored, placed = math.prod(transform.original_shape), math.prod(transform.input_shape)
     doubles, kept = 2 * 8 * stored, 4 * stored * num_channels
     placing = kept + doubles + 4 * stored + 2 * 4 * placed * num_channels
     # Sums over windows, what they become, the sum over mirror images; how often each voxel was seen, and the input.
@@ -185,7 +185,7 @@ def orientation(affine: DoubleArray) -> tuple[Shape3, tuple[bool, bool, bool]]:
     return (axes[0], axes[1], axes[2]), (flips[0], flips[1], flips[2])
 
 
-def placement_of(shape: Shape3, affine: DoubleArray, spec: VolumeSpec) -> VolumePlacement:
+def transform_of(shape: Shape3, affine: DoubleArray, spec: VolumeSpec) -> VolumeTransform:
     """Where a volume of this ``shape`` and ``affine`` lies in the input that ``spec`` describes, at its own spacing
     where that of ``spec`` is None.
 
@@ -204,16 +204,16 @@ def placement_of(shape: Shape3, affine: DoubleArray, spec: VolumeSpec) -> Volume
             f"{depth}x{height}x{width} of {'x'.join(f'{step:g}' for step in wanted)} mm in the input of the network, "
             f"allowed are {MAX_VOXELS:,}; set a larger spacing, or correct that of the file"
         )
-    return VolumePlacement(axes, flips, (depth, height, width), shape, affine)
+    return VolumeTransform(axes, flips, (depth, height, width), shape, affine)
 
 
-def place_volume(volume: Volume, spec: VolumeSpec) -> tuple[FloatArray, VolumePlacement]:
+def place_volume(volume: Volume, spec: VolumeSpec) -> tuple[FloatArray, VolumeTransform]:
     """``volume`` as a network sees it, ``[D, H, W]`` float32, of several channels ``[C, D, H, W]``, and the way back:
     axes toward right, front and top, intensities normalized, then resampled to the spacing of ``spec`` (its own where
     that is None).
 
     Intensities are normalized on the grid of the file, so that they do not depend on the spacing.
-    Raises VolumeError like :func:`placement_of`, and where the volume has not the channels of ``spec``.
+    Raises VolumeError like :func:`transform_of`, and where the volume has not the channels of ``spec``.
     """
     if volume.num_channels != spec.num_channels:
         names = ", ".join(channel.name for channel in spec.channels if channel.name)
@@ -221,27 +221,27 @@ def place_volume(volume: Volume, spec: VolumeSpec) -> tuple[FloatArray, VolumePl
             f"the volume has {volume.num_channels} channels, the model takes {spec.num_channels}"
             + (f" ({names})" if names else "")
         )
-    placement = placement_of(volume.shape, volume.affine, spec)
+    transform = transform_of(volume.shape, volume.affine, spec)
     placed = [
-        resample(to_input_axes(normalize_channel(voxels, channel), placement), placement.input_shape)
+        resample(to_input_axes(normalize_channel(voxels, channel), transform), transform.input_shape)
         for voxels, channel in zip(volume.channels, spec.per_channel, strict=True)
     ]
-    return np.ascontiguousarray(placed[0]) if len(placed) == 1 else np.stack(placed), placement
+    return np.ascontiguousarray(placed[0]) if len(placed) == 1 else np.stack(placed), transform
 
 
-def place_labels(labels: ByteArray, placement: VolumePlacement) -> ByteArray:
+def place_labels(labels: ByteArray, transform: VolumeTransform) -> ByteArray:
     """Class positions ``[X, Y, Z]`` of a file in the grid of a network input, ``[D, H, W]``.
 
     Where the grids differ, each class's region is resampled like an image and the largest value wins, the lower class
-    if two are equal. ``VOID`` counts as a class of its own.
+    if two are equal. ``IGNORE_INDEX`` counts as a class of its own.
     """
-    oriented = to_input_axes(labels, placement)
-    if placement.input_shape == placement.oriented_shape:
+    oriented = to_input_axes(labels, transform)
+    if transform.input_shape == transform.oriented_shape:
         return np.ascontiguousarray(oriented)
-    best = np.zeros(placement.input_shape, np.float32)
-    winners = np.zeros(placement.input_shape, np.uint8)
+    best = np.zeros(transform.input_shape, np.float32)
+    winners = np.zeros(transform.input_shape, np.uint8)
     for label in np.flatnonzero(np.bincount(labels.ravel(order="K"), minlength=256)):
-        share = resample((oriented == label).astype(np.float32), placement.input_shape)
+        share = resample((oriented == label).astype(np.float32), transform.input_shape)
         np.copyto(winners, label, where=share > best, casting="unsafe")
         np.maximum(best, share, out=best)
     return winners
@@ -251,19 +251,19 @@ def lost_classes(labels: ByteArray, placed: ByteArray) -> list[int]:
     """The classes in ``labels`` ``[X, Y, Z]`` of a file of which nothing is left in ``placed``, what
     :func:`place_labels` makes of them: structures too thin for the grid of the network."""
     before, after = (np.bincount(array.ravel(order="K"), minlength=256) for array in (labels, placed))
-    return [label for label in np.flatnonzero((before > 0) & (after == 0)).tolist() if label != VOID]
+    return [label for label in np.flatnonzero((before > 0) & (after == 0)).tolist() if label != IGNORE_INDEX]
 
 
-def to_input_axes(array: NDArray[Any], placement: VolumePlacement) -> NDArray[Any]:
+def to_input_axes(array: NDArray[Any], transform: VolumeTransform) -> NDArray[Any]:
     """A view of ``array`` ``[X, Y, Z]`` with the axes of the network input; its voxels stay what they are."""
-    reversals = tuple(slice(None, None, -1 if flip else None) for flip in placement.flips)
-    return array.transpose(placement.axes)[reversals]
+    reversals = tuple(slice(None, None, -1 if flip else None) for flip in transform.flips)
+    return array.transpose(transform.axes)[reversals]
 
 
-def to_file_axes(array: NDArray[Any], placement: VolumePlacement) -> NDArray[Any]:
-    """A view of ``array``, of ``placement.oriented_shape``, with the axes of the file: :func:`to_input_axes` undone."""
-    reversals = tuple(slice(None, None, -1 if flip else None) for flip in placement.flips)
-    return array[reversals].transpose(np.argsort(placement.axes))
+def to_file_axes(array: NDArray[Any], transform: VolumeTransform) -> NDArray[Any]:
+    """A view of ``array``, of ``transform.oriented_shape``, with the axes of the file: :func:`to_input_axes` undone."""
+    reversals = tuple(slice(None, None, -1 if flip else None) for flip in transform.flips)
+    return array[reversals].transpose(np.argsort(transform.axes))
 
 
 def normalize_intensity(voxels: FloatArray, spec: VolumeSpec) -> FloatArray:

@@ -16,7 +16,7 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.network_input import InputWriter
-from detseg.structures import VOID, Placement
+from detseg.structures import IGNORE_INDEX, LetterboxTransform
 
 if TYPE_CHECKING:
     from detseg.runtime.kinds.saving import Save
@@ -50,7 +50,7 @@ class Pipeline(Protocol):
     def prepare(self, images: Sequence[Any], slot: int) -> tuple[Any, list[Any]]:
         """The input of the network in the memory ``slot``, and the way back for each image."""
 
-    def results(self, inputs: Any, placements: list[Any]) -> list[Any]:
+    def results(self, inputs: Any, transforms: list[Any]) -> list[Any]:
         """One result per image."""
 
     def only(self, kept: BoolArray) -> Self:
@@ -130,8 +130,8 @@ class Metadata(ABC):
         changed = [name for name, value in settings.items() if value != getattr(self.postprocess, name)]
         if changed and self.postprocess_in_graph:
             raise ValueError(
-                f"suppression is part of the graph, so {', '.join(changed)} cannot be changed any more; "
-                "export the model again with other settings, or without suppression"
+                f"NMS is part of the graph, so {', '.join(changed)} cannot be changed any more; "
+                "export the model again with other settings, or without NMS"
             )
         return replace(self, postprocess=replace(self.postprocess, **settings))
 
@@ -166,7 +166,7 @@ class Kind(ABC):
     counted: ClassVar[str]
     """What :meth:`count` counts, for a summary."""
     has_legend: ClassVar[bool] = False
-    """Whether drawn pictures have a legend unless the user says otherwise."""
+    """Whether drawn images have a legend unless the user says otherwise."""
     has_boxes: ClassVar[bool] = False
     """Whether results are boxes: objects that can be followed through a video, and converted to other programs' boxes;
     then images need no more padding than the stride asks for."""
@@ -201,10 +201,10 @@ class Kind(ABC):
 
     @abstractmethod
     def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
-        """One picture that shows ``image`` with its truth and what was found."""
+        """One image that shows ``image`` with its truth and what was found."""
 
     def layers(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> dict[str, ByteArray]:
-        """Pictures of one size that a page may show in turn, by what they show; the first where nothing is asked for.
+        """Images of one size that a page may show in turn, by what they show; the first where nothing is asked for.
         Those called ``truth`` and ``prediction`` are seen side by side."""
         return {"comparison": self.compare(image, truth, result, class_names)}
 
@@ -244,7 +244,7 @@ class ImageInputs:
         self._writer = InputWriter(spec)
         self._memory: dict[int, FloatArray] = {}
 
-    def prepare(self, images: Sequence[ByteArray], slot: int) -> tuple[FloatArray, list[Placement]]:
+    def prepare(self, images: Sequence[ByteArray], slot: int) -> tuple[FloatArray, list[LetterboxTransform]]:
         """Images, placed and normalized ``[B, 3, H, W]``, in the memory ``slot``; the way back for each."""
         shape = self._writer.shape(images)
         size = math.prod(shape)
@@ -268,6 +268,6 @@ def logits_of(network: Network, num_classes: int, inputs: FloatArray) -> FloatAr
 
 
 def require_few_classes(class_names: Sequence[str]) -> None:
-    """Raise ValueError where there are more classes than a mask of 8 bits holds beside ``VOID``."""
-    if len(class_names) > VOID:
-        raise ValueError(f"a mask of 8 bits holds {VOID} classes at most, got {len(class_names)}")
+    """Raise ValueError where there are more classes than a mask of 8 bits holds beside ``IGNORE_INDEX``."""
+    if len(class_names) > IGNORE_INDEX:
+        raise ValueError(f"a mask of 8 bits holds {IGNORE_INDEX} classes at most, got {len(class_names)}")

@@ -22,7 +22,7 @@ from detseg.runtime.postprocess.decode import decode_above
 from detseg.runtime.postprocess.results import detect, detections_of_graph
 from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter, box_records, detections_to_coco
 from detseg.runtime.writers.crops import CropWriter
-from detseg.structures import Detections, GroundTruth, Placement, Sample
+from detseg.structures import Detections, GroundTruth, LetterboxTransform, Sample
 
 _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
     "raw": {"raw": ("batch", "channels", "anchors")},
@@ -38,7 +38,7 @@ _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionMetadata(Metadata):
-    """A detector; ``form`` says what it gives: raw maps, decoded boxes, or boxes after suppression."""
+    """A detector; ``form`` says what it gives: raw maps, decoded boxes, or boxes after NMS."""
 
     kind = "boxes"
 
@@ -54,7 +54,7 @@ class DetectionMetadata(Metadata):
 
     @property
     def postprocess_in_graph(self) -> bool:
-        """Whether suppression is part of the graph."""
+        """Whether NMS is part of the graph."""
         return self.form == "nms"
 
     def without_padding(self) -> Self:
@@ -62,7 +62,7 @@ class DetectionMetadata(Metadata):
         return replace(self, input=fitted(self.input, self.stride))
 
     def pipeline(self, network: Network) -> BoxPipeline:
-        """Decoding and suppression, as far as they are not in the graph."""
+        """Decoding and NMS, as far as they are not in the graph."""
         return BoxPipeline(network, self)
 
 
@@ -84,25 +84,27 @@ class BoxPipeline(ImageInputs):
             )
 
     def only(self, kept: BoolArray) -> Self:
-        """The same for objects of the classes that are ``kept``, chosen before suppression, unless that is in the
+        """The same for objects of the classes that are ``kept``, chosen before NMS, unless that is in the
         graph."""
         other = copy.copy(self)
         other._kept = kept
         return other
 
-    def results(self, inputs: FloatArray, placements: list[Placement]) -> list[Detections]:
-        """The objects in each image. Where suppression in the graph gave as many as it can, and only some classes are
+    def results(self, inputs: FloatArray, transforms: list[LetterboxTransform]) -> list[Detections]:
+        """The objects in each image. Where NMS in the graph gave as many as it can, and only some classes are
         kept, a warning says that there may be more of these."""
         outputs, size = self._network.run(inputs), (inputs.shape[2], inputs.shape[3])
-        return [self._detections(outputs, size, row, placement) for row, placement in enumerate(placements)]
+        return [self._detections(outputs, size, row, transform) for row, transform in enumerate(transforms)]
 
-    def _detections(self, outputs: Outputs, size: tuple[int, int], row: int, placement: Placement) -> Detections:
+    def _detections(
+        self, outputs: Outputs, size: tuple[int, int], row: int, transform: LetterboxTransform
+    ) -> Detections:
         settings = self._metadata.postprocess
         match self._metadata.form:
             case "nms":
                 boxes_xyxy, scores, labels, counts = (outputs[name] for name in ("boxes", "scores", "labels", "counts"))
                 found = detections_of_graph(
-                    boxes_xyxy[row], scores[row], labels[row], int(counts[row]), placement, self._num_classes
+                    boxes_xyxy[row], scores[row], labels[row], int(counts[row]), transform, self._num_classes
                 )
                 return found if self._kept is None else self._chosen(found, self._kept, scores.shape[1])
             case "raw":
@@ -110,7 +112,7 @@ class BoxPipeline(ImageInputs):
             case "decoded":
                 boxes_xyxy, scores = outputs["boxes"][row], outputs["scores"][row]
         self._require_classes(scores)
-        return detect(boxes_xyxy, scores, placement, settings, self._kept)
+        return detect(boxes_xyxy, scores, transform, settings, self._kept)
 
     def _require_classes(self, scores: FloatArray) -> None:
         if scores.shape[1] != self._num_classes:
@@ -122,7 +124,7 @@ class BoxPipeline(ImageInputs):
         if len(found) == limit:
             names = ", ".join(name for name, is_kept in zip(self._metadata.class_names, kept, strict=True) if is_kept)
             warnings.warn(
-                f"{self._network.path}: suppression is part of the graph, which gave the {limit} best objects of all "
+                f"{self._network.path}: NMS is part of the graph, which gave the {limit} best objects of all "
                 f"classes, as many as it can, before {names} were chosen of them, so that some may be missing; export "
                 "the model again without --nms, or with a larger --max-det",
                 stacklevel=2,
@@ -156,8 +158,8 @@ class Boxes(Kind):
         "crops": Save(lambda to: CropWriter(to.output / "crops", to.class_names, to.sources, to.outputs)),
         "yolo": Save(lambda to: YoloWriter(to.output / "labels", to.sources, to.outputs)),
     }
-    """Beside pictures and lines: ``coco``: COCO results in ``detections.json``; ``csv``: ``detections.csv``; ``yolo``:
-    text files in ``labels``; ``crops``: each object as a picture, by class, in ``crops``."""
+    """Beside images and lines: ``coco``: COCO results in ``detections.json``; ``csv``: ``detections.csv``; ``yolo``:
+    text files in ``labels``; ``crops``: each object as an image, by class, in ``crops``."""
     default_save = ("drawn", "coco")
 
     def draw(

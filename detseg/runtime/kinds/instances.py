@@ -27,7 +27,7 @@ from detseg.runtime.writers.instances import (
     instance_records,
     instances_to_coco,
 )
-from detseg.structures import Detections, GroundTruth, Instances, Placement, Sample
+from detseg.structures import Detections, GroundTruth, Instances, LetterboxTransform, Sample
 
 _PROTOTYPES = ("batch", "prototypes", "prototype_rows", "prototype_columns")
 _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -52,7 +52,7 @@ _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
 @dataclass(frozen=True, kw_only=True)
 class InstanceMetadata(DetectionMetadata):
     """A detector that gives masks as well: prototypes, and coefficients for each box; ``form`` says whether raw maps
-    (coefficients are their last channels), decoded boxes, or boxes after suppression."""
+    (coefficients are their last channels), decoded boxes, or boxes after NMS."""
 
     kind = "instances"
 
@@ -65,7 +65,7 @@ class InstanceMetadata(DetectionMetadata):
         return {"images": ("batch", "channels", "height", "width"), **_SIDES[self.form]}
 
     def pipeline(self, network: Network) -> InstancePipeline:
-        """Decoding and suppression, as far as they are not in the graph, then masks."""
+        """Decoding and NMS, as far as they are not in the graph, then masks."""
         return InstancePipeline(network, self)
 
 
@@ -76,17 +76,19 @@ class InstancePipeline(BoxPipeline):
         super().__init__(network, metadata)
         self._prototypes = metadata.prototypes
 
-    def _detections(self, outputs: Outputs, size: tuple[int, int], row: int, placement: Placement) -> Instances:
+    def _detections(
+        self, outputs: Outputs, size: tuple[int, int], row: int, transform: LetterboxTransform
+    ) -> Instances:
         prototypes = outputs["prototypes"][row]
         stride, count = self._prototypes.stride, self._prototypes.count
         expected = (count, *(-(-side // stride) for side in size))
         if prototypes.shape != expected:
             raise ValueError(f"{self._network.path}: gives prototypes {prototypes.shape}, expected are {expected}")
-        found, coefficients = self._objects(outputs, size, row, placement)
-        return with_masks(found, coefficients, prototypes, placement, stride)
+        found, coefficients = self._objects(outputs, size, row, transform)
+        return with_masks(found, coefficients, prototypes, transform, stride)
 
     def _objects(
-        self, outputs: Outputs, size: tuple[int, int], row: int, placement: Placement
+        self, outputs: Outputs, size: tuple[int, int], row: int, transform: LetterboxTransform
     ) -> tuple[Detections, NDArray[Any]]:
         """The objects in image ``row`` and their coefficients."""
         settings = self._metadata.postprocess
@@ -94,7 +96,7 @@ class InstancePipeline(BoxPipeline):
             case "nms":
                 boxes_xyxy, scores, labels, counts = (outputs[name] for name in ("boxes", "scores", "labels", "counts"))
                 found = detections_of_graph(
-                    boxes_xyxy[row], scores[row], labels[row], int(counts[row]), placement, self._num_classes
+                    boxes_xyxy[row], scores[row], labels[row], int(counts[row]), transform, self._num_classes
                 )
                 anchors: IntArray = np.arange(len(found))
                 if self._kept is not None:
@@ -105,12 +107,12 @@ class InstancePipeline(BoxPipeline):
                 raw, count = outputs["raw"][row], self._prototypes.count
                 decoded = decode_places(raw[:-count], self._metadata.head, *size, settings.confidence)
                 self._require_classes(decoded.scores)
-                found, rows = detect_places(decoded.boxes_xyxy, decoded.scores, placement, settings, self._kept)
+                found, rows = detect_places(decoded.boxes_xyxy, decoded.scores, transform, settings, self._kept)
                 return found, np.ascontiguousarray(raw[-count:, decoded.anchors[rows]].T)
             case "decoded":
                 scores = outputs["scores"][row]
                 self._require_classes(scores)
-                found, rows = detect_places(outputs["boxes"][row], scores, placement, settings, self._kept)
+                found, rows = detect_places(outputs["boxes"][row], scores, transform, settings, self._kept)
                 return found, self._coefficients(outputs, row, len(scores))[rows]
 
     def _coefficients(self, outputs: Outputs, row: int, num_places: int) -> NDArray[Any]:

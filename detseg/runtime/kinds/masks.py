@@ -16,11 +16,11 @@ from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds.base import ImageInputs, Kind, Metadata, Network, logits_of, require_few_classes
 from detseg.runtime.kinds.saving import IMAGE_WRITERS, JSON_LINES, Save
-from detseg.runtime.postprocess.config import ViewsConfig
+from detseg.runtime.postprocess.config import InfererConfig
+from detseg.runtime.postprocess.inferers import average_over_tta, sliding_window
 from detseg.runtime.postprocess.results import best_classes
-from detseg.runtime.postprocess.views import average_over_views, sliding_window
 from detseg.runtime.writers.masks import ColorMaskWriter, MaskWriter, encode_rle
-from detseg.structures import VOID, LabelMap, Placement, Sample
+from detseg.structures import IGNORE_INDEX, LabelMap, LetterboxTransform, Sample
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +31,7 @@ class SemanticMetadata(Metadata):
 
     form: Literal["logits"]
     input: InputSpec
-    postprocess: ViewsConfig
+    postprocess: InfererConfig
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,7 +43,7 @@ class SemanticMetadata(Metadata):
         return dict.fromkeys(("images", "logits"), ("batch", "channels", "height", "width"))
 
     def pipeline(self, network: Network) -> MaskPipeline:
-        """Windows and views, then the best class of every pixel."""
+        """Windows and inferer, then the best class of every pixel."""
         return MaskPipeline(network, self)
 
 
@@ -52,29 +52,30 @@ class MaskPipeline(ImageInputs):
 
     def __init__(self, network: Network, metadata: SemanticMetadata) -> None:
         super().__init__(metadata.input)
-        self._views = metadata.postprocess
+        self._inferer = metadata.postprocess
         self._look = partial(logits_of, network, len(metadata.class_names))
-        if self._views.window is not None:
+        if self._inferer.window is not None:
             self._look = partial(
                 sliding_window,
                 self._look,
-                window=self._views.window,
-                overlap=self._views.overlap,
-                weighting=self._views.weighting,
+                window=self._inferer.window,
+                overlap=self._inferer.overlap,
+                weighting=self._inferer.weighting,
             )
-        network.require_shape((3, *(self._views.window or (metadata.input.height, metadata.input.width))))
+        network.require_shape((3, *(self._inferer.window or (metadata.input.height, metadata.input.width))))
 
-    def results(self, inputs: FloatArray, placements: list[Placement]) -> list[LabelMap]:
+    def results(self, inputs: FloatArray, transforms: list[LetterboxTransform]) -> list[LabelMap]:
         """The mask of each image."""
-        if self._views.flip or self._views.scales != (1.0,):
-            scores = average_over_views(self._look, inputs, self._views.scales, self._views.flip)
+        if self._inferer.flip or self._inferer.scales != (1.0,):
+            scores = average_over_tta(self._look, inputs, self._inferer.scales, self._inferer.flip)
         else:
             scores = self._look(inputs)
-        return [best_classes(one, placement) for one, placement in zip(scores, placements, strict=True)]
+        return [best_classes(one, transform) for one, transform in zip(scores, transforms, strict=True)]
 
 
 class Masks(Kind):
-    """Results are :class:`detseg.structures.LabelMap`, judged by masks ``[H, W]`` of class positions and ``VOID``."""
+    """Results are :class:`detseg.structures.LabelMap`, judged by masks ``[H, W]`` of class positions and
+    ``IGNORE_INDEX``."""
 
     name = "masks"
     counted = "images in which a class was found"
@@ -98,7 +99,7 @@ class Masks(Kind):
         ),
         "jsonl": JSON_LINES,
     }
-    """Beside pictures and lines: ``mask``: class positions in ``masks``, which viewers show in the colors of the
+    """Beside images and lines: ``mask``: class positions in ``masks``, which viewers show in the colors of the
     classes; ``color``: these colors in ``colors``; ``ids``: the data set's own numbers, in gray, in ``ids``."""
     default_save = ("drawn", "mask")
     has_legend = True
@@ -121,7 +122,7 @@ class Masks(Kind):
     def layers(
         self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]
     ) -> dict[str, ByteArray]:
-        """Truth, prediction, errors and the image."""
+        """Target, prediction, errors and the image."""
         return {
             "truth": draw_labels(image, truth, class_names, names=False),
             "prediction": draw_labels(image, result.labels, class_names, names=False),
@@ -135,14 +136,14 @@ class Masks(Kind):
         return draw_labels(sample.image, sample.mask, class_names)
 
     def keep(self, result: LabelMap, kept: BoolArray) -> LabelMap:
-        """``result`` with ``VOID`` in place of what is not kept."""
+        """``result`` with ``IGNORE_INDEX`` in place of what is not kept."""
         table = np.arange(256, dtype=np.uint8)
-        table[: len(kept)][~kept] = VOID
+        table[: len(kept)][~kept] = IGNORE_INDEX
         return LabelMap(table[result.labels])
 
     def relabel(self, result: LabelMap, positions: IntArray) -> LabelMap:
-        """``result`` with other class positions; pixels of a class with position -1 become ``VOID``."""
-        table = np.full(256, VOID, np.uint8)
+        """``result`` with other class positions; pixels of a class with position -1 become ``IGNORE_INDEX``."""
+        table = np.full(256, IGNORE_INDEX, np.uint8)
         known = positions >= 0
         table[: len(positions)][known] = positions[known]
         return LabelMap(table[result.labels])

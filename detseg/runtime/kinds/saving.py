@@ -16,20 +16,20 @@ from detseg.runtime.kinds.base import Kind
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.writers.base import (
     DrawnWriter,
+    ImageWriter,
     JsonLinesWriter,
-    PictureWriter,
     ResultWriter,
     SharedOutput,
     VideoWriter,
 )
 
 Overlay = Callable[[ByteArray], ByteArray]
-"""Draws more on a drawn picture, which it may change."""
+"""Draws more on a drawn image, which it may change."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """How results are drawn: class names, the width of lines in pixels (None: it grows with the picture), what is drawn
+    """How results are drawn: class names, the width of lines in pixels (None: it grows with the image), what is drawn
     on top, colors (None: the usual ones), and whether all classes are named below."""
 
     kind: Kind
@@ -52,9 +52,9 @@ class Drawing:
 @dataclass(frozen=True)
 class Saving:
     """What writers are made of: the folder ``output``, where no file of ``sources`` may lie; the classes and their
-    numbers in the data set; how results are drawn, and the ``fps`` of a video of still pictures; ``outputs``: what the
+    numbers in the data set; how results are drawn, and the ``fps`` of a video of still images; ``outputs``: what the
     writers share; ``overlay``: what is drawn on top; ``palette``: colors in place of the usual ones; ``legend``:
-    whether classes are named below pictures (None: as the kind has it)."""
+    whether classes are named below images (None: as the kind has it)."""
 
     kind: Kind
     output: Path
@@ -105,15 +105,15 @@ class Save:
 IMAGE_WRITERS: Mapping[str, Save] = {
     "drawn": Save(
         lambda to: DrawnWriter(
-            PictureWriter(to.output, to.draw, to.sources, to.outputs),
+            ImageWriter(to.output, to.draw, to.sources, to.outputs),
             VideoWriter(to.output, to.draw, to.sources, outputs=to.outputs),
         )
     ),
-    "picture": Save(lambda to: PictureWriter(to.output, to.draw, to.sources, to.outputs)),
+    "image": Save(lambda to: ImageWriter(to.output, to.draw, to.sources, to.outputs)),
     "video": Save(lambda to: VideoWriter(to.output, to.draw, to.sources, to.fps, to.outputs)),
 }
-"""``picture``: drawn pictures, of a video one per frame; ``video``: drawn videos, of still pictures ``video.mp4``;
-``drawn``: pictures of pictures and videos of videos."""
+"""``image``: drawn images, of a video one per frame; ``video``: drawn videos, of still images ``video.mp4``;
+``drawn``: images of images and videos of videos."""
 
 JSON_LINES = Save(
     lambda to: JsonLinesWriter(

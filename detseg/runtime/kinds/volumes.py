@@ -19,8 +19,8 @@ from detseg.runtime.kinds.base import Kind, Metadata, Network, logits_of, requir
 from detseg.runtime.kinds.saving import Save
 from detseg.runtime.postprocess.components import clean_labels
 from detseg.runtime.postprocess.config import WindowsConfig
+from detseg.runtime.postprocess.inferers import average_over_flips, probabilities_of, sliding_window
 from detseg.runtime.postprocess.results import best_voxel_classes
-from detseg.runtime.postprocess.views import average_over_flips, probabilities_of, sliding_window
 from detseg.runtime.writers.volumes import (
     MontageWriter,
     NiftiWriter,
@@ -29,8 +29,8 @@ from detseg.runtime.writers.volumes import (
     TableWriter,
     volume_record,
 )
-from detseg.structures import VOID
-from detseg.volumes import LabelVolume, Shape3, Volume, VolumePlacement, VolumeSample
+from detseg.structures import IGNORE_INDEX
+from detseg.volumes import LabelVolume, Shape3, Volume, VolumeSample, VolumeTransform
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,40 +73,40 @@ class VolumePipeline:
 
     def __init__(self, network: Network, metadata: VolumeMetadata) -> None:
         self._spec = metadata.input
-        self._views = metadata.postprocess
+        self._inferer = metadata.postprocess
         self._class_names = metadata.class_names
         self._nested = bool(metadata.regions)
-        window = self._views.window or metadata.patch
+        window = self._inferer.window or metadata.patch
         self._look = partial(
             sliding_window,
             partial(logits_of, network, len(metadata.class_names)),
             window=window,
-            overlap=self._views.overlap,
-            weighting=self._views.weighting,
-            batch_size=self._views.batch_size,
+            overlap=self._inferer.overlap,
+            weighting=self._inferer.weighting,
+            batch_size=self._inferer.batch_size,
         )
         network.require_shape((self._spec.num_channels, *window))
 
-    def prepare(self, images: Sequence[Volume], slot: int) -> tuple[list[FloatArray], list[VolumePlacement]]:
+    def prepare(self, images: Sequence[Volume], slot: int) -> tuple[list[FloatArray], list[VolumeTransform]]:
         """Volumes of any sizes, placed and normalized, ``[C, D, H, W]`` each."""
         placed = [self._spec.place(volume) for volume in images]
-        return [array for array, _ in placed], [placement for _, placement in placed]
+        return [array for array, _ in placed], [transform for _, transform in placed]
 
-    def results(self, inputs: list[FloatArray], placements: list[VolumePlacement]) -> list[LabelVolume]:
+    def results(self, inputs: list[FloatArray], transforms: list[VolumeTransform]) -> list[LabelVolume]:
         """The labels of each volume."""
         return [
-            self.result_of(self.probabilities(array), placement)
-            for array, placement in zip(inputs, placements, strict=True)
+            self.result_of(self.probabilities(array), transform)
+            for array, transform in zip(inputs, transforms, strict=True)
         ]
 
     def result_of(
-        self, probabilities: FloatArray, placement: VolumePlacement, *, keeps_probabilities: bool = False
+        self, probabilities: FloatArray, transform: VolumeTransform, *, keeps_probabilities: bool = False
     ) -> LabelVolume:
         """The best class of every voxel, without the pieces that are left out."""
         found = best_voxel_classes(
-            probabilities, placement, nested=self._nested, keeps_probabilities=keeps_probabilities
+            probabilities, transform, nested=self._nested, keeps_probabilities=keeps_probabilities
         )
-        return clean_labels(found, self._views.clean, self._class_names)
+        return clean_labels(found, self._inferer.clean, self._class_names)
 
     def only(self, kept: BoolArray) -> Self:
         """Nothing is limited."""
@@ -114,9 +114,9 @@ class VolumePipeline:
 
     def probabilities(self, volume: FloatArray) -> FloatArray:
         """Those of the classes, ``[C, D, H, W]``, of a placed volume ``[I, D, H, W]``."""
-        look, views, batch = self._look, self._views, volume[None]
-        if views.flip:
-            averaged = average_over_flips(look, batch, views.flip_axes, nested=self._nested)
+        look, inferer, batch = self._look, self._inferer, volume[None]
+        if inferer.flip:
+            averaged = average_over_flips(look, batch, inferer.flip_axes, nested=self._nested)
         else:
             averaged = probabilities_of(look(batch), nested=self._nested)
         first: FloatArray = averaged[0]
@@ -160,7 +160,7 @@ class Volumes(Kind):
     }
     """``nifti``: labels with the data set's own numbers in ``labels``; ``source``: the same in the format of each
     source, where that is MetaImage or NRRD; ``probabilities``: those of every class in ``probabilities``; ``table``:
-    the milliliters of every class in ``volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: pictures of
+    the milliliters of every class in ``volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: images of
     three planes in ``slices``, of many axial slices in ``montages``."""
     default_save = ("nifti", "table", "slices", "montage")
     has_probabilities = True
@@ -169,22 +169,22 @@ class Volumes(Kind):
         """One that refuses, before it is read, a volume that would need too much memory on its way to labels."""
         return partial(spec.read, num_classes=num_classes)
 
-    def average(self, parts: Iterator[tuple[FloatArray, VolumePlacement]]) -> tuple[FloatArray, VolumePlacement]:
+    def average(self, parts: Iterator[tuple[FloatArray, VolumeTransform]]) -> tuple[FloatArray, VolumeTransform]:
         """The mean of the probabilities ``[C, D, H, W]`` of several models."""
-        total, placement = next(parts)
+        total, transform = next(parts)
         count = 1
         for probabilities, other in parts:
             if count == 1:
                 total = total.copy()
             count += 1
-            if other.input_shape == placement.input_shape:
+            if other.input_shape == transform.input_shape:
                 total += probabilities
                 continue
             for kept, values in zip(total, probabilities, strict=True):
-                kept += resample(values, placement.input_shape, smooth=False)
+                kept += resample(values, transform.input_shape, smooth=False)
         if count > 1:
             total /= count
-        return total, placement
+        return total, transform
 
     def draw(
         self,
@@ -198,7 +198,7 @@ class Volumes(Kind):
         return draw_slices(image, result, class_names)
 
     def compare(self, image: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
-        """Truth and prediction as contours on three planes."""
+        """Target and prediction as contours on three planes."""
         return compare_volumes(image, truth, result, class_names)
 
     def layers(
@@ -207,16 +207,16 @@ class Volumes(Kind):
         """Three planes, and axial slices, truth at the left of prediction."""
         slices = compare_axial(image, truth, result, class_names)
         return {"three planes": compare_volumes(image, truth, result, class_names)} | {
-            f"slice {number}": picture for number, picture in slices.items()
+            f"slice {number}": image for number, image in slices.items()
         }
 
     def draw_sample(self, sample: VolumeSample, class_names: Sequence[str]) -> ByteArray:
         """Three planes of a patch with outlines, without letters for sides: patches may be mirrored."""
         assert sample.labels is not None, "training samples have labels"
-        affine = np.diag([*sample.placement.input_spacing, 1.0])
-        shown = np.where(sample.labels == VOID, 0, sample.labels).astype(np.uint8)
+        affine = np.diag([*sample.transform.input_spacing, 1.0])
+        shown = np.where(sample.labels == IGNORE_INDEX, 0, sample.labels).astype(np.uint8)
         image = sample.image if sample.image.ndim == 3 else sample.image[0]
-        notes, whole = [], sample.placement.input_shape
+        notes, whole = [], sample.transform.input_shape
         if any(side > length for side, length in zip(image.shape, whole, strict=True)):
             notes.append(f"padded: a patch of {_by(image.shape)} voxels, a volume of {_by(whole)}")
         labels = LabelVolume(shown, affine)

@@ -79,7 +79,7 @@ class Frame:
         return self.stem if self.index is None else f"{self.stem}_{self.index:06d}"
 
     def follows(self, last: Frame) -> bool:
-        """Whether this is a later frame of the same video as ``last``. Still pictures in a row are one video. Where a
+        """Whether this is a later frame of the same video as ``last``. Still images in a row are one video. Where a
         video is read once more, its numbers begin anew."""
         if self.index is None or last.index is None:
             return self.index is last.index

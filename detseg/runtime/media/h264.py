@@ -12,22 +12,22 @@ from typing import Any, Self
 
 from detseg.arrays import ByteArray
 from detseg.files import SaveError, atomic_path, printable
-from detseg.runtime.media.film_colors import BT709, read_colors, to_planes
 from detseg.runtime.media.native_names import native_name
 from detseg.runtime.media.sound import SoundError, add_sound, has_sound
+from detseg.runtime.media.video_colors import BT709, read_colors, to_planes
 from detseg.runtime.media.video_file import OneSize, require_rate
 
 _TICKS, _SLOW_TICKS = 90_000, 1_000
-"""Units of time per second; from picture to picture an MP4 counts no more than 2^31 of them."""
+"""Units of time per second; from image to image an MP4 counts no more than 2^31 of them."""
 
 
 class H264Video:
-    """An MP4 whose pictures are seen at their own times, in pixels ``pixel_aspect`` times as wide as high. Where it is
+    """An MP4 whose images are seen at their own times, in pixels ``pixel_aspect`` times as wide as high. Where it is
     made of ``source``, a video file, its colors are coded as those, and it has what is to be heard there between the
-    first picture and the last. Sound that cannot be carried over is left out, with a warning.
+    first image and the last. Sound that cannot be carried over is left out, with a warning.
 
     The video appears when it is closed; if its ``with`` block ends in an exception, there is none and one of an earlier
-    run stays. Without any picture nothing is written.
+    run stays. Without any image nothing is written.
 
     Raises:
         ValueError: ``fps`` is not from 0.01 to 1000.
@@ -51,8 +51,8 @@ class H264Video:
         self._start_s: float | None = None
         self._end_s = 0.0
 
-    def append(self, picture: ByteArray, name: str, time_s: float | None = None) -> None:
-        """Add a picture; without a time it follows the last one after ``1 / fps`` seconds.
+    def append(self, image: ByteArray, name: str, time_s: float | None = None) -> None:
+        """Add an image; without a time it follows the last one after ``1 / fps`` seconds.
 
         Raises:
             ValueError: it is not as large as the first one.
@@ -60,13 +60,13 @@ class H264Video:
         """
         import av
 
-        picture = self._size.even(picture, name)
+        image = self._size.even(image, name)
         if self._container is None:
             self._start_s = time_s or 0.0
-            self._open(*picture.shape[:2])
+            self._open(*image.shape[:2])
         assert self._start_s is not None
         position_s = self._end_s if time_s is None else time_s - self._start_s
-        frame = av.VideoFrame.from_ndarray(to_planes(picture, self._colors), format="yuv420p")
+        frame = av.VideoFrame.from_ndarray(to_planes(image, self._colors), format="yuv420p")
         frame.colorspace, frame.color_range = self._colors.matrix, self._colors.color_range
         frame.pts, frame.time_base = round(position_s * self._ticks), Fraction(1, self._ticks)
         frame.duration = round(self._ticks / self.fps)
@@ -101,7 +101,7 @@ class H264Video:
             coded.color_primaries, coded.color_trc = self._colors.primaries, self._colors.transfer
             coded.colorspace, coded.color_range = self._colors.matrix, self._colors.color_range
             coded.sample_aspect_ratio = self._pixel_aspect
-            # Pictures are written while a network runs on the same cores. Slower presets make smaller files: "veryfast"
+            # Images are written while a network runs on the same cores. Slower presets make smaller files: "veryfast"
             # takes twice the time for three fifths of the size.
             self._video.options = {"preset": "superfast"}
 
@@ -114,15 +114,15 @@ class H264Video:
             with suppress(OSError), _system_errors():  # the file is dropped, and told of is the first failure
                 self._container.close()
 
-    def _add_sound(self, film: Path) -> None:
-        """Sound comes when ``film`` has all its pictures, for nothing that is the matter with it may cost these."""
+    def _add_sound(self, video: Path) -> None:
+        """Sound comes when ``video`` has all its images, for nothing that is the matter with it may cost these."""
         assert self._source is not None
-        with native_name(self._source) as source, native_name(film) as pictures:
+        with native_name(self._source) as source, native_name(video) as images:
             if not has_sound(source):
                 return
             try:
-                with atomic_path(film) as temporary, native_name(temporary) as whole:
-                    problem = add_sound(pictures, source, whole, self._start_s or 0.0, self._end_s)
+                with atomic_path(video) as temporary, native_name(temporary) as whole:
+                    problem = add_sound(images, source, whole, self._start_s or 0.0, self._end_s)
             except (SoundError, SaveError) as error:
                 problem = f"its sound is left out: {error}"
             if problem is not None:

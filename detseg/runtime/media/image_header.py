@@ -26,7 +26,7 @@ _STILL_BRANDS = {
     b"avif": "AVIF", b"avis": "AVIF",
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
 }  # fmt: skip
-"""Pictures in the container that films have, too."""
+"""Images in the container that videos have, too."""
 _FOREIGN = {
     b"GIF8": "GIF", b"\0\0\0\x0cJXL ": "JPEG XL", b"\xff\x0a": "JPEG XL", b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"8BPS": "Photoshop", b"%PDF": "PDF", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenEXR", b"#?RADIANCE": "Radiance HDR",
@@ -87,7 +87,7 @@ def foreign_format(start: bytes) -> str | None:
         return f"{_STILL_BRANDS[start[8:12]]}, which is not read; convert it to JPEG or PNG"
     for magic, name in _FOREIGN.items():
         if start.startswith(magic):
-            return f"{name}, which is not read; convert it to {'a film or ' if name == 'GIF' else 'JPEG or '}PNG"
+            return f"{name}, which is not read; convert it to {'a video or ' if name == 'GIF' else 'JPEG or '}PNG"
     return None
 
 

@@ -1,4 +1,4 @@
-"""What the boxes of an MP4 or QuickTime file say of how its pictures are shown (ISO/IEC 14496-12): turned or mirrored,
+"""What the boxes of an MP4 or QuickTime file say of how its images are shown (ISO/IEC 14496-12): turned or mirrored,
 how wide a pixel is, how colors are coded; read and written without a decoder."""
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.files import open_regular
-from detseg.runtime.media.film_colors import ColorTags
+from detseg.runtime.media.video_colors import ColorTags
 
 Matrix = tuple[tuple[int, int], tuple[int, int]]
 """Where a step to the right, then one down, of what is stored leads to: (to the right, down), in units of 1 / 65536."""
 
 _ONE = 1 << 16
 _MOST = 64 << 20
-"""A table of contents of more bytes, some ten days of film, is not looked into."""
+"""A table of contents of more bytes, some ten days of video, is not looked into."""
 _MATRIX_FROM_END = {b"mvhd": 64, b"tkhd": 44}
 _VISUAL_HEADER = 78
 """Bytes of a sample entry before the boxes in it."""
@@ -29,7 +29,7 @@ _WRAPPERS = (b"moov", b"trak", b"mdia", b"minf", b"stbl")
 
 
 def read_mirrored(path: Path | str) -> Matrix | None:
-    """The matrix by which the pictures of the video ``path`` are shown, if it mirrors them; None where it does not, or
+    """The matrix by which the images of the video ``path`` are shown, if it mirrors them; None where it does not, or
     the file is no MP4."""
     try:
         with open_regular(path) as stream:
@@ -49,17 +49,17 @@ def read_mirrored(path: Path | str) -> Matrix | None:
     return None
 
 
-def shown(picture: ByteArray, matrix: Matrix) -> ByteArray:
-    """``picture`` ``[H, W, 3]`` as ``matrix`` shows it, in quarter turns."""
+def shown(image: ByteArray, matrix: Matrix) -> ByteArray:
+    """``image`` ``[H, W, 3]`` as ``matrix`` shows it, in quarter turns."""
     (right_x, right_y), (down_x, down_y) = matrix
     is_turned = abs(right_y) > abs(right_x)
     if is_turned:
-        picture = picture.transpose(1, 0, 2)
+        image = image.transpose(1, 0, 2)
     if (down_x if is_turned else right_x) < 0:
-        picture = picture[:, ::-1]
+        image = image[:, ::-1]
     if (right_y if is_turned else down_y) < 0:
-        picture = picture[::-1]
-    return np.ascontiguousarray(picture)
+        image = image[::-1]
+    return np.ascontiguousarray(image)
 
 
 def is_turned(matrix: Matrix) -> bool:
@@ -86,7 +86,7 @@ def write_tags(path: Path | str, colors: ColorTags, pixel_aspect: Fraction) -> N
 
 
 def _tagged(boxes: bytes, colors: ColorTags, pixel_aspect: Fraction) -> bytes:
-    """``boxes`` with the tags, wherever one of them describes pictures."""
+    """``boxes`` with the tags, wherever one of them describes images."""
     made = []
     for name, body in _split(boxes):
         if name in _WRAPPERS:

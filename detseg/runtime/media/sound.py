@@ -1,4 +1,4 @@
-"""The sound of a video, added to a film of its pictures, by PyAV, the extra ``video``."""
+"""The sound of a video, added to a video of its images, by PyAV, the extra ``video``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GAP_S = 0.1
 _AAC_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
 
 Heard = tuple[float, Any]
-"""When a packet of sound is to be heard, in seconds from the first picture on, and the packet."""
+"""When a packet of sound is to be heard, in seconds from the first image on, and the packet."""
 
 
 class SoundError(Exception):
@@ -31,8 +31,8 @@ def has_sound(source: str) -> bool:
         return False
 
 
-def add_sound(film: str, source: str, target: str, start_s: float, end_s: float) -> str | None:
-    """Write to the file ``target``, an MP4, the pictures of ``film`` and what is heard in ``source`` from its picture
+def add_sound(video: str, source: str, target: str, start_s: float, end_s: float) -> str | None:
+    """Write to the file ``target``, an MP4, the images of ``video`` and what is heard in ``source`` from its image
     at ``start_s`` until ``end_s`` seconds after it; returns why the sound ends before, if it does.
 
     Raises:
@@ -43,7 +43,7 @@ def add_sound(film: str, source: str, target: str, start_s: float, end_s: float)
     failure: Exception | None = None
     for packets in (_copied, _encoded):
         try:
-            return _join(film, source, target, start_s, end_s, packets)
+            return _join(video, source, target, start_s, end_s, packets)
         # A decoder may give what an encoder cannot take: then ValueError.
         except (av.FFmpegError, ValueError) as error:
             failure = error
@@ -51,21 +51,21 @@ def add_sound(film: str, source: str, target: str, start_s: float, end_s: float)
 
 
 def _join(
-    film: str, source: str, target: str, start_s: float, end_s: float, packets: Callable[..., Iterator[Heard]]
+    video: str, source: str, target: str, start_s: float, end_s: float, packets: Callable[..., Iterator[Heard]]
 ) -> str | None:
     import av
 
-    with av.open(film) as pictures, av.open(source) as heard, av.open(target, "w", format="mp4") as whole:
-        seen = pictures.streams.video[0]
+    with av.open(video) as images, av.open(source) as heard, av.open(target, "w", format="mp4") as whole:
+        seen = images.streams.video[0]
         shown = whole.add_stream_from_template(seen)
         known = [stream for stream in heard.streams.audio if stream.codec_context is not None]
         if not known:
             raise SoundError("of an unknown codec")
         if not heard.streams.video:
-            raise SoundError("there are no pictures beside it that would tell its time")
+            raise SoundError("there are no images beside it that would tell its time")
         sound = _Rising(packets(known[0], heard, whole, _origin_s(heard, start_s)))
         next_heard = next(sound, None)
-        for packet in pictures.demux(seen):
+        for packet in images.demux(seen):
             if packet.dts is None:
                 continue
             while next_heard is not None and next_heard[0] < min(float(packet.dts * packet.time_base), end_s):
@@ -151,6 +151,6 @@ def _encoded(sound: Any, source: Any, whole: Any, origin_s: Fraction) -> Iterato
 
 
 def _origin_s(source: Any, start_s: float) -> Fraction:
-    """Where the first picture stands on the clock of the source."""
+    """Where the first image stands on the clock of the source."""
     video = source.streams.video[0]
     return Fraction((video.start_time or 0) * video.time_base + Fraction(start_s))

@@ -231,7 +231,7 @@ def _expand(source: str, kind: _Kind) -> list[Path]:
         others = sorted(one.name for one in inside if one.name.lower().endswith(other_suffixes))
         if files and others:
             warnings.warn(
-                f"{source}: {len(others)} {'volumes' if kind.name == 'volume' else 'pictures'} of other formats are "
+                f"{source}: {len(others)} {'volumes' if kind.name == 'volume' else 'images'} of other formats are "
                 f"passed over ({_listing(others)}); convert them to {advice}",
                 stacklevel=2,
             )

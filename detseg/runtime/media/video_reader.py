@@ -59,7 +59,7 @@ def read_video(path: Path | str, section: Section | None = None, max_pixels: int
 
     Raises:
         ImageError: the file is missing, no supported container, has no video that can be decoded, no frame in the
-            ``section``, or its pictures have more than ``max_pixels`` pixels.
+            ``section``, or its images have more than ``max_pixels`` pixels.
         TruncatedVideoError: after the last frame, if the container promises more bytes than the file has.
     """
     try:
@@ -101,13 +101,13 @@ def _frames(target: str | int, name: str, path: Path | None, section: Section, m
         if width * height > max_pixels:
             raise ImageError(f"{name}: {width}x{height} pixels, allowed are {max_pixels} in all")
         clock = _Clock(capture, is_live=path is None)
-        # OpenCV turns pictures as a film asks for, but takes a mirror for a turn.
+        # OpenCV turns images as a video asks for, but takes a mirror for a turn.
         mirror = None if path is None else read_mirrored(path)
         if mirror is not None:
             capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 0)
-        pictures = _timed(_decode(capture, section, clock, mirror))
+        images = _timed(_decode(capture, section, clock, mirror))
         # A camera shall show what it sees now, not what it saw some frames ago.
-        first = list(islice(pictures, _NUM_TIMED if path is not None else 1))
+        first = list(islice(images, _NUM_TIMED if path is not None else 1))
         if not first:
             raise ImageError(f"{name}: {_nothing_of(section, clock.last_s)}")
         fps = _rate([time_s for (_, time_s, _), _ in first], section.every, capture)
@@ -115,8 +115,8 @@ def _frames(target: str | int, name: str, path: Path | None, section: Section, m
         num_expected = _expected(capture, fps, section)
         live = path is None and (isinstance(target, int) or num_expected is None)
         stream = StreamInfo(fps, width, height, num_expected, live, _pixel_aspect(capture, mirror))
-        for (index, time_s, picture), seconds in chain(first, pictures):
-            yield Frame(picture, name, path, index, time_s, stream, seconds)
+        for (index, time_s, image), seconds in chain(first, images):
+            yield Frame(image, name, path, index, time_s, stream, seconds)
     finally:
         capture.release()
 
@@ -156,7 +156,7 @@ class _Clock:
 def _nothing_of(section: Section, last_s: float | None) -> str:
     """Why there is no frame, where the last one that was come upon is at ``last_s``."""
     if last_s is None or (section.start_s <= last_s and section.end_s is None):
-        return "no picture of it can be decoded"
+        return "no image of it can be decoded"
     wanted = f"from {section.start_s:g} s" + (" on" if section.end_s is None else f" to {section.end_s:g} s")
     if last_s < section.start_s:
         return f"has no frame {wanted}: the last one is at {last_s:.3f} s"
@@ -166,7 +166,7 @@ def _nothing_of(section: Section, last_s: float | None) -> str:
 def _decode(
     capture: Any, section: Section, clock: _Clock, mirror: Matrix | None
 ) -> Iterator[tuple[int, float, ByteArray]]:
-    """Number, time in seconds and picture (RGB) of the frames of the ``section``. Those before it are decoded, not
+    """Number, time in seconds and image (RGB) of the frames of the ``section``. Those before it are decoded, not
     sought, because seeking misses by up to the distance of two key frames."""
     index, num_wanted = 0, 0
     while capture.grab():
@@ -184,7 +184,7 @@ def _decode(
 
 
 def _pixel_aspect(capture: Any, mirror: Matrix | None) -> Fraction:
-    """How wide a pixel is shown for its height, in pictures that stand upright."""
+    """How wide a pixel is shown for its height, in images that stand upright."""
     width, height = (round(capture.get(side)) for side in (cv2.CAP_PROP_SAR_NUM, cv2.CAP_PROP_SAR_DEN))
     if width < 1 or height < 1:
         return Fraction(1)

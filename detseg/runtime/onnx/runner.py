@@ -59,7 +59,7 @@ class OnnxRunner:
     its stride asks for, see :class:`detseg.runtime.inputs.geometry.FittedInputSpec`.
 
     Raises:
-        ValueError: there is no such setting, or its value is not allowed; suppression is in the graph, which cannot be
+        ValueError: there is no such setting, or its value is not allowed; NMS is in the graph, which cannot be
             changed any more; the file has a fixed input size other than that which it would be given.
     """
 
@@ -117,8 +117,8 @@ class OnnxRunner:
         free = self._free
         slot = free.get()
         try:
-            inputs, placements = self._pipeline.prepare(images, slot)
-            future = self._threads.submit(self._run, inputs, placements, kept)
+            inputs, transforms = self._pipeline.prepare(images, slot)
+            future = self._threads.submit(self._run, inputs, transforms, kept)
         except BaseException:
             free.put(slot)
             raise
@@ -130,20 +130,20 @@ class OnnxRunner:
         """Those of the classes everywhere in ``image``, and the way back; for kinds that have them, see
         :class:`detseg.runtime.ensemble.Member`."""
         pipeline: Any = self._pipeline
-        (array,), (placement,) = pipeline.prepare([image], 0)
-        return pipeline.probabilities(array), placement
+        (array,), (transform,) = pipeline.prepare([image], 0)
+        return pipeline.probabilities(array), transform
 
-    def result_of(self, probabilities: Any, placement: Any, *, keeps_probabilities: bool = False) -> Any:
+    def result_of(self, probabilities: Any, transform: Any, *, keeps_probabilities: bool = False) -> Any:
         """See :class:`detseg.runtime.ensemble.Member`."""
         pipeline: Any = self._pipeline
-        return pipeline.result_of(probabilities, placement, keeps_probabilities=keeps_probabilities)
+        return pipeline.result_of(probabilities, transform, keeps_probabilities=keeps_probabilities)
 
-    def _run(self, inputs: Any, placements: list[Any], kept: BoolArray | None) -> list[Any]:
+    def _run(self, inputs: Any, transforms: list[Any], kept: BoolArray | None) -> list[Any]:
         with self._lock:
             pipeline = self._choose_pipeline()
             self._num_under_way += 1
         try:
-            return (pipeline if kept is None else pipeline.only(kept)).results(inputs, placements)
+            return (pipeline if kept is None else pipeline.only(kept)).results(inputs, transforms)
         finally:
             with self._lock:
                 self._num_under_way -= 1

@@ -8,19 +8,19 @@ from typing import Literal, get_args
 from detseg.runtime.postprocess.components import CleanConfig
 from detseg.volumes import Shape3
 
-HeadKind = Literal["dfl", "direct"]
+HeadKind = Literal["dfl", "yolox"]
 NmsBackend = Literal["detseg", "torchvision"]
 Weighting = Literal["uniform", "gaussian"]
 
 
-def count_box_channels(kind: HeadKind, bins: int) -> int:
+def count_box_channels(kind: HeadKind, reg_max: int) -> int:
     """The channels of a raw map before those of the classes.
 
     Raises ValueError for an unknown ``kind``.
     """
     if kind not in get_args(HeadKind):
-        raise ValueError(f"head kind {kind!r} is unknown; known are 'dfl' and 'direct'")
-    return 4 * bins if kind == "dfl" else 5
+        raise ValueError(f"head kind {kind!r} is unknown; known are 'dfl' and 'yolox'")
+    return 4 * reg_max if kind == "dfl" else 5
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,18 @@ class HeadMetadata:
 
     kind: HeadKind
     strides: tuple[int, ...]
-    bins: int = 16
+    reg_max: int = 16
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
             raise ValueError(f"strides must be positive, one for each level, got {self.strides}")
-        if self.bins < 2:
-            raise ValueError(f"bins must be at least 2, got {self.bins}")
+        if self.reg_max < 2:
+            raise ValueError(f"reg_max must be at least 2, got {self.reg_max}")
 
     @property
     def num_box_channels(self) -> int:
         """The channels before those of the classes."""
-        return count_box_channels(self.kind, self.bins)
+        return count_box_channels(self.kind, self.reg_max)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class PostprocessConfig:
 
 
 @dataclass(frozen=True)
-class ViewsConfig:
+class InfererConfig:
     """How an image is looked at; without any of these settings it goes through the model once, as a whole."""
 
     window: tuple[int, int] | None = None

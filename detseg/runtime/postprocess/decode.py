@@ -54,13 +54,13 @@ def decode_places(raw: FloatArray, head: HeadMetadata, height: int, width: int, 
         )
     limit = _logit(confidence) - _LOGIT_SLACK
     # A score is at most its objectness; without one it is the probability of its class.
-    best = raw[4] if head.kind == "direct" else raw[num_box_channels:].max(axis=0)
+    best = raw[4] if head.kind == "yolox" else raw[num_box_channels:].max(axis=0)
     # Written so that a NaN is selected: whether it drops its place is decided later, where all scores are looked at.
     chosen = np.nonzero(~(best < limit))[0]
     selected = raw[:, chosen].astype(np.float32, copy=False)
     points_xy, strides = points_xy[chosen], strides[chosen]
     if head.kind == "dfl":
-        boxes_xyxy = _dfl_boxes(selected[:num_box_channels], head.bins, points_xy, strides)
+        boxes_xyxy = _dfl_boxes(selected[:num_box_channels], head.reg_max, points_xy, strides)
         scores = sigmoid(selected[num_box_channels:])
     else:
         boxes_xyxy = _direct_boxes(selected[:4], points_xy, strides)
@@ -94,11 +94,11 @@ def sigmoid(values: FloatArray) -> FloatArray:
     return result
 
 
-def _dfl_boxes(bin_logits: FloatArray, bins: int, points_xy: FloatArray, strides: FloatArray) -> FloatArray:
+def _dfl_boxes(bin_logits: FloatArray, reg_max: int, points_xy: FloatArray, strides: FloatArray) -> FloatArray:
     """The mean of each side's distribution is its distance in strides (equation 3 of arXiv 2006.04388)."""
-    logits = bin_logits.reshape(4, bins, -1)
+    logits = bin_logits.reshape(4, reg_max, -1)
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    numbers = np.arange(bins, dtype=np.float32)[:, None]
+    numbers = np.arange(reg_max, dtype=np.float32)[:, None]
     distances_ltrb = ((weights / weights.sum(axis=1, keepdims=True)) * numbers).sum(axis=1).T * strides[:, None]
     return np.concatenate([points_xy - distances_ltrb[:, :2], points_xy + distances_ltrb[:, 2:]], axis=1)
 

@@ -4,7 +4,7 @@ image, in numpy.
 The logits of an object are the sum of the prototypes, weighted by its coefficients. They are interpolated (bilinear) at
 the center of every pixel of the original image that lies in the object's box; the object is where they are above 0,
 which is a probability of one half. Only what its box touches is ever made, and of that some rows at a time, so that
-hundreds of objects on a large picture need hardly any memory.
+hundreds of objects on a large image need hardly any memory.
 
 Shape legend: N objects, K prototypes of h x w cells.
 """
@@ -19,7 +19,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, FloatArray, IntArray
 from detseg.run_lengths import RunLengths
-from detseg.structures import Detections, Instances, Placement
+from detseg.structures import Detections, Instances, LetterboxTransform
 
 _ROWS_OF_PIXELS = 2**18
 """Pixels that are interpolated at a time: their arithmetic stays in a core's cache."""
@@ -49,7 +49,7 @@ class Taps(NamedTuple):
 
 
 def with_masks(
-    found: Detections, coefficients: FloatArray, prototypes: FloatArray, placement: Placement, stride: int
+    found: Detections, coefficients: FloatArray, prototypes: FloatArray, transform: LetterboxTransform, stride: int
 ) -> Instances:
     """``found`` in the original image, with the masks that their ``coefficients`` ``[N, K]`` make of ``prototypes``
     ``[K, h, w]``, whose cells have sides of ``stride`` input pixels. An object may be left without any pixel.
@@ -64,7 +64,7 @@ def with_masks(
         )
     prototypes = prototypes.astype(np.float32, copy=False)
     masks = tuple(
-        _mask(weights, prototypes, box, placement, stride)
+        _mask(weights, prototypes, box, transform, stride)
         for weights, box in zip(coefficients.astype(np.float32, copy=False), found.boxes_xyxy.tolist(), strict=True)
     )
     return Instances(found.boxes_xyxy, found.scores, found.labels, found.track_ids, masks)
@@ -91,14 +91,14 @@ def taps(low: float, high: float, size: int, scale: float, offset: float, stride
 
 
 def _mask(
-    weights: FloatArray, prototypes: FloatArray, box_xyxy: list[float], placement: Placement, stride: int
+    weights: FloatArray, prototypes: FloatArray, box_xyxy: list[float], transform: LetterboxTransform, stride: int
 ) -> RunLengths:
     """The mask of one object with these ``weights`` ``[K]``."""
     left, top, right, bottom = box_xyxy
-    height, width = placement.original_height, placement.original_width
+    height, width = transform.original_height, transform.original_width
     _, num_rows, num_columns = prototypes.shape
-    x = taps(left, right, width, placement.scale_x, placement.offset_x, stride, num_columns)
-    y = taps(top, bottom, height, placement.scale_y, placement.offset_y, stride, num_rows)
+    x = taps(left, right, width, transform.scale_x, transform.offset_x, stride, num_columns)
+    y = taps(top, bottom, height, transform.scale_y, transform.offset_y, stride, num_rows)
     if x.start == x.stop or y.start == y.stop:
         return RunLengths.from_crop(np.zeros((0, 0), np.bool_), 0, 0, height, width)
     rows, columns = slice(int(y.low[0]), int(y.high[-1]) + 1), slice(int(x.low[0]), int(x.high[-1]) + 1)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, FloatArray, IntArray
-from detseg.runtime.postprocess.suppression import suppress
+from detseg.runtime.postprocess.greedy_nms import suppress
 
 
 class Candidates(NamedTuple):

@@ -13,26 +13,26 @@ from detseg.arrays import BoolArray, FloatArray, IntArray
 from detseg.runtime.inputs.volume_geometry import resample, to_file_axes
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.postprocess.nms import select_detections
-from detseg.structures import Detections, LabelMap, Placement
-from detseg.volumes import LabelVolume, VolumePlacement
+from detseg.structures import Detections, LabelMap, LetterboxTransform
+from detseg.volumes import LabelVolume, VolumeTransform
 
 
 def detect(
     boxes_xyxy: FloatArray,
     scores: FloatArray,
-    placement: Placement,
+    transform: LetterboxTransform,
     settings: PostprocessConfig,
     kept: BoolArray | None = None,
 ) -> Detections:
     """Decoded boxes ``[A, 4]`` in input pixels and scores ``[A, C]`` -> the objects in the original image, of the
     classes that are ``kept`` ``[C]``."""
-    return detect_places(boxes_xyxy, scores, placement, settings, kept)[0]
+    return detect_places(boxes_xyxy, scores, transform, settings, kept)[0]
 
 
 def detect_places(
     boxes_xyxy: FloatArray,
     scores: FloatArray,
-    placement: Placement,
+    transform: LetterboxTransform,
     settings: PostprocessConfig,
     kept: BoolArray | None = None,
 ) -> tuple[Detections, IntArray]:
@@ -47,13 +47,18 @@ def detect_places(
         settings.class_agnostic,
         kept=kept,
     )
-    return Detections(placement.to_original(found.boxes_xyxy), found.scores, found.labels), found.anchors
+    return Detections(transform.to_original(found.boxes_xyxy), found.scores, found.labels), found.anchors
 
 
 def detections_of_graph(
-    boxes_xyxy: FloatArray, scores: FloatArray, labels: IntArray, count: int, placement: Placement, num_classes: int
+    boxes_xyxy: FloatArray,
+    scores: FloatArray,
+    labels: IntArray,
+    count: int,
+    transform: LetterboxTransform,
+    num_classes: int,
 ) -> Detections:
-    """The first ``count`` of the rows that suppression in the graph gave -> the objects in the original image.
+    """The first ``count`` of the rows that NMS in the graph gave -> the objects in the original image.
 
     Raises:
         ValueError: the count does not fit the rows, or a label is none of ``num_classes``.
@@ -64,19 +69,19 @@ def detections_of_graph(
     if count and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"the graph gives labels from {labels.min()} to {labels.max()} for {num_classes} classes")
     # Copies: what is left over of the arrays is not kept alive by the few rows that are used.
-    return Detections(placement.to_original(boxes_xyxy[:count]), scores[:count].copy(), labels.copy())
+    return Detections(transform.to_original(boxes_xyxy[:count]), scores[:count].copy(), labels.copy())
 
 
-def best_classes(scores: FloatArray, placement: Placement) -> LabelMap:
+def best_classes(scores: FloatArray, transform: LetterboxTransform) -> LabelMap:
     """Scores ``[C, H, W]`` of an input -> the best class of every pixel of the original image, the first of equals.
 
     The padding is cut off, the rest resized to the original image (bilinear) before the best is chosen, which keeps
     borders smooth.
     """
-    top, left = int(placement.offset_y), int(placement.offset_x)
-    height = round(placement.original_height * placement.scale_y)
-    width = round(placement.original_width * placement.scale_x)
-    size = (placement.original_width, placement.original_height)
+    top, left = int(transform.offset_y), int(transform.offset_x)
+    height = round(transform.original_height * transform.scale_y)
+    width = round(transform.original_width * transform.scale_x)
+    size = (transform.original_width, transform.original_height)
     planes = (
         cv2.resize(plane, size, interpolation=cv2.INTER_LINEAR) if (width, height) != size else plane
         for plane in scores[:, top : top + height, left : left + width]
@@ -92,21 +97,21 @@ def best_classes(scores: FloatArray, placement: Placement) -> LabelMap:
 
 
 def best_voxel_classes(
-    scores: FloatArray, placement: VolumePlacement, *, nested: bool = False, keeps_probabilities: bool = False
+    scores: FloatArray, transform: VolumeTransform, *, nested: bool = False, keeps_probabilities: bool = False
 ) -> LabelVolume:
     """Scores ``[C, D, H, W]`` of an input -> the best class of every voxel on the grid of the file, the first of
     equals; they are resampled (trilinear) before the best is chosen, and kept there where that is wanted. Where classes
     are ``nested`` regions, the last one that is more probable than not."""
-    shape = placement.oriented_shape
+    shape = transform.oriented_shape
     best = resample(scores[0], shape, smooth=False).copy()
     labels = np.zeros(shape, np.uint8)
-    kept = np.empty((len(scores), *placement.original_shape), np.float32) if keeps_probabilities else None
+    kept = np.empty((len(scores), *transform.original_shape), np.float32) if keeps_probabilities else None
     if kept is not None:
-        kept[0] = to_file_axes(best, placement)
+        kept[0] = to_file_axes(best, transform)
     for label in range(1, len(scores)):
         values = resample(scores[label], shape, smooth=False)
         labels[values > (0.5 if nested else best)] = label
         np.maximum(best, values, out=best)
         if kept is not None:
-            kept[label] = to_file_axes(values, placement)
-    return LabelVolume(np.ascontiguousarray(to_file_axes(labels, placement)), placement.affine, kept)
+            kept[label] = to_file_axes(values, transform)
+    return LabelVolume(np.ascontiguousarray(to_file_axes(labels, transform)), transform.affine, kept)

@@ -25,7 +25,7 @@ _CLEAR = 0.05
 @dataclass(frozen=True, slots=True)
 class Place:
     """A ``line`` between two points, or a ``zone``, a polygon of three corners or more: ``corners`` in pixels, or in
-    shares of width and height where ``is_share``. ``name`` is what tables and pictures call it."""
+    shares of width and height where ``is_share``. ``name`` is what tables and images call it."""
 
     kind: Literal["line", "zone"]
     name: str
@@ -33,14 +33,14 @@ class Place:
     is_share: bool = False
 
     def in_pixels(self, width: int, height: int) -> DoubleArray:
-        """The corners in a picture of this size, ``[P, 2]`` float64."""
+        """The corners in an image of this size, ``[P, 2]`` float64."""
         scale = (width, height) if self.is_share else (1, 1)
         return np.array(self.corners, np.float64) * scale
 
 
 def parse_place(text: str, number: int) -> Place:
     """``line:X,Y,X,Y`` or ``zone:X,Y,X,Y,X,Y,...``, in pixels or, with a percent sign behind each number, in hundredths
-    of the picture; ``number`` gives it a name, unless it has one: ``line:door=X,Y,X,Y``.
+    of the image; ``number`` gives it a name, unless it has one: ``line:door=X,Y,X,Y``.
 
     Raises:
         ValueError: ``text`` says no such thing.
@@ -80,7 +80,7 @@ class Counted:
 
 @dataclass
 class _State:
-    """What is known of one place in the film so far."""
+    """What is known of one place in the video so far."""
 
     totals: dict[Event, int] = field(default_factory=dict)
     seen: dict[int, tuple[float, DoubleArray]] = field(default_factory=dict)

@@ -26,8 +26,9 @@ _POSITION_NOISE = (1 / 20, 1 / 20, 1e-2, 1 / 20)
 _VELOCITY_NOISE = (1 / 160, 1 / 160, 1e-5, 1 / 160)
 _MEASUREMENT_NOISE = (1 / 20, 1 / 20, 1e-1, 1 / 20)
 _FIRST_POSITION_NOISE = (2 / 20, 2 / 20, 1e-2, 2 / 20)
-# Of position far more than the paper's 10 / 160: in films of one frame a second an object moves by its height and more,
-# and how it moves must be taken from its second frame. At 25 frames a second the two do the same (bench/tracking.py).
+# Of position far more than the paper's 10 / 160: in videos of one frame a second an object moves by its height and
+# more, and how it moves must be taken from its second frame. At 25 frames a second the two do the same
+# (bench/tracking.py).
 _FIRST_VELOCITY_NOISE = (1 / 2, 1 / 2, 1e-5, 10 / 160)
 
 

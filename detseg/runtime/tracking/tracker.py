@@ -34,7 +34,7 @@ class TrackerConfig:
 
     A detection belongs to a track if its IoU with the expected box is above ``match_iou``, above ``low_match_iou`` if
     it is not sure, above ``new_match_iou`` if the track was seen only once and has no number. These are low: the best
-    matching of all decides, and in films of few frames a second a box hardly meets the last one of its object. A track
+    matching of all decides, and in videos of few frames a second a box hardly meets the last one of its object. A track
     unseen for more than ``max_lost_frames`` frames, skipped ones counted, is forgotten, and its object gets another
     number when it comes back; 30 are the paper's, a second of most videos. With ``class_agnostic`` a track may change
     its class.

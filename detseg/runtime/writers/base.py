@@ -1,4 +1,4 @@
-"""What writers of every kind of results share: folders where no source can be overwritten, pictures and videos with the
+"""What writers of every kind of results share: folders where no source can be overwritten, images and videos with the
 results drawn, and lines of text."""
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from detseg.runtime.writers.cells import as_text_cell
 from detseg.runtime.writers.growing import GrowingText
 
 Draw = Callable[[Frame, Any], ByteArray]
-"""Makes the picture of a frame with its result."""
+"""Makes the image of a frame with its result."""
 
 STILLS = "video"
-"""The name of the video that still pictures make."""
+"""The name of the video that still images make."""
 
 
 class ResultWriter(Protocol):
@@ -109,7 +109,7 @@ class OutputFolder:
 
     def _name(self, frame: Frame, stem: str, suffix: str) -> tuple[bool, str]:
         """``stem`` with ``suffix``, and with a number between them if that is taken, and whether it is a new name:
-        another writer may have made the same picture of the same image."""
+        another writer may have made the same image of the same image."""
         number, name = 1, fitting_name(stem, suffix)
         taken, mine = self._outputs.taken, (self, frame.source, frame.index)
         # Compared without case, because some file systems do.
@@ -135,10 +135,10 @@ class WholeFiles:
         """Nothing to do: every file is complete when it is written."""
 
 
-class PictureWriter(WholeFiles):
+class ImageWriter(WholeFiles):
     """Writes every image with its result drawn into ``folder``, under the name of its source.
 
-    Two sources of the same name give ``name.jpg`` and ``name_2.jpg``. Pictures of an earlier run are replaced, unless
+    Two sources of the same name give ``name.jpg`` and ``name_2.jpg``. Images of an earlier run are replaced, unless
     ``outputs`` say otherwise.
 
     Raises:
@@ -152,7 +152,7 @@ class PictureWriter(WholeFiles):
         self._output = OutputFolder(folder, sources, outputs)
 
     def write(self, frame: Frame, result: Any) -> None:
-        """Draw and write one picture."""
+        """Draw and write one image."""
         suffix = Path(frame.source).suffix
         if suffix.lower() not in WRITABLE_SUFFIXES:
             suffix = ".png" if frame.stream is None and suffix.lower() not in IMAGE_SUFFIXES else ".jpg"
@@ -162,17 +162,17 @@ class PictureWriter(WholeFiles):
 
 
 class VideoWriter:
-    """Writes the pictures with their results drawn into ``folder``: those of a video under its name as .mp4, still ones
-    in the order they come as ``video.mp4`` with ``fps`` pictures per second.
+    """Writes the images with their results drawn into ``folder``: those of a video under its name as .mp4, still ones
+    in the order they come as ``video.mp4`` with ``fps`` images per second.
 
-    Videos keep their duration. With the package av, the extra ``video``, they are H.264 with the times of the pictures
+    Videos keep their duration. With the package av, the extra ``video``, they are H.264 with the times of the images
     and the sound of the original, otherwise MPEG-4 of a constant rate without sound. The video of a source appears when
     the next source begins or the writer is closed. If its ``with`` block ends in an exception, there is none, and one
-    of an earlier run stays. A picture that cannot be written costs the video of its source.
+    of an earlier run stays. An image that cannot be written costs the video of its source.
 
     Raises:
         ValueError: ``fps`` is not from 0.01 to 1000, or ``folder`` holds one of the ``sources``.
-        SaveError: not every picture has reached a file: the disk is full.
+        SaveError: not every image has reached a file: the disk is full.
     """
 
     def __init__(
@@ -195,22 +195,22 @@ class VideoWriter:
         self._told_of_codec = False
 
     def write(self, frame: Frame, result: Any) -> None:
-        """Append one picture.
+        """Append one image.
 
         Raises:
-            ValueError: the picture is not as large as the first one of its video.
+            ValueError: the image is not as large as the first one of its video.
             SaveError: the video cannot be written.
         """
-        picture = self._draw(frame, result)
+        image = self._draw(frame, result)
         if frame.stream is None:
             self._stills_video = self._stills_video or self._open(self._stills, frame, self._fps, STILLS)
-            return self._stills_video.append(picture, frame.source)
+            return self._stills_video.append(image, frame.source)
         if self._last is None or not frame.follows(self._last):
             self.end_source()
         try:
             if self._stream_video is None:
                 self._stream_video = self._open(self._stream, frame, frame.stream.fps)
-            self._stream_video.append(picture, frame.source, frame.time_s)
+            self._stream_video.append(image, frame.source, frame.time_s)
         except BaseException:
             self._drop_stream(*sys.exc_info())
             raise
@@ -241,13 +241,13 @@ class VideoWriter:
         self._stream.__exit__(*failure)
 
     def _open(self, files: ExitStack, frame: Frame, fps: float, stem: str | None = None) -> VideoFile:
-        is_film = frame.stream is not None
+        is_video = frame.stream is not None
         path = self._output.path_for(frame, ".mp4", stem or frame.stem)
         has_av = importlib.util.find_spec("av") is not None
-        if is_film and not has_av and not self._told_of_codec:
+        if is_video and not has_av and not self._told_of_codec:
             self._told_of_codec = True
             warnings.warn(
-                "without the package av drawn films are MPEG-4, of a constant rate and without sound; H.264 with the "
+                "without the package av drawn videos are MPEG-4, of a constant rate and without sound; H.264 with the "
                 "times and the sound of the original: pip install 'detseg[video]'",
                 stacklevel=2,
             )
@@ -255,10 +255,10 @@ class VideoWriter:
         aspect = frame.stream.pixel_aspect if frame.stream is not None else Fraction(1)
         video: VideoFile
         if has_av:
-            video = H264Video(path, rate, frame.path if is_film else None, aspect)
+            video = H264Video(path, rate, frame.path if is_video else None, aspect)
         else:
             video = OpenCVVideo(path, rate, aspect)
-        if is_film:
+        if is_video:
             # Entered first, so left last: when the file is whole.
             files.push(lambda kind, *_: self._output.written(path, frame) if kind is None else None)
         files.enter_context(video)
@@ -266,24 +266,24 @@ class VideoWriter:
 
 
 class DrawnWriter:
-    """Frames of videos go to ``videos``, still pictures to ``pictures``."""
+    """Frames of videos go to ``videos``, still images to ``images``."""
 
-    def __init__(self, pictures: ResultWriter, videos: ResultWriter) -> None:
-        self._pictures = pictures
+    def __init__(self, images: ResultWriter, videos: ResultWriter) -> None:
+        self._images = images
         self._videos = videos
         self._both = ExitStack()
 
     def write(self, frame: Frame, result: Any) -> None:
-        """Write one picture, or append it to its video."""
-        (self._pictures if frame.stream is None else self._videos).write(frame, result)
+        """Write one image, or append it to its video."""
+        (self._images if frame.stream is None else self._videos).write(frame, result)
 
     def end_source(self) -> None:
         """Complete what is written of a source."""
-        for writer in (self._pictures, self._videos):
+        for writer in (self._images, self._videos):
             writer.end_source()
 
     def __enter__(self) -> Self:
-        for writer in (self._pictures, self._videos):
+        for writer in (self._images, self._videos):
             self._both.enter_context(writer)
         return self
 

@@ -1,4 +1,4 @@
-"""Every object as a picture of its own."""
+"""Every object as an image of its own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from detseg.structures import Detections
 class CropWriter(WholeFiles):
     """Writes what is inside each box as ``CLASS/NAME_NUMBER.jpg`` into ``folder``, the surest object of an image as
     number 1; of followed objects the name ends in ``_id`` and the number of the track. Boxes that lie outside of the
-    picture, or hold no pixel, have none.
+    image, or hold no pixel, have none.
 
     Raises:
         ValueError: ``folder`` holds one of the ``sources``.

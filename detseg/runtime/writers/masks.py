@@ -15,7 +15,7 @@ from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image, write_mask
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles
-from detseg.structures import VOID, LabelMap
+from detseg.structures import IGNORE_INDEX, LabelMap
 
 
 class MaskWriter(WholeFiles):
@@ -23,7 +23,7 @@ class MaskWriter(WholeFiles):
     source; with a ``palette`` inside, by which viewers show it in the colors of the classes, otherwise in gray.
 
     The values are class positions or, with ``category_ids``, the data set's own numbers of the classes, as its test
-    server takes them (Cityscapes). ``VOID`` is then written as 0, or as 255 where 0 is a class.
+    server takes them (Cityscapes). ``IGNORE_INDEX`` is then written as 0, or as 255 where 0 is a class.
 
     Raises:
         ValueError: ``folder`` holds one of the ``sources``, or a category id does not fit into 8 bits.
@@ -48,7 +48,7 @@ class MaskWriter(WholeFiles):
                 if not 0 <= number <= 255:
                     raise ValueError(f"class {name} has the id {number}; a mask of 8 bits holds 0 to 255")
             self._table[: len(category_ids)] = category_ids
-            self._table[VOID] = VOID if 0 in category_ids else 0
+            self._table[IGNORE_INDEX] = IGNORE_INDEX if 0 in category_ids else 0
 
     def write(self, frame: Frame, result: LabelMap) -> None:
         """Write one mask.

@@ -48,7 +48,7 @@ class SeveralWriters:
     def write(self, frame: Frame, result: Any) -> None:
         """Write the result of one image."""
         begin = time.perf_counter()
-        # A still picture is a source of its own.
+        # A still image is a source of its own.
         if self._last is not None and (frame.index is None or not frame.follows(self._last)):
             self._end_source(self._last)
         self._last = frame

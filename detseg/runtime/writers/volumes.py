@@ -1,4 +1,4 @@
-"""Writers of what was found in volumes: NIfTI labels, a table of milliliters, pictures. They take one volume at a time
+"""Writers of what was found in volumes: NIfTI labels, a table of milliliters, images. They take one volume at a time
 and keep none."""
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class NiftiWriter(WholeFiles):
     of where it lies; ``as_source``: of MetaImage and NRRD files as ``NAME.mha`` and ``NAME.nrrd``.
 
     The values are class positions or, with ``category_ids``, the data set's own numbers of the classes. A voxel for
-    which no class is claimed (``VOID``) gets the number of class 0, the background.
+    which no class is claimed (``IGNORE_INDEX``) gets the number of class 0, the background.
 
     Raises:
         ValueError: ``folder`` holds one of the ``sources``, the numbers of category ids and classes differ, or an id
@@ -171,8 +171,8 @@ def volume_record(result: LabelVolume, class_names: Sequence[str]) -> dict[str, 
     }
 
 
-class _VolumePictures(WholeFiles):
-    """Writes a picture of every result, which ``draw`` makes, into ``folder`` as ``NAME.png``.
+class _VolumeImages(WholeFiles):
+    """Writes an image of every result, which ``draw`` makes, into ``folder`` as ``NAME.png``.
 
     Raises:
         ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
@@ -191,25 +191,25 @@ class _VolumePictures(WholeFiles):
         self._output = OutputFolder(folder, sources, outputs)
 
     def write(self, frame: Frame, result: LabelVolume) -> None:
-        """Draw and write one picture.
+        """Draw and write one image.
 
         Raises:
             ValueError: the result is not one of this volume, or of other classes.
-            SaveError: the picture cannot be written.
+            SaveError: the image cannot be written.
         """
-        picture = type(self).draw(frame.volume, result, self.class_names)
+        image = type(self).draw(frame.volume, result, self.class_names)
         path = self._output.path_for(frame, ".png")
-        write_image(path, picture)
+        write_image(path, image)
         self._output.written(path, frame)
 
 
-class SlicesWriter(_VolumePictures):
-    """Writes pictures of three planes with outlines, see :func:`detseg.runtime.drawing.volume.draw_slices`."""
+class SlicesWriter(_VolumeImages):
+    """Writes images of three planes with outlines, see :func:`detseg.runtime.drawing.volume.draw_slices`."""
 
     draw = staticmethod(draw_slices)
 
 
-class MontageWriter(_VolumePictures):
+class MontageWriter(_VolumeImages):
     """Writes sheets of axial slices with outlines, see :func:`detseg.runtime.drawing.volume.draw_montage`."""
 
     draw = staticmethod(draw_montage)

@@ -12,7 +12,7 @@ from detseg.data.checks.images import inspect_images
 
 
 def bitmap(path: Path, changed: Sequence[int] = ()) -> Path:
-    """A picture of 120x100 pixels as 36,054 bytes, of which those at ``changed`` differ."""
+    """An image of 120x100 pixels as 36,054 bytes, of which those at ``changed`` differ."""
     header = b"BM" + (36054).to_bytes(4, "little") + bytes(4) + (54).to_bytes(4, "little")
     header += (40).to_bytes(4, "little") + (120).to_bytes(4, "little") + (100).to_bytes(4, "little")
     header += (1).to_bytes(2, "little") + (24).to_bytes(2, "little") + bytes(24)

@@ -97,7 +97,7 @@ def test_outlines_are_looked_at(tmp_path: Path, case: str, way: str) -> None:
 
 def test_for_instances_every_outline_must_be_usable(tmp_path: Path) -> None:
     write(tmp_path, [[OUTLINE], None, mask(4, 6, 20, 10, (40, 48)), [["a", 2, 3, 4]]])
-    boxes, instances = (check_dataset(tmp_path, truth=truth) for truth in ("boxes", "instances"))  # type: ignore[arg-type]
+    boxes, instances = (check_dataset(tmp_path, target=truth) for truth in ("boxes", "instances"))  # type: ignore[arg-type]
     assert {code: len(found) for code, found in boxes.by_code().items()} == {"D007": 2}
     assert boxes.exit_code == 1
     found = {
@@ -107,7 +107,7 @@ def test_for_instances_every_outline_must_be_usable(tmp_path: Path) -> None:
     assert found == {"D009": [1], "D013": [2, 3]}
     assert instances.exit_code == 2
     with pytest.raises(DatasetError, match="annotation 1: has no outline"):
-        open_dataset(tmp_path, "train", truth="instances")
+        open_dataset(tmp_path, "train", target="instances")
 
 
 def test_the_verb_takes_what_is_to_be_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,6 +121,6 @@ def test_the_verb_takes_what_is_to_be_learned(tmp_path: Path, capsys: pytest.Cap
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_photographs_have_outlines_that_fit(detseg_data: Path, split: str) -> None:
-    report = check_dataset(detseg_data / "coco-mini", splits=[split], decode=False, truth="instances")
+    report = check_dataset(detseg_data / "coco-mini", splits=[split], decode=False, target="instances")
     assert {code for code in report.by_code() if code in ("D007", "D009", "D010", "D011", "D013")} <= {"D010"}
     assert len(report.by_code().get("D012", [])) < 5

@@ -50,7 +50,7 @@ def test_load_clips_and_drops_what_ground_truth_keeps(tmp_path: Path) -> None:
     assert sample.crowd.tolist() == [False, True, False]
     assert (sample.image_id, sample.path) == (10, str(tmp_path / "0.png"))
     assert sample.image.shape == (20, 40, 3)
-    assert (sample.placement.scale_x, sample.placement.offset_y, sample.placement.original_width) == (1, 0, 40)
+    assert (sample.transform.scale_x, sample.transform.offset_y, sample.transform.original_width) == (1, 0, 40)
     assert dataset.num_dropped == 4
     truth = dataset.ground_truth(0)
     assert truth.boxes_xywh.tolist() == [list(box) for box in boxes]
@@ -82,7 +82,7 @@ def test_an_image_that_cannot_be_read(tmp_path: Path, content: bytes | None) -> 
 
 def test_masks_only_where_there_are_any(tmp_path: Path) -> None:
     dataset = _dataset(tmp_path, [])
-    assert (dataset.truth, dataset.has_masks) == ("boxes", False)
+    assert (dataset.target, dataset.has_masks) == ("boxes", False)
     for ask in (dataset.mask, dataset.mask_path):
         with pytest.raises(AssertionError, match="only for data sets with masks"):
             ask(0)
@@ -91,9 +91,9 @@ def test_masks_only_where_there_are_any(tmp_path: Path) -> None:
 def test_classes_of_masks_say_nothing_about_boxes(tmp_path: Path) -> None:
     boxes = _dataset(tmp_path, [(0, 0, 9, 9)])
     with pytest.raises(AssertionError, match="nothing about boxes"):
-        Dataset(root=tmp_path, split="train", class_names="abc", annotations=boxes.annotations, truth="masks")
+        Dataset(root=tmp_path, split="train", class_names="abc", annotations=boxes.annotations, target="masks")
     empty = _dataset(tmp_path, []).annotations
-    assert Dataset(root=tmp_path, split="train", class_names="abc", annotations=empty, truth="masks").has_masks
+    assert Dataset(root=tmp_path, split="train", class_names="abc", annotations=empty, target="masks").has_masks
 
 
 def test_there_is_no_image_minus_one(tmp_path: Path) -> None:
@@ -197,7 +197,7 @@ def test_an_image_that_is_shown_smaller_is_loaded_smaller(tmp_path: Path) -> Non
         sample = one.load(index, (12, 16))
         assert sample.image.shape == (12, 16, 3)
         assert sample.boxes_xyxy.tolist() == [[2, 3, 7, 4]]
-        assert (sample.placement.scale_x, sample.placement.original_width) == (0.25, 64)
+        assert (sample.transform.scale_x, sample.transform.original_width) == (0.25, 64)
         assert one.load(index).image.shape == (48, 64, 3)
         # What is annotated as half as high is not taken for a reduced image.
         with pytest.raises(ImageError, match=r"2\.jpg: 64x48 pixels, .* but its annotations are for 64x24"):

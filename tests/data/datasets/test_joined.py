@@ -69,7 +69,7 @@ def test_masks_of_two_splits(tmp_path: Path, cached: bool) -> None:
     root = write_masks(tmp_path / "set", {"train": "ca", "val": "db"})
     joined = opened(root, "train+val")
     data = CachedDataset(joined, "ram") if cached else joined
-    assert (data.split, data.truth, data.home, len(data)) == ("train+val", "masks", root, 4)
+    assert (data.split, data.target, data.home, len(data)) == ("train+val", "masks", root, 4)
     # In the order of the parts, each sorted by name.
     assert [Path(data.path(index)).stem for index in range(4)] == ["a", "c", "b", "d"]
     assert [data.image_id(index) for index in range(4)] == [1, 2, 3, 4]
@@ -139,12 +139,12 @@ def test_what_cannot_be_joined(tmp_path: Path) -> None:
         open_dataset("blobs", "train+val")
 
 
-def test_synthetic_pictures_have_boxes_and_masks() -> None:
-    joined = open_dataset("shapes", "train+val", truth="boxes")
-    train = open_dataset("shapes", "train", truth="boxes")
+def test_synthetic_images_have_boxes_and_masks() -> None:
+    joined = open_dataset("shapes", "train+val", target="boxes")
+    train = open_dataset("shapes", "train", target="boxes")
     assert isinstance(joined, Dataset)
     assert isinstance(train, Dataset)
-    val = open_dataset("shapes", "val", truth="boxes")
+    val = open_dataset("shapes", "val", target="boxes")
     assert isinstance(val, Dataset)
     assert len(joined) == len(train) + len(val)
     assert joined.has_masks

@@ -65,9 +65,9 @@ def test_coco_has_masks_of_polygons_and_runs(tmp_path: Path) -> None:
     parts = [SQUARE, [26, 12, 30, 12, 30, 16, 26, 16]]
     runs = RunLengths.from_mask(EXPECTED[1])
     write_coco(tmp_path, [[SQUARE], [L_SHAPE], parts, runs.to_coco(), CROWD])
-    dataset = open_dataset(tmp_path, "train", truth="instances")
+    dataset = open_dataset(tmp_path, "train", target="instances")
     assert isinstance(dataset, Dataset)
-    assert (dataset.truth, dataset.class_names, dataset.num_objects) == ("instances", ("cat", "dog"), 5)
+    assert (dataset.target, dataset.class_names, dataset.num_objects) == ("instances", ("cat", "dog"), 5)
     official = COCO(tmp_path / "annotations" / "instances_train.json")
     truth = dataset.ground_truth(0)
     assert truth.masks is not None
@@ -85,7 +85,7 @@ def test_coco_has_masks_of_polygons_and_runs(tmp_path: Path) -> None:
 
 def test_yolo_has_masks_of_polygons(tmp_path: Path) -> None:
     write_yolo(tmp_path, [f"1 {fractions(SQUARE)}", f"0 {fractions(L_SHAPE)}"])
-    dataset = open_dataset(tmp_path, "train", truth="instances")
+    dataset = open_dataset(tmp_path, "train", target="instances")
     assert isinstance(dataset, Dataset)
     sample = dataset.load(0)
     assert sample.object_masks is not None
@@ -97,15 +97,15 @@ def test_yolo_has_masks_of_polygons(tmp_path: Path) -> None:
 def test_objects_without_outline_are_refused(tmp_path: Path) -> None:
     write_coco(tmp_path / "coco", [[SQUARE], None, [], [L_SHAPE]])
     with pytest.raises(DatasetError, match=r"annotations 2, 3: have no outline, which instances are learned from"):
-        open_dataset(tmp_path / "coco", "train", truth="instances")
+        open_dataset(tmp_path / "coco", "train", target="instances")
     assert len(open_dataset(tmp_path / "coco", "train")) == 1, "their boxes can be learned"
     # Entry by entry, as files are read that are not quite as COCO writes them.
     write_coco(tmp_path / "careful", [[SQUARE], None], area="64")
     with pytest.raises(DatasetError, match=r"annotation 2: has no outline"):
-        open_dataset(tmp_path / "careful", "train", truth="instances")
+        open_dataset(tmp_path / "careful", "train", target="instances")
     write_yolo(tmp_path / "yolo", [f"1 {fractions(SQUARE)}", "0 0.5 0.5 0.2 0.2"])
     with pytest.raises(DatasetError, match=r"a.txt: line 2: has no outline"):
-        open_dataset(tmp_path / "yolo", "train", truth="instances")
+        open_dataset(tmp_path / "yolo", "train", target="instances")
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_objects_without_outline_are_refused(tmp_path: Path) -> None:
 )
 def test_outlines_that_are_none_are_named_when_they_are_used(tmp_path: Path, outline: Any, words: str) -> None:
     write_coco(tmp_path, [outline])
-    dataset = open_dataset(tmp_path, "train", truth="instances")
+    dataset = open_dataset(tmp_path, "train", target="instances")
     assert isinstance(dataset, Dataset)
     for use in (dataset.load, dataset.ground_truth, dataset.object_masks, dataset.check_files):
         with pytest.raises(DatasetError, match=words):
@@ -129,12 +129,12 @@ def test_outlines_that_are_none_are_named_when_they_are_used(tmp_path: Path, out
 
 def test_formats_without_outlines_are_refused() -> None:
     with pytest.raises(DatasetError, match=r"instances were asked for \(task instance\): use a data set of format"):
-        open_dataset("blobs", "train", truth="instances")
+        open_dataset("blobs", "train", target="instances")
 
 
 def test_what_no_pixel_shows_is_in_no_sample(tmp_path: Path) -> None:
     write_coco(tmp_path, [[SQUARE], [[5, 5, 5.2, 5, 5.2, 5.2]], [L_SHAPE]])
-    dataset = open_dataset(tmp_path, "train", truth="instances")
+    dataset = open_dataset(tmp_path, "train", target="instances")
     assert isinstance(dataset, Dataset)
     sample = dataset.load(0)
     assert sample.object_masks is not None
@@ -148,7 +148,7 @@ def test_what_no_pixel_shows_is_in_no_sample(tmp_path: Path) -> None:
 def test_masks_go_with_smaller_and_fewer_and_joined_images(tmp_path: Path) -> None:
     write_coco(tmp_path, [[SQUARE], [L_SHAPE]])
     write_coco(tmp_path, [[L_SHAPE]], "val")
-    dataset = open_dataset(tmp_path, "train", truth="instances")
+    dataset = open_dataset(tmp_path, "train", target="instances")
     assert isinstance(dataset, Dataset)
     smaller = CachedDataset(dataset, "ram", max_side=20)
     sample = smaller.load(0)
@@ -156,8 +156,8 @@ def test_masks_go_with_smaller_and_fewer_and_joined_images(tmp_path: Path) -> No
     assert np.array_equal(sample.object_masks, EXPECTED[:, 1::2, 1::2]), "the middle of 2x2 pixels is the last one's"
     assert smaller.ground_truth(0).masks == dataset.ground_truth(0).masks
     subset = ImageSubset(dataset, [0])
-    assert (subset.truth, subset.ground_truth(0).masks) == ("instances", dataset.ground_truth(0).masks)
-    joined = open_dataset(tmp_path, "train+val", truth="instances")
+    assert (subset.target, subset.ground_truth(0).masks) == ("instances", dataset.ground_truth(0).masks)
+    joined = open_dataset(tmp_path, "train+val", target="instances")
     assert isinstance(joined, Dataset)
     assert joined.ground_truth(1).masks == dataset.ground_truth(0).masks[1:]  # type: ignore[index]
     assert joined.load(1).object_masks is not None
@@ -168,7 +168,7 @@ def test_what_cannot_be_used_is_found_before_it_is_needed(tmp_path: Path) -> Non
     write_coco(tmp_path, [[SQUARE], CROWD, RunLengths.from_mask(EXPECTED[1]).to_coco()])
     write_coco(tmp_path, [{"size": [20, 40], "counts": "no runs"}], "val")
     for split, is_usable in (("train", True), ("val", False), ("train+val", False)):
-        dataset = open_dataset(tmp_path, split, truth="instances")
+        dataset = open_dataset(tmp_path, split, target="instances")
         assert isinstance(dataset, Dataset)
         last = len(dataset) - 1
         for one, whole in ((dataset, False), (dataset, True), (ImageSubset(dataset, [last]), True)):
@@ -189,7 +189,7 @@ def test_another_outline_is_another_truth(tmp_path: Path, form: str) -> None:
         else:
             write_yolo(tmp_path / name, [f"0 {fractions(outline)}"])
     for truth, changes in (("instances", "other truth of its images"), ("boxes", "")):
-        one, two = (identify(open_dataset(tmp_path / name, "train", truth=truth)) for name in "ab")  # type: ignore[arg-type]
+        one, two = (identify(open_dataset(tmp_path / name, "train", target=truth)) for name in "ab")  # type: ignore[arg-type]
         assert describe_changes(one, two) == changes
 
 
@@ -214,7 +214,7 @@ def test_check_says_nothing_about_boxes_without_outlines(tmp_path: Path) -> None
 @pytest.mark.parametrize("split", ["val"])
 def test_masks_of_photographs_are_those_of_pycocotools(split: str) -> None:
     folder = Path(os.environ["DETSEG_DATA"]) / "coco-mini"
-    dataset = open_dataset(folder, split, truth="instances")
+    dataset = open_dataset(folder, split, target="instances")
     assert isinstance(dataset, Dataset)
     official = COCO(next((folder / "annotations").glob(f"instances_{split}*.json")))
     num_objects = 0

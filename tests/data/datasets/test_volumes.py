@@ -51,7 +51,7 @@ def test_what_a_split_knows(tmp_path: Path) -> None:
     write_pair(tmp_path, "a.nii")
     dataset = open_set(tmp_path, "b.nii.gz", "a.nii")
     assert len(dataset) == 2
-    assert dataset.truth == "volumes"
+    assert dataset.target == "volumes"
     assert dataset.num_dropped == 0
     assert dataset.home == dataset.root == tmp_path
     assert dataset.has_labels
@@ -205,7 +205,7 @@ def test_positions_of_values_in_any_order() -> None:
     assert positions.dtype == np.uint8
 
 
-def test_255_classes_leave_a_place_for_void() -> None:
+def test_255_classes_leave_a_place_for_ignored() -> None:
     names = tuple(f"class {number}" for number in range(255))
     assert to_positions(np.array([[[254]]]), names, range(255), "file").tolist() == [[[254]]]
     with pytest.raises(DatasetError, match=r"the value 255 .*allowed are 0 class 0, .*7 class 7, \.\.\.: correct"):

@@ -29,7 +29,7 @@ def open_blobs(split: str) -> BlobsDataset:
 def test_every_volume_has_both_classes_on_a_grid_of_its_own(split: str, count: int) -> None:
     dataset = open_blobs(split)
     assert len(dataset) == count
-    assert dataset.truth == "volumes"
+    assert dataset.target == "volumes"
     assert dataset.class_names == CLASS_NAMES == ("background", "bright", "dark")
     assert dataset.category_ids == (0, 1, 2)
     shapes, orientations = set(), set()

@@ -17,7 +17,7 @@ from detseg.data.formats.cityscapes_labels import CLASSES, LABELS, THINGS
 from detseg.data.open import available_splits, open_dataset
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import write_image
-from detseg.structures import VOID, Truth
+from detseg.structures import IGNORE_INDEX, Target
 
 IMAGES = {
     "train": ["aachen_000000_000019", "aachen_000001_000019", "bochum_000000_000313"],
@@ -125,7 +125,7 @@ def _boxes(dataset: Dataset, index: int = 0) -> list[tuple[Any, ...]]:
 
 def test_the_table_of_labels_is_the_official_one() -> None:
     ours = {
-        (one.label_id, one.name, -1 if one.label_id < 0 else one.train_id, one.is_thing, one.train_id == VOID)
+        (one.label_id, one.name, -1 if one.label_id < 0 else one.train_id, one.is_thing, one.train_id == IGNORE_INDEX)
         for one in LABELS
     }
     assert ours == {(one.id, one.name, one.trainId, one.hasInstances, one.ignoreInEval) for one in official_labels}
@@ -137,7 +137,7 @@ def test_the_table_of_labels_is_the_official_one() -> None:
 def test_masks_of_the_official_tree(tree: Path) -> None:
     assert available_splits(tree) == ("train", "val")
     dataset = open_dataset(tree, "train")
-    assert dataset.truth == "masks"
+    assert dataset.target == "masks"
     assert len(dataset) == 3
     assert dataset.class_names[:3] == ("road", "sidewalk", "building")
     assert dataset.category_ids == (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
@@ -147,7 +147,7 @@ def test_masks_of_the_official_tree(tree: Path) -> None:
     assert mask is not None
     # Out of the region, sky, road, car, pole, and the trailer, which is not evaluated.
     pixels = [mask[place].item() for place in ((0, 0), (0, 1), (19, 0), (6, 4), (6, 8), (10, 20))]
-    assert pixels == [VOID, 10, 0, 13, 5, VOID]
+    assert pixels == [IGNORE_INDEX, 10, 0, 13, 5, IGNORE_INDEX]
 
 
 def test_every_label_id_has_its_train_id(images_only: Path) -> None:
@@ -164,7 +164,7 @@ def test_train_ids_where_there_are_no_label_ids(images_only: Path) -> None:
     train_ids[1] = 255
     _add_truth(images_only, "labelTrainIds.png", train_ids)
     dataset = open_dataset(images_only, "val")
-    assert dataset.mask(0)[:3, 0].tolist() == [18, VOID, 0]
+    assert dataset.mask(0)[:3, 0].tolist() == [18, IGNORE_INDEX, 0]
     assert dataset.category_ids[18] == 33
     _add_truth(images_only, "labelIds.png", _label_ids())
     assert open_dataset(images_only, "val").mask_path(0).endswith("_gtFine_labelIds.png")
@@ -181,8 +181,8 @@ def test_an_unknown_id(images_only: Path, kind: str, value: int) -> None:
 
 def test_boxes_of_instances(tree: Path) -> None:
     _add_truth(tree, "instanceIds.png", _instances().astype(np.uint16))
-    dataset = open_dataset(tree, "train", truth="boxes")
-    assert dataset.truth == "boxes"
+    dataset = open_dataset(tree, "train", target="boxes")
+    assert dataset.target == "boxes"
     assert not dataset.has_masks
     assert dataset.class_names == ("person", "rider", "car", "truck", "bus", "train", "motorcycle", "bicycle")
     assert dataset.category_ids == (24, 25, 26, 27, 28, 31, 32, 33)
@@ -197,13 +197,13 @@ def test_instances_of_32_bits(tree: Path) -> None:
     path = _truth_path(tree, IMAGES["val"][0], "instanceIds.png", "val")
     _add_truth(tree, "instanceIds.png", _instances().astype(np.uint16))
     Image.fromarray(_instances()).save(path, format="TIFF")
-    assert _boxes(open_dataset(tree, "val", truth="boxes")) == EXPECTED_BOXES
+    assert _boxes(open_dataset(tree, "val", target="boxes")) == EXPECTED_BOXES
 
 
 def test_boxes_of_polygons(tree: Path) -> None:
     """Groups are crowds, what is deleted is left out, and what reaches over the border is cut off there."""
     _add_polygons(tree)
-    dataset = open_dataset(tree, "val", truth="boxes")
+    dataset = open_dataset(tree, "val", target="boxes")
     assert _boxes(dataset) == [
         (30, 12, 10, 8, "car", False, 15 * 7),
         (20, 5, 3, 2, "person", True, 2),
@@ -231,7 +231,7 @@ def test_polygons_and_instances_agree_as_the_official_tool_draws_them(tree: Path
     for source in ("instances", "polygons"):
         path = tree.parent / f"{source}.yaml"
         path.write_text(yaml.safe_dump({"format": "cityscapes", "path": str(tree), "boxes": source}))
-        boxes = _boxes(open_dataset(path, "val", truth="boxes"))
+        boxes = _boxes(open_dataset(path, "val", target="boxes"))
         sources[source] = sorted(box[:-1] for box in boxes)
     assert sources["instances"] == sources["polygons"]
     assert len(sources["polygons"]) == 4
@@ -243,10 +243,10 @@ def test_the_source_of_boxes_can_be_chosen(tree: Path) -> None:
     path = tree / "data.yaml"
     for chosen, count in ((None, 5), ("instances", 5), ("polygons", 0)):
         path.write_text(yaml.safe_dump({"format": "cityscapes", **({"boxes": chosen} if chosen else {})}))
-        assert len(open_dataset(tree, "val", truth="boxes").ground_truth(0).labels) == count
+        assert len(open_dataset(tree, "val", target="boxes").ground_truth(0).labels) == count
     path.write_text("format: cityscapes\nboxes: masks\n")
     with pytest.raises(DatasetError, match="boxes: allowed are instances and polygons, got 'masks'"):
-        open_dataset(tree, "val", truth="boxes")
+        open_dataset(tree, "val", target="boxes")
     path.write_text("format: cityscapes\nbox: polygons\n")
     with pytest.raises(DatasetError, match="unknown keys box; allowed are format, path, boxes"):
         open_dataset(tree, "val")
@@ -260,7 +260,7 @@ def test_a_number_that_is_no_instance(tree: Path, value: int) -> None:
     with pytest.raises(
         DatasetError, match=f"instanceIds.png: value {value}, first at x 38, y 18, 2 pixels, is no inst"
     ):
-        open_dataset(tree, "val", truth="boxes")
+        open_dataset(tree, "val", target="boxes")
 
 
 @pytest.mark.parametrize(
@@ -282,39 +282,39 @@ def test_malformed_polygons(tree: Path, content: Any, message: str) -> None:
     size = {"imgHeight": HEIGHT, "imgWidth": WIDTH}
     path.write_text(json.dumps({**size, **content} if isinstance(content, dict) else content))
     with pytest.raises(DatasetError, match=message) as caught:
-        open_dataset(tree, "val", truth="boxes")
+        open_dataset(tree, "val", target="boxes")
     assert str(caught.value).startswith(str(path))
     path.write_text("{")
     with pytest.raises(DatasetError, match="no valid JSON"):
-        open_dataset(tree, "val", truth="boxes")
+        open_dataset(tree, "val", target="boxes")
 
 
-@pytest.mark.parametrize(("kind", "truth"), [("labelIds.png", "masks"), ("instanceIds.png", "boxes")])
-def test_a_mask_of_another_size(images_only: Path, kind: str, truth: Truth) -> None:
-    _add_truth(images_only, kind, np.full((HEIGHT, WIDTH + 1), 7, np.uint16 if truth == "boxes" else np.uint8))
+@pytest.mark.parametrize(("kind", "target"), [("labelIds.png", "masks"), ("instanceIds.png", "boxes")])
+def test_a_mask_of_another_size(images_only: Path, kind: str, target: Target) -> None:
+    _add_truth(images_only, kind, np.full((HEIGHT, WIDTH + 1), 7, np.uint16 if target == "boxes" else np.uint8))
     with pytest.raises(DatasetError, match=f"gtFine_{kind}: 41x20 pixels, but the image .* has 40x20"):
-        open_dataset(images_only, "val", truth=truth).load(0)
+        open_dataset(images_only, "val", target=target).load(0)
 
 
-@pytest.mark.parametrize(("kind", "truth"), [("labelIds.png", "masks"), ("instanceIds.png", "boxes")])
-def test_a_missing_file(images_only: Path, kind: str, truth: Truth) -> None:
+@pytest.mark.parametrize(("kind", "target"), [("labelIds.png", "masks"), ("instanceIds.png", "boxes")])
+def test_a_missing_file(images_only: Path, kind: str, target: Target) -> None:
     _add_truth(images_only, kind, _label_ids())
     _truth_path(images_only, IMAGES["train"][1], kind, "train").unlink()
-    what = "mask" if truth == "masks" else kind
+    what = "mask" if target == "masks" else kind
     message = rf"1 of 3 images have no {what}; the first is .*aachen_000001_000019_leftImg8bit\.png: .*_{kind} was exp"
     with pytest.raises(DatasetError, match=message):
-        open_dataset(images_only, "train", truth=truth)
+        open_dataset(images_only, "train", target=target)
 
 
-@pytest.mark.parametrize("truth", ["masks", "boxes"])
-def test_no_truth_at_all(images_only: Path, truth: Truth) -> None:
+@pytest.mark.parametrize("target", ["masks", "boxes"])
+def test_no_truth_at_all(images_only: Path, target: Target) -> None:
     with pytest.raises(
         DatasetError, match=r"gtFine/val: is missing; the truth about lindau_000000_000019.* in .*gtFine_"
     ):
-        open_dataset(images_only, "val", truth=truth)
+        open_dataset(images_only, "val", target=target)
     _add_truth(images_only, "color.png", _label_ids())
     with pytest.raises(DatasetError, match="gtFine/val: has no such files"):
-        open_dataset(images_only, "val", truth=truth)
+        open_dataset(images_only, "val", target=target)
 
 
 def test_the_test_split_may_be_without_truth(tree: Path) -> None:
@@ -325,10 +325,10 @@ def test_the_test_split_may_be_without_truth(tree: Path) -> None:
     mask = dataset.load(1).mask
     assert mask is not None
     assert mask.shape == (HEIGHT, WIDTH)
-    assert set(mask.ravel().tolist()) == {VOID}
+    assert set(mask.ravel().tolist()) == {IGNORE_INDEX}
     assert dataset.mask_path(0).endswith("gtFine/test/lindau/lindau_000000_000019_gtFine_labelIds.png")
     with pytest.warns(UserWarning, match="without truth"):
-        assert not len(open_dataset(tree, "test", truth="boxes").ground_truth(0).labels)
+        assert not len(open_dataset(tree, "test", target="boxes").ground_truth(0).labels)
 
 
 def test_the_dummies_of_the_official_test_split(tree: Path) -> None:
@@ -342,7 +342,7 @@ def test_the_dummies_of_the_official_test_split(tree: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         dataset = open_dataset(tree, "test")
-    assert set(dataset.mask(0).ravel().tolist()) == {VOID}
+    assert set(dataset.mask(0).ravel().tolist()) == {IGNORE_INDEX}
 
 
 def test_cities_that_are_links(tree: Path) -> None:
@@ -383,7 +383,7 @@ def test_a_yaml_that_names_the_tree(tree: Path) -> None:
 def test_instances_have_masks_of_their_visible_pixels(tree: Path) -> None:
     ids = _instances()
     _add_truth(tree, "instanceIds.png", ids.astype(np.uint16))
-    dataset = open_dataset(tree, "val", truth="instances")
+    dataset = open_dataset(tree, "val", target="instances")
     assert isinstance(dataset, Dataset)
     truth = dataset.ground_truth(0)
     assert truth.boxes_xywh.tolist() == [list(row[:4]) for row in EXPECTED_BOXES]
@@ -394,14 +394,14 @@ def test_instances_have_masks_of_their_visible_pixels(tree: Path) -> None:
     assert sample.object_masks is not None
     assert np.array_equal(sample.object_masks, np.array(expected))
     assert sample.crowd.tolist() == [row[5] for row in EXPECTED_BOXES]
-    boxes_only = open_dataset(tree, "val", truth="boxes")
+    boxes_only = open_dataset(tree, "val", target="boxes")
     assert isinstance(boxes_only, Dataset)
     assert boxes_only.segmentations(0) == [None] * 5, "what is not needed is not kept"
 
 
 def test_instances_of_polygons_reach_behind_what_covers_them(tree: Path) -> None:
     _add_polygons(tree)
-    dataset = open_dataset(tree, "val", truth="instances")
+    dataset = open_dataset(tree, "val", target="instances")
     assert isinstance(dataset, Dataset)
     masks = dataset.ground_truth(0).masks
     assert masks is not None
@@ -411,6 +411,6 @@ def test_instances_of_polygons_reach_behind_what_covers_them(tree: Path) -> None
 
 def test_check_finds_nothing_wrong_with_instances(tree: Path) -> None:
     _add_truth(tree, "instanceIds.png", _instances().astype(np.uint16))
-    report = check_dataset(tree, truth="instances", decode=False)
-    assert {one.code for one in report.findings if one.severity == "error"} <= {"D201"}, "all pictures are gray alike"
+    report = check_dataset(tree, target="instances", decode=False)
+    assert {one.code for one in report.findings if one.severity == "error"} <= {"D201"}, "all images are gray alike"
     assert not [code for code in report.by_code() if code in ("D007", "D009", "D010", "D011", "D012", "D013")]

@@ -11,7 +11,7 @@ import pytest
 
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.formats.coco import CocoFormat, coco_records
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.runtime.media.images import write_image
 
 CONTENT: dict[str, Any] = {
@@ -40,7 +40,7 @@ def _write(folder: Path, content: Any, name: str = "instances_val2017.json", ima
 
 
 def _open(folder: Path, split: str = "val") -> Dataset:
-    return CocoFormat().open(Source(folder), split)
+    return CocoFormat().open(DataSource(folder), split)
 
 
 def test_a_file_is_read_as_it_is(tmp_path: Path) -> None:
@@ -93,14 +93,14 @@ def test_the_layout_of_roboflow(tmp_path: Path) -> None:
         (tmp_path / split).mkdir()
         (tmp_path / split / "_annotations.coco.json").write_text(json.dumps(CONTENT))
         write_image(tmp_path / split / "b.png", np.zeros((20, 40, 3), np.uint8))
-    assert CocoFormat().splits(Source(tmp_path)) == ("train", "valid")
+    assert CocoFormat().splits(DataSource(tmp_path)) == ("train", "valid")
     dataset = _open(tmp_path, "val")
     assert dataset.path(2) == str(tmp_path / "valid/b.png")
     assert dataset.home == tmp_path
 
 
-def _yaml(folder: Path, settings: dict[str, Any]) -> Source:
-    return Source(folder, settings, folder / "data.yaml")
+def _yaml(folder: Path, settings: dict[str, Any]) -> DataSource:
+    return DataSource(folder, settings, folder / "data.yaml")
 
 
 def test_a_yaml_names_the_files(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
 def test_equal_to_pycocotools_on_real_files(detseg_data: Path, split: str, num_objects: int) -> None:
     from pycocotools.coco import COCO
 
-    dataset = CocoFormat().open(Source(detseg_data / "coco-mini"), split)
+    dataset = CocoFormat().open(DataSource(detseg_data / "coco-mini"), split)
     official = COCO(detseg_data / "coco-mini/annotations" / f"instances_{dataset.split}.json")
     assert len(dataset) == 80
     assert len(dataset.annotations.labels) == num_objects

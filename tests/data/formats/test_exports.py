@@ -22,7 +22,7 @@ from detseg.runtime.media.images import write_image
 HEIGHT, WIDTH = 48, 64
 
 
-def picture(path: Path, seed: int = 0) -> None:
+def some_image(path: Path, seed: int = 0) -> None:
     write_image(path, np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 
 
@@ -60,7 +60,7 @@ def coco(root: Path, change: Callable[[dict[str, Any]], object] = lambda documen
     change(document)
     write(root / "annotations/instances_train.json", json.dumps(document))
     for number in (1, 2):
-        picture(root / f"train/{number}.png", number)
+        some_image(root / f"train/{number}.png", number)
     return root
 
 
@@ -206,7 +206,7 @@ def test_boxes_say_whether_they_are_those_of_the_upright_image(tmp_path: Path, b
     root = coco(tmp_path, set_all("annotations", bbox=[5, bottom - 20, 20, 20]))
     for number in (1, 2):
         (root / f"train/{number}.png").unlink()
-        picture(root / f"train/{number}.jpg", number)
+        some_image(root / f"train/{number}.jpg", number)
         turn(root / f"train/{number}.jpg", 6)
     path = root / "annotations/instances_train.json"
     path.write_text(path.read_text().replace(".png", ".jpg"))
@@ -224,7 +224,7 @@ BOX = "0 0.5 0.5 0.25 0.5\n"
 def yolo(root: Path, **files: str) -> Path:
     write(root / "data.yaml", YAML)
     for name in ("train/a", "train/b", "val/c"):
-        picture(root / f"images/{name}.png", ord(name[-1]))
+        some_image(root / f"images/{name}.png", ord(name[-1]))
         write(root / f"labels/{name}.txt", BOX)
     return root
 
@@ -256,17 +256,17 @@ def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
 
 def test_only_folders_in_the_data_set_are_told_apart_by_name(tmp_path: Path) -> None:
     root = tmp_path / "images/project"
-    write(root / "data.yaml", YAML.replace("images/", "pictures/"))
+    write(root / "data.yaml", YAML.replace("images/", "photos/"))
     for name in ("train/a", "val/c"):
-        picture(root / f"pictures/{name}.png", ord(name[-1]))
-        write(root / f"pictures/{name}.txt", BOX)
+        some_image(root / f"photos/{name}.png", ord(name[-1]))
+        write(root / f"photos/{name}.txt", BOX)
     assert codes(root) == []
     assert counts(root, "train") == (1, 1)
 
 
 def test_labels_beside_images_count_where_there_are_no_others(tmp_path: Path) -> None:
     root = yolo(tmp_path)
-    picture(root / "images/train/d.png", 9)
+    some_image(root / "images/train/d.png", 9)
     write(root / "images/train/d.txt", BOX * 2)
     assert counts(root, "train") == (3, 4)
     write(root / "labels/train/d.txt", "")
@@ -275,7 +275,7 @@ def test_labels_beside_images_count_where_there_are_no_others(tmp_path: Path) ->
 
 def test_two_images_with_one_label_file_are_told(tmp_path: Path) -> None:
     root = yolo(tmp_path)
-    picture(root / "images/train/a.jpg", 8)
+    some_image(root / "images/train/a.jpg", 8)
     (finding,) = check_dataset(root).by_code()["D106"]
     assert finding.file == "labels/train/a.txt"
     assert "2 images of this name" in finding.message
@@ -285,7 +285,7 @@ def test_a_test_split_may_be_without_labels_and_is_never_background(tmp_path: Pa
     root = yolo(tmp_path / "data")
     write(root / "data.yaml", YAML + "test: images/test\n")
     for number in range(3):
-        picture(root / f"images/test/{number}.png", 100 + number)
+        some_image(root / f"images/test/{number}.png", 100 + number)
     assert codes(root) == ["D308"]
     with pytest.warns(UserWarning, match="can be predicted, not judged"):
         assert len(open_dataset(root, "test")) == 3
@@ -341,8 +341,8 @@ def test_yolo_exports_that_nobody_has_divided(
     """As Label Studio and LabelImg export them."""
     root = tmp_path / "data"
     for number in range(4):
-        image, labels = place(root, number)
-        picture(image, number)
+        file, labels = place(root, number)
+        some_image(file, number)
         write(labels, BOX)
     write(root / class_file, "cat\n")
     assert codes(root) == []
@@ -363,7 +363,7 @@ def xml(name: str = "cat", encoding: str = "utf-8") -> bytes:
 
 def voc(root: Path, annotations: str = "Annotations", images: str = "JPEGImages", encoding: str = "utf-8") -> Path:
     for number in range(4):
-        picture(root / images / f"{number}.png", number)
+        some_image(root / images / f"{number}.png", number)
         write(root / annotations / f"{number}.xml", xml("\u4e2d", encoding))
     return root
 
@@ -423,7 +423,7 @@ def masks(
 ) -> Path:
     for split, names in (("train", "ab"), ("val", "c")):
         for name in names:
-            picture(root / image_name.replace("SPLIT", split).replace("NAME", name), ord(name))
+            some_image(root / image_name.replace("SPLIT", split).replace("NAME", name), ord(name))
             save_mask(root / mask_name.replace("SPLIT", split).replace("NAME", name), pixels)
     write(root / "classes.txt", "ground\nroad\ncar\n")
     return root
@@ -476,7 +476,7 @@ def test_where_masks_may_lie(tmp_path: Path, mask_name: str, image_name: str) ->
 def test_the_lists_of_voc(tmp_path: Path) -> None:
     root = tmp_path
     for number in range(3):
-        picture(root / f"JPEGImages/{number}.jpg", number)
+        some_image(root / f"JPEGImages/{number}.jpg", number)
         save_mask(root / f"SegmentationClass/{number}.png", LABELS)
     write(root / "ImageSets/Segmentation/train.txt", "0\n1\n")
     write(root / "ImageSets/Segmentation/val.txt", "2\n")
@@ -559,7 +559,7 @@ def test_smoothed_black_and_white_masks_are_divided(tmp_path: Path) -> None:
     (finding,) = check_dataset(root).findings
     assert finding.code == "D307"
     assert "names: {0: background, 255: NAME}; threshold: 128; or" in finding.message
-    assert "taken for void" not in finding.message
+    assert "taken for ignored" not in finding.message
     with pytest.raises(DatasetError, match=r"names: \{0: background, 255: NAME\}\n  threshold: 128\n"):
         open_dataset(root, "val")
     write(root / "data.yaml", "format: masks\nnames: {0: background, 255: NAME}\n")
@@ -596,7 +596,7 @@ def test_masks_without_smoothing_are_the_same_with_a_tolerance(
         (f"names: [a, b, c]\ncolors: {COLORS.tolist()}\nthreshold: 9\n", "with colors, say tolerance"),
         ("names: [a, b, c]\nthreshold: 128\n", "expected an integer from 1 to 255, .* got 128 for 3 names"),
         ("names: [a, b]\nthreshold: 0\n", "got 0 for 2 names"),
-        ("names: [a, b]\nthreshold: 128\nvoid: 7\n", "got 128 for 2 names and void"),
+        ("names: [a, b]\nthreshold: 128\nvoid: 7\n", "got 128 for 2 names and ignored"),
     ],
 )
 def test_smoothing_that_cannot_be_meant(tmp_path: Path, settings: str, message: str) -> None:

@@ -29,7 +29,7 @@ LABELS = np.zeros((HEIGHT, WIDTH), np.uint8)
 LABELS[12:32, 20:44] = 1
 
 
-def picture(path: Path) -> None:
+def some_image(path: Path) -> None:
     seed = sum(map(ord, path.stem))
     write_image(path, np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8))
 
@@ -57,7 +57,7 @@ def coco(names: list[str]) -> str:
 
 def cvat_yolo(root: Path) -> None:
     for name in "abcd":
-        picture(root / f"obj_train_data/{name}.jpg")
+        some_image(root / f"obj_train_data/{name}.jpg")
         write(root / f"obj_train_data/{name}.txt", LINE)
     write(root / "obj.names", "cat\n")
     write(root / "obj.data", "classes = 1\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
@@ -66,7 +66,7 @@ def cvat_yolo(root: Path) -> None:
 
 def cvat_ultralytics(root: Path) -> None:
     for name in "abcd":
-        picture(root / f"images/train/{name}.jpg")
+        some_image(root / f"images/train/{name}.jpg")
         write(root / f"labels/train/{name}.txt", LINE)
     write(root / "train.txt", "".join(f"data/images/train/{name}.jpg\n" for name in "abcd"))
     write(root / "data.yaml", "names:\n  0: cat\npath: .\ntrain: train.txt\n")
@@ -74,7 +74,7 @@ def cvat_ultralytics(root: Path) -> None:
 
 def label_studio_coco(root: Path) -> None:
     for name in "abcd":
-        picture(root / f"images/{name}.jpg")
+        some_image(root / f"images/{name}.jpg")
     write(root / "result.json", coco([f"images\\{name}.jpg" for name in "abcd"]))
 
 
@@ -85,13 +85,13 @@ def label_studio_coco_with_bare_names(root: Path) -> None:
 
 def roboflow_voc(root: Path) -> None:
     for name in "abcd":
-        picture(root / f"train/{name}.jpg")
+        some_image(root / f"train/{name}.jpg")
         write(root / f"train/{name}.xml", XML.replace("NAME", name))
 
 
 def yolo_by_split(root: Path) -> None:
     for name in "abcd":
-        picture(root / f"train/images/{name}.jpg")
+        some_image(root / f"train/images/{name}.jpg")
         write(root / f"train/labels/{name}.txt", LINE)
     write(root / "classes.txt", "cat\n")
 
@@ -123,7 +123,7 @@ def test_boxes(tmp_path: Path, make: Callable[[Path], None], split: str) -> None
 
 def test_the_classes_of_voc_are_those_of_all_splits(tmp_path: Path) -> None:
     roboflow_voc(tmp_path)
-    picture(tmp_path / "valid/e.jpg")
+    some_image(tmp_path / "valid/e.jpg")
     write(tmp_path / "valid/e.xml", XML.replace("NAME", "e").replace("cat", "bird"))
     assert open_dataset(tmp_path, "val").class_names == open_dataset(tmp_path, "train").class_names == ("bird", "cat")
 
@@ -143,7 +143,7 @@ def test_the_classes_of_voc_are_those_of_all_splits(tmp_path: Path) -> None:
 def test_masks_with_a_table_of_colors(tmp_path: Path, mask_name: str, table: str, content: str) -> None:
     root, is_voc = tmp_path / "data", mask_name.startswith("Seg")
     for name in "abcd":
-        picture(root / ("JPEGImages" if is_voc else "train") / f"{name}.jpg")
+        some_image(root / ("JPEGImages" if is_voc else "train") / f"{name}.jpg")
         save(root / mask_name.replace("NAME", name), COLORS[LABELS])
     if is_voc:
         write(root / "ImageSets/Segmentation/train.txt", "a\nb\nc\nd\n")
@@ -165,38 +165,38 @@ def inner_folder(root: Path) -> None:
 
 
 def supervisely(root: Path) -> None:
-    picture(root / "ds0/img/a.jpg")
+    some_image(root / "ds0/img/a.jpg")
     write(root / "ds0/ann/a.jpg.json", "{}")
     write(root / "meta.json", "{}")
 
 
 def label_me(root: Path) -> None:
-    picture(root / "a.jpg")
+    some_image(root / "a.jpg")
     write(root / "a.json", '{"version": "5", "shapes": []}')
 
 
 def create_ml(root: Path) -> None:
-    picture(root / "train/a.jpg")
+    some_image(root / "train/a.jpg")
     write(root / "train/_annotations.createml.json", "[]")
 
 
 def roboflow_masks(root: Path) -> None:
-    picture(root / "train/a.jpg")
+    some_image(root / "train/a.jpg")
     save(root / "train/a_mask.png", LABELS)
 
 
 def capital_letters(root: Path) -> None:
-    picture(root / "Images/train/a.jpg")
+    some_image(root / "Images/train/a.jpg")
     write(root / "Labels/train/a.txt", LINE)
 
 
 def named_otherwise(root: Path) -> None:
-    picture(root / "val/a.jpg")
+    some_image(root / "val/a.jpg")
     write(root / "annotations/val.json", coco(["a.jpg"]))
 
 
 def without_names(root: Path) -> None:
-    picture(root / "images/a.jpg")
+    some_image(root / "images/a.jpg")
     write(root / "labels/a.txt", LINE)
 
 

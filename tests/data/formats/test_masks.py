@@ -14,7 +14,7 @@ from detseg.data.datasets.label_mapping import LabelMapping, pack_color, pack_co
 from detseg.data.open import available_splits, open_dataset
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError, write_image
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 CAMVID = Path(__file__).parents[3] / "configs" / "data" / "camvid.yaml"
 MASK = np.array([[0, 1, 2], [2, 2, 255]], np.uint8)
@@ -47,7 +47,7 @@ def _described(root: Path, **settings: Any) -> Path:
 def test_a_folder_with_a_list_of_classes(camvid_like: Path) -> None:
     assert available_splits(camvid_like) == ("train", "val")
     dataset = open_dataset(camvid_like, "train")
-    assert dataset.truth == "masks"
+    assert dataset.target == "masks"
     assert dataset.has_masks
     assert dataset.class_names == ("sky", "road", "tree")
     assert dataset.category_ids == (0, 1, 2)
@@ -78,15 +78,25 @@ def test_the_other_order_of_folders(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "names", "values", "expected"),
     [
-        ({"names": ["a", "b", "c"]}, "abc", (0, 1, 2), [[0, 1, 2], [2, 2, VOID]]),
-        ({"names": ["a", "b"], "void": 2, "extra": 255}, "ab", (0, 1), None),
-        ({"names": ["a", "b"], "void": [2, 255]}, "ab", (0, 1), [[0, 1, VOID], [VOID, VOID, VOID]]),
-        ({"names": {2: "c", 0: "a", 255: "d"}, "void": 1}, "acd", (0, 2, 255), [[0, VOID, 1], [1, 1, 2]]),
+        ({"names": ["a", "b", "c"]}, "abc", (0, 1, 2), [[0, 1, 2], [2, 2, IGNORE_INDEX]]),
+        ({"names": ["a", "b"], "ignore_index": 2, "extra": 255}, "ab", (0, 1), None),
+        (
+            {"names": ["a", "b"], "ignore_index": [2, 255]},
+            "ab",
+            (0, 1),
+            [[0, 1, IGNORE_INDEX], [IGNORE_INDEX, IGNORE_INDEX, IGNORE_INDEX]],
+        ),
+        (
+            {"names": {2: "c", 0: "a", 255: "d"}, "ignore_index": 1},
+            "acd",
+            (0, 2, 255),
+            [[0, IGNORE_INDEX, 1], [1, 1, 2]],
+        ),
         # A class 255 leaves the default, which would be the same value, unused.
         ({"names": {0: "a", 1: "b", 2: "c", 255: "d"}}, "abcd", (0, 1, 2, 255), [[0, 1, 2], [2, 2, 3]]),
     ],
 )
-def test_values_and_void(
+def test_values_and_ignored(
     camvid_like: Path, settings: dict[str, Any], names: str, values: tuple[int, ...], expected: Any
 ) -> None:
     if expected is None:
@@ -102,7 +112,7 @@ def test_values_and_void(
 def test_a_description_that_lies_elsewhere(camvid_like: Path, tmp_path: Path) -> None:
     description = tmp_path / "description.yaml"
     description.write_text("format: masks\npath: nowhere\nnames: [x, y]\nvoid: [2, 255]\n")
-    dataset = open_dataset(camvid_like, "val", truth="masks", description=description)
+    dataset = open_dataset(camvid_like, "val", target="masks", description=description)
     assert dataset.class_names == ("x", "y")
     assert dataset.path(0) == str(camvid_like / "val/images/c.png")
     (camvid_like / "data.yaml").write_text("format: masks\nnames: [own, of, folder]\n")
@@ -113,18 +123,20 @@ def test_color_maps(tmp_path: Path) -> None:
     colors = np.array([[(128, 0, 0), (0, 0, 0)], [(64, 64, 128), (128, 0, 0)]], np.uint8)
     _add(tmp_path / "set/val/images", tmp_path / "set/val/masks", "a", colors, size=(2, 2))
     settings = {"names": ["building", "car"], "colors": [[128, 0, 0], [64, 64, 128]]}
-    dataset = open_dataset(_described(tmp_path / "set", **settings, void=[0, 0, 0]), "val")
+    dataset = open_dataset(_described(tmp_path / "set", **settings, ignore_index=[0, 0, 0]), "val")
     assert dataset.category_ids == (0, 1)
-    assert dataset.mask(0).tolist() == [[0, VOID], [1, 0]]
+    assert dataset.mask(0).tolist() == [[0, IGNORE_INDEX], [1, 0]]
     # By name, in any order; the names may be left out then.
     by_name = {"car": [64, 64, 128], "building": [128, 0, 0]}
-    named = open_dataset(_described(tmp_path / "set", names=["building", "car"], colors=by_name, void=[0, 0, 0]), "val")
-    assert named.mask(0).tolist() == [[0, VOID], [1, 0]]
-    alone = open_dataset(_described(tmp_path / "set", colors=by_name, void=[0, 0, 0]), "val")
-    assert (alone.class_names, alone.mask(0).tolist()) == (("building", "car"), [[0, VOID], [1, 0]])
+    named = open_dataset(
+        _described(tmp_path / "set", names=["building", "car"], colors=by_name, ignore_index=[0, 0, 0]), "val"
+    )
+    assert named.mask(0).tolist() == [[0, IGNORE_INDEX], [1, 0]]
+    alone = open_dataset(_described(tmp_path / "set", colors=by_name, ignore_index=[0, 0, 0]), "val")
+    assert (alone.class_names, alone.mask(0).tolist()) == (("building", "car"), [[0, IGNORE_INDEX], [1, 0]])
     dataset = open_dataset(_described(tmp_path / "set", **settings), "val")
     message = (
-        r"a\.png: color \(0, 0, 0\), first at x 1, y 0, 1 pixels, is neither a class nor void; allowed are "
+        r"a\.png: color \(0, 0, 0\), first at x 1, y 0, 1 pixels, is neither a class nor ignored; allowed are "
         r"\(128, 0, 0\) building, \(64, 64, 128\) car"
     )
     with pytest.raises(DatasetError, match=message):
@@ -177,16 +189,16 @@ def test_the_names_are_asked_for_with_what_the_masks_hold(camvid_like: Path) -> 
         "format": "masks",
         "path": str(camvid_like),
         "names": {0: "NAME", 1: "NAME", 2: "NAME"},
-        "void": 255,
+        "ignore_index": 255,
     }
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"names": ["a", "b", "c"], "void": 1}, "the value of b is also void; a pixel is one or the other"),
-        ({"names": ["a"], "void": 256}, "void: expected integers from 0 to 255, got 256"),
-        ({"names": ["a"], "void": "none"}, "void: expected integers from 0 to 255, got 'none'"),
+        ({"names": ["a", "b", "c"], "ignore_index": 1}, "the value of b is also ignored; a pixel is one or the other"),
+        ({"names": ["a"], "ignore_index": 256}, "ignore_index: expected integers from 0 to 255, got 256"),
+        ({"names": ["a"], "ignore_index": "none"}, "ignore_index: expected integers from 0 to 255, got 'none'"),
         ({"names": {-1: "a"}}, r"names: the values must be integers from 0 to 255, got \[-1\]"),
         ({"names": {"a": 0}}, "names: the values must be integers"),
         ({"names": ["a", "a"]}, "class names must differ"),
@@ -197,8 +209,8 @@ def test_the_names_are_asked_for_with_what_the_masks_hold(camvid_like: Path) -> 
         ({"names": ["a", "b"], "colors": {"a": [0, 0, 9]}}, r"colors: none for b; give NAME: \[red, green, blue\]"),
         ({"names": ["a"], "colors": {"a": [0, 0, 9], "c": [0, 0, 8]}}, "colors: no class is called c"),
         ({"names": ["a", "b"], "colors": [[0, 0, 9], [0, 0, 9]]}, "a and b have the same color"),
-        ({"names": ["a"], "colors": [[0, 0, 9]], "void": [0, 0, 9]}, "the color of a is also void"),
-        ({"names": ["a"], "colors": [[0, 0, 9]], "void": 3}, r"void: with colors, expected \[red"),
+        ({"names": ["a"], "colors": [[0, 0, 9]], "ignore_index": [0, 0, 9]}, "the color of a is also ignored"),
+        ({"names": ["a"], "colors": [[0, 0, 9]], "ignore_index": 3}, r"ignore_index: with colors, expected \[red"),
         ({"names": {0: "a"}, "colors": [[0, 0, 9]]}, "names: with colors a list in their order"),
         ({"names": ["a"], "vold": 3}, "vold: expected {images"),
         ({"names": ["a"], "val": {"images": "val/images", "masks": "nowhere"}}, "val: masks not found; tried"),
@@ -219,8 +231,8 @@ def _opened(root: Path) -> Dataset:
 def test_an_unknown_label(camvid_like: Path) -> None:
     Image.fromarray(np.array([[0, 7, 1], [9, 7, 7]], np.uint8)).save(camvid_like / "val/masks/c.png")
     message = (
-        r"val/masks/c\.png: value 7, first at x 1, y 0, 3 pixels, is neither a class nor void; nor is 9; "
-        r"allowed are 0 sky, 1 road, 2 tree, 255 void$"
+        r"val/masks/c\.png: value 7, first at x 1, y 0, 3 pixels, is neither a class nor ignored; nor is 9; "
+        r"allowed are 0 sky, 1 road, 2 tree, 255 ignored$"
     )
     dataset = _opened(camvid_like)
     for read in (dataset.mask, dataset.load):
@@ -316,17 +328,19 @@ def test_masks_are_not_mistaken_for_boxes_nor_boxes_for_masks(camvid_like: Path)
     (camvid_like / "labels/val/a.txt").write_text("0 0.5 0.5 0.5 0.5\n")
     with pytest.raises(DatasetError, match="may be yolo or masks; say which with --format"):
         open_dataset(camvid_like, "val")
-    assert open_dataset(camvid_like, "val", truth="masks").truth == "masks"
-    assert open_dataset(camvid_like, "val", truth="boxes").truth == "boxes"
+    assert open_dataset(camvid_like, "val", target="masks").target == "masks"
+    assert open_dataset(camvid_like, "val", target="boxes").target == "boxes"
     (camvid_like / "val/masks").rename(camvid_like / "val/other")
     (camvid_like / "train/masks").rename(camvid_like / "train/other")
-    assert open_dataset(camvid_like, "val").truth == "boxes"
+    assert open_dataset(camvid_like, "val").target == "boxes"
 
 
 def test_the_fingerprint_follows_the_mask_and_its_meaning(camvid_like: Path) -> None:
     dataset = open_dataset(_described(camvid_like, names=list("abc")), "val")
     before = dataset.fingerprint(0)
-    assert open_dataset(_described(camvid_like, names=list("ab"), void=[2, 255]), "val").fingerprint(0) != before
+    assert (
+        open_dataset(_described(camvid_like, names=list("ab"), ignore_index=[2, 255]), "val").fingerprint(0) != before
+    )
     assert dataset.fingerprint(0) == before
     Image.new("L", (30, 20)).save(dataset.mask_path(0))
     assert dataset.fingerprint(0) != before
@@ -342,7 +356,7 @@ def test_long_lists_of_classes_are_cut() -> None:
     names = tuple(f"class {number}" for number in range(50))
     allowed = LabelMapping(names, tuple(range(50))).allowed()
     assert allowed.startswith("0 class 0, ")
-    assert allowed.endswith("39 class 39, 10 more classes, 255 void")
+    assert allowed.endswith("39 class 39, 10 more classes, 255 ignored")
 
 
 @pytest.mark.parametrize(("split", "count"), [("train", 367), ("val", 101)])
@@ -362,6 +376,6 @@ def test_camvid(detseg_data: Path, monkeypatch: pytest.MonkeyPatch, split: str, 
         found |= set(np.unique(mask).tolist())
         for name, heights in rows.items():
             heights += np.nonzero(mask == dataset.class_names.index(name))[0].mean(keepdims=True).tolist()
-    assert found == {*range(11), VOID}
+    assert found == {*range(11), IGNORE_INDEX}
     # The order of the names: the sky is above, the road below.
     assert max(rows["sky"]) < 180 < min(rows["road"])

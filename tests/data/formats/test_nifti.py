@@ -36,7 +36,7 @@ def names(path: Path, split: str) -> list[str]:
     dataset = open_dataset(path, split)
     assert isinstance(dataset, VolumeDataset)
     assert dataset.split == split
-    assert dataset.truth == "volumes"
+    assert dataset.target == "volumes"
     for index in range(len(dataset)):
         if dataset.has_labels:
             assert Path(dataset.label_path(index)).name == Path(dataset.path(index)).name
@@ -56,8 +56,8 @@ def test_a_folder_is_divided_by_default(root: Path) -> None:
     everything = [f"blobs_{index:04d}.nii.gz" for index in range(NUM_VOLUMES)]
     assert sorted(train + val) == everything == names(root, "all")
     assert train == sorted(train)
-    # The same without the list in dataset.json, and with the division stated.
-    yaml_path = describe(root, names=["background", "bright", "dark"], division={"ratios": [8, 2], "seed": 0})
+    # The same without the list in dataset.json, and with the split stated.
+    yaml_path = describe(root, names=["background", "bright", "dark"], split={"ratios": [8, 2], "seed": 0})
     (root / "dataset.json").unlink()
     assert names(yaml_path, "train") == train
     # As the standard formats call it.
@@ -65,7 +65,7 @@ def test_a_folder_is_divided_by_default(root: Path) -> None:
 
 
 def test_what_a_folder_holds(root: Path) -> None:
-    dataset = open_dataset(root, "val", truth="volumes")
+    dataset = open_dataset(root, "val", target="volumes")
     assert isinstance(dataset, VolumeDataset)
     assert dataset.class_names == ("background", "bright", "dark")
     assert dataset.category_ids == (0, 1, 2)
@@ -85,17 +85,17 @@ def test_files_of_macos_are_no_volumes(root: Path) -> None:
 
 def test_another_seed_and_other_ratios(root: Path) -> None:
     default = names(root, "val")
-    assert names(describe(root, division={"seed": 1}), "val") != default
-    path = describe(root, division={"ratios": [6, 2, 2], "seed": 5})
+    assert names(describe(root, split={"seed": 1}), "val") != default
+    path = describe(root, split={"ratios": [6, 2, 2], "seed": 5})
     assert available_splits(path) == ("train", "val", "test", "all")
     parts = [names(path, split) for split in ("train", "val", "test")]
     assert [len(part) for part in parts] == [6, 2, 2]
     assert sorted(name for part in parts for name in part) == names(path, "all")
-    assert names(describe(root, division={"ratios": "6:2:2", "seed": 5}), "test") == parts[2]
+    assert names(describe(root, split={"ratios": "6:2:2", "seed": 5}), "test") == parts[2]
 
 
 def test_folds(root: Path) -> None:
-    path = describe(root, division={"folds": 5, "seed": 0})
+    path = describe(root, split={"folds": 5, "seed": 0})
     assert available_splits(path)[:4] == ("fold0-train", "fold0-val", "fold1-train", "fold1-val")
     assert available_splits(path)[10:] == ("all",)
     held_out = [names(path, f"fold{fold}-val") for fold in range(5)]
@@ -114,8 +114,8 @@ def test_volumes_for_tests(root: Path) -> None:
     dataset = open_dataset(root, "test")
     assert isinstance(dataset, VolumeDataset)
     assert not dataset.has_labels
-    # A test that the division makes hides these.
-    path = describe(root, division={"ratios": [6, 2, 2]})
+    # A test that the split makes hides these.
+    path = describe(root, split={"ratios": [6, 2, 2]})
     assert available_splits(path) == ("train", "val", "test", "all")
     assert len(names(path, "test")) == 2
 
@@ -154,22 +154,22 @@ def test_a_yaml_without_a_format(root: Path) -> None:
     path.write_text(yaml.safe_dump({"path": "set", "names": ["a", "b", "c"], "val": entry}))
     with pytest.raises(DatasetError, match="may be yolo or nifti; say which with --format"):
         open_dataset(path, "val")
-    assert len(open_dataset(path, "val", truth="volumes")) == NUM_VOLUMES
+    assert len(open_dataset(path, "val", target="volumes")) == NUM_VOLUMES
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"division": [8, 2]}, r"division: expected {ratios: \[8, 2\], seed: 0} or {folds: 5, seed: 0}, got \[8, 2\]"),
-        ({"division": {"ratios": [8]}}, "ratios must be two or three positive numbers"),
-        ({"division": {"ratio": [8, 2]}}, "ratio"),
-        ({"division": {"folds": 5, "ratios": [8, 2]}}, "either ratios or folds can be given, not both"),
-        ({"division": {"folds": 1}}, "folds must be at least 2, got 1"),
-        ({"division": {"seed": -1}}, "seed must not be negative, got -1"),
-        ({"division": {"seed": "now"}}, "seed"),
-        ({"division": {"ratios": [99, 1]}}, r"my\.yaml: division: 10 .* cannot be divided into 2 splits"),
+        ({"split": [8, 2]}, r"split: expected {ratios: \[8, 2\], seed: 0} or {folds: 5, seed: 0}, got \[8, 2\]"),
+        ({"split": {"ratios": [8]}}, "ratios must be two or three positive numbers"),
+        ({"split": {"ratio": [8, 2]}}, "ratio"),
+        ({"split": {"folds": 5, "ratios": [8, 2]}}, "either ratios or folds can be given, not both"),
+        ({"split": {"folds": 1}}, "folds must be at least 2, got 1"),
+        ({"split": {"seed": -1}}, "seed must not be negative, got -1"),
+        ({"split": {"seed": "now"}}, "seed"),
+        ({"split": {"ratios": [99, 1]}}, r"my\.yaml: split: 10 .* cannot be divided into 2 splits"),
         ({"path": "nowhere"}, "path not found; tried"),
-        ({"train": {"images": "imagesTr", "labels": "labelsTr"}, "division": {"seed": 1}}, "either division or splits"),
+        ({"train": {"images": "imagesTr", "labels": "labelsTr"}, "split": {"seed": 1}}, "either split or splits"),
         (
             {"train": "imagesTr"},
             "train: expected a split, {images: FOLDER .*got 'imagesTr'; other keys are format, path,",
@@ -187,15 +187,15 @@ def test_settings_that_cannot_be(root: Path, settings: dict[Any, Any], message: 
 
 
 def test_more_folds_than_volumes(root: Path) -> None:
-    path = describe(root, division={"folds": 11})
-    with pytest.raises(DatasetError, match=r"my\.yaml: division: the number of folds must be from 2 to .*, 10; got 11"):
+    path = describe(root, split={"folds": 11})
+    with pytest.raises(DatasetError, match=r"my\.yaml: split: the number of folds must be from 2 to .*, 10; got 11"):
         open_dataset(path, "fold0-val")
 
 
 def test_what_is_too_little_to_be_divided_can_be_opened_as_a_whole(tmp_path: Path) -> None:
     write_blobs(tmp_path, 1, config=TINY)
     assert names(tmp_path, "all") == ["blobs_0000.nii.gz"]
-    with pytest.raises(DatasetError, match=r"division: 1 .* cannot be divided"):
+    with pytest.raises(DatasetError, match=r"split: 1 .* cannot be divided"):
         open_dataset(tmp_path, "train")
 
 
@@ -232,7 +232,7 @@ def test_the_hippocampus(detseg_data: Path) -> None:
         assert labels is not None
         assert labels.labels.shape == volume.voxels.shape
         assert set(np.unique(labels.labels)) == {0, 1, 2}
-    # The figures are published with this division: it stays.
+    # The figures are published with this split: it stays.
     val = sorted(Path(path).name for path in splits["val"])
     assert val[:3] == ["hippocampus_001.nii.gz", "hippocampus_008.nii.gz", "hippocampus_011.nii.gz"]
 

@@ -31,7 +31,7 @@ def cases_in(path: Path, split: str) -> list[str]:
 
 
 @pytest.mark.parametrize("suffix", ["_0000.nii", ".nii"])
-def test_the_first_fold_is_the_division(tmp_path: Path, suffix: str) -> None:
+def test_the_first_fold_is_the_split(tmp_path: Path, suffix: str) -> None:
     lay(tmp_path, suffix)
     assert available_splits(tmp_path) == ("train", "val", "all")
     assert cases_in(tmp_path, "train") == CASES[2:]

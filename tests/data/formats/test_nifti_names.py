@@ -9,7 +9,7 @@ import pytest
 
 from detseg.data.formats import nifti_description
 from detseg.data.formats.nifti_names import read_class_names, read_description
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.runtime.media.nifti import write_label_volume
 from detseg.volumes import LabelVolume
 
@@ -30,7 +30,7 @@ def describe(root: Path, content: Any) -> None:
 )
 def test_names_in_a_yaml(tmp_path: Path, names: Any) -> None:
     describe(tmp_path, {"labels": {"0": "other", "1": "names"}})
-    source = Source(tmp_path, {"names": names}, tmp_path / "my.yaml")
+    source = DataSource(tmp_path, {"names": names}, tmp_path / "my.yaml")
     assert list(read_class_names(source, []).items()) == list(EXPECTED.items())
 
 
@@ -45,11 +45,11 @@ def test_names_in_a_yaml(tmp_path: Path, names: Any) -> None:
 )
 def test_names_in_a_description(tmp_path: Path, labels: Any) -> None:
     describe(tmp_path, {"labels": labels, "modality": {"0": "MRI"}})
-    assert list(read_class_names(Source(tmp_path), []).items()) == list(EXPECTED.items())
+    assert list(read_class_names(DataSource(tmp_path), []).items()) == list(EXPECTED.items())
 
 
 def test_values_need_not_be_consecutive(tmp_path: Path) -> None:
-    source = Source(tmp_path, {"names": {205: "ventricle", 0: "background", 65535: "rest"}}, tmp_path / "my.yaml")
+    source = DataSource(tmp_path, {"names": {205: "ventricle", 0: "background", 65535: "rest"}}, tmp_path / "my.yaml")
     assert read_class_names(source, []) == {0: "background", 205: "ventricle", 65535: "rest"}
 
 
@@ -71,7 +71,7 @@ def test_values_need_not_be_consecutive(tmp_path: Path) -> None:
 )
 def test_names_that_cannot_be(tmp_path: Path, names: Any, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
-        read_class_names(Source(tmp_path, {"names": names}, tmp_path / "my.yaml"), [])
+        read_class_names(DataSource(tmp_path, {"names": names}, tmp_path / "my.yaml"), [])
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_descriptions_that_cannot_be(tmp_path: Path, content: Any, message: str)
     else:
         describe(tmp_path, content)
     with pytest.raises(DatasetError, match=message) as caught:
-        read_class_names(Source(tmp_path), [])
+        read_class_names(DataSource(tmp_path), [])
     assert str(caught.value).startswith(str(tmp_path / "dataset.json"))
     assert len(str(caught.value)) < 1000
 
@@ -116,13 +116,13 @@ def test_without_names_the_error_shows_what_to_write(tmp_path: Path) -> None:
     for number, file in enumerate(files):
         write_label_volume(file, LabelVolume(np.full((2, 2, 2), 10 * number, np.uint8), np.eye(4)))
     with pytest.raises(DatasetError) as caught:
-        read_class_names(Source(tmp_path), files)
+        read_class_names(DataSource(tmp_path), files)
     assert str(caught.value) == (
         f"{tmp_path}: the names of the classes are missing; the labels hold the values 0, 10, 20, 30, 40 (5 of 7 were "
         f"read). Write a YAML and give that as the data set:\n  format: nifti\n  path: {tmp_path}\n"
         "  names: {0: background, 10: NAME, 20: NAME, 30: NAME, 40: NAME}\n"
         f"or name them under `labels` in {tmp_path}/dataset.json"
     )
-    source = Source(tmp_path, {"format": "nifti"}, tmp_path / "my.yaml")
+    source = DataSource(tmp_path, {"format": "nifti"}, tmp_path / "my.yaml")
     with pytest.raises(DatasetError, match=r"read\)\. Add to the YAML:\n  names: \{0: background, 10: NAME\}$"):
         read_class_names(source, files[1:2])

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from detseg.data.formats.nifti import find_named_pairs, find_test_pairs, find_training_pairs, pair_up
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.data.volume_records import VolumePair, list_volumes
 
 
@@ -104,7 +104,7 @@ FILES = ("scans/a.nii", "scans/b.nii", "truth/a.nii", "truth/b.nii")
 
 
 @pytest.fixture
-def source(tmp_path: Path) -> Source:
+def source(tmp_path: Path) -> DataSource:
     touch(tmp_path / "set", *FILES)
     (tmp_path / "lists").mkdir()
     (tmp_path / "lists/scans.txt").write_text("scans/b.nii\n\n" + str(tmp_path / "set/scans/a.nii") + "\n")
@@ -113,7 +113,7 @@ def source(tmp_path: Path) -> Source:
     (tmp_path / "lists/lost.txt").write_text("scans/lost.nii\n")
     (tmp_path / "lists/twice.txt").write_text("scans/a.nii\nscans/a.nii\n")
     (tmp_path / "lists/empty.txt").write_text("\n")
-    return Source(tmp_path, {"path": "set"}, tmp_path / "my.yaml")
+    return DataSource(tmp_path, {"path": "set"}, tmp_path / "my.yaml")
 
 
 @pytest.mark.parametrize(
@@ -126,13 +126,13 @@ def source(tmp_path: Path) -> Source:
         ([{"image": "scans/b.nii", "label": "truth/b.nii"}, ["scans/a.nii", "truth/a.nii"]], "ba"),
     ],
 )
-def test_pairs_named_in_a_yaml(source: Source, entry: Any, order: str) -> None:
+def test_pairs_named_in_a_yaml(source: DataSource, entry: Any, order: str) -> None:
     root = source.root / "set"
     pairs = [VolumePair(root / f"scans/{name}.nii", root / f"truth/{name}.nii") for name in order]
     assert find_named_pairs(entry, source, "my.yaml: train") == pairs
 
 
-def test_volumes_without_labels(source: Source) -> None:
+def test_volumes_without_labels(source: DataSource) -> None:
     root = source.root / "set"
     for entry in ({"images": "scans"}, {"images": "scans", "labels": None}):
         pairs = find_named_pairs(entry, source, "my.yaml: test")
@@ -160,6 +160,6 @@ def test_volumes_without_labels(source: Source) -> None:
         ([["scans/a.nii", "truth/a.nii"]] * 2, r"scans/a\.nii is named twice"),
     ],
 )
-def test_entries_that_cannot_be(source: Source, entry: Any, message: str) -> None:
+def test_entries_that_cannot_be(source: DataSource, entry: Any, message: str) -> None:
     with pytest.raises(DatasetError, match=message):
         find_named_pairs(entry, source, "my.yaml: train")

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.formats.shapes import CLASS_NAMES, MASK_CLASS_NAMES, ShapesConfig, ShapesDataset, draw_picture
+from detseg.data.formats.shapes import CLASS_NAMES, MASK_CLASS_NAMES, ShapesConfig, ShapesDataset, draw_image
 from detseg.data.open import open_dataset
 from detseg.data.source import DatasetError
 
@@ -27,8 +27,8 @@ def test_sizes_and_classes() -> None:
 
 
 def test_the_classes_of_the_masks() -> None:
-    boxes, masks = (open_dataset("shapes", "val", truth=truth) for truth in ("boxes", "masks"))
-    assert masks.truth == "masks"
+    boxes, masks = (open_dataset("shapes", "val", target=truth) for truth in ("boxes", "masks"))
+    assert masks.target == "masks"
     assert masks.class_names == MASK_CLASS_NAMES == ("background", "circle", "square", "triangle")
     assert masks.category_ids == (0, 1, 2, 3)
     for index in (0, 5):
@@ -42,7 +42,7 @@ def test_the_classes_of_the_masks() -> None:
     assert masks.mask_path(3) == masks.path(3)
 
 
-def test_pictures_are_a_pure_function() -> None:
+def test_images_are_a_pure_function() -> None:
     first, again = ShapesDataset("train", SMALL), ShapesDataset("train", SMALL)
     for index in (7, 3):
         assert np.array_equal(first.load(index).image, again.load(index).image)
@@ -50,16 +50,16 @@ def test_pictures_are_a_pure_function() -> None:
 
 
 @pytest.mark.parametrize("other", [("val", 0, 0), ("test", 0, 0), ("train", 1, 0), ("train", 0, 1)])
-def test_pictures_differ(other: tuple[str, int, int]) -> None:
+def test_images_differ(other: tuple[str, int, int]) -> None:
     split, index, seed = other
-    image, _ = draw_picture(SMALL, "train", 0)
-    different, _ = draw_picture(dataclasses.replace(SMALL, seed=seed), split, index)
-    # Independent pictures, not the same one with other noise.
+    image, _ = draw_image(SMALL, "train", 0)
+    different, _ = draw_image(dataclasses.replace(SMALL, seed=seed), split, index)
+    # Independent images, not the same one with other noise.
     assert np.abs(image.astype(int) - different).mean() > 20
 
 
 def test_boxes_are_those_of_the_mask() -> None:
-    """A picture of one object: every pixel of the mask is its own, and the box ends where they end."""
+    """An image of one object: every pixel of the mask is its own, and the box ends where they end."""
     config = dataclasses.replace(SMALL, min_objects=1, max_objects=1)
     dataset = ShapesDataset("train", config)
     for index in range(len(dataset)):
@@ -131,7 +131,7 @@ def test_impossible_settings_are_refused(change: dict[str, Any], message: str) -
 
 def test_masks_of_objects_are_their_visible_pixels() -> None:
     boxes, instances = (ShapesDataset("val", SMALL, truth) for truth in ("boxes", "instances"))  # type: ignore[arg-type]
-    assert (instances.truth, instances.class_names) == ("instances", CLASS_NAMES)
+    assert (instances.target, instances.class_names) == ("instances", CLASS_NAMES)
     for index in range(8):
         sample, plain = instances.load(index), boxes.load(index)
         masks = np.asarray(sample.object_masks)

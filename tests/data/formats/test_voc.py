@@ -8,7 +8,7 @@ import pytest
 
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.formats.voc import VocFormat
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.runtime.media.images import ImageError, write_image
 
 
@@ -53,11 +53,11 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _open(folder: Path, split: str = "train") -> Dataset:
-    return VocFormat().open(Source(folder), split)
+    return VocFormat().open(DataSource(folder), split)
 
 
 def test_a_folder_is_read(folder: Path) -> None:
-    assert VocFormat().splits(Source(folder)) == ("train", "val")
+    assert VocFormat().splits(DataSource(folder)) == ("train", "val")
     dataset = _open(folder)
     assert dataset.class_names == _open(folder, "val").class_names == ("ape", "cat", "dog")
     assert dataset.category_ids == (1, 2, 3)
@@ -85,7 +85,7 @@ def test_boxes_of_no_size_are_left_out_and_counted(folder: Path) -> None:
 def test_class_names_from_a_file_or_a_yaml(folder: Path) -> None:
     (folder / "classes.txt").write_text("dog\ncat\nape\nyak\n")
     assert _open(folder).class_names == ("dog", "cat", "ape", "yak")
-    source = Source(
+    source = DataSource(
         folder.parent, {"format": "voc", "path": folder.name, "names": ["cat", "dog"]}, folder / "data.yaml"
     )
     dataset = VocFormat().open(source, "train")
@@ -98,7 +98,7 @@ def test_class_names_from_a_file_or_a_yaml(folder: Path) -> None:
 def test_splits_from_a_yaml(folder: Path) -> None:
     (folder.parent / "mine.txt").write_text("one\n")
     settings = {"format": "voc", "path": folder.name, "mine": "mine.txt", "other": "none.txt"}
-    source = Source(folder.parent, settings, folder.parent / "data.yaml")
+    source = DataSource(folder.parent, settings, folder.parent / "data.yaml")
     assert VocFormat().splits(source) == ("mine", "other")
     assert len(VocFormat().open(source, "mine")) == 1
     with pytest.raises(DatasetError, match=r"other not found; tried .*none\.txt"):
@@ -107,7 +107,7 @@ def test_splits_from_a_yaml(folder: Path) -> None:
 
 def test_lists_of_one_class_are_no_splits(folder: Path) -> None:
     _list(folder, "dog_train", "one  1", "two -1")
-    assert VocFormat().splits(Source(folder)) == ("train", "val")
+    assert VocFormat().splits(DataSource(folder)) == ("train", "val")
 
 
 def test_the_image_is_found_by_its_stem_then_by_the_file_name(folder: Path) -> None:
@@ -192,7 +192,7 @@ def test_no_folder_of_images(folder: Path) -> None:
     ],
 )
 def test_real_files(detseg_data: Path, split: str, num_images: int, num_objects: dict[str, int]) -> None:
-    dataset = VocFormat().open(Source(detseg_data / "bccd"), split)
+    dataset = VocFormat().open(DataSource(detseg_data / "bccd"), split)
     assert len(dataset) == num_images
     counts = np.bincount(dataset.annotations.labels)
     assert dict(zip(dataset.class_names, counts.tolist(), strict=True)) == num_objects

@@ -1,4 +1,4 @@
-"""Instances of Pascal VOC: numbers of objects in the pictures of SegmentationObject."""
+"""Instances of Pascal VOC: numbers of objects in the images of SegmentationObject."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ def write(folder: Path, name: str, pixels: Any, *objects: tuple[str, tuple[int, 
     (folder / "Annotations").mkdir(exist_ok=True)
     (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{items}</annotation>")
     if pixels is not None:
-        picture = Image.fromarray(pixels).convert("P")
-        picture.putdata(pixels.ravel().tolist())
-        picture.putpalette([value for number in range(256) for value in (number * 7 % 256, number * 13 % 256, 99)])
+        image = Image.fromarray(pixels).convert("P")
+        image.putdata(pixels.ravel().tolist())
+        image.putpalette([value for number in range(256) for value in (number * 7 % 256, number * 13 % 256, 99)])
         (folder / "SegmentationObject").mkdir(exist_ok=True)
-        picture.save(folder / "SegmentationObject" / f"{name}.png")
+        image.save(folder / "SegmentationObject" / f"{name}.png")
 
 
 def write_list(folder: Path, kind: str, split: str, *names: str) -> None:
@@ -66,7 +66,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_the_images_with_masks_are_read(folder: Path) -> None:
-    dataset = open_dataset(folder, "train", truth="instances")
+    dataset = open_dataset(folder, "train", target="instances")
     assert isinstance(dataset, Dataset)
     assert [Path(dataset.path(index)).stem for index in range(len(dataset))] == ["a"]
     assert len(open_dataset(folder, "train")) == 2
@@ -81,14 +81,14 @@ def test_the_images_with_masks_are_read(folder: Path) -> None:
 def test_without_lists_of_its_own_all_images_count(folder: Path) -> None:
     (folder / "ImageSets" / "Segmentation" / "train.txt").unlink()
     with pytest.raises(DatasetError, match=r"SegmentationObject/b.png: there is no such file; the mask of .*b.xml was"):
-        open_dataset(folder, "train", truth="instances")
+        open_dataset(folder, "train", target="instances")
 
 
 def test_lists_of_masks_alone_make_splits(folder: Path) -> None:
     (folder / "ImageSets" / "Main" / "train.txt").unlink()
     assert available_splits(folder) == ("train",)
     for truth in ("boxes", "instances"):
-        assert len(open_dataset(folder, "train", truth=truth)) == 1  # type: ignore[arg-type]
+        assert len(open_dataset(folder, "train", target=truth)) == 1  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -101,24 +101,24 @@ def test_lists_of_masks_alone_make_splits(folder: Path) -> None:
 def test_numbers_and_objects_belong_together(folder: Path, pixels: Any, objects: Any, words: str) -> None:
     write(folder, "a", pixels.astype(np.uint8), *objects)
     with pytest.raises(DatasetError, match=words):
-        open_dataset(folder, "train", truth="instances")
+        open_dataset(folder, "train", target="instances")
 
 
 def test_masks_of_another_size_are_named(folder: Path) -> None:
     write(folder, "a", numbers()[:, :30].copy(), CAT, DOG)
-    dataset = open_dataset(folder, "train", truth="instances")
+    dataset = open_dataset(folder, "train", target="instances")
     assert isinstance(dataset, Dataset)
     with pytest.raises(DatasetError, match=r"annotation 1: the mask is of 30x20 pixels, but its image has 40x20"):
         dataset.load(0)
 
 
 def test_check_looks_at_the_masks(folder: Path) -> None:
-    report = check_dataset(folder, truth="instances")
+    report = check_dataset(folder, target="instances")
     assert [code for code in report.by_code() if code not in ("D105", "D203")] == [], "but for the image without masks"
     numbers_elsewhere = np.roll(numbers(), 6, axis=0)
     write(folder, "a", numbers_elsewhere, CAT, DOG)
-    assert [one.annotation_ids for one in check_dataset(folder, truth="instances").by_code()["D012"]] == [(1,), (2,)]
-    (folder / "SegmentationObject" / "a.png").write_bytes(b"no picture")
-    report = check_dataset(folder, truth="instances")
+    assert [one.annotation_ids for one in check_dataset(folder, target="instances").by_code()["D012"]] == [(1,), (2,)]
+    (folder / "SegmentationObject" / "a.png").write_bytes(b"no image")
+    report = check_dataset(folder, target="instances")
     assert (report.exit_code, {"D302", "D009"} <= report.by_code().keys()) == (2, True)
     assert "D302" not in check_dataset(folder).by_code(), "boxes do without"

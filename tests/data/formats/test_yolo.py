@@ -9,7 +9,7 @@ import pytest
 from detseg.data.check import check_dataset
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.formats.yolo import YoloFormat, label_file
-from detseg.data.source import DatasetError, Source
+from detseg.data.source import DatasetError, DataSource
 from detseg.runtime.media.images import ImageError, write_image
 
 
@@ -31,12 +31,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def _open(folder: Path, split: str = "train", **settings: Any) -> Dataset:
-    source = Source(folder, {"names": ["cat", "dog"], **settings}, folder / "data.yaml") if settings else Source(folder)
+    source = (
+        DataSource(folder, {"names": ["cat", "dog"], **settings}, folder / "data.yaml")
+        if settings
+        else DataSource(folder)
+    )
     return YoloFormat().open(source, split)
 
 
 def test_a_folder_is_read(folder: Path) -> None:
-    assert YoloFormat().splits(Source(folder)) == ("train", "val")
+    assert YoloFormat().splits(DataSource(folder)) == ("train", "val")
     dataset = _open(folder)
     assert dataset.class_names == ("cat", "dog")
     assert dataset.category_ids == (1, 2)
@@ -82,7 +86,7 @@ def test_a_yaml_elsewhere(folder: Path, tmp_path_factory: pytest.TempPathFactory
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "mine.txt").write_text(f"{folder}/images/val/d.png\n")
     settings = {"path": str(folder), "train": "images/train", "val": "mine.txt", "names": {0: "cat", 1: "dog"}}
-    source = Source(elsewhere, settings, elsewhere / "data.yaml")
+    source = DataSource(elsewhere, settings, elsewhere / "data.yaml")
     assert YoloFormat().splits(source) == ("train", "val")
     assert len(YoloFormat().open(source, "train")) == 3
     assert YoloFormat().open(source, "val").path(0) == f"{folder}/images/val/d.png"
@@ -107,7 +111,7 @@ def test_a_byte_order_mark_is_passed_over(folder: Path) -> None:
     assert "D005" not in check_dataset(folder).by_code()
 
 
-def test_linked_folders_are_followed_by_all_and_no_picture_is_taken_twice(folder: Path, tmp_path: Path) -> None:
+def test_linked_folders_are_followed_by_all_and_no_image_is_taken_twice(folder: Path, tmp_path: Path) -> None:
     (folder / "images/train/sub").rename(folder / "store")
     (folder / "images/train/sub").symlink_to(folder / "store", target_is_directory=True)
     (folder / "images/train/around").symlink_to(folder / "images", target_is_directory=True)

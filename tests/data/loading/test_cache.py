@@ -20,7 +20,7 @@ from detseg.data.loading import cache_store
 from detseg.data.loading.cache import CachedDataset
 from detseg.data.loading.cache_store import CacheError, available_memory
 from detseg.runtime.media.images import ImageError, write_image
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 MODES: list[Literal["ram", "disk"]] = ["ram", "disk"]
 
@@ -52,7 +52,7 @@ def test_samples_are_the_same_as_without(dataset: Dataset, folder: Path, mode: L
         sample, expected = cached.load(index), dataset.load(index)
         assert np.array_equal(sample.image, expected.image)
         assert np.array_equal(sample.boxes_xyxy, expected.boxes_xyxy)
-        assert sample.placement == expected.placement
+        assert sample.transform == expected.transform
         assert sample.crowd.tolist() == expected.crowd.tolist()
         assert sample.path == expected.path
     assert cached.num_dropped == dataset.num_dropped == 1
@@ -66,12 +66,12 @@ def test_smaller_images_keep_boxes_at_their_place(dataset: Dataset, folder: Path
     assert sample.image.shape == (8, 16, 3)
     # Scaled by 16/40, the lower side clipped to the image first.
     np.testing.assert_allclose(sample.boxes_xyxy, [[1.6, 0.8, 13.6, 8.0]], atol=1e-6)
-    np.testing.assert_allclose(sample.placement.to_original(sample.boxes_xyxy), [[4, 2, 34, 20]], atol=1e-5)
+    np.testing.assert_allclose(sample.transform.to_original(sample.boxes_xyxy), [[4, 2, 34, 20]], atol=1e-5)
     assert cached.size(0) == (20, 40)
     assert cached.ground_truth(0).boxes_xywh[0].tolist() == [4, 2, 30, 25]
     # 10x30 becomes 5.33x16: the exact ratios are 5/10 and 16/30.
-    placement = cached.load(1).placement
-    assert (placement.scale_x, placement.scale_y) == (0.5, 16 / 30)
+    transform = cached.load(1).transform
+    assert (transform.scale_x, transform.scale_y) == (0.5, 16 / 30)
     assert abs(int(sample.image.mean()) - int(dataset.load(0).image.mean())) <= 2
 
 
@@ -127,14 +127,14 @@ def test_masks_are_kept_too(folder: Path, mode: Literal["ram", "disk"]) -> None:
 
 @pytest.fixture
 def with_masks(tmp_path: Path) -> Dataset:
-    """An image of 40x20 with random classes 0 to 2, and void where a file holds 7."""
+    """An image of 40x20 with random classes 0 to 2, and ignored where a file holds 7."""
     root = tmp_path / "set"
     rng = np.random.default_rng(0)
     write_image(root / "0.png", rng.integers(0, 256, (20, 40, 3), dtype=np.uint8))
     values = rng.integers(0, 3, (20, 40), dtype=np.uint8)
     values[0] = 7
     Image.fromarray(values).save(root / "mask.png")
-    mapping = LabelMapping(("a", "b", "c"), (0, 1, 2), void=(7,))
+    mapping = LabelMapping(("a", "b", "c"), (0, 1, 2), ignored=(7,))
     return MaskDataset(root=root, split="train", images=[root / "0.png"], masks=[root / "mask.png"], mapping=mapping)
 
 
@@ -145,12 +145,12 @@ def test_masks_at_the_original_size(
 ) -> None:
     """From the cache where it holds them as large; a reduced mask would not be the truth."""
     cached = CachedDataset(with_masks, mode, max_side, folder=folder)
-    assert (cached.truth, cached.has_masks, cached.class_names) == ("masks", True, ("a", "b", "c"))
+    assert (cached.target, cached.has_masks, cached.class_names) == ("masks", True, ("a", "b", "c"))
     assert cached.mask_path(0) == with_masks.mask_path(0)
     sample = cached.load(0)
     assert sample.mask is not None
     assert sample.mask.shape == ((5, 10) if max_side else (20, 40))
-    assert set(np.unique(sample.mask)) == {0, 1, 2, VOID}
+    assert set(np.unique(sample.mask)) == {0, 1, 2, IGNORE_INDEX}
     expected = with_masks.mask(0)
     reads: list[int] = []
     original = with_masks.mask
@@ -161,7 +161,7 @@ def test_masks_at_the_original_size(
 
 def test_a_changed_mask_is_decoded_again(with_masks: Dataset, folder: Path) -> None:
     cached = CachedDataset(with_masks, "disk", folder=folder)
-    assert cached.mask(0).max() == VOID
+    assert cached.mask(0).max() == IGNORE_INDEX
     Image.new("L", (40, 20), 1).save(with_masks.mask_path(0))
     assert cached.mask(0).tolist() == [[1] * 40] * 20
 

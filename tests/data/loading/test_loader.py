@@ -16,7 +16,7 @@ from detseg.augment.pipeline import EvalPipeline
 from detseg.data.loading.loader import BadImagesError, EvalLoader, TrainLoader
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.media.images import ImageError
-from detseg.structures import Placement, Sample
+from detseg.structures import LetterboxTransform, Sample
 
 
 @dataclass
@@ -26,18 +26,18 @@ class Tensors:
     images: torch.Tensor
     boxes_xyxy: torch.Tensor
     image_ids: tuple[int, ...]
-    placements: tuple[Placement, ...]
+    transforms: tuple[LetterboxTransform, ...]
 
 
 def collate(samples: list[Sample]) -> Tensors:
     images = np.stack([sample.image.transpose(2, 0, 1) for sample in samples])
     boxes = np.concatenate([sample.boxes_xyxy for sample in samples])
     ids = tuple(sample.image_id for sample in samples)
-    return Tensors(torch.from_numpy(images), torch.from_numpy(boxes), ids, tuple(s.placement for s in samples))
+    return Tensors(torch.from_numpy(images), torch.from_numpy(boxes), ids, tuple(s.transform for s in samples))
 
 
-class Pictures:
-    """Random pictures with two boxes each, made when asked for; those in ``bad`` cannot be read."""
+class Images:
+    """Random images with two boxes each, made when asked for; those in ``bad`` cannot be read."""
 
     def __init__(self, count: int, bad: tuple[int, ...] = ()) -> None:
         self._count = count
@@ -48,7 +48,7 @@ class Pictures:
 
     def load(self, index: int) -> Sample:
         if index in self._bad:
-            raise ImageError(f"pictures/{index}.jpg: truncated")
+            raise ImageError(f"images/{index}.jpg: truncated")
         rng = np.random.default_rng(index)
         corners = rng.uniform(0, 20, (2, 2))
         return Sample(
@@ -57,8 +57,8 @@ class Pictures:
             labels=np.array([0, 1]),
             crowd=np.zeros(2, np.bool_),
             image_id=index,
-            path=f"pictures/{index}.jpg",
-            placement=Placement.identity(48, 40 + index),
+            path=f"images/{index}.jpg",
+            transform=LetterboxTransform.identity(48, 40 + index),
         )
 
 
@@ -72,7 +72,7 @@ def train_loader() -> Iterator[MakeLoader]:
     def make(dataset: Any = None, config: AugmentConfig | None = None, **settings: Any) -> TrainLoader[Tensors]:
         values = {"batch_size": 4, "seed": 0, "size": (32, 64), "num_workers": 0, **settings}
         pipeline = (config or AugmentConfig(mixup=0.3, degrees=5)).build()
-        made.append(TrainLoader(dataset or Pictures(18), pipeline, collate, **values))
+        made.append(TrainLoader(dataset or Images(18), pipeline, collate, **values))
         return made[-1]
 
     yield make
@@ -81,7 +81,7 @@ def train_loader() -> Iterator[MakeLoader]:
 
 
 def digest(batch: Tensors) -> str:
-    content = hashlib.sha256(repr((batch.image_ids, batch.images.shape, batch.placements)).encode())
+    content = hashlib.sha256(repr((batch.image_ids, batch.images.shape, batch.transforms)).encode())
     content.update(batch.images.numpy().tobytes())
     content.update(batch.boxes_xyxy.numpy().tobytes())
     return content.hexdigest()
@@ -139,7 +139,7 @@ def test_ranks_together_give_the_batches_of_one_process(train_loader: MakeLoader
         assert torch.equal(torch.cat([part.boxes_xyxy for part in parts]), batch.boxes_xyxy)
 
 
-class Counted(Pictures):
+class Counted(Images):
     """The same, which counts how often each is asked for, and remembers what size would be enough."""
 
     def __init__(self, count: int) -> None:
@@ -173,10 +173,10 @@ def test_neighborhoods_keep_what_holds_for_batches(train_loader: MakeLoader, bat
 
 
 def test_images_are_asked_for_as_large_as_they_are_shown(train_loader: MakeLoader) -> None:
-    pictures = Counted(8)
+    images = Counted(8)
     config = AugmentConfig(mosaic=0, scale=(0.5, 1.25), fit=(40, 80))
-    list(train_loader(pictures, config, reduced_decoding=True).epoch(0))
-    assert {asked[1] for asked in pictures.asked} == {(50, 100)}
+    list(train_loader(images, config, reduced_decoding=True).epoch(0))
+    assert {asked[1] for asked in images.asked} == {(50, 100)}
 
 
 def test_mosaic_ends_with_the_last_epochs(train_loader: MakeLoader) -> None:
@@ -191,38 +191,38 @@ def test_mosaic_ends_with_the_last_epochs(train_loader: MakeLoader) -> None:
 
 def test_what_does_not_fill_a_batch_is_refused(train_loader: MakeLoader) -> None:
     with pytest.raises(ValueError, match="3 images, which does not fill a single batch of 4"):
-        train_loader(Pictures(3))
+        train_loader(Images(3))
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_bad_image_ends_the_run_by_default(train_loader: MakeLoader, num_workers: int) -> None:
-    loader = train_loader(Pictures(8, bad=(5,)), num_workers=num_workers)
-    with pytest.raises(ImageError, match=r"^pictures/5\.jpg: truncated$"):
+    loader = train_loader(Images(8, bad=(5,)), num_workers=num_workers)
+    with pytest.raises(ImageError, match=r"^images/5\.jpg: truncated$"):
         list(loader.epoch(0))
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_bad_images_are_replaced_by_the_next_and_counted(train_loader: MakeLoader, num_workers: int) -> None:
     loader = train_loader(
-        Pictures(8, bad=(2, 3, 7)), on_bad_image="skip", num_workers=num_workers, config=AugmentConfig(mosaic=0)
+        Images(8, bad=(2, 3, 7)), on_bad_image="skip", num_workers=num_workers, config=AugmentConfig(mosaic=0)
     )
     seen = sorted(image_id for batch in loader.epoch(0) for image_id in batch.image_ids)
     assert seen == [0, 0, 1, 4, 4, 4, 5, 6]
-    assert loader.bad_images == {index: f"pictures/{index}.jpg: truncated" for index in (2, 3, 7)}
+    assert loader.bad_images == {index: f"images/{index}.jpg: truncated" for index in (2, 3, 7)}
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_too_many_bad_images_end_the_run(train_loader: MakeLoader, num_workers: int) -> None:
-    dataset = Pictures(16, bad=(1, 4, 9))
+    dataset = Images(16, bad=(1, 4, 9))
     settings = {"on_bad_image": "skip", "num_workers": num_workers, "config": AugmentConfig(mosaic=0)}
     list(train_loader(dataset, **settings, max_bad_images=3).epoch(0))
     loader = train_loader(dataset, **settings, max_bad_images=2)
-    with pytest.raises(BadImagesError, match=r"3 images cannot be read, 2 may be skipped .*\n  pictures/1\.jpg: trunc"):
+    with pytest.raises(BadImagesError, match=r"3 images cannot be read, 2 may be skipped .*\n  images/1\.jpg: trunc"):
         list(loader.epoch(0))
 
 
 def test_a_set_of_bad_images_ends_the_run(train_loader: MakeLoader) -> None:
-    loader = train_loader(Pictures(4, bad=(0, 1, 2, 3)), on_bad_image="skip", max_bad_images=100)
+    loader = train_loader(Images(4, bad=(0, 1, 2, 3)), on_bad_image="skip", max_bad_images=100)
     with pytest.raises(BadImagesError, match="4 images cannot be read"):
         list(loader.epoch(0))
 
@@ -238,15 +238,15 @@ def test_evaluation_sees_every_image_once_in_order(num_workers: int, world_size:
     seen: list[int] = []
     for rank in range(world_size):
         loader = EvalLoader(
-            Pictures(8), EvalPipeline(InputSpec(32, 64)), collate, 3, num_workers, rank=rank, world_size=world_size
+            Images(8), EvalPipeline(InputSpec(32, 64)), collate, 3, num_workers, rank=rank, world_size=world_size
         )
         for _ in range(2):
             batches = list(loader)
             assert len(batches) == len(loader)
             assert all(batch.images.shape[1:] == (3, 32, 64) for batch in batches)
             for batch in batches:
-                for image_id, placement in zip(batch.image_ids, batch.placements, strict=True):
-                    assert (placement.original_height, placement.original_width) == (48, 40 + image_id)
+                for image_id, transform in zip(batch.image_ids, batch.transforms, strict=True):
+                    assert (transform.original_height, transform.original_width) == (48, 40 + image_id)
         seen.extend(image_id for batch in batches for image_id in batch.image_ids)
         assert loader.indices == tuple(image_id for batch in batches for image_id in batch.image_ids)
         loader.close()
@@ -256,15 +256,15 @@ def test_evaluation_sees_every_image_once_in_order(num_workers: int, world_size:
 def test_a_rank_without_images_gets_no_batches() -> None:
     lengths = []
     for rank in range(3):
-        loader = EvalLoader(Pictures(2), EvalPipeline(InputSpec(32, 32)), collate, 4, 1, rank=rank, world_size=3)
+        loader = EvalLoader(Images(2), EvalPipeline(InputSpec(32, 32)), collate, 4, 1, rank=rank, world_size=3)
         lengths.append(len(list(loader)))
         loader.close()
     assert lengths == [0, 1, 1]
 
 
 def test_evaluation_never_skips() -> None:
-    with pytest.raises(ImageError, match=r"pictures/1\.jpg"):
-        list(EvalLoader(Pictures(2, bad=(1,)), EvalPipeline(InputSpec(32, 32)), collate, 2, 0))
+    with pytest.raises(ImageError, match=r"images/1\.jpg"):
+        list(EvalLoader(Images(2, bad=(1,)), EvalPipeline(InputSpec(32, 32)), collate, 2, 0))
 
 
 def test_workers_outlive_a_signal_to_the_process_group(train_loader: MakeLoader) -> None:

@@ -68,14 +68,14 @@ def test_samples_are_the_placed_volumes(
     for index in (0, 2, 0):
         sample = placed.load(index)
         volume, labels = dataset.read(index)
-        image, placement = place_volume(volume, spec)
+        image, transform = place_volume(volume, spec)
         assert np.array_equal(sample.image, image)
-        assert repr(sample.placement) == repr(placement)
+        assert repr(sample.transform) == repr(transform)
         assert sample.image_id == index + 1
         assert sample.path == dataset.path(index)
         assert (sample.labels is None) == (not labeled)
         if labels is not None and sample.labels is not None:
-            assert np.array_equal(sample.labels, place_labels(labels.labels, placement))
+            assert np.array_equal(sample.labels, place_labels(labels.labels, transform))
             assert set(np.unique(sample.labels)) == {0, 1, 2}
 
 
@@ -85,7 +85,7 @@ def test_what_it_says_of_the_data_set(
 ) -> None:
     placed = PlacedVolumes(dataset, SPEC, mode, folder)
     assert len(placed) == 4
-    for name in ("root", "home", "split", "truth", "class_names", "category_ids", "has_labels", "num_dropped"):
+    for name in ("root", "home", "split", "target", "class_names", "category_ids", "has_labels", "num_dropped"):
         assert getattr(placed, name) == getattr(dataset, name)
     for name in ("image_id", "path", "label_path"):
         assert getattr(placed, name)(1) == getattr(dataset, name)(1)
@@ -228,13 +228,13 @@ def test_a_file_that_changes_while_the_disk_is_in_use(dataset: VolumeDataset, fo
     affine[0, 3] += moved
     write_volume(dataset.root / "images/0.nii.gz", Volume(volume.voxels, affine))
     write_label_volume(dataset.root / "labels/0.nii.gz", LabelVolume(labels.labels, affine))
-    image, placement = place_volume(dataset.read(0)[0], SPEC)
+    image, transform = place_volume(dataset.read(0)[0], SPEC)
     for _ in range(2):
         sample = placed.load(0)
         # The second time, another run has stored it.
         PlacedVolumes(dataset, SPEC, "disk", folder).load(0)
         assert np.array_equal(sample.image, image)
-        assert repr(sample.placement) == repr(placement)
+        assert repr(sample.transform) == repr(transform)
 
 
 def test_generated_volumes_can_be_kept_too() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from detseg.data.division import exact_sizes, parse_ratios
+from detseg.data.split_rule import exact_sizes, parse_ratios
 from detseg.data.splits.stratify import stratify
 
 
@@ -66,7 +66,7 @@ def test_every_class_is_divided_exactly_where_that_is_possible() -> None:
 
 
 def test_a_rare_class_reaches_every_split() -> None:
-    # Three of a hundred images have the rare class; a random division misses a split in most cases.
+    # Three of a hundred images have the rare class; a random split misses a split in most cases.
     num_boxes = np.ones((100, 2), np.int64)
     num_boxes[3:, 1] = 0
     assignment = stratify(num_boxes, np.ones(100, np.int64), (60, 20, 20))

@@ -7,7 +7,7 @@ from detseg.models.heads.dfl import DFLHeadConfig
 
 
 @pytest.mark.parametrize(
-    ("channels", "num_classes", "bins", "box_hidden", "class_hidden"),
+    ("channels", "num_classes", "reg_max", "box_hidden", "class_hidden"),
     [
         ((64, 128, 256), 80, 16, 64, 80),
         ((64, 128, 256), 3, 16, 64, 64),
@@ -15,13 +15,13 @@ from detseg.models.heads.dfl import DFLHeadConfig
         ((16, 32, 64), 365, 4, 16, 100),
     ],
 )
-def test_widths(channels: tuple[int, ...], num_classes: int, bins: int, box_hidden: int, class_hidden: int) -> None:
+def test_widths(channels: tuple[int, ...], num_classes: int, reg_max: int, box_hidden: int, class_hidden: int) -> None:
     """Boxes: a quarter of the finest level, at least 16 and 4 bins. Classes: the finest level or up to 100 classes."""
-    head = DFLHeadConfig(bins=bins).build(channels, (8, 16, 32), num_classes)
+    head = DFLHeadConfig(reg_max=reg_max).build(channels, (8, 16, 32), num_classes)
     assert [branch[2].in_channels for branch in head.box_branches] == [box_hidden] * 3
     assert [branch[2].in_channels for branch in head.class_branches] == [class_hidden] * 3
     levels = head([torch.rand(2, count, 4, 5) for count in channels])
-    assert [tuple(level.shape) for level in levels] == [(2, 4 * bins + num_classes, 4, 5)] * 3
+    assert [tuple(level.shape) for level in levels] == [(2, 4 * reg_max + num_classes, 4, 5)] * 3
 
 
 def test_boxes_come_before_classes() -> None:
@@ -41,11 +41,11 @@ def test_biases_start_from_the_prior() -> None:
 
 
 def test_projection_is_frozen() -> None:
-    projection = DFLHeadConfig(bins=4).build((8, 8, 8), (8, 16, 32), 3).projection
+    projection = DFLHeadConfig(reg_max=4).build((8, 8, 8), (8, 16, 32), 3).projection
     assert projection.flatten().tolist() == [0, 1, 2, 3]
     assert not projection.requires_grad
 
 
 def test_one_bin_is_refused() -> None:
-    with pytest.raises(ValueError, match="head bins must be at least 2, got 1"):
-        DFLHeadConfig(bins=1)
+    with pytest.raises(ValueError, match="head reg_max must be at least 2, got 1"):
+        DFLHeadConfig(reg_max=1)

@@ -62,7 +62,7 @@ def test_each_prototype_sees_the_finest_level_at_twice_its_resolution() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"bins": 1}, "head bins must be at least 2, got 1"),
+        ({"reg_max": 1}, "head reg_max must be at least 2, got 1"),
         ({"prototypes": 0}, "head prototypes must be positive, got 0"),
         ({"prototype_channels": -4}, "head prototype_channels must be positive, got -4"),
     ],

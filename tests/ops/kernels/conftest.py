@@ -54,7 +54,7 @@ def launch() -> Callable[..., Outputs]:
 
 @pytest.fixture
 def changed_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModuleType]:
-    """``changed_kernels((text, replacement), ...)``: a copy of the NMS kernels' module in which each text, which must
+    """``changed_kernels((text, retransform), ...)``: a copy of the NMS kernels' module in which each text, which must
     occur exactly once in the source, is replaced."""
 
     def load(*changes: tuple[str, str]) -> ModuleType:
@@ -63,9 +63,9 @@ def changed_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         folder.mkdir()
         originals = Path(*detseg.ops.kernels.__path__)
         sources = {name: (originals / name).read_text() for name in ("candidates.py", "sorting.py", "nms.py")}
-        for text, replacement in changes:
+        for text, retransform in changes:
             assert sum(source.count(text) for source in sources.values()) == 1, f"not exactly once: {text!r}"
-            sources = {name: source.replace(text, replacement) for name, source in sources.items()}
+            sources = {name: source.replace(text, retransform) for name, source in sources.items()}
         for name, source in sources.items():
             (folder / name).write_text(source.replace("from detseg.ops.kernels.", f"from {package}."))
         monkeypatch.syspath_prepend(tmp_path)

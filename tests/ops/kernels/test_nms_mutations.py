@@ -31,8 +31,8 @@ NOT_A_NUMBER = "            key = tl.where(score != score, 0x7FFFFFFFFFFFFFFF, k
 AFTER_LIMIT = {"multi_label": True, "max_candidates": 20, "room": 1}
 
 
-def change(text: str, replacement: str) -> list[tuple[str, str]]:
-    return [(text, replacement)]
+def change(text: str, retransform: str) -> list[tuple[str, str]]:
+    return [(text, retransform)]
 
 
 @pytest.mark.parametrize(

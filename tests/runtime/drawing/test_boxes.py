@@ -63,7 +63,7 @@ def tag_area(drawn: np.ndarray, label: int) -> np.ndarray:
         (-50, -50, 500, 500),
     ],
 )
-def test_tags_stay_inside_the_picture(box: tuple[float, ...]) -> None:
+def test_tags_stay_inside_the_image(box: tuple[float, ...]) -> None:
     area = tag_area(draw(black(200, 200), [(*box, 0)]), 0)
     # the whole tag: "cat" is written on a ground of at least 10 x 15 pixels
     height, width = area.max(axis=0) - area.min(axis=0)
@@ -85,7 +85,7 @@ def test_where_there_is_no_room_the_tags_of_the_best_remain() -> None:
     assert one < few < 9 * one
 
 
-def test_a_tag_wider_than_the_picture_is_cut() -> None:
+def test_a_tag_wider_than_the_image_is_cut() -> None:
     assert draw(black(40, 60), [(5, 5, 50, 30, 1)], scores=np.array([0.5], np.float32)).shape == (40, 60, 3)
 
 
@@ -93,7 +93,7 @@ def test_nothing_to_draw() -> None:
     assert not draw(black(40, 60), []).any()
 
 
-def test_lines_grow_with_the_picture() -> None:
+def test_lines_grow_with_the_image() -> None:
     def thickness(size: int) -> int:
         drawn = draw(black(size, size), [(size / 4, size / 2, size * 3 / 4, size * 3 / 4, 0)])
         return int((drawn[size * 3 // 4 - 20 :, size // 2] == palette_of(NAMES)[0]).all(axis=1).sum())
@@ -156,7 +156,7 @@ def test_a_montage_holds_every_image_centered_in_its_cell() -> None:
         montage([], columns=2)
 
 
-def test_a_real_picture(detseg_data: Path) -> None:
+def test_a_real_image(detseg_data: Path) -> None:
     image = read_image(detseg_data / "bccd" / "JPEGImages" / "BloodImage_00000.jpg")
     drawn = draw(image, [(100, 100, 300, 300, 0)], scores=np.array([0.87], np.float32))
     changed = (drawn != image).any(axis=2).mean()

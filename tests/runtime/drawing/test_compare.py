@@ -8,7 +8,7 @@ from detseg.runtime.drawing.compare import compare_boxes, compare_labels
 from detseg.runtime.drawing.labels import draw_labels
 from detseg.runtime.drawing.palette import palette_of
 from detseg.runtime.kinds import load_kind
-from detseg.structures import VOID, Detections, GroundTruth, LabelMap
+from detseg.structures import IGNORE_INDEX, Detections, GroundTruth, LabelMap
 
 NAMES = ("sky", "road", "car")
 IMAGE = np.full((60, 80, 3), 100, np.uint8)
@@ -30,12 +30,12 @@ def test_each_kind_of_result_is_drawn_its_own_way() -> None:
 
 
 def cell_height(sheet: np.ndarray) -> int:
-    """A picture of 60 rows and its caption: white rows follow."""
+    """An image of 60 rows and its caption: white rows follow."""
     return next(height for height in range(60, 100) if (sheet[6 + height : 12 + height] == 255).all())
 
 
 def panels(sheet: np.ndarray) -> list[np.ndarray]:
-    """The four pictures of a comparison of 60x80 pixels: they stand at the ends of their cells, under captions."""
+    """The four images of a comparison of 60x80 pixels: they stand at the ends of their cells, under captions."""
     columns = (6, 6 + 80 + 6)
     cell = cell_height(sheet)
     tops = (6 + cell - 60, 6 + cell + 6 + cell - 60)
@@ -45,7 +45,7 @@ def panels(sheet: np.ndarray) -> list[np.ndarray]:
 def test_comparison_of_masks() -> None:
     truth = np.zeros((60, 80), np.uint8)
     truth[30:] = 1
-    truth[:, 60:] = VOID
+    truth[:, 60:] = IGNORE_INDEX
     labels = np.zeros((60, 80), np.uint8)
     labels[40:] = 1
     sheet = compare_labels(IMAGE, truth, labels, NAMES)
@@ -71,16 +71,16 @@ def last_caption(sheet: np.ndarray, width: int) -> np.ndarray:
 
 def test_the_caption_says_how_much_of_the_judged_is_wrong() -> None:
     truth = np.zeros((60, 80), np.uint8)
-    partly_void = truth.copy()
-    partly_void[20:] = VOID
+    partly_ignored = truth.copy()
+    partly_ignored[20:] = IGNORE_INDEX
     all_wrong = np.ones_like(truth)
     captions = {
         name: last_caption(compare_labels(IMAGE, mask, labels, NAMES), 80)
         for name, mask, labels in [
             ("right", truth, truth),
             ("wrong", truth, all_wrong),
-            ("right where judged", partly_void, truth),
-            ("wrong where judged", partly_void, all_wrong),
+            ("right where judged", partly_ignored, truth),
+            ("wrong where judged", partly_ignored, all_wrong),
         ]
     }
     assert (captions["right"] != captions["wrong"]).any()
@@ -96,8 +96,8 @@ def test_masks_of_another_size_are_refused(truth_size: tuple[int, int], size: tu
         compare_labels(IMAGE, np.zeros(truth_size, np.uint8), np.zeros(size, np.uint8), NAMES)
 
 
-def test_captions_are_whole_on_narrow_pictures() -> None:
-    """The last letter ends before the picture does, so no ink reaches the last column, whatever the width."""
+def test_captions_are_whole_on_narrow_images() -> None:
+    """The last letter ends before the image does, so no ink reaches the last column, whatever the width."""
     for width in range(30, 81):
         mask = np.zeros((60, width), np.uint8)
         caption = last_caption(compare_labels(IMAGE[:, :width], mask, np.ones_like(mask), NAMES), width)
@@ -106,8 +106,8 @@ def test_captions_are_whole_on_narrow_pictures() -> None:
 
 
 def test_masks_without_any_truth_can_be_shown() -> None:
-    void = np.full((60, 80), VOID, np.uint8)
-    *_, errors = panels(compare_labels(IMAGE, void, np.zeros_like(void), NAMES))
+    ignored = np.full((60, 80), IGNORE_INDEX, np.uint8)
+    *_, errors = panels(compare_labels(IMAGE, ignored, np.zeros_like(ignored), NAMES))
     assert (errors == GRAY).all()
 
 

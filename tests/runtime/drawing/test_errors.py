@@ -12,8 +12,8 @@ IMAGE = np.full((900, 1280, 3), 100, np.uint8)
 COUNTS = [(GREEN, 3), (RED, 12)]
 
 
-def is_color(picture: ByteArray, mark: Mark) -> np.ndarray:
-    return np.asarray((picture == np.array(mark.color)).all(axis=2))
+def is_color(image: ByteArray, mark: Mark) -> np.ndarray:
+    return np.asarray((image == np.array(mark.color)).all(axis=2))
 
 
 def test_boxes_lie_where_they_should_over_a_legend() -> None:
@@ -28,7 +28,7 @@ def test_boxes_lie_where_they_should_over_a_legend() -> None:
     # The inside is clear.
     assert (drawn[310:590, 210:490] == 100).all()
     assert is_color(drawn[900:], GREEN).any()
-    assert is_color(drawn[900:], RED).any(), "the legend names kinds that this picture does not show"
+    assert is_color(drawn[900:], RED).any(), "the legend names kinds that this image does not show"
 
 
 def test_objects_are_dashed() -> None:
@@ -55,7 +55,7 @@ def test_the_first_box_is_in_front_and_tagged_ones_are_bold() -> None:
     assert (thin[270:295, 200:240] == 100).all()
 
 
-def test_small_pictures_are_enlarged_with_their_boxes() -> None:
+def test_small_images_are_enlarged_with_their_boxes() -> None:
     drawn = draw_marked_boxes(IMAGE[:90, :128], [MarkedBox((20, 30, 50, 60), GREEN)], COUNTS)
     assert drawn.shape[1] == 1280
     rows, columns = np.nonzero(is_color(drawn[:900], GREEN))

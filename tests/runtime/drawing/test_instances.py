@@ -1,4 +1,4 @@
-"""Masks of objects on pictures: in their color, within outlines, the better score in front."""
+"""Masks of objects on images: in their color, within outlines, the better score in front."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ def blended(color: Color) -> list[int]:
 
 def test_masks_are_tinted_and_nothing_else() -> None:
     masks = (block(10, 30, 40, 40), block(70, 30, 40, 40))
-    picture = tint(IMAGE, (mask.to_crop() for mask in masks), [COLORS[0], COLORS[1]])
-    assert picture[50, 30].tolist() == blended(COLORS[0])
-    assert picture[50, 90].tolist() == blended(COLORS[1])
-    assert picture[30, 30].tolist() == list(COLORS[0]), "the outline"
-    changed = (picture != IMAGE).any(axis=2)
+    image = tint(IMAGE, (mask.to_crop() for mask in masks), [COLORS[0], COLORS[1]])
+    assert image[50, 30].tolist() == blended(COLORS[0])
+    assert image[50, 90].tolist() == blended(COLORS[1])
+    assert image[30, 30].tolist() == list(COLORS[0]), "the outline"
+    changed = (image != IMAGE).any(axis=2)
     assert np.array_equal(changed, masks[0].to_mask() | masks[1].to_mask())
-    assert (IMAGE == 100).all(), "of the picture given, nothing"
+    assert (IMAGE == 100).all(), "of the image given, nothing"
 
 
 def test_holes_are_not_tinted() -> None:
     mask = block(10, 10, 40, 40).to_mask()
     mask[20:35, 20:35] = False
-    picture = tint(IMAGE, [(mask, 0, 0)], [COLORS[0]])
-    assert picture[27, 27].tolist() == [100, 100, 100]
+    image = tint(IMAGE, [(mask, 0, 0)], [COLORS[0]])
+    assert image[27, 27].tolist() == [100, 100, 100]
 
 
 def test_the_better_score_is_in_front() -> None:
     masks = block(10, 20, 60, 50), block(40, 20, 60, 50)
     for scores, label in (((0.9, 0.3), 0), ((0.3, 0.9), 1)):
-        picture = draw_instances(IMAGE, found(*masks, scores=scores), NAMES)
+        image = draw_instances(IMAGE, found(*masks, scores=scores), NAMES)
         alone = draw_instances(IMAGE, found(masks[label], labels=(label,), scores=(0.9,)), NAMES)
-        behind = np.abs(picture[60, 55].astype(int) - COLORS[1 - label]).sum()
-        in_front = np.abs(picture[60, 55].astype(int) - COLORS[label]).sum()
+        behind = np.abs(image[60, 55].astype(int) - COLORS[1 - label]).sum()
+        in_front = np.abs(image[60, 55].astype(int) - COLORS[label]).sum()
         assert in_front < behind
         assert (alone != IMAGE).any()
 
@@ -70,7 +70,7 @@ def test_tracks_have_their_own_colors() -> None:
     assert draw_instances(IMAGE, tracked, NAMES)[50, 30].tolist() == blended(color_of(5))
 
 
-def test_masks_of_another_picture_are_refused() -> None:
+def test_masks_of_another_image_are_refused() -> None:
     small = np.zeros((40, 60, 3), np.uint8)
     words = "masks of 80x120 pixels do not fit an image of 40x60"
     with pytest.raises(ValueError, match=words):

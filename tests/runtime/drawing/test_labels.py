@@ -7,7 +7,7 @@ import pytest
 
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.drawing.palette import palette_of
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
 NAMES = ("sky", "road", "car")
 IMAGE = np.full((60, 80, 3), 100, np.uint8)
@@ -16,18 +16,18 @@ IMAGE = np.full((60, 80, 3), 100, np.uint8)
 def halves() -> np.ndarray[Any, np.dtype[np.uint8]]:
     labels = np.zeros((60, 80), np.uint8)
     labels[30:] = 2
-    labels[:, 70:] = VOID
+    labels[:, 70:] = IGNORE_INDEX
     return labels
 
 
-def test_regions_are_tinted_borders_full_and_void_clear() -> None:
+def test_regions_are_tinted_borders_full_and_ignored_clear() -> None:
     image = IMAGE.copy()
     drawn = draw_labels(image, halves(), NAMES, opacity=0.25, names=False)
     assert (image == 100).all()
     for row, label in ((10, 0), (50, 2)):
         expected = [round(0.75 * 100 + 0.25 * channel) for channel in palette_of(NAMES)[label]]
         assert np.abs(drawn[row, 40].astype(int) - expected).max() <= 1
-        assert (drawn[row, 69] == palette_of(NAMES)[label]).all(), "the border to void"
+        assert (drawn[row, 69] == palette_of(NAMES)[label]).all(), "the border to ignored"
     assert (drawn[29, :70] == palette_of(NAMES)[0]).all(), "the last row of the upper region"
     assert (drawn[30, 5] != palette_of(NAMES)[2]).any()
     assert (drawn[:, 70:] == 100).all()
@@ -64,8 +64,8 @@ def test_names_that_do_not_fit_are_left_out() -> None:
 
 
 def test_classes_of_several_masks() -> None:
-    assert classes_in(np.array([[3, VOID]], np.uint8), np.array([[0], [3]], np.uint8)) == [0, 3]
-    assert classes_in(np.full((2, 2), VOID, np.uint8)) == []
+    assert classes_in(np.array([[3, IGNORE_INDEX]], np.uint8), np.array([[0], [3]], np.uint8)) == [0, 3]
+    assert classes_in(np.full((2, 2), IGNORE_INDEX, np.uint8)) == []
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_colors_of_data_sets(names: list[str], known: str, expected: dict[str, A
 
 def test_known_data_sets_are_whole() -> None:
     counts = {name: len(colors) for name, colors in KNOWN.items()}
-    # Of CamVid 31 classes, for void is none, and two of them by the short names that most use, and pavement.
+    # Of CamVid 31 classes, for ignored is none, and two of them by the short names that most use, and pavement.
     assert counts == {"Cityscapes": 19, "CamVid": 34, "VOC": 20, "COCO": 80}
     for name in ("Cityscapes", "VOC", "COCO"):
         assert len(set(KNOWN[name].values())) == counts[name]
@@ -89,13 +89,13 @@ def test_impossible_colors(given: Any, message: str) -> None:
 
 @pytest.mark.parametrize("size", [(40, 30), (480, 640), (1080, 1920)])
 @pytest.mark.parametrize("num_classes", [1, 11, 100])
-def test_legends_fit_below_any_picture(size: tuple[int, int], num_classes: int) -> None:
+def test_legends_fit_below_any_image(size: tuple[int, int], num_classes: int) -> None:
     names = [f"class number {label}" for label in range(num_classes)]
-    picture = np.zeros((*size, 3), np.uint8)
-    drawn = with_legend(picture, palette_of(names), names)
+    image = np.zeros((*size, 3), np.uint8)
+    drawn = with_legend(image, palette_of(names), names)
     assert drawn.shape[1] == size[1]
     assert (drawn.shape[0] - size[0]) % 2 == 0
-    assert np.array_equal(drawn[: size[0]], picture)
+    assert np.array_equal(drawn[: size[0]], image)
     strip = drawn[size[0] :].reshape(-1, 3)
     for label in range(min(num_classes, 60)):
         assert (strip == palette_of(names)[label]).all(axis=1).any()

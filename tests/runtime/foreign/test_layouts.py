@@ -1,6 +1,6 @@
-"""Graphs that give what stands in them, whatever the picture: what each layout makes of it, by hand.
+"""Graphs that give what stands in them, whatever the image: what each layout makes of it, by hand.
 
-The input has 64x64 pixels; a picture of 32x32 is doubled, so that a box of the input has half its numbers there.
+The input has 64x64 pixels; an image of 32x32 is doubled, so that a box of the input has half its numbers there.
 Grids of strides 8, 16 and 32 have 64, 16 and 4 cells; cell 9 is the second of the second row, its center (12, 12).
 """
 
@@ -19,9 +19,9 @@ import pytest
 from onnx import TensorProto
 
 import detseg
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 
-PICTURE = np.zeros((32, 32, 3), np.uint8)
+IMAGE = np.zeros((32, 32, 3), np.uint8)
 CELLS = 64 + 16 + 4
 
 
@@ -43,9 +43,9 @@ def save(
     return path
 
 
-def found_in(path: Path, picture: np.ndarray = PICTURE, **settings: Any) -> list[tuple[Any, ...]]:
+def found_in(path: Path, image: np.ndarray = IMAGE, **settings: Any) -> list[tuple[Any, ...]]:
     """Name, score and box of each object."""
-    (found,) = detseg.load(path, num_threads=1, **settings)(picture)
+    (found,) = detseg.load(path, num_threads=1, **settings)(image)
     return [(one.name, round(one.score, 4), tuple(round(side, 3) for side in one.box_xyxy)) for one in found]
 
 
@@ -160,30 +160,30 @@ def logits() -> np.ndarray:
 )
 def test_masks(tmp_path: Path, output: np.ndarray, settings: dict[str, Any]) -> None:
     model = detseg.load(save(tmp_path / "a.onnx", {"out": output}), names="left,right", num_threads=1, **settings)
-    (found,) = model(PICTURE)
+    (found,) = model(IMAGE)
     assert model.task_name == "semantic"
     assert found.labels.tolist() == [[0] * 16 + [1] * 16] * 32
 
 
-def test_masks_of_a_picture_that_is_padded(tmp_path: Path) -> None:
-    """A picture of 32x64 lies in the middle of the input's height: above and below it is nothing of it."""
-    maps = np.full((1, 64, 64), VOID, np.uint8)
+def test_masks_of_a_image_that_is_padded(tmp_path: Path) -> None:
+    """An image of 32x64 lies in the middle of the input's height: above and below it is nothing of it."""
+    maps = np.full((1, 64, 64), IGNORE_INDEX, np.uint8)
     maps[:, 16:48] = 1
     model = detseg.load(save(tmp_path / "a.onnx", {"out": maps}), names="a,b", anchor="center", num_threads=1)
     assert (model(np.zeros((32, 64, 3), np.uint8))[0].labels == 1).all()
 
 
-def test_a_picture_that_is_stretched(tmp_path: Path) -> None:
+def test_a_image_that_is_stretched(tmp_path: Path) -> None:
     """One of 16x64 becomes four times as high, and boxes a quarter."""
     path = save(tmp_path / "a.onnx", {"output0": yolov8()}, NAMES)
     wide = np.zeros((16, 64, 3), np.uint8)
     assert found_in(path, wide, anchor="stretch") == [("b", 0.9, (12.0, 2.0, 28.0, 4.0))]
-    with pytest.raises(ValueError, match="full_input cannot be False: pictures are stretched"):
+    with pytest.raises(ValueError, match="full_input cannot be False: images are stretched"):
         detseg.load(path, anchor="stretch", full_input=False)
 
 
 def pixels_of(path: Path, **settings: Any) -> list[float]:
-    """What the network saw of an orange picture, ``(250, 100, 0)``."""
+    """What the network saw of an orange image, ``(250, 100, 0)``."""
     orange = np.full((64, 64, 3), (250, 100, 0), np.uint8)
 
     def see(outputs: Mapping[str, np.ndarray], height: int, width: int) -> Any:

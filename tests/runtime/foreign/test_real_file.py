@@ -17,10 +17,10 @@ def test_the_file_as_it_is_and_converted(detseg_data: Path, tmp_path: Path) -> N
     categories = json.loads((detseg_data / "coco-mini/annotations/instances_val2017.json").read_text())["categories"]
     names = [one["name"] for one in categories]
     detseg.convert(path, tmp_path / "yolox.safetensors", names=names)
-    pictures = sorted((detseg_data / "coco-mini" / "val2017").glob("*.jpg"))[:4]
+    images = sorted((detseg_data / "coco-mini" / "val2017").glob("*.jpg"))[:4]
     foreign = detseg.load(path, names=names, num_threads=2, iou=0.65)
     converted = detseg.load(tmp_path / "yolox.safetensors", full_input=True, device="cpu", confidence=0.25, iou=0.65)
-    for found, expected in zip(foreign.predict(pictures), converted.predict(pictures), strict=True):
+    for found, expected in zip(foreign.predict(images), converted.predict(images), strict=True):
         assert len(found) > 0
         assert found.names == expected.names
         np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, atol=0.05)

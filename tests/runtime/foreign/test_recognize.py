@@ -18,7 +18,7 @@ from detseg.cli import main
 from detseg.runtime.foreign import base
 from detseg.runtime.foreign.options import foreign_options, read_names
 from detseg.runtime.foreign.properties import Properties
-from tests.runtime.foreign.test_layouts import CELLS, NAMES, PICTURE, found_in, save, yolov8, yolox
+from tests.runtime.foreign.test_layouts import CELLS, IMAGE, NAMES, found_in, save, yolov8, yolox
 
 LABELS_LOOK = np.array([[[0, 0, 8, 8, 0.5, 1]] * 2], np.float32)
 
@@ -63,15 +63,15 @@ def test_small_outputs_that_stand_for_much(tmp_path: Path, monkeypatch: pytest.M
     boxes = detseg.load(save(tmp_path / "a.onnx", {"o": rows}), names=[str(number) for number in range(1000)])
     maps = np.zeros((1, 2, 8, 8), np.float32)
     masks = detseg.load(save(tmp_path / "b.onnx", {"o": maps}, size=(256, 256)), names="a,b")
-    assert len(boxes(PICTURE)[0]) == 0
-    assert masks(PICTURE)[0].labels.shape == (32, 32)
+    assert len(boxes(IMAGE)[0]) == 0
+    assert masks(IMAGE)[0].labels.shape == (32, 32)
     monkeypatch.setattr(base, "usable_memory", lambda: 1_000_000)
     with pytest.raises(ValueError, match=r"a\.onnx: the scores of 83 boxes in 1000 classes would take 0\.000332 GB"):
-        boxes(PICTURE)
+        boxes(IMAGE)
     with pytest.raises(
         ValueError, match=r"b\.onnx: logits of 256x256 pixels would take 0\.000524 GB; at most 0\.00025"
     ):
-        masks(PICTURE)
+        masks(IMAGE)
 
 
 def test_names_settle_what_is_ambiguous(tmp_path: Path) -> None:
@@ -92,17 +92,17 @@ def image_input(shape: list[Any], kind: int = TensorProto.FLOAT) -> onnx.ValueIn
 @pytest.mark.parametrize(
     ("inputs", "words"),
     [
-        ([image_input([1, "h", "w", 3])], r"a network for pictures takes floats \[N, 3, H, W\]"),
+        ([image_input([1, "h", "w", 3])], r"a network for images takes floats \[N, 3, H, W\]"),
         ([image_input([1, 1, 64, 64])], r"its input is images \[1, 1, 64, 64\]"),
         ([image_input([1, 3, 64, 64], TensorProto.UINT8)], r"tensor\(uint8\)"),
         (
             [image_input([1, 3, 64, 64]), make.make_tensor_value_info("sizes", TensorProto.FLOAT, [1, 2])],
             r"takes 2 inputs \(images .*, sizes \[1, 2\] tensor\(float\)\); .* export the network without the others",
         ),
-        ([image_input(["n", 3, "h", "w"])], r"takes pictures of any size .*: give one with --size HxW"),
+        ([image_input(["n", 3, "h", "w"])], r"takes images of any size .*: give one with --size HxW"),
     ],
 )
-def test_inputs_that_are_no_pictures(tmp_path: Path, inputs: list[onnx.ValueInfoProto], words: str) -> None:
+def test_inputs_that_are_no_images(tmp_path: Path, inputs: list[onnx.ValueInfoProto], words: str) -> None:
     kind = inputs[0].type.tensor_type.elem_type
     graph = make.make_graph(
         [make.make_node("Identity", ["images"], ["o"])], "g", inputs, [make.make_tensor_value_info("o", kind, None)]
@@ -177,7 +177,7 @@ def test_prediction_and_evaluation_on_the_command_line(tmp_path: Path, capsys: p
     data = tmp_path / "data"
     for folder in ("images", "labels"):
         (data / folder / "val").mkdir(parents=True)
-    cv2.imwrite(str(data / "images" / "val" / "one.png"), PICTURE)
+    cv2.imwrite(str(data / "images" / "val" / "one.png"), IMAGE)
     (data / "labels" / "val" / "one.txt").write_text("1 0.3125 0.1875 0.25 0.125\n")  # (6, 4, 14, 8) of 32x32
     (data / "data.yaml").write_text("val: images/val\ntrain: images/val\nnames: [a, b]\n")
     path = save(tmp_path / "x.onnx", {"output": yolox(False)})
@@ -203,8 +203,8 @@ def test_evaluation_of_masks(tmp_path: Path) -> None:
         (tmp_path / "data" / "val" / folder).mkdir(parents=True)
     mask = np.zeros((32, 32), np.uint8)
     mask[:, 16:] = 1
-    for folder, picture in (("images", PICTURE), ("labels", mask)):
-        cv2.imwrite(str(tmp_path / "data" / "val" / folder / "one.png"), picture)
+    for folder, image in (("images", IMAGE), ("labels", mask)):
+        cv2.imwrite(str(tmp_path / "data" / "val" / folder / "one.png"), image)
     (tmp_path / "data" / "data.yaml").write_text("format: masks\nnames: [left, right]\n")
     logits = np.zeros((1, 2, 16, 16), np.float32)
     logits[:, 0] = 1

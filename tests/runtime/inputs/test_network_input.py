@@ -24,11 +24,11 @@ def test_equal_to_letterbox_and_normalization_of_the_tasks(spec: InputSpec) -> N
     images = [image_of(*size) for size in sizes]
     writer = InputWriter(spec)
     batch = np.full(writer.shape(images), np.nan, np.float32)  # memory that was used before
-    placements = writer.write(images, batch)
+    transforms = writer.write(images, batch)
     placed = [spec.place(image) for image in images]
     expected = normalize_images(torch.from_numpy(np.stack([array for array, _ in placed])), spec).numpy()
     assert np.array_equal(batch, expected)
-    assert placements == [placement for _, placement in placed]
+    assert transforms == [transform for _, transform in placed]
 
 
 def test_an_input_that_fits_its_images() -> None:
@@ -39,11 +39,11 @@ def test_an_input_that_fits_its_images() -> None:
         images = [image_of(*size) for size in sizes]
         assert writer.shape(images) == shape
         batch = np.full(shape, np.nan, np.float32)
-        placements = writer.write(images, batch)
+        transforms = writer.write(images, batch)
         placed = [spec.place(image) for image in images]
         expected = normalize_images(torch.from_numpy(np.stack([array for array, _ in placed])), spec).numpy()
         assert np.array_equal(batch, expected)
-        assert placements == [placement for _, placement in placed]
+        assert transforms == [transform for _, transform in placed]
     with pytest.raises(ValueError, match="a batch takes images whose inputs have one size, got 32x96 and 64x32"):
         writer.shape([image_of(20, 60), image_of(64, 30)])
     with pytest.raises(ValueError, match="inputs have one size, got no images"):

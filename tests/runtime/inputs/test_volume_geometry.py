@@ -15,16 +15,16 @@ from detseg.runtime.inputs.volume_geometry import (
     orientation,
     place_labels,
     place_volume,
-    placement_of,
     resample,
     to_file_axes,
     to_input_axes,
+    transform_of,
 )
 from detseg.runtime.media import nifti
 from detseg.runtime.media.nifti import write_volume
 from detseg.runtime.media.nifti_header import VolumeError
 from detseg.runtime.media.volume_files import read_label_values
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Volume
 
 RNG = np.random.default_rng(0)
@@ -83,14 +83,14 @@ def test_the_way_to_the_network_and_back() -> None:
     for _ in range(50):
         shape = tuple(rng.integers(2, 9, 3).tolist())
         array, affine = rng.random(shape).astype(np.float32), random_affine(rng)
-        placement = placement_of(shape, affine, VolumeSpec())
-        assert placement.input_shape == placement.oriented_shape
-        oriented = to_input_axes(array, placement)
-        assert oriented.shape == placement.oriented_shape
+        transform = transform_of(shape, affine, VolumeSpec())
+        assert transform.input_shape == transform.oriented_shape
+        oriented = to_input_axes(array, transform)
+        assert oriented.shape == transform.oriented_shape
         canonical = nibabel.as_closest_canonical(nibabel.Nifti1Image(array, affine))
         assert np.array_equal(oriented, canonical.get_fdata(dtype=np.float32))
-        np.testing.assert_allclose(placement.input_spacing, nibabel.affines.voxel_sizes(canonical.affine), rtol=1e-5)
-        assert np.array_equal(to_file_axes(oriented, placement), array)
+        np.testing.assert_allclose(transform.input_spacing, nibabel.affines.voxel_sizes(canonical.affine), rtol=1e-5)
+        assert np.array_equal(to_file_axes(oriented, transform), array)
 
 
 def test_shrinking_skips_nothing() -> None:
@@ -109,14 +109,14 @@ def test_shrinking_skips_nothing() -> None:
 
 def test_the_spacing_decides_the_shape_of_the_input() -> None:
     volume = Volume(RNG.random((10, 20, 6)).astype(np.float32), affine_of("SRA", (1.0, 0.5, 3.0)))
-    array, placement = place_volume(volume, VolumeSpec(spacing=(1.0, 2.0, 0.75)))
+    array, transform = place_volume(volume, VolumeSpec(spacing=(1.0, 2.0, 0.75)))
     # Toward the right are 20 voxels of 0.5 mm, toward the front 6 of 3 mm, toward the top 10 of 1 mm.
-    assert placement.oriented_shape == (20, 6, 10)
-    assert array.shape == placement.input_shape == (10, 9, 13)
-    assert placement.input_spacing == pytest.approx((1.0, 2.0, 10 / 13))
+    assert transform.oriented_shape == (20, 6, 10)
+    assert array.shape == transform.input_shape == (10, 9, 13)
+    assert transform.input_spacing == pytest.approx((1.0, 2.0, 10 / 13))
     assert array.dtype == np.float32
     assert array.flags.c_contiguous
-    own, placement = place_volume(volume, VolumeSpec())
+    own, transform = place_volume(volume, VolumeSpec())
     assert own.shape == (20, 6, 10)
     assert own.flags.c_contiguous
     tiny, _ = place_volume(volume, VolumeSpec(spacing=(500.0, 500.0, 500.0)))
@@ -132,9 +132,9 @@ def test_an_input_beyond_all_measure_is_refused_before_it_is_made() -> None:
         place_volume(volume, VolumeSpec(spacing=(0.5, 0.5, 0.5)))
     # 2 ** 30 voxels are allowed, a row more is not.
     affine = np.diag([1024.0, 1024.0, 1024.0, 1.0])
-    assert placement_of((1, 1, 1), affine, VolumeSpec(spacing=(1.0, 1.0, 1.0))).input_shape == (1024, 1024, 1024)
+    assert transform_of((1, 1, 1), affine, VolumeSpec(spacing=(1.0, 1.0, 1.0))).input_shape == (1024, 1024, 1024)
     with pytest.raises(VolumeError, match="1024x1024x1025"):
-        placement_of((1, 1, 1), np.diag([1024.0, 1024.0, 1025.0, 1.0]), VolumeSpec(spacing=(1.0, 1.0, 1.0)))
+        transform_of((1, 1, 1), np.diag([1024.0, 1024.0, 1025.0, 1.0]), VolumeSpec(spacing=(1.0, 1.0, 1.0)))
 
 
 def test_a_long_row_takes_no_more_memory_than_its_voxels() -> None:
@@ -152,26 +152,26 @@ def test_a_long_row_takes_no_more_memory_than_its_voxels() -> None:
 def test_labels_follow_their_volume() -> None:
     labels = np.zeros((12, 10, 8), np.uint8)
     labels[2:8, 3:9, 1:7] = 3
-    labels[9:, :, :] = VOID
+    labels[9:, :, :] = IGNORE_INDEX
     affine = affine_of("LSA", (1.0, 2.0, 1.5))
-    same = placement_of((12, 10, 8), affine, VolumeSpec())
+    same = transform_of((12, 10, 8), affine, VolumeSpec())
     assert np.array_equal(place_labels(labels, same), to_input_axes(labels, same))
-    longer = placement_of((12, 10, 8), affine, VolumeSpec(spacing=(0.5, 1.5, 2.0)))
+    longer = transform_of((12, 10, 8), affine, VolumeSpec(spacing=(0.5, 1.5, 2.0)))
     assert np.array_equal(place_labels(labels, longer), to_input_axes(labels, same).repeat(2, 0))
-    finer = placement_of((12, 10, 8), affine, VolumeSpec(spacing=(0.5, 0.75, 1.0)))
+    finer = transform_of((12, 10, 8), affine, VolumeSpec(spacing=(0.5, 0.75, 1.0)))
     placed = place_labels(labels, finer)
     assert placed.shape == finer.input_shape == (24, 16, 20)
     # All that may differ are the corners of the box, which are rounded off.
     repeated = to_input_axes(labels, same).repeat(2, 0).repeat(2, 1).repeat(2, 2)
-    assert np.array_equal(placed == VOID, repeated == VOID)
+    assert np.array_equal(placed == IGNORE_INDEX, repeated == IGNORE_INDEX)
     assert np.count_nonzero(placed != repeated) <= 8
 
 
 def test_of_equal_shares_the_lower_class_wins() -> None:
     labels = np.array([0, 1, 2, 1], np.uint8).reshape(4, 1, 1)
-    placement = placement_of((4, 1, 1), np.eye(4), VolumeSpec(spacing=(2.0, 1.0, 1.0)))
+    transform = transform_of((4, 1, 1), np.eye(4), VolumeSpec(spacing=(2.0, 1.0, 1.0)))
     # First: 0 and 1 with 0.75 each, 2 with 0.25. Second: 1 with 0.25 + 0.75, 2 with 0.75.
-    assert place_labels(labels, placement).ravel().tolist() == [0, 1]
+    assert place_labels(labels, transform).ravel().tolist() == [0, 1]
 
 
 def test_zscore_is_over_the_volume_as_it_is_in_the_file() -> None:
@@ -220,10 +220,10 @@ def test_a_file_by_its_specification(tmp_path: Path) -> None:
     volume = Volume(RNG.random((4, 5, 6)).astype(np.float32), affine_of("LPS"))
     write_volume(tmp_path / "a.nii.gz", volume)
     spec = VolumeSpec()
-    array, placement = spec.place(spec.read(tmp_path / "a.nii.gz"))
+    array, transform = spec.place(spec.read(tmp_path / "a.nii.gz"))
     assert array.shape == (1, 4, 5, 6)
     np.testing.assert_allclose(array[0], normalize_intensity(volume.voxels, spec)[::-1, ::-1], atol=1e-6)
-    assert placement.original_shape == (4, 5, 6)
+    assert transform.original_shape == (4, 5, 6)
 
 
 def test_real_labels_survive_another_spacing_and_back(detseg_data: Path) -> None:
@@ -231,10 +231,10 @@ def test_real_labels_survive_another_spacing_and_back(detseg_data: Path) -> None
     values, affine = read_label_values(path)
     labels = values.astype(np.uint8)
     shape = labels.shape
-    placement = placement_of((shape[0], shape[1], shape[2]), affine, VolumeSpec(spacing=(0.8, 0.9, 1.1)))
-    finer = place_labels(labels, placement)
+    transform = transform_of((shape[0], shape[1], shape[2]), affine, VolumeSpec(spacing=(0.8, 0.9, 1.1)))
+    finer = place_labels(labels, transform)
     for label in (1, 2):
-        milliliters = np.count_nonzero(finer == label) * np.prod(placement.input_spacing)
+        milliliters = np.count_nonzero(finer == label) * np.prod(transform.input_spacing)
         assert milliliters == pytest.approx(np.count_nonzero(labels == label), rel=0.03)
 
 

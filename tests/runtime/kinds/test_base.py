@@ -24,7 +24,7 @@ READ_AND_FOUND = {
 }
 FILES = {
     "drawn": {"a.png"},
-    "picture": {"a.png"},
+    "image": {"a.png"},
     "video": {"video.mp4"},
     "coco": {"detections.json", "detections_images.json"},
     "csv": {"detections.csv"},
@@ -65,8 +65,8 @@ def test_each_writer_leaves_its_files(tmp_path: Path, kind: str, save: str) -> N
 
 
 def test_what_other_results_can_be_saved_as_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="--save: unknown coco, csv; allowed for semantic are drawn, picture, video"):
-        make_writers(["picture", "coco", "csv"], saving("masks", tmp_path), "semantic")
+    with pytest.raises(ValueError, match="--save: unknown coco, csv; allowed for semantic are drawn, image, video"):
+        make_writers(["image", "coco", "csv"], saving("masks", tmp_path), "semantic")
 
 
 def test_labels_get_the_numbers_of_the_data_set(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_labels_get_the_numbers_of_the_data_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "names", "source"),
     [
-        ("boxes", ["coco", "picture"], "a.png"),
+        ("boxes", ["coco", "image"], "a.png"),
         ("volumes", ["table", "nifti"], "labels/a.nii.gz"),
         ("volumes", ["table", "slices"], "slices/a.nii.gz"),
         ("volumes", ["montage", "table"], "montages/a.nii"),

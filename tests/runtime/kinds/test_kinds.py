@@ -1,4 +1,4 @@
-"""What every kind of results can be asked: other classes, fewer classes, plain data, pictures."""
+"""What every kind of results can be asked: other classes, fewer classes, plain data, images."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 from detseg.run_lengths import RunLengths
 from detseg.runtime.drawing.volume import draw_slices
 from detseg.runtime.kinds import KINDS, load_kind
-from detseg.structures import VOID, Detections, Instances, LabelMap, Placement, Sample
-from detseg.volumes import LabelVolume, Volume, VolumePlacement, VolumeSample
+from detseg.structures import IGNORE_INDEX, Detections, Instances, LabelMap, LetterboxTransform, Sample
+from detseg.volumes import LabelVolume, Volume, VolumeSample, VolumeTransform
 
 NAMES = ("background", "cat", "dog")
 IMAGE = np.full((4, 6, 3), 90, np.uint8)
@@ -26,7 +26,7 @@ INSTANCES = Instances(
     BOXES.boxes_xyxy, BOXES.scores, BOXES.labels, None,
     tuple(RunLengths.from_crop(np.ones((1, size), bool), 0, size, 4, 6) for size in (1, 2, 3)),
 )  # fmt: skip
-MASK = LabelMap(np.array([[0, 1, 2, VOID, 1, 1]] * 4, np.uint8))
+MASK = LabelMap(np.array([[0, 1, 2, IGNORE_INDEX, 1, 1]] * 4, np.uint8))
 LABELS = LabelVolume(np.arange(64, dtype=np.uint8).reshape(4, 4, 4) % 3, VOLUME.affine)
 RESULTS: dict[str, tuple[Any, Any]] = {
     "boxes": (IMAGE, BOXES),
@@ -51,7 +51,7 @@ def labels_of(kind: str, result: Any) -> list[int]:
     [
         ("boxes", [1], [5, 0]),
         ("instances", [1], [5, 0]),
-        ("masks", [VOID, 1, VOID], [0, 5, VOID]),
+        ("masks", [IGNORE_INDEX, 1, IGNORE_INDEX], [0, 5, IGNORE_INDEX]),
         ("volumes", [0, 1, 0], [0, 5, 0]),
     ],
 )
@@ -91,28 +91,28 @@ def test_results_are_plain_data(kind: str) -> None:
 def test_results_are_drawn(kind: str) -> None:
     image, result = RESULTS[kind]
     one = load_kind(kind)
-    picture = one.draw(image, result, NAMES)
-    assert (picture.ndim, picture.dtype) == (3, np.uint8)
+    drawn = one.draw(image, result, NAMES)
+    assert (drawn.ndim, drawn.dtype) == (3, np.uint8)
     nothing = one.keep(result, np.zeros(3, bool))
-    assert picture.shape != one.draw(image, nothing, NAMES).shape or (picture != one.draw(image, nothing, NAMES)).any()
+    assert drawn.shape != one.draw(image, nothing, NAMES).shape or (drawn != one.draw(image, nothing, NAMES)).any()
 
 
 def test_training_samples_are_drawn_with_their_targets() -> None:
     sample = Sample(
-        IMAGE, np.array([[1, 0, 5, 3]], np.float32), np.array([1]), np.array([False]), 1, "a", Placement.identity(4, 6),
+        IMAGE, np.array([[1, 0, 5, 3]], np.float32), np.array([1]), np.array([False]), 1, "a", LetterboxTransform.identity(4, 6),
         MASK.labels,
     )  # fmt: skip
     masks = load_kind("masks")
     assert np.array_equal(masks.draw_sample(sample, NAMES), masks.draw(IMAGE, MASK, NAMES))
     assert (load_kind("boxes").draw_sample(sample, NAMES) != masks.draw_sample(sample, NAMES)).any()
     shape = (4, 4, 4)
-    placement = VolumePlacement((0, 1, 2), (False, False, False), shape, shape, VOLUME.affine)
-    patch = VolumeSample(VOLUME.voxels, 1, "v", placement, LABELS.labels)
+    transform = VolumeTransform((0, 1, 2), (False, False, False), shape, shape, VOLUME.affine)
+    patch = VolumeSample(VOLUME.voxels, 1, "v", transform, LABELS.labels)
     volumes = load_kind("volumes")
     # Patches may be mirrored, so that no letter stands for a side.
     without_sides = draw_slices(VOLUME, LABELS, NAMES, has_sides=False)
     assert np.array_equal(volumes.draw_sample(patch, NAMES), without_sides)
     assert not np.array_equal(without_sides, draw_slices(VOLUME, LABELS, NAMES))
     # A patch that is larger than its volume says so.
-    smaller = replace(placement, input_shape=(4, 3, 4))
-    assert len(volumes.draw_sample(replace(patch, placement=smaller), NAMES)) > len(without_sides)
+    smaller = replace(transform, input_shape=(4, 3, 4))
+    assert len(volumes.draw_sample(replace(patch, transform=smaller), NAMES)) > len(without_sides)

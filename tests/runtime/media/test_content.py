@@ -21,7 +21,7 @@ from detseg.runtime.media.images import write_image
         (b"\0\0\0\x18ftyp3gp4" + bytes(20), "video", None),
         (b"\0\0\0\x18ftypheic" + bytes(20), None, "HEIC, which is not read; convert it to JPEG or PNG"),
         (b"\0\0\0\x18ftypavif" + bytes(20), None, "AVIF, which is not read; convert it to JPEG or PNG"),
-        (b"GIF87a" + bytes(20), None, "GIF, which is not read; convert it to a film or PNG"),
+        (b"GIF87a" + bytes(20), None, "GIF, which is not read; convert it to a video or PNG"),
         (b"%PDF-1.7", None, "PDF, which is not read; convert it to JPEG or PNG"),
     ],
 )

@@ -94,7 +94,7 @@ def test_many_at_once(given: Any) -> None:
     np.testing.assert_array_equal(second, RGB[::-1])
 
 
-def test_an_upright_picture_of_a_turned_camera(tmp_path: Path) -> None:
+def test_an_upright_image_of_a_turned_camera(tmp_path: Path) -> None:
     image = Image.fromarray(RGB)
     exif = image.getexif()
     exif[0x0112] = 6  # a quarter turn

@@ -15,34 +15,34 @@ av = pytest.importorskip("av")
 RATE = 16_000
 
 
-def write_film(path: Path, codec: str, seconds: int = 3, sound_until_s: float = 3) -> Path:
-    """Ten pictures a second, and a tone of 500 Hz that becomes 1000 Hz after a second."""
-    with av.open(str(path), "w") as film:
-        video = film.add_stream("libx264", rate=10)
+def write_video(path: Path, codec: str, seconds: int = 3, sound_until_s: float = 3) -> Path:
+    """Ten images a second, and a tone of 500 Hz that becomes 1000 Hz after a second."""
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=10)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
-        sound = film.add_stream(codec, rate=RATE)
+        sound = container.add_stream(codec, rate=RATE)
         sound.layout = "mono"
         for number in range(10 * seconds):
-            picture = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * number, np.uint8), format="rgb24")
-            picture.pts, picture.time_base = number, Fraction(1, 10)
-            film.mux(video.encode(picture))
-        film.mux(video.encode(None))
+            image = av.VideoFrame.from_ndarray(np.full((48, 64, 3), 5 * number, np.uint8), format="rgb24")
+            image.pts, image.time_base = number, Fraction(1, 10)
+            container.mux(video.encode(image))
+        container.mux(video.encode(None))
         times = np.arange(round(RATE * sound_until_s)) / RATE
         tone = np.sin(2 * np.pi * np.where(times < 1, 500, 1000) * times) * 20_000
         for start in range(0, len(tone), 1024):
             piece = tone[None, start : start + 1024].astype(np.int16)
             heard = av.AudioFrame.from_ndarray(piece, format="s16", layout="mono")
             heard.sample_rate, heard.pts, heard.time_base = RATE, start, Fraction(1, RATE)
-            film.mux(sound.encode(heard))
-        film.mux(sound.encode(None))
+            container.mux(sound.encode(heard))
+        container.mux(sound.encode(None))
     return path
 
 
 def read_sound(path: Path) -> tuple[str, np.ndarray[Any, Any]]:
-    with av.open(str(path)) as film:
-        sound = film.streams.audio[0]
+    with av.open(str(path)) as container:
+        sound = container.streams.audio[0]
         resampler = av.AudioResampler(format="s16", layout="mono", rate=RATE)
-        pieces = [piece.to_ndarray()[0] for frame in film.decode(sound) for piece in resampler.resample(frame)]
+        pieces = [piece.to_ndarray()[0] for frame in container.decode(sound) for piece in resampler.resample(frame)]
         return sound.codec_context.name, np.concatenate(pieces).astype(np.float64)
 
 
@@ -58,7 +58,7 @@ def copy(source: Path, target: Path, section: Section) -> None:
 
 @pytest.mark.parametrize(("codec", "suffix"), [("aac", ".mp4"), ("pcm_s16le", ".mkv")])
 @pytest.mark.parametrize(
-    ("section", "num_pictures", "duration_s", "pitches"),
+    ("section", "num_images", "duration_s", "pitches"),
     [
         (Section(), 30, 3.0, (500, 1000)),
         (Section(start_s=1.5, end_s=2.5), 10, 1.0, (1000, 1000)),
@@ -67,11 +67,11 @@ def copy(source: Path, target: Path, section: Section) -> None:
     ids=["whole", "part", "each third"],
 )
 def test_what_is_heard_belongs_to_what_is_seen(
-    tmp_path: Path, codec: str, suffix: str, section: Section, num_pictures: int, duration_s: float,
+    tmp_path: Path, codec: str, suffix: str, section: Section, num_images: int, duration_s: float,
     pitches: tuple[int, int],
 ) -> None:  # fmt: skip
-    copy(write_film(tmp_path / f"in{suffix}", codec), tmp_path / "out.mp4", section)
-    assert len(list(read_video(tmp_path / "out.mp4"))) == num_pictures
+    copy(write_video(tmp_path / f"in{suffix}", codec), tmp_path / "out.mp4", section)
+    assert len(list(read_video(tmp_path / "out.mp4"))) == num_images
     name, samples = read_sound(tmp_path / "out.mp4")
     assert name == "aac"
     assert len(samples) / RATE == pytest.approx(duration_s, abs=0.3)
@@ -79,7 +79,7 @@ def test_what_is_heard_belongs_to_what_is_seen(
     assert (pitch(begin), pitch(end)) == pytest.approx(pitches, abs=15)
 
 
-def test_pictures_keep_their_times(tmp_path: Path) -> None:
+def test_images_keep_their_times(tmp_path: Path) -> None:
     times_s = [2.0, 2.1, 2.5, 2.52, 4.0]
     with H264Video(tmp_path / "out.mp4", 10) as video:
         for number, time_s in enumerate(times_s):

@@ -118,7 +118,7 @@ COLORS = {
     "E": (0, 255, 255),
     "F": (255, 0, 255),
 }
-# How each orientation stores the upright picture AB / CD / EF, from the definition of the tag: which visual side the
+# How each orientation stores the upright image AB / CD / EF, from the definition of the tag: which visual side the
 # first stored row and the first stored column are.
 STORED = {
     1: ("AB", "CD", "EF"),
@@ -133,8 +133,8 @@ STORED = {
 
 
 def blocks(rows: tuple[str, ...], size: int = 16) -> np.ndarray:
-    picture = np.array([[COLORS[letter] for letter in row] for row in rows], np.uint8)
-    return picture.repeat(size, axis=0).repeat(size, axis=1)
+    image = np.array([[COLORS[letter] for letter in row] for row in rows], np.uint8)
+    return image.repeat(size, axis=0).repeat(size, axis=1)
 
 
 @pytest.mark.parametrize("orientation", STORED)
@@ -356,7 +356,7 @@ def test_writing_refuses_other_formats_and_other_arrays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("folder", ["bccd/JPEGImages", "coco-mini/val2017", "camvid/val/images", "camvid/val/masks"])
-def test_real_pictures(detseg_data: Path, folder: str) -> None:
+def test_real_images(detseg_data: Path, folder: str) -> None:
     paths = sorted((detseg_data / folder).iterdir())[:25]
     assert len(paths) == 25
     for path in paths:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from detseg.arrays import ByteArray
-from detseg.runtime.media.film_colors import ColorTags
 from detseg.runtime.media.mp4_boxes import read_mirrored, write_tags
+from detseg.runtime.media.video_colors import ColorTags
 from detseg.runtime.media.video_reader import read_video
 
 ONE = 1 << 16
-# What each matrix (right_x, right_y, down_x, down_y) makes of a picture, by its definition: x' = right_x x + down_x y.
+# What each matrix (right_x, right_y, down_x, down_y) makes of an image, by its definition: x' = right_x x + down_x y.
 SHOWN = {
     "as stored": ((1, 0, 0, 1), lambda image: image),
     "turned by 90": ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
@@ -34,8 +34,8 @@ def corners() -> ByteArray:
     return made
 
 
-def write_film(path: Path, matrix: tuple[int, ...], whole: tuple[int, ...] = (1, 0, 0, 1)) -> Path:
-    """A film whose track, and as a ``whole``, is to be shown by these matrices."""
+def write_video(path: Path, matrix: tuple[int, ...], whole: tuple[int, ...] = (1, 0, 0, 1)) -> Path:
+    """A video whose track, and as a ``whole``, is to be shown by these matrices."""
     video = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10, (80, 48))
     for _ in range(2):
         video.write(np.ascontiguousarray(corners()[..., ::-1]))
@@ -53,9 +53,9 @@ def write_film(path: Path, matrix: tuple[int, ...], whole: tuple[int, ...] = (1,
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov"])
 @pytest.mark.parametrize("name", SHOWN)
-def test_pictures_are_read_as_they_are_shown(tmp_path: Path, name: str, suffix: str) -> None:
+def test_images_are_read_as_they_are_shown(tmp_path: Path, name: str, suffix: str) -> None:
     matrix, expected = SHOWN[name]
-    for frame in read_video(write_film(tmp_path / f"v.{suffix}", matrix)):
+    for frame in read_video(write_video(tmp_path / f"v.{suffix}", matrix)):
         wanted = expected(corners())
         assert frame.pixels.shape == wanted.shape
         assert np.abs(frame.pixels.astype(int) - wanted).mean() < 12
@@ -63,18 +63,18 @@ def test_pictures_are_read_as_they_are_shown(tmp_path: Path, name: str, suffix: 
         assert (frame.stream.height, frame.stream.width) == wanted.shape[:2]
 
 
-def test_a_film_that_is_mirrored_as_a_whole(tmp_path: Path) -> None:
-    path = write_film(tmp_path / "v.mp4", SHOWN["turned by 90"][0], SHOWN["mirrored"][0])
+def test_a_video_that_is_mirrored_as_a_whole(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.mp4", SHOWN["turned by 90"][0], SHOWN["mirrored"][0])
     (frame, _) = read_video(path)
     # The turn first: the left quarters come to lie above, and change sides then.
     assert np.abs(frame.pixels.astype(int) - np.rot90(corners(), -1)[:, ::-1]).mean() < 12
-    twice = write_film(tmp_path / "w.mp4", SHOWN["mirrored"][0], SHOWN["mirrored"][0])
+    twice = write_video(tmp_path / "w.mp4", SHOWN["mirrored"][0], SHOWN["mirrored"][0])
     assert read_mirrored(twice) is None
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_the_width_of_pixels_turns_with_the_picture(tmp_path: Path, name: str) -> None:
-    path = write_film(tmp_path / "v.mp4", SHOWN[name][0])
+def test_the_width_of_pixels_turns_with_the_image(tmp_path: Path, name: str) -> None:
+    path = write_video(tmp_path / "v.mp4", SHOWN[name][0])
     write_tags(path, ColorTags(matrix=6), Fraction(16, 11))
     (frame, _) = read_video(path)
     assert frame.stream is not None
@@ -83,7 +83,7 @@ def test_the_width_of_pixels_turns_with_the_picture(tmp_path: Path, name: str) -
 
 
 def test_tags_are_written_once(tmp_path: Path) -> None:
-    path = write_film(tmp_path / "v.mp4", (1, 0, 0, 1))
+    path = write_video(tmp_path / "v.mp4", (1, 0, 0, 1))
     plain = path.stat().st_size
     write_tags(path, ColorTags(1, 1, 1), Fraction(2))
     once = path.read_bytes()

@@ -8,14 +8,14 @@ import pytest
 from detseg.runtime.media.native_names import native_name
 
 
-@pytest.mark.parametrize("name", ["film.mp4", "a:b.mp4", "\u00e4 #[1].mp4"])
+@pytest.mark.parametrize("name", ["footage.mp4", "a:b.mp4", "\u00e4 #[1].mp4"])
 def test_names_in_utf_8_are_whole_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.chdir(tmp_path)
     with native_name(name) as given:
         assert given == str(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", [b"film_\xe4.mp4", b"folder_\xff/film.mp4", b"film.mp\xe4"])
+@pytest.mark.parametrize("name", [b"video_\xe4.mp4", b"folder_\xff/footage.mp4", b"video.mp\xe4"])
 def test_other_names_are_links_while_they_are_needed(tmp_path: Path, name: bytes) -> None:
     path = tmp_path / os.fsdecode(name)
     path.parent.mkdir(exist_ok=True)

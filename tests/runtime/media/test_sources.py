@@ -179,10 +179,10 @@ def test_names_of_other_systems(folder: Path) -> None:
 
 
 def test_a_video_is_known_by_its_content_where_its_name_says_nothing(folder: Path) -> None:
-    with MovieWriter(folder / "film.mp4"):
+    with MovieWriter(folder / "footage.mp4"):
         pass
     for name in ("noext", "phone.3gp"):
-        shutil.copy(folder / "film.mp4", folder / name)
+        shutil.copy(folder / "footage.mp4", folder / name)
         (source,) = find_sources([name])
         assert source.kind == "video"
         assert len(list(read_video(name))) == 3
@@ -197,10 +197,10 @@ def test_a_colon_in_a_name_is_no_protocol(folder: Path) -> None:
 
 
 def test_a_name_that_is_not_utf_8_is_read(folder: Path) -> None:
-    with MovieWriter(folder / "film.mp4"):
+    with MovieWriter(folder / "footage.mp4"):
         pass
-    name = os.fsdecode(b"film_\xe4.mp4")
-    (folder / "film.mp4").rename(name)
+    name = os.fsdecode(b"video_\xe4.mp4")
+    (folder / "footage.mp4").rename(name)
     frames = list(read_video(name))
     assert len(frames) == 3
     assert frames[0].source == name

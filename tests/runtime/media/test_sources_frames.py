@@ -20,11 +20,11 @@ from detseg.runtime.media.volume_files import VOLUME_SUFFIXES
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pictures 1, 2 and 10, whose gray is their number, and two videos of three and two frames; also the current
+    """Images 1, 2 and 10, whose gray is their number, and two videos of three and two frames; also the current
     folder."""
     for number in (1, 2, 10):
         write_image(tmp_path / f"p{number}.png", np.full((8, 8, 3), number, np.uint8))
-    for name, count in (("film.avi", 3), ("more.mp4", 2)):
+    for name, count in (("footage.avi", 3), ("more.mp4", 2)):
         codec = cv2.VideoWriter.fourcc(*("MJPG" if name.endswith("avi") else "mp4v"))
         video = cv2.VideoWriter(str(tmp_path / name), codec, 10, (32, 32))
         for number in range(count):
@@ -43,11 +43,11 @@ def names(sources: list[Source]) -> list[tuple[str, str]]:
     [
         (["p1*", "."], [
             ("image", "p1.png"), ("image", "p10.png"),
-            ("video", "film.avi"), ("video", "more.mp4"), ("image", "p2.png"),
+            ("video", "footage.avi"), ("video", "more.mp4"), ("image", "p2.png"),
         ]),
         (["p%d.png"], [("image", "p1.png"), ("image", "p2.png"), ("image", "p10.png")]),
         (["p%02d.png"], [("image", "p10.png")]),
-        (["0", "film.avi"], [("camera", "0"), ("video", "film.avi")]),
+        (["0", "footage.avi"], [("camera", "0"), ("video", "footage.avi")]),
         (["*.mp4", "more.mp4"], [("video", "more.mp4")]),
     ],
 )  # fmt: skip
@@ -62,7 +62,7 @@ def test_a_file_with_a_number_for_a_name_is_a_file(folder: Path) -> None:
 
 def test_standard_input_is_a_list_of_sources(folder: Path) -> None:
     assert names(find_sources(["p2.png", "-"], listing=["p1.png\n", "\n", "*.avi\n"])) == [
-        ("image", "p2.png"), ("image", "p1.png"), ("video", "film.avi"),
+        ("image", "p2.png"), ("image", "p1.png"), ("video", "footage.avi"),
     ]  # fmt: skip
 
 
@@ -73,7 +73,7 @@ def test_standard_input_is_a_list_of_sources(folder: Path) -> None:
         (["ftp://host/a.mp4"], (".png",), True, "cannot open ftp://; allowed are http, https"),
         (["file:///etc/passwd"], (".png",), True, "cannot open file://"),
         (["0"], VOLUME_SUFFIXES, False, "volumes are read from files only"),
-        (["film.avi"], VOLUME_SUFFIXES, False, "not a volume"),
+        (["footage.avi"], VOLUME_SUFFIXES, False, "not a volume"),
         (["q%d.png"], (".png",), False, "image sequence q%d.png: no file"),
         (["-"], (".png",), False, "no source was given"),
         (["nothing.mp4"], (".png",), False, "does not exist"),
@@ -91,28 +91,28 @@ def grays(frames: Iterator[Any]) -> list[tuple[str, int]]:
 
 
 def test_frames_of_files_and_videos_come_in_order(folder: Path) -> None:
-    found = grays(read_frames(find_sources(["p10.png", "film.avi", "p1.png", "p2.png"]), read_image))
-    assert [name for name, _ in found] == ["p10", "film_000000", "film_000001", "film_000002", "p1", "p2"]
+    found = grays(read_frames(find_sources(["p10.png", "footage.avi", "p1.png", "p2.png"]), read_image))
+    assert [name for name, _ in found] == ["p10", "footage_000000", "footage_000001", "footage_000002", "p1", "p2"]
     np.testing.assert_allclose([gray for _, gray in found], [10, 100, 120, 140, 1, 2], atol=2)
 
 
 def test_a_section_is_for_videos(folder: Path) -> None:
-    found = grays(read_frames(find_sources(["p1.png", "film.avi"]), read_image, Section(every=2)))
-    assert [name for name, _ in found] == ["p1", "film_000000", "film_000002"]
+    found = grays(read_frames(find_sources(["p1.png", "footage.avi"]), read_image, Section(every=2)))
+    assert [name for name, _ in found] == ["p1", "footage_000000", "footage_000002"]
 
 
 def test_what_cannot_be_read_is_told_and_the_rest_goes_on(folder: Path) -> None:
     (folder / "p2.png").write_bytes(b"\x89PNG broken")
-    data = (folder / "film.avi").read_bytes()
-    (folder / "film.avi").write_bytes(data[:-100])
+    data = (folder / "footage.avi").read_bytes()
+    (folder / "footage.avi").write_bytes(data[:-100])
     (folder / "more.mp4").write_bytes(b"#EXTM3U")
     failures: list[tuple[str, str]] = []
     frames = read_frames(
         find_sources(["."]), read_image, on_error=lambda source, error: failures.append((source.name, str(error)))
     )
     assert [frame.name for frame in frames if frame.index is None] == ["p1", "p10"]
-    assert [name for name, _ in failures] == ["film.avi", "more.mp4", "p2.png"]
-    assert "film.avi: truncated, 100 bytes" in failures[0][1]
+    assert [name for name, _ in failures] == ["footage.avi", "more.mp4", "p2.png"]
+    assert "footage.avi: truncated, 100 bytes" in failures[0][1]
     with pytest.raises(ImageError, match=r"p2\.png"):
         list(read_frames(find_sources(["p1.png", "p2.png"]), read_image))
 
@@ -135,7 +135,7 @@ def test_a_stream_from_the_network(folder: Path) -> None:
     handler = partial(SimpleHTTPRequestHandler, directory=str(folder))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        address = f"http://127.0.0.1:{server.server_port}/film.avi"
+        address = f"http://127.0.0.1:{server.server_port}/footage.avi"
         frames = list(read_frames(find_sources([address], allow_url=True), read_image))
         server.shutdown()
     assert [frame.index for frame in frames] == [0, 1, 2]

@@ -123,13 +123,13 @@ def test_a_video_without_its_end_is_read_as_far_as_it_goes(tmp_path: Path, suffi
         (b"", "no video by its content"),
         (b"#EXTM3U\n#EXTINF:10,\nfile:///etc/passwd\n", "no video by its content"),
         (b"ffconcat version 1.0\nfile /etc/passwd\n", "no video by its content"),
-        (b"RIFF\x04\x00\x00\x00AVI ", "cannot be opened|no picture"),
-        (struct.pack(">I4s", 24, b"ftyp") + b"isom" + bytes(12), "cannot be opened|no picture"),
-        (b"\x1a\x45\xdf\xa3" + bytes(600), "cannot be opened|no picture"),
+        (b"RIFF\x04\x00\x00\x00AVI ", "cannot be opened|no image"),
+        (struct.pack(">I4s", 24, b"ftyp") + b"isom" + bytes(12), "cannot be opened|no image"),
+        (b"\x1a\x45\xdf\xa3" + bytes(600), "cannot be opened|no image"),
     ],
 )
 def test_what_is_no_video(tmp_path: Path, content: bytes, message: str) -> None:
-    path = tmp_path / "film.mp4"
+    path = tmp_path / "footage.mp4"
     path.write_bytes(content)
     with pytest.raises(ImageError, match=message):
         list(read_video(path))
@@ -142,7 +142,7 @@ def test_missing_files_and_cameras(tmp_path: Path) -> None:
         list(read_stream(97))
 
 
-def test_pictures_that_are_too_large_are_refused_before_decoding(tmp_path: Path) -> None:
+def test_images_that_are_too_large_are_refused_before_decoding(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match="64x48 pixels, allowed are 3000"):
         list(read_video(write_video(tmp_path / "v.avi", 2), max_pixels=3000))
 
@@ -165,7 +165,7 @@ def test_pictures_that_are_too_large_are_refused_before_decoding(tmp_path: Path)
         ((b"G" + bytes(187)) * 3, ("MPEG-TS", 0)),
         ((b"G" + bytes(187)) * 2, None),
         (b"GIF89a" + bytes(600), None),
-        # Still pictures in the container of films
+        # Still images in the container of videos
         (struct.pack(">I4s", 24, b"ftyp") + b"heic" + bytes(600), None),
         (struct.pack(">I4s", 24, b"ftyp") + b"avif" + bytes(600), None),
     ],
@@ -188,13 +188,13 @@ def test_a_header_that_claims_twice_the_frames(detseg_data: Path) -> None:
 def test_rates_are_not_those_of_rounded_time_stamps(
     tmp_path: Path, claimed: float, every: int, expected: float
 ) -> None:
-    """Matroska has time stamps in whole milliseconds: 41 or 42 between pictures at 23.976 per second."""
+    """Matroska has time stamps in whole milliseconds: 41 or 42 between images at 23.976 per second."""
     frames = list(read_video(write_video(tmp_path / "v.mkv", 40, claimed), Section(every=every)))
     assert frames[0].stream is not None
     assert frames[0].stream.fps == expected
 
 
-def test_a_single_picture_lasts_as_long_as_its_film(tmp_path: Path) -> None:
+def test_a_single_image_lasts_as_long_as_its_video(tmp_path: Path) -> None:
     (frame,) = read_video(write_video(tmp_path / "v.mp4", 20), Section(every=1000))
     assert frame.stream is not None
     assert frame.stream.fps == pytest.approx(0.5)

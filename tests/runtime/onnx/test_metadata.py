@@ -13,7 +13,7 @@ from detseg.runtime.kinds.boxes import DetectionMetadata
 from detseg.runtime.kinds.masks import SemanticMetadata
 from detseg.runtime.kinds.volumes import VolumeMetadata
 from detseg.runtime.onnx.file import OnnxFileError, parse_metadata
-from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig, ViewsConfig, WindowsConfig
+from detseg.runtime.postprocess.config import HeadMetadata, InfererConfig, PostprocessConfig, WindowsConfig
 from detseg.tasks import detection, semantic, volume
 
 PATH = Path("a.onnx")
@@ -31,7 +31,7 @@ def detection_entry(**changes: Any) -> dict[str, Any]:
         "stride": 32,
         "precision": "int8",
         "form": "raw",
-        "head": {"kind": "direct", "bins": 16, "strides": [8, 16, 32]},
+        "head": {"kind": "yolox", "reg_max": 16, "strides": [8, 16, 32]},
         "postprocess": to_dict(detection.PostprocessConfig(confidence=0.25, iou=0.65)),
         **changes,
     }
@@ -51,7 +51,7 @@ def test_detection() -> None:
         task="detection",
         form="raw",
         input=InputSpec(416, 640, "top_left", std=(1.0, 1.0, 1.0), channel_order="bgr"),
-        head=HeadMetadata("direct", (8, 16, 32), 16),
+        head=HeadMetadata("yolox", (8, 16, 32), 16),
         postprocess=PostprocessConfig(confidence=0.25, iou=0.65),
     )
 
@@ -64,14 +64,14 @@ def test_a_task_of_ones_own_names_its_kind() -> None:
 
 def test_masks_and_volumes() -> None:
     common = {"format": 1, "version": "0.1", "class_names": ["a", "b"], "category_ids": [0, 1], "stride": 1}
-    views = semantic.ViewsConfig(window=(64, 48), scales=(0.5, 1.0), flip=True)
+    views = semantic.InfererConfig(window=(64, 48), scales=(0.5, 1.0), flip=True)
     entry = {
         **common, "task": "semantic", "form": "logits", "input": to_dict(InputSpec(64, 96)),
         "postprocess": to_dict(views), "precision": "fp16",
     }  # fmt: skip
     found = parse(entry)
     assert isinstance(found, SemanticMetadata)
-    assert found.postprocess == ViewsConfig(window=(64, 48), scales=(0.5, 1.0), flip=True)
+    assert found.postprocess == InfererConfig(window=(64, 48), scales=(0.5, 1.0), flip=True)
     spec = VolumeSpec((1.0, 1.0, 1.5), "window", (-160.0, 240.0))
     windows = volume.WindowsConfig(overlap=0.25, batch_size=2)
     entry = {
@@ -88,7 +88,7 @@ def test_masks_and_volumes() -> None:
     ("ours", "of_the_task"),
     [
         (PostprocessConfig, detection.PostprocessConfig),
-        (ViewsConfig, semantic.ViewsConfig),
+        (InfererConfig, semantic.InfererConfig),
         (WindowsConfig, volume.WindowsConfig),
     ],
 )
@@ -116,9 +116,9 @@ def test_settings_are_those_of_the_tasks(ours: type, of_the_task: type) -> None:
         ({"stride": 0}, "stride must be at least 1"),
         ({"input": {"height": 0, "width": 8}}, "input size must be positive"),
         ({"input": {"height": 8, "width": 8, "std": [0.0, 1.0, 1.0]}}, "std must be positive"),
-        ({"head": {"kind": "anchors", "strides": [8]}}, "head.kind: expected one of 'dfl', 'direct'"),
+        ({"head": {"kind": "anchors", "strides": [8]}}, "head.kind: expected one of 'dfl', 'yolox'"),
         ({"head": {"kind": "dfl", "strides": []}}, "strides must be positive"),
-        ({"head": {"kind": "dfl", "strides": [8], "bins": 1}}, "bins must be at least 2"),
+        ({"head": {"kind": "dfl", "strides": [8], "reg_max": 1}}, "reg_max must be at least 2"),
         ({"postprocess": {"confidence": 7.0}}, "confidence must lie between 0 and 1"),
         ({"postprocess": {"conf": 0.5}}, "unknown key"),
         ({"precision": "fp8"}, "precision: expected one of"),

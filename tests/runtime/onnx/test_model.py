@@ -120,7 +120,7 @@ def test_what_suppression_in_the_graph_must_give(save_onnx: Any) -> None:
 
 
 def test_files_of_others(save_onnx: Any, detseg_data: Path) -> None:
-    with pytest.raises(OnnxFileError, match=r"model\.onnx: takes pictures of any size and does not say which"):
+    with pytest.raises(OnnxFileError, match=r"model\.onnx: takes images of any size and does not say which"):
         OnnxModel(save_onnx(DOUBLED))
     with pytest.raises(OnnxFileError, match=r"yolox_nano_coco\.onnx: its classes, 80, have no names"):
         OnnxModel(detseg_data / "weights" / "yolox_nano_coco.onnx")

@@ -94,8 +94,8 @@ def test_a_file_of_others(save_onnx: SaveOnnx) -> None:
     weight = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
     file = save_onnx(GRAPH, {"weight": weight})
     settings = {"layout": "semantic", "names": ["a", "b", "c", "d"], "size": 32}
-    picture = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
-    masks = [detseg.load(file, runtime=one, **settings)(picture)[0].labels for one in ("onnxruntime", "openvino")]  # type: ignore[arg-type]
+    image = np.random.default_rng(1).integers(0, 256, (32, 32, 3), np.uint8)
+    masks = [detseg.load(file, runtime=one, **settings)(image)[0].labels for one in ("onnxruntime", "openvino")]  # type: ignore[arg-type]
     assert np.array_equal(masks[0], masks[1])
 
 
@@ -103,8 +103,8 @@ def test_boxes_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     weights = Path(__file__).parents[3] / "weights" / "detseg_n_shapes.safetensors"
     detseg.export(weights, "shapes.onnx")
-    picture = cv2.imread(str(weights.parent / "images" / "detseg_n_shapes_val.jpg"))
-    cv2.imwrite("a.png", picture)
+    image = cv2.imread(str(weights.parent / "images" / "detseg_n_shapes_val.jpg"))
+    cv2.imwrite("a.png", image)
     for runtime in ("onnxruntime", "openvino"):
         words = ["predict", "shapes.onnx", "a.png", "--conf", "0.05", "--save", "csv", "-o", runtime]
         assert main([*words, "--runtime", runtime]) == 0

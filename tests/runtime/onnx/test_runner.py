@@ -24,7 +24,7 @@ from detseg.runtime.media.frames import Frame
 from detseg.runtime.onnx.file import OnnxFileError
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import MAX_STREAMS, OnnxRunner
-from detseg.runtime.postprocess.config import PostprocessConfig, ViewsConfig, WindowsConfig
+from detseg.runtime.postprocess.config import InfererConfig, PostprocessConfig, WindowsConfig
 from detseg.runtime.runner import predict_frames
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
@@ -98,22 +98,22 @@ def detection_task(**postprocess: Any) -> DetectionTask:
 
 
 def detection_metadata(task: DetectionTask, form: str) -> dict[str, Any]:
-    head = {"kind": task.head.kind, "bins": task.head.bins, "strides": list(task.head.strides)}
+    head = {"kind": task.head.kind, "reg_max": task.head.reg_max, "strides": list(task.head.strides)}
     return metadata_of(task, form=form, head=head)
 
 
-def picture(height: int, width: int) -> np.ndarray:
+def some_image(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * width).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
-PICTURES = [picture(*size) for size in ((64, 96), (100, 80), (33, 200), (7, 9), (128, 192))]
+IMAGES = [some_image(*size) for size in ((64, 96), (100, 80), (33, 200), (7, 9), (128, 192))]
 
 
 def in_torch(task: Any, model: nn.Module, images: list[Any]) -> list[Any]:
     placed = [task.spec.place(image) for image in images]
     with torch.inference_mode():
         inputs = task.normalize(torch.from_numpy(np.stack([array for array, _ in placed])))
-        results: list[Any] = task.results(task.infer(model, inputs), [placement for _, placement in placed])
+        results: list[Any] = task.results(task.infer(model, inputs), [transform for _, transform in placed])
     return results
 
 
@@ -133,13 +133,13 @@ def test_raw_maps(save_onnx: Any, changes: dict[str, Any]) -> None:
     task = detection_task(**changes)
     path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(task, "raw"))
     runner = OnnxRunner(OnnxModel(path, num_threads=1))
-    expected = in_torch(task, RawMaps(), PICTURES)
+    expected = in_torch(task, RawMaps(), IMAGES)
     assert min(len(one) for one in expected) > 3
-    for batch in (PICTURES, PICTURES[::-1]):
+    for batch in (IMAGES, IMAGES[::-1]):
         found = runner.submit(batch).results()
-        for one, other in zip(found, expected if batch is PICTURES else expected[::-1], strict=True):
+        for one, other in zip(found, expected if batch is IMAGES else expected[::-1], strict=True):
             assert_same_boxes(one, other)
-    for image, other in zip(PICTURES, expected, strict=True):
+    for image, other in zip(IMAGES, expected, strict=True):
         (one,) = runner.submit([image]).results()
         assert_same_boxes(one, other)
 
@@ -149,13 +149,13 @@ def test_decoded_boxes(save_onnx: Any) -> None:
     weights = np.random.default_rng(4).normal(0, 0.1, (7, 3, 8, 8)).astype(np.float32)
     sizes = np.array([4, 3])
     path = save_onnx(DECODED_GRAPH, {"w": weights, "sizes": sizes}, detection_metadata(task, "decoded"))
-    found = OnnxRunner(OnnxModel(path, num_threads=1)).submit(PICTURES).results()
-    for image, one in zip(PICTURES, found, strict=True):
-        array, placement = task.spec.place(image)
+    found = OnnxRunner(OnnxModel(path, num_threads=1)).submit(IMAGES).results()
+    for image, one in zip(IMAGES, found, strict=True):
+        array, transform = task.spec.place(image)
         maps = F.conv2d(task.normalize(torch.from_numpy(array[None].copy())), torch.from_numpy(weights), stride=8)
         flat = maps.flatten(2).transpose(1, 2)
         best = batched_nms(flat[..., :4], flat[..., 4:].sigmoid(), confidence=0.6, iou=0.5, multi_label=True)
-        (expected,) = task.results((best.detections, best.counts), [placement])
+        (expected,) = task.results((best.detections, best.counts), [transform])
         assert len(expected) > 3
         assert_same_boxes(one, expected)
 
@@ -169,7 +169,7 @@ def nms_file(save_onnx: Any, task: DetectionTask, **changes: np.ndarray) -> Path
 
 def test_suppression_in_the_graph(save_onnx: Any) -> None:
     runner = OnnxRunner(OnnxModel(nms_file(save_onnx, detection_task()), num_threads=1))
-    images = [picture(640, 960), picture(64, 96)]
+    images = [some_image(640, 960), some_image(64, 96)]
     first, second = runner.submit(images).results()
     assert first.boxes_xyxy.tolist() == [[0, 0, 960, 640]]
     assert (first.scores.tolist(), first.labels.tolist()) == ([pytest.approx(0.9)], [2])
@@ -180,18 +180,18 @@ def test_suppression_in_the_graph(save_onnx: Any) -> None:
 def test_an_error_in_the_thread_comes_with_the_results(save_onnx: Any) -> None:
     path = nms_file(save_onnx, detection_task(), l=np.array([[3, 0], [0, 1]]))
     runner = OnnxRunner(OnnxModel(path, num_threads=1))
-    pending = runner.submit([picture(64, 96)] * 2)
+    pending = runner.submit([some_image(64, 96)] * 2)
     with pytest.raises(ValueError, match="labels from 3 to 3 for 3 classes"):
         pending.results()
     with pytest.raises(ValueError, match="labels from 3 to 3"):
-        runner.submit([picture(64, 96)] * 2).results()
+        runner.submit([some_image(64, 96)] * 2).results()
 
 
 def test_settings_can_be_replaced(save_onnx: Any) -> None:
     task, other = detection_task(), detection_task(confidence=0.8, max_detections=4)
     model = OnnxModel(save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(task, "raw")), num_threads=1)
-    (found,) = OnnxRunner(model, {"confidence": 0.8, "max_detections": 4}).submit(PICTURES[:1]).results()
-    (expected,) = in_torch(other, RawMaps(), PICTURES[:1])
+    (found,) = OnnxRunner(model, {"confidence": 0.8, "max_detections": 4}).submit(IMAGES[:1]).results()
+    (expected,) = in_torch(other, RawMaps(), IMAGES[:1])
     assert len(expected) == 4
     assert_same_boxes(found, expected)
     with pytest.raises(ValueError, match="the task detection has no setting conf; its settings are confidence, iou"):
@@ -199,7 +199,7 @@ def test_settings_can_be_replaced(save_onnx: Any) -> None:
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1, got 5"):
         OnnxRunner(model, {"confidence": 5})
     in_graph = OnnxModel(nms_file(save_onnx, task), num_threads=1)
-    with pytest.raises(ValueError, match="suppression is part of the graph, so confidence, iou cannot be changed"):
+    with pytest.raises(ValueError, match="NMS is part of the graph, so confidence, iou cannot be changed"):
         OnnxRunner(in_graph, {"confidence": 0.55, "iou": 0.45})
     # What the graph does anyway may be asked for.
     OnnxRunner(in_graph, {"confidence": task.config.postprocess.confidence})
@@ -211,8 +211,8 @@ def test_another_size_of_the_input(save_onnx: Any) -> None:
     runner = OnnxRunner(model, size=(32, 64))
     assert (runner.spec.height, runner.spec.width) == (32, 64)  # type: ignore[union-attr]
     task.spec = runner.spec  # type: ignore[assignment]
-    (found,) = runner.submit(PICTURES[:1]).results()
-    (expected,) = in_torch(task, RawMaps(), PICTURES[:1])
+    (found,) = runner.submit(IMAGES[:1]).results()
+    (expected,) = in_torch(task, RawMaps(), IMAGES[:1])
     assert_same_boxes(found, expected)
     with pytest.raises(ValueError, match="height and width must be multiples of"):
         OnnxRunner(model, size=(33, 64))
@@ -224,7 +224,7 @@ def test_an_input_that_fits_the_image(save_onnx: Any) -> None:
     runner = OnnxRunner(OnnxModel(path, num_threads=1), full_input=False)
     task.spec = fitted(SPEC, task.stride)
     assert runner.spec == task.spec
-    images = [picture(*size) for size in ((64, 40), (33, 200), (128, 192), (7, 30), (70, 10))]
+    images = [some_image(*size) for size in ((64, 40), (33, 200), (128, 192), (7, 30), (70, 10))]
     sizes = set()
     for image in images * 2:  # again, in memory that a larger or smaller input had
         (found,) = runner.submit([image]).results()
@@ -241,18 +241,18 @@ def test_classes_are_chosen_before_the_limit(save_onnx: Any, kept: list[bool]) -
     chosen, limit = np.array(kept), 4
     path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(max_detections=limit), "raw"))
     runner = OnnxRunner(OnnxModel(path, num_threads=1))
-    everything = in_torch(detection_task(max_detections=1000), RawMaps(), PICTURES)
+    everything = in_torch(detection_task(max_detections=1000), RawMaps(), IMAGES)
     assert all(kept) or not all(chosen[one.labels[:limit]].all() for one in everything), "the limit comes too late"
-    for image, one in zip(PICTURES, everything, strict=True):
+    for image, one in zip(IMAGES, everything, strict=True):
         (found,) = runner.submit([image], chosen).results()
         assert_same_boxes(found, one.select(np.flatnonzero(chosen[one.labels])[:limit]))
-    (found,) = runner.submit(PICTURES[:1]).results()
+    (found,) = runner.submit(IMAGES[:1]).results()
     assert_same_boxes(found, everything[0].select(np.arange(limit)))
 
 
 def test_with_suppression_in_the_graph_a_used_up_limit_is_named(save_onnx: Any) -> None:
     runner = OnnxRunner(OnnxModel(nms_file(save_onnx, detection_task()), num_threads=1))
-    images = [picture(640, 960), picture(64, 96)]
+    images = [some_image(640, 960), some_image(64, 96)]
     with pytest.warns(UserWarning, match="gave the 2 best objects of all classes, as many as it can, before dog were"):
         first, second = runner.submit(images, np.array([False, True, False])).results()
     assert (first.labels.tolist(), second.labels.tolist()) == ([], [1])
@@ -268,12 +268,12 @@ def test_files_with_suppression_in_the_graph_can_track(save_onnx: Any) -> None:
     """Their confidence, 0.6, stays; one that is asked for is left to the tracker where it can be."""
     path = nms_file(save_onnx, detection_task())
     track = TrackerConfig(high_score=0.75, low_score=0.1, new_score=0.75)
-    images = [picture(640, 960), picture(64, 96)] * 2  # the file takes two at a time
+    images = [some_image(640, 960), some_image(64, 96)] * 2  # the file takes two at a time
     for settings in ({}, {"confidence": 0.75}):
         model = detseg.load(path, track=track, **settings)
         found: Any = [prediction.result for prediction in model.predict(images, batch_size=2, track=track)]
         assert [np.round(one.scores.astype(float), 2).tolist() for one in found] == [[0.9], [0.8], [0.9], [0.8]]
-    with pytest.raises(ValueError, match="suppression is part of the graph, so confidence cannot be changed"):
+    with pytest.raises(ValueError, match="NMS is part of the graph, so confidence cannot be changed"):
         detseg.load(path, track=track, confidence=0.5)
     with pytest.raises(ValueError, match="so confidence cannot be changed"):
         detseg.load(path, confidence=0.75)
@@ -316,12 +316,12 @@ def test_batches_overlap_and_memory_is_used_again(save_onnx: Any, batch_size: in
     task = detection_task()
     path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(task, "raw"))
     runner = OnnxRunner(OnnxModel(path, num_threads=1))
-    expected = in_torch(task, RawMaps(), PICTURES)
-    frames = [Frame(image) for image in PICTURES * 4]
+    expected = in_torch(task, RawMaps(), IMAGES)
+    frames = [Frame(image) for image in IMAGES * 4]
     found = list(predict_frames(runner, frames, batch_size))
     assert len(found) == 20
     for number, (frame, result) in enumerate(found):
-        assert frame.image is PICTURES[number % 5]
+        assert frame.image is IMAGES[number % 5]
         assert_same_boxes(result, expected[number % 5])
 
 
@@ -329,8 +329,8 @@ def test_handing_in_too_much_waits_instead_of_mixing_images(save_onnx: Any) -> N
     task = detection_task()
     path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(task, "raw"))
     runner = OnnxRunner(OnnxModel(path, num_threads=1))
-    pending = [runner.submit([image]) for image in PICTURES]
-    for one, other in zip(pending, in_torch(task, RawMaps(), PICTURES), strict=True):
+    pending = [runner.submit([image]) for image in IMAGES]
+    for one, other in zip(pending, in_torch(task, RawMaps(), IMAGES), strict=True):
         assert_same_boxes(one.results()[0], other)
         assert one.results() is one.results()
 
@@ -339,16 +339,14 @@ def test_what_nobody_asks_for_and_what_fails_holds_nothing_up(save_onnx: Any) ->
     path = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(), "raw"))
     runner = OnnxRunner(OnnxModel(path, num_threads=1))
     for _ in range(2 * runner.max_in_flight):
-        runner.submit(PICTURES[:1])
+        runner.submit(IMAGES[:1])
         with pytest.raises(ValueError, match="image must be HxWx3 uint8"):
             runner.submit([np.zeros((4, 4), np.uint8)])
     failing = OnnxRunner(OnnxModel(nms_file(save_onnx, detection_task(), l=np.array([[3, 0], [0, 1]])), num_threads=1))
     for _ in range(2 * failing.max_in_flight):
         with pytest.raises(ValueError, match="labels from 3 to 3"):
-            failing.submit([picture(64, 96)] * 2).results()
-    assert_same_boxes(
-        runner.submit(PICTURES[1:2]).results()[0], in_torch(detection_task(), RawMaps(), PICTURES[1:2])[0]
-    )
+            failing.submit([some_image(64, 96)] * 2).results()
+    assert_same_boxes(runner.submit(IMAGES[1:2]).results()[0], in_torch(detection_task(), RawMaps(), IMAGES[1:2])[0])
 
 
 def test_a_forked_child_goes_on_and_leaves_what_was_handed_in_before(save_onnx: Any, in_forked_child: Any) -> None:
@@ -357,10 +355,10 @@ def test_a_forked_child_goes_on_and_leaves_what_was_handed_in_before(save_onnx: 
         runner = OnnxRunner(OnnxModel(path, num_threads=num_threads))
 
         def boxes(runner: OnnxRunner = runner) -> list[Any]:
-            (found,) = runner.submit(PICTURES[:1]).results()
+            (found,) = runner.submit(IMAGES[:1]).results()
             return found.boxes_xyxy.tolist()
 
-        pending = runner.submit(PICTURES[:1])
+        pending = runner.submit(IMAGES[:1])
         assert "only the parent has its results" in in_forked_child(pending.results)
         assert in_forked_child(boxes) == repr(boxes())
         assert pending.results()[0].boxes_xyxy.tolist() == boxes()
@@ -390,7 +388,7 @@ def test_the_next_batch_is_prepared_while_one_is_in_the_network(save_onnx: Any) 
     blocker = runner._threads.submit(released.wait)  # what comes next waits behind it
     timer = threading.Timer(5, released.set)
     timer.start()
-    pending = [runner.submit([image]) for image in PICTURES[:2]]
+    pending = [runner.submit([image]) for image in IMAGES[:2]]
     assert not blocker.done(), "both were taken at once"
     released.set()
     timer.cancel()
@@ -413,13 +411,13 @@ def test_batches_that_come_together_share_the_cores(save_onnx: Any, monkeypatch:
         return real_run(model, inputs)
 
     monkeypatch.setattr(OnnxModel, "run", run)
-    expected = in_torch(task, RawMaps(), PICTURES)
-    for image, other in zip(PICTURES, expected, strict=True):  # each alone
+    expected = in_torch(task, RawMaps(), IMAGES)
+    for image, other in zip(IMAGES, expected, strict=True):  # each alone
         assert_same_boxes(runner.submit([image]).results()[0], other)
     assert [threads for threads, _ in runs] == [7] * 5
     runs.clear()
     at_once = threading.Barrier(MAX_STREAMS)
-    pending = [runner.submit([image]) for image in PICTURES[:MAX_STREAMS]]
+    pending = [runner.submit([image]) for image in IMAGES[:MAX_STREAMS]]
     for one, other in zip(pending, expected, strict=False):
         assert_same_boxes(one.results()[0], other)
     assert sorted(threads for threads, _ in runs) == [2, 2, 2, 7]
@@ -457,13 +455,13 @@ def mask_graph(sides: str = "batch, 3, h, w") -> str:
 
 
 def mask_task(**views: Any) -> Any:
-    config = SemanticTaskConfig(input=SPEC, loss=SegmentationLossConfig(), postprocess=ViewsConfig(**views))
+    config = SemanticTaskConfig(input=SPEC, loss=SegmentationLossConfig(), postprocess=InfererConfig(**views))
     return config.build(Smoothing(2, 3, 3), CLASSES)
 
 
 def scenes() -> list[np.ndarray]:
-    """Pictures with regions, as noise has borders between classes everywhere."""
-    noise = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() for image in PICTURES]
+    """Images with regions, as noise has borders between classes everywhere."""
+    noise = [torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() for image in IMAGES]
     large = [F.interpolate(one, scale_factor=4, mode="bilinear") for one in noise[:4]]
     return [one[0].permute(1, 2, 0).to(torch.uint8).numpy().copy() for one in large]
 
@@ -497,12 +495,12 @@ def test_masks_of_a_fixed_batch(save_onnx: Any) -> None:
 def test_networks_that_give_other_classes(save_onnx: Any) -> None:
     path = save_onnx(mask_graph(), {"w": Smoothing(2, 3, 2).weights}, metadata_of(mask_task()))
     with pytest.raises(ValueError, match=r"names 3 classes and gives logits of shape \(1, 2, 64, 96\)"):
-        OnnxRunner(OnnxModel(path, num_threads=1)).submit([picture(64, 96)]).results()
+        OnnxRunner(OnnxModel(path, num_threads=1)).submit([some_image(64, 96)]).results()
     weights = conv_weights()
     weights = {name: value[:-1] for name, value in weights.items()}
     path = save_onnx(RAW_GRAPH, weights, detection_metadata(detection_task(), "raw"))
     with pytest.raises(ValueError, match="gives scores of 2 classes and names 3"):
-        OnnxRunner(OnnxModel(path, num_threads=1)).submit([picture(64, 96)]).results()
+        OnnxRunner(OnnxModel(path, num_threads=1)).submit([some_image(64, 96)]).results()
 
 
 def scan(shape: tuple[int, int, int], spacing: tuple[float, float, float]) -> Volume:

@@ -5,7 +5,7 @@ import pytest
 
 from detseg.runtime.postprocess.components import CleanConfig, clean_labels, find_pieces
 from detseg.runtime.postprocess.config import WindowsConfig
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume
 
 NAMES = ("background", "liver", "lesion")
@@ -21,7 +21,7 @@ def made() -> LabelVolume:
     labels[6, 0, 0] = 1
     labels[8, 0, 0:3] = 2
     labels[10, 0, 0] = 2
-    labels[11, 5, 5] = VOID
+    labels[11, 5, 5] = IGNORE_INDEX
     return LabelVolume(labels, AFFINE)
 
 
@@ -45,7 +45,7 @@ def test_pieces_are_left_out(cleaned: list[CleanConfig], livers: int, lesions: i
     assert np.array_equal(result.labels, before)
     assert np.count_nonzero(found.labels == 1) == livers
     assert np.count_nonzero(found.labels == 2) == lesions
-    assert found.labels[11, 5, 5] == VOID
+    assert found.labels[11, 5, 5] == IGNORE_INDEX
     assert set(np.unique(found.labels)) <= set(np.unique(before))
 
 

@@ -30,14 +30,14 @@ def head_of(kind: str) -> HeadMetadata:
     return HeadMetadata(kind, STRIDES, 16 if kind == "dfl" else 4)
 
 
-@pytest.mark.parametrize("kind", ["dfl", "direct"])
+@pytest.mark.parametrize("kind", ["dfl", "yolox"])
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("confidence", [0.0, 0.001, 0.25, 0.5, 0.9, 1.0])
 def test_nothing_above_the_confidence_is_lost(kind: str, multi_label: bool, confidence: float) -> None:
     head = head_of(kind)
     levels = raw_levels(head, 64, 96, seed=2)
     boxes, scores = decode_above(flat(levels), head, 64, 96, confidence)
-    all_boxes, all_scores = (array[0].numpy() for array in decode(kind, levels, STRIDES, head.bins))
+    all_boxes, all_scores = (array[0].numpy() for array in decode(kind, levels, STRIDES, head.reg_max))
     settings = {
         "confidence": confidence,
         "iou": 0.5,
@@ -73,7 +73,7 @@ def test_boxes_by_hand() -> None:
     assert scores.tolist() == [[pytest.approx(0.880797)]]
     raw = np.zeros((6, 4), np.float32)
     raw[:, 2] = (0.5, 0.25, np.log(2), np.log(3), 50, 50)
-    boxes, scores = decode_above(raw, HeadMetadata("direct", (8,), 4), 16, 16, 0.6)
+    boxes, scores = decode_above(raw, HeadMetadata("yolox", (8,), 4), 16, 16, 0.6)
     # Center (0 + 0.5, 1 + 0.25) * 8, size (2, 3) * 8.
     np.testing.assert_allclose(boxes, [[4 - 8, 10 - 12, 4 + 8, 10 + 12]], rtol=1e-6)
     assert scores.tolist() == [[1.0]]

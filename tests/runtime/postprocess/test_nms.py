@@ -16,7 +16,7 @@ def oracle(
     max_detections: int,
     class_agnostic: bool,
 ) -> list[int]:
-    """Greedy suppression in plain loops, one class after the other, merged by score and index at the end."""
+    """Greedy NMS in plain loops, one class after the other, merged by score and index at the end."""
     suppresses = (all_ious(boxes_xyxy).astype(np.float64) > iou).tolist()
     kept: list[int] = []
     ranked = sorted(np.nonzero(~np.isnan(scores))[0].tolist(), key=lambda i: (-float(scores[i]), i))

@@ -9,21 +9,21 @@ import torch
 import torch.nn.functional as F
 
 from detseg.losses.segmentation import SegmentationLossConfig
-from detseg.runtime.inputs.geometry import InputSpec, placement_of
+from detseg.runtime.inputs.geometry import InputSpec, transform_of
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.inputs.volume_geometry import placement_of as volume_placement_of
-from detseg.runtime.postprocess.config import PostprocessConfig, ViewsConfig, WindowsConfig
+from detseg.runtime.inputs.volume_geometry import transform_of as volume_transform_of
+from detseg.runtime.postprocess.config import InfererConfig, PostprocessConfig, WindowsConfig
 from detseg.runtime.postprocess.results import (
     best_classes,
     best_voxel_classes,
     detect,
     detections_of_graph,
 )
-from detseg.structures import Placement
+from detseg.structures import LetterboxTransform
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 
-TWICE = Placement(2.0, 2.0, 10.0, 0.0, 50, 40)
+TWICE = LetterboxTransform(2.0, 2.0, 10.0, 0.0, 50, 40)
 """The original is 40 pixels wide and 50 high, enlarged to twice that and moved to the right by 10."""
 
 
@@ -71,10 +71,10 @@ def test_masks_are_those_of_torch(anchor: Any, size: tuple[int, int]) -> None:
     spec = InputSpec(48, 64, anchor)
     config = SemanticTaskConfig(input=spec, loss=SegmentationLossConfig())
     task = config.build(torch.nn.Identity(), [f"class {number}" for number in range(7)])
-    placement = placement_of(*size, spec)
+    transform = transform_of(*size, spec)
     scores = smooth_scores(7, 48, 64)
-    (expected,) = task.results(torch.from_numpy(scores)[None], [placement])
-    found = best_classes(scores, placement)
+    (expected,) = task.results(torch.from_numpy(scores)[None], [transform])
+    found = best_classes(scores, transform)
     assert (found.labels.shape, found.labels.dtype) == (size, np.uint8)
     assert np.mean(found.labels == expected.labels) > 0.9999
     assert len(np.unique(found.labels)) > 1 or size == (1, 1)
@@ -84,12 +84,15 @@ def test_the_first_of_equal_classes_wins() -> None:
     scores = np.zeros((4, 2, 2), np.float32)
     scores[:, 0, 0] = (1, 2, 2, 0)
     scores[3, 1, 1] = 1e-6
-    assert best_classes(scores, Placement.identity(2, 2)).labels.tolist() == [[1, 0], [0, 3]]
+    assert best_classes(scores, LetterboxTransform.identity(2, 2)).labels.tolist() == [[1, 0], [0, 3]]
     assert scores[0, 0, 0] == 1, "the scores stay what they are"
     many = np.zeros((255, 1, 3), np.float32)
     many[254, 0, 1], many[128, 0, 2] = 1, 1
-    assert best_classes(many, Placement.identity(1, 3)).labels.tolist() == [[0, 254, 128]]
-    assert best_classes(np.zeros((1, 2, 2), np.float32), Placement.identity(2, 2)).labels.tolist() == [[0, 0], [0, 0]]
+    assert best_classes(many, LetterboxTransform.identity(1, 3)).labels.tolist() == [[0, 254, 128]]
+    assert best_classes(np.zeros((1, 2, 2), np.float32), LetterboxTransform.identity(2, 2)).labels.tolist() == [
+        [0, 0],
+        [0, 0],
+    ]
 
 
 @pytest.mark.parametrize("directions", ["RAS", "LPS", "SAR", "PIL"])
@@ -100,11 +103,11 @@ def test_label_volumes_are_those_of_torch(directions: str, spacing: tuple[float,
     affine = np.linalg.inv(nibabel.orientations.inv_ornt_aff(orientation, shape))
     affine[:3, :3] *= np.array(spacing)
     spec = VolumeSpec(spacing=(1.0, 1.0, 1.0))
-    placement = volume_placement_of(shape, affine, spec)
-    scores = smooth_scores(4, *placement.input_shape)
+    transform = volume_transform_of(shape, affine, spec)
+    scores = smooth_scores(4, *transform.input_shape)
     task = VolumeTaskConfig(input=spec).build(torch.nn.Identity(), ["background", "a", "b", "c"])
-    (expected,) = task.results(torch.from_numpy(scores)[None], [placement])
-    found = best_voxel_classes(scores, placement)
+    (expected,) = task.results(torch.from_numpy(scores)[None], [transform])
+    found = best_voxel_classes(scores, transform)
     assert found.labels.shape == shape
     assert found.labels.flags.c_contiguous
     assert np.array_equal(found.affine, affine)
@@ -118,9 +121,9 @@ def test_label_volumes_are_those_of_torch(directions: str, spacing: tuple[float,
         (lambda: PostprocessConfig(confidence=-0.1), "confidence must lie between 0 and 1, got -0.1"),
         (lambda: PostprocessConfig(iou=float("nan")), "iou must lie between 0 and 1"),
         (lambda: PostprocessConfig(max_detections=0), "max_detections must be at least 1"),
-        (lambda: ViewsConfig(window=(0, 5)), "window must be a positive height and width"),
-        (lambda: ViewsConfig(overlap=1.0), "overlap must lie in"),
-        (lambda: ViewsConfig(scales=()), "scales must be positive"),
+        (lambda: InfererConfig(window=(0, 5)), "window must be a positive height and width"),
+        (lambda: InfererConfig(overlap=1.0), "overlap must lie in"),
+        (lambda: InfererConfig(scales=()), "scales must be positive"),
         (lambda: WindowsConfig(window=(1, 2, 0)), "window must be a positive depth"),
         (lambda: WindowsConfig(overlap=-0.1), "overlap must lie in"),
         (lambda: WindowsConfig(batch_size=0), "batch_size must be at least 1"),

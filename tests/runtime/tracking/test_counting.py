@@ -75,7 +75,7 @@ def test_a_zone_may_have_dents() -> None:
     assert counter.inside(0) == 3
 
 
-def test_totals_and_shares_of_the_picture() -> None:
+def test_totals_and_shares_of_the_image() -> None:
     counter = ObjectCounter((Place("line", "door", ((0.0, 0.5), (1.0, 0.5)), is_share=True), SQUARE))
     counter.update(frame((1, 50, 30), (2, 60, 30)), 100, 100)
     (first, second) = counter.update(frame((1, 50, 70), (2, 60, 70)), 100, 100)

@@ -98,7 +98,7 @@ def test_what_is_very_sure_has_a_number_at_once(score: float, ids: list[int]) ->
     assert ids_of(frames, first_score=1.0) == [[1], [1], [1, 2], [1], [1], [1, 2]]
 
 
-def test_what_is_seen_once_in_a_slow_film_has_a_number() -> None:
+def test_what_is_seen_once_in_a_slow_video_has_a_number() -> None:
     frames = [frame((150 * step, 0, 0.9)) for step in range(4)]
     assert ids_of(frames) == [[1], [2], [3], [4]]
     assert ids_of(frames, new_score=0.95, high_score=0.95) == [[]] * 4, "what may not begin a track has none"
@@ -191,7 +191,7 @@ def test_how_far_a_newcomer_may_jump(left: float, ids: list[int]) -> None:
 
 
 @pytest.mark.parametrize("speed", [18, 30])
-def test_a_slow_film(speed: float) -> None:
+def test_a_slow_video(speed: float) -> None:
     # By almost a width from frame to frame: the second box hardly meets the first, and tells how the object moves.
     places = [(18.0 + speed * step, 0.0, 0.9) for step in range(6)]
     assert ids_of([frame((0, 0, 0.9)), *map(frame, places)])[1:] == [[1]] * 6

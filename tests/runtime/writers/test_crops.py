@@ -18,7 +18,7 @@ def found(*boxes: tuple[float, ...], tracks: list[int] | None = None) -> Detecti
     return Detections(np.array(boxes, np.float32), np.full(count, 0.5, np.float32), np.arange(count) % 2, ids)
 
 
-def test_each_object_is_a_picture(tmp_path: Path) -> None:
+def test_each_object_is_a_image(tmp_path: Path) -> None:
     with CropWriter(tmp_path / "crops", ("red/cell", "..")) as writer:
         writer.write(Frame(IMAGE, "a.png"), found((10.4, 5, 20.2, 15), (-5, -5, 8, 8), (70, 5, 80, 15)))
         writer.write(Frame(IMAGE, "b.mp4", None, 7, 0.3, StreamInfo(25, 60, 40)), found((0, 0, 60, 40), tracks=[12]))
@@ -26,7 +26,7 @@ def test_each_object_is_a_picture(tmp_path: Path) -> None:
     assert made == {
         "crops/red_cell/a_1.jpg", "crops/class_1/a_2.jpg", "crops/red_cell/b_000007_1_id12.jpg",
     }  # fmt: skip
-    # Every pixel that a box touches, inside of the picture.
+    # Every pixel that a box touches, inside of the image.
     assert read_image(tmp_path / "crops/red_cell/a_1.jpg").shape == (10, 11, 3)
     assert read_image(tmp_path / "crops/class_1/a_2.jpg").shape == (8, 8, 3)
 

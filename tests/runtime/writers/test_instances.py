@@ -71,12 +71,12 @@ def test_yolo_outlines_are_read_back_to_the_pixel(tmp_path: Path) -> None:
     ends = (-2, -1, -2)  # without score and track
     labels.write_text("\n".join(" ".join(line.split()[:end]) for line, end in zip(lines, ends, strict=True)))
     (tmp_path / "data" / "classes.txt").write_text("cat\ndog\n")
-    dataset = open_dataset(tmp_path / "data", "train", truth="instances")
+    dataset = open_dataset(tmp_path / "data", "train", target="instances")
     assert isinstance(dataset, Dataset)
     assert list(dataset.object_masks(0)) == [RunLengths.from_mask(mask) for mask in shapes()[:3]]
 
 
-def test_index_pictures_number_the_objects(tmp_path: Path) -> None:
+def test_index_images_number_the_objects(tmp_path: Path) -> None:
     save("index", tmp_path, found())
     numbers = cv2.imread(str(tmp_path / "index" / "a.png"), cv2.IMREAD_UNCHANGED)
     assert (numbers.dtype, numbers.shape) == (np.uint16, (30, 50))

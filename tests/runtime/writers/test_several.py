@@ -44,7 +44,7 @@ def still(name: str) -> Frame:
     return Frame(IMAGE, f"{name}.png", Path(f"{name}.png"))
 
 
-def film(name: str, count: int) -> list[Frame]:
+def video(name: str, count: int) -> list[Frame]:
     stream = StreamInfo(10.0, 4, 4)
     return [Frame(IMAGE, f"{name}.mp4", None, index, index / 10, stream) for index in range(count)]
 
@@ -57,7 +57,7 @@ def write(writers: list[Any], frames: list[Frame]) -> list[tuple[str, str]]:
     return faults
 
 
-FRAMES = [still("a"), *film("f", 3), still("b"), *film("g", 2)]
+FRAMES = [still("a"), *video("f", 3), still("b"), *video("g", 2)]
 ALL = ["a", "end", "f_000000", "f_000001", "f_000002", "end", "b", "end", "g_000000", "g_000001", "end", "closed"]
 
 
@@ -76,10 +76,10 @@ def test_a_fault_costs_one_writer_the_rest_of_one_source(fault: Exception) -> No
 
 def test_what_fails_at_the_end_of_a_source_is_told_of_it() -> None:
     writer = Notes(end=OSError("late"))
-    assert write([writer], [*film("f", 2), still("b")]) == [("f.mp4", "late")]
+    assert write([writer], [*video("f", 2), still("b")]) == [("f.mp4", "late")]
     assert writer.notes == ["f_000000", "f_000001", "b", "end", "closed"]
     writer = Notes(end=OSError("late"))
-    assert write([writer], film("f", 2)) == [("f.mp4", "late")]
+    assert write([writer], video("f", 2)) == [("f.mp4", "late")]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

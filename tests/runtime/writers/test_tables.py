@@ -14,7 +14,7 @@ from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.writers.base import JsonLinesWriter
 from detseg.runtime.writers.boxes import COLUMNS, CsvWriter, YoloWriter
 from detseg.runtime.writers.masks import encode_rle
-from detseg.structures import VOID, Detections, LabelMap
+from detseg.structures import IGNORE_INDEX, Detections, LabelMap
 
 NAMES = ("cat", "dog")
 BOXES_RECORD = partial(load_kind("boxes").record, class_names=NAMES)
@@ -62,7 +62,7 @@ def test_a_line_for_every_image(tmp_path: Path) -> None:
 
 def test_masks_as_run_lengths(tmp_path: Path) -> None:
     mask_module = pytest.importorskip("pycocotools.mask")
-    labels = np.full((40, 80), VOID, np.uint8)
+    labels = np.full((40, 80), IGNORE_INDEX, np.uint8)
     labels[5:20, 3:60] = 1
     with JsonLinesWriter(tmp_path / "r.jsonl", MASKS) as writer:
         writer.write(STILL, LabelMap(labels))

@@ -66,7 +66,7 @@ def test_videos_of_one_name_and_one_that_is_given_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("codec")
-def test_still_pictures_make_one_video_whatever_lies_between(tmp_path: Path) -> None:
+def test_still_images_make_one_video_whatever_lies_between(tmp_path: Path) -> None:
     still = Frame(np.full((48, 64, 3), 90, np.uint8), "p.png")
     with VideoWriter(tmp_path, DRAW, fps=5) as writer:
         for frame in (still, *frames("in/a.avi", 2), still, still):
@@ -93,13 +93,13 @@ def test_an_interrupted_run_leaves_the_videos_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("codec")
-def test_a_picture_of_another_size_costs_the_film_of_its_source_alone(tmp_path: Path) -> None:
+def test_a_image_of_another_size_costs_the_video_of_its_source_alone(tmp_path: Path) -> None:
     bad = frames("in/bad.avi", 4)
     bad[2] = Frame(np.zeros((32, 32, 3), np.uint8), "in/bad.avi", None, 2, 0.2, bad[0].stream)
     with VideoWriter(tmp_path, DRAW) as writer:
         for frame in (*frames("in/a.avi", 3), *bad[:2]):
             writer.write(frame, NOTHING)
-        with pytest.raises(ValueError, match="the pictures of a video have one size"):
+        with pytest.raises(ValueError, match="the images of a video have one size"):
             writer.write(bad[2], NOTHING)
         writer.end_source()
         for frame in frames("in/b.avi", 3):
@@ -114,12 +114,12 @@ def test_rates_that_no_codec_keeps_are_clamped(tmp_path: Path, fps: float) -> No
         for frame in frames("in/a.avi", 3, fps=fps):
             writer.write(frame, NOTHING)
     read = list(read_video(tmp_path / "a.mp4"))
-    # Both ends are kept to the length of one picture at the least or highest rate.
+    # Both ends are kept to the length of one image at the least or highest rate.
     assert read[-1].time_s == pytest.approx(2 / fps, abs=100.0 if fps < 1 else 0.001)
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_what_films_lack_without_av_is_said_once(
+def test_what_videos_lack_without_av_is_said_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, recwarn: pytest.WarningsRecorder
 ) -> None:
     find = importlib.util.find_spec

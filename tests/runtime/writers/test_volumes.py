@@ -16,7 +16,7 @@ from detseg.runtime.media.reading import read_frames
 from detseg.runtime.media.sources import find_sources
 from detseg.runtime.media.volume_files import VOLUME_SUFFIXES, read_label_values, read_volume, read_volume_header
 from detseg.runtime.writers.volumes import MontageWriter, NiftiWriter, SlicesWriter, TableWriter
-from detseg.structures import VOID
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume, Volume
 
 NAMES = ("background", "anterior", "posterior")
@@ -34,7 +34,7 @@ def frame(source: Path | str) -> Frame:
 
 
 @pytest.mark.parametrize(
-    ("category_ids", "void_as", "numbers"),
+    ("category_ids", "ignored_as", "numbers"),
     [
         (None, 0, (0, 1, 2)),
         ((0, 7, 205), 0, (0, 7, 205)),
@@ -44,16 +44,16 @@ def frame(source: Path | str) -> Frame:
     ],
 )
 def test_labels_are_written_with_the_numbers_of_the_data_set_on_the_grid_of_the_file(
-    tmp_path: Path, category_ids: tuple[int, ...] | None, void_as: int, numbers: tuple[int, ...]
+    tmp_path: Path, category_ids: tuple[int, ...] | None, ignored_as: int, numbers: tuple[int, ...]
 ) -> None:
     labels = LABELS.copy()
-    labels[0, 0, 0] = VOID
+    labels[0, 0, 0] = IGNORE_INDEX
     with NiftiWriter(tmp_path / "out", NAMES, ["in/a.nii.gz", "in/b.nii"], category_ids=category_ids) as writer:
         writer.write(frame("in/a.nii.gz"), LabelVolume(labels, AFFINE))
         writer.write(frame("in/b.nii"), FOUND)
     values, affine = read_label_values(tmp_path / "out" / "a.nii.gz")
     expected = np.array(numbers)[LABELS]
-    expected[0, 0, 0] = void_as
+    expected[0, 0, 0] = ignored_as
     assert np.array_equal(values, expected)
     assert np.allclose(affine, AFFINE, atol=1e-6)
     largest = max(numbers)
@@ -103,7 +103,7 @@ def test_a_label_that_is_no_class_is_refused(tmp_path: Path) -> None:
 def test_a_table_of_volumes(tmp_path: Path) -> None:
     folder = tmp_path / "new"
     labels = LABELS.copy()
-    labels[LABELS == 2] = VOID
+    labels[LABELS == 2] = IGNORE_INDEX
     with TableWriter(folder, NAMES) as writer:
         writer.write(frame("in/a, b.nii.gz"), FOUND)
         writer.write(frame(Path("in/c.nii")), LabelVolume(labels, AFFINE))
@@ -168,7 +168,7 @@ def test_a_table_that_cannot_be_written_is_an_error_that_says_where(tmp_path: Pa
         writer.write(frame("in/a.nii"), FOUND)
 
 
-def test_pictures_are_named_like_their_sources(tmp_path: Path) -> None:
+def test_images_are_named_like_their_sources(tmp_path: Path) -> None:
     for writer_class, draw in ((SlicesWriter, draw_slices), (MontageWriter, draw_montage)):
         folder = tmp_path / writer_class.__name__
         with writer_class(folder, NAMES, ["in/a.nii.gz"]) as writer:

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from detseg.runtime.postprocess.views import sliding_window, softmax, window_starts
+from detseg.runtime.postprocess.inferers import sliding_window, softmax, window_starts
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detseg.data.open import open_dataset
-from detseg.exporters.pictures import NUM_PROVED, calibration_inputs, proving_pictures
+from detseg.exporters.verification import NUM_PROVED, calibration_inputs, verification_images
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.tasks.detection import DetectionTask
 from detseg.tasks.model_file import load_model_file
@@ -21,29 +21,29 @@ def detection(path: Path) -> DetectionTask:
 
 
 def test_without_data_there_are_shapes_and_noise(detector_path: Path) -> None:
-    pictures = proving_pictures(detection(detector_path), None, None)
-    assert pictures.name == "the built-in shapes and noise"
-    assert pictures.dataset is None
-    images = list(pictures)
-    assert len(images) == len(pictures) == NUM_PROVED + 3
-    assert len({image.shape for image in images}) > 3, "sizes differ, and so does what letterboxing does"
-    for image, again in zip(images, pictures, strict=True):
+    images = verification_images(detection(detector_path), None, None)
+    assert images.name == "the built-in shapes and noise"
+    assert images.dataset is None
+    listed = list(images)
+    assert len(listed) == len(images) == NUM_PROVED + 3
+    assert len({image.shape for image in listed}) > 3, "sizes differ, and so does what letterboxing does"
+    for image, again in zip(listed, images, strict=True):
         np.testing.assert_array_equal(image, again)
 
 
-def test_pictures_to_verify_are_all_of_the_validation_split(detector_path: Path, detseg_data: Path) -> None:
+def test_images_to_verify_are_all_of_the_validation_split(detector_path: Path, detseg_data: Path) -> None:
     data = str(detseg_data / "coco-mini")
     task = detection(detector_path)
     with pytest.raises(ValueError, match="the model does not know 80 classes of the data set"):
-        proving_pictures(task, data, None)
+        verification_images(task, data, None)
     task.class_names = open_dataset(data, "val").class_names
-    pictures = proving_pictures(task, data, None)
-    assert len(pictures) == 80
-    assert pictures.dataset.image_id(0) > 0
-    assert pictures.name.endswith("coco-mini, split val")
+    images = verification_images(task, data, None)
+    assert len(images) == 80
+    assert images.dataset.image_id(0) > 0
+    assert images.name.endswith("coco-mini, split val")
 
 
-def test_pictures_to_calibrate_with_are_made_as_in_prediction(detector_path: Path) -> None:
+def test_images_to_calibrate_with_are_made_as_in_prediction(detector_path: Path) -> None:
     task = detection(detector_path)
     assert isinstance(task.spec, InputSpec)
     inputs = list(calibration_inputs(task, "shapes"))
@@ -55,9 +55,9 @@ def test_pictures_to_calibrate_with_are_made_as_in_prediction(detector_path: Pat
 
 
 def test_volumes_are_cut_to_the_window(hippocampus_task: Any) -> None:
-    pictures = proving_pictures(hippocampus_task, None, None)
-    assert pictures.name == "the built-in blobs"
-    assert all(isinstance(volume, Volume) for volume in pictures)
+    images = verification_images(hippocampus_task, None, None)
+    assert images.name == "the built-in blobs"
+    assert all(isinstance(volume, Volume) for volume in images)
     for window in ((16, 24, 8), (200, 8, 8)):
         batch = next(calibration_inputs(hippocampus_task, "blobs", window))
         assert batch.shape == (1, 1, *window)

@@ -17,10 +17,10 @@ PRIOR = 0.01
 
 
 @dataclass(frozen=True)
-class DirectHeadConfig:
+class YOLOXHeadConfig:
     """YOLOX's head: boxes, objectness and classes as plain numbers."""
 
-    name: str = "direct"
+    name: str = "yolox"
     channels: int | None = None
     """Width of the branches, the same at all levels; null: that of the finest level."""
     depthwise: bool = False
@@ -32,16 +32,16 @@ class DirectHeadConfig:
         if self.channels is not None:
             require_positive("head channels", self.channels)
 
-    def build(self, channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int) -> DirectHead:
+    def build(self, channels: tuple[int, ...], strides: tuple[int, ...], num_classes: int) -> YOLOXHead:
         """The head for a neck with these channels; its weights do not depend on the strides."""
         hidden = channels[0] if self.channels is None else self.channels
-        return DirectHead(channels, hidden, num_classes, self.depthwise, self.activation)
+        return YOLOXHead(channels, hidden, num_classes, self.depthwise, self.activation)
 
 
-class DirectHead(Head):
+class YOLOXHead(Head):
     """Per level a stem and two branches of two 3x3 convolutions: one for classes, one for box and objectness."""
 
-    kind: ClassVar[Literal["direct"]] = "direct"
+    kind: ClassVar[Literal["yolox"]] = "yolox"
 
     def __init__(
         self,

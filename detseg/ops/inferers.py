@@ -1,4 +1,5 @@
-"""Sliding windows and averages over views of tensors; see :mod:`detseg.runtime.postprocess.views`, where they are."""
+"""Sliding windows and averages over views of tensors; see :mod:`detseg.runtime.postprocess.inferers`, where they
+are."""
 
 from __future__ import annotations
 
@@ -8,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detseg.runtime.postprocess.views import Views
+from detseg.runtime.postprocess.inferers import Inferer
 
 
-class TensorViews(Views[Tensor]):
+class TensorInferer(Inferer[Tensor]):
     """In torch, on any device."""
 
     library = torch
@@ -50,10 +51,10 @@ class TensorViews(Views[Tensor]):
         return values.amax(dim=1)
 
 
-_VIEWS = TensorViews()
-sliding_window, average_over_views, average_over_flips = (
-    _VIEWS.sliding_window,
-    _VIEWS.average_over_views,
-    _VIEWS.average_over_flips,
+_INFERER = TensorInferer()
+sliding_window, average_over_tta, average_over_flips = (
+    _INFERER.sliding_window,
+    _INFERER.average_over_tta,
+    _INFERER.average_over_flips,
 )
-probabilities_of = _VIEWS.probabilities
+probabilities_of = _INFERER.probabilities

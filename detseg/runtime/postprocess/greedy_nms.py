@@ -118,7 +118,7 @@ def _small_numbers(labels: IntArray) -> IntArray:
 
 
 def _settle(boxes: _RankedBoxes, iou: np.float32) -> _RankedBoxes:
-    """Greedy suppression of at most ``_HEAD`` boxes among themselves.
+    """Greedy NMS of at most ``_HEAD`` boxes among themselves.
 
     Iterates ``keep = not suppressed by one that is kept``. A box depends on better ones only, so after i rounds the
     first i are settled and the fixed point is the greedy result; in practice a few rounds do.

@@ -1,7 +1,7 @@
 """Networks that look at images and volumes window by window, and in several views (test-time augmentation).
 
-:class:`Views` holds what is the same for arrays and tensors. :class:`ArrayViews` serve deployment without torch, the
-``TensorViews`` of ``detseg.ops.views`` everything else.
+:class:`Inferer` holds what is the same for arrays and tensors. :class:`ArrayInferer` serve deployment without torch,
+the ``TensorInferer`` of ``detseg.ops.inferers`` everything else.
 
 Shapes: ``B`` images, ``C`` channels, ``K`` classes, ``H``, ``W`` height and width, ``h``, ``w`` those of a network's
 output, ``n`` windows of one call; ``*spatial`` is height and width, or depth, height and width.
@@ -50,7 +50,7 @@ def window_starts(length: int, window: int, overlap: float) -> tuple[int, ...]:
     return (*range(0, last, step), last)
 
 
-class Views(ABC, Generic[Array]):
+class Inferer(ABC, Generic[Array]):
     """Averages over windows and views, for the arrays of a library.
 
     Everything is made where the images are: a copy from the host could not be captured in a CUDA graph.
@@ -143,7 +143,7 @@ class Views(ABC, Generic[Array]):
         averaged: Array = total[:, :, *_slices(before, spatial)]
         return averaged
 
-    def average_over_views(
+    def average_over_tta(
         self,
         predict: Callable[[Array], Array],
         images: Array,
@@ -227,7 +227,7 @@ class Views(ABC, Generic[Array]):
         return weights.clip(min=_SMALLEST_WEIGHT)
 
 
-class ArrayViews(Views[FloatArray]):
+class ArrayInferer(Inferer[FloatArray]):
     """In numpy."""
 
     library = np
@@ -285,11 +285,11 @@ def _require_size(found: tuple[int, ...], count: int, window: tuple[int, ...]) -
         )
 
 
-_VIEWS = ArrayViews()
-sliding_window, average_over_views, average_over_flips = (
-    _VIEWS.sliding_window,
-    _VIEWS.average_over_views,
-    _VIEWS.average_over_flips,
+_INFERER = ArrayInferer()
+sliding_window, average_over_tta, average_over_flips = (
+    _INFERER.sliding_window,
+    _INFERER.average_over_tta,
+    _INFERER.average_over_flips,
 )
-softmax = _VIEWS.softmax
-probabilities_of = _VIEWS.probabilities
+softmax = _INFERER.softmax
+probabilities_of = _INFERER.probabilities

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from detseg.runtime.postprocess.suppression import suppress
+from detseg.runtime.postprocess.greedy_nms import suppress
 
 ALL = 100_000
 

@@ -1,6 +1,6 @@
 """Dividing a data set into parts at random: pure functions of a set of names and a seed.
 
-The order comes from hashes, not from a random generator: a division is the same with every version of every library,
+The order comes from hashes, not from a random generator: a split is the same with every version of every library,
 and whatever the order in which a folder lists its files. Names that are added later leave the order of the others.
 """
 
@@ -13,14 +13,14 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 ALL = "all"
-"""The split with all volumes that a division deals out."""
+"""The split with all volumes that a split deals out."""
 
 _FOLD = re.compile(r"(fold\d+)-")
 _SPLIT_NAMES: dict[int, tuple[str, ...]] = {2: ("train", "val"), 3: ("train", "val", "test")}
 
 
 @dataclass(frozen=True)
-class DivisionConfig:
+class SplitRule:
     """How volumes are divided: in ``ratios`` into train, val and, where there are three, test; or into ``folds`` for
     cross-validation, whose splits are called fold0-train, fold0-val, fold1-train, ...; at random by ``seed``.
 
@@ -132,7 +132,7 @@ def folds(names: Collection[str], num_folds: int, seed: int) -> list[tuple[list[
 
 def disjoint_groups(splits: Collection[str]) -> list[list[str]]:
     """Which of ``splits`` shall have nothing in common: all, or those of each fold of a cross-validation with what
-    belongs to no fold. The split of all volumes is no part of a division."""
+    belongs to no fold. The split of all volumes is no part of a split_rule."""
     names = [name for name in splits if name != ALL] or list(splits)
     fold_of = {name: match[1] for name in names if (match := _FOLD.match(name))}
     folds_found = list(dict.fromkeys(fold_of.values())) or [None]

@@ -1,7 +1,7 @@
-"""How the colors of a film are coded, and pictures in that code.
+"""How the colors of a video are coded, and images in that code.
 
-A film stores lightness and two differences of color, by the matrix and in the range that its tags name (ITU-T H.273).
-Players go by the tags, and where there are none they guess by the size of the pictures.
+A video stores lightness and two differences of color, by the matrix and in the range that its tags name (ITU-T H.273).
+Players go by the tags, and where there are none they guess by the size of the images.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ _SHARES = {_BT709: (0.2126, 0.0722), 5: (0.299, 0.114), 6: (0.299, 0.114)}
 
 @dataclass(frozen=True, slots=True)
 class ColorTags:
-    """Codes of ITU-T H.273 for primaries, transfer and matrix, 2 where a film does not say; ``is_full``: lightness goes
-    from 0 to 255, not from 16 to 235."""
+    """Codes of ITU-T H.273 for primaries, transfer and matrix, 2 where a video does not say; ``is_full``: lightness
+    goes from 0 to 255, not from 16 to 235."""
 
     primaries: int = UNSPECIFIED
     transfer: int = UNSPECIFIED
@@ -38,21 +38,21 @@ class ColorTags:
 
 
 BT709 = ColorTags(_BT709, _BT709, _BT709)
-"""What pictures get that are of no film."""
+"""What images get that are of no video."""
 
 
 def read_colors(path: str) -> ColorTags:
-    """How a copy of the video ``path`` is to be coded: as the video itself, where pictures can be read from it and
+    """How a copy of the video ``path`` is to be coded: as the video itself, where images can be read from it and
     written to it without a change. Wide gamuts (BT.2020) are read as BT.709, and written as that; without a matrix
-    pictures are read as BT.601, and stay without.
+    images are read as BT.601, and stay without.
     """
     import av
 
     try:
-        with av.open(path) as film:
-            if not film.streams.video or film.streams.video[0].codec_context is None:
+        with av.open(path) as video:
+            if not video.streams.video or video.streams.video[0].codec_context is None:
                 return BT709
-            coded = film.streams.video[0].codec_context
+            coded = video.streams.video[0].codec_context
             tags = ColorTags(
                 int(coded.color_primaries),
                 int(coded.color_trc),
@@ -64,17 +64,17 @@ def read_colors(path: str) -> ColorTags:
     return tags if tags.matrix in (*_SHARES, UNSPECIFIED) else BT709
 
 
-def to_planes(picture: ByteArray, tags: ColorTags) -> ByteArray:
-    """``picture`` ``[H, W, 3]`` uint8 RGB, of even sides, in three planes, as the format yuv420p has them: ``[3 H / 2,
+def to_planes(image: ByteArray, tags: ColorTags) -> ByteArray:
+    """``image`` ``[H, W, 3]`` uint8 RGB, of even sides, in three planes, as the format yuv420p has them: ``[3 H / 2,
     W]`` uint8."""
     if tags.matrix in (*_BT601, UNSPECIFIED) and not tags.is_full:
         # OpenCV's own conversion, several times as fast, knows this code only.
-        return cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
-    height, width = picture.shape[:2]
+        return cv2.cvtColor(image, cv2.COLOR_RGB2YUV_I420).astype(np.uint8, copy=False)
+    height, width = image.shape[:2]
     rows = _rows(tags.matrix, tags.is_full)
     planes = np.empty((height * 3 // 2, width), np.uint8)
-    planes[:height] = cv2.transform(picture, rows[:1])
-    half = cv2.resize(picture, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
+    planes[:height] = cv2.transform(image, rows[:1])
+    half = cv2.resize(image, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     differences = cv2.transform(half, rows[1:])
     planes[height:] = np.moveaxis(differences, 2, 0).reshape(height // 2, width)
     return planes

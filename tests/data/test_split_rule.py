@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from detseg.data.division import divide, folds
+from detseg.data.split_rule import divide, folds
 
 NAMES = [f"case_{number:03d}" for number in range(208)]
 
@@ -26,7 +26,7 @@ def test_sizes_by_largest_remainder(count: int, ratios: str | Sequence[float], s
     assert all(part == sorted(part) for part in parts)
 
 
-def test_a_division_is_that_of_the_set_and_the_seed() -> None:
+def test_a_split_is_that_of_the_set_and_the_seed() -> None:
     parts = divide(NAMES, (8, 2), seed=0)
     assert divide(NAMES[::-1], (8, 2), seed=0) == parts
     assert divide(NAMES, (4, 1), seed=0) == parts
@@ -35,7 +35,7 @@ def test_a_division_is_that_of_the_set_and_the_seed() -> None:
     assert 1 <= len(set(parts[1]) & set(other[1])) <= 17
 
 
-def test_the_division_is_the_same_for_good() -> None:
+def test_the_split_is_the_same_for_good() -> None:
     """sha256sum of "0|a" to "0|e" begins with 32, 7a, 1d, c7 and 86: the order is c, a, b, e, d."""
     assert divide("abcde", (3, 2), seed=0) == [["a", "b", "c"], ["d", "e"]]
     assert folds("abcde", 2, seed=0)[0] == (["a", "e"], ["b", "c", "d"])

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.runtime.media.film_colors import BT709, ColorTags, read_colors, to_planes
 from detseg.runtime.media.h264 import H264Video
+from detseg.runtime.media.video_colors import BT709, ColorTags, read_colors, to_planes
 from detseg.runtime.media.video_file import OpenCVVideo
 from detseg.runtime.media.video_reader import read_video
 
@@ -26,8 +26,8 @@ GREEN = {
 
 def write_green(path: Path, tags: ColorTags, values: tuple[int, ...], aspect: Fraction = Fraction(1)) -> Path:
     planes = np.concatenate([np.full(size, value, np.uint8) for size, value in zip((3072, 768, 768), values)])  # noqa: B905
-    with av.open(str(path), "w") as film:
-        video = film.add_stream("libx264", rate=10)
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=10)
         video.width, video.height, video.pix_fmt = 64, 48, "yuv420p"
         coded = video.codec_context
         coded.color_primaries, coded.color_trc, coded.colorspace = tags.primaries, tags.transfer, tags.matrix
@@ -36,15 +36,15 @@ def write_green(path: Path, tags: ColorTags, values: tuple[int, ...], aspect: Fr
             frame = av.VideoFrame.from_ndarray(planes.reshape(72, 64), format="yuv420p")
             frame.pts, frame.time_base = number, Fraction(1, 10)
             frame.colorspace, frame.color_range = tags.matrix, tags.color_range
-            film.mux(video.encode(frame))
-        film.mux(video.encode(None))
+            container.mux(video.encode(frame))
+        container.mux(video.encode(None))
     return path
 
 
 def values_of(path: Path) -> list[int]:
-    """What the film has at its first pixel, uninterpreted."""
-    with av.open(str(path)) as film:
-        return [bytes(plane)[0] for plane in next(film.decode(video=0)).planes]
+    """What the video has at its first pixel, uninterpreted."""
+    with av.open(str(path)) as container:
+        return [bytes(plane)[0] for plane in next(container.decode(video=0)).planes]
 
 
 @pytest.mark.parametrize("name", GREEN)
@@ -70,12 +70,12 @@ def test_a_copy_is_coded_as_its_source(tmp_path: Path, name: str) -> None:
         assert read_colors(str(tmp_path / "h264.mp4")) == tags
         assert values_of(tmp_path / "h264.mp4") == pytest.approx(values, abs=2)
     else:
-        # OpenCV reads wide gamuts as BT.709, so that is what the pictures are.
+        # OpenCV reads wide gamuts as BT.709, so that is what the images are.
         assert read_colors(str(tmp_path / "h264.mp4")) == BT709
     assert read_colors(str(tmp_path / "mpeg4.mp4")) == ColorTags(matrix=6)
 
 
-def test_films_of_pictures_say_how_they_are_coded(tmp_path: Path) -> None:
+def test_videos_of_images_say_how_they_are_coded(tmp_path: Path) -> None:
     green = np.full((47, 63, 3), (0, 255, 0), np.uint8)
     with H264Video(tmp_path / "v.mp4", 10) as video:
         video.append(green, "a.png")
@@ -89,32 +89,32 @@ def test_films_of_pictures_say_how_they_are_coded(tmp_path: Path) -> None:
 def test_sound_leaves_the_tags_alone(tmp_path: Path) -> None:
     tags, values = GREEN["709"]
     silent = write_green(tmp_path / "silent.mp4", tags, values)
-    with av.open(str(silent)) as pictures, av.open(str(tmp_path / "in.mp4"), "w") as film:
-        video = film.add_stream_from_template(pictures.streams.video[0])
-        sound = film.add_stream("aac", rate=16_000)
+    with av.open(str(silent)) as silent_video, av.open(str(tmp_path / "in.mp4"), "w") as container:
+        video = container.add_stream_from_template(silent_video.streams.video[0])
+        sound = container.add_stream("aac", rate=16_000)
         sound.layout = "mono"
-        for packet in pictures.demux(video=0):
+        for packet in silent_video.demux(video=0):
             if packet.dts is not None:
                 packet.stream = video
-                film.mux(packet)
+                container.mux(packet)
         heard = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.int16), format="s16", layout="mono")
         heard.sample_rate, heard.pts, heard.time_base = 16_000, 0, Fraction(1, 16_000)
-        film.mux(sound.encode(heard))
-        film.mux(sound.encode(None))
+        container.mux(sound.encode(heard))
+        container.mux(sound.encode(None))
     with H264Video(tmp_path / "out.mp4", 10, tmp_path / "in.mp4", Fraction(2)) as copy:
         for frame in read_video(tmp_path / "in.mp4"):
             copy.append(frame.pixels, frame.name, frame.time_s)
-    with av.open(str(tmp_path / "out.mp4")) as film:
-        assert film.streams.audio
-        assert film.streams.video[0].sample_aspect_ratio == 2
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.audio
+        assert container.streams.video[0].sample_aspect_ratio == 2
     assert read_colors(str(tmp_path / "out.mp4")) == tags
 
 
 @pytest.mark.parametrize("tags", [tags for name, (tags, _) in GREEN.items() if name != "2020"])
 def test_planes_are_what_a_decoder_takes_them_for(tags: ColorTags) -> None:
     colors = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
-    picture = colors.repeat(8, axis=0).repeat(8, axis=1)
-    frame = av.VideoFrame.from_ndarray(to_planes(picture, tags), format="yuvj420p" if tags.is_full else "yuv420p")
+    image = colors.repeat(8, axis=0).repeat(8, axis=1)
+    frame = av.VideoFrame.from_ndarray(to_planes(image, tags), format="yuvj420p" if tags.is_full else "yuv420p")
     frame.colorspace, frame.color_range = tags.matrix if tags.matrix != 2 else 6, tags.color_range
     decoded = frame.to_ndarray(format="rgb24").astype(int)
     np.testing.assert_allclose(decoded[4::8, 4::8], colors, atol=4)

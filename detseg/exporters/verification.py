@@ -1,4 +1,4 @@
-"""The pictures or volumes that an export is calibrated with and proved on."""
+"""The images or volumes that an export is calibrated with and proved on."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import torch
 from detseg.arrays import ByteArray, FloatArray
 from detseg.data.open import available_splits, open_dataset
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.structures import Truth
+from detseg.structures import Target
 from detseg.tasks.base import Task
 from detseg.tasks.model_file import match_classes
 
 NUM_PROVED = 16
-"""Pictures without annotations that an export is proved on."""
+"""Images without annotations that an export is proved on."""
 NUM_CALIBRATED = 128
-"""Pictures that the ranges of activations are taken from."""
+"""Images that the ranges of activations are taken from."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ _SHAPES = _Generated(
     NUM_PROVED,
     tuple(_Noise(*size) for size in ((97, 131), (480, 640), (300, 200))),
 )
-_GENERATED: dict[Truth, _Generated] = {
+_GENERATED: dict[Target, _Generated] = {
     "boxes": _SHAPES,
     "instances": _SHAPES,
     "masks": _SHAPES,
@@ -68,7 +68,7 @@ _GENERATED: dict[Truth, _Generated] = {
 
 
 @dataclass(frozen=True)
-class Pictures:
+class VerificationImages:
     """Images or volumes, read when they are asked for; ``dataset`` where results are to be judged by annotations."""
 
     name: str
@@ -82,38 +82,38 @@ class Pictures:
         return (read() for read in self.readers)
 
 
-def proving_pictures(task: Task, verify: str | None, calibrate: str | None) -> Pictures:
+def verification_images(task: Task, verify: str | None, calibrate: str | None) -> VerificationImages:
     """All of the split ``val`` of the data set ``verify``, to be judged as well; else some of ``calibrate``; else
-    generated pictures and noise.
+    generated images and noise.
 
     Raises:
         detseg.data.datasets.dataset.DatasetError: a data set cannot be opened.
         ValueError: the model does not know a class of ``verify``.
     """
     if verify is not None:
-        dataset = open_dataset(verify, "val", truth=task.truth)
+        dataset = open_dataset(verify, "val", target=task.target)
         match_classes(task.class_names, dataset.class_names)  # now, not after the export
-        return Pictures(f"{verify}, split val", _readers(dataset, len(dataset)), dataset)
+        return VerificationImages(f"{verify}, split val", _readers(dataset, len(dataset)), dataset)
     if calibrate is not None:
         split = "val" if "val" in available_splits(calibrate) else "train"
-        return Pictures(
-            f"{calibrate}, split {split}", _readers(open_dataset(calibrate, split, truth=task.truth), NUM_PROVED)
+        return VerificationImages(
+            f"{calibrate}, split {split}", _readers(open_dataset(calibrate, split, target=task.target), NUM_PROVED)
         )
-    generated = _GENERATED[task.truth]
-    readers = _readers(open_dataset(generated.data, "val", truth=task.truth), generated.count)
+    generated = _GENERATED[task.target]
+    readers = _readers(open_dataset(generated.data, "val", target=task.target), generated.count)
     if not task.spec.one_size:
         readers = tuple(_With(read, cast(VolumeSpec, task.spec).imitate_channels) for read in readers)
-    return Pictures(generated.name, (*readers, *generated.more))
+    return VerificationImages(generated.name, (*readers, *generated.more))
 
 
 def calibration_inputs(task: Task, calibrate: str, window: tuple[int, ...] | None = None) -> Iterator[FloatArray]:
-    """Inputs of the network ``[1, ...]``, made as in prediction from up to ``NUM_CALIBRATED`` pictures or volumes of
+    """Inputs of the network ``[1, ...]``, made as in prediction from up to ``NUM_CALIBRATED`` images or volumes of
     the split ``train`` of a data set; of a volume, the ``window`` in its middle.
 
     Raises:
         detseg.data.datasets.dataset.DatasetError: the data set cannot be opened.
     """
-    dataset = open_dataset(calibrate, "train", truth=task.truth)
+    dataset = open_dataset(calibrate, "train", target=task.target)
     for read in _readers(dataset, NUM_CALIBRATED):
         placed, _ = task.spec.place(read())
         batch = task.normalize(torch.from_numpy(placed[None].copy())).numpy()
@@ -121,7 +121,7 @@ def calibration_inputs(task: Task, calibrate: str, window: tuple[int, ...] | Non
 
 
 def _readers(dataset: Any, count: int) -> tuple[Callable[[], Any], ...]:
-    """Readers of up to ``count`` pictures, spread evenly over ``dataset``."""
+    """Readers of up to ``count`` images, spread evenly over ``dataset``."""
     indices = np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist()
     return tuple(_Reader(dataset, index) for index in indices)
 

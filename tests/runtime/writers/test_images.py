@@ -14,10 +14,10 @@ from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.saving import Drawing
 from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import read_image, write_image
-from detseg.runtime.writers.base import DrawnWriter, PictureWriter
+from detseg.runtime.writers.base import DrawnWriter, ImageWriter
 from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter
 from detseg.runtime.writers.masks import MaskWriter
-from detseg.structures import VOID, Detections, LabelMap
+from detseg.structures import IGNORE_INDEX, Detections, LabelMap
 
 IMAGE = np.full((40, 60, 3), 90, np.uint8)
 FOUND = Detections(
@@ -32,8 +32,8 @@ def frame(source: Path | str, image: ByteArray = IMAGE) -> Frame:
     return Frame(image, str(source), Path(source))
 
 
-def test_pictures_are_drawn_under_the_names_of_their_sources(tmp_path: Path) -> None:
-    with PictureWriter(tmp_path / "out", DRAW) as writer:
+def test_images_are_drawn_under_the_names_of_their_sources(tmp_path: Path) -> None:
+    with ImageWriter(tmp_path / "out", DRAW) as writer:
         for source in ("a/x.png", "b/x.png", "b/X.PNG", "c/x.bmp", "d/x_2.png", "e/no_suffix", "f/y.dat"):
             writer.write(frame(tmp_path / source), FOUND)
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
@@ -45,16 +45,16 @@ def test_pictures_are_drawn_under_the_names_of_their_sources(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("folder", [".", "sub/..", "link"])
-def test_pictures_never_go_where_a_source_lies(tmp_path: Path, folder: str) -> None:
+def test_images_never_go_where_a_source_lies(tmp_path: Path, folder: str) -> None:
     source = tmp_path / "x.png"
     write_image(source, IMAGE)
     (tmp_path / "sub").mkdir()
     (tmp_path / "link").symlink_to(tmp_path)
     with pytest.raises(ValueError, match="name another output folder"):
-        PictureWriter(tmp_path / folder, DRAW, [tmp_path / "other" / "y.png", source])
+        ImageWriter(tmp_path / folder, DRAW, [tmp_path / "other" / "y.png", source])
     for path in (source, tmp_path / "sub" / ".." / "link" / "x.png"):
         with pytest.raises(ValueError, match="name another output folder"):
-            PictureWriter(tmp_path / folder, DRAW).write(frame(path), FOUND)
+            ImageWriter(tmp_path / folder, DRAW).write(frame(path), FOUND)
     assert np.array_equal(read_image(source), IMAGE)
 
 
@@ -63,7 +63,7 @@ def test_a_source_that_is_reached_through_a_link_in_the_output_folder_survives(t
     write_image(source, IMAGE)
     out.mkdir()
     (out / "x.png").symlink_to(source)
-    PictureWriter(out, DRAW, [source]).write(frame(source), FOUND)
+    ImageWriter(out, DRAW, [source]).write(frame(source), FOUND)
     assert np.array_equal(read_image(source), IMAGE)
     assert not np.array_equal(read_image(out / "x.png"), IMAGE)
 
@@ -136,7 +136,7 @@ def test_pycocotools_reads_the_file(tmp_path: Path, detseg_data: Path) -> None:
     assert {annotation["category_id"] for annotation in loaded.anns.values()} == {1, 2}
 
 
-MASK = np.array([[0, 1, 2], [2, VOID, 0]], np.uint8)
+MASK = np.array([[0, 1, 2], [2, IGNORE_INDEX, 0]], np.uint8)
 
 
 def read_values(path: Path) -> list[list[int]]:
@@ -144,10 +144,10 @@ def read_values(path: Path) -> list[list[int]]:
     return values
 
 
-def test_label_maps_are_drawn_as_pictures(tmp_path: Path) -> None:
+def test_label_maps_are_drawn_as_images(tmp_path: Path) -> None:
     labels = np.zeros((40, 60), np.uint8)
     labels[20:] = 1
-    with PictureWriter(tmp_path / "out", DRAW_MASKS) as writer:
+    with ImageWriter(tmp_path / "out", DRAW_MASKS) as writer:
         writer.write(frame("a/x.png"), LabelMap(labels))
     assert np.array_equal(read_image(tmp_path / "out" / "x.png"), draw_labels(IMAGE, labels, NAMES))
 
@@ -159,7 +159,7 @@ def test_label_maps_are_drawn_as_pictures(tmp_path: Path) -> None:
         ([7, 8, 11], [[7, 8, 11], [11, 0, 7]]),
         ([0, 20, 255], [[0, 20, 255], [255, 255, 0]]),
     ],
-    ids=["positions", "own numbers, void is 0", "0 is a class, void is 255"],
+    ids=["positions", "own numbers, ignored is 0", "0 is a class, ignored is 255"],
 )
 def test_masks_hold_positions_or_the_numbers_of_the_data_set(
     tmp_path: Path, category_ids: list[int] | None, expected: list[list[int]]
@@ -195,9 +195,9 @@ def test_frames_of_videos_are_numbered_and_timed(tmp_path: Path) -> None:
     stream = StreamInfo(25.0, 60, 40)
     frames = [Frame(IMAGE, "in/walk.mp4", Path("in/walk.mp4"), index, index / 25, stream) for index in (0, 12)]
     tracked = Detections(FOUND.boxes_xyxy, FOUND.scores, FOUND.labels, np.array([4, 1]))
-    with PictureWriter(tmp_path, DRAW) as pictures, CocoWriter(tmp_path / "r.json", NAMES) as coco:
+    with ImageWriter(tmp_path, DRAW) as images, CocoWriter(tmp_path / "r.json", NAMES) as coco:
         for video_frame in frames:
-            pictures.write(video_frame, tracked)
+            images.write(video_frame, tracked)
             coco.write(video_frame, tracked)
     assert sorted(path.name for path in tmp_path.glob("*.jpg")) == ["walk_000000.jpg", "walk_000012.jpg"]
     about = json.loads((tmp_path / "r_images.json").read_text())
@@ -222,8 +222,8 @@ def test_what_is_not_followed_has_no_number_in_any_file(tmp_path: Path) -> None:
     assert [len(line.split()) for line in (tmp_path / "labels/walk_000000.txt").read_text().splitlines()] == [7, 6]
 
 
-def test_drawn_means_pictures_of_pictures_and_videos_of_videos(tmp_path: Path) -> None:
-    taken: dict[str, list[str]] = {"pictures": [], "videos": []}
+def test_drawn_means_images_of_images_and_videos_of_videos(tmp_path: Path) -> None:
+    taken: dict[str, list[str]] = {"images": [], "videos": []}
 
     class Notes:
         def __init__(self, kind: str) -> None:
@@ -238,7 +238,7 @@ def test_drawn_means_pictures_of_pictures_and_videos_of_videos(tmp_path: Path) -
         def __exit__(self, *_: object) -> None:
             taken[self.kind].append("closed")
 
-    with DrawnWriter(Notes("pictures"), Notes("videos")) as writer:
+    with DrawnWriter(Notes("images"), Notes("videos")) as writer:
         writer.write(frame("a.png"), FOUND)
         writer.write(Frame(IMAGE, "b.mp4", None, 0, 0.0, StreamInfo(25.0, 60, 40)), FOUND)
-    assert taken == {"pictures": ["a.png", "closed"], "videos": ["b.mp4", "closed"]}
+    assert taken == {"images": ["a.png", "closed"], "videos": ["b.mp4", "closed"]}

@@ -1,4 +1,4 @@
-"""Pictures for a report, kept in memory and put into a page."""
+"""Images for a report, kept in memory and put into a page."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from detseg.evaluation.per_image import ImageTable
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """One picture of a report: a file name, a caption, and a JPEG of up to 1600 pixels on the longer side."""
+class ReportImage:
+    """One image of a report: a file name, a caption, and a JPEG of up to 1600 pixels on the longer side."""
 
     name: str
     caption: str
@@ -20,13 +20,13 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Pictures:
+class ReportImages:
     """What a report shows of a data set: ``examples`` spread over it, and the ``hardest``, the hardest first, with
     ``measure`` saying by what; of boxes also how many errors there are of each kind, and at each confidence. All that
     can be ``browsed``, in the order of the data set."""
 
-    examples: tuple[Picture, ...] = ()
-    hardest: tuple[Picture, ...] = ()
+    examples: tuple[ReportImage, ...] = ()
+    hardest: tuple[ReportImage, ...] = ()
     measure: str = ""
     tally: BoxTally | None = None
     counts: BoxCounts | None = None

@@ -1,5 +1,5 @@
-"""The part of a report that answers to its reader: a class, a confidence, pictures to browse. It is drawn by a script
-from data in the page; without scripts, the hardest pictures stand there as they are."""
+"""The part of a report that answers to its reader: a class, a confidence, images to browse. It is drawn by a script
+from data in the page; without scripts, the hardest images stand there as they are."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg.engine.browse import SHOWN_BYTES, SLICE, Browsed, fitted
-from detseg.engine.pictures import Picture, Pictures
+from detseg.engine.report_images import ReportImage, ReportImages
 
 
 @cache
@@ -27,11 +27,11 @@ def hash_of(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
 
 
-def data_block(pictures: Pictures, class_names: Sequence[str]) -> str:
+def data_block(images: ReportImages, class_names: Sequence[str]) -> str:
     """What the script draws, as JSON in which nothing can end the element or begin another."""
-    known: dict[str, Any] = {"classes": list(class_names), "pictures": _browsed(pictures)}
-    if pictures.counts is not None:
-        counts = pictures.counts
+    known: dict[str, Any] = {"classes": list(class_names), "images": _browsed(images)}
+    if images.counts is not None:
+        counts = images.counts
         known |= {
             "confidence": round(100 * counts.best_confidence()),
             "objects": counts.num_objects.tolist(),
@@ -44,7 +44,7 @@ def data_block(pictures: Pictures, class_names: Sequence[str]) -> str:
     return f'<script type="application/json" id="data">{text}</script>'
 
 
-def _browsed(pictures: Pictures) -> list[dict[str, Any]]:
+def _browsed(images: ReportImages) -> list[dict[str, Any]]:
     return [
         {
             "name": one.name,
@@ -56,7 +56,7 @@ def _browsed(pictures: Pictures) -> list[dict[str, Any]]:
             **one.record,
             **_slices(one),
         }
-        for one in pictures.browsed
+        for one in images.browsed
     ]
 
 
@@ -65,12 +65,12 @@ def _slices(one: Browsed) -> dict[str, list[str]]:
     return {"slices": names} if names else {}
 
 
-def case_table(pictures: Pictures) -> str:
+def case_table(images: ReportImages) -> str:
     """Of masks and volumes how well each fits, with a link to it."""
     rows = [
-        f'<tr><th scope="row"><a href="#picture-{number}">{escape(one.name)}</a></th>'
+        f'<tr><th scope="row"><a href="#image-{number}">{escape(one.name)}</a></th>'
         f"<td>{1 - one.record['difficulty'] / 1000:.3f}</td><td>{escape(one.record['caption'])}</td></tr>"
-        for number, one in enumerate(pictures.browsed)
+        for number, one in enumerate(images.browsed)
         if "difficulty" in one.record
     ]
     if not rows:
@@ -87,13 +87,13 @@ def case_table(pictures: Pictures) -> str:
 </div>"""
 
 
-def filter_bar(pictures: Pictures, class_names: Sequence[str]) -> str:
+def filter_bar(images: ReportImages, class_names: Sequence[str]) -> str:
     """The choice of a class and, of boxes, of a confidence, with the numbers at that."""
-    if not pictures.browsed and pictures.counts is None:
+    if not images.browsed and images.counts is None:
         return ""
     options = "".join(f'<option value="{label}">{escape(name)}</option>' for label, name in enumerate(class_names))
     parts = [f'<label>Class <select id="class"><option value="-1">all</option>{options}</select></label>']
-    if pictures.counts is not None:
+    if images.counts is not None:
         parts.append(
             '<label>Confidence <input type="range" id="confidence" min="0" max="100" step="1"> '
             '<output id="confidence-value" for="confidence"></output></label>'
@@ -102,9 +102,9 @@ def filter_bar(pictures: Pictures, class_names: Sequence[str]) -> str:
     return f'<div class="live bar" hidden role="group" aria-label="What is shown">{"".join(parts)}</div>'
 
 
-def counts_table(pictures: Pictures, class_names: Sequence[str]) -> str:
+def counts_table(images: ReportImages, class_names: Sequence[str]) -> str:
     """The table of numbers at the chosen confidence, whose cells the script fills, and their curves."""
-    if pictures.counts is None:
+    if images.counts is None:
         return ""
     header = ["class", "objects", "right", "wrong", "missed", "precision", "recall", "F1"]
     head = "".join(f'<th scope="col">{name}</th>' for name in header)
@@ -112,7 +112,7 @@ def counts_table(pictures: Pictures, class_names: Sequence[str]) -> str:
     rows = [
         f'<tr data-label="{label}"><th scope="row">{escape(name)}</th>{cells}</tr>'
         for label, name in enumerate(class_names)
-        if pictures.counts.num_objects[label] or pictures.counts.wrong[label, 0]
+        if images.counts.num_objects[label] or images.counts.wrong[label, 0]
     ]
     rows.append(f'<tr data-label="-1" class="total"><th scope="row">all</th>{cells}</tr>')
     body = "\n".join(rows)
@@ -132,15 +132,15 @@ def counts_table(pictures: Pictures, class_names: Sequence[str]) -> str:
 </div>"""
 
 
-def gallery(pictures: Pictures) -> str:
-    """The pictures: to browse, and for readers without scripts the hardest ones, each once."""
+def gallery(images: ReportImages) -> str:
+    """The images: to browse, and for readers without scripts the hardest ones, each once."""
     parts = []
-    if pictures.measure:
-        marks = ' class="static"' if pictures.browsed else ""
-        parts.append(f"<p{marks}>{escape(pictures.measure)}</p>")
-    if pictures.browsed:
-        layers = list(pictures.browsed[0].layers)
-        has_boxes = "found" in pictures.browsed[0].record
+    if images.measure:
+        marks = ' class="static"' if images.browsed else ""
+        parts.append(f"<p{marks}>{escape(images.measure)}</p>")
+    if images.browsed:
+        layers = list(images.browsed[0].layers)
+        has_boxes = "found" in images.browsed[0].record
         choices = ["both", "truth", "prediction"] if has_boxes else (["both", *layers] if "truth" in layers else [])
         options = "".join(
             f'<option value="{escape(name)}">{"truth and prediction" if name == "both" else escape(name)}</option>'
@@ -158,7 +158,7 @@ def gallery(pictures: Pictures) -> str:
 <option value="index">as in the data set</option></select></label> <span id="num-shown" role="status"></span></div>
 {legend}
 <div class="gallery small" id="gallery"></div>
-<button type="button" id="more">More pictures</button>
+<button type="button" id="more">More images</button>
 </div>
 <dialog id="large" aria-labelledby="large-name">
 <div class="bar"><strong id="large-name"></strong> <span id="large-words"></span>
@@ -168,27 +168,27 @@ def gallery(pictures: Pictures) -> str:
 <output id="slice-value" for="slice"></output></div>
 <div id="large-view"></div>
 </dialog>""")
-    static = _each_once(pictures)
+    static = _each_once(images)
     if static:
-        figures = "".join(_figure(picture) for picture in static)
-        marks = "static gallery" if pictures.browsed else "gallery"
+        figures = "".join(_figure(image) for image in static)
+        marks = "static gallery" if images.browsed else "gallery"
         parts.append(f'<div class="{marks}">\n{figures}\n</div>')
-    elif pictures.measure and not pictures.browsed:
-        parts.append("<p>No picture has an error.</p>")
+    elif images.measure and not images.browsed:
+        parts.append("<p>No image has an error.</p>")
     return "\n".join(parts)
 
 
-def _each_once(pictures: Pictures) -> list[Picture]:
-    """The hardest pictures, then the examples that are not among them; where all can be browsed, no examples."""
-    names = {picture.name for picture in pictures.hardest}
-    examples = () if pictures.browsed else pictures.examples
-    every = [*pictures.hardest, *(picture for picture in examples if picture.name not in names)]
-    smaller = fitted([picture.jpeg for picture in every], SHOWN_BYTES)
-    return [Picture(one.name, one.caption, jpeg) for one, jpeg in zip(every, smaller, strict=True)]
+def _each_once(images: ReportImages) -> list[ReportImage]:
+    """The hardest images, then the examples that are not among them; where all can be browsed, no examples."""
+    names = {image.name for image in images.hardest}
+    examples = () if images.browsed else images.examples
+    every = [*images.hardest, *(image for image in examples if image.name not in names)]
+    smaller = fitted([image.jpeg for image in every], SHOWN_BYTES)
+    return [ReportImage(one.name, one.caption, jpeg) for one, jpeg in zip(every, smaller, strict=True)]
 
 
-def _figure(picture: Picture) -> str:
-    caption = f"{picture.name}: {picture.caption}" if picture.caption else f"{picture.name}: truth beside prediction"
-    encoded = base64.b64encode(picture.jpeg).decode("ascii")
-    image = f'<img src="data:image/jpeg;base64,{encoded}" alt="{escape(caption)}">'
-    return f"<figure>\n{image}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
+def _figure(image: ReportImage) -> str:
+    caption = f"{image.name}: {image.caption}" if image.caption else f"{image.name}: truth beside prediction"
+    encoded = base64.b64encode(image.jpeg).decode("ascii")
+    element = f'<img src="data:image/jpeg;base64,{encoded}" alt="{escape(caption)}">'
+    return f"<figure>\n{element}\n<figcaption>{escape(caption)}</figcaption>\n</figure>"
