@@ -93,9 +93,10 @@ def build_config(schema: type[T], layers: Sequence[Layer]) -> T:
     return result
 
 
-def from_dict(schema: type[T], data: Mapping[str, Any], source: str) -> T:
-    """The dataclass ``schema`` from plain data; ``source`` names the data's origin in errors. Raises ConfigError."""
-    return build_config(schema, [Layer(data, source, Path.cwd())])
+def from_dict(schema: type[T], data: Mapping[str, Any], source: str, *, is_ours: bool = False) -> T:
+    """The dataclass ``schema`` from plain data; ``source`` names the data's origin in errors. What this program wrote
+    itself (``is_ours``), such as the header of a model file, may use old names without a notice. Raises ConfigError."""
+    return build_config(schema, [Layer(data, source, Path.cwd(), is_ours)])
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -282,6 +283,8 @@ def _with_new_value(layer: Layer, path: str, renamed: Mapping[str, str]) -> Laye
 
 
 def _give_notice(layer: Layer, old: str, new: str) -> None:
+    if layer.is_ours:
+        return
     text = f"{layer.source}: {old} is now called {new}; this version still reads the old name, the next will not"
     warnings.warn(text, FutureWarning, stacklevel=2)
 

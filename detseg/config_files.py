@@ -82,11 +82,13 @@ for _yaml_class in (_Loader, _Dumper):
 
 @dataclass(frozen=True)
 class Layer:
-    """A value that one file, or the command line, gives to a key. ``folder`` is where its relative paths start."""
+    """A value that one file, or the command line, gives to a key. ``folder`` is where its relative paths start;
+    ``is_ours``: this program wrote it, so nobody needs to be told of names that have changed since."""
 
     value: Any
     source: str
     folder: Path
+    is_ours: bool = False
 
     def child(self, key: Any) -> Layer:
         """What this layer says one level deeper."""

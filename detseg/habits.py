@@ -94,7 +94,7 @@ HABITS: dict[str, str] = {
     "nc": "nothing: the data set says how many classes there are",
     "num_classes": "nothing: the data set says how many classes there are",
     "single_cls": "nothing: name one class in the data set",
-    "ignore_index": "ignored, in the data set's YAML",
+    "ignore_index": "ignore_index, in the data set's YAML",
     "fraction": "a data set of fewer images; `detseg split` makes one",
     "rect": "nothing: in predict boxes on a CPU take no more padding than they need",
     # Augmentation

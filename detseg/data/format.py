@@ -21,7 +21,7 @@ _OTHER_NAMES = {"val": ("valid", "validation")}
 class DatasetFormat(ABC):
     """How data sets of one format are recognized, read and written.
 
-    ``layouts`` describes for users what is looked for, ``truths`` what can be learned from; the first is the default.
+    ``layouts`` describes for users what is looked for, ``targets`` what can be learned from; the first is the default.
     ``indivisible`` says why such a data set has no new splits, where that is so.
 
     A format of one's own supplies ``splits`` and ``records``, and a line in ``DATASETS``; check, split, train and eval
@@ -38,7 +38,7 @@ class DatasetFormat(ABC):
 
     @abstractmethod
     def records(self, source: DataSource, split: str, target: Target) -> SplitRecords:
-        """What the files say of ``split``, one of ``splits(source)``, and of ``truth``, one of ``truths``.
+        """What the files say of ``split``, one of ``splits(source)``, and of ``target``, one of ``targets``.
 
         What is wrong inside of files is reported or rejected there, see :class:`detseg.data.records.SplitRecords`.
 
@@ -63,7 +63,7 @@ class DatasetFormat(ABC):
         return records
 
     def open(self, source: DataSource, split: str, target: Target | None = None) -> AnyDataset:
-        """The split that ``split`` means (see ``match_split``), with the first of ``truths`` where none is named.
+        """The split that ``split`` means (see ``match_split``), with the first of ``targets`` where none is named.
 
         Raises:
             DatasetError: there is no such split, or its files are not as they should be.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ class DatasetError(ValueError):
     """A data set that cannot be read; the message names the file and the record."""
 
 
+_RENAMED = {"void": "ignore_index", "division": "split"}
+"""Keys of a YAML by the names that earlier versions had for them."""
+
+
 @dataclass(frozen=True)
 class DataSource:
     """What the user named: a folder, or a YAML with ``settings``, whose folder ``root`` then is. ``class_map`` are new
@@ -28,6 +33,19 @@ class DataSource:
     settings: Mapping[str, Any] = field(default_factory=dict)
     yaml_path: Path | None = None
     class_map: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = self.settings
+        for old in _RENAMED.keys() & given.keys():
+            new = _RENAMED[old]
+            if new in given:
+                raise DatasetError(f"{self.name}: {new} is given twice, also as {old}, which was its name; keep {new}")
+            warnings.warn(
+                f"{self.name}: {old} is now called {new}; this version still reads the old name, the next will not",
+                FutureWarning,
+                stacklevel=3,
+            )
+        object.__setattr__(self, "settings", {_RENAMED.get(key, key): value for key, value in given.items()})
 
     @property
     def name(self) -> str:

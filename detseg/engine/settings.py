@@ -93,6 +93,10 @@ class DataConfig:
 class TrainConfig:
     """How a model is trained."""
 
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {
+        "compile": {"fused": "default", "graphs": "reduce-overhead"}
+    }
+
     epochs: int = 100
     """How often the training set is gone through."""
     batch_size: int = 16
@@ -138,9 +142,10 @@ class TrainConfig:
     """Where it runs: ``auto`` (a GPU if there is one), ``cpu``, ``cuda``, ``cuda:1``, ``mps`` or ``xpu``."""
     num_threads: int | None = None
     """Threads of torch on the CPU; null: as torch finds them."""
-    compile: Literal["none", "fused", "graphs"] = "none"
-    """Whether ``torch.compile`` makes kernels of the model's steps (``fused``), which ``graphs`` also replays as CUDA
-    graphs, so that a GPU does not wait for their launching. It takes minutes when an input size is first seen.
+    compile: Literal["none", "default", "reduce-overhead"] = "none"
+    """The mode of ``torch.compile``: ``default`` makes kernels of the model's steps, which ``reduce-overhead`` also
+    replays as CUDA graphs, so that a GPU does not wait for their launching; ``none``: the model runs as it is.
+    Compiling takes minutes when an input size is first seen.
     Evaluation and the saved weights are the same model's, uncompiled."""
     loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv", "tensorboard")
     """What keeps the numbers of the run beside ``metrics.jsonl``: ``csv`` (``metrics.csv``), ``tensorboard``, and as

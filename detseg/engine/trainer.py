@@ -33,7 +33,6 @@ from detseg.structures import Metrics
 from detseg.tasks.base import Batch, Criterion, Task
 from detseg.tasks.start_weights import StartReport
 
-COMPILE_MODES = {"fused": "default", "graphs": "reduce-overhead"}
 AMP_TYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -93,8 +92,8 @@ class Trainer:
         self.frozen_names = names_to_freeze(model, config.freeze)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.ema = ModelEMA(model, config.ema) if config.ema else None
-        mode = COMPILE_MODES.get(config.compile)
-        self.learner = cast(nn.Module, torch.compile(model, mode=mode)) if mode else model
+        is_compiled = config.compile != "none"
+        self.learner = cast(nn.Module, torch.compile(model, mode=config.compile)) if is_compiled else model
         self.progress = Progress()
         self.started_from: StartReport | None = None
         self.data_identity: dict[str, Any] = {}

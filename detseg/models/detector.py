@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +20,8 @@ from detseg.models.necks import NECKS
 @dataclass(frozen=True)
 class DetectorConfig:
     """A backbone, a neck and a head of one's choice; without a choice the C2f detector of size n."""
+
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"head": {"direct": "yolox"}}
 
     name: str = "detector"
     backbone: BackboneConfig = choice(BACKBONES, default="csp_darknet")

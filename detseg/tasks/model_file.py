@@ -110,7 +110,7 @@ def read_header(path: Path) -> ModelFileConfig:
     if header.pop("format") != FORMAT:
         raise ValueError(f"{path} was written by detseg {shorten(version)}, whose file format this version cannot read")
     with header_errors(path, "its header does not say what a model needs"):
-        config = from_dict(ModelFileConfig, header, "its header")
+        config = from_dict(ModelFileConfig, header, "its header", is_ours=True)
     return replace(config, model=without_pretrained(config.model))
 
 

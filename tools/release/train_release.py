@@ -186,7 +186,8 @@ def main() -> int:
     parser.add_argument("--candidate", nargs="+", help="of the row; default: all")
     parser.add_argument("--fold", type=int, nargs="+", help="of volumes; default: all")
     parser.add_argument("--skip-final", action="store_true", help="release the best weights of the choice themselves")
-    parser.add_argument("--compile", choices=("none", "fused", "graphs"), default="none", help="see train.compile")
+    modes = ("none", "default", "reduce-overhead")
+    parser.add_argument("--compile", choices=modes, default="none", help="see train.compile")
     parser.add_argument("--amp", choices=("none", "bf16"), help="default: bf16 on a GPU, else train.amp")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
     parser.add_argument(

@@ -132,8 +132,8 @@ def find_places(source: DataSource, split: str) -> tuple[Path, Path]:
 
 
 def read_mapping(source: DataSource) -> LabelMapping | None:
-    """What the values in the masks mean, from ``names``, ``colors``, ``ignored``, ``tolerance`` and ``threshold`` of
-    the YAML, or from classes.txt; None where there are no names. Raises DatasetError: they contradict each other."""
+    """What the values in the masks mean, from ``names``, ``colors``, ``ignore_index``, ``tolerance`` and ``threshold``
+    of the YAML, or from classes.txt; None where there are no names. Raises DatasetError: they contradict each other."""
     where = source.name
     named, colors = source.settings.get("names"), source.settings.get("colors")
     if named is None and isinstance(colors, Mapping):

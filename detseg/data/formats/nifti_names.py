@@ -67,12 +67,13 @@ def _as_value(value: Any) -> Any:
 
 
 def read_ignore_index(source: DataSource, name_of: Mapping[int, str]) -> int | None:
-    """The value of voxels that belong to no class: ``ignored`` in the YAML, else ``ignore`` in dataset.json of nnU-Net.
+    """The value of voxels that belong to no class: ``ignore_index`` in the YAML, else ``ignore`` in dataset.json of
+    nnU-Net.
 
     Raises:
         DatasetError: it is no value, or that of a class.
     """
-    where, value = f"{source.name}: ignored", source.settings.get("ignore_index")
+    where, value = f"{source.name}: ignore_index", source.settings.get("ignore_index")
     if value is None and source.settings.get("names") is None:
         root = source.data_root().absolute()
         described = read_description(root).get("labels")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,6 +17,8 @@ from detseg.models.base import Head, require_positive
 @dataclass(frozen=True)
 class DFLHeadConfig:
     """YOLOv8's head: the sides of a box as distributions over distances."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"bins": "reg_max"}
 
     name: str = "dfl"
     reg_max: int = 16

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -113,7 +114,10 @@ IMAGE_WRITERS: Mapping[str, Save] = {
     "video": Save(lambda to: VideoWriter(to.output, to.draw, to.sources, to.fps, to.outputs)),
 }
 """``image``: drawn images, of a video one per frame; ``video``: drawn videos, of still images ``video.mp4``;
-``drawn``: images of images and videos of videos."""
+``drawn``: the one or the other, as the source is."""
+
+_RENAMED = {"picture": "image"}
+"""What can be saved, by the names that earlier versions had for it."""
 
 JSON_LINES = Save(
     lambda to: JsonLinesWriter(
@@ -131,6 +135,10 @@ def make_writers(names: Sequence[str], saving: Saving, task_name: str) -> list[R
         ValueError: there is no such thing for these results, or a folder of results holds one of the sources.
     """
     allowed = saving.kind.writers
+    for old in _RENAMED.keys() & set(names):
+        new = _RENAMED[old]
+        warnings.warn(f"--save: {old} is now called {new}; the next version will not read {old}", FutureWarning, 2)
+        names = [new if name == old else name for name in names]
     unknown = [name for name in names if name not in allowed]
     if unknown:
         shown = ", ".join(name or "''" for name in unknown)

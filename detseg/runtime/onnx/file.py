@@ -128,7 +128,8 @@ def parse_metadata(properties: Mapping[str, str], path: Path) -> Metadata:
     _require_known_format(data, path)
     given = {name: value for name, value in data.items() if name not in ("format", "kind")}
     try:
-        found: Metadata = from_dict(load_kind(_kind_of(data, path)).metadata, given, f"{path}: detseg metadata")
+        schema = load_kind(_kind_of(data, path)).metadata
+        found: Metadata = from_dict(schema, given, f"{path}: detseg metadata", is_ours=True)
     except ConfigError as error:
         raise OnnxFileError(f"{error}; export the model again") from error
     return found

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from detseg.runtime.postprocess.components import CleanConfig
 from detseg.volumes import Shape3
@@ -26,6 +27,9 @@ def count_box_channels(kind: HeadKind, reg_max: int) -> int:
 @dataclass(frozen=True)
 class HeadMetadata:
     """How raw maps of a detector are decoded, see ``detseg.ops.decode``; ``strides`` of the levels, fine to coarse."""
+
+    renamed: ClassVar[Mapping[str, str]] = {"bins": "reg_max"}
+    renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"kind": {"direct": "yolox"}}
 
     kind: HeadKind
     strides: tuple[int, ...]

@@ -99,8 +99,8 @@ def test_results_are_drawn(kind: str) -> None:
 
 def test_training_samples_are_drawn_with_their_targets() -> None:
     sample = Sample(
-        IMAGE, np.array([[1, 0, 5, 3]], np.float32), np.array([1]), np.array([False]), 1, "a", LetterboxTransform.identity(4, 6),
-        MASK.labels,
+        IMAGE, np.array([[1, 0, 5, 3]], np.float32), np.array([1]), np.array([False]), 1, "a",
+        LetterboxTransform.identity(4, 6), MASK.labels,
     )  # fmt: skip
     masks = load_kind("masks")
     assert np.array_equal(masks.draw_sample(sample, NAMES), masks.draw(IMAGE, MASK, NAMES))
