@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from detseg.augment import AUGMENTS
-from detseg.cli.arguments import TRUTHS
+from detseg.cli.arguments import TARGETS
 from detseg.config import from_dict, load_entry
 from detseg.data import DATASETS
 from detseg.data.format import DatasetFormat
@@ -216,5 +216,5 @@ def test_what_breaks_a_promise_is_found() -> None:
 
 
 def test_the_command_line_names_every_truth() -> None:
-    assert get_args(Target) == TRUTHS
-    assert set(TRUTHS) == set(KINDS)
+    assert get_args(Target) == TARGETS
+    assert set(TARGETS) == set(KINDS)

@@ -182,11 +182,11 @@ def check(
         data: a folder in a known layout or a YAML.
         format: needed only where the layout is ambiguous.
         fast: read the headers of the images only.
-        truth: what is to be learned, where a data set has several.
+        target: what is to be learned, where a data set has several.
 
     Raises:
         detseg.data.source.DatasetError: there is no data set, its layout is unknown or ambiguous, or it has no such
-            truth.
+            target.
     """
     from detseg.data.check import check_dataset
 

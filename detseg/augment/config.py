@@ -45,9 +45,9 @@ class AugmentConfig:
     """Probability that objects of a second image, each with probability one half, are pasted in front of what is there,
     along their masks; for the task instance only."""
     neighborhood: int | None = None
-    """Of how many images mosaic, mixup and copy_paste take their partners: of so many that are next to each other in
-    the order of the epoch, most of them in the same batch, so that each is decoded once, which is faster, and makes the
-    images of a batch more alike; null: of all, which takes a decoding for each partner."""
+    """Of how many images mosaic, mixup and copy_paste take their partners; null: of all. Those of a neighborhood are
+    next to each other in the order of the epoch, most of them in the same batch, so that each is decoded once. That is
+    faster, and makes the images of a batch more alike."""
     close_mosaic_epochs: int = 10
     """In so many epochs, the last ones, mosaic, mixup and copy_paste are off, so that training ends on images as they
     are."""

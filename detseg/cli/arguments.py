@@ -18,7 +18,7 @@ from detseg.cli.common_arguments import (
 from detseg.cli.deployment import add_bench, add_merge, add_serve
 from detseg.cli.predict_arguments import add_predict
 
-TRUTHS = ("boxes", "instances", "masks", "volumes")
+TARGETS = ("boxes", "instances", "masks", "volumes")
 """Those of :mod:`detseg.structures`, which takes longer to load than a help text may."""
 
 
@@ -37,8 +37,8 @@ def make_parser() -> argparse.ArgumentParser:
     check.add_argument("data", help="folder or YAML of a data set, or the word shapes or blobs")
     check.add_argument("--format", help="needed only where the layout is ambiguous")
     check.add_argument(
-        "--truth",
-        choices=TRUTHS,
+        "--target",
+        choices=TARGETS,
         help="what is to be learned, where a data set has several; for instances, all outlines must be there",
     )
     check.add_argument("--fast", action="store_true", help="read the headers of the images only")

@@ -255,11 +255,12 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _what_results_depend_on(options: argparse.Namespace) -> dict[str, Any]:
     """All that was said to ``predict`` but what the results do not depend on."""
-    from detseg.runtime.weights.released import find_model, sha256_of
+    from detseg.runtime.weights.released import find_models, sha256_of
 
     free = ("verb", "traceback", "sources", "output", "overwrite", "resume", "shard", "save", "threads", "batch_size")
-    said = {name: value for name, value in vars(options).items() if name not in (*free, "model")}
-    return {"model": sha256_of(find_model(options.model)), **said}
+    said = {name: value for name, value in vars(options).items() if name not in (*free, "model", "ensemble")}
+    models = [path for one in (options.model, *(options.ensemble or ())) for path in find_models(one)]
+    return {"models": [sha256_of(path) for path in models], **said}
 
 
 def _merge(options: argparse.Namespace) -> int:

@@ -23,8 +23,9 @@ def script() -> str:
 
 
 def hash_of(text: str) -> str:
-    """How a policy names an inline script or style that it allows."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}'"
+    """What allows the script ``text`` in a content security policy."""
+    written = text.encode(errors="backslashreplace")  # as `write_text` does it
+    return f"'sha256-{base64.b64encode(hashlib.sha256(written).digest()).decode('ascii')}'"
 
 
 def data_block(images: ReportImages, class_names: Sequence[str]) -> str:

@@ -103,18 +103,18 @@
     chart.append(svg("line", { x1: now, x2: now, y1: 20, y2: 190, class: "now" }));
   };
 
-  // Pictures.
-  const judge = (picture) => {
-    if (!picture.found) return { wrong: picture.difficulty ?? 0, missed: 0, right: 0 };
+  // Images.
+  const judge = (entry) => {
+    if (!entry.found) return { wrong: entry.difficulty ?? 0, missed: 0, right: 0 };
     const at = 10 * state.confidence, wanted = (row) => state.label < 0 || row[0] === state.label;
-    const found = picture.found.filter((row) => row[5] >= at && wanted(row));
+    const found = entry.found.filter((row) => row[5] >= at && wanted(row));
     const right = found.filter((row) => row[6]).length;
-    const objects = picture.truth.filter((row) => !row[5] && wanted(row)).length;
+    const objects = entry.truth.filter((row) => !row[5] && wanted(row)).length;
     return { right, wrong: found.length - right, missed: objects - right };
   };
-  const has = (picture) => state.label < 0 || (picture.labels ?? [...picture.truth, ...picture.found
+  const has = (entry) => state.label < 0 || (entry.labels ?? [...entry.truth, ...entry.found
     .filter((row) => row[5] >= 10 * state.confidence)].map((row) => row[0])).includes(state.label);
-  const boxes = (picture, named) => {
+  const boxes = (entry, named) => {
     const layer = svg("svg", { viewBox: "0 0 1000 1000", preserveAspectRatio: "none", "aria-hidden": "true" });
     const add = (row, kind, text) => {
       if (state.label >= 0 && row[0] !== state.label) return;
@@ -122,9 +122,9 @@
       if (named) tags.push([row, kind, text]);
     };
     const tags = [];
-    if (state.layer !== "prediction") for (const row of picture.truth) add(row, row[5] ? "crowd" : "true", data.classes[row[0]]);
+    if (state.layer !== "prediction") for (const row of entry.truth) add(row, row[5] ? "crowd" : "true", data.classes[row[0]]);
     if (state.layer !== "truth") {
-      for (const row of picture.found) {
+      for (const row of entry.found) {
         if (row[5] >= 10 * state.confidence) {
           add(row, row[6] ? "right" : "wrong", `${data.classes[row[0]]} ${(row[5] / 1000).toFixed(2)}`);
         }
@@ -132,21 +132,21 @@
     }
     return [layer, tags];
   };
-  const imageOf = (picture, layer) => picture.layers[layer] ?? picture.layers[picture.default];
-  const view = (picture, named) => {
+  const imageOf = (entry, layer) => entry.layers[layer] ?? entry.layers[entry.default];
+  const view = (entry, named) => {
     const frame = make("span", { class: "view" });
-    const names = Object.keys(picture.layers);
+    const names = Object.keys(entry.layers);
     const wanted = names.includes(state.layer) ? [state.layer]
-      : state.layer === "both" && names.includes("truth") ? ["truth", "prediction"] : [picture.default];
-    for (const name of named && picture.slices ? [picture.slices[picture.slice ?? (picture.slices.length >> 1)]] : wanted) {
-      const image = make("img", { src: imageOf(picture, name), alt: named ? name : "" });
+      : state.layer === "both" && names.includes("truth") ? ["truth", "prediction"] : [entry.default];
+    for (const name of named && entry.slices ? [entry.slices[entry.slice ?? (entry.slices.length >> 1)]] : wanted) {
+      const image = make("img", { src: imageOf(entry, name), alt: named ? name : "" });
       const cell = make("span", { class: "layer" }, image);
       // As large as the window lets it be.
       if (named) image.addEventListener("load", () => {
         cell.style.maxWidth = `calc((96vh - 8rem) * ${image.naturalWidth / image.naturalHeight})`;
       });
-      if (picture.found) {
-        const [layer, tags] = boxes(picture, named);
+      if (entry.found) {
+        const [layer, tags] = boxes(entry, named);
         cell.append(layer);
         for (const [row, kind, text] of tags) {
           const tag = make("span", { class: `tag ${kind}${row[2] < 40 ? " inside" : ""}` }, text);
@@ -159,44 +159,44 @@
     }
     return frame;
   };
-  const words = (picture) => {
-    if (!picture.found) return picture.caption || "";
-    const one = judge(picture);
+  const words = (entry) => {
+    if (!entry.found) return entry.caption || "";
+    const one = judge(entry);
     return `right ${one.right}, wrong ${one.wrong}, missed ${one.missed}`;
   };
   let order = [];
-  const drawPictures = () => {
-    order = data.pictures.map((_, number) => number).filter((number) => has(data.pictures[number]));
-    const worst = order.map((number) => { const one = judge(data.pictures[number]); return one.wrong + one.missed; });
+  const drawImages = () => {
+    order = data.images.map((_, number) => number).filter((number) => has(data.images[number]));
+    const worst = order.map((number) => { const one = judge(data.images[number]); return one.wrong + one.missed; });
     const rank = new Map(order.map((number, place) => [number, worst[place]]));
     order.sort((one, other) => (state.order === "wrong" ? rank.get(other) - rank.get(one) : 0) || one - other);
     const figures = order.slice(0, state.count).map((number) => {
-      const picture = data.pictures[number];
-      const button = make("button", { type: "button", "aria-label": `Enlarge ${picture.name}` }, view(picture, false));
+      const entry = data.images[number];
+      const button = make("button", { type: "button", "aria-label": `Enlarge ${entry.name}` }, view(entry, false));
       button.addEventListener("click", () => enlarge(number));
-      const caption = make("figcaption", {}, make("a", { href: `#picture-${number}` }, picture.name), ` ${words(picture)}`);
+      const caption = make("figcaption", {}, make("a", { href: `#image-${number}` }, entry.name), ` ${words(entry)}`);
       return make("figure", {}, button, caption);
     });
     $("gallery").replaceChildren(...figures);
-    $("num-shown").textContent = `${figures.length} of ${order.length} pictures`;
+    $("num-shown").textContent = `${figures.length} of ${order.length} images`;
     $("more").hidden = figures.length === order.length;
   };
 
-  // One picture, large.
+  // One image, large.
   const dialog = $("large") ?? make("dialog");
   let current = 0;
   const enlarge = (number) => {
     current = number;
-    const picture = data.pictures[number];
-    $("large-name").textContent = picture.name;
-    $("large-words").textContent = words(picture);
-    $("large-view").replaceChildren(view(picture, true));
+    const entry = data.images[number];
+    $("large-name").textContent = entry.name;
+    $("large-words").textContent = words(entry);
+    $("large-view").replaceChildren(view(entry, true));
     const slider = $("slice");
-    $("slice-row").hidden = !picture.slices;
-    if (picture.slices) {
-      slider.max = picture.slices.length - 1;
-      slider.value = picture.slice ?? (picture.slices.length >> 1);
-      $("slice-value").textContent = picture.slices[slider.value];
+    $("slice-row").hidden = !entry.slices;
+    if (entry.slices) {
+      slider.max = entry.slices.length - 1;
+      slider.value = entry.slice ?? (entry.slices.length >> 1);
+      $("slice-value").textContent = entry.slices[slider.value];
     }
     if (!dialog.open) dialog.showModal();
   };
@@ -205,13 +205,13 @@
     if (place >= 0 && place < order.length) enlarge(order[place]);
   };
   const follow = () => {
-    const match = /^#picture-(\d+)$/.exec(location.hash);
-    if (match && data.pictures[match[1]]) enlarge(Number(match[1]));
+    const match = /^#image-(\d+)$/.exec(location.hash);
+    if (match && data.images[match[1]]) enlarge(Number(match[1]));
   };
 
   const redraw = () => {
     if (data.right) { drawCounts(); drawCurves(); }
-    if (data.pictures.length) drawPictures();
+    if (data.images.length) drawImages();
     if (dialog.open) enlarge(current);
   };
   document.querySelectorAll("table.sortable").forEach(sortable);
@@ -230,8 +230,8 @@
   });
   listen("order", "change", (event) => { state.order = event.target.value; redraw(); });
   listen("layers", "change", (event) => { state.layer = event.target.value; redraw(); });
-  listen("more", "click", () => { state.count += 48; drawPictures(); });
-  listen("slice", "input", (event) => { data.pictures[current].slice = Number(event.target.value); enlarge(current); });
+  listen("more", "click", () => { state.count += 48; drawImages(); });
+  listen("slice", "input", (event) => { data.images[current].slice = Number(event.target.value); enlarge(current); });
   listen("previous", "click", () => step(-1));
   listen("next", "click", () => step(1));
   listen("close", "click", () => dialog.close());
@@ -240,7 +240,7 @@
     if (event.key === "ArrowLeft") step(-1);
     if (event.key === "ArrowRight") step(1);
   });
-  dialog.addEventListener("close", () => { if (location.hash.startsWith("#picture-")) history.replaceState(null, "", "#pictures"); });
+  dialog.addEventListener("close", () => { if (location.hash.startsWith("#image-")) history.replaceState(null, "", "#images"); });
   window.addEventListener("hashchange", follow);
   redraw();
   follow();

@@ -28,7 +28,7 @@ from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 TINY = """
 model: {name: detector, backbone: {name: csp_darknet, width: 0.125}}
 task: {name: detection, input: {height: 64, width: 64}}

@@ -138,7 +138,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(tiny: Path, capsys: pytest.Captur
         (["train", "train.epochs=3"], "nothing to train is named"),
         (["train", "nowhere.yaml"], "no configuration at nowhere.yaml; "),
         (["train", "c2f_nn", "--data", "shapes"], "nothing to train is called c2f_nn; did you mean c2f_n or "),
-        (["train", "shapes", "--data", "shapes"], "say which: detection/shapes, semantic/shapes"),
+        (["train", "shapes", "--data", "shapes"], "say which: detection/shapes, instance/shapes, semantic/shapes"),
         (["train", "c2f_n"], "no data is named; give a folder or a YAML with --data, or --data shapes"),
         (["train", "vnet_s", "--data", "blobs", "--size", "64"], "--size: the task volume has no input size"),
         (["train", tiny, "imgsz=640"], "imgsz: unknown key; in detseg this is task.input.height and task.input.width"),

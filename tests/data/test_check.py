@@ -506,7 +506,7 @@ def test_relative_path_of_the_user(coco: Path, monkeypatch: pytest.MonkeyPatch) 
     assert found(check_dataset("coco")) == [("D101", "train/1.png", ())]
 
 
-def test_a_image_that_may_not_be_read_is_missing(coco: Path) -> None:
+def test_an_image_that_may_not_be_read_is_missing(coco: Path) -> None:
     if os.geteuid() == 0:
         (coco / "train/1.png").unlink()
         (coco / "train/1.png").mkdir()

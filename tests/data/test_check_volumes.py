@@ -168,9 +168,7 @@ def test_copies_in_two_splits_leak_and_those_in_one_are_repetitions(folder: Path
 
 
 def test_folds_share_volumes_by_design(folder: Path) -> None:
-    (folder / "data.yaml").write_text(
-        "format: nifti\nnames: [background, bright, dark]\ndivision: {folds: 5, seed: 3}\n"
-    )
+    (folder / "data.yaml").write_text("format: nifti\nnames: [background, bright, dark]\nsplit: {folds: 5, seed: 3}\n")
     report = check_dataset(folder)
     assert codes(report) == []
     assert list(report.splits)[:2] == ["fold0-train", "fold0-val"]

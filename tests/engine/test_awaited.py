@@ -49,9 +49,9 @@ def test_a_run_records_its_waiting(
     """Images that take long to read show in ``wait_seconds`` of their epoch."""
     fast: Any = Dataset.load
 
-    def slow(self: Dataset, index: int) -> Any:
+    def slow(self: Dataset, *arguments: Any) -> Any:
         time.sleep(PAUSE)
-        return fast(self, index)
+        return fast(self, *arguments)
 
     monkeypatch.setattr(Dataset, "load", slow)
     train(tiny("augment.mosaic=0", "train.epochs=1"), tmp_path / "run", bar=False)

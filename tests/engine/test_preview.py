@@ -183,7 +183,7 @@ def test_masks_are_shown_as_they_are_trained_on(tmp_path: Path) -> None:
         gray = 60 * number + 20
         write_image(tmp_path / "set/train/images" / f"{number}.png", np.full((64, 64, 3), gray, np.uint8))
         write_mask(tmp_path / "set/train/masks" / f"{number}.png", np.full((64, 64), 255, np.uint8))
-    (tmp_path / "set/data.yaml").write_text("format: masks\nnames: {0: a, 1: b}\nvoid: 255\n")
+    (tmp_path / "set/data.yaml").write_text("format: masks\nnames: {0: a, 1: b}\nignore_index: 255\n")
     (image,) = preview(tmp_path / "set", tmp_path / "out", num_batches=1, batch_size=4, size=(60, 60))
     sheet = read_image(image)
     assert sheet.shape == (2 * 60 + 3 * 6, 2 * 60 + 3 * 6, 3)

@@ -91,7 +91,7 @@ def test_tables_are_sorted_by_their_headings(browser: Any, tmp_path: Path) -> No
     assert order.all_text_contents() == ["cell", "other", "all"]
 
 
-def test_a_image_is_enlarged_and_left_by_keyboard(browser: Any, tmp_path: Path) -> None:
+def test_an_image_is_enlarged_and_left_by_keyboard(browser: Any, tmp_path: Path) -> None:
     page = open_page(browser, tmp_path)
     confidence(page, 20)
     page.locator("#gallery button").nth(1).click()

@@ -69,7 +69,7 @@ def write_masks(folder: Path, source: Path, names: tuple[str, ...], values: dict
             else:
                 cv2.imwrite(str(path), pixels)
     rows = "".join(f"  {values[name]}: {name}\n" for name in names)
-    (folder / "data.yaml").write_text(f"format: masks\nvoid: 200\nnames:\n{rows}")
+    (folder / "data.yaml").write_text(f"format: masks\nignore_index: 200\nnames:\n{rows}")
     return folder
 
 
@@ -219,7 +219,11 @@ def test_the_verbs(
         assert set(np.unique(mask)) <= {0, 1, 2, 3}
         ids = cv2.imread(f"found/ids/{number}.png", cv2.IMREAD_UNCHANGED)
         assert np.array_equal(ids, np.array(package.config.category_ids)[mask])
-        assert (read_image(f"found/{number}.png") != read_image(f"data/val/images/{number}.png")).any()
+        image = read_image(f"data/val/images/{number}.png")
+        drawn = read_image(f"found/{number}.png")
+        assert drawn.shape[1:] == image.shape[1:]
+        assert len(drawn) > len(image), "a legend below"
+        assert (drawn[: len(image)] != image).any()
     video = cv2.VideoCapture("found/video.mp4")
     assert (video.get(cv2.CAP_PROP_FPS), video.get(cv2.CAP_PROP_FRAME_COUNT)) == (5, 4)
     assert main(["predict", model, "data/val/images", "--save", "coco"]) == 2

@@ -196,7 +196,7 @@ def test_the_verbs(
 
 def test_augmentation_and_task_must_fit(tiny: Callable[..., RunConfig]) -> None:
     with pytest.raises(
-        ValueError, match="augment is image, which makes samples with boxes or masks, but the task volume"
+        ValueError, match="augment is image, which makes samples with boxes or instances or masks, but the task volume"
     ):
         tiny("augment={name: image}")
 

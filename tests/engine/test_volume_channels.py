@@ -236,7 +236,9 @@ def test_one_named_channel_beside_others(tmp_path: Path) -> None:
         DatasetError, match=r"case_000_0001\.nii\.gz is one of the channels of case_000: 2 channels, but"
     ):
         opened(root)
-    (root / "set.yaml").write_text("format: nifti\nnames: [background, bright, dark]\nvoid: 3\nchannels: [a, b]\n")
+    (root / "set.yaml").write_text(
+        "format: nifti\nnames: [background, bright, dark]\nignore_index: 3\nchannels: [a, b]\n"
+    )
     dataset = opened(root / "set.yaml")
     assert (dataset.channels, dataset.ignored) == (("a", "b"), 3)
     for text, words in (

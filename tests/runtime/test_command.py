@@ -169,7 +169,7 @@ def test_a_strange_video_is_drawn_and_costs_nobody_else(
         )
 
 
-def test_a_image_that_cannot_be_encoded_is_named_and_the_rest_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_that_cannot_be_encoded_is_named_and_the_rest_is_whole(capsys: pytest.CaptureFixture[str]) -> None:
     write_image("in/wide.png", np.full((40, 70_000, 3), 90, np.uint8))
     Path("in/wide.png").rename("in/a wide.jpg")  # the content decides how it is read, the name how it is written
     assert predict("in", save=["drawn", "coco", "csv"]) == 1
@@ -229,7 +229,7 @@ def test_the_content_decides_what_a_source_is() -> None:
 @pytest.mark.parametrize("suffix", [b".mp4", b".png"])
 def test_any_name_is_read_written_and_told(stem: bytes, suffix: bytes, capsys: pytest.CaptureFixture[str]) -> None:
     name = os.fsdecode(stem + suffix)
-    shutil.copy(f"in/{'video' if suffix == b'.mp4' else 'a'}{suffix.decode()}", f"in/{name}")
+    shutil.copy(f"in/{'footage' if suffix == b'.mp4' else 'a'}{suffix.decode()}", f"in/{name}")
     output = os.fsdecode(b"out:\xe4")
     assert predict(f"in/{name}", output=output, save=["drawn", "image", "coco", "csv", "yolo"]) == 0
     assert name in listing(output)
@@ -432,7 +432,7 @@ def test_objects_are_counted_where_they_cross_and_cut_out(capsys: pytest.Capture
     ]
     assert "in/footage.mp4: door: 1 forward, 0 back; zone 2: 1 inside, 1 entered\n" in capsys.readouterr().out
     assert sorted(path.name for path in Path("out/crops/dog").iterdir()) == [
-        f"video_{number:06d}_1_id1.jpg" for number in range(5)
+        f"footage_{number:06d}_1_id1.jpg" for number in range(5)
     ]
     # The line is on the images.
     frames = [frame.pixels.astype(int) for frame in read_video("out/footage.mp4")]

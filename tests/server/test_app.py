@@ -34,7 +34,7 @@ def wait_until(is_so: object) -> None:
         time.sleep(0.01)
 
 
-def test_a_image_as_it_is_and_in_a_form(serve: Serve) -> None:
+def test_an_image_as_it_is_and_in_a_form(serve: Serve) -> None:
     with serve() as client:
         answer = client.ask("/predict", some_image(), PNG)
         assert answer.status == 200

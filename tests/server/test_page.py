@@ -146,7 +146,7 @@ def open_page(browser: Browser, client: Client) -> None:
     browser.wait("document.readyState === 'complete' && document.getElementById('model').innerText !== '…'")
 
 
-def test_a_image_and_the_threshold(serve: Serve, browser: Browser, tmp_path: Path) -> None:
+def test_an_image_and_the_threshold(serve: Serve, browser: Browser, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(some_image())
     with serve() as client:
         open_page(browser, client)

@@ -167,9 +167,8 @@ def read_mapping(source: DataSource) -> LabelMapping | None:
     if threshold is not None:
         if not _is_byte(threshold) or not threshold or len(class_names) != 2 or "ignore_index" in source.settings:
             allowed = "an integer from 1 to 255, for two names and without ignored"
-            received = (
-                f"{threshold!r} for {len(class_names)} names{' and ignored' if 'ignored' in source.settings else ''}"
-            )
+            more = " and ignore_index" if "ignore_index" in source.settings else ""
+            received = f"{threshold!r} for {len(class_names)} names{more}"
             raise DatasetError(f"{where}: threshold: expected {allowed}; got {received}")
         return LabelMapping(class_names, values, ignored=(), threshold=threshold)
     # Who has a class 255, as binary masks do, has not asked for the default.

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
+from typing import Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,8 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.network_input import InputWriter
+from detseg.runtime.writers.base import ResultWriter
 from detseg.structures import IGNORE_INDEX, LetterboxTransform
-
-if TYPE_CHECKING:
-    from detseg.runtime.kinds.saving import Save
 
 Precision = Literal["fp32", "fp16", "int8"]
 Outputs = Mapping[str, NDArray[Any]]
@@ -150,6 +148,17 @@ class Metadata(ABC):
         Raises:
             ValueError: the network does not take such inputs.
         """
+
+
+@dataclass(frozen=True)
+class Save:
+    """One thing that results can be saved as. ``opens_at_once``: its files are there before the first result.
+    ``needs_probabilities``: results must carry them.
+    ``make`` takes a :class:`detseg.runtime.kinds.saving.Saving`."""
+
+    make: Callable[[Any], ResultWriter]
+    opens_at_once: bool = False
+    needs_probabilities: bool = False
 
 
 class Kind(ABC):

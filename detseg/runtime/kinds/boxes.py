@@ -15,8 +15,8 @@ from detseg.runtime.drawing.boxes import draw_boxes, draw_mask
 from detseg.runtime.drawing.compare import compare_boxes
 from detseg.runtime.drawing.palette import Palette, palette_of
 from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec, fitted
-from detseg.runtime.kinds.base import ImageInputs, Kind, Metadata, Network, Outputs
-from detseg.runtime.kinds.saving import IMAGE_WRITERS, JSON_LINES, Save
+from detseg.runtime.kinds.base import ImageInputs, Kind, Metadata, Network, Outputs, Save
+from detseg.runtime.kinds.saving import IMAGE_WRITERS, JSON_LINES
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.runtime.postprocess.decode import decode_above
 from detseg.runtime.postprocess.results import detect, detections_of_graph

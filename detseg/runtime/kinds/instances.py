@@ -14,9 +14,8 @@ from detseg.runtime.drawing.boxes import colors_for
 from detseg.runtime.drawing.compare import compare_instances
 from detseg.runtime.drawing.instances import draw_instances, tint
 from detseg.runtime.drawing.palette import Palette
-from detseg.runtime.kinds.base import Network, Outputs
+from detseg.runtime.kinds.base import Network, Outputs, Save
 from detseg.runtime.kinds.boxes import Boxes, BoxPipeline, DetectionMetadata
-from detseg.runtime.kinds.saving import Save
 from detseg.runtime.postprocess.decode import decode_places
 from detseg.runtime.postprocess.masks import PrototypeMetadata, with_masks
 from detseg.runtime.postprocess.results import detect_places, detections_of_graph

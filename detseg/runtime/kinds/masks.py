@@ -14,8 +14,8 @@ from detseg.runtime.drawing.compare import compare_labels, draw_errors
 from detseg.runtime.drawing.labels import classes_in, draw_labels
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.kinds.base import ImageInputs, Kind, Metadata, Network, logits_of, require_few_classes
-from detseg.runtime.kinds.saving import IMAGE_WRITERS, JSON_LINES, Save
+from detseg.runtime.kinds.base import ImageInputs, Kind, Metadata, Network, Save, logits_of, require_few_classes
+from detseg.runtime.kinds.saving import IMAGE_WRITERS, JSON_LINES
 from detseg.runtime.postprocess.config import InfererConfig
 from detseg.runtime.postprocess.inferers import average_over_tta, sliding_window
 from detseg.runtime.postprocess.results import best_classes

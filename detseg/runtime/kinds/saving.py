@@ -13,7 +13,7 @@ from detseg.arrays import ByteArray
 from detseg.files import require_replaceable
 from detseg.runtime.drawing.legend import with_legend
 from detseg.runtime.drawing.palette import Palette, palette_of
-from detseg.runtime.kinds.base import Kind
+from detseg.runtime.kinds.base import Kind, Save
 from detseg.runtime.media.frames import Frame
 from detseg.runtime.writers.base import (
     DrawnWriter,
@@ -91,16 +91,6 @@ class Saving:
         for one in (name, *others):
             require_replaceable(self.output / one, overwrite=may_replace)
         return self.output / name
-
-
-@dataclass(frozen=True)
-class Save:
-    """One thing that results can be saved as. ``opens_at_once``: its files are there before the first result.
-    ``needs_probabilities``: results must carry them."""
-
-    make: Callable[[Saving], ResultWriter]
-    opens_at_once: bool = False
-    needs_probabilities: bool = False
 
 
 IMAGE_WRITERS: Mapping[str, Save] = {

@@ -15,8 +15,7 @@ from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.drawing.volume import compare_axial, compare_volumes, draw_slices
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, resample
-from detseg.runtime.kinds.base import Kind, Metadata, Network, logits_of, require_few_classes
-from detseg.runtime.kinds.saving import Save
+from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
 from detseg.runtime.postprocess.components import clean_labels
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.runtime.postprocess.inferers import average_over_flips, probabilities_of, sliding_window

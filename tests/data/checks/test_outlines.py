@@ -113,9 +113,9 @@ def test_for_instances_every_outline_must_be_usable(tmp_path: Path) -> None:
 def test_the_verb_takes_what_is_to_be_learned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(tmp_path, [[OUTLINE], None])
     assert main(["check", str(tmp_path)]) == 0
-    assert main(["check", str(tmp_path), "--truth", "instances"]) == 2
+    assert main(["check", str(tmp_path), "--target", "instances"]) == 2
     assert "object without outline" in capsys.readouterr().out
-    assert main(["check", str(tmp_path), "--truth", "masks"]) == 2
+    assert main(["check", str(tmp_path), "--target", "masks"]) == 2
     assert "masks were asked for (task semantic)" in capsys.readouterr().err
 
 

@@ -507,7 +507,7 @@ def test_black_and_white_masks_are_two_classes(tmp_path: Path) -> None:
     write(root / "data.yaml", "format: masks\nnames: {0: background, 255: NAME}\n")
     assert codes(root) == []
     assert (open_dataset(root, "train").load(0).mask == (LABELS > 0)).all()
-    write(root / "data.yaml", "format: masks\nnames: {0: NAME}\nvoid: 255\n")
+    write(root / "data.yaml", "format: masks\nnames: {0: NAME}\nignore_index: 255\n")
     assert codes(root) == ["D310"]
 
 
@@ -596,7 +596,7 @@ def test_masks_without_smoothing_are_the_same_with_a_tolerance(
         (f"names: [a, b, c]\ncolors: {COLORS.tolist()}\nthreshold: 9\n", "with colors, say tolerance"),
         ("names: [a, b, c]\nthreshold: 128\n", "expected an integer from 1 to 255, .* got 128 for 3 names"),
         ("names: [a, b]\nthreshold: 0\n", "got 0 for 2 names"),
-        ("names: [a, b]\nthreshold: 128\nvoid: 7\n", "got 128 for 2 names and ignored"),
+        ("names: [a, b]\nthreshold: 128\nignore_index: 7\n", "got 128 for 2 names and ignore_index"),
     ],
 )
 def test_smoothing_that_cannot_be_meant(tmp_path: Path, settings: str, message: str) -> None:

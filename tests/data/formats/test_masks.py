@@ -111,7 +111,7 @@ def test_values_and_ignored(
 
 def test_a_description_that_lies_elsewhere(camvid_like: Path, tmp_path: Path) -> None:
     description = tmp_path / "description.yaml"
-    description.write_text("format: masks\npath: nowhere\nnames: [x, y]\nvoid: [2, 255]\n")
+    description.write_text("format: masks\npath: nowhere\nnames: [x, y]\nignore_index: [2, 255]\n")
     dataset = open_dataset(camvid_like, "val", target="masks", description=description)
     assert dataset.class_names == ("x", "y")
     assert dataset.path(0) == str(camvid_like / "val/images/c.png")

@@ -41,15 +41,15 @@ def test_the_first_fold_is_the_split(tmp_path: Path, suffix: str) -> None:
 
 def test_all_folds_where_a_yaml_says_so(tmp_path: Path) -> None:
     lay(tmp_path)
-    (tmp_path / "data.yaml").write_text("format: nifti\ndivision: splits_final.json\n")
+    (tmp_path / "data.yaml").write_text("format: nifti\nsplit: splits_final.json\n")
     names = ("fold0-train", "fold0-val", "fold1-train", "fold1-val", "all")
     assert available_splits(tmp_path) == names
     assert cases_in(tmp_path, "fold1-train") == CASES[:4]
     assert cases_in(tmp_path, "fold1-val") == CASES[4:]
     # What a YAML says wins.
-    (tmp_path / "data.yaml").write_text("format: nifti\ndivision: {folds: 7, seed: 0}\n")
+    (tmp_path / "data.yaml").write_text("format: nifti\nsplit: {folds: 7, seed: 0}\n")
     assert len(available_splits(tmp_path)) == 15
-    (tmp_path / "data.yaml").write_text("format: nifti\ndivision: other.json\n")
+    (tmp_path / "data.yaml").write_text("format: nifti\nsplit: other.json\n")
     with pytest.raises(DatasetError, match=r"other\.json"):
         available_splits(tmp_path)
 

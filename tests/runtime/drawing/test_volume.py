@@ -98,12 +98,12 @@ def test_where_sides_are_not_known_no_letter_stands_for_one(monkeypatch: pytest.
 def test_gray_values_run_over_the_window_of_the_model() -> None:
     voxels = np.linspace(-1000, 1000, 1000, dtype=np.float32).reshape(10, 10, 10)
     scan = draw_volume.Scan(Volume(voxels, AFFINE, display=(-100.0, 100.0)))
-    image = scan.some_image(AXIAL, 5, np.zeros((10, 10, 10), np.uint8), 1.0)[..., 0]
+    image = scan.image(AXIAL, 5, np.zeros((10, 10, 10), np.uint8), 1.0)[..., 0]
     values = AXIAL.cut(voxels, 5)
     assert (image[values < -100] == 0).all()
     assert (image[values > 100] == 255).all()
     # As of old without one, where hardly anything is quite black or white.
-    plain = draw_volume.Scan(Volume(voxels, AFFINE)).some_image(AXIAL, 5, np.zeros((10, 10, 10), np.uint8), 1.0)
+    plain = draw_volume.Scan(Volume(voxels, AFFINE)).image(AXIAL, 5, np.zeros((10, 10, 10), np.uint8), 1.0)
     assert (plain[..., 0] == 0).mean() < 0.1
 
 
@@ -113,7 +113,7 @@ def test_panels_are_the_slices_themselves() -> None:
     scan = draw_volume.Scan(VOLUME)
     left = 24
     for plane, position in ((AXIAL, 8), (CORONAL, 12), (SAGITTAL, 10)):
-        panel = scan.some_image(plane, position, EMPTY.labels, 420 / 24)
+        panel = scan.image(plane, position, EMPTY.labels, 420 / 24)
         height, width = panel.shape[:2]
         column = image[:, left : left + width]
         tops = [top for top in range(len(column) - height) if np.array_equal(column[top : top + height], panel)]

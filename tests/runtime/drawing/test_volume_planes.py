@@ -59,7 +59,7 @@ def test_images_have_the_proportions_of_the_body() -> None:
     # 60 mm is the longest side, and has 60 voxels of the finest spacing, so it gets the 420 pixels of the lower limit.
     scale = scan.scale(PLANES, 420, 720)
     assert scale == 7
-    sizes = [scan.some_image(plane, 0, labels, scale).shape for plane in PLANES]
+    sizes = [scan.image(plane, 0, labels, scale).shape for plane in PLANES]
     assert sizes == [(420, 140, 3), (280, 140, 3), (280, 420, 3)]
 
 
@@ -69,10 +69,10 @@ def test_a_voxel_is_a_pixel_within_limits(length: int, longest: int) -> None:
     assert scan.scale(PLANES, 420, 720) * scan.extent(0) == pytest.approx(longest)
 
 
-def test_a_plane_as_thin_as_a_hair_still_is_a_image() -> None:
+def test_a_plane_as_thin_as_a_hair_still_is_an_image() -> None:
     scan = scan_of(np.zeros((1, 1, 1)), (1e-3, 1.0, 1e3))
     labels, scale = np.ones((1, 1, 1), np.uint8), scan.scale(PLANES, 420, 720)
-    sizes = [scan.some_image(plane, 0, labels, scale).shape for plane in PLANES]
+    sizes = [scan.image(plane, 0, labels, scale).shape for plane in PLANES]
     assert sizes == [(1, 1, 3), (720, 1, 3), (720, 1, 3)]
 
 
@@ -80,7 +80,7 @@ def test_gray_runs_from_the_first_to_the_last_percentile() -> None:
     voxels = np.linspace(0, 100, 101)[:, None, None] * np.ones((1, 4, 4))
     voxels[100] = 1e6
     scan = scan_of(voxels)
-    image = scan.some_image(AXIAL, 0, np.zeros(scan.shape, np.uint8), 1.0)
+    image = scan.image(AXIAL, 0, np.zeros(scan.shape, np.uint8), 1.0)
     assert image.shape == (4, 101, 3)
     # From left to right: from the body's right to its left.
     gray = image[0, ::-1, 0].astype(int)
@@ -92,7 +92,7 @@ def test_gray_runs_from_the_first_to_the_last_percentile() -> None:
 
 def test_a_constant_scan_is_black() -> None:
     scan = scan_of(np.full((3, 3, 3), 7.0))
-    assert (scan.some_image(AXIAL, 1, np.zeros((3, 3, 3), np.uint8), 4.0) == 0).all()
+    assert (scan.image(AXIAL, 1, np.zeros((3, 3, 3), np.uint8), 4.0) == 0).all()
 
 
 def colored(image: ByteArray, label: int) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_classes_are_outlined_inside_their_borders() -> None:
     labels[5:15, 10:20] = 1
     labels[15:25, 10:20] = 2
     labels[0:3, 0:3] = IGNORE_INDEX
-    image = scan_of(np.zeros((30, 30, 1))).some_image(AXIAL, 0, labels, 20.0)
+    image = scan_of(np.zeros((30, 30, 1))).image(AXIAL, 0, labels, 20.0)
     drawn = (image != 0).any(axis=2)
     rows, columns = np.nonzero(drawn)
     # Columns count from the right of the body at the left of the image: class 2 lies first.
@@ -119,7 +119,7 @@ def test_classes_are_outlined_inside_their_borders() -> None:
 
 def test_a_class_at_the_border_of_the_scan_is_outlined_all_around() -> None:
     labels = np.full((10, 10, 1), 1, np.uint8)
-    image = scan_of(np.zeros((10, 10, 1))).some_image(AXIAL, 0, labels, 20.0)
+    image = scan_of(np.zeros((10, 10, 1))).image(AXIAL, 0, labels, 20.0)
     drawn = colored(image, 1)
     assert drawn[0, 3:-3].all()
     assert drawn[-1, 3:-3].all()
@@ -131,7 +131,7 @@ def test_a_class_at_the_border_of_the_scan_is_outlined_all_around() -> None:
 def test_a_single_voxel_is_seen() -> None:
     labels = np.zeros((40, 40, 1), np.uint8)
     labels[20, 20] = 3
-    image = scan_of(np.zeros((40, 40, 1))).some_image(AXIAL, 0, labels, 10.0)
+    image = scan_of(np.zeros((40, 40, 1))).image(AXIAL, 0, labels, 10.0)
     rows, columns = np.nonzero((image != 0).any(axis=2))
     assert (rows.mean(), columns.mean()) == pytest.approx((194.5, 194.5), abs=0.5)
     assert len(rows) > 10

@@ -165,7 +165,7 @@ def test_masks(tmp_path: Path, output: np.ndarray, settings: dict[str, Any]) -> 
     assert found.labels.tolist() == [[0] * 16 + [1] * 16] * 32
 
 
-def test_masks_of_a_image_that_is_padded(tmp_path: Path) -> None:
+def test_masks_of_an_image_that_is_padded(tmp_path: Path) -> None:
     """An image of 32x64 lies in the middle of the input's height: above and below it is nothing of it."""
     maps = np.full((1, 64, 64), IGNORE_INDEX, np.uint8)
     maps[:, 16:48] = 1
@@ -173,7 +173,7 @@ def test_masks_of_a_image_that_is_padded(tmp_path: Path) -> None:
     assert (model(np.zeros((32, 64, 3), np.uint8))[0].labels == 1).all()
 
 
-def test_a_image_that_is_stretched(tmp_path: Path) -> None:
+def test_an_image_that_is_stretched(tmp_path: Path) -> None:
     """One of 16x64 becomes four times as high, and boxes a quarter."""
     path = save(tmp_path / "a.onnx", {"output0": yolov8()}, NAMES)
     wide = np.zeros((16, 64, 3), np.uint8)

@@ -18,7 +18,7 @@ def found(*boxes: tuple[float, ...], tracks: list[int] | None = None) -> Detecti
     return Detections(np.array(boxes, np.float32), np.full(count, 0.5, np.float32), np.arange(count) % 2, ids)
 
 
-def test_each_object_is_a_image(tmp_path: Path) -> None:
+def test_each_object_is_an_image(tmp_path: Path) -> None:
     with CropWriter(tmp_path / "crops", ("red/cell", "..")) as writer:
         writer.write(Frame(IMAGE, "a.png"), found((10.4, 5, 20.2, 15), (-5, -5, 8, 8), (70, 5, 80, 15)))
         writer.write(Frame(IMAGE, "b.mp4", None, 7, 0.3, StreamInfo(25, 60, 40)), found((0, 0, 60, 40), tracks=[12]))

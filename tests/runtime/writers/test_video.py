@@ -93,7 +93,7 @@ def test_an_interrupted_run_leaves_the_videos_before(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("codec")
-def test_a_image_of_another_size_costs_the_video_of_its_source_alone(tmp_path: Path) -> None:
+def test_an_image_of_another_size_costs_the_video_of_its_source_alone(tmp_path: Path) -> None:
     bad = frames("in/bad.avi", 4)
     bad[2] = Frame(np.zeros((32, 32, 3), np.uint8), "in/bad.avi", None, 2, 0.2, bad[0].stream)
     with VideoWriter(tmp_path, DRAW) as writer:
