@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg.config_files import to_yaml
+from detseg.files import storable
 from detseg.runtime.media.images import read_image
 from detseg.structures import Metrics
 
@@ -64,7 +65,9 @@ class TensorBoardLogger(Callback):
 
         self._run = run
         self._board = SummaryWriter(str(run.run_dir / "tensorboard"), purge_step=run.num_epochs_done + 1)
-        self._board.add_text("configuration", "".join(f"    {line}\n" for line in to_yaml(run.config).splitlines()))
+        self._board.add_text(
+            "configuration", "".join(f"    {line}\n" for line in storable(to_yaml(run.config)).splitlines())
+        )
 
     def on_epoch(self, record: Mapping[str, Any]) -> None:
         """One point on each curve."""
@@ -74,11 +77,11 @@ class TensorBoardLogger(Callback):
         self._board.flush()
 
     def on_result(self, run_dir: Path, metrics: Metrics) -> None:
-        """ReportImages, and settings with metrics."""
+        """Images, and settings with metrics."""
         from torch.utils.tensorboard.summary import hparams
 
         for path in sorted((run_dir / "images").glob("*.jpg"))[:_NUM_IMAGES]:
-            self._board.add_image(f"validation/{path.stem}", read_image(path), dataformats="HWC")
+            self._board.add_image(storable(f"validation/{path.stem}"), read_image(path), dataformats="HWC")
         assert self._run is not None
         best = {f"best/{name}": value for name, value in metrics.items() if "/" not in name}
         # In the file of the run itself; add_hparams would begin another run.
@@ -101,5 +104,5 @@ def _plain_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, An
         if isinstance(value, Mapping):
             plain |= _plain_settings(value, f"{prefix}{key}.")
         elif isinstance(value, bool | int | float | str):
-            plain[f"{prefix}{key}"] = value
+            plain[f"{prefix}{key}"] = storable(value) if isinstance(value, str) else value
     return plain

@@ -17,7 +17,7 @@ from typing import Any
 
 from detseg.engine.callbacks import Callback, RunStart, TensorBoardLogger
 from detseg.engine.log import RECORDS_NAME, read_records
-from detseg.files import read_text, write_text
+from detseg.files import read_text, storable, write_text
 from detseg.structures import Metrics
 
 _MOST_IMAGES = 12
@@ -89,7 +89,7 @@ class WandbLogger(Callback):
         import wandb
 
         self._run.summary.update({f"best/{name}": value for name, value in metrics.items()})
-        images = [wandb.Image(str(path), caption=path.stem) for path in _images(run_dir)]
+        images = [wandb.Image(str(path), caption=storable(path.stem)) for path in _images(run_dir)]
         if images:
             self._run.log({"validation": images})
 
@@ -156,7 +156,7 @@ class MlflowLogger(Callback):
         experiment = known.experiment_id if known is not None else self._client.create_experiment(name)
         run_id: str = self._client.create_run(experiment, run_name=run.run_dir.name).info.run_id
         for key, value in {**_flat(run.config), **_facts(run)}.items():
-            self._client.log_param(run_id, _allowed(key), str(value)[:500])
+            self._client.log_param(run_id, _allowed(key), storable(str(value))[:500])
         return run_id
 
 
