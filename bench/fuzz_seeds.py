@@ -60,8 +60,8 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     in_a_child(lambda: _make_models(folder))
     detector, volume_model = folder / "boxes.onnx", folder / "volumes.onnx"
     stills = [cv2.resize(rng.integers(0, 256, (6, 8, 3), np.uint8), (64, 48)) for _ in range(4)]
-    still = stills[0]
-    write_image(folder / "a.png", still)
+    pixels = stills[0]
+    write_image(folder / "a.png", pixels)
     still = folder / "a.png"
 
     def predict(model: Path, *options: str) -> Use:
@@ -85,10 +85,10 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     coco, yolo, masks, scans = (folder / name for name in ("coco", "yolo", "masks", "scans"))
     _box_sets(coco, yolo, stills)
     for part, drawn in (("train", stills[:2]), ("val", stills[2:])):
-        for number, still in enumerate(drawn):
-            write_image(masks / f"images/{part}/{number}.png", still)
+        for number, pixels in enumerate(drawn):
+            write_image(masks / f"images/{part}/{number}.png", pixels)
             (masks / f"masks/{part}").mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(masks / f"masks/{part}/{number}.png"), still[..., 0] // 86)
+            cv2.imwrite(str(masks / f"masks/{part}/{number}.png"), pixels[..., 0] // 86)
     (masks / "data.yaml").write_text(
         "format: masks\nnames: {0: a, 1: b, 2: c}\ntrain: {images: images/train, masks: masks/train}\n"
         "val: {images: images/val, masks: masks/val}\n"
@@ -128,7 +128,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     headers = [mutate.damaged, mutate.with_other_header, mutate.with_other_header]
     scans_in_set = {"labelsTr/s_0.nii.gz": nifti["d.nii.gz"], "imagesTr/s_1.nii.gz": nifti["a.nii.gz"]}
     return {
-        "images": Kind(_stills(still), [predict(detector, "--save", "csv")], images),
+        "images": Kind(_stills(pixels), [predict(detector, "--save", "csv")], images),
         "masks": Kind({"masks/train/0.png": mask, "images/val/0.png": still.read_bytes()}, [check(2)], images, masks),
         "JSON": Kind({boxes: (coco / boxes).read_bytes()}, [check(1), split(1)], words, coco),
         "labels": Kind(
@@ -140,7 +140,7 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         "NIfTI in sets": Kind(scans_in_set, [check(1)], packed, scans),
         "ONNX": Kind({"a.onnx": detector.read_bytes()}, [with_still, with_still, convert], graphs),
         "safetensors": Kind(model, [with_still], headers),
-        "video": Kind(_videos(folder, still), [predict(detector, "--save", "csv", "--end", "1")]),
+        "video": Kind(_videos(folder, pixels), [predict(detector, "--save", "csv", "--end", "1")]),
         "pickles": Kind(_pickles(folder), [convert], [mutate.damaged, mutate.with_damaged_member]),
     }
 
