@@ -85,9 +85,9 @@ def write_data(folder: Path) -> None:
     for name in ("images", "smears", "frames"):
         for number in range(2):
             write_image(folder / name / f"{number}.png", _image(rng)[0])
-    with OpenCVVideo(folder / "footage.mp4", 25) as video:
+    with OpenCVVideo(folder / "video.mp4", 25) as video:
         for _ in range(5):
-            video.append(_image(rng)[0], "footage")
+            video.append(_image(rng)[0], "video")
     _write_boxes(folder / "my_data", rng)
     _write_masks(folder / "my_masks", rng)
     _write_volumes(folder, rng)
