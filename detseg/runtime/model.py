@@ -119,9 +119,8 @@ class Model:
             iou: overlap above which boxes of one class are one object, in place of the model's own.
             max_detections: most boxes per image, in place of the model's own.
             classes: the classes that count, by name or position; others are left out (in masks they become
-            ``IGNORE_INDEX``, in
-                volumes background). Boxes are chosen before their number is limited, unless NMS is part of an
-                ``.onnx`` file; a warning says where that may have cost some.
+                ``IGNORE_INDEX``, in volumes background). Boxes are chosen before their number is limited, unless NMS is
+                part of an ``.onnx`` file; a warning says where that may have cost some.
             track: follow objects from frame to frame of each video; still images in a row are one video. What is not
                 followed stays, without a number, from ``track.high_score`` on. True takes the confidence for that.
                 Numbers begin anew with each call, unless ``track`` is a :class:`detseg.Tracker`.
