@@ -18,6 +18,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, is_dataclass
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -34,6 +35,7 @@ Result = TypeVar("Result")
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS_TO_STOP = 1.0
+_SECONDS_TO_DIE = 1.0
 _ADVICE = "Use fewer workers (train: data.num_workers, eval: --workers), or 0 to load in the main process"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _of_parents: list[Any] = []
@@ -85,6 +87,10 @@ class WorkerPool(Generic[Item, Result]):
             except StopIteration:
                 return
             except RuntimeError as error:
+                raise self._explained(error) from error
+            except (ConnectionError, EOFError, FileNotFoundError) as error:
+                # A worker died while what it had sent was taken from it; that it did is known a moment later.
+                wait([process.sentinel for process in self._processes], _SECONDS_TO_DIE)
                 raise self._explained(error) from error
             if isinstance(outcome, _Failure):
                 raise outcome.error from _WorkerTraceback(outcome.text)
@@ -145,7 +151,7 @@ class WorkerPool(Generic[Item, Result]):
         atexit.register(_close, weakref.ref(self))
         return results
 
-    def _explained(self, error: RuntimeError) -> Exception:
+    def _explained(self, error: Exception) -> Exception:
         codes = [process.exitcode for process in self._processes if process.exitcode is not None]
         if not codes:
             return error

@@ -131,6 +131,24 @@ def test_a_dead_worker_is_explained_and_replaced(pools: Any, item: str, end: str
     assert [outcome.item for outcome in pool.run([4])] == [4]
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError, FileNotFoundError])
+def test_a_worker_that_dies_while_it_hands_something_over(pools: Any, error: type[Exception]) -> None:
+    """Then the connection to it breaks, before anybody has noticed its end."""
+    pool = pools(1)
+    results = pool.run([1, 2, 3])
+    assert next(results).item == 1
+
+    def broken() -> Iterator[Any]:
+        os.kill(pool._processes[0].pid, signal.SIGKILL)
+        raise error("broken")
+        yield
+
+    pool._results = broken()
+    with pytest.raises(WorkerDiedError, match="worker was ended by SIGKILL"):
+        next(results)
+    assert [outcome.item for outcome in pool.run([4])] == [4]
+
+
 def test_full_shared_memory_is_an_error_with_a_remedy(pools: Any) -> None:
     with pytest.raises(WorkerDiedError, match=r"does not fit into shared memory .*data\.num_workers, eval: --workers"):
         list(pools(1).run(["no shared memory"]))
