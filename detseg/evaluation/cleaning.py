@@ -13,7 +13,7 @@ from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume
 
 _LEAST_GAIN = 1e-3
-"""Of the mean Dice: less is what another division of the volumes would make of it."""
+"""Of the mean Dice: less is what another split of the volumes would make of it."""
 _PERCENTILES = (10, 25, 50, 75, 90, 95, 99)
 
 
