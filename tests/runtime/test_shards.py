@@ -139,8 +139,8 @@ def test_a_complete_run_is_not_done_again(folder: Path, capsys: pytest.CaptureFi
     first, again = GrayRunner(), GrayRunner()
     assert predict("out", first, resume=True) == 1
     before = files_in("out")
-    assert predict("out", again, resume=True) == 0
-    assert "out holds all results already" in capsys.readouterr().out
+    assert predict("out", again, resume=True) == 1, "two sources cannot be read, today as then"
+    assert "out holds all results already, but for what out/errors.jsonl names\n" in capsys.readouterr().out
     assert (again.num_images, files_in("out")) == (0, before)
     with pytest.raises(ValueError, match=r"of another run: confidence was None and is 0\.3"):
         predict("out", resume=True, settings={"confidence": 0.3})
@@ -192,7 +192,13 @@ def test_files_of_others_are_not_replaced(folder: Path) -> None:
     """Neither by the first process nor by the one that goes on, which removes what the first has begun."""
     write_image(folder / "out" / "5.png", np.zeros((4, 4, 3), np.uint8))
     mine = (folder / "out" / "5.png").read_bytes()
-    run_and_kill(folder / "out", after=0.5)
+    process = start(folder / "out", seconds_per_image=1.0)
+    journal = folder / "out" / JOURNAL
+    while process.poll() is None and not (journal.exists() and '"done"' in journal.read_text()):
+        time.sleep(0.01)
+    assert process.poll() is None, "it ended before it was killed"
+    process.kill()
+    process.communicate()
     assert predict("out", resume=True) == 1
     assert (folder / "out" / "5.png").read_bytes() == mine
     assert "5.png is there already" in (folder / "out" / "errors.jsonl").read_text()
@@ -203,14 +209,14 @@ import sys
 from pathlib import Path
 from tests.runtime.test_shards import GrayRunner, predict
 print("started", flush=True)
-sys.exit(predict(sys.argv[1], GrayRunner(0.02), resume=True))
+sys.exit(predict(sys.argv[1], GrayRunner(float(sys.argv[2])), resume=True))
 """
 
 
-def start(output: Path) -> subprocess.Popen[str]:
+def start(output: Path, seconds_per_image: float = 0.02) -> subprocess.Popen[str]:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(
-        [sys.executable, "-c", RUN, output.name],
+        [sys.executable, "-c", RUN, output.name, str(seconds_per_image)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

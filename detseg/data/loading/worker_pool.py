@@ -35,7 +35,8 @@ Result = TypeVar("Result")
 
 _SHARED_MEMORY = Path("/dev/shm")
 _SECONDS_TO_STOP = 1.0
-_SECONDS_TO_DIE = 1.0
+_SECONDS_TO_DIE = 5.0
+_SECONDS_TO_END = 60.0  # releasing its memory takes a while
 _ADVICE = "Use fewer workers (train: data.num_workers, eval: --workers), or 0 to load in the main process"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _of_parents: list[Any] = []
@@ -89,8 +90,7 @@ class WorkerPool(Generic[Item, Result]):
             except RuntimeError as error:
                 raise self._explained(error) from error
             except (ConnectionError, EOFError, FileNotFoundError) as error:
-                # A worker died while what it had sent was taken from it; that it did is known a moment later.
-                wait([process.sentinel for process in self._processes], _SECONDS_TO_DIE)
+                self._await_deaths()
                 raise self._explained(error) from error
             if isinstance(outcome, _Failure):
                 raise outcome.error from _WorkerTraceback(outcome.text)
@@ -150,6 +150,18 @@ class WorkerPool(Generic[Item, Result]):
         # Registered after the DataLoader's own, thus called before it, which would wait for workers not told to end.
         atexit.register(_close, weakref.ref(self))
         return results
+
+    def _await_deaths(self) -> None:
+        """Of workers that died while what they had sent was taken from them: their exit codes come a moment later.
+
+        A process that ends closes its files first, and with them its sentinel; only then has it an exit code.
+        """
+        if not self._processes:
+            return
+        ended = wait([process.sentinel for process in self._processes], _SECONDS_TO_DIE)
+        for process in self._processes:
+            if process.sentinel in ended:
+                process.join(_SECONDS_TO_END)
 
     def _explained(self, error: Exception) -> Exception:
         codes = [process.exitcode for process in self._processes if process.exitcode is not None]
