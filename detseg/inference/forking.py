@@ -1,23 +1,54 @@
 """torch in a process that was forked after torch had worked in its parent.
 
 GNU OpenMP keeps the threads of a parallel loop with the thread that started it. The thread that forks takes this memory
-along into the child, but none of those threads, and would wait for them for ever. Any other thread begins anew. A GPU
-cannot be used at all there.
+along into the child, but none of those threads, and would wait for them for ever. Any other thread begins anew.
+
+MKL gives back the buffers of a thread at its end, which comes a moment after ``Thread.join`` has returned, under a lock
+that a child would find taken for ever. So a fork first waits until no thread is at work.
+
+A GPU cannot be used at all there.
 """
 
 from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
 T = TypeVar("T")
 
+_TASKS = Path("/proc/self/task")  # of Linux
+_SECONDS_TO_QUIET = 0.5
+"""For how long a fork waits at most, as where another thread computes without end."""
+
 _beside: ThreadPoolExecutor | None = None
+
+
+def _await_quiet() -> None:
+    deadline = time.monotonic() + _SECONDS_TO_QUIET
+    while _is_another_thread_at_work() and time.monotonic() < deadline:
+        time.sleep(0.001)
+
+
+def _is_another_thread_at_work() -> bool:
+    """Whether a thread of this process, of whatever library, runs or would if it had a core."""
+    if not _TASKS.is_dir():
+        return False
+    own = str(threading.get_native_id())
+    for task in _TASKS.iterdir():
+        try:
+            state = (task / "stat").read_text().rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+        if task.name != own and state in "RD":
+            return True
+    return False
 
 
 def _in_child() -> None:
@@ -26,7 +57,7 @@ def _in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which has no forks
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_await_quiet, after_in_child=_in_child)
 
 
 def run_with_torch(work: Callable[[], T]) -> T:
