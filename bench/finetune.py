@@ -17,7 +17,7 @@ from pathlib import Path
 
 from detseg.data.open import open_dataset
 from detseg.engine.evaluated import open_evaluated
-from detseg.engine.log import RECORDS_NAME, read_records
+from detseg.engine.logging.log import RECORDS_NAME, read_records
 from detseg.engine.run import train
 from detseg.recipes.plan import Options, Plan, plan_run
 

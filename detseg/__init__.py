@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from detseg.api.runs import check as check
     from detseg.api.runs import evaluate as evaluate
     from detseg.api.runs import train as train
-    from detseg.engine.callbacks import Callback as Callback
+    from detseg.engine.logging.callbacks import Callback as Callback
     from detseg.runtime.tracker import Tracker as Tracker
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ __version__ = "0.1.0"
 __all__ = ["Callback", "Tracker", "build", "check", "convert", "evaluate", "export", "load", "train"]
 
 _PLACES = {
-    "Callback": "detseg.engine.callbacks",
+    "Callback": "detseg.engine.logging.callbacks",
     "Tracker": "detseg.runtime.tracker",
     **dict.fromkeys(("build", "convert", "export", "load"), "detseg.api.models"),
     **dict.fromkeys(("check", "evaluate", "train"), "detseg.api.runs"),

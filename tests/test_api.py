@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 
 import detseg
-from detseg.engine.callbacks import RunStart
-from detseg.engine.log import RECORDS_NAME, read_records
+from detseg.engine.logging.callbacks import RunStart
+from detseg.engine.logging.log import RECORDS_NAME, read_records
 from detseg.structures import Metrics
 
 SMALL = {

@@ -10,8 +10,8 @@ from detseg.api.arguments import Size, given, overrides_of, pair
 
 if TYPE_CHECKING:
     from detseg.data.checks.report import CheckReport
-    from detseg.engine.callbacks import Callback
     from detseg.engine.evaluated import Evaluation
+    from detseg.engine.logging.callbacks import Callback
     from detseg.engine.run import RunResult
     from detseg.structures import Target
 
@@ -61,7 +61,7 @@ def train(
     Raises:
         ValueError: configuration, data or weights cannot be used, or do not fit together.
         FileExistsError: the folder holds something already.
-        detseg.engine.interrupt.InterruptedRunError: told to stop; the state is saved.
+        detseg.engine.training.interrupt.InterruptedRunError: told to stop; the state is saved.
     """
     from detseg.recipes.command import resume_run, start_run
     from detseg.recipes.plan import Options

@@ -195,7 +195,7 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from detseg.engine.compare import compare_command
+    from detseg.engine.reports.compare import compare_command
 
     return compare_command(
         options.runs, options.output, options.json, options.samples, options.seed, overwrite=options.overwrite

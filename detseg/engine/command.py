@@ -8,10 +8,10 @@ from typing import Any
 
 from detseg.config import load_config
 from detseg.engine.evaluated import Evaluated, Evaluation, open_evaluated
-from detseg.engine.examples import IMAGES_NAME, Examples
-from detseg.engine.html_report import is_html_report, write_html
-from detseg.engine.preview import SHEETS, preview
-from detseg.engine.report import (
+from detseg.engine.reports.examples import IMAGES_NAME, Examples
+from detseg.engine.reports.html_report import is_html_report, write_html
+from detseg.engine.reports.preview import SHEETS, preview
+from detseg.engine.reports.report import (
     FILE_NAMES,
     METRICS_NAME,
     REPORT_NAME,

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from detseg.arrays import ByteArray
 from detseg.config import load_config, to_dict
 from detseg.data.open import find_format, find_source, load_format, open_dataset
-from detseg.engine.describe import describe
 from detseg.engine.evaluate import evaluate
-from detseg.engine.report import write_report
+from detseg.engine.reports.describe import describe
+from detseg.engine.reports.report import write_report
 from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.samples import as_samples, file_names
 from detseg.engine.settings import DataConfig, RunConfig

@@ -14,9 +14,9 @@ from torch import nn
 from detseg.config import load_config, to_dict
 from detseg.data.open import find_source, open_dataset
 from detseg.data.source import require_outside
-from detseg.engine.describe import describe
 from detseg.engine.evaluate import OnResult, evaluate, evaluate_runner
 from detseg.engine.exported import load_exported
+from detseg.engine.reports.describe import describe
 from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.base import Evaluator

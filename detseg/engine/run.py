@@ -13,22 +13,22 @@ from torch import Tensor, nn
 
 from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
-from detseg.engine.callbacks import Callback
-from detseg.engine.checkpoint import load_state
-from detseg.engine.describe import describe
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
 from detseg.engine.evaluate import evaluate
-from detseg.engine.examples import IMAGES_NAME, Examples
-from detseg.engine.log import RECORDS_NAME, RunLog, read_records
-from detseg.engine.loggers import make_loggers
+from detseg.engine.logging.callbacks import Callback
+from detseg.engine.logging.log import RECORDS_NAME, RunLog, read_records
+from detseg.engine.logging.loggers import make_loggers
 from detseg.engine.notices import notice_of_size, warn_of_mirroring, warn_of_vanishing
-from detseg.engine.report import write_report
+from detseg.engine.reports.describe import describe
+from detseg.engine.reports.examples import IMAGES_NAME, Examples
+from detseg.engine.reports.report import write_report
 from detseg.engine.run_data import open_run_data
 from detseg.engine.run_folder import CONFIG_NAME, RunFolder
 from detseg.engine.samples import Samples, as_samples, file_names, for_channels
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.start_report import announce
-from detseg.engine.trainer import Trainer
+from detseg.engine.training.checkpoint import load_state
+from detseg.engine.training.trainer import Trainer
 from detseg.evaluation.report import all_metrics
 from detseg.files import remove_partial_files, write_text
 from detseg.runtime.weights.released import BEST
@@ -79,7 +79,7 @@ def train(
         FileNotFoundError: ``resume`` is True and there is no state to go on from.
         RunInUseError: another process writes to ``run_dir``.
         ValueError: the configuration, the data or the weights do not fit together.
-        detseg.engine.interrupt.InterruptedRunError: told to stop; the state is saved.
+        detseg.engine.training.interrupt.InterruptedRunError: told to stop; the state is saved.
     """
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)

@@ -21,7 +21,7 @@ from detseg.data.open import open_dataset
 from detseg.data.source import DatasetError
 from detseg.engine.distributed import Group
 from detseg.engine.settings import DataConfig
-from detseg.engine.trainer import describe_skipped
+from detseg.engine.training.trainer import describe_skipped
 from detseg.runtime.media.images import ImageError
 from detseg.structures import Target
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from detseg.engine.checkpoint import PREVIOUS_NAME, STATE_NAME
 from detseg.engine.distributed import Group
-from detseg.engine.log import LOG_NAME, RECORDS_NAME, read_records
+from detseg.engine.logging.log import LOG_NAME, RECORDS_NAME, read_records
+from detseg.engine.training.checkpoint import PREVIOUS_NAME, STATE_NAME
 
 CONFIG_NAME = "config.yaml"
 LOCK_NAME = ".lock"

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from detseg.augment import AUGMENTS
 from detseg.config import InputPath, choice, load_entry
-from detseg.engine.ema import EMAConfig
-from detseg.engine.optim import OptimizerConfig, ScheduleConfig
+from detseg.engine.training.ema import EMAConfig
+from detseg.engine.training.optim import OptimizerConfig, ScheduleConfig
 from detseg.models import MODELS
 from detseg.models.base import ModelConfig
 from detseg.structures import Target

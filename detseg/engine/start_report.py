@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 
 from detseg.config import to_dict
-from detseg.engine.callbacks import RunStart
-from detseg.engine.log import RunLog
+from detseg.engine.logging.callbacks import RunStart
+from detseg.engine.logging.log import RunLog
 from detseg.engine.run_data import AnyDataset, RunData
 from detseg.engine.settings import RunConfig
-from detseg.engine.trainer import Trainer
+from detseg.engine.training.trainer import Trainer
 from detseg.tasks.start_weights import StartReport
 
 _NUM_NAMED = 8

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from detseg.config import load_config
-from detseg.engine.callbacks import Callback
-from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
-from detseg.engine.log import RECORDS_NAME, read_records
+from detseg.engine.logging.callbacks import Callback
+from detseg.engine.logging.log import RECORDS_NAME, read_records
 from detseg.engine.run import RunResult, train
 from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.settings import RunConfig
+from detseg.engine.training.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.recipes.plan import Options, plan_run
 
 # What may change when a run goes on: where things are, how fast they come, what is done about bad files, and how long

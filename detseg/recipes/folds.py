@@ -11,10 +11,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.checkpoint import STATE_NAME
 from detseg.engine.cross_validation import CrossValidation, cross_validate, find_folds, finished_folds
-from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
-from detseg.engine.report import METRICS_NAME
+from detseg.engine.reports.report import METRICS_NAME
+from detseg.engine.training.checkpoint import STATE_NAME
+from detseg.engine.training.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.files import read_text, write_text
 from detseg.recipes.command import free_run_folder, refusal, resume_run, start_run
 from detseg.recipes.plan import Options, plan_run

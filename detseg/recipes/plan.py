@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from detseg.config import build_config, to_dict
 from detseg.config_files import COMMAND_LINE, ConfigError, Layer, override_layers, read_layers
-from detseg.engine.auto_batch import choose_batch_size
 from detseg.engine.settings import RunConfig
+from detseg.engine.training.auto_batch import choose_batch_size
 from detseg.models.base import ModelConfig
 from detseg.recipes.finetune import ALWAYS, KNOWN, NEW, describe_classes, read_recipe, size_layer
 from detseg.recipes.start import Start, find_start

@@ -19,7 +19,7 @@ from pycocotools.cocoeval import COCOeval
 from detseg.data.open import open_dataset
 from detseg.engine.evaluate import evaluate, evaluate_runner
 from detseg.engine.evaluated import open_evaluated
-from detseg.engine.report import write_report
+from detseg.engine.reports.report import write_report
 from detseg.exporters.export import export_model
 from detseg.inference.load import make_runner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig

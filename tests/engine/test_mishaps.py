@@ -17,10 +17,10 @@ from torch.utils.data import get_worker_info
 from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.data.formats.shapes import ShapesDataset
 from detseg.data.loading.worker_pool import WorkerDiedError
-from detseg.engine.checkpoint import load_state
-from detseg.engine.log import read_records
+from detseg.engine.logging.log import read_records
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
+from detseg.engine.training.checkpoint import load_state
 from detseg.runtime.media.images import ImageError
 
 Tiny = Callable[..., RunConfig]

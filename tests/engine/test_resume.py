@@ -17,12 +17,12 @@ import pytest
 import torch
 
 from detseg.data.source import DatasetError
-from detseg.engine import trainer as trainer_module
-from detseg.engine.checkpoint import STATE_NAME, load_state, save_state
-from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.run import train
 from detseg.engine.run_folder import LOCK_NAME
 from detseg.engine.settings import RunConfig
+from detseg.engine.training import trainer as trainer_module
+from detseg.engine.training.checkpoint import STATE_NAME, load_state, save_state
+from detseg.engine.training.interrupt import InterruptedRunError
 
 Tiny = Callable[..., RunConfig]
 Fingerprint = Callable[[Path], dict[str, str]]

@@ -18,12 +18,12 @@ from torch import Tensor
 from detseg.config import load_config
 from detseg.data.open import open_dataset
 from detseg.engine import run as run_module
-from detseg.engine import trainer as trainer_module
-from detseg.engine.checkpoint import load_state
 from detseg.engine.evaluate import evaluate
-from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig, TrainConfig
+from detseg.engine.training import trainer as trainer_module
+from detseg.engine.training.checkpoint import load_state
+from detseg.engine.training.interrupt import InterruptedRunError
 from detseg.models.load_weights import WeightsError
 from detseg.runtime.media.images import read_image, write_image
 from detseg.tasks.detection import DetectionCriterion

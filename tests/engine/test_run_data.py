@@ -17,10 +17,10 @@ from detseg.data.formats.blobs import BlobsConfig, write_blobs
 from detseg.data.loading.loader import BadImagesError
 from detseg.data.source import DatasetError
 from detseg.engine import run as run_module
-from detseg.engine.checkpoint import load_state
 from detseg.engine.run import train
 from detseg.engine.run_data import open_run_data
 from detseg.engine.settings import DataConfig, RunConfig
+from detseg.engine.training.checkpoint import load_state
 from detseg.runtime.media.images import write_image, write_mask
 from detseg.runtime.media.nifti import write_label_volume
 from detseg.runtime.media.volume_files import read_label_values

@@ -17,10 +17,10 @@ from detseg.config import load_config
 from detseg.data.datasets.mask_file import read_index_mask
 from detseg.data.open import open_dataset
 from detseg.engine.evaluate import evaluate
-from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
-from detseg.engine.trainer import Trainer
+from detseg.engine.training.interrupt import InterruptedRunError
+from detseg.engine.training.trainer import Trainer
 from detseg.runtime.media.images import read_image, write_image
 from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import load_model_file

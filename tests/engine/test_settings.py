@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from detseg.config import from_dict
-from detseg.engine.optim import OptimizerConfig
 from detseg.engine.settings import DataConfig, RunConfig, TrainConfig
+from detseg.engine.training.optim import OptimizerConfig
 
 
 def test_training_without_settings() -> None:

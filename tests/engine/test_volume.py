@@ -16,10 +16,10 @@ from detseg.cli import main
 from detseg.config import load_config
 from detseg.data.formats.blobs import write_blobs
 from detseg.data.open import open_dataset
-from detseg.engine.interrupt import InterruptedRunError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
-from detseg.engine.trainer import Trainer
+from detseg.engine.training.interrupt import InterruptedRunError
+from detseg.engine.training.trainer import Trainer
 from detseg.runtime.media.images import read_image
 from detseg.runtime.media.volume_files import read_label_values, read_volume
 from detseg.tasks.model_file import load_model_file

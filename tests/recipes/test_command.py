@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg.engine.log import RECORDS_NAME, read_records
+from detseg.engine.logging.log import RECORDS_NAME, read_records
 from detseg.recipes.command import resume_run, start_run
 from detseg.recipes.plan import Options
 

@@ -18,9 +18,9 @@ from release_card import PRIMARY
 from release_runs import measure
 
 from detseg.config import load_config
-from detseg.engine.checkpoint import load_state
 from detseg.engine.run import CONFIG_NAME
 from detseg.engine.settings import RunConfig
+from detseg.engine.training.checkpoint import load_state
 from detseg.tasks.model_file import load_model_file, save_model_file
 
 

@@ -14,7 +14,7 @@ from release_rows import ROWS, Row
 from release_runs import Figures, Run, Speed
 
 from detseg.arrays import ByteArray
-from detseg.engine.plots import plot_history
+from detseg.engine.reports.plots import plot_history
 from detseg.files import write_text
 from detseg.runtime.media.images import read_image, write_image
 from detseg.runtime.weights.released import Release, add_release, sha256_of

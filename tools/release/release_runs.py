@@ -18,14 +18,14 @@ import torch
 
 from detseg.config import load_config
 from detseg.data.open import open_dataset
-from detseg.engine.checkpoint import STATE_NAME
 from detseg.engine.evaluate import evaluate
-from detseg.engine.examples import Examples
-from detseg.engine.interrupt import InterruptedRunError
-from detseg.engine.log import RECORDS_NAME, read_records
+from detseg.engine.logging.log import RECORDS_NAME, read_records
+from detseg.engine.reports.examples import Examples
 from detseg.engine.run import CONFIG_NAME, train
 from detseg.engine.samples import as_samples
 from detseg.engine.settings import RunConfig
+from detseg.engine.training.checkpoint import STATE_NAME
+from detseg.engine.training.interrupt import InterruptedRunError
 from detseg.files import write_text
 from detseg.runtime.onnx.model import num_physical_cores
 from detseg.tasks.model_file import default_device, load_model_file

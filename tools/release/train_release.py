@@ -24,7 +24,7 @@ from release_card import PRIMARY, Made, Tried, publish, results, store
 from release_rows import CONFIGS, ROWS, Row
 from release_runs import METRICS_NAME, Figures, Run, complete, mean_figures, measure, stop_after
 
-from detseg.engine.interrupt import EXIT_INTERRUPTED, InterruptedRunError
+from detseg.engine.training.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.runtime.weights.released import TABLE
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -12,7 +12,7 @@ from PIL import Image
 from detseg.arrays import FloatArray
 from detseg.augment.config import AugmentConfig
 from detseg.engine.command import preview_command
-from detseg.engine.preview import preview
+from detseg.engine.reports.preview import preview
 from detseg.runtime.drawing.boxes import color_of
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.images import read_image, write_image, write_mask
@@ -172,7 +172,7 @@ def test_a_truth_that_is_not_there(data: Path, masks: Path, tmp_path: Path) -> N
 
 def test_camvid(detseg_data: Path, tmp_path: Path) -> None:
     assert (detseg_data / "camvid").is_dir()
-    described = Path(__file__).parents[2] / "configs/data/camvid.yaml"
+    described = Path(__file__).parents[3] / "configs/data/camvid.yaml"
     (image,) = preview(described, tmp_path, target="masks", num_batches=1, batch_size=4, size=(96, 128))
     assert read_image(image).shape == (2 * 96 + 3 * 6, 2 * 128 + 3 * 6, 3)
 

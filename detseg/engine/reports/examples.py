@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from detseg.engine.browse import BROWSED_BYTES, MOST_IMAGES, Browsed, browsed, everyones, fit_browsed
 from detseg.engine.distributed import Group
-from detseg.engine.report_images import ReportImage, ReportImages
+from detseg.engine.reports.browse import BROWSED_BYTES, MOST_IMAGES, Browsed, browsed, everyones, fit_browsed
+from detseg.engine.reports.report_images import ReportImage, ReportImages
 from detseg.engine.samples import Samples
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.errors import Outcome

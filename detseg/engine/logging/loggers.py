@@ -1,7 +1,7 @@
 """Loggers that a run can be told to keep, by name in ``train.loggers``: a table, TensorBoard, Weights & Biases, MLflow.
 
-All of them hear of a run by the one protocol, :class:`detseg.engine.callbacks.Callback`. Nothing leaves the machine
-unless the user's own settings of those programs say so: without ``WANDB_MODE`` W&B is offline, without
+All of them hear of a run by the one protocol, :class:`detseg.engine.logging.callbacks.Callback`. Nothing leaves the
+machine unless the user's own settings of those programs say so: without ``WANDB_MODE`` W&B is offline, without
 ``MLFLOW_TRACKING_URI`` MLflow writes into the folder of the run, and neither reports of its use.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.callbacks import Callback, RunStart, TensorBoardLogger
-from detseg.engine.log import RECORDS_NAME, read_records
+from detseg.engine.logging.callbacks import Callback, RunStart, TensorBoardLogger
+from detseg.engine.logging.log import RECORDS_NAME, read_records
 from detseg.files import read_text, storable, write_text
 from detseg.structures import Metrics
 

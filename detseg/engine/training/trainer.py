@@ -19,14 +19,14 @@ from torch.nn.parallel import DistributedDataParallel
 from detseg.data.loading.loader import TrainLoader
 from detseg.data.loading.worker_pool import WorkerDiedError
 from detseg.data.source import DatasetError
-from detseg.engine.awaited import Awaited
-from detseg.engine.checkpoint import STATE_NAME, save_state
 from detseg.engine.distributed import Group
-from detseg.engine.ema import ModelEMA
-from detseg.engine.freezing import freeze, names_to_freeze
-from detseg.engine.interrupt import InterruptedRunError, StopRequest
-from detseg.engine.log import RunLog
+from detseg.engine.logging.log import RunLog
 from detseg.engine.settings import TrainConfig
+from detseg.engine.training.awaited import Awaited
+from detseg.engine.training.checkpoint import STATE_NAME, save_state
+from detseg.engine.training.ema import ModelEMA
+from detseg.engine.training.freezing import freeze, names_to_freeze
+from detseg.engine.training.interrupt import InterruptedRunError, StopRequest
 from detseg.losses.base import LossSum
 from detseg.runtime.media.images import ImageError
 from detseg.structures import Metrics

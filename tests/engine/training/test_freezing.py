@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detseg.engine.freezing import freeze, names_to_freeze
+from detseg.engine.training.freezing import freeze, names_to_freeze
 from detseg.models.detector import Detector, DetectorConfig
 
 

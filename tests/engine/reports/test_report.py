@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.engine.html_report import render
-from detseg.engine.report import make_report, write_metrics, write_report
+from detseg.engine.reports.html_report import render
+from detseg.engine.reports.report import make_report, write_metrics, write_report
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.dice import VolumeEvaluator

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from detseg.config import load_config
-from detseg.engine.auto_batch import SHARE, choose_batch_size, fitting_batch
 from detseg.engine.settings import RunConfig
+from detseg.engine.training.auto_batch import SHARE, choose_batch_size, fitting_batch
 from detseg.shipped import find_config
 
 GIB = 2**30

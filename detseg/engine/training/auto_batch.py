@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from detseg.engine.settings import RunConfig
-from detseg.engine.trainer import AMP_TYPES
+from detseg.engine.training.trainer import AMP_TYPES
 from detseg.tasks.model_file import default_device
 
 SHARE = 0.75

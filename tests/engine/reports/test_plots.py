@@ -7,7 +7,7 @@ import matplotlib.image
 import pytest
 from matplotlib.figure import Figure
 
-from detseg.engine.plots import plot_history
+from detseg.engine.reports.plots import plot_history
 
 
 @pytest.fixture

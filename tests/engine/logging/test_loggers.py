@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from detseg.config import ConfigError, load_config
-from detseg.engine.callbacks import Callback, RunStart, TensorBoardLogger
-from detseg.engine.loggers import LOGGERS, CsvLogger, MlflowLogger, WandbLogger, make_loggers
+from detseg.engine.logging.callbacks import Callback, RunStart, TensorBoardLogger
+from detseg.engine.logging.loggers import LOGGERS, CsvLogger, MlflowLogger, WandbLogger, make_loggers
 from detseg.engine.settings import TrainConfig
 from detseg.runtime.media.images import write_image
 from detseg.structures import Metrics

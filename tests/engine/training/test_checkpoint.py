@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from detseg.engine.checkpoint import PREVIOUS_NAME, STATE_NAME, load_state, save_state
+from detseg.engine.training.checkpoint import PREVIOUS_NAME, STATE_NAME, load_state, save_state
 
 
 def state(number: int) -> dict[str, Any]:
@@ -63,7 +63,7 @@ FULL_DISK = """
 import resource, sys
 from pathlib import Path
 import torch
-from detseg.engine.checkpoint import save_state
+from detseg.engine.training.checkpoint import save_state
 from detseg.files import SaveError
 folder = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))

@@ -9,9 +9,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.html_images import case_table, counts_table, data_block, filter_bar, gallery, hash_of, script
-from detseg.engine.html_style import STYLE
-from detseg.engine.report_images import ReportImages
+from detseg.engine.reports.html_images import case_table, counts_table, data_block, filter_bar, gallery, hash_of, script
+from detseg.engine.reports.html_style import STYLE
+from detseg.engine.reports.report_images import ReportImages
 from detseg.evaluation.report import MEANING, by_class
 from detseg.files import write_text
 from detseg.structures import Metrics
@@ -27,7 +27,7 @@ class Chart:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """All that a page shows; ``settings`` are sections of named values, see ``detseg.engine.describe``."""
+    """All that a page shows; ``settings`` are sections of named values, see ``detseg.engine.reports.describe``."""
 
     metrics: Metrics
     classes_without_truth: Sequence[str] = ()

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from detseg.data.datasets.dataset import Dataset
-from detseg.engine.awaited import Awaited
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
+from detseg.engine.training.awaited import Awaited
 
 PAUSE = 0.05
 

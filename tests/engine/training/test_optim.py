@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from detseg.engine.optim import OptimizerConfig, ScheduleConfig, parameter_groups
+from detseg.engine.training.optim import OptimizerConfig, ScheduleConfig, parameter_groups
 from detseg.models.detector import DetectorConfig
 
 

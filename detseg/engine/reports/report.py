@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.html_report import Chart, Report, write_html
-from detseg.engine.plots import plot_history
-from detseg.engine.report_images import ReportImages
+from detseg.engine.reports.html_report import Chart, Report, write_html
+from detseg.engine.reports.plots import plot_history
+from detseg.engine.reports.report_images import ReportImages
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.per_image import FILE_NAME as TABLE_NAME
 from detseg.evaluation.per_image import write_table
@@ -45,7 +45,7 @@ FILE_NAMES = (METRICS_NAME, TABLE_NAME, REPORT_NAME, "detections.json", _CASES_N
 """All that an evaluation may write into its folder, beside images."""
 
 Settings = Mapping[str, Mapping[str, Any]]
-"""What was measured with what: sections of named values, see ``detseg.engine.describe``."""
+"""What was measured with what: sections of named values, see ``detseg.engine.reports.describe``."""
 
 
 def write_report(
@@ -82,7 +82,7 @@ def make_report(
     images: ReportImages | None = None,
     records: Sequence[Mapping[str, Any]] = (),
 ) -> Report:
-    """All that :func:`write_report` shows, for :func:`detseg.engine.html_report.write_html`."""
+    """All that :func:`write_report` shows, for :func:`detseg.engine.reports.html_report.write_html`."""
     with tempfile.TemporaryDirectory() as folder:
         return _assemble(evaluator, metrics, Path(folder), settings, images, records)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from detseg.engine.ema import EMAConfig, ModelEMA
+from detseg.engine.training.ema import EMAConfig, ModelEMA
 
 # With this ramp exp(-n / ramp) is 1/2, 1/4, 1/8, so that with decay 1/2 the model's share in update n is
 # 1 - 1/2 (1 - 2^-n): 0.75, 0.625, 0.5625.

@@ -35,7 +35,7 @@ def describe(
     device: str = "",
     averaged_with: Sequence[Path] = (),
 ) -> dict[str, dict[str, str]]:
-    """Sections of named values for :func:`detseg.engine.report.write_report`.
+    """Sections of named values for :func:`detseg.engine.reports.report.write_report`.
 
     Args:
         model: the file of the model, whose sha256 is taken.

@@ -12,8 +12,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from detseg.engine.browse import SHOWN_BYTES, SLICE, Browsed, fitted
-from detseg.engine.report_images import ReportImage, ReportImages
+from detseg.engine.reports.browse import SHOWN_BYTES, SLICE, Browsed, fitted
+from detseg.engine.reports.report_images import ReportImage, ReportImages
 
 
 @cache

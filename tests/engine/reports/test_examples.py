@@ -13,8 +13,8 @@ import pytest
 from detseg.arrays import ByteArray
 from detseg.data.formats.blobs import BlobsConfig, BlobsDataset
 from detseg.data.formats.shapes import ShapesConfig, ShapesDataset
-from detseg.engine.examples import Examples
-from detseg.engine.report_images import ReportImages
+from detseg.engine.reports.examples import Examples
+from detseg.engine.reports.report_images import ReportImages
 from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.errors import Outcome
 from detseg.models.detector import DetectorConfig
@@ -196,7 +196,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from detseg.engine.distributed import Group
-from detseg.engine.examples import Examples
+from detseg.engine.reports.examples import Examples
 test_path, folder, rank = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
 spec = importlib.util.spec_from_file_location("test_gallery", test_path)
 module = importlib.util.module_from_spec(spec)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.engine.browse import BROWSED_BYTES, browsed, fit_browsed
-from detseg.engine.html_report import Chart, Report, render, write_html
-from detseg.engine.report_images import ReportImage, ReportImages
+from detseg.engine.reports.browse import BROWSED_BYTES, browsed, fit_browsed
+from detseg.engine.reports.html_report import Chart, Report, render, write_html
+from detseg.engine.reports.report_images import ReportImage, ReportImages
 from detseg.evaluation.explore import count_boxes, image_record
 from detseg.evaluation.hardest import BoxTally, encode_jpeg
 from detseg.files import SaveError

@@ -8,7 +8,7 @@ import torch
 
 from detseg import __version__
 from detseg.config import to_dict
-from detseg.engine.describe import describe
+from detseg.engine.reports.describe import describe
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.tasks.detection import DetectionTaskConfig
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from detseg.engine.browse import Browsed
+from detseg.engine.reports.browse import Browsed
 from detseg.evaluation.explore import BoxCounts
 from detseg.evaluation.hardest import BoxTally
 from detseg.evaluation.per_image import ImageTable

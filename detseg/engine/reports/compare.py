@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-from detseg.engine.html_report import is_html_report, page, table
+from detseg.engine.reports.html_report import is_html_report, page, table
 from detseg.evaluation.compare import Comparison, Interval, compare_tables
 from detseg.evaluation.per_image import FILE_NAME, read_table
 from detseg.files import printable, require_replaceable, write_text

@@ -20,7 +20,7 @@ from detseg.engine.distributed import Group, join_group, leave_group
 from detseg.engine.evaluate import evaluate
 from detseg.engine.run import build_trainer
 from detseg.engine.settings import RunConfig
-from detseg.engine.trainer import NonFiniteLossError, Trainer
+from detseg.engine.training.trainer import NonFiniteLossError, Trainer
 from detseg.tasks.model_file import ModelFileConfig
 
 Tiny = Callable[..., RunConfig]

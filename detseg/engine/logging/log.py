@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from detseg.engine.callbacks import Callback, RunStart
+from detseg.engine.logging.callbacks import Callback, RunStart
 from detseg.files import SaveError, write_text
 from detseg.structures import Metrics
 
