@@ -226,7 +226,7 @@ def check_set(folder: Path, name: str) -> str:
 
 def evaluate_with(folder: Path, backend: str) -> str:
     """COCO's numbers of random boxes, a fifth of which are near the truth."""
-    from detseg.evaluation.coco_map import CocoEvaluator
+    from detseg.evaluation.objects.coco_map import CocoEvaluator
     from detseg.structures import Detections, GroundTruth
 
     generator, num_images = np.random.default_rng(5), json.loads((folder / "sizes.json").read_text())["evaluated"]
@@ -358,7 +358,7 @@ def run(work: str, folder: Path, subject: str) -> str:
 def works_of(group: str) -> Iterator[tuple[str, str]]:
     """The works of a group, with what each is done to."""
     if group == "evaluate":
-        from detseg.evaluation.coco_backend import BACKENDS
+        from detseg.evaluation.objects.coco_backend import BACKENDS
 
         for name, program in BACKENDS.items():
             if importlib.util.find_spec(program.coco_module.partition(".")[0]):

@@ -62,6 +62,8 @@ FLOORS: dict[str, frozenset[str]] = {
     "data/checks": frozenset({"data", "data/datasets"}),
     "data/splits": frozenset({"data"}),
     "data/loading": frozenset({"data", "data/datasets"}),
+    "evaluation/objects": frozenset({"evaluation"}),
+    "evaluation/labels": frozenset({"evaluation"}),
     "engine/training": frozenset({"engine", "engine/logging"}),
     "engine/logging": frozenset(),
     "engine/reports": frozenset({"engine"}),

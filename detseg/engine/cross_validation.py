@@ -25,7 +25,7 @@ from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.samples import as_samples, file_names
 from detseg.engine.settings import DataConfig, RunConfig
 from detseg.evaluation.base import Evaluator, EvaluatorState
-from detseg.evaluation.cleaning import Choice, CleaningChooser
+from detseg.evaluation.labels.cleaning import Choice, CleaningChooser
 from detseg.files import write_text
 from detseg.runtime.postprocess.components import CleanConfig, clean_labels
 from detseg.runtime.weights.released import BEST

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray, DoubleArray, IntArray
 from detseg.evaluation.base import Evaluator
-from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.errors import BoxErrors, Outcome, best_confidences, find_box_errors
-from detseg.evaluation.explore import BoxCounts, count_boxes, image_record
+from detseg.evaluation.objects.coco_map import CocoEvaluator
+from detseg.evaluation.objects.errors import BoxErrors, Outcome, best_confidences, find_box_errors
+from detseg.evaluation.objects.explore import BoxCounts, count_boxes, image_record
 from detseg.evaluation.per_image import ImageTable, boxes_entry, pixels_entry
 from detseg.runtime.drawing.errors import Mark, MarkedBox, draw_marked_boxes
 from detseg.structures import Detections, GroundTruth
@@ -50,7 +50,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class BoxTally:
-    """Numbers of boxes ``counts`` ``[C, 5]`` by class and :class:`~detseg.evaluation.errors.Outcome`, at these
+    """Numbers of boxes ``counts`` ``[C, 5]`` by class and :class:`~detseg.evaluation.objects.errors.Outcome`, at these
     ``confidences`` ``[C]``, over a whole data set."""
 
     class_names: tuple[str, ...]
@@ -76,8 +76,8 @@ class HardestExamples(Protocol):
 
     def describe(self, result: Any, truth: Any) -> dict[str, Any]:
         """What was found in an image, and what is true, as plain data for a page: of boxes see
-        :func:`detseg.evaluation.explore.image_record`; of labels the ``labels`` that are there, the ``difficulty``
-        in thousandths, and a ``caption``."""
+        :func:`detseg.evaluation.objects.explore.image_record`; of labels the ``labels`` that are there, the
+        ``difficulty`` in thousandths, and a ``caption``."""
 
     def counts(self) -> BoxCounts | None:
         """Of boxes how many are right and wrong at each confidence, over all images added."""

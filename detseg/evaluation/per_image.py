@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import DoubleArray
-from detseg.evaluation.explore import judge
+from detseg.evaluation.objects.explore import judge
 from detseg.files import read_text, write_text
 from detseg.structures import IGNORE_INDEX, Detections, GroundTruth
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import DoubleArray, IntArray
-from detseg.evaluation.calibration import LOWEST_SCORE, Calibration
-from detseg.evaluation.confusion import ConfusionMatrix
-from detseg.evaluation.f1 import F1Curve
-from detseg.evaluation.precision_recall import PrecisionRecallCurve
+from detseg.evaluation.objects.calibration import LOWEST_SCORE, Calibration
+from detseg.evaluation.objects.confusion import ConfusionMatrix
+from detseg.evaluation.objects.f1 import F1Curve
+from detseg.evaluation.objects.precision_recall import PrecisionRecallCurve
 from detseg.files import atomic_path
 
 _MOST_NAMED_CURVES = 10

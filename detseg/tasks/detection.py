@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from detseg.config import choice
-from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.hardest import HardestBoxes
+from detseg.evaluation.objects.coco_map import CocoEvaluator
 from detseg.losses import DETECTION_LOSSES
 from detseg.losses.base import LossSum
 from detseg.losses.detection import DetectionLossConfig

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from detseg.arrays import BoolArray
 from detseg.config import choice
-from detseg.evaluation.hardest_instances import HardestInstances
-from detseg.evaluation.instances import InstanceEvaluator
+from detseg.evaluation.objects.hardest_instances import HardestInstances
+from detseg.evaluation.objects.instances import InstanceEvaluator
 from detseg.losses import INSTANCE_LOSSES
 from detseg.losses.base import LossSum
 from detseg.losses.instances import InstanceLossConfig

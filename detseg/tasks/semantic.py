@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from detseg.arrays import ByteArray
 from detseg.config import choice
 from detseg.evaluation.hardest import HardestLabels
-from detseg.evaluation.label_scores import mask_scores
-from detseg.evaluation.miou import SegmentationEvaluator
+from detseg.evaluation.labels.label_scores import mask_scores
+from detseg.evaluation.labels.miou import SegmentationEvaluator
 from detseg.losses import SEGMENTATION_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from detseg.arrays import DoubleArray, FloatArray
 from detseg.config import choice
-from detseg.evaluation.dice import VolumeEvaluator
 from detseg.evaluation.hardest import HardestLabels
-from detseg.evaluation.label_scores import volume_scores
+from detseg.evaluation.labels.dice import VolumeEvaluator
+from detseg.evaluation.labels.label_scores import volume_scores
 from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.losses.dice import DiceLossConfig

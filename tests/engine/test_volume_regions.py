@@ -19,7 +19,7 @@ from detseg.data.open import open_dataset
 from detseg.data.source import DatasetError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
-from detseg.evaluation.dice import VolumeEvaluator
+from detseg.evaluation.labels.dice import VolumeEvaluator
 from detseg.losses.dice import DiceLossConfig
 from detseg.losses.nested import RegionLoss
 from detseg.ops.inferers import probabilities_of as tensor_probabilities

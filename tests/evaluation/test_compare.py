@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.evaluation.coco_map import CocoEvaluator
 from detseg.evaluation.compare import compare_tables
-from detseg.evaluation.miou import SegmentationEvaluator
+from detseg.evaluation.labels.miou import SegmentationEvaluator
+from detseg.evaluation.objects.coco_map import CocoEvaluator
 from detseg.evaluation.per_image import (
     ImageTable,
     Resampler,

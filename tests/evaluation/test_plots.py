@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from detseg.evaluation.calibration import Calibration
-from detseg.evaluation.confusion import ConfusionMatrix
-from detseg.evaluation.f1 import F1Curve
+from detseg.evaluation.objects.calibration import Calibration
+from detseg.evaluation.objects.confusion import ConfusionMatrix
+from detseg.evaluation.objects.f1 import F1Curve
+from detseg.evaluation.objects.precision_recall import PrecisionRecallCurve
 from detseg.evaluation.plots import (
     plot_calibration,
     plot_case_scores,
@@ -23,7 +24,6 @@ from detseg.evaluation.plots import (
     plot_pixel_confusion,
     plot_pr_curves,
 )
-from detseg.evaluation.precision_recall import PrecisionRecallCurve
 
 
 @pytest.fixture
@@ -197,7 +197,9 @@ def test_case_scores(tmp_path: Path, figures: list[Figure], num_classes: int) ->
 def test_evaluation_imports_neither_matplotlib_nor_torch() -> None:
     script = (
         "import sys\n"
-        "from detseg.evaluation import coco_map, dice, miou, plots, report\n"
+        "from detseg.evaluation import plots, report\n"
+        "from detseg.evaluation.labels import dice, miou\n"
+        "from detseg.evaluation.objects import coco_map\n"
         "print([name for name in ('matplotlib', 'torch', 'pycocotools', 'scipy') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

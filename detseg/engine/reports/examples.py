@@ -16,9 +16,9 @@ from detseg.engine.reports.browse import BROWSED_BYTES, MOST_IMAGES, Browsed, br
 from detseg.engine.reports.report_images import ReportImage, ReportImages
 from detseg.engine.samples import Samples
 from detseg.evaluation.base import Evaluator
-from detseg.evaluation.errors import Outcome
-from detseg.evaluation.explore import BoxCounts
 from detseg.evaluation.hardest import Candidate, encode_jpeg
+from detseg.evaluation.objects.errors import Outcome
+from detseg.evaluation.objects.explore import BoxCounts
 from detseg.evaluation.per_image import ImageTable
 from detseg.files import atomic_path
 from detseg.runtime.media.images import write_image

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detseg.engine.reports.browse import Browsed
-from detseg.evaluation.explore import BoxCounts
 from detseg.evaluation.hardest import BoxTally
+from detseg.evaluation.objects.explore import BoxCounts
 from detseg.evaluation.per_image import ImageTable
 
 

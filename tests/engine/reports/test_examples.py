@@ -15,8 +15,8 @@ from detseg.data.formats.blobs import BlobsConfig, BlobsDataset
 from detseg.data.formats.shapes import ShapesConfig, ShapesDataset
 from detseg.engine.reports.examples import Examples
 from detseg.engine.reports.report_images import ReportImages
-from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.errors import Outcome
+from detseg.evaluation.objects.coco_map import CocoEvaluator
+from detseg.evaluation.objects.errors import Outcome
 from detseg.models.detector import DetectorConfig
 from detseg.models.letnet import LETNetConfig
 from detseg.runtime.drawing.compare import compare_labels

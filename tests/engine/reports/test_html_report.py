@@ -13,8 +13,8 @@ import pytest
 from detseg.engine.reports.browse import BROWSED_BYTES, browsed, fit_browsed
 from detseg.engine.reports.html_report import Chart, Report, render, write_html
 from detseg.engine.reports.report_images import ReportImage, ReportImages
-from detseg.evaluation.explore import count_boxes, image_record
 from detseg.evaluation.hardest import BoxTally, encode_jpeg
+from detseg.evaluation.objects.explore import count_boxes, image_record
 from detseg.files import SaveError
 from detseg.structures import Detections, GroundTruth, Metrics
 

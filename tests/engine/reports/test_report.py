@@ -11,9 +11,9 @@ import pytest
 from detseg.engine.reports.html_report import render
 from detseg.engine.reports.report import make_report, write_metrics, write_report
 from detseg.evaluation.base import Evaluator
-from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.dice import VolumeEvaluator
-from detseg.evaluation.miou import SegmentationEvaluator
+from detseg.evaluation.labels.dice import VolumeEvaluator
+from detseg.evaluation.labels.miou import SegmentationEvaluator
+from detseg.evaluation.objects.coco_map import CocoEvaluator
 from detseg.structures import Detections, GroundTruth, LabelMap
 from detseg.volumes import LabelVolume
 

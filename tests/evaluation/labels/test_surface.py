@@ -13,7 +13,7 @@ from monai.metrics import compute_hausdorff_distance, compute_surface_dice
 from scipy.ndimage import gaussian_filter
 
 from detseg.arrays import BoolArray, DoubleArray
-from detseg.evaluation.surface import SurfaceDistances, surface_distances
+from detseg.evaluation.labels.surface import SurfaceDistances, surface_distances
 from detseg.volumes import Spacing
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*always_return_as_numpy:FutureWarning")  # MONAI's own call

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detseg.arrays import DoubleArray, IntArray
-from detseg.evaluation.scored import ScoredBoxes
+from detseg.evaluation.objects.scored import ScoredBoxes
 
 NUM_BINS = 20
 LOWEST_SCORE = 0.25

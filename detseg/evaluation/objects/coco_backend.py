@@ -14,7 +14,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
-from detseg.evaluation.boundary import KEY, boundary_of, with_boundaries
+from detseg.evaluation.objects.boundary import KEY, boundary_of, with_boundaries
 from detseg.run_lengths import RunLengths, encode
 from detseg.structures import Detections, GroundTruth, Instances
 

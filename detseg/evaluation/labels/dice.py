@@ -12,8 +12,8 @@ import numpy as np
 from detseg.arrays import BoolArray, ByteArray, DoubleArray
 from detseg.evaluation.base import EvaluatorState
 from detseg.evaluation.checks import category_ids_of, require_labels, require_unique
+from detseg.evaluation.labels.surface import surface_distances
 from detseg.evaluation.plots import plot_case_scores
-from detseg.evaluation.surface import surface_distances
 from detseg.files import write_text
 from detseg.runtime.writers.cells import as_text_cell
 from detseg.structures import IGNORE_INDEX, Metrics

@@ -5,11 +5,11 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from detseg.evaluation.errors import Outcome, find_box_errors
 from detseg.evaluation.hardest import MARKS
-from detseg.evaluation.hardest_instances import HardestInstances
-from detseg.evaluation.instances import InstanceEvaluator
-from detseg.evaluation.mask_overlaps import mask_overlaps
+from detseg.evaluation.objects.errors import Outcome, find_box_errors
+from detseg.evaluation.objects.hardest_instances import HardestInstances
+from detseg.evaluation.objects.instances import InstanceEvaluator
+from detseg.evaluation.objects.mask_overlaps import mask_overlaps
 from detseg.run_lengths import RunLengths, pack_masks
 from detseg.structures import GroundTruth, Instances
 

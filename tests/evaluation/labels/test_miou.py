@@ -18,7 +18,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassJaccardInd
 
 from detseg.arrays import ByteArray
 from detseg.evaluation.base import Evaluator
-from detseg.evaluation.miou import SegmentationEvaluator
+from detseg.evaluation.labels.miou import SegmentationEvaluator
 from detseg.evaluation.plots import plot_class_scores
 from detseg.structures import IGNORE_INDEX, LabelMap
 

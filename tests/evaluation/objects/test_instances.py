@@ -16,9 +16,9 @@ from pycocotools.cocoeval import COCOeval
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.open import open_dataset
 from detseg.evaluation.base import Evaluator
-from detseg.evaluation.coco_backend import BACKENDS
-from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.instances import InstanceEvaluator
+from detseg.evaluation.objects.coco_backend import BACKENDS
+from detseg.evaluation.objects.coco_map import CocoEvaluator
+from detseg.evaluation.objects.instances import InstanceEvaluator
 from detseg.run_lengths import RunLengths, pack_masks
 from detseg.structures import Detections, GroundTruth, Instances
 

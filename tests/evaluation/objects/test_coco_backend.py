@@ -10,8 +10,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from detseg.evaluation.coco_backend import BACKENDS, Accumulated, Backend, accumulate, choose_backend
-from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.evaluation.objects.coco_backend import BACKENDS, Accumulated, Backend, accumulate, choose_backend
+from detseg.evaluation.objects.coco_map import CocoEvaluator
 from detseg.structures import Detections, GroundTruth
 
 INSTALLED: list[Backend] = [

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from detseg.arrays import IntArray
-from detseg.evaluation.errors import Outcome, find_box_errors
-from detseg.evaluation.matching import Overlaps, overlaps_of
+from detseg.evaluation.objects.errors import Outcome, find_box_errors
+from detseg.evaluation.objects.matching import Overlaps, overlaps_of
 from detseg.structures import Detections, GroundTruth
 
 
@@ -19,10 +19,10 @@ class ConfusionMatrix:
     were missed; ``counts[C, c]`` detections of class c found nothing.
 
     Detections below ``confidence`` do not count. Objects and detections of one class are paired first, as for AP and
-    for the curves of F1 (see :func:`detseg.evaluation.matching.match_boxes`), so that the diagonal holds what these
-    count as right; then those of different classes, again the best scores first, down to an IoU of ``iou``. A crowd
-    region is never missed, and a detection that found nothing does not count when at least the share ``iou`` of its
-    area lies in a crowd region of its class. ``measure`` says how far detections and objects overlap.
+    for the curves of F1 (see :func:`detseg.evaluation.objects.matching.match_boxes`), so that the diagonal holds what
+    these count as right; then those of different classes, again the best scores first, down to an IoU of ``iou``. A
+    crowd region is never missed, and a detection that found nothing does not count when at least the share ``iou`` of
+    its area lies in a crowd region of its class. ``measure`` says how far detections and objects overlap.
 
     Raises:
         ValueError: a threshold is outside [0, 1].

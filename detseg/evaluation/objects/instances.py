@@ -11,9 +11,9 @@ import numpy as np
 
 from detseg.arrays import DoubleArray, IntArray
 from detseg.evaluation.base import EvaluatorState
-from detseg.evaluation.coco_backend import accumulate
-from detseg.evaluation.coco_map import SUMMARY, CocoEvaluator
-from detseg.evaluation.mask_overlaps import mask_overlaps
+from detseg.evaluation.objects.coco_backend import accumulate
+from detseg.evaluation.objects.coco_map import SUMMARY, CocoEvaluator
+from detseg.evaluation.objects.mask_overlaps import mask_overlaps
 from detseg.run_lengths import RunLengths
 from detseg.runtime.writers.boxes import write_results
 from detseg.runtime.writers.instances import instances_to_coco
@@ -26,7 +26,7 @@ _RUNS = ("found_runs", "true_runs")
 
 class InstanceEvaluator(CocoEvaluator):
     """All that :class:`CocoEvaluator` says of boxes, of masks; then ``AP_box``, ``AP50_box`` and ``AP75_box``, and with
-    ``boundary`` the same of :mod:`detseg.evaluation.boundary`: ``AP_boundary``, ...
+    ``boundary`` the same of :mod:`detseg.evaluation.objects.boundary`: ``AP_boundary``, ...
 
     Whether an object is small, medium or large is decided by the area in its annotation, and of what was found by the
     pixels of its mask.

@@ -9,8 +9,8 @@ from enum import IntEnum
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
-from detseg.evaluation.f1 import F1Curve
-from detseg.evaluation.matching import MATCH_IOU, Overlaps, match_boxes, overlaps_of
+from detseg.evaluation.objects.f1 import F1Curve
+from detseg.evaluation.objects.matching import MATCH_IOU, Overlaps, match_boxes, overlaps_of
 from detseg.structures import Detections, GroundTruth
 
 NEAR_IOU = 0.1
@@ -85,9 +85,9 @@ def find_box_errors(
 ) -> BoxErrors:
     """Say of every box that reaches the confidence of its class, ``confidences`` ``[C]``, what it is.
 
-    Boxes are matched as COCO does it at this ``iou``, see :func:`detseg.evaluation.matching.match_boxes`. Boxes that
-    lie in a crowd region instead do not count. Of the others, again the best scores first, a box that overlaps a free
-    object of another class by ``iou`` has the wrong class;
+    Boxes are matched as COCO does it at this ``iou``, see :func:`detseg.evaluation.objects.matching.match_boxes`. Boxes
+    that lie in a crowd region instead do not count. Of the others, again the best scores first, a box that overlaps a
+    free object of another class by ``iou`` has the wrong class;
     one that overlaps a free object of its own class by 0.1 is badly placed; any other is a false positive. Objects that
     are free after that are missed. ``measure`` says ``[D, G]`` how far they overlap, where it is not the IoU of
     boxes.

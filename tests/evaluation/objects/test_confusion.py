@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from detseg.evaluation.confusion import ConfusionMatrix
+from detseg.evaluation.objects.confusion import ConfusionMatrix
 from detseg.structures import Detections, GroundTruth
 
 Box = tuple[float, float, float, float]

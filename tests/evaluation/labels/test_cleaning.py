@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detseg.evaluation.cleaning import CleaningChooser
+from detseg.evaluation.labels.cleaning import CleaningChooser
 from detseg.runtime.postprocess.components import CleanConfig, clean_labels
 from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray, IntArray
-from detseg.evaluation.errors import Outcome, find_box_errors
+from detseg.evaluation.objects.errors import Outcome, find_box_errors
 from detseg.structures import Detections, GroundTruth
 
 NUM_STEPS = 100

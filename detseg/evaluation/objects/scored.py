@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
-from detseg.evaluation.matching import MATCH_IOU, Overlaps, match_boxes, overlaps_of
+from detseg.evaluation.objects.matching import MATCH_IOU, Overlaps, match_boxes, overlaps_of
 from detseg.structures import Detections, GroundTruth
 
 BACKGROUND_IOU = 0.1

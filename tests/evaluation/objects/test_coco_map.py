@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detseg.evaluation.base import Evaluator
-from detseg.evaluation.coco_backend import BACKENDS
-from detseg.evaluation.coco_map import CocoEvaluator
+from detseg.evaluation.objects.coco_backend import BACKENDS
+from detseg.evaluation.objects.coco_map import CocoEvaluator
 from detseg.runtime.writers.boxes import write_results
 from detseg.structures import Detections, GroundTruth
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray, IntArray
-from detseg.evaluation.scored import ScoredBoxes
+from detseg.evaluation.objects.scored import ScoredBoxes
 
 
 @dataclass(frozen=True, slots=True)

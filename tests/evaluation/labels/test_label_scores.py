@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detseg.evaluation.dice import VolumeEvaluator
-from detseg.evaluation.label_scores import mask_scores, volume_scores
-from detseg.evaluation.miou import SegmentationEvaluator
+from detseg.evaluation.labels.dice import VolumeEvaluator
+from detseg.evaluation.labels.label_scores import mask_scores, volume_scores
+from detseg.evaluation.labels.miou import SegmentationEvaluator
 from detseg.structures import IGNORE_INDEX, LabelMap
 from detseg.volumes import LabelVolume
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.errors import (
+from detseg.evaluation.objects.coco_map import CocoEvaluator
+from detseg.evaluation.objects.errors import (
     USUAL_CONFIDENCE,
     BoxErrors,
     Outcome,
     best_confidences,
     find_box_errors,
 )
-from detseg.evaluation.f1 import F1Curve
+from detseg.evaluation.objects.f1 import F1Curve
 from detseg.structures import Detections, GroundTruth
 
 Box = tuple[float, float, float, float]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from detseg.arrays import ByteArray
-from detseg.evaluation.miou import SegmentationEvaluator
+from detseg.evaluation.labels.miou import SegmentationEvaluator
 from detseg.structures import IGNORE_INDEX, LabelMap
 from detseg.volumes import LabelVolume
 

@@ -10,16 +10,16 @@ import numpy as np
 
 from detseg.arrays import DoubleArray
 from detseg.evaluation.base import EvaluatorState
-from detseg.evaluation.calibration import calibrate
 from detseg.evaluation.checks import require_unique
-from detseg.evaluation.coco_backend import Accumulated, Judged, accumulate, choose_backend, describe_backend
-from detseg.evaluation.confusion import ConfusionMatrix
-from detseg.evaluation.f1 import F1Curve, f1_curves, f1_of_all
-from detseg.evaluation.matching import MATCH_IOU, overlaps_of
+from detseg.evaluation.objects.calibration import calibrate
+from detseg.evaluation.objects.coco_backend import Accumulated, Judged, accumulate, choose_backend, describe_backend
+from detseg.evaluation.objects.confusion import ConfusionMatrix
+from detseg.evaluation.objects.f1 import F1Curve, f1_curves, f1_of_all
+from detseg.evaluation.objects.matching import MATCH_IOU, overlaps_of
+from detseg.evaluation.objects.precision_recall import PrecisionRecallCurve
+from detseg.evaluation.objects.scored import ScoredBoxes, score_boxes
+from detseg.evaluation.objects.shares import error_shares
 from detseg.evaluation.plots import plot_calibration, plot_confusion_matrix, plot_f1_curves, plot_pr_curves
-from detseg.evaluation.precision_recall import PrecisionRecallCurve
-from detseg.evaluation.scored import ScoredBoxes, score_boxes
-from detseg.evaluation.shares import error_shares
 from detseg.runtime.writers.boxes import detections_to_coco, write_results
 from detseg.structures import Detections, GroundTruth, Metrics
 
@@ -53,8 +53,8 @@ class CocoEvaluator:
     :meth:`classes_without_truth`.
 
     ``category_ids``: the data set's id of each class; 1, 2, 3, ... where the format knows none. ``backend``: the
-    program that matches and counts, one of :data:`detseg.evaluation.coco_backend.BACKENDS`, which all give the same
-    numbers; by default the fastest that is installed.
+    program that matches and counts, one of :data:`detseg.evaluation.objects.coco_backend.BACKENDS`, which all give the
+    same numbers; by default the fastest that is installed.
 
     Raises:
         ValueError: names or ids that are not unique or differ in number, or a backend that is unknown or not installed.
@@ -162,8 +162,8 @@ class CocoEvaluator:
 
     def diagnose(self) -> dict[str, float]:
         """``F1`` over all objects at the one confidence ``F1_confidence`` where it is best, and both for each class by
-        itself; ``ECE``, see :class:`~detseg.evaluation.calibration.Calibration`; and ``dAP50_<kind>``, what AP50 lacks
-        for each kind of error, see :mod:`detseg.evaluation.shares`. -1 where nothing can be said.
+        itself; ``ECE``, see :class:`~detseg.evaluation.objects.calibration.Calibration`; and ``dAP50_<kind>``, what
+        AP50 lacks for each kind of error, see :mod:`detseg.evaluation.objects.shares`. -1 where nothing can be said.
 
         Raises:
             ValueError: no image was added.

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.evaluation.calibration import calibrate
-from detseg.evaluation.coco_map import CocoEvaluator
-from detseg.evaluation.f1 import f1_curves
-from detseg.evaluation.matching import match_boxes
-from detseg.evaluation.scored import Fault, ScoredBoxes, score_boxes
-from detseg.evaluation.shares import average_precision, error_shares
+from detseg.evaluation.objects.calibration import calibrate
+from detseg.evaluation.objects.coco_map import CocoEvaluator
+from detseg.evaluation.objects.f1 import f1_curves
+from detseg.evaluation.objects.matching import match_boxes
+from detseg.evaluation.objects.scored import Fault, ScoredBoxes, score_boxes
+from detseg.evaluation.objects.shares import average_precision, error_shares
 from detseg.structures import Detections, GroundTruth
 
 NAMES = ("a", "b", "c")

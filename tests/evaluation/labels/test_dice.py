@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter
 
 from detseg.arrays import ByteArray, DoubleArray
 from detseg.evaluation.base import Evaluator
-from detseg.evaluation.dice import VolumeEvaluator
+from detseg.evaluation.labels.dice import VolumeEvaluator
 from detseg.evaluation.plots import plot_case_scores
 from detseg.evaluation.report import format_table
 from detseg.structures import IGNORE_INDEX

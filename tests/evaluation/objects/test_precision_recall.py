@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detseg.evaluation.precision_recall import PrecisionRecallCurve
+from detseg.evaluation.objects.precision_recall import PrecisionRecallCurve
 
 
 def curve(precision: list[float], confidences: list[float]) -> PrecisionRecallCurve:

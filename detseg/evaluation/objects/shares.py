@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray
-from detseg.evaluation.scored import Fault, ScoredBoxes
+from detseg.evaluation.objects.scored import Fault, ScoredBoxes
 
 _RECALLS = np.linspace(0, 1, 101)
 

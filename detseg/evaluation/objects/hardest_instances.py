@@ -7,9 +7,9 @@ from typing import cast
 import numpy as np
 
 from detseg.arrays import ByteArray, DoubleArray
-from detseg.evaluation.errors import BoxErrors, Outcome, find_box_errors
 from detseg.evaluation.hardest import MARKS, HardestBoxes
-from detseg.evaluation.mask_overlaps import mask_overlaps
+from detseg.evaluation.objects.errors import BoxErrors, Outcome, find_box_errors
+from detseg.evaluation.objects.mask_overlaps import mask_overlaps
 from detseg.runtime.drawing.instances import tint
 from detseg.structures import Detections, GroundTruth, Instances
 
