@@ -52,7 +52,7 @@ class Kind:
 def make_kinds(folder: Path) -> dict[str, Kind]:
     """All kinds; models and data sets that they need are made in ``folder``."""
     from detseg.runtime.media.images import write_image
-    from detseg.runtime.media.nifti import write_label_volume, write_volume
+    from detseg.runtime.volumes.nifti import write_label_volume, write_volume
     from detseg.volumes import LabelVolume, Volume
 
     rng = np.random.default_rng(0)

@@ -36,10 +36,10 @@ from detseg.conversion.convert import convert
 from detseg.exporters.export import export_model
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.media.images import read_image
-from detseg.runtime.media.sources import expand_sources
 from detseg.runtime.media.video_file import OpenCVVideo
-from detseg.runtime.media.video_reader import Section, read_video
 from detseg.runtime.onnx.model import OnnxModel
+from detseg.runtime.sources.finding import expand_sources
+from detseg.runtime.sources.video_reader import Section, read_video
 
 PREPARE = """
 import sys, shutil

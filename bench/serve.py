@@ -32,7 +32,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from detseg.runtime.media.sources import expand_sources
+from detseg.runtime.sources.finding import expand_sources
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PEER = """

@@ -68,16 +68,22 @@ FLOORS: dict[str, frozenset[str]] = {
     "engine/logging": frozenset(),
     "engine/reports": frozenset({"engine"}),
     "runtime/media": frozenset(),
-    "runtime/inputs": frozenset({"runtime/media"}),
+    "runtime/volumes": frozenset({"runtime/media"}),
+    "runtime/sources": frozenset({"runtime/media", "runtime/volumes"}),
+    "runtime/inputs": frozenset({"runtime/media", "runtime/volumes"}),
     "runtime/postprocess": frozenset({"runtime/inputs"}),
     "runtime/kinds": frozenset(
-        {"runtime/media", "runtime/inputs", "runtime/postprocess", "runtime/drawing", "runtime/writers"}
+        {"runtime/sources", "runtime/inputs", "runtime/postprocess", "runtime/drawing", "runtime/writers"}
     ),
     "runtime/foreign": frozenset({"runtime/inputs", "runtime/postprocess", "runtime/kinds"}),
     "runtime/onnx": frozenset({"runtime/inputs", "runtime/kinds", "runtime/foreign"}),
     "runtime/tracking": frozenset(),
-    "runtime/drawing": frozenset({"runtime/media", "runtime/inputs"}),
-    "runtime/writers": frozenset({"runtime/media", "runtime/drawing"}),
+    "runtime/drawing": frozenset({"runtime/inputs"}),
+    "runtime/writers": frozenset({"runtime/media", "runtime/volumes", "runtime/sources", "runtime/drawing"}),
+    "runtime/commands": frozenset(
+        {"runtime", "runtime/media", "runtime/sources", "runtime/kinds", "runtime/onnx", "runtime/tracking"}
+        | {"runtime/drawing", "runtime/writers"}
+    ),
     "runtime/weights": frozenset(),
     "layers/cpu": frozenset(),
     "models/backbones": frozenset({"models"}),

@@ -204,10 +204,10 @@ def _compare(options: argparse.Namespace) -> int:
 
 def _predict(options: argparse.Namespace) -> int:
     from detseg.api.models import load
-    from detseg.runtime.colors import read_palette
-    from detseg.runtime.command import predict_command
-    from detseg.runtime.media.video_reader import Section
-    from detseg.runtime.shards import parse_shard
+    from detseg.runtime.commands.colors import read_palette
+    from detseg.runtime.commands.predict import predict_command
+    from detseg.runtime.commands.shards import parse_shard
+    from detseg.runtime.sources.video_reader import Section
     from detseg.runtime.tracker import tracker_for
     from detseg.runtime.tracking.counting import parse_place
 
@@ -264,13 +264,13 @@ def _what_results_depend_on(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from detseg.runtime.merge import merge_command
+    from detseg.runtime.commands.merge import merge_command
 
     return merge_command(options.folders, options.output)
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from detseg.runtime.bench import bench_command
+    from detseg.runtime.commands.bench import bench_command
     from detseg.runtime.weights.released import find_model
 
     path, quality = find_model(options.model), None
@@ -320,7 +320,7 @@ def _serve(options: argparse.Namespace) -> int:
 
 def _colors(options: argparse.Namespace) -> int:
     from detseg.api.models import load
-    from detseg.runtime.colors import colors_command, read_palette
+    from detseg.runtime.commands.colors import colors_command, read_palette
 
     model = load(options.model, device="cpu")
     palette = None if options.colors is None else read_palette(options.colors, model.class_names)

@@ -1,6 +1,6 @@
 """Readers of data sets as users have them, and the loaders that feed them to a model.
 
-A format is one file with a :class:`detseg.data.datasets.dataset.DatasetFormat`, and one line in the table below.
+A format is one file with a :class:`detseg.data.format.DatasetFormat`, and one line in the table below.
 """
 
 from __future__ import annotations

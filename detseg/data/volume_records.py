@@ -10,7 +10,7 @@ from detseg.data.class_map import merge_classes
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.records import SplitRecords
 from detseg.data.source import DatasetError
-from detseg.runtime.media.volume_files import is_volume_path
+from detseg.runtime.volumes.volume_files import is_volume_path
 
 
 class VolumePair(NamedTuple):

@@ -17,8 +17,8 @@ from detseg.engine.distributed import Group
 from detseg.engine.samples import Samples, eval_placing
 from detseg.evaluation.base import Evaluator
 from detseg.models.base import fused
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.runner import Runner, predict_frames
+from detseg.runtime.sources.frames import Frame
 from detseg.structures import Result
 from detseg.tasks.base import Batch, Task
 from detseg.tasks.model_file import match_classes

@@ -18,7 +18,7 @@ from detseg.engine.samples import Samples
 from detseg.engine.settings import RunConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.media.nifti_header import VolumeError
+from detseg.runtime.volumes.nifti_header import VolumeError
 
 OPPOSITES: Mapping[str, tuple[tuple[str, str], ...]] = {
     "left and right": (("left", "right"), ("l", "r"), ("lt", "rt"), ("lh", "rh")),

@@ -14,7 +14,7 @@ from detseg.data.loading.cache import CachedDataset
 from detseg.data.loading.volume_cache import PlacedVolumes
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.media.volume_cases import case_name
+from detseg.runtime.volumes.volume_cases import case_name
 
 Samples = Dataset | PlacedVolumes
 CacheMode = Literal["none", "ram", "disk"]

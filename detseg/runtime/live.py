@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from detseg.runtime.background import iterate_ahead
-from detseg.runtime.media.frames import Frame
+from detseg.runtime.sources.frames import Frame
 
 
 def take_ahead(frames: Iterator[Frame], size: int, stop: threading.Event | None = None) -> Iterator[Frame]:
     """``frames``, in their order, taken by a thread at most ``size`` of them ahead; with 0 as they are asked for.
 
     Live ones are always taken by a thread, as soon as they are there, and only the newest waits. It counts those that
-    it has overtaken, see :class:`detseg.runtime.media.frames.Frame`. ``stop``: see
+    it has overtaken, see :class:`detseg.runtime.sources.frames.Frame`. ``stop``: see
     :func:`detseg.runtime.background.iterate_ahead`.
     """
     return iterate_ahead(frames, size, _overtake, stop) if size else _from_the_first_live_one(frames, stop)

@@ -15,16 +15,16 @@ from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.live import take_ahead
-from detseg.runtime.media.frames import Frame
-from detseg.runtime.media.given import Channels, Item, items_of
-from detseg.runtime.media.reading import read_frames
-from detseg.runtime.media.sources import OnError, Source, find_sources
-from detseg.runtime.media.video_reader import Section
 from detseg.runtime.onnx.forking import tell_of_forks
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Runner, predict_frames
+from detseg.runtime.sources.finding import OnError, Source, find_sources
+from detseg.runtime.sources.frames import Frame
+from detseg.runtime.sources.given import Channels, Item, items_of
+from detseg.runtime.sources.reading import read_frames
+from detseg.runtime.sources.video_reader import Section
 from detseg.runtime.tracker import Tracker, tracker_for
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Result
@@ -113,7 +113,7 @@ class Model:
             given: names of files, folders, globs, videos, cameras; numpy arrays ``[H, W, 3]`` uint8, **RGB unless**
                 ``channels="bgr"``, also gray or with alpha; torch tensors ``[3, H, W]``; PIL images; encoded bytes and
                 open files; volumes of nibabel, SimpleITK or numpy; batches, lists and iterators of these. See
-                :data:`detseg.runtime.media.given.TAKEN`.
+                :data:`detseg.runtime.sources.given.TAKEN`.
             batch_size: how many images go through the network together; volumes go one at a time.
             confidence: lowest score of a box that counts, in place of the model's own.
             iou: overlap above which boxes of one class are one object, in place of the model's own.
@@ -136,7 +136,7 @@ class Model:
         Raises:
             TypeError: ``given`` is nothing that can be predicted on; lists what can.
             ValueError: impossible settings, sources or images, see
-                :func:`detseg.runtime.media.sources.find_sources`.
+                :func:`detseg.runtime.sources.finding.find_sources`.
             ImageError: a source cannot be read, and ``on_error`` is None.
         """
         kept = self._kept(classes)

@@ -15,7 +15,7 @@ import numpy as np
 from detseg.arrays import ByteArray, FloatArray, IntArray
 from detseg.run_lengths import RunLengths
 from detseg.runtime.kinds.base import Kind
-from detseg.runtime.media.frames import Frame
+from detseg.runtime.sources.frames import Frame
 from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 

@@ -12,7 +12,7 @@ from detseg.arrays import BoolArray
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.kinds.base import Kind
-from detseg.runtime.media.frames import Frame
+from detseg.runtime.sources.frames import Frame
 from detseg.structures import Result
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from detseg.runtime.media.frames import Frame
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.tracking.tracker import ByteTracker, TrackerConfig
 from detseg.structures import Detections
 

@@ -19,7 +19,7 @@ from detseg.data.formats.blobs import write_blobs
 from detseg.data.formats.nifti import NiftiFormat
 from detseg.data.open import find_source, open_dataset
 from detseg.data.source import DatasetError
-from detseg.runtime.media.volume_files import read_label_values, read_volume
+from detseg.runtime.volumes.volume_files import read_label_values, read_volume
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ from detseg.cli import main
 from detseg.data.formats.blobs import write_blobs
 from detseg.models.vnet import VNetConfig
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.media.volume_files import read_label_values, read_volume
 from detseg.runtime.postprocess.components import CleanConfig, clean_labels
+from detseg.runtime.volumes.volume_files import read_label_values, read_volume
 from detseg.tasks.model_file import ModelFileConfig, load_model_file, save_model_file
 from detseg.tasks.volume import VolumeTaskConfig
 

@@ -22,7 +22,7 @@ from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.images import write_image, write_mask
-from detseg.runtime.media.nifti import write_label_volume, write_volume
+from detseg.runtime.volumes.nifti import write_label_volume, write_volume
 from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import load_model_file
 from detseg.volumes import LabelVolume, Volume

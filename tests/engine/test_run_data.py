@@ -22,8 +22,8 @@ from detseg.engine.run_data import open_run_data
 from detseg.engine.settings import DataConfig, RunConfig
 from detseg.engine.training.checkpoint import load_state
 from detseg.runtime.media.images import write_image, write_mask
-from detseg.runtime.media.nifti import write_label_volume
-from detseg.runtime.media.volume_files import read_label_values
+from detseg.runtime.volumes.nifti import write_label_volume
+from detseg.runtime.volumes.volume_files import read_label_values
 from detseg.volumes import LabelVolume
 
 Tiny = Callable[..., RunConfig]

@@ -21,7 +21,7 @@ from detseg.engine.settings import RunConfig
 from detseg.engine.training.interrupt import InterruptedRunError
 from detseg.engine.training.trainer import Trainer
 from detseg.runtime.media.images import read_image
-from detseg.runtime.media.volume_files import read_label_values, read_volume
+from detseg.runtime.volumes.volume_files import read_label_values, read_volume
 from detseg.tasks.model_file import load_model_file
 
 CLASSES = ("background", "bright", "dark")

@@ -22,7 +22,7 @@ from detseg.data.open import open_dataset
 from detseg.data.source import DatasetError
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
-from detseg.runtime.media.nifti_header import VolumeError
+from detseg.runtime.volumes.nifti_header import VolumeError
 from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import load_model_file
 from detseg.volumes import Volume

@@ -17,7 +17,7 @@ from detseg.data.formats.blobs import write_blobs
 from detseg.data.open import open_dataset
 from detseg.engine.run import train
 from detseg.engine.settings import RunConfig
-from detseg.runtime.media.volume_files import read_label_values, read_volume
+from detseg.runtime.volumes.volume_files import read_label_values, read_volume
 
 TINY = """
 model: {name: vnet, width: 4, num_convolutions: [1, 1], kernel_size: 3, norm: instance}

@@ -23,9 +23,9 @@ from detseg.evaluation.labels.dice import VolumeEvaluator
 from detseg.losses.dice import DiceLossConfig
 from detseg.losses.nested import RegionLoss
 from detseg.ops.inferers import probabilities_of as tensor_probabilities
-from detseg.runtime.media.volume_files import read_label_values
 from detseg.runtime.postprocess.inferers import probabilities_of
 from detseg.runtime.postprocess.results import best_voxel_classes
+from detseg.runtime.volumes.volume_files import read_label_values
 from detseg.structures import IGNORE_INDEX
 from detseg.tasks.model_file import load_model_file
 from detseg.volumes import LabelVolume, VolumeTransform

@@ -12,12 +12,12 @@ import torch
 import detseg
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
-from detseg.runtime.command import predict_command
+from detseg.runtime.commands.predict import predict_command
+from detseg.runtime.commands.summary import EXIT_SOME_FAILED
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.media.images import read_image, write_image
-from detseg.runtime.media.sources import SourceError
-from detseg.runtime.media.video_reader import Section, read_video
-from detseg.runtime.summary import EXIT_SOME_FAILED
+from detseg.runtime.sources.finding import SourceError
+from detseg.runtime.sources.video_reader import Section, read_video
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig

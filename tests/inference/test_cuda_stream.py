@@ -14,9 +14,9 @@ from detseg.inference.load import make_runner
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import DetectorConfig
 from detseg.runtime.inputs.geometry import InputSpec
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.runner import predict_frames
+from detseg.runtime.sources.frames import Frame
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
 

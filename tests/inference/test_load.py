@@ -13,9 +13,9 @@ from detseg.models.detector import DetectorConfig
 from detseg.models.letnet import LETNetConfig
 from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.media.nifti import write_volume
 from detseg.runtime.model import Model
 from detseg.runtime.tracking.tracker import TrackerConfig
+from detseg.runtime.volumes.nifti import write_volume
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.model_file import ModelFileConfig, save_model_file

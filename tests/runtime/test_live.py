@@ -13,13 +13,13 @@ import cv2
 import numpy as np
 import pytest
 
-from detseg.runtime.command import predict_command
+from detseg.runtime.commands.predict import predict_command
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.live import take_ahead
-from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Finished, predict_frames
+from detseg.runtime.sources.frames import Frame, StreamInfo
 from detseg.structures import Detections
 
 CAMERA = StreamInfo(30.0, 32, 32, live=True)

@@ -16,13 +16,13 @@ import pytest
 
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import ImageError, read_image, write_image
-from detseg.runtime.media.sources import SourceError, expand_sources
-from detseg.runtime.media.video_reader import Section
 from detseg.runtime.model import Model
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Finished
+from detseg.runtime.sources.finding import SourceError, expand_sources
+from detseg.runtime.sources.frames import Frame
+from detseg.runtime.sources.video_reader import Section
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import IGNORE_INDEX, Detections, LabelMap
 from detseg.volumes import LabelVolume

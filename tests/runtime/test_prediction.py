@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.prediction import FoundObject, Prediction
+from detseg.runtime.sources.frames import Frame, StreamInfo
 from detseg.structures import Detections, LabelMap
 from detseg.volumes import LabelVolume, Volume
 

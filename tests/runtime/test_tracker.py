@@ -9,9 +9,9 @@ import pytest
 import detseg
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Finished
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 

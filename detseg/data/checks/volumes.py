@@ -23,9 +23,9 @@ from detseg.data.findings import Finding
 from detseg.data.source import DatasetError
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, transform_of
-from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
-from detseg.runtime.media.volume_cases import case_of, read_case, read_case_header
-from detseg.runtime.media.volume_files import read_label_values, read_volume_header, volume_stem
+from detseg.runtime.volumes.nifti_header import VolumeError, VolumeHeader
+from detseg.runtime.volumes.volume_cases import case_of, read_case, read_case_header
+from detseg.runtime.volumes.volume_files import read_label_values, read_volume_header, volume_stem
 from detseg.volumes import Spacing, VolumeTransform
 
 _VOXELS_AT_ONCE = 2**26

@@ -13,9 +13,9 @@ from detseg.arrays import ByteArray, DoubleArray, FloatArray
 from detseg.data.datasets.packed import PackedStrings
 from detseg.data.source import DatasetError
 from detseg.runtime.inputs.volume_geometry import orientation
-from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
-from detseg.runtime.media.volume_cases import channel_files, read_case, read_case_header
-from detseg.runtime.media.volume_files import read_label_values, read_volume_header, stored_files
+from detseg.runtime.volumes.nifti_header import VolumeError, VolumeHeader
+from detseg.runtime.volumes.volume_cases import channel_files, read_case, read_case_header
+from detseg.runtime.volumes.volume_files import read_label_values, read_volume_header, stored_files
 from detseg.structures import IGNORE_INDEX, Target
 from detseg.volumes import LabelVolume, Volume, grid_distance_mm, grid_tolerance_mm, spacing_of
 

@@ -21,8 +21,8 @@ from detseg.data.format import DatasetFormat
 from detseg.data.records import GeneratedRecords
 from detseg.data.source import DatasetError, DataSource
 from detseg.files import write_text
-from detseg.runtime.media.nifti import write_label_volume, write_volume
-from detseg.runtime.media.nifti_header import VolumeHeader
+from detseg.runtime.volumes.nifti import write_label_volume, write_volume
+from detseg.runtime.volumes.nifti_header import VolumeHeader
 from detseg.structures import Target
 from detseg.volumes import LabelVolume, Shape3, Volume
 

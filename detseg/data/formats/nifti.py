@@ -33,9 +33,9 @@ from detseg.data.source import (
 )
 from detseg.data.split_rule import SplitRule
 from detseg.data.volume_records import VolumePair, VolumeRecords, list_volumes
-from detseg.runtime.media.nifti_header import VolumeError
-from detseg.runtime.media.volume_cases import FIRST_CHANNEL
-from detseg.runtime.media.volume_files import VOLUME_SUFFIXES, volume_exists, volume_stem
+from detseg.runtime.volumes.nifti_header import VolumeError
+from detseg.runtime.volumes.volume_cases import FIRST_CHANNEL
+from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES, volume_exists, volume_stem
 from detseg.structures import Target
 
 IMAGES, LABELS = "imagesTr", "labelsTr"

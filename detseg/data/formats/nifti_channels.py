@@ -8,9 +8,9 @@ from pathlib import Path
 from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
 from detseg.data.source import DatasetError, DataSource
 from detseg.data.volume_records import VolumePair
-from detseg.runtime.media.nifti_header import VolumeError
-from detseg.runtime.media.volume_cases import FIRST_CHANNEL, case_of, channel_files
-from detseg.runtime.media.volume_files import volume_stem
+from detseg.runtime.volumes.nifti_header import VolumeError
+from detseg.runtime.volumes.volume_cases import FIRST_CHANNEL, case_of, channel_files
+from detseg.runtime.volumes.volume_files import volume_stem
 
 
 def read_channel_names(source: DataSource) -> tuple[str, ...]:

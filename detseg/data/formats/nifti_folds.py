@@ -12,7 +12,7 @@ from detseg.data.formats.nifti_description import MAX_DESCRIPTION_BYTES
 from detseg.data.source import DatasetError
 from detseg.data.split_rule import ALL
 from detseg.files import read_text
-from detseg.runtime.media.volume_cases import FIRST_CHANNEL
+from detseg.runtime.volumes.volume_cases import FIRST_CHANNEL
 
 FOLDS_NAME = "splits_final.json"
 

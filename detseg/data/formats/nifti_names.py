@@ -13,7 +13,7 @@ from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_descrip
 from detseg.data.formats.nifti_regions import ORDER_KEY, find_regions
 from detseg.data.parsing import as_integer
 from detseg.data.source import DatasetError, DataSource, check_class_names
-from detseg.runtime.media.volume_files import read_label_values
+from detseg.runtime.volumes.volume_files import read_label_values
 
 IGNORE = "ignore"
 """What nnU-Net calls the voxels that belong to no class."""

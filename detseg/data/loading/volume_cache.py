@@ -14,7 +14,7 @@ from detseg.arrays import ByteArray, DoubleArray, FloatArray
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.loading.cache_store import CacheError, DiskStore, MemoryStore, Store
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, lost_classes, place_labels, place_volume, transform_of
-from detseg.runtime.media.nifti_header import VolumeError, VolumeHeader
+from detseg.runtime.volumes.nifti_header import VolumeError, VolumeHeader
 from detseg.structures import Target
 from detseg.volumes import LabelVolume, Volume, VolumeSample, VolumeTransform
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from detseg.data.source import DatasetError, DataSource
 from detseg.data.split_rule import ALL, SplitRule
-from detseg.runtime.media.volume_files import volume_stem
+from detseg.runtime.volumes.volume_files import volume_stem
 
 
 def deal_volumes(source: DataSource, paths: Sequence[Path], split_rule: SplitRule) -> dict[str, list[Path]]:

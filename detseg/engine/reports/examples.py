@@ -22,7 +22,7 @@ from detseg.evaluation.objects.explore import BoxCounts
 from detseg.evaluation.per_image import ImageTable
 from detseg.files import atomic_path
 from detseg.runtime.media.images import write_image
-from detseg.runtime.media.volume_files import volume_stem
+from detseg.runtime.volumes.volume_files import volume_stem
 from detseg.tasks.base import Task, compare
 
 IMAGES_NAME = "images"

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray, DoubleArray, FloatArray, IntArray
 from detseg.runtime.inputs.volume_channels import ChannelSpec, Intensity, normalize_channel
-from detseg.runtime.media.nifti import require_memory
-from detseg.runtime.media.nifti_header import MAX_VOXELS, VolumeError
-from detseg.runtime.media.volume_cases import read_case, read_case_header
-from detseg.runtime.media.volume_files import VOLUME_SUFFIXES
+from detseg.runtime.volumes.nifti import require_memory
+from detseg.runtime.volumes.nifti_header import MAX_VOXELS, VolumeError
+from detseg.runtime.volumes.volume_cases import read_case, read_case_header
+from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES
 from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3, Spacing, Volume, VolumeTransform, spacing_of
 

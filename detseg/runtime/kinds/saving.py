@@ -14,7 +14,7 @@ from detseg.files import require_replaceable
 from detseg.runtime.drawing.legend import with_legend
 from detseg.runtime.drawing.palette import Palette, palette_of
 from detseg.runtime.kinds.base import Kind, Save
-from detseg.runtime.media.frames import Frame
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.base import (
     DrawnWriter,
     ImageWriter,

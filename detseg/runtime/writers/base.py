@@ -19,10 +19,10 @@ from typing import Any, Protocol, Self
 
 from detseg.arrays import ByteArray
 from detseg.files import ReadFrom, fitting_name, require_replaceable
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.h264 import H264Video
 from detseg.runtime.media.images import IMAGE_SUFFIXES, WRITABLE_SUFFIXES, write_image
 from detseg.runtime.media.video_file import MAX_FPS, MIN_FPS, OpenCVVideo, VideoFile, require_rate
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.cells import as_text_cell
 from detseg.runtime.writers.growing import GrowingText
 

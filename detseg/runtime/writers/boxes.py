@@ -13,7 +13,7 @@ import numpy as np
 
 from detseg.arrays import IntArray
 from detseg.files import atomic_path, write_text
-from detseg.runtime.media.frames import Frame
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, TableFile, WholeFiles, csv_lines, or_empty, rounded
 from detseg.runtime.writers.growing import GrowingJson
 from detseg.structures import Detections

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles
 from detseg.structures import Detections
 

@@ -12,8 +12,8 @@ import numpy as np
 from detseg.files import write_text
 from detseg.run_lengths import encode
 from detseg.runtime.drawing.outlines import joined_outline
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_numbers
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles
 from detseg.runtime.writers.boxes import box_records, detections_to_coco
 from detseg.structures import Instances

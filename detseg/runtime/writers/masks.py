@@ -12,8 +12,8 @@ from detseg.arrays import BoolArray
 from detseg.run_lengths import RunLengths
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import Palette
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image, write_mask
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles
 from detseg.structures import IGNORE_INDEX, LabelMap
 

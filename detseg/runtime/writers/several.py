@@ -11,7 +11,7 @@ from typing import Any, Self
 import cv2
 
 from detseg.files import SaveError
-from detseg.runtime.media.frames import Frame
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.base import ResultWriter
 
 OnFault = Callable[[Frame, Exception], None]

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
-from detseg.runtime.media.itk_files import label_suffix, write_itk_labels
-from detseg.runtime.media.nifti import write_label_values, write_probabilities
+from detseg.runtime.sources.frames import Frame
+from detseg.runtime.volumes.itk_files import label_suffix, write_itk_labels
+from detseg.runtime.volumes.nifti import write_label_values, write_probabilities
 from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles, csv_lines, rounded
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
 from detseg.volumes import LabelVolume, Volume

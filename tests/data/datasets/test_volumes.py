@@ -10,8 +10,8 @@ import pytest
 from detseg.arrays import DoubleArray
 from detseg.data.datasets.volumes import VolumeDataset, spacing_toward_ras, to_positions
 from detseg.data.source import DatasetError
-from detseg.runtime.media.nifti import write_label_volume, write_volume
-from detseg.runtime.media.nifti_header import VolumeError
+from detseg.runtime.volumes.nifti import write_label_volume, write_volume
+from detseg.runtime.volumes.nifti_header import VolumeError
 from detseg.volumes import LabelVolume, Volume, grid_distance_mm, grid_tolerance_mm
 
 SHAPE = (4, 5, 6)

@@ -10,7 +10,7 @@ import pytest
 from detseg.data.formats import nifti_description
 from detseg.data.formats.nifti_names import read_class_names, read_description
 from detseg.data.source import DatasetError, DataSource
-from detseg.runtime.media.nifti import write_label_volume
+from detseg.runtime.volumes.nifti import write_label_volume
 from detseg.volumes import LabelVolume
 
 EXPECTED = {0: "background", 1: "anterior", 2: "posterior"}

@@ -17,9 +17,9 @@ from detseg.data.loading.cache_store import CacheError
 from detseg.data.loading.volume_cache import PlacedVolumes
 from detseg.data.source import DatasetError
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, place_labels, place_volume
-from detseg.runtime.media.nifti import write_label_volume, write_volume
-from detseg.runtime.media.nifti_header import VolumeError
-from detseg.runtime.media.volume_files import read_label_values
+from detseg.runtime.volumes.nifti import write_label_volume, write_volume
+from detseg.runtime.volumes.nifti_header import VolumeError
+from detseg.runtime.volumes.volume_files import read_label_values
 from detseg.volumes import LabelVolume, Volume
 
 MODES: list[Literal["none", "ram", "disk"]] = ["none", "ram", "disk"]

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.engine.test_html_report import HOSTILE, browsed_report
 
 from detseg.engine.reports.browse import browsed
 from detseg.engine.reports.html_report import Report, write_html
 from detseg.engine.reports.report_images import ReportImages
 from detseg.structures import Metrics
+from tests.engine.reports.test_html_report import HOSTILE, browsed_report
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

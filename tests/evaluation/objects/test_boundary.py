@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.evaluation.test_instances import NUM_IMAGES, dataset, pairs
 
 from detseg.evaluation.objects.boundary import boundary_of
 from detseg.evaluation.objects.instances import InstanceEvaluator
 from detseg.run_lengths import RunLengths
 from detseg.structures import GroundTruth, Instances
+from tests.evaluation.objects.test_instances import NUM_IMAGES, dataset, pairs
 
 __all__ = ["dataset", "pairs"]  # fixtures
 

@@ -10,7 +10,7 @@ from detseg.runtime.drawing import volume as draw_volume
 from detseg.runtime.drawing.palette import color_of
 from detseg.runtime.drawing.volume import compare_axial, compare_volumes, draw_montage, draw_slices
 from detseg.runtime.drawing.volume_planes import AXIAL, CORONAL, SAGITTAL
-from detseg.runtime.media.volume_files import read_label_values, read_volume
+from detseg.runtime.volumes.volume_files import read_label_values, read_volume
 from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume, Volume
 

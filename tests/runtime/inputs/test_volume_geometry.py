@@ -20,10 +20,10 @@ from detseg.runtime.inputs.volume_geometry import (
     to_input_axes,
     transform_of,
 )
-from detseg.runtime.media import nifti
-from detseg.runtime.media.nifti import write_volume
-from detseg.runtime.media.nifti_header import VolumeError
-from detseg.runtime.media.volume_files import read_label_values
+from detseg.runtime.volumes import nifti
+from detseg.runtime.volumes.nifti import write_volume
+from detseg.runtime.volumes.nifti_header import VolumeError
+from detseg.runtime.volumes.volume_files import read_label_values
 from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Volume
 

@@ -7,8 +7,8 @@ import pytest
 
 from detseg.runtime.kinds import KINDS, load_kind
 from detseg.runtime.kinds.saving import Saving, make_writers
-from detseg.runtime.media.frames import Frame
-from detseg.runtime.media.volume_files import read_label_values
+from detseg.runtime.sources.frames import Frame
+from detseg.runtime.volumes.volume_files import read_label_values
 from detseg.structures import Detections, Instances, LabelMap
 from detseg.volumes import LabelVolume, Volume
 

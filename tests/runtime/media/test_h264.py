@@ -9,7 +9,7 @@ import pytest
 
 from detseg.files import SaveError
 from detseg.runtime.media.h264 import H264Video
-from detseg.runtime.media.video_reader import Section, read_video
+from detseg.runtime.sources.video_reader import Section, read_video
 
 av = pytest.importorskip("av")
 RATE = 16_000

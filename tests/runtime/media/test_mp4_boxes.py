@@ -11,7 +11,7 @@ import pytest
 from detseg.arrays import ByteArray
 from detseg.runtime.media.mp4_boxes import read_mirrored, write_tags
 from detseg.runtime.media.video_colors import ColorTags
-from detseg.runtime.media.video_reader import read_video
+from detseg.runtime.sources.video_reader import read_video
 
 ONE = 1 << 16
 # What each matrix (right_x, right_y, down_x, down_y) makes of an image, by its definition: x' = right_x x + down_x y.

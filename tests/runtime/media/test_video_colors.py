@@ -9,7 +9,7 @@ import pytest
 from detseg.runtime.media.h264 import H264Video
 from detseg.runtime.media.video_colors import BT709, ColorTags, read_colors, to_planes
 from detseg.runtime.media.video_file import OpenCVVideo
-from detseg.runtime.media.video_reader import read_video
+from detseg.runtime.sources.video_reader import read_video
 
 av = pytest.importorskip("av")
 # From ITU-R BT.709, BT.601 and BT.2020: lightness and differences of pure green.

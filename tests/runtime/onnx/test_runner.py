@@ -20,12 +20,12 @@ from detseg.models.detector import Detector, DetectorConfig
 from detseg.ops.nms import batched_nms
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.onnx.file import OnnxFileError
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import MAX_STREAMS, OnnxRunner
 from detseg.runtime.postprocess.config import InfererConfig, PostprocessConfig, WindowsConfig
 from detseg.runtime.runner import predict_frames
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTask, DetectionTaskConfig

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detseg.runtime.media.frames import Frame
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.boxes import CsvWriter
 from detseg.runtime.writers.cells import as_text_cell
 from detseg.runtime.writers.volumes import TableWriter

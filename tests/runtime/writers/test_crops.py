@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import read_image
+from detseg.runtime.sources.frames import Frame, StreamInfo
 from detseg.runtime.writers.crops import CropWriter
 from detseg.structures import Detections
 

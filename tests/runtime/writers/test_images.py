@@ -12,8 +12,8 @@ from detseg.runtime.drawing.boxes import draw_boxes
 from detseg.runtime.drawing.labels import draw_labels
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.saving import Drawing
-from detseg.runtime.media.frames import Frame, StreamInfo
 from detseg.runtime.media.images import read_image, write_image
+from detseg.runtime.sources.frames import Frame, StreamInfo
 from detseg.runtime.writers.base import DrawnWriter, ImageWriter
 from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter
 from detseg.runtime.writers.masks import MaskWriter

@@ -16,9 +16,9 @@ from detseg.data.open import open_dataset
 from detseg.run_lengths import RunLengths, pack_masks
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.saving import Saving, make_writers
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import write_image
 from detseg.runtime.prediction import Prediction
+from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.instances import instance_records, instances_to_coco
 from detseg.structures import Detections, Instances, LabelMap
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detseg.files import SaveError
-from detseg.runtime.media.frames import Frame, StreamInfo
+from detseg.runtime.sources.frames import Frame, StreamInfo
 from detseg.runtime.writers.several import SeveralWriters
 
 IMAGE = np.zeros((4, 4, 3), np.uint8)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detseg.runtime.kinds import load_kind
-from detseg.runtime.media.frames import Frame, StreamInfo
+from detseg.runtime.sources.frames import Frame, StreamInfo
 from detseg.runtime.writers.base import JsonLinesWriter
 from detseg.runtime.writers.boxes import COLUMNS, CsvWriter, YoloWriter
 from detseg.runtime.writers.masks import encode_rle

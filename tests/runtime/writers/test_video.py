@@ -8,8 +8,8 @@ import pytest
 
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.saving import Drawing
-from detseg.runtime.media.frames import Frame, StreamInfo
-from detseg.runtime.media.video_reader import read_video
+from detseg.runtime.sources.frames import Frame, StreamInfo
+from detseg.runtime.sources.video_reader import read_video
 from detseg.runtime.writers.base import VideoWriter
 from detseg.structures import Detections
 

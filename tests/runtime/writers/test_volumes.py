@@ -9,12 +9,12 @@ import pytest
 
 from detseg.files import SaveError
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
-from detseg.runtime.media.frames import Frame
 from detseg.runtime.media.images import read_image
-from detseg.runtime.media.nifti import write_volume
-from detseg.runtime.media.reading import read_frames
-from detseg.runtime.media.sources import find_sources
-from detseg.runtime.media.volume_files import VOLUME_SUFFIXES, read_label_values, read_volume, read_volume_header
+from detseg.runtime.sources.finding import find_sources
+from detseg.runtime.sources.frames import Frame
+from detseg.runtime.sources.reading import read_frames
+from detseg.runtime.volumes.nifti import write_volume
+from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES, read_label_values, read_volume, read_volume_header
 from detseg.runtime.writers.volumes import MontageWriter, NiftiWriter, SlicesWriter, TableWriter
 from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume, Volume

@@ -1,0 +1,122 @@
+"""What has come of the sources of a run, in words and as an exit code."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detseg.files import printable, storable, write_text
+from detseg.runtime.kinds.base import Kind
+from detseg.runtime.sources.finding import Source
+from detseg.runtime.sources.frames import Frame
+from detseg.runtime.stop import StopSignals
+
+EXIT_SOME_FAILED = 1
+ERRORS = "errors.jsonl"
+_NUM_SHOWN = 20
+"""Classes that are named; a video of a street has most of those of COCO."""
+
+
+class Summary:
+    """Counts what is found, and notes what fails."""
+
+    def __init__(self, class_names: Sequence[str], kind: Kind) -> None:
+        self.num_sources = 0
+        self.failures: list[tuple[str, str, str]] = []
+        """Whether it was "read" or "written", the source, and what was wrong."""
+        self.write_s = self.network_s = 0.0
+        self._class_names = class_names
+        self._kind = kind
+        self._counts = np.zeros(len(class_names), np.int64)
+        self._num_frames = 0
+        self._num_of_video: Counter[str] = Counter()
+        self._num_overtaken: Counter[str] = Counter()
+        self._reached: set[str] = set()
+        self._read_s = 0.0
+        self._begin = time.perf_counter()
+        self._last: Frame | None = None
+
+    def add(self, frame: Frame, result: Any) -> int:
+        """Count ``frame`` and what was found in it; returns how many frames are to be expected that were not known of
+        before."""
+        self._last = frame
+        self._num_frames += 1
+        self._read_s += frame.read_s
+        self._counts += self._kind.count(result, len(self._counts))
+        self._reached.add(frame.source)
+        if frame.stream is None:
+            return 0
+        self._num_of_video[frame.source] += 1
+        self._num_overtaken[frame.source] += frame.num_overtaken
+        return (frame.stream.num_expected or 0) if self._num_of_video[frame.source] == 1 else 0
+
+    def fail(self, source: Source | str, error: Exception) -> None:
+        """Note that ``source`` was not read, or not to its end."""
+        self.failures.append(("read", source if isinstance(source, str) else source.title, str(error)))
+
+    def fail_to_write(self, frame: Frame, error: Exception) -> None:
+        """Note that something of the source of ``frame`` was not written."""
+        self.failures.append(("written", frame.source, str(error) or type(error).__name__))
+
+    def report(self, folder: Path, stop: StopSignals, sources: Sequence[Source]) -> int:
+        """Say what has been done and what has not, also in ``folder/errors.jsonl``; returns the exit code."""
+        was_stopped = stop.number is not None  # a signal that comes later ends nothing any more
+        failed = {source for _, source, _ in self.failures}
+        broken_off = set()
+        if was_stopped and self._last is not None and self._last.stream is not None:
+            broken_off.add(self._last.source)
+        titles = {source.title for source in sources}
+        begun = self._reached if was_stopped else titles
+        whole = begun - failed - broken_off
+        if was_stopped:
+            num_left = len(titles - self._reached - failed)
+            print(f"stopped by {stop.name} {self._place()}; {num_left} sources were not begun")
+        print(
+            f"{len(whole)} of {self.num_sources} sources, {self._num_frames} images; results are in {printable(folder)}"
+        )
+        for name, count in self._num_of_video.items():
+            state = "stopped" if name in broken_off else "complete" if name in whole else "not complete"
+            overtaken = self._num_overtaken[name]
+            more = (
+                f" (live: {overtaken} more came while the model was at work, and were overtaken)" if overtaken else ""
+            )
+            print(f"{printable(name)}: {count} frames{more}, {state}")
+        self._report_counts_and_times()
+        for verb, source, error in self.failures:
+            # Errors of reading begin with the source.
+            place = "" if verb == "read" else f"{printable(source)}: "
+            print(f"not {verb}: {place}{printable(error)}", file=sys.stderr)
+        if self.failures:
+            lines = [json.dumps({"source": source, "error": storable(error)}) for _, source, error in self.failures]
+            write_text(folder / ERRORS, "".join(f"{line}\n" for line in lines))
+        if was_stopped:
+            return stop.exit_code
+        return EXIT_SOME_FAILED if self.failures else 0
+
+    def _place(self) -> str:
+        if self._last is None:
+            return "before the first result"
+        name = printable(self._last.source)
+        if self._last.index is None:
+            return f"after {name}"
+        return f"in {name}, after frame {self._last.index} at {self._last.time_s or 0.0:.2f} s"
+
+    def _report_counts_and_times(self) -> None:
+        if not self._num_frames:
+            return
+        order = [label for label in np.argsort(-self._counts, kind="stable").tolist() if self._counts[label]]
+        shown = [f"{printable(self._class_names[label])} {self._counts[label]}" for label in order[:_NUM_SHOWN]]
+        if len(order) > _NUM_SHOWN:
+            shown.append(f"and of {len(order) - _NUM_SHOWN} more classes")
+        print(f"{self._kind.counted}: {', '.join(shown) or 'none'}")
+        stages = {"read": self._read_s, "network": self.network_s, "write": self.write_s}
+        told = ", ".join(f"{name} {1000 * seconds / self._num_frames:.1f}" for name, seconds in stages.items())
+        total_s = time.perf_counter() - self._begin
+        print(f"ms per image: {told}; all together, for they overlap, {1000 * total_s / self._num_frames:.1f}")

@@ -1,0 +1,143 @@
+"""The frames of sources: files are read ahead in threads, and what cannot be read is told."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+
+from detseg.runtime.media.images import ImageError
+from detseg.runtime.sources.content import content_of
+from detseg.runtime.sources.finding import OnError, Source
+from detseg.runtime.sources.frames import Frame
+from detseg.runtime.sources.video_reader import Section, read_stream, read_video
+from detseg.runtime.volumes.volume_cases import case_name
+
+_READERS = min(4, os.cpu_count() or 1)
+_AHEAD = {"image": 2 * _READERS, "volume": 1}
+"""Files that are read before they are asked for; volumes can be large."""
+_FAULTS = (ImageError, OSError, MemoryError, cv2.error)
+"""What reading one source may raise without a fault of ours."""
+
+
+def read_frames(
+    sources: Iterable[Source | Frame],
+    read: Callable[[Any], Any],
+    section: Section | None = None,
+    on_error: OnError | None = None,
+) -> Iterator[Frame]:
+    """The frames of ``sources``, in their order; image and volume files through ``read``, of videos the ``section``,
+    and those that are there already.
+
+    Files are decoded by a few threads, a few files ahead of what is asked for. A source that cannot be read,
+    or not to its end, goes to ``on_error``, and the next one follows.
+
+    Raises:
+        ImageError: a source cannot be read, and ``on_error`` is None.
+    """
+    for kind, group in groupby(sources, key=_kind):
+        match kind:
+            case "file":
+                yield from _read_files(cast(Iterable[Source], group), read, section, on_error)
+            case "video":
+                for source in cast(Iterable[Source], group):
+                    yield from _read_video(source, read, section, on_error)
+            case "frame":
+                yield from cast(Iterable[Frame], group)
+
+
+def _kind(source: Source | Frame) -> str:
+    if isinstance(source, Frame):
+        return "frame"
+    return "file" if source.kind in ("image", "volume") else "video"
+
+
+def _read_video(
+    source: Source, read: Callable[[Any], Any], section: Section | None, on_error: OnError | None
+) -> Iterator[Frame]:
+    if source.path is not None and content_of(source.path) == "image":
+        yield from _decoded(source, *_timed(read, source.path), on_error)
+        return
+    try:
+        if source.path is not None:
+            yield from read_video(source.path, section)
+        else:
+            yield from read_stream(int(source.name) if source.kind == "camera" else source.name, section)
+    except _FAULTS as error:
+        _tell(source, error, on_error)
+
+
+def _read_files(
+    sources: Iterable[Source], read: Callable[[Any], Any], section: Section | None, on_error: OnError | None
+) -> Iterator[Frame]:
+    process = os.getpid()
+    with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
+        ahead: deque[tuple[Source, Future[_Read]]] = deque()
+
+        def next_frames() -> Iterator[Frame]:
+            source, future = ahead.popleft()
+            image, seconds = future.result()
+            if isinstance(image, ImageError) and source.kind == "image" and content_of(source.path) == "video":
+                return _read_video(source, read, section, on_error)
+            return _decoded(source, image, seconds, on_error)
+
+        try:
+            for source in sources:
+                ahead.append((source, pool.submit(_timed, read, source.path)))
+                if len(ahead) > _AHEAD[source.kind]:
+                    yield from next_frames()
+                    _require_process(process)
+            while ahead:
+                yield from next_frames()
+                _require_process(process)
+        finally:
+            for _, future in ahead:
+                future.cancel()
+
+
+def _require_process(process: int) -> None:
+    if os.getpid() != process:
+        raise RuntimeError(
+            "these sources were begun before the process was forked, and what reads them is in the parent only: begin "
+            "again here"
+        )
+
+
+_Read = tuple[Any, float]
+"""An image or volume, or the fault of its file, and how many seconds it took."""
+
+
+def _timed(read: Callable[[Any], Any], path: Path | None) -> _Read:
+    begin = time.perf_counter()
+    try:
+        image = read(path)
+    except _FAULTS as error:
+        image = error
+    return image, time.perf_counter() - begin
+
+
+def _decoded(source: Source, image: Any, seconds: float, on_error: OnError | None) -> Iterator[Frame]:
+    if isinstance(image, Exception):
+        _tell(source, image, on_error)
+    else:
+        case = ""
+        if source.kind == "volume" and source.path is not None:
+            case = case_name(source.path, image.num_channels)
+        yield Frame(image, source.name, source.path, read_s=seconds, case=case)
+
+
+def _tell(source: Source, error: Exception, on_error: OnError | None) -> None:
+    """Blame ``source`` for ``error``: raise it, or tell ``on_error``."""
+    if not isinstance(error, ImageError):
+        told = f"{type(error).__name__} {error}".strip()
+        error = ImageError(f"{source.name}: cannot be read: {told}")
+    if on_error is None:
+        raise error
+    on_error(source, error)
