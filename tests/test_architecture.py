@@ -7,6 +7,7 @@ import re
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ REPOSITORY = Path(__file__).parents[1]
 PACKAGE = REPOSITORY / "detseg"
 MAX_LINES = 400
 MAX_MEDIAN_LINES = 150
+MAX_FILES = 18
+"""In one folder, without what is in folders of its own."""
 
 OPEN = frozenset(
     {
@@ -225,6 +228,11 @@ def test_half_of_the_files_are_shorter() -> None:
 def test_every_folder_is_a_room_or_a_floor(folder: Path) -> None:
     name = folder.relative_to(PACKAGE).as_posix()
     assert name in DOORS or name in FLOORS, "add it to DOORS or FLOORS and to docs/architecture.md"
+
+
+def test_no_folder_is_crowded() -> None:
+    files = Counter(path.parent.relative_to(PACKAGE).as_posix() for path in MODULES.values() if path.stem != "__init__")
+    assert {folder: count for folder, count in files.items() if count > MAX_FILES} == {}, "give it floors"
 
 
 @pytest.mark.parametrize("module", TORCH_FREE)

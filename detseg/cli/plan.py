@@ -33,9 +33,9 @@ def plan_command(
         DatasetError, VolumeError: the data set cannot be read, or has no labels.
         ValueError: the memory is not enough, or a file is there already.
     """
+    from detseg.data.datasets.volume_fingerprint import fingerprint_of
     from detseg.data.datasets.volumes import VolumeDataset
     from detseg.data.open import open_dataset
-    from detseg.data.volume_fingerprint import fingerprint_of
     from detseg.engine.notices import OPPOSITES, opposite_names
     from detseg.engine.settings import RunConfig
     from detseg.recipes.volume_plan import VolumeFacts, plan_volumes

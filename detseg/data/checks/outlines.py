@@ -10,7 +10,7 @@ import numpy as np
 
 from detseg.arrays import DoubleArray
 from detseg.data.findings import Finding
-from detseg.data.rasterize import rasterize, runs_of_outline
+from detseg.data.outline import rasterize, runs_of_outline
 from detseg.data.records import BoxRecords
 
 OVERHANG = 0.5

@@ -21,8 +21,7 @@ from detseg.data.formats.nifti_channels import (
 )
 from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
 from detseg.data.formats.nifti_folds import FOLDS_NAME, ListedFolds, read_folds
-from detseg.data.formats.nifti_names import read_class_names, read_ignore_index
-from detseg.data.formats.nifti_regions import ORDER_KEY, read_regions
+from detseg.data.formats.nifti_labels import ORDER_KEY, read_class_names, read_ignore_index, read_regions
 from detseg.data.source import (
     DatasetError,
     DataSource,

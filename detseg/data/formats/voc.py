@@ -2,6 +2,9 @@
 
 Boxes are ``(xmin, ymin, xmax - xmin, ymax - ymin)``: corners, without VOC's original "+ 1" for inclusive pixels. That
 is how today's annotation tools write them, and how other toolkits count them.
+
+The masks of the objects are in ``SegmentationObject/NAME.png``, which holds at every pixel the number of the object,
+counted from 1 in the order of the XML file; 0 is the background, 255 the border between objects.
 """
 
 from __future__ import annotations
@@ -12,8 +15,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from detseg.data.datasets.mask_file import read_index_mask
 from detseg.data.format import DatasetFormat
-from detseg.data.formats.voc_masks import masks_file, object_masks
 from detseg.data.parsing import (
     enumerate_some,
     four_numbers,
@@ -37,8 +42,8 @@ from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits, lists
 from detseg.files import read_bytes
 from detseg.run_lengths import RunLengths
-from detseg.runtime.media.images import IMAGE_SUFFIXES
-from detseg.structures import Target
+from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
+from detseg.structures import IGNORE_INDEX, Target
 
 MAX_XML_BYTES = 64 * 2**20
 _SETTINGS = {"format", "path", "names"}
@@ -348,3 +353,20 @@ def _add_box(
         area=None if mask is None else mask.area,
         run_length=None if mask is None else mask.to_coco(),
     )
+
+
+def masks_file(root: Path, annotation: Path) -> Path:
+    """Where the masks of the objects of an XML file in the data set at ``root`` are."""
+    return root / "SegmentationObject" / f"{annotation.stem}.png"
+
+
+def object_masks(records: BoxRecords, annotation: Path) -> dict[int, RunLengths]:
+    """The masks of the objects of an XML file by their numbers; where they cannot be read, that is rejected."""
+    path = masks_file(records.home, annotation)
+    try:
+        numbers = read_index_mask(path, annotation)
+    except (DatasetError, ImageError) as error:
+        records.reject("D302", path, str(error).removeprefix(f"{path}: "))
+        return {}
+    found = np.flatnonzero(np.bincount(numbers.ravel(), minlength=IGNORE_INDEX + 1)[:IGNORE_INDEX]).tolist()
+    return {number: RunLengths.from_mask(numbers == number) for number in found if number}

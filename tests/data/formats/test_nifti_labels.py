@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from detseg.data.formats import nifti_description
-from detseg.data.formats.nifti_names import read_class_names, read_description
+from detseg.data.formats.nifti_description import read_description
+from detseg.data.formats.nifti_labels import read_class_names
 from detseg.data.source import DatasetError, DataSource
 from detseg.runtime.volumes.nifti import write_label_volume
 from detseg.volumes import LabelVolume
