@@ -378,7 +378,7 @@ def f():
 
 
 SEAM = ("tasks/", "runtime/kinds/", "data/")
-"""Where it may be asked which task, truth or kind of results there is: the seam itself, and the formats of data."""
+"""Where it may be asked which task, target or kind of results there is: the seam itself, and the formats of data."""
 
 TOLD_APART = frozenset(
     {
@@ -396,7 +396,7 @@ BRANCHES: dict[str, int] = {}
 
 
 def branches(source: str) -> list[str]:
-    """Where ``source`` asks which task, truth or kind of results there is: by the class of a value, or by a name."""
+    """Where ``source`` asks which task, target or kind of results there is: by the class of a value, or by a name."""
     return [f"line {node.lineno}: {ast.unparse(node)}" for node in ast.walk(ast.parse(source)) if _asks(node)]
 
 
@@ -423,15 +423,15 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _is_name_of_task(node: ast.AST) -> bool:
-    """Whether ``node`` is a truth, or the name of a task or of a kind of results, such as ``package.task.name``."""
+    """Whether ``node`` is a target, or the name of a task or of a kind of results, such as ``package.task.name``."""
     if isinstance(node, ast.Name):
-        return node.id in ("truth", "task_name", "kind_name")
+        return node.id in ("target", "task_name", "kind_name")
     if not isinstance(node, ast.Attribute):
         return False
     owner = ast.unparse(node.value)
     if node.attr == "name":
         return owner.rpartition(".")[2] in ("task", "_task") or owner.endswith((".kind", "._kind"))
-    return node.attr in ("truth", "task_name") or (node.attr in ("task", "kind") and owner.endswith("metadata"))
+    return node.attr in ("target", "task_name") or (node.attr in ("task", "kind") and owner.endswith("metadata"))
 
 
 def test_the_seam_is_the_only_place_that_asks_which_task_it_is() -> None:
@@ -453,15 +453,15 @@ def test_the_seam_is_the_only_place_that_asks_which_task_it_is() -> None:
         ("type(result) is LabelMap", 1),
         ("match metadata:\n    case DetectionMetadata(head=head): pass\n    case VolumeMetadata(): pass", 2),
         ("match self.task_name:\n    case 'detection': pass", 1),
-        ("dataset.truth == 'boxes'", 1),
-        ("truth in ('boxes', 'masks')", 1),
+        ("dataset.target == 'boxes'", 1),
+        ("target in ('boxes', 'masks')", 1),
         ("package.task.name != 'volume'", 1),
         ("metadata.task == 'semantic' and model.kind.name == 'masks'", 2),
         ("isinstance(given, Path)", 0),
-        ("truth != found", 0),
+        ("target != found", 0),
         ("self.name == 'sgd'", 0),
-        ("dataset.truth in config.truths", 0),
-        ("by_truth[dataset.truth]", 0),
+        ("dataset.target in config.targets", 0),
+        ("by_target[dataset.target]", 0),
     ],
 )
 def test_questions_about_the_task_are_found(source: str, count: int) -> None:
