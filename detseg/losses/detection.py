@@ -16,9 +16,16 @@ from torch import Tensor
 
 from detseg.losses.assigners import simota_assign, task_aligned_assign
 from detseg.losses.base import LossSum
-from detseg.ops.anchors import anchor_points, flatten_levels, level_sizes
 from detseg.ops.boxes import ciou, iou, xyxy_to_cxcywh
-from detseg.ops.decode import boxes_from_distances, decode_direct_boxes, distances_to_sides, expected_bin
+from detseg.ops.decode import (
+    anchor_points,
+    boxes_from_distances,
+    decode_direct_boxes,
+    distances_to_sides,
+    expected_bin,
+    flatten_levels,
+    level_sizes,
+)
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detseg.losses.base import LossSum
 from detseg.losses.detection import TALLoss, TALSettings
-from detseg.ops.anchors import flatten_levels
+from detseg.ops.decode import flatten_levels
 
 
 @runtime_checkable

@@ -20,8 +20,7 @@ from detseg.losses import DETECTION_LOSSES
 from detseg.losses.base import LossSum
 from detseg.losses.detection import DetectionLossConfig
 from detseg.models.detector import Detector
-from detseg.ops.anchors import flatten_levels
-from detseg.ops.decode import decode
+from detseg.ops.decode import decode, flatten_levels
 from detseg.ops.nms import BatchedDetections, batched_nms
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind

@@ -21,8 +21,7 @@ from detseg.losses.base import LossSum
 from detseg.losses.instances import InstanceLossConfig
 from detseg.models.base import MaskMaps
 from detseg.models.detector import Detector
-from detseg.ops.anchors import flatten_levels
-from detseg.ops.decode import decode
+from detseg.ops.decode import decode, flatten_levels
 from detseg.ops.masks import with_masks
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds.instances import InstanceMetadata

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from detseg.losses.assigners import Assignment, simota_assign, task_aligned_assign
-from detseg.ops.anchors import anchor_points
 from detseg.ops.boxes import box_iou, ciou
+from detseg.ops.decode import anchor_points
 
 # One level of 4 x 4 cells of 8 pixels: point 4 * row + column at (8 * column + 4, 8 * row + 4).
 POINTS, STRIDES = anchor_points([(4, 4)], (8,))

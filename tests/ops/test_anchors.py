@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detseg.ops.anchors import anchor_points, flatten_levels, level_sizes
+from detseg.ops.decode import anchor_points, flatten_levels, level_sizes
 
 
 def test_points_are_cell_centers_row_by_row_fine_to_coarse():

@@ -19,9 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from detseg.ops import inferers as tensor_views
-from detseg.ops.anchors import anchor_points as tensor_anchor_points
-from detseg.ops.anchors import level_sizes
-from detseg.ops.decode import decode
+from detseg.ops.decode import anchor_points as tensor_anchor_points
+from detseg.ops.decode import decode, level_sizes
 from detseg.runtime.inputs.volume_geometry import resample
 from detseg.runtime.postprocess import inferers as array_views
 from detseg.runtime.postprocess.config import HeadMetadata

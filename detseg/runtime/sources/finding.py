@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from detseg.runtime.media.image_header import HeaderError, foreign_format, read_header
 from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
-from detseg.runtime.media.video_container import VIDEO_SUFFIXES
-from detseg.runtime.sources.content import content_of, known_as
+from detseg.runtime.media.video_container import VIDEO_SUFFIXES, read_container
 from detseg.runtime.volumes.dicom import is_dicom_file, is_dicom_folder
 from detseg.runtime.volumes.volume_cases import FIRST_CHANNEL, case_of
 from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES, is_volume_path, volume_exists
@@ -305,3 +305,24 @@ def _listing(names: Sequence[str], limit: int = 5) -> str:
         return "no files"
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(sorted(names, key=natural_key)[:limit]) + more
+
+
+def content_of(path: Path | None) -> Literal["image", "video"] | None:
+    """What the first bytes of the file ``path`` say that it is; None where it is neither, or cannot be read."""
+    if path is None:
+        return None
+    try:
+        if read_container(path) is not None:
+            return "video"
+        with path.open("rb") as stream:
+            return None if read_header(stream) is None else "image"
+    except HeaderError:  # a damaged image is one
+        return "image"
+    except OSError:
+        return None
+
+
+def known_as(path: Path) -> str | None:
+    """The name of its format, if that is known and not supported, with what to do about it."""
+    with path.open("rb") as stream:
+        return foreign_format(stream.read(16))

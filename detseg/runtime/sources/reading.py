@@ -14,8 +14,7 @@ from typing import Any, cast
 import cv2
 
 from detseg.runtime.media.images import ImageError
-from detseg.runtime.sources.content import content_of
-from detseg.runtime.sources.finding import OnError, Source
+from detseg.runtime.sources.finding import OnError, Source, content_of
 from detseg.runtime.sources.frames import Frame
 from detseg.runtime.sources.video_reader import Section, read_stream, read_video
 from detseg.runtime.volumes.volume_cases import case_name

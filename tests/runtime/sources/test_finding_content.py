@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detseg.runtime.media.images import write_image
-from detseg.runtime.sources.content import content_of, known_as
+from detseg.runtime.sources.finding import content_of, known_as
 
 
 @pytest.mark.parametrize(
