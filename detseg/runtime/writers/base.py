@@ -135,7 +135,20 @@ class WholeFiles:
         """Nothing to do: every file is complete when it is written."""
 
 
-class ImageWriter(WholeFiles):
+class FolderWriter(WholeFiles):
+    """What writers have in common that put files of what was found in one image into ``folder``, named by its source.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
+    """
+
+    def __init__(
+        self, folder: Path | str, sources: Iterable[Path | str] = (), outputs: SharedOutput | None = None
+    ) -> None:
+        self._output = OutputFolder(folder, sources, outputs)
+
+
+class ImageWriter(FolderWriter):
     """Writes every image with its result drawn into ``folder``, under the name of its source.
 
     Two sources of the same name give ``name.jpg`` and ``name_2.jpg``. Images of an earlier run are replaced, unless
@@ -149,7 +162,7 @@ class ImageWriter(WholeFiles):
         self, folder: Path | str, draw: Draw, sources: Iterable[Path | str] = (), outputs: SharedOutput | None = None
     ) -> None:
         self._draw = draw
-        self._output = OutputFolder(folder, sources, outputs)
+        super().__init__(folder, sources, outputs)
 
     def write(self, frame: Frame, result: Any) -> None:
         """Draw and write one image."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,7 +14,7 @@ import numpy as np
 from detseg.arrays import IntArray
 from detseg.files import atomic_path, write_text
 from detseg.runtime.sources.frames import Frame
-from detseg.runtime.writers.base import OutputFolder, SharedOutput, TableFile, WholeFiles, csv_lines, or_empty, rounded
+from detseg.runtime.writers.base import FolderWriter, TableFile, csv_lines, or_empty, rounded
 from detseg.runtime.writers.growing import GrowingJson
 from detseg.structures import Detections
 
@@ -150,7 +150,7 @@ class CsvWriter(TableFile):
         self._text.write(csv_lines(rows))
 
 
-class YoloWriter(WholeFiles):
+class YoloWriter(FolderWriter):
     """Writes ``NAME.txt`` for every image into ``folder``: for each object its class, center x, center y, width and
     height as shares of the image, its score and, if it is tracked, its number. An image without objects gets an empty
     file.
@@ -158,11 +158,6 @@ class YoloWriter(WholeFiles):
     Raises:
         ValueError: ``folder`` holds one of the ``sources``.
     """
-
-    def __init__(
-        self, folder: Path | str, sources: Iterable[Path | str] = (), outputs: SharedOutput | None = None
-    ) -> None:
-        self._output = OutputFolder(folder, sources, outputs)
 
     def write(self, frame: Frame, result: Detections) -> None:
         """Write one file."""

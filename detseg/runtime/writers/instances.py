@@ -3,8 +3,7 @@ image at a time and keep none."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,7 @@ from detseg.run_lengths import encode
 from detseg.runtime.drawing.outlines import joined_outline
 from detseg.runtime.media.images import write_numbers
 from detseg.runtime.sources.frames import Frame
-from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles
+from detseg.runtime.writers.base import FolderWriter
 from detseg.runtime.writers.boxes import box_records, detections_to_coco
 from detseg.structures import Instances
 
@@ -45,7 +44,7 @@ def instance_records(found: Instances, class_names: Sequence[str]) -> list[dict[
     return [{**record, "mask": mask} for record, mask in zip(records, encode(found.masks), strict=True)]
 
 
-class YoloOutlineWriter(WholeFiles):
+class YoloOutlineWriter(FolderWriter):
     """Writes ``NAME.txt`` for every image into ``folder``: for each object its class, the corners of its outline as
     shares of the image, x and y in turn, its score and, if it is tracked, its number. An image without objects gets an
     empty file; an object without a pixel has no line.
@@ -56,11 +55,6 @@ class YoloOutlineWriter(WholeFiles):
     Raises:
         ValueError: ``folder`` holds one of the ``sources``.
     """
-
-    def __init__(
-        self, folder: Path | str, sources: Iterable[Path | str] = (), outputs: SharedOutput | None = None
-    ) -> None:
-        self._output = OutputFolder(folder, sources, outputs)
 
     def write(self, frame: Frame, result: Instances) -> None:
         """Write one file."""
@@ -80,18 +74,13 @@ class YoloOutlineWriter(WholeFiles):
         self._output.written(path, frame)
 
 
-class NumberWriter(WholeFiles):
+class NumberWriter(FolderWriter):
     """Writes ``NAME.png`` for every image into ``folder``: a gray PNG of 16 bits in which the pixels of object k hold
     k, counted from 1 in the order of the results, and others 0. Where objects overlap, the better score is in front.
 
     Raises:
         ValueError: ``folder`` holds one of the ``sources``.
     """
-
-    def __init__(
-        self, folder: Path | str, sources: Iterable[Path | str] = (), outputs: SharedOutput | None = None
-    ) -> None:
-        self._output = OutputFolder(folder, sources, outputs)
 
     def write(self, frame: Frame, result: Instances) -> None:
         """Write one file.

@@ -14,11 +14,11 @@ from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.media.images import write_image, write_mask
 from detseg.runtime.sources.frames import Frame
-from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles
+from detseg.runtime.writers.base import FolderWriter, SharedOutput
 from detseg.structures import IGNORE_INDEX, LabelMap
 
 
-class MaskWriter(WholeFiles):
+class MaskWriter(FolderWriter):
     """Writes every label map into ``folder`` as a PNG with one number of 8 bits for each pixel, under the name of its
     source; with a ``palette`` inside, by which viewers show it in the colors of the classes, otherwise in gray.
 
@@ -39,7 +39,7 @@ class MaskWriter(WholeFiles):
         palette: Palette | None = None,
         outputs: SharedOutput | None = None,
     ) -> None:
-        self._output = OutputFolder(folder, sources, outputs)
+        super().__init__(folder, sources, outputs)
         self._colors = None if palette is None else palette.table()
         self._num_classes = len(class_names)
         self._table = np.arange(256, dtype=np.uint8)
@@ -62,7 +62,7 @@ class MaskWriter(WholeFiles):
         self._output.written(path, frame)
 
 
-class ColorMaskWriter(WholeFiles):
+class ColorMaskWriter(FolderWriter):
     """Writes every label map into ``folder`` as a PNG in the colors of ``palette``, under the name of its source.
 
     Raises:
@@ -78,7 +78,7 @@ class ColorMaskWriter(WholeFiles):
         palette: Palette,
         outputs: SharedOutput | None = None,
     ) -> None:
-        self._output = OutputFolder(folder, sources, outputs)
+        super().__init__(folder, sources, outputs)
         self._num_classes = len(class_names)
         self._colors = palette.table()
 

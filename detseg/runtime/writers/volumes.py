@@ -19,14 +19,14 @@ from detseg.runtime.media.images import write_image
 from detseg.runtime.sources.frames import Frame
 from detseg.runtime.volumes.itk_files import label_suffix, write_itk_labels
 from detseg.runtime.volumes.nifti import write_label_values, write_probabilities
-from detseg.runtime.writers.base import OutputFolder, SharedOutput, WholeFiles, csv_lines, rounded
+from detseg.runtime.writers.base import FolderWriter, SharedOutput, csv_lines, rounded
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
 from detseg.volumes import LabelVolume, Volume
 
 _LARGEST_ID = 2**31 - 1
 
 
-class NiftiWriter(WholeFiles):
+class NiftiWriter(FolderWriter):
     """Writes every result into ``folder`` as ``NAME.nii.gz``, on the grid of its source and with what its header says
     of where it lies; ``as_source``: of MetaImage and NRRD files as ``NAME.mha`` and ``NAME.nrrd``.
 
@@ -48,7 +48,7 @@ class NiftiWriter(WholeFiles):
         outputs: SharedOutput | None = None,
         as_source: bool = False,
     ) -> None:
-        self._output = OutputFolder(folder, sources, outputs)
+        super().__init__(folder, sources, outputs)
         self._as_source = as_source
         self._num_classes = len(class_names)
         ids = tuple(range(self._num_classes) if category_ids is None else category_ids)
@@ -79,7 +79,7 @@ class NiftiWriter(WholeFiles):
         self._output.written(path, frame)
 
 
-class ProbabilitiesWriter(WholeFiles):
+class ProbabilitiesWriter(FolderWriter):
     """Writes the probabilities of all classes, the background first, into ``folder`` as ``NAME.nii.gz`` of four
     dimensions, on the grid of the source, to within 1e-5.
 
@@ -94,7 +94,7 @@ class ProbabilitiesWriter(WholeFiles):
         sources: Iterable[Path | str] = (),
         outputs: SharedOutput | None = None,
     ) -> None:
-        self._output = OutputFolder(folder, sources, outputs)
+        super().__init__(folder, sources, outputs)
         self._num_classes = len(class_names)
 
     def write(self, frame: Frame, result: LabelVolume) -> None:
@@ -171,7 +171,7 @@ def volume_record(result: LabelVolume, class_names: Sequence[str]) -> dict[str, 
     }
 
 
-class _VolumeImages(WholeFiles):
+class _VolumeImages(FolderWriter):
     """Writes an image of every result, which ``draw`` makes, into ``folder`` as ``NAME.png``.
 
     Raises:
@@ -188,7 +188,7 @@ class _VolumeImages(WholeFiles):
         outputs: SharedOutput | None = None,
     ) -> None:
         self.class_names = tuple(class_names)
-        self._output = OutputFolder(folder, sources, outputs)
+        super().__init__(folder, sources, outputs)
 
     def write(self, frame: Frame, result: LabelVolume) -> None:
         """Draw and write one image.
