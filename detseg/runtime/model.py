@@ -15,6 +15,7 @@ from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.live import take_ahead
+from detseg.runtime.network_faults import NetworkFaults
 from detseg.runtime.onnx.forking import tell_of_forks
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
@@ -129,7 +130,9 @@ class Model:
             section: which frames of videos count.
             allow_url: open network addresses.
             ahead: take images and decode videos in a thread, so many frames before they are needed.
-            on_error: told of each source that cannot be read, or not to its end; the rest goes on.
+            on_error: told of each source that cannot be read, or not to its end, or that the network fails on
+                (:class:`~detseg.runtime.network_faults.NetworkError`); the rest goes on, unless the network fails on
+                all.
             stop: once it is set, no more frames are taken, with ``ahead``; not even a camera that gives none is
                 waited for.
 
@@ -156,8 +159,10 @@ class Model:
         # What is kept takes as much memory once more.
         num_values = len(self.class_names) * (1 + self._keeps_probabilities)
         read = runner.kind.reader(runner.spec, num_values)
-        frames = read_frames(self._sources(items, allow_url), read, section, on_error)
-        found = predict_frames(runner, take_ahead(frames, ahead, stop), batch_size, kept)
+        faults = None if on_error is None else NetworkFaults(on_error)
+        given_up = () if faults is None else faults.given_up
+        frames = read_frames(self._sources(items, allow_url), read, section, on_error, given_up)
+        found = predict_frames(runner, take_ahead(frames, ahead, stop), batch_size, kept, faults)
         return self._predictions(found, kept, follow)
 
     def with_probabilities(self) -> Model:

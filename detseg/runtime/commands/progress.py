@@ -20,7 +20,7 @@ JOURNAL = "progress.unfinished.jsonl"
 """Lies in the folder of a run until it has ended, and is locked by the process that is at work."""
 
 Failure = tuple[str, str, str]
-"""Whether it was "read" or "written", the source, and what was wrong."""
+"""Whether it was "read", "predicted" or "written", the source, and what was wrong."""
 
 
 class Progress:

@@ -14,6 +14,7 @@ import numpy as np
 
 from detseg.files import printable, storable, write_text
 from detseg.runtime.kinds.base import Kind
+from detseg.runtime.network_faults import NetworkError
 from detseg.runtime.sources.finding import Source
 from detseg.runtime.sources.frames import Frame
 from detseg.runtime.stop import StopSignals
@@ -30,7 +31,7 @@ class Summary:
     def __init__(self, class_names: Sequence[str], kind: Kind) -> None:
         self.num_sources = 0
         self.failures: list[tuple[str, str, str]] = []
-        """Whether it was "read" or "written", the source, and what was wrong."""
+        """Whether it was "read", "predicted" or "written", the source, and what was wrong."""
         self.write_s = self.network_s = 0.0
         self._class_names = class_names
         self._kind = kind
@@ -58,8 +59,9 @@ class Summary:
         return (frame.stream.num_expected or 0) if self._num_of_video[frame.source] == 1 else 0
 
     def fail(self, source: Source | str, error: Exception) -> None:
-        """Note that ``source`` was not read, or not to its end."""
-        self.failures.append(("read", source if isinstance(source, str) else source.title, str(error)))
+        """Note that ``source`` was not read, or not to its end, or that the network failed on it."""
+        verb = "predicted" if isinstance(error, NetworkError) else "read"
+        self.failures.append((verb, source if isinstance(source, str) else source.title, str(error)))
 
     def fail_to_write(self, frame: Frame, error: Exception) -> None:
         """Note that something of the source of ``frame`` was not written."""
@@ -90,8 +92,8 @@ class Summary:
             print(f"{printable(name)}: {count} frames{more}, {state}")
         self._report_counts_and_times()
         for verb, source, error in self.failures:
-            # Errors of reading begin with the source.
-            place = "" if verb == "read" else f"{printable(source)}: "
+            # Errors of reading and of the network begin with the source.
+            place = f"{printable(source)}: " if verb == "written" else ""
             print(f"not {verb}: {place}{printable(error)}", file=sys.stderr)
         if self.failures:
             lines = [json.dumps({"source": source, "error": storable(error)}) for _, source, error in self.failures]

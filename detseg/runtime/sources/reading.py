@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,12 +31,14 @@ def read_frames(
     read: Callable[[Any], Any],
     section: Section | None = None,
     on_error: OnError | None = None,
+    given_up: Container[str] = (),
 ) -> Iterator[Frame]:
     """The frames of ``sources``, in their order; image and volume files through ``read``, of videos the ``section``,
     and those that are there already.
 
-    Files are decoded by a few threads, a few files ahead of what is asked for. A source that cannot be read,
-    or not to its end, goes to ``on_error``, and the next one follows.
+    Files are decoded by a few threads, a few files ahead of what is asked for. A source that cannot be read, or not to
+    its end, goes to ``on_error``, and the next one follows. ``given_up``: videos and streams, by title, of which no
+    more frames are wanted; it may grow meanwhile.
 
     Raises:
         ImageError: a source cannot be read, and ``on_error`` is None.
@@ -44,10 +46,10 @@ def read_frames(
     for kind, group in groupby(sources, key=_kind):
         match kind:
             case "file":
-                yield from _read_files(cast(Iterable[Source], group), read, section, on_error)
+                yield from _read_files(cast(Iterable[Source], group), read, section, on_error, given_up)
             case "video":
                 for source in cast(Iterable[Source], group):
-                    yield from _read_video(source, read, section, on_error)
+                    yield from _read_video(source, read, section, on_error, given_up)
             case "frame":
                 yield from cast(Iterable[Frame], group)
 
@@ -59,22 +61,31 @@ def _kind(source: Source | Frame) -> str:
 
 
 def _read_video(
-    source: Source, read: Callable[[Any], Any], section: Section | None, on_error: OnError | None
+    source: Source,
+    read: Callable[[Any], Any],
+    section: Section | None,
+    on_error: OnError | None,
+    given_up: Container[str],
 ) -> Iterator[Frame]:
     if source.path is not None and content_of(source.path) == "image":
         yield from _decoded(source, *_timed(read, source.path), on_error)
         return
+    if source.path is not None:
+        frames = read_video(source.path, section)
+    else:
+        frames = read_stream(int(source.name) if source.kind == "camera" else source.name, section)
     try:
-        if source.path is not None:
-            yield from read_video(source.path, section)
-        else:
-            yield from read_stream(int(source.name) if source.kind == "camera" else source.name, section)
+        yield from takewhile(lambda frame: frame.source not in given_up, frames)
     except _FAULTS as error:
         _tell(source, error, on_error)
 
 
 def _read_files(
-    sources: Iterable[Source], read: Callable[[Any], Any], section: Section | None, on_error: OnError | None
+    sources: Iterable[Source],
+    read: Callable[[Any], Any],
+    section: Section | None,
+    on_error: OnError | None,
+    given_up: Container[str],
 ) -> Iterator[Frame]:
     process = os.getpid()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
@@ -84,7 +95,7 @@ def _read_files(
             source, future = ahead.popleft()
             image, seconds = future.result()
             if isinstance(image, ImageError) and source.kind == "image" and content_of(source.path) == "video":
-                return _read_video(source, read, section, on_error)
+                return _read_video(source, read, section, on_error, given_up)
             return _decoded(source, image, seconds, on_error)
 
         try:

@@ -152,10 +152,10 @@ def test_a_run_goes_on_with_the_same_settings_only(folder: Path) -> None:
     class Failing(GrayRunner):
         def submit(self, images: Sequence[np.ndarray], kept: Any = None) -> Finished:
             if self.num_images == 15:
-                raise RuntimeError("the network fails")
+                raise AssertionError("the network fails")
             return super().submit(images, kept)
 
-    with pytest.raises(RuntimeError, match="the network fails"):
+    with pytest.raises(AssertionError, match="the network fails"):
         predict("out", Failing())
     assert (folder / "out" / JOURNAL).exists()
     with pytest.raises(ValueError, match=r"cannot go on: confidence was None and is 0\.3"):
