@@ -59,7 +59,8 @@ def run_kind(
     tally, done = Tally(), 0
     while done < num_inputs:
         numbers = range(done, min(num_inputs, done + BATCH))
-        for number, result in zip(numbers, _batch(name, kind, work, numbers, seed, limits), strict=False):
+        # The results end by themselves, when the child has: it must not be left behind.
+        for number, result in enumerate(_batch(name, kind, work, numbers, seed, limits), start=done):
             tally.outcomes[result["outcome"]] += 1
             tally.slowest = max(tally.slowest, result["seconds"])
             tally.most_megabytes = max(tally.most_megabytes, result["megabytes"])

@@ -60,8 +60,10 @@ def test_what_falls_is_counted_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("detseg.cli.main", kind.fall)
     numbers = iter(range(len(said)))
     (tmp_path / "work").mkdir()
+    opened = list(Path("/proc/self/fd").iterdir())
     tally = run_kind("kind", kind, tmp_path / "work", tmp_path / "kept", len(said), 0, LIMITS)
     assert tally.outcomes == {"used": 2, "refused": 1, **dict.fromkeys(FELL, 1)}
+    assert len(list(Path("/proc/self/fd").iterdir())) == len(opened), "each child has been waited for"
     kept = [json.loads(line) for line in (tmp_path / "kept/kind/what.jsonl").read_text().splitlines()]
     assert [one["outcome"] for one in kept] == ["crash", "hang", "traceback", "memory"]
     assert [Path(one["file"]).read_bytes() for one in kept] == [b"crash", b"hang", b"traceback", b"memory"]
