@@ -217,7 +217,7 @@ class ReadFrom:
     def _resolve(self, folder: Path) -> Path:
         resolved = self._resolved.get(folder)
         if resolved is None:
-            resolved = self._resolved[folder] = folder.resolve()
+            resolved = self._resolved[folder] = Path(os.path.realpath(folder))
         return resolved
 
 

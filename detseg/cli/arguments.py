@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from detseg import __version__
 from detseg.cli.common_arguments import (
@@ -13,6 +12,7 @@ from detseg.cli.common_arguments import (
     batch,
     count,
     gigabytes,
+    path,
     size,
 )
 from detseg.cli.deployment import add_bench, add_merge, add_serve
@@ -42,11 +42,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="what is to be learned, where a data set has several; for instances, all outlines must be there",
     )
     check.add_argument("--fast", action="store_true", help="read the headers of the images only")
-    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings to this file")
+    check.add_argument("--json", type=path, metavar="FILE", help="write all findings to this file")
     check.add_argument(
-        "--preview", type=Path, metavar="DIR", help="draw augmented training batches with their boxes or masks"
+        "--preview", type=path, metavar="DIR", help="draw augmented training batches with their boxes or masks"
     )
-    check.add_argument("--config", type=Path, help="with --preview: take size and augmentation from this configuration")
+    check.add_argument("--config", type=path, help="with --preview: take size and augmentation from this configuration")
     add_overwrite(check)
 
     split = verbs.add_parser("split", help="divide a data set, seeded and stratified")
@@ -57,7 +57,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--format", help="needed only where the layout is ambiguous")
-    split.add_argument("-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder for the lists")
+    split.add_argument("-o", "--output", type=path, required=True, metavar="DIR", help="a new folder for the lists")
 
     _add_plan(verbs.add_parser("plan", help="choose a configuration for a set of volumes, with its reasons"))
 
@@ -69,26 +69,26 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate = verbs.add_parser("eval", help="measure a model on a data set")
     evaluate.add_argument(
         "model",
-        type=Path,
+        type=path,
         help="a .safetensors or .onnx file, the name of released weights, or a configuration together with --weights",
     )
-    evaluate.add_argument("--weights", type=Path, help="weights for a configuration: .safetensors, .pt or .pth")
+    evaluate.add_argument("--weights", type=path, help="weights for a configuration: .safetensors, .pt or .pth")
     evaluate.add_argument("--data", help="folder or YAML of a data set, or the word shapes or blobs")
     evaluate.add_argument("--format", help="needed only where the layout is ambiguous")
     evaluate.add_argument("--split", default="val")
     evaluate.add_argument("--batch", "--batch-size", dest="batch_size", type=count, default=16, metavar="N")
     evaluate.add_argument("--workers", type=int, default=2, help="processes that read images (default 2)")
-    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write the metrics to this file")
+    evaluate.add_argument("--json", type=path, metavar="FILE", help="write the metrics to this file")
     evaluate.add_argument(
         "--report",
-        type=Path,
+        type=path,
         metavar="FILE.html",
         help="write one page with all numbers, curves and the hardest examples",
     )
     evaluate.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="write metrics, plots, images and report.html here; if an evaluation is there, to DIR-2, DIR-3, ...",
     )
@@ -113,9 +113,9 @@ def make_parser() -> argparse.ArgumentParser:
     add_foreign(evaluate)
 
     compare = verbs.add_parser("compare", help="compare evaluations, with intervals of confidence")
-    compare.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="folders that eval -o or train wrote")
-    compare.add_argument("-o", "--output", type=Path, metavar="FILE.html", help="write a page")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="write the numbers to this file")
+    compare.add_argument("runs", type=path, nargs="+", metavar="RUN", help="folders that eval -o or train wrote")
+    compare.add_argument("-o", "--output", type=path, metavar="FILE.html", help="write a page")
+    compare.add_argument("--json", type=path, metavar="FILE", help="write the numbers to this file")
     compare.add_argument("--samples", type=count, default=1000, metavar="N", help="of the bootstrap (default 1000)")
     compare.add_argument("--seed", type=int, default=0)
     add_overwrite(compare)
@@ -125,12 +125,12 @@ def make_parser() -> argparse.ArgumentParser:
     add_postprocess(serve)
     add_foreign(serve)
     colors = verbs.add_parser("colors", help="say which color each class of a model has, or draw the legend")
-    colors.add_argument("model", type=Path, help="a .safetensors or .onnx file, or the name of released weights")
+    colors.add_argument("model", type=path, help="a .safetensors or .onnx file, or the name of released weights")
     colors.add_argument(
-        "--colors", type=Path, metavar="FILE.yaml", help="colors in place of the usual ones, as predict"
+        "--colors", type=path, metavar="FILE.yaml", help="colors in place of the usual ones, as predict"
     )
     colors.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="an image of the legend, or a .yaml that --colors takes"
+        "-o", "--output", type=path, metavar="FILE", help="an image of the legend, or a .yaml that --colors takes"
     )
     add_overwrite(colors)
     bench = add_bench(verbs.add_parser("bench", help="measure an .onnx file in all runtimes of this machine"))
@@ -151,8 +151,8 @@ def _add_plan(plan: argparse.ArgumentParser) -> None:
     plan.add_argument(
         "--memory", type=gigabytes, default=8.0, metavar="GB", help="of the device that trains (default 8)"
     )
-    plan.add_argument("--json", type=Path, metavar="FILE", help="write what was seen of the data to this file")
-    plan.add_argument("-o", "--output", type=Path, required=True, metavar="CONFIG.yaml", help="the configuration")
+    plan.add_argument("--json", type=path, metavar="FILE", help="write what was seen of the data to this file")
+    plan.add_argument("-o", "--output", type=path, required=True, metavar="CONFIG.yaml", help="the configuration")
     add_overwrite(plan)
 
 
@@ -183,9 +183,9 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--device", help="auto, cpu, cuda, cuda:1 or 1, mps, xpu (default auto)")
     train.add_argument("--seed", type=int, metavar="S")
     train.add_argument("--workers", type=int, metavar="N", help="processes that read and augment (default 2)")
-    train.add_argument("-o", "--output", type=Path, metavar="DIR", help="run folder (default runs/NAME, numbered)")
+    train.add_argument("-o", "--output", type=path, metavar="DIR", help="run folder (default runs/NAME, numbered)")
     train.add_argument(
-        "--resume", type=Path, metavar="RUN", help="go on with the run in this folder; with --epochs for longer"
+        "--resume", type=path, metavar="RUN", help="go on with the run in this folder; with --epochs for longer"
     )
     train.add_argument(
         "--folds",
@@ -201,11 +201,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
 
 
 def _add_export(export: argparse.ArgumentParser) -> None:
-    export.add_argument("model", type=Path, help="a .safetensors file, or the name of released weights")
+    export.add_argument("model", type=path, help="a .safetensors file, or the name of released weights")
     export.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=path,
         metavar="FILE.onnx",
         help="default: beside the model; of released weights, in the current folder",
     )
@@ -223,11 +223,11 @@ def _add_export(export: argparse.ArgumentParser) -> None:
 
 def _add_convert(convert: argparse.ArgumentParser) -> None:
     convert.description = "Nothing in the file is run. Every tensor must find its place."
-    convert.add_argument("file", type=Path, help="a .pt or .pth file, or a YOLOX as .onnx")
-    convert.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.safetensors", help="a new file")
+    convert.add_argument("file", type=path, help="a .pt or .pth file, or a YOLOX as .onnx")
+    convert.add_argument("-o", "--output", type=path, required=True, metavar="FILE.safetensors", help="a new file")
     convert.add_argument("--names", metavar="NAME,NAME,...", help="the classes in order, where the file has none")
-    convert.add_argument("--config", type=Path, help="take the task, such as the spacing of volumes, from this YAML")
-    convert.add_argument("--json", type=Path, metavar="FILE", help="write the report with all tensors to this file")
+    convert.add_argument("--config", type=path, help="take the task, such as the spacing of volumes, from this YAML")
+    convert.add_argument("--json", type=path, metavar="FILE", help="write the report with all tensors to this file")
     add_overwrite(convert)
 
 
@@ -236,7 +236,7 @@ def _add_download(download: argparse.ArgumentParser) -> None:
     download.add_argument("names", nargs="*", metavar="NAME", help="of released weights; without names they are listed")
     download.add_argument(
         "--to",
-        type=Path,
+        type=path,
         metavar="DIR",
         help="folder for the files (default: $DETSEG_WEIGHTS, or detseg/weights among the user's data; there models "
         "are found by name)",

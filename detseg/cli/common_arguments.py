@@ -33,7 +33,7 @@ def add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> Non
         parser.add_argument(
             "--ensemble",
             nargs="+",
-            type=Path,
+            type=path,
             default=(),
             metavar="MODEL",
             help="further models, whose class probabilities are averaged with those of the first (volumes)",
@@ -45,6 +45,12 @@ def add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> Non
     masks.add_argument("--flip", action="store_true", default=None, help="average over the input and its mirror images")
     masks.add_argument("--window", type=window, metavar="[Dx]HxW", help="slide a window of this size over the input")
     masks.add_argument("--overlap", type=float, help="share by which windows overlap")
+
+
+def path(text: str) -> Path:
+    if not text:
+        raise argparse.ArgumentTypeError("expected the name of a file or folder, got nothing; the current folder is .")
+    return Path(text)
 
 
 def positive(text: str) -> int:

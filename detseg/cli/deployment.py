@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from detseg.cli.common_arguments import path
 
 _MODEL = "a .safetensors or .onnx file, or the name of released weights"
 
@@ -11,14 +12,14 @@ _MODEL = "a .safetensors or .onnx file, or the name of released weights"
 def add_serve(serve: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``serve``, but for those that it has in common with other verbs."""
     serve.description = "Needs the extra serve. See docs/serving.md."
-    serve.add_argument("model", type=Path, help=_MODEL)
+    serve.add_argument("model", type=path, help=_MODEL)
     serve.add_argument(
         "--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)"
     )
     serve.add_argument("--port", type=int, default=8080, help="0: any that is free (default 8080)")
     serve.add_argument(
         "--token-file",
-        type=Path,
+        type=path,
         metavar="FILE",
         help="a file with the token that requests must show (default: what DETSEG_TOKEN holds); needed where other "
         "machines reach the server",
@@ -96,11 +97,11 @@ def add_shares(predict: argparse.ArgumentParser) -> None:
 def add_merge(merge: argparse.ArgumentParser) -> None:
     """The arguments of ``merge``."""
     merge.description = "Tables become those of one run over the whole list; images and videos stay where they are."
-    merge.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="the folders of all shares")
+    merge.add_argument("folders", nargs="+", type=path, metavar="DIR", help="the folders of all shares")
     merge.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=path,
         required=True,
         metavar="DIR",
         help="folder for the tables; if it holds results already, DIR-2, DIR-3, ...",
@@ -110,7 +111,7 @@ def add_merge(merge: argparse.ArgumentParser) -> None:
 def add_bench(bench: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``bench``, but for those that need the readers of other verbs."""
     bench.description = "Latency, throughput, memory and, with --data, the main metric, per runtime and precision."
-    bench.add_argument("model", type=Path, help="an .onnx file")
+    bench.add_argument("model", type=path, help="an .onnx file")
     bench.add_argument("images", nargs="*", metavar="IMAGE", help="files or folders (default: a gray image)")
     bench.add_argument("--data", help="folder or YAML of a data set to measure the quality on; needs the extra train")
     bench.add_argument("--format", help="needed only where the layout is ambiguous")

@@ -29,8 +29,26 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "serve": ("fastapi", "python_multipart", "uvicorn"),
 }
 """By extra of detseg, as ``pip`` takes it, what it brings, as Python imports it."""
+OPTIONS = {
+    "allow_url": "--allow-url",
+    "batch_size": "--batch-size",
+    "full_input": "--full-input",
+    "line_width": "--line-width",
+    "max_bytes": "--max-bytes",
+    "max_detections": "--max-det",
+    "max_pixels": "--max-pixels",
+    "nms_backend": "--nms-backend",
+    "num_threads": "--threads",
+    "num_workers": "--workers",
+}
+"""What names of arguments in Python are called on the command line, where that is something else."""
+# Not in keys of configurations, such as train.batch_size, nor in names of files.
+_ARGUMENT = re.compile(rf"(?<![\w./=-])({'|'.join(OPTIONS)})(?![\w./=-])")
+_CONFIDENCE = re.compile(r"(?<= )confidence(?=,| must lie| cannot be changed)|(?<=no setting )confidence\b")
 _WITH_TORCH = ("timm", "export")
 _OF_MEMORY = re.compile(r"DefaultCPUAllocator|[Cc]annot allocate memory")
+_OF_A_LINK = "Symlink loop from "
+"""What Python up to 3.12 says where a path is resolved."""
 _OF_A_DEVICE = re.compile(
     r"\b(CUDA|cuda|NVIDIA|cuDNN|CUDNN|cuBLAS|CUBLAS|Triton|MPS)\b|[Dd]evice string|not linked with"
 )
@@ -43,14 +61,21 @@ def explain(error: Exception) -> str | None:
             return _explain_import(error)
         case BrokenPipeError():
             return "what it wrote to was closed before all was written"
+        case OSError() if error.strerror and error.filename is not None:
+            return f"{_path(error.filename)}: {error.strerror}"
         case ValueError() | OSError():
             return str(error)
         case MemoryError():
             return f"there is not enough memory: {str(error) or 'no more is given'}"
         case RuntimeError() | AssertionError():
-            return _explain_device(error)
+            return _explain_machine(error)
     # ONNX Runtime's errors have no class of their own in common.
     return _first_line(error) if type(error).__module__.startswith("onnxruntime") else None
+
+
+def in_options(line: str) -> str:
+    """``line`` with the options of the command line in place of the arguments in Python that it names."""
+    return _CONFIDENCE.sub("--conf", _ARGUMENT.sub(lambda match: OPTIONS[match[1]], line))
 
 
 def leave_standard_output() -> None:
@@ -58,6 +83,10 @@ def leave_standard_output() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+def _path(name: str | bytes | int) -> str:
+    return os.fsdecode(name) if isinstance(name, bytes) else str(name)
 
 
 def _explain_import(error: ImportError) -> str | None:
@@ -72,9 +101,11 @@ def _explain_import(error: ImportError) -> str | None:
     return f"this needs {package}, which is not installed: pip install 'detseg[{extra}]'"
 
 
-def _explain_device(error: Exception) -> str | None:
+def _explain_machine(error: Exception) -> str | None:
     if _OF_MEMORY.search(_first_line(error)):
         return f"there is not enough memory: {_first_line(error)}"
+    if str(error).startswith(_OF_A_LINK):
+        return f"{str(error).removeprefix(_OF_A_LINK).strip()}: is a link that leads to itself"
     name, module = type(error).__name__, type(error).__module__
     if name == "OutOfMemoryError":
         return f"{_first_line(error)} Take fewer or smaller images at a time (--batch-size, --size; train.batch_size)"

@@ -10,6 +10,7 @@ from detseg.cli.common_arguments import (
     add_overwrite,
     add_postprocess,
     count,
+    path,
     positive,
     seconds,
 )
@@ -17,7 +18,7 @@ from detseg.cli.deployment import add_runtime, add_shares
 
 
 def add_predict(predict: argparse.ArgumentParser) -> None:
-    predict.add_argument("model", type=Path, help="a .safetensors or .onnx file, or the name of released weights")
+    predict.add_argument("model", type=path, help="a .safetensors or .onnx file, or the name of released weights")
     predict.add_argument(
         "sources",
         nargs="+",
@@ -29,7 +30,7 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=path,
         default=Path("predictions"),
         metavar="DIR",
         help="folder for the results; if it holds those of another run, DIR-2, DIR-3, ... (default predictions)",
@@ -63,7 +64,7 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument("--line-width", type=positive, metavar="PIXELS", help="of drawn boxes (default by image size)")
     predict.add_argument(
         "--colors",
-        type=Path,
+        type=path,
         metavar="FILE.yaml",
         help="colors of classes (boxes and masks): a list in their order, or NAME: [R, G, B]; also the YAML of a data "
         "set that has `colors:` (default: those of Cityscapes, CamVid, VOC or COCO where they know all classes)",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TextIO
 
 from detseg.cli.arguments import make_parser
-from detseg.cli.errors import explain, leave_standard_output
+from detseg.cli.errors import explain, in_options, leave_standard_output
 from detseg.cli.output import printable_output, shortened
 from detseg.habits import advice
 
@@ -47,7 +47,8 @@ def _run(arguments: Sequence[str] | None) -> int:
         if isinstance(error, BrokenPipeError):
             leave_standard_output()
         with contextlib.suppress(BrokenPipeError):  # nobody reads the errors either
-            print(f"detseg {options.verb}: {shortened(line)}", file=sys.stderr)
+            said = line if options.verb == "train" else in_options(line)
+            print(f"detseg {options.verb}: {shortened(said)}", file=sys.stderr)
         return EXIT_USER_ERROR
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.cli.errors import EXTRAS, explain
+from detseg.cli.errors import EXTRAS, explain, in_options
 from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.data.loading.worker_pool import WorkerDiedError
 from detseg.models.backbones.csp_darknet import CSPDarknetConfig
@@ -109,7 +109,7 @@ WRONG = {
         "fake.safetensors a.png", "empty a.png", "fake.pt a.png", "'' a.png", "NUL a.png",
         "masks.safetensors a.png --track", "masks.safetensors a.png --conf 0.5", "volumes.safetensors a.png",
         "volumes.safetensors empty", "volumes.safetensors 0", "volumes.safetensors a.png --track",
-        "boxes.safetensors a.png -o a.png",
+        "boxes.safetensors a.png -o a.png", "boxes.safetensors a.png -o ''",
         *(f"{PREDICT[8:]} {more}" for more in (
             "--save nope", "--save ''", "--batch-size 0", "--precision x", "--threads 0", "--classes nope",
             "--classes ''", "--line-width 0", "--line-width -5", "--every 0", "--start 5 --end 2", "--start x",
@@ -165,7 +165,8 @@ class OutOfMemoryError(RuntimeError):
     ("error", "words"),
     [
         (ValueError("epochs must be 1"), "epochs must be 1"),
-        (FileNotFoundError(2, "No such file or directory", "x"), "No such file or directory: 'x'"),
+        (FileNotFoundError(2, "No such file or directory", "x"), "x: No such file or directory"),
+        (FileExistsError(17, "File exists", b"x"), "x: File exists"),
         (BrokenPipeError(32, "Broken pipe"), "was closed before all was written"),
         (ModuleNotFoundError("No module named 'PIL'", name="PIL"), "pip install 'detseg[train]'"),
         (ModuleNotFoundError("No module named 'av.codec'", name="av.codec"), "needs av, .* 'detseg[video]'"),
@@ -202,6 +203,46 @@ def test_what_is_explained(error: Exception, words: str) -> None:
 )
 def test_our_own_faults_keep_their_traceback(error: Exception) -> None:
     assert explain(error) is None
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("max_detections must be at least 1, got 0", "--max-det must be at least 1, got 0"),
+        ("a.onnx: confidence must lie between 0 and 1", "a.onnx: --conf must lie between 0 and 1"),
+        ("in the graph, so confidence, iou cannot be changed", "in the graph, so --conf, iou cannot be changed"),
+        ("has no setting confidence; its settings are", "has no setting --conf; its settings are"),
+        ("num_threads must be 1", "--threads must be 1"),
+        ("what scores below confidence 0.3", "what scores below confidence 0.3"),
+        (
+            "train.batch_size: or batch_size=2 or in/batch_size.png",
+            "train.batch_size: or batch_size=2 or in/batch_size.png",
+        ),
+    ],
+)
+def test_messages_name_options(line: str, said: str) -> None:
+    assert in_options(line) == said
+
+
+def test_a_link_that_leads_to_itself_is_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    loop = folder / "loop"
+    loop.symlink_to("loop")
+    words = {
+        "predict": [str(folder / "boxes.safetensors"), str(folder / "a.png"), "-o", str(loop), "--device", "cpu"],
+        "check": ["shapes", "--fast", "--json", str(loop)],
+        "train": ["c2f_n", "--data", str(loop), "-o", str(folder / "out")],
+    }
+    for verb, rest in words.items():
+        assert main([verb, *rest]) == EXIT_USER_ERROR
+        assert f"detseg {verb}: " in capsys.readouterr().err
+    loop.unlink()
+
+
+def test_an_option_is_called_as_it_was_given(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for option in ("--max-det", "--threads"):
+        words = [str(folder / "boxes.safetensors"), str(folder / "a.png"), "-o", str(folder / "out"), option, "0"]
+        assert main(["predict", *words, "--device", "cpu"]) == EXIT_USER_ERROR
+        assert f"{option} must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_errors_of_torch_and_onnx_runtime_are_explained(folder: Path) -> None:

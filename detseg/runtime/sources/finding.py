@@ -81,7 +81,7 @@ def find_sources(
             for source in _sources(name, looked_for, allow_url):
                 if num_files > 1 and source.path is not None and source.kind == "volume":
                     source = _first_channel(source.path)
-                key = source.name if source.path is None else str(source.path.resolve())
+                key = source.name if source.path is None else os.path.realpath(source.path)
                 found.setdefault(key, source)
         except SourceError as error:
             if on_error is None:
@@ -169,10 +169,10 @@ def expand_sources(sources: Iterable[str | Path], suffixes: Sequence[str] = IMAG
         SourceError: no sources at all, or one of them is missing, holds no such file or is of an unsupported format.
     """
     kind = _kind_of(tuple(suffixes))
-    found: dict[Path, Path] = {}
+    found: dict[str, Path] = {}
     for source in sources:
         for path in _expand(str(source), kind):
-            found.setdefault(path.resolve(), path)
+            found.setdefault(os.path.realpath(path), path)
     if not found:
         raise SourceError(f"no source was given; name {kind.name} files, folders or globs")
     return list(found.values())
@@ -203,9 +203,10 @@ class _Kind:
         return name.endswith(self.suffixes) and name not in self.suffixes
 
     def among(self, paths: Iterable[Path]) -> list[Path]:
-        """The files of this kind among ``paths``, in natural order."""
+        """The files of this kind among ``paths``, in natural order; also links that lead nowhere, which reading tells
+        of."""
         visible = [path for path in paths if not path.name.startswith(".")]
-        files = [path for path in visible if self.names(path) and path.is_file()]
+        files = [path for path in visible if self.names(path) and not path.is_dir()]
         if self.name == "volume":
             files += filter(is_dicom_folder, visible)
         return sorted(files, key=natural_key)

@@ -205,6 +205,21 @@ def test_only_what_cannot_be_read_is_named(capsys: pytest.CaptureFixture[str], m
     assert "3 of 9 sources, 3 images" in capsys.readouterr().out
 
 
+def test_what_lies_in_a_folder_and_is_no_file_is_named() -> None:
+    """A link to an image that is gone is a lost image."""
+    Path("in/gone.png").symlink_to("nowhere.png")
+    Path("in/loop.png").symlink_to("loop.png")
+    os.mkfifo("in/pipe.png")
+    Path("in/folder.png").mkdir()
+    for output, name in (("out", "in"), ("out2", "in/*.png")):
+        assert predict(name, save=["coco"], output=output) == 1
+        assert errors(output) == {
+            "in/gone.png": "in/gone.png: cannot be read: No such file or directory",
+            "in/loop.png": "in/loop.png: cannot be read: Too many levels of symbolic links",
+            "in/pipe.png": "in/pipe.png: cannot be read: not a regular file but a pipe, a socket or a device",
+        }
+
+
 def test_where_nothing_can_be_read_nothing_is_begun() -> None:
     with pytest.raises(ValueError, match=r"'gone\.png' does not exist; .*; nor can 1 other sources be read"):
         predict("gone.png", "gone.mp4")
