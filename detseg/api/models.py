@@ -29,7 +29,7 @@ def load(
     confidence: float | None = None,
     iou: float | None = None,
     max_detections: int | None = None,
-    nms_backend: Literal["detseg", "torchvision"] | None = None,
+    nms_backend: Literal["auto", "detseg", "torchvision"] | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
     window: Sequence[int] | None = None,
@@ -62,7 +62,7 @@ def load(
         confidence: lowest score of a box that counts.
         iou: overlap above which boxes of one class are one object.
         max_detections: most boxes per image.
-        nms_backend: what suppresses boxes.
+        nms_backend: what suppresses boxes; ``auto`` is detseg's own code, and torchvision's on a GPU without Triton.
         scales: average over the input at these scales (masks).
         flip: average over the input and its mirror images (masks and volumes).
         window: slide a window of this size over the input: height and width, or depth, height and width.

@@ -104,7 +104,7 @@ def evaluate(
     confidence: float | None = None,
     iou: float | None = None,
     max_detections: int | None = None,
-    nms_backend: Literal["detseg", "torchvision"] | None = None,
+    nms_backend: Literal["auto", "detseg", "torchvision"] | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
     window: Sequence[int] | None = None,

@@ -26,8 +26,9 @@ def add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> Non
     boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per image")
     boxes.add_argument(
         "--nms-backend",
-        choices=("detseg", "torchvision"),
-        help="what suppresses boxes: detseg's own (on a GPU it needs Triton) or torchvision, which is slower",
+        choices=("auto", "detseg", "torchvision"),
+        help="what suppresses boxes: detseg's own (on a GPU it needs Triton), torchvision, which is slower, or auto: "
+        "the first where it runs",
     )
     if device:
         parser.add_argument(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from detseg.tasks.model_file import default_device
 
@@ -119,62 +119,3 @@ def leave_group() -> None:
     """Undo :func:`join_group`."""
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-def synchronize_norms(model: nn.Module, group: Group, device: torch.device) -> nn.Module:
-    """Batch norms whose statistics span all processes, so that many processes train as one with the whole batch."""
-    if group.world_size == 1:
-        return model
-    if device.type == "cuda":
-        converted: nn.Module = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
-        return converted
-    for module in model.modules():
-        if type(module) is nn.BatchNorm2d:
-            module.__class__ = GroupBatchNorm2d
-    return model
-
-
-class _SumAcrossGroup(torch.autograd.Function):
-    """A sum over processes; its gradient is the sum of the gradients of all processes."""
-
-    @staticmethod
-    def forward(context: Any, values: Tensor) -> Tensor:
-        values = values.clone()
-        dist.all_reduce(values)
-        return values
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        gradient = gradients[0].clone()
-        dist.all_reduce(gradient)
-        return gradient
-
-
-class GroupBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over the batches of all processes, for devices that :class:`torch.nn.SyncBatchNorm` does not serve."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        """``[B, C, H, W]`` -> the same shape, normalized by the statistics of every process's batch."""
-        if not self.training:
-            return super().forward(values)
-        axes = (0, 2, 3)
-        local_count = values.new_tensor([values.numel() // values.shape[1]])
-        total = _sum_across_group(torch.cat([values.sum(axes), local_count]))
-        mean, count = total[:-1] / total[-1], total[-1].detach()
-        centered = values - mean.view(1, -1, 1, 1)
-        variance = _sum_across_group(centered.square().sum(axes)) / count
-        with torch.no_grad():
-            rate = self.momentum if self.momentum is not None else 0.1
-            assert self.running_mean is not None
-            assert self.running_var is not None
-            assert self.num_batches_tracked is not None
-            self.num_batches_tracked += 1
-            self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
-            self.running_var.lerp_((variance * count / (count - 1)).to(self.running_var.dtype), rate)
-        scale = self.weight * torch.rsqrt(variance + self.eps)
-        return centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-
-
-def _sum_across_group(values: Tensor) -> Tensor:
-    summed: Tensor = _SumAcrossGroup.apply(values)
-    return summed

@@ -20,7 +20,7 @@ from detseg.models.base import fused
 from detseg.runtime.runner import Runner, predict_frames
 from detseg.runtime.sources.frames import Frame
 from detseg.structures import Result
-from detseg.tasks.base import Batch, Task
+from detseg.tasks.base import Batch, Task, settle_on
 from detseg.tasks.model_file import match_classes
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -59,6 +59,7 @@ def evaluate(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    settle_on(task, device)
     group = group or Group()
     loader: EvalLoader[Batch] = EvalLoader(
         dataset,

@@ -15,6 +15,7 @@ from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
 from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
 from detseg.engine.evaluate import evaluate
+from detseg.engine.group_norms import synchronize_norms
 from detseg.engine.logging.callbacks import Callback
 from detseg.engine.logging.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.logging.loggers import make_loggers
@@ -33,7 +34,7 @@ from detseg.evaluation.report import all_metrics
 from detseg.files import remove_partial_files, write_text
 from detseg.runtime.weights.released import BEST
 from detseg.structures import Metrics
-from detseg.tasks.base import Batch
+from detseg.tasks.base import Batch, settle_on
 from detseg.tasks.model_file import ModelFileConfig, load_model_file, match_classes, save_model_file
 from detseg.tasks.start_weights import load_start_weights
 
@@ -183,6 +184,7 @@ def build_trainer(
     settings = config.train
     torch.manual_seed(settings.seed)
     model, task = file_config.build()
+    settle_on(task, device)  # now, not after the first epoch
     criterion = file_config.task.build_criterion(model, task)
     report = None
     if settings.weights is not None:
@@ -197,7 +199,7 @@ def build_trainer(
     model = model.to(device)
     if settings.channels_last:
         model = model.to(memory_format=task.memory_format)
-    model = synchronize_norms(model, group, device)
+    model = synchronize_norms(model, group.world_size)
     loader: TrainLoader[Batch] = TrainLoader(
         train_set,
         config.augment.build(),

@@ -15,12 +15,13 @@ from detseg.arrays import BoolArray, FloatArray
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
+from detseg.ops.triton_probe import warn_without_triton, why_no_triton
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model, confidence_of, require_boxes
 from detseg.runtime.runner import Finished, Runner
 from detseg.runtime.tracking.tracker import TrackerConfig
-from detseg.tasks.base import Task
+from detseg.tasks.base import Task, settle_on
 from detseg.tasks.member import TorchMember
 from detseg.tasks.model_file import adapt_task, default_device, load_model_file, read_header
 
@@ -108,12 +109,13 @@ def make_runner(
     asks for, see :class:`detseg.runtime.inputs.geometry.FittedInputSpec`.
 
     The model itself is moved to ``device``, converted to ``precision`` and put into evaluation mode. On a GPU images go
-    through a CUDA graph, see :class:`detseg.inference.cuda_runner.CudaRunner`, unless ``cuda_graph`` is false; on the
-    CPU and for volumes that has no meaning.
+    through a CUDA graph, see :class:`detseg.inference.cuda_runner.CudaRunner`, unless ``cuda_graph`` is false, the task
+    waits for the host, as NMS by torchvision does, or Triton cannot run; on the CPU and for volumes that has no
+    meaning.
 
     Raises:
-        ValueError: ``precision`` is none of ``fp32``, ``fp16`` and ``bf16``; ``full_input`` is False for
-            what is not boxes on the CPU.
+        ValueError: what the task asks for cannot run on ``device``; ``precision`` is none of ``fp32``, ``fp16`` and
+            ``bf16``, or the GPU has none such; ``full_input`` is False for what is not boxes on the CPU.
     """
     dtype = PRECISIONS.get(precision)
     if dtype is None:
@@ -130,8 +132,12 @@ def make_runner(
     if device.type != "cuda":
         return EagerRunner(model, task, device, dtype, spec)
     model = model.to(memory_format=task.memory_format)
-    if cuda_graph and spec.one_size:
-        return CudaRunner(model, task, device, dtype)
+    settle_on(task, device)
+    if cuda_graph and spec.one_size and not task.waits_for_host:
+        reason = why_no_triton(device)
+        if reason is None:
+            return CudaRunner(model, task, device, dtype)
+        warn_without_triton(device, reason)  # the letterbox in the graph is a kernel, too
     return EagerRunner(model, task, device, dtype)
 
 
@@ -147,8 +153,7 @@ def load_torch_model(
 ) -> Model:
     """The model in a ``.safetensors`` file, its batch norms folded; arguments and errors of ``detseg.load``.
 
-    ``num_threads`` is that of the whole process, as torch has it. Where a task waits for the host, as
-    NMS by torchvision does, there is no CUDA graph.
+    ``num_threads`` is that of the whole process, as torch has it.
     """
     if track is not None:
         config = read_header(path).task
@@ -171,7 +176,7 @@ def load_torch_model(
         if others:
             config = adapt_task(task.config, others)
             changed = config.build(network, task.class_names, task.category_ids)
-        return make_runner(network, changed, on, precision, cuda_graph=not changed.waits_for_host, full_input=fits)
+        return make_runner(network, changed, on, precision, full_input=fits)
 
     lowest = confidence_of(task.config.postprocess)
     return Model(remake({}), task.name, task.class_names, task.category_ids, remake, confidence=lowest)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from detseg.arrays import FloatArray
+from detseg.ops.triton_probe import choose_nms_backend
 from detseg.runtime.postprocess import nms as numpy_nms
 from detseg.runtime.postprocess.config import NmsBackend
 
@@ -44,7 +45,7 @@ def batched_nms(
     multi_label: bool = False,
     class_agnostic: bool = False,
     max_candidates: int = 30_000,
-    backend: NmsBackend = "detseg",
+    backend: NmsBackend = "auto",
     kept: Tensor | None = None,
 ) -> BatchedDetections:
     """Dense predictions -> detections, all images at once.
@@ -58,7 +59,7 @@ def batched_nms(
 
     On a GPU nothing waits for the host and all shapes are fixed, so that it can be captured in a CUDA graph. The
     ``torchvision`` backend does the same with a loop over images and classes, and waits for the host; it is there for
-    machines without Triton.
+    machines without Triton, where ``auto`` takes it.
 
     Raises:
         ValueError: for shapes or types that do not fit, ``confidence`` or ``iou`` outside [0, 1], limits below 1, or a
@@ -68,13 +69,15 @@ def batched_nms(
     settings = (confidence, iou, max_detections, multi_label, class_agnostic, max_candidates)
     if kept is not None:
         scores = _only(scores, kept, multi_label)
+    if backend == "auto":
+        backend = choose_nms_backend(backend, boxes_xyxy.device)
     if backend == "torchvision":
         from detseg.ops.nms_torchvision import batched_nms_by_torchvision
 
         _check(boxes_xyxy, scores, None, settings)
         return BatchedDetections(*batched_nms_by_torchvision(boxes_xyxy, scores, *settings))
     if backend != "detseg":
-        raise ValueError(f"the NMS backend must be detseg or torchvision, got {backend!r}")
+        raise ValueError(f"the NMS backend must be auto, detseg or torchvision, got {backend!r}")
     return BatchedDetections(*torch.ops.detseg.batched_nms_topk(boxes_xyxy, scores, None, *settings))
 
 

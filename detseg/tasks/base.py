@@ -205,6 +205,18 @@ class TaskConfig(Protocol):
         Warns where it cannot be judged as usual."""
 
 
+def settle_on(task: Task, device: torch.device) -> None:
+    """Let ``task`` choose what follows from the ``device`` it is used on, before anything expensive: its method
+    ``settle_on``, where it has one.
+
+    Raises:
+        ValueError: what was asked for cannot run there.
+    """
+    settle = getattr(task, "settle_on", None)
+    if settle is not None:
+        settle(device)
+
+
 class ImageTask:
     """What tasks for images have in common. See :class:`Task`."""
 

@@ -22,10 +22,11 @@ from detseg.losses.detection import DetectionLossConfig
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode, flatten_levels
 from detseg.ops.nms import BatchedDetections, batched_nms
+from detseg.ops.triton_probe import choose_nms_backend
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.boxes import DetectionMetadata
-from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
+from detseg.runtime.postprocess.config import HeadMetadata, NmsBackend, PostprocessConfig
 from detseg.structures import Detections, GroundTruth, LetterboxTransform, Sample, Target
 from detseg.tasks.base import Batch, ExportGraph, ImageTask, make_batch
 
@@ -149,7 +150,17 @@ class DetectionTask(ImageTask):
         super().__init__(config, load_kind(self.kind_name), class_names, category_ids, stride=max(head.strides))
         self.head = head
         self._kept: Tensor | None = None
-        self.waits_for_host = config.postprocess.nms_backend == "torchvision"
+        self._nms_backend: NmsBackend = config.postprocess.nms_backend
+        self.waits_for_host = self._nms_backend == "torchvision"
+
+    def settle_on(self, device: torch.device) -> None:
+        """Choose what suppresses boxes on ``device``, see :func:`detseg.ops.triton_probe.choose_nms_backend`.
+
+        Raises:
+            ValueError: what was asked for cannot run there.
+        """
+        self._nms_backend = choose_nms_backend(self.config.postprocess.nms_backend, device)
+        self.waits_for_host = self._nms_backend == "torchvision"
 
     def only(self, kept: Tensor) -> Self:
         """The same for objects of the classes that are ``kept``, chosen before NMS and limit."""
@@ -179,7 +190,7 @@ class DetectionTask(ImageTask):
             max_detections=settings.max_detections,
             multi_label=settings.multi_label,
             class_agnostic=settings.class_agnostic,
-            backend=settings.nms_backend,
+            backend=self._nms_backend,
             kept=self._kept,
         )
 

@@ -111,6 +111,9 @@ def read_header(path: Path) -> ModelFileConfig:
         raise ValueError(f"{path} was written by detseg {shorten(version)}, whose file format this version cannot read")
     with header_errors(path, "its header does not say what a model needs"):
         config = from_dict(ModelFileConfig, header, "its header", is_ours=True)
+    if getattr(config.task.postprocess, "nms_backend", None) == "detseg":
+        # What ran where the file was made is nobody's demand here; it was also the default once.
+        config = replace(config, task=adapt_task(config.task, {"nms_backend": "auto"}))
     return replace(config, model=without_pretrained(config.model))
 
 

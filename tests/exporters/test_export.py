@@ -53,7 +53,7 @@ def test_the_file_says_what_it_is(exported_detector: Exported) -> None:
         "max_detections": 50,
         "multi_label": True,
         "class_agnostic": False,
-        "nms_backend": "detseg",
+        "nms_backend": "auto",
     }
     spec = own.pop("input")
     assert (spec["height"], spec["width"], spec["anchor"], spec["std"]) == (96, 128, "center", [255.0] * 3)

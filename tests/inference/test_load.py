@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,17 +10,21 @@ import pytest
 import torch
 
 import detseg
+from detseg.inference import load as load_module
 from detseg.inference.load import EagerRunner, make_runner
 from detseg.models.detector import DetectorConfig
 from detseg.models.letnet import LETNetConfig
+from detseg.ops import triton_probe
+from detseg.ops.triton_probe import warn_without_triton
 from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model
+from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.runtime.volumes.nifti import write_volume
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTaskConfig
-from detseg.tasks.model_file import ModelFileConfig, save_model_file
+from detseg.tasks.model_file import ModelFileConfig, load_model_file, save_model_file
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 from detseg.volumes import LabelVolume, Volume
@@ -137,3 +143,49 @@ def test_what_shall_be_followed_is_asked_for(package: Path, tmp_path: Path) -> N
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no model file at"):
         detseg.load(tmp_path / "none.safetensors")
+
+
+class _Anywhere(torch.nn.Identity):
+    """A network that can be told to be on a GPU where there is none."""
+
+    def to(self, *args: Any, **options: Any) -> Any:
+        return self
+
+
+@pytest.mark.parametrize(("reason", "kind"), [(None, "CudaRunner"), ("RuntimeError: no C compiler", "EagerRunner")])
+def test_masks_have_a_way_without_triton(reason: str | None, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their letterbox is a kernel of the CUDA graph; without it the CPU places the images."""
+    monkeypatch.setattr(load_module, "why_no_triton", lambda device: reason)
+    monkeypatch.setattr(load_module, "CudaRunner", type("CudaRunner", (), {"__init__": lambda self, *given: None}))
+    warn_without_triton.cache_clear()
+    task = SemanticTaskConfig(input=InputSpec(32, 32)).build(torch.nn.Identity(), ("a", "b", "c"))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        runner = make_runner(_Anywhere(), task, "cuda")
+    assert type(runner).__name__ == kind
+    assert [str(one.message).startswith("without Triton's kernels on cuda (RuntimeError") for one in said] == (
+        [True] if reason else []
+    )
+
+
+def test_boxes_without_triton_run_without_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton_probe, "why_no_triton", lambda device: "no C compiler")
+    model = DetectorConfig().build(num_classes=2)
+    config = DetectionTaskConfig(input=InputSpec(64, 64))
+    warn_without_triton.cache_clear()
+    with pytest.warns(UserWarning, match="suppressed by torchvision"):
+        runner = make_runner(_Anywhere(), config.build(model, ("a", "b")), "cuda")
+    assert isinstance(runner, EagerRunner)
+    asked = replace(config, postprocess=PostprocessConfig(nms_backend="detseg"))
+    with pytest.raises(ValueError, match="take nms_backend auto or torchvision"):
+        make_runner(_Anywhere(), asked.build(model, ("a", "b")), "cuda")
+
+
+def test_what_a_file_was_made_with_is_no_demand(tmp_path: Path) -> None:
+    config = DetectionTaskConfig(input=InputSpec(64, 64), postprocess=PostprocessConfig(nms_backend="detseg"))
+    header = ModelFileConfig(DetectorConfig(), config, ("a", "b"), (1, 2))
+    path = tmp_path / "model.safetensors"
+    save_model_file(path, header.build()[0].state_dict(), header)
+    assert load_model_file(path).config.task.postprocess.nms_backend == "auto"
+    asked = load_model_file(path, postprocess={"nms_backend": "detseg"})
+    assert asked.config.task.postprocess.nms_backend == "detseg"

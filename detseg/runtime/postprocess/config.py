@@ -10,7 +10,7 @@ from detseg.runtime.postprocess.components import CleanConfig
 from detseg.volumes import Shape3
 
 HeadKind = Literal["dfl", "yolox"]
-NmsBackend = Literal["detseg", "torchvision"]
+NmsBackend = Literal["auto", "detseg", "torchvision"]
 Weighting = Literal["uniform", "gaussian"]
 
 
@@ -61,8 +61,9 @@ class PostprocessConfig:
     """Whether one box may carry several classes."""
     class_agnostic: bool = False
     """Whether boxes of any class suppress each other."""
-    nms_backend: NmsBackend = "detseg"
-    """What suppresses boxes: ``detseg``, or ``torchvision`` for GPUs where Triton does not run."""
+    nms_backend: NmsBackend = "auto"
+    """What suppresses boxes: ``detseg``'s own code (on a GPU it needs Triton), ``torchvision``, which is slower, or
+    ``auto``: the first, and the second on a GPU where Triton does not run."""
 
     def __post_init__(self) -> None:
         for name in ("confidence", "iou"):
