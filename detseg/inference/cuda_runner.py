@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, cast
@@ -20,19 +20,27 @@ from detseg.arrays import BoolArray, ByteArray
 from detseg.inference.cuda_stream import CudaStream, Stream
 from detseg.inference.forking import require_process
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
-from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec, check_image
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.structures import LetterboxTransform, Result
 from detseg.tasks.base import Task
+
+MAX_BYTES = 1 << 27
+"""Of the images of a batch that are on the GPU at a time: 21 of 1920 x 1080 pixels."""
+_MAX_PROGRAMS = 6
+"""Graphs that a slot keeps, each with its memory."""
 
 
 class CudaRunner:
     """Runs ``model``, which is on ``device`` and takes ``dtype``. See :class:`detseg.runtime.runner.Runner`.
 
     Letterbox, normalization, model and what ``task`` does with its output are one CUDA graph, captured with the first
-    batch, and again when a batch has more images, or larger ones, than any before, or only some classes are kept where
-    all were before, or the other way round. A smaller batch goes through the same graph, with nothing in its last
-    places. ``make_stream`` gives the streams of work.
+    batch of its kind: of 1, 2, 4, 8, ... places, so that a small batch does not pay for a large one, with or without a
+    choice of classes; and again when images are larger than any before. A batch that fills no graph has nothing in its
+    last places. ``make_stream`` gives the streams of work.
+
+    Images lie one behind the other in page-locked memory and in that of the GPU, of ``MAX_BYTES`` at the most, or one
+    image: a batch of larger ones is worked on in several parts.
 
     Threads may share a runner: a batch has its memory for itself until its results are made, by whoever asks for them
     or needs the memory next. Results that nobody asks for hold nothing up.
@@ -57,7 +65,7 @@ class CudaRunner:
         self._turn = threading.Lock()
         self._process = os.getpid()
 
-    def submit(self, images: Sequence[ByteArray], kept: BoolArray | None = None) -> PendingBatch:
+    def submit(self, images: Sequence[ByteArray], kept: BoolArray | None = None) -> PendingBatch | PendingParts:
         """Start with a batch of images ``[H, W, 3]`` uint8 RGB of any sizes; they may change once this returns. Where a
         result holds a limited number of objects, these are of the classes that are ``kept``, ``[C]``.
 
@@ -71,10 +79,26 @@ class CudaRunner:
         """
         if not images:
             raise ValueError("a batch needs at least one image, got none")
+        for image in images:
+            check_image(image)
         require_process(self._process)
-        with self._turn:
-            slot = next(self._slots)
-        return slot.submit(images, kept)
+        parts = []
+        for part in _parts(images):
+            with self._turn:
+                slot = next(self._slots)
+            parts.append(slot.submit(part, kept))
+        return parts[0] if len(parts) == 1 else PendingParts(parts)
+
+
+class PendingParts:
+    """A batch that was worked on in ``parts``."""
+
+    def __init__(self, parts: Sequence[PendingBatch]) -> None:
+        self._parts = parts
+
+    def results(self) -> list[Result]:
+        """See :meth:`PendingBatch.results`."""
+        return [result for part in self._parts for result in part.results()]
 
 
 class PendingBatch:
@@ -128,7 +152,7 @@ class _Slot:
         self._network = network
         self._stream = stream
         self._lock = threading.RLock()
-        self._program: _Program | None = None
+        self._programs: dict[tuple[int, bool], _Program] = {}
         self._batch: PendingBatch | None = None
 
     def submit(self, images: Sequence[ByteArray], kept: BoolArray | None) -> PendingBatch:
@@ -139,16 +163,23 @@ class _Slot:
 
     @torch.inference_mode()
     def _start(self, images: Sequence[ByteArray], kept: BoolArray | None) -> PendingBatch:
-        if self._program is None or not self._program.takes(images, kept):
-            batch_size = max(len(images), 0 if self._program is None else self._program.batch_size)
-            self._program = None  # its memory is free for the next one
-            self._program = _Program(
-                self._network, self._stream, batch_size, bytes_needed(images), None if kept is None else len(kept)
-            )
-        program = self._program
+        program = self._program_for(images, kept)
         transforms = program.start(images, kept)
         self._batch = PendingBatch(lambda: self._fetch(program, transforms), self._lock)
         return self._batch
+
+    def _program_for(self, images: Sequence[ByteArray], kept: BoolArray | None) -> _Program:
+        num_places = 1 << (len(images) - 1).bit_length()
+        key = (num_places, kept is not None)
+        program = self._programs.pop(key, None)
+        if program is None or not program.has_room(images):
+            program = None  # its memory is free for the next one
+            if len(self._programs) == _MAX_PROGRAMS:
+                del self._programs[next(iter(self._programs))]
+            num_classes = None if kept is None else len(kept)
+            program = _Program(self._network, self._stream, num_places, bytes_needed(images), num_classes)
+        self._programs[key] = program  # last: it was used last
+        return program
 
     @torch.inference_mode()
     def _fetch(self, program: _Program, transforms: Sequence[LetterboxTransform]) -> list[Result]:
@@ -164,7 +195,6 @@ class _Program:
     def __init__(
         self, network: _Network, stream: Stream, batch_size: int, num_bytes: int, num_classes: int | None
     ) -> None:
-        self.batch_size = batch_size
         self._capacity = 1 << (num_bytes - 1).bit_length()  # a power of two: images vary, captures should be few
         self._network = network
         self._stream = stream
@@ -188,11 +218,9 @@ class _Program:
             self._task = network.task.only(self._device_kept)
         self._replay, self.outputs = stream.capture(self._infer)
 
-    def takes(self, images: Sequence[ByteArray], kept: BoolArray | None) -> bool:
-        """Whether ``images`` can go through this graph."""
-        if (kept is None) != (self._kept is None):
-            return False
-        return len(images) <= self.batch_size and bytes_needed(images) <= self._capacity
+    def has_room(self, images: Sequence[ByteArray]) -> bool:
+        """Whether there is memory for ``images``."""
+        return bytes_needed(images) <= self._capacity
 
     def start(self, images: Sequence[ByteArray], kept: BoolArray | None) -> list[LetterboxTransform]:
         """Begin with ``images``; the way back for each."""
@@ -215,6 +243,15 @@ class _Program:
         network = self._network
         letterbox_into(self._device_pixels, self._device_table, network.spec, self._inputs)
         return self._task.infer(network.model, self._inputs)
+
+
+def _parts(images: Sequence[ByteArray]) -> Iterator[Sequence[ByteArray]]:
+    """``images`` in order, as many together as ``MAX_BYTES`` hold, at least one."""
+    first = 0
+    for end in range(1, len(images) + 1):
+        if end == len(images) or bytes_needed(images[first : end + 1]) > MAX_BYTES:
+            yield images[first:end]
+            first = end
 
 
 def _first_rows(outputs: Any, count: int) -> Any:

@@ -35,6 +35,7 @@ class CudaStream:
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool: Any = None
 
     def put(self, work: Callable[[], object]) -> None:
         """Launch ``work`` in this stream."""
@@ -69,8 +70,10 @@ class CudaStream:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads, which read files or train, may go on with what would disturb a capture of their own.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
                 outputs = program()
+            # Graphs of one stream run one after the other, and may use the same memory for what lies in between.
+            self._pool = graph.pool()
         except RuntimeError as error:
             raise RuntimeError(
                 f"this model and task cannot be captured in a CUDA graph: {error}; predict without one "

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray
-from detseg.runtime.devices import parse_device
 from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.live import take_ahead
 from detseg.runtime.network_faults import NetworkFaults
 from detseg.runtime.onnx.forking import tell_of_forks
-from detseg.runtime.onnx.model import OnnxModel
+from detseg.runtime.onnx.model import OnnxModel, import_onnxruntime
+from detseg.runtime.onnx.providers import open_on
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Runner, predict_frames
@@ -35,7 +35,6 @@ Remake = Callable[[Mapping[str, Any], TrackerConfig | None], Runner]
 """The same network with other settings of its postprocessing, by their names, and for this tracker, where given."""
 
 _MAX_VARIANTS = 8
-_PROVIDERS = {"cpu": ("CPUExecutionProvider",), "cuda": ("CUDAExecutionProvider", "CPUExecutionProvider")}
 
 
 class Model:
@@ -331,11 +330,10 @@ def open_onnx(
     foreign: ForeignOptions | None = None,
 ) -> OnnxModel:
     """The network in an ``.onnx`` file, on ``device``; ``size`` and ``foreign`` are for files of other programs."""
-    kind = parse_device(device).partition(":")[0]
-    providers = None if kind == "auto" else _PROVIDERS.get(kind)
-    if kind != "auto" and providers is None:
-        raise ValueError(f"device must be auto, cpu or cuda for .onnx files, got {device}")
-    return OnnxModel(path, num_threads, providers, foreign=foreign, size=size)
+    available = import_onnxruntime().get_available_providers()
+    return open_on(
+        device, available, lambda providers: OnnxModel(path, num_threads, providers, foreign=foreign, size=size)
+    )
 
 
 def in_openvino(model: OnnxModel, runtime: str, precision: str) -> OnnxModel:

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from detseg.ops.kernels import letterbox as kernel_module
 from detseg.ops.kernels.letterbox import launch_letterbox
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
@@ -323,3 +324,14 @@ def test_without_triton_an_error_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "detseg.ops.kernels.letterbox", None)
     with pytest.raises(RuntimeError, match="pip install triton"):
         letterbox_into(BYTES, TABLE, InputSpec(32, 48), torch.zeros(1, 3, 32, 48))
+
+
+def test_more_images_than_a_grid_has_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA's grids end at 65,535 on their last axes; a batch beyond goes through in several launches."""
+    spec = InputSpec(12, 16)
+    images = [noise(5 + side, 9) for side in range(5)]
+    expected = {layout: by_kernel(images, spec, layout=layout) for layout in LAYOUTS}
+    assert 3 * kernel_module.MAX_IMAGES <= 65_535
+    monkeypatch.setattr(kernel_module, "MAX_IMAGES", 2)
+    for layout in LAYOUTS:
+        assert torch.equal(by_kernel(images, spec, layout=layout), expected[layout])

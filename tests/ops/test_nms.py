@@ -153,7 +153,7 @@ def test_impossible_requests_are_refused(changes: dict[str, Any], message: str, 
 
 
 def test_other_impossible_requests_are_refused() -> None:
-    with pytest.raises(ValueError, match="must be detseg or torchvision, got 'tensorrt'"):
+    with pytest.raises(ValueError, match="must be auto, detseg or torchvision, got 'tensorrt'"):
         batched_nms(BOXES, SCORES, **USUAL, backend="tensorrt")
     with pytest.raises(ValueError, match=r"got \(3, 4\), \(3,\), \(2,\)"):
         nms(BOXES[0], SCORES[0, :, 0], torch.zeros(2), 0.5)

@@ -18,6 +18,8 @@ from triton.errors import TritonError
 
 TILE = (8, 128)
 """Rows and elements of a row that one program writes."""
+MAX_IMAGES = 65_535 // 3
+"""Images of a launch: CUDA's grids end at 65,535 on their second and third axis, and an image may have three planes."""
 NUM_WARPS = 8
 """With this tile a thread has four values, which its registers hold."""
 
@@ -129,6 +131,11 @@ def launch_letterbox(
         )
     num_images, _, height, width = out.shape
     if num_images == 0:
+        return
+    if num_images > MAX_IMAGES:  # a grid has no more places on its last axes
+        for first in range(0, num_images, MAX_IMAGES):
+            part = slice(first, first + MAX_IMAGES)
+            launch_letterbox(pixels, table[part], out[part], pad_value, mean, std, reverse_channels, tile)
         return
     interleaved = not out.is_contiguous()
     rows, columns = tile

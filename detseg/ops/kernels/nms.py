@@ -22,6 +22,8 @@ from detseg.runtime.postprocess.nms import floor_to_float32
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 
+MAX_IMAGES = 65_535
+"""Images of a launch: CUDA's grids end there on their second axis."""
 _ROOM = 65_536
 """Candidates per image that there is room for at least, if there can be so many; beyond it ``limit`` has to work."""
 _TILE = 1024
@@ -161,6 +163,15 @@ def launch_nms(
     boxes_xyxy, scores = (x.float() if x.dtype == torch.float64 else x for x in (boxes_xyxy, scores))
     detections, counts, keep = out
     if num_images == 0:
+        return out
+    if num_images > MAX_IMAGES:
+        for first in range(0, num_images, MAX_IMAGES):
+            part = slice(first, first + MAX_IMAGES)
+            given_labels = None if labels is None else labels[part]
+            launch_nms(
+                boxes_xyxy[part], scores[part], given_labels, confidence, iou, max_detections, multi_label,
+                class_agnostic, max_candidates, (detections[part], counts[part], keep[part]),
+            )  # fmt: skip
         return out
     if labels is not None:
         multi_label, max_candidates = False, num_anchors

@@ -31,8 +31,8 @@ from detseg.runtime.onnx.limits import (
     limited_time,
 )
 from detseg.runtime.onnx.openvino import OpenVinoSession
+from detseg.runtime.onnx.providers import CPU, Provider, checked_providers, names_of, require_providers
 
-_CPU = "CPUExecutionProvider"
 _ARENA_IS_FULL = re.compile(r"Available memory of (\d+) is smaller than requested bytes of (\d+)")
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -45,10 +45,10 @@ class OnnxModel:
     the input that it is tried with, and ``metadata`` what has been recognized already.
 
     ``num_threads``: how many cores a run uses, all physical ones of this process where it is None. ``providers``: where
-    it runs, in the order of preference, by ONNX Runtime's names; on the CPU where it is None. ``metadata`` is what the
-    file says of itself. What a file can make of memory and time has limits, see :mod:`detseg.runtime.onnx.limits`. With
-    a ``precision``, ``fp32`` or ``bf16``, OpenVINO runs it on the CPU, without limits; then ``metadata`` must be given
-    for a file of others.
+    it runs, in the order of preference, by ONNX Runtime's names, with options; on the CPU where it is None.
+    ``metadata`` is what the file says of itself. What a file can make of memory and time has limits, see
+    :mod:`detseg.runtime.onnx.limits`. With a ``precision``, ``fp32`` or ``bf16``, OpenVINO runs it on the CPU, without
+    limits; then ``metadata`` must be given for a file of others.
 
     A model may be used by several threads at once. In a forked child it runs on: where ONNX Runtime has threads of its
     own, which no child has, or was in the middle of a run, the file is read once more when the child first uses it. A
@@ -65,7 +65,7 @@ class OnnxModel:
         self,
         path: Path | str,
         num_threads: int | None = None,
-        providers: Sequence[str] | None = None,
+        providers: Sequence[Provider] | None = None,
         *,
         foreign: ForeignOptions | None = None,
         size: tuple[int, int] | None = None,
@@ -81,7 +81,7 @@ class OnnxModel:
             _require_nothing_said(foreign, self.path)
             metadata = parse_metadata(properties, self.path)
         self.num_threads = num_threads or num_physical_cores()
-        self.runs_on_cpu = tuple(providers or (_CPU,)) == (_CPU,)
+        self.runs_on_cpu = names_of(providers or (CPU,)) == [CPU]
         self._providers = providers
         self._precision = precision
         self._digest = _digest(content)
@@ -276,7 +276,7 @@ def _filled_up(inputs: FloatArray, batch_size: int) -> FloatArray:
     return filled
 
 
-def _make_session(path: Path, content: bytes, num_threads: int, providers: Sequence[str] | None) -> Any:
+def _make_session(path: Path, content: bytes, num_threads: int, providers: Sequence[Provider] | None) -> Any:
     onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
@@ -287,13 +287,15 @@ def _make_session(path: Path, content: bytes, num_threads: int, providers: Seque
     limit_memory(onnxruntime, options)
     # Threads that wait for the next run of the network would take the cores from those that read and write.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    chosen = _checked_providers(onnxruntime, providers)
+    chosen = checked_providers(onnxruntime, providers)
     try:
-        return onnxruntime.InferenceSession(content, options, providers=chosen, disabled_optimizers=list(UNFOLDED))
+        made = onnxruntime.InferenceSession(content, options, providers=chosen, disabled_optimizers=list(UNFOLDED))
     except _session_errors() as error:
         raise OnnxFileError(
             f"{path}: ONNX Runtime {onnxruntime.__version__} cannot run it: {_reason(error)}"
         ) from error
+    require_providers(made, chosen)
+    return made
 
 
 def _reason(error: Exception) -> str:
@@ -339,16 +341,6 @@ def _session_errors() -> tuple[type[Exception], ...]:
         state.NotImplemented,
         state.RuntimeException,
     )
-
-
-def _checked_providers(onnxruntime: Any, providers: Sequence[str] | None) -> list[str]:
-    available = onnxruntime.get_available_providers()
-    unknown = [name for name in providers or () if name not in available]
-    if unknown or (providers is not None and not providers):
-        raise ValueError(
-            f"ONNX Runtime here cannot run on {', '.join(unknown) or 'nothing'}; it has {', '.join(available)}"
-        )
-    return list(providers or (_CPU,))
 
 
 def num_physical_cores(topology: Path = _TOPOLOGY, quota: Path = _QUOTA) -> int:

@@ -302,3 +302,23 @@ def test_too_many_scores_are_refused(device: torch.device) -> None:
     scores, out = scores.expand(1, 2**21, 1024), empty_outputs(boxes_xyxy, 300)
     with pytest.raises(ValueError, match="2097152 x 1024 scores, NMS takes fewer than 2"):
         kernels.launch_nms(boxes_xyxy, scores, None, 0.1, 0.5, 300, False, False, 100, out)
+
+
+@pytest.mark.parametrize("labeled", [False, True])
+def test_more_images_than_a_grid_has_places(
+    labeled: bool, device: torch.device, images: Images, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA's grids end at 65,535 on their second axis; a batch beyond goes through in several launches."""
+    boxes_xyxy, scores = (tensor.to(device) for tensor in images(40, 1 if labeled else 2, 3))
+    labels = torch.arange(boxes_xyxy.shape[1], device=device).repeat(len(boxes_xyxy), 1) % 3 if labeled else None
+    settings = (0.1, 0.5, 20, False, False, 1000)
+
+    def run() -> list[Tensor]:
+        return list(kernels.launch_nms(boxes_xyxy, scores, labels, *settings, empty_outputs(boxes_xyxy, 20)))
+
+    expected = run()
+    assert kernels.MAX_IMAGES <= 65_535
+    assert len(boxes_xyxy) > 3
+    monkeypatch.setattr(kernels, "MAX_IMAGES", 3)
+    for one, other in zip(run(), expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
