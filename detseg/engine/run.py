@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
-from detseg.engine.distributed import Group, join_group, leave_group, synchronize_norms
+from detseg.engine.distributed import Group, join_group, leave_group
 from detseg.engine.evaluate import evaluate
 from detseg.engine.group_norms import synchronize_norms
 from detseg.engine.logging.callbacks import Callback

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -376,43 +377,45 @@ def test_a_stream_without_time_stamps_is_timed_by_arrival(camera: str) -> None:
     assert 1 < times[-1] < min(1.5, took_s)
 
 
+CAMERA = """
+import signal
+import sys
+from tests.runtime.commands.test_predict import predict
+
+def unexpected(*_):
+    raise AssertionError("the handler of the verb is not there")
+
+number = int(sys.argv[2])
+signal.signal(number, unexpected)
+code = predict("in/a.png", sys.argv[1], "in/b.png", allow_url=True, save=["drawn", "coco", "csv"])
+assert signal.getsignal(number) is unexpected
+sys.exit(code)
+"""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize("camera", [10_000, 12], indirect=True, ids=["live", "stalled"])
-def test_a_signal_ends_a_camera_with_all_that_was_found(
-    camera: str, number: signal.Signals, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def unexpected(*_: object) -> None:
-        raise AssertionError("the handler of the verb is not there")
-
-    before = signal.signal(number, unexpected)
-    try:
-        waited = threading.Event()
-
-        def send_when_something_is_found() -> None:
-            path = Path("out/detections_images.unfinished.jsonl")
-            while not waited.wait(0.05):
-                if path.exists() and path.read_text().count("\n") >= 5:
-                    waited.wait(1.0)
-                    return os.kill(os.getpid(), number)
-
-        thread = threading.Thread(target=send_when_something_is_found)
-        thread.start()
-        try:
-            code = predict("in/a.png", camera, "in/b.png", allow_url=True, save=["drawn", "coco", "csv"])
-        finally:
-            waited.set()
-            thread.join()
-        assert code == 128 + number
-        assert signal.getsignal(number) is unexpected
-    finally:
-        signal.signal(number, before)
+def test_a_signal_ends_a_camera_with_all_that_was_found(camera: str, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-X", "faulthandler", "-c", CAMERA, camera, str(int(number))],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    table = Path("out/detections_images.unfinished.jsonl")
+    while process.poll() is None and not (table.exists() and table.read_text().count("\n") >= 5):
+        time.sleep(0.05)
+    time.sleep(1.0)  # after which what can stall has stalled
+    process.send_signal(number)
+    said, errors_said = process.communicate()
+    assert process.returncode == 128 + number, errors_said
     found = images()
     assert found[0] == "in/a.png"
     assert len(found) > 5
     tables = {"detections.json", "detections_images.json", "detections.csv", "sources.json"}
     assert listing() == {"a.png", "cam.mp4", *tables}
     assert len(list(read_video("out/cam.mp4"))) == len(found) - 1
-    said = capsys.readouterr().out
     last = re.match(rf"stopped by {number.name} in {re.escape(camera)}, after frame (\d+) at ", said)
     assert last is not None
     assert int(last[1]) >= len(found) - 2, "some may have been overtaken"
