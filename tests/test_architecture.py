@@ -49,7 +49,7 @@ DOORS: dict[str, frozenset[str]] = {
     "augment": frozenset({"ops", "runtime"}),
     "data": frozenset({"augment", "runtime"}),
     "tasks": frozenset({"models", "losses", "evaluation", "ops", "runtime"}),
-    "engine": frozenset({"data", "augment", "tasks", "models", "losses", "evaluation", "ops", "runtime"}),
+    "engine": frozenset({"data", "augment", "inference", "tasks", "models", "losses", "evaluation", "ops", "runtime"}),
     "inference": frozenset({"models", "tasks", "ops", "runtime"}),
     "server": frozenset({"runtime"}),
     "conversion": frozenset({"foreign", "layers", "models", "tasks", "ops", "runtime"}),

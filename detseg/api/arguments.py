@@ -9,12 +9,12 @@ Size = int | tuple[int, int]
 """Of an input: height and width, or one number for both."""
 
 
-def pair(size: Size | None) -> tuple[int, int] | None:
+def pair(size: Size | None, name: str = "size") -> tuple[int, int] | None:
     if size is None:
         return None
     sides = (size, size) if isinstance(size, int) else tuple(size)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"size must be height and width in pixels, such as (480, 640), or one number; got {size}")
+        raise ValueError(f"{name} must be height and width in pixels, such as (480, 640), or one number; got {size}")
     return sides[0], sides[1]
 
 

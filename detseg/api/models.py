@@ -30,6 +30,7 @@ def load(
     iou: float | None = None,
     max_detections: int | None = None,
     nms_backend: Literal["auto", "detseg", "torchvision"] | None = None,
+    tiles: Size | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
     window: Sequence[int] | None = None,
@@ -63,10 +64,11 @@ def load(
         iou: overlap above which boxes of one class are one object.
         max_detections: most boxes per image.
         nms_backend: what suppresses boxes; ``auto`` is detseg's own code, and torchvision's on a GPU without Triton.
-        scales: average over the input at these scales (masks).
-        flip: average over the input and its mirror images (masks and volumes).
+        tiles: look at each image in tiles of this size in its own pixels, and merge what is found (boxes).
+        scales: average over the input at these scales (masks), or fuse what is found with them (boxes).
+        flip: average over the input and its mirror images (masks and volumes), or fuse what is found in them (boxes).
         window: slide a window of this size over the input: height and width, or depth, height and width.
-        overlap: share by which windows overlap.
+        overlap: share by which windows, or tiles, overlap.
         track: with what ``predict`` will follow objects, where that is not the default: boxes count from its
             ``low_score`` on.
         layout: of the outputs of an ``.onnx`` file that detseg did not write, where they do not tell: ``yolov8``,
@@ -102,6 +104,7 @@ def load(
         iou=iou,
         max_detections=max_detections,
         nms_backend=nms_backend,
+        tiles=pair(tiles, "tiles"),
         scales=scales,
         flip=flip,
         window=window,

@@ -105,6 +105,7 @@ def evaluate(
     iou: float | None = None,
     max_detections: int | None = None,
     nms_backend: Literal["auto", "detseg", "torchvision"] | None = None,
+    tiles: Size | None = None,
     scales: Sequence[float] | None = None,
     flip: bool | None = None,
     window: Sequence[int] | None = None,
@@ -128,7 +129,7 @@ def evaluate(
         workers: processes that read images.
         output: a folder for metrics, plots, images and a page with all of it.
         report: a file for that page alone.
-        confidence, iou, max_detections, nms_backend, scales, flip, window, overlap: as for :func:`load`.
+        confidence, iou, max_detections, nms_backend, tiles, scales, flip, window, overlap: as for :func:`load`.
         overwrite: replace what lies in ``output``; without it another evaluation there is left alone, and the results
             go to ``output-2``.
         evaluator: the program that counts boxes; all give the same numbers. None for the fastest that is installed.
@@ -160,6 +161,7 @@ def evaluate(
             iou=iou,
             max_detections=max_detections,
             nms_backend=nms_backend,
+            tiles=pair(tiles, "tiles"),
             scales=scales,
             flip=flip,
             window=window,

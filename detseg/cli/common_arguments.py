@@ -25,6 +25,12 @@ def add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> Non
     boxes.add_argument("--iou", type=float, help="overlap above which boxes are one object")
     boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per image")
     boxes.add_argument(
+        "--tiles",
+        type=size,
+        metavar="N or HxW",
+        help="look at images in tiles of this size in their own pixels; --max-det then counts in each tile",
+    )
+    boxes.add_argument(
         "--nms-backend",
         choices=("auto", "detseg", "torchvision"),
         help="what suppresses boxes: detseg's own (on a GPU it needs Triton), torchvision, which is slower, or auto: "
@@ -39,13 +45,26 @@ def add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> Non
             metavar="MODEL",
             help="further models, whose class probabilities are averaged with those of the first (volumes)",
         )
-    masks = parser.add_argument_group("masks and volumes (default: as in the model file)")
-    masks.add_argument(
-        "--scales", type=numbers, metavar="S,S,...", help="average over the input at these scales (masks)"
+    views = parser.add_argument_group("views and windows (default: as in the model file)")
+    views.add_argument(
+        "--scales",
+        type=numbers,
+        metavar="S,S,...",
+        help="average (masks) or fuse (boxes) what is found with the input at these scales",
     )
-    masks.add_argument("--flip", action="store_true", default=None, help="average over the input and its mirror images")
-    masks.add_argument("--window", type=window, metavar="[Dx]HxW", help="slide a window of this size over the input")
-    masks.add_argument("--overlap", type=float, help="share by which windows overlap")
+    views.add_argument(
+        "--flip",
+        action="store_true",
+        default=None,
+        help="average (masks and volumes) or fuse (boxes) what is found in the input and its mirror images",
+    )
+    views.add_argument(
+        "--window",
+        type=window,
+        metavar="[Dx]HxW",
+        help="slide a window of this size over the input (masks and volumes)",
+    )
+    views.add_argument("--overlap", type=float, help="share by which windows, or tiles, overlap")
 
 
 def path(text: str) -> Path:

@@ -70,7 +70,7 @@ def _show_warning(
 
 
 def _postprocess_settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("confidence", "iou", "max_detections", "nms_backend", "scales", "flip", "window", "overlap")
+    names = ("confidence", "iou", "max_detections", "nms_backend", "tiles", "scales", "flip", "window", "overlap")
     chosen = {name: getattr(options, name) for name in names}
     return {name: value for name, value in chosen.items() if value is not None}
 

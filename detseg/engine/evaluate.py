@@ -16,6 +16,7 @@ from detseg.data.loading.loader import EvalLoader
 from detseg.engine.distributed import Group
 from detseg.engine.samples import Samples, eval_placing
 from detseg.evaluation.base import Evaluator
+from detseg.inference.load import make_runner
 from detseg.models.base import fused
 from detseg.runtime.runner import Runner, predict_frames
 from detseg.runtime.sources.frames import Frame
@@ -46,7 +47,7 @@ def evaluate(
     """Run ``model`` over ``dataset`` and gather all results in an evaluator, on every process of ``group``.
 
     A copy of the model is run, its batch norms folded as in prediction; in fp16 or bf16 where the ``precision`` says so
-    (torch's autocast).
+    (torch's autocast). In tiles and views, where the task's settings name some, it is run as prediction does.
 
     The classes of the data set decide: a prediction of a class that the data set does not have is left out, and a class
     of the data set that the model does not have is an error. Volumes are of any size and go through one at a time,
@@ -61,6 +62,11 @@ def evaluate(
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     settle_on(task, device)
     group = group or Group()
+    if task.kind.views(task.config.postprocess) is not None:
+        network = fused(copy.deepcopy(model).eval())
+        runner = make_runner(network, task, device, precision, cuda_graph=False)
+        found = _evaluate_runner(runner, task, dataset, batch_size, num_workers, group, bar, on_result, backend)
+        return _merged(found, group, device)
     loader: EvalLoader[Batch] = EvalLoader(
         dataset,
         eval_placing(task.spec),
@@ -73,9 +79,7 @@ def evaluate(
     )
     results = _results_of_network(model, task, loader, device, PRECISIONS[precision])
     evaluator = _judge(results, loader.indices, task, dataset, bar and group.is_main, on_result, backend)
-    if group.world_size > 1:
-        evaluator.merge(_exchange(evaluator.state(), group, device))
-    return evaluator
+    return _merged(evaluator, group, device)
 
 
 def evaluate_runner(
@@ -94,11 +98,32 @@ def evaluate_runner(
     Raises:
         ValueError, ImageError: see :func:`evaluate`.
     """
+    return _evaluate_runner(runner, task, dataset, batch_size, num_workers, Group(), bar, on_result, backend)
+
+
+def _evaluate_runner(
+    runner: Runner,
+    task: Task,
+    dataset: Samples,
+    batch_size: int,
+    num_workers: int,
+    group: Group,
+    bar: bool,
+    on_result: OnResult | None,
+    backend: str | None,
+) -> Evaluator:
+    """The share of this process of ``group``."""
     loader: EvalLoader[list[Any]] = EvalLoader(
-        _AsRead(dataset), None, list, batch_size=batch_size if task.spec.one_size else 1, num_workers=num_workers
+        _AsRead(dataset),
+        None,
+        list,
+        batch_size=batch_size if task.spec.one_size else 1,
+        num_workers=num_workers,
+        rank=group.rank,
+        world_size=group.world_size,
     )
     results = _results_of_runner(runner, loader, batch_size)
-    return _judge(results, loader.indices, task, dataset, bar, on_result, backend)
+    return _judge(results, loader.indices, task, dataset, bar and group.is_main, on_result, backend)
 
 
 def _results_of_network(
@@ -161,6 +186,13 @@ def _judge(
             evaluator.update(dataset.image_id(index), result, truth)
             if on_result is not None:
                 on_result(index, result, truth)
+    return evaluator
+
+
+def _merged(evaluator: Evaluator, group: Group, device: torch.device) -> Evaluator:
+    """With what all processes of ``group`` have found."""
+    if group.world_size > 1:
+        evaluator.merge(_exchange(evaluator.state(), group, device))
     return evaluator
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from detseg.config import load_entry
 from detseg.runtime.foreign.options import ForeignOptions
-from detseg.runtime.model import in_openvino, open_onnx
+from detseg.runtime.model import in_openvino, onnx_with_views, open_onnx
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.runner import Runner
 from detseg.tasks import TASKS
@@ -46,4 +46,4 @@ def load_exported(
     settings = config.evaluation_settings(metadata, path) | dict(postprocess)
     runner = OnnxRunner(model, settings, size, full_input=True)
     changes: dict[str, Any] = {"input": runner.spec, "postprocess": replace(metadata.postprocess, **settings)}
-    return runner, config.from_metadata(replace(metadata, **changes))
+    return onnx_with_views(runner, model, full_input=True), config.from_metadata(replace(metadata, **changes))

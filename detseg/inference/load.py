@@ -21,6 +21,7 @@ from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model, confidence_of, require_boxes
 from detseg.runtime.runner import Finished, Runner
 from detseg.runtime.tracking.tracker import TrackerConfig
+from detseg.runtime.views import with_views
 from detseg.tasks.base import Task, settle_on
 from detseg.tasks.member import TorchMember
 from detseg.tasks.model_file import adapt_task, default_device, load_model_file, read_header
@@ -111,34 +112,41 @@ def make_runner(
     The model itself is moved to ``device``, converted to ``precision`` and put into evaluation mode. On a GPU images go
     through a CUDA graph, see :class:`detseg.inference.cuda_runner.CudaRunner`, unless ``cuda_graph`` is false, the task
     waits for the host, as NMS by torchvision does, or Triton cannot run; on the CPU and for volumes that has no
-    meaning.
+    meaning. In tiles and views where the task's settings say so, see :func:`detseg.runtime.views.with_views`.
 
     Raises:
         ValueError: what the task asks for cannot run on ``device``; ``precision`` is none of ``fp32``, ``fp16`` and
-            ``bf16``, or the GPU has none such; ``full_input`` is False for what is not boxes on the CPU.
+            ``bf16``, or the GPU has none such; ``full_input`` is False for what is not boxes on the CPU; tiles are
+            smaller than the stride.
     """
     dtype = PRECISIONS.get(precision)
     if dtype is None:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = torch.device(device)
-    spec = task.spec
-    if not full_input:
-        if device.type == "cuda" or not task.kind.has_boxes:
-            raise ValueError(
-                f"full_input can be False for boxes on the CPU only, this is {task.name} on {device}: leave it out"
-            )
-        spec = fitted(cast(InputSpec, spec), task.stride)
+    if not full_input and (device.type == "cuda" or not task.kind.has_boxes):
+        raise ValueError(
+            f"full_input can be False for boxes on the CPU only, this is {task.name} on {device}: leave it out"
+        )
     model = model.to(device, dtype).eval()
-    if device.type != "cuda":
+    if device.type == "cuda":
+        model = model.to(memory_format=task.memory_format)
+
+    def plain(task: Task) -> Runner:
+        if device.type == "cuda":
+            settle_on(task, device)
+            if cuda_graph and task.spec.one_size and not task.waits_for_host:
+                reason = why_no_triton(device)
+                if reason is None:
+                    return CudaRunner(model, task, device, dtype)
+                warn_without_triton(device, reason)  # the letterbox in the graph is a kernel, too
+        spec = None if full_input else fitted(cast(InputSpec, task.spec), task.stride)
         return EagerRunner(model, task, device, dtype, spec)
-    model = model.to(memory_format=task.memory_format)
-    settle_on(task, device)
-    if cuda_graph and spec.one_size and not task.waits_for_host:
-        reason = why_no_triton(device)
-        if reason is None:
-            return CudaRunner(model, task, device, dtype)
-        warn_without_triton(device, reason)  # the letterbox in the graph is a kernel, too
-    return EagerRunner(model, task, device, dtype)
+
+    def make(changed: Mapping[str, Any], size: tuple[int, int]) -> Runner:
+        config = adapt_task(task.config, changed, size)
+        return plain(config.build(model, task.class_names, task.category_ids))
+
+    return with_views(plain(task), make, task.config.postprocess, task.stride)
 
 
 def load_torch_model(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from detseg.runtime.sources.reading import read_frames
 from detseg.runtime.sources.video_reader import Section
 from detseg.runtime.tracker import Tracker, tracker_for
 from detseg.runtime.tracking.tracker import TrackerConfig
+from detseg.runtime.views import with_views
 from detseg.structures import Result
 from detseg.volumes import Volume
 
@@ -91,6 +93,10 @@ class Model:
         confidence: float | None = None,
         iou: float | None = None,
         max_detections: int | None = None,
+        tiles: int | tuple[int, int] | None = None,
+        overlap: float | None = None,
+        scales: Sequence[float] | None = None,
+        flip: bool | None = None,
         classes: Iterable[str | int] | None = None,
         track: bool | TrackerConfig | Tracker | None = None,
         channels: Channels = "rgb",
@@ -117,7 +123,13 @@ class Model:
             batch_size: how many images go through the network together; volumes go one at a time.
             confidence: lowest score of a box that counts, in place of the model's own.
             iou: overlap above which boxes of one class are one object, in place of the model's own.
-            max_detections: most boxes per image, in place of the model's own.
+            max_detections: most boxes per image, or per tile, in place of the model's own.
+            tiles: look at each image in tiles of this size, one number or height and width in its pixels, see
+                :mod:`detseg.runtime.postprocess.tiles`. With tiles a batch is of images still.
+            overlap: share by which tiles overlap.
+            scales: fuse what is found with the input at these scales, see
+                :mod:`detseg.runtime.postprocess.fusion`.
+            flip: fuse what is found in mirror images as well.
             classes: the classes that count, by name or position; others are left out (in masks they become
                 ``IGNORE_INDEX``, in volumes background). Boxes are chosen before their number is limited, unless NMS is
                 part of an ``.onnx`` file; a warning says where that may have cost some.
@@ -142,7 +154,15 @@ class Model:
             ImageError: a source cannot be read, and ``on_error`` is None.
         """
         kept = self._kept(classes)
-        settings = {"confidence": confidence, "iou": iou, "max_detections": max_detections}
+        settings = {
+            "confidence": confidence,
+            "iou": iou,
+            "max_detections": max_detections,
+            "tiles": (tiles, tiles) if isinstance(tiles, int) else None if tiles is None else tuple(tiles),
+            "overlap": overlap,
+            "scales": None if scales is None else tuple(scales),
+            "flip": flip,
+        }
         follow, tracker = None, None
         if track:
             if not self.runner.kind.has_boxes:
@@ -284,15 +304,34 @@ def load_onnx(
         full_input = model.is_foreign or not (model.kind.has_boxes and model.has_free_sides)
     fits = full_input
 
-    def remake(others: Mapping[str, Any], tracker: TrackerConfig | None = None) -> OnnxRunner:
+    def plain(others: Mapping[str, Any], tracker: TrackerConfig | None = None) -> OnnxRunner:
         wanted = {**settings, **others}
         if tracker is not None:
             wanted = _settings_for_tracking(wanted, tracker, model.metadata)
         return OnnxRunner(model, wanted, size, full_input=fits)
 
-    runner = remake({}, track)
+    def remake(others: Mapping[str, Any], tracker: TrackerConfig | None = None) -> Runner:
+        return onnx_with_views(plain(others, tracker), model, full_input=fits)
+
+    runner = plain({}, track)
     lowest = confidence_of(runner.postprocess)
-    return Model(runner, runner.task_name, runner.class_names, runner.category_ids, remake, confidence=lowest)
+    viewed = onnx_with_views(runner, model, full_input=fits)
+    return Model(viewed, runner.task_name, runner.class_names, runner.category_ids, remake, confidence=lowest)
+
+
+def onnx_with_views(runner: OnnxRunner, model: OnnxModel, *, full_input: bool) -> Runner:
+    """``runner`` of ``model``, in tiles and views where its settings say so. Raises ValueError: it cannot look so."""
+
+    def make(changed: Mapping[str, Any], size: tuple[int, int]) -> OnnxRunner:
+        known = {one.name: getattr(runner.postprocess, one.name) for one in fields(runner.postprocess)}
+        return OnnxRunner(model, {**known, **changed}, size, full_input=full_input)
+
+    fixed = model.metadata.postprocess_in_graph
+    try:
+        return with_views(runner, make, runner.postprocess, model.metadata.stride, fixed=fixed)
+    except ValueError as error:
+        named = str(error) if str(error).startswith(str(model.path)) else f"{model.path}: {error}"
+        raise ValueError(named) from error
 
 
 def confidence_of(postprocess: Any) -> float | None:

@@ -14,6 +14,7 @@ from detseg.ops.nms import batched_nms
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
 from detseg.structures import Detections, LetterboxTransform
+from detseg.tasks.detection import DetectionTaskConfig
 
 
 class BrightSpots(nn.Module):
@@ -35,6 +36,8 @@ class SpotTask:
     """Turns the brightness of cells into detections, with the real NMS and the real way back to the image."""
 
     spec = InputSpec(64, 64, pad_value=0)
+    stride = 8
+    config = DetectionTaskConfig(input=spec)
     memory_format = torch.channels_last
     kind = load_kind("boxes")
 

@@ -64,6 +64,8 @@ class Metadata(ABC):
 
     kind: ClassVar[str]
     """The name of the kind of results."""
+    settings_after_graph: ClassVar[tuple[str, ...]] = ()
+    """What of ``postprocess`` is never part of a graph."""
 
     version: str
     task: str
@@ -125,7 +127,8 @@ class Metadata(ABC):
             raise ValueError(
                 f"the task {self.task} has no setting {', '.join(unknown)}; its settings are {', '.join(known)}"
             )
-        changed = [name for name, value in settings.items() if value != getattr(self.postprocess, name)]
+        fixed = [name for name in settings if name not in self.settings_after_graph]
+        changed = [name for name in fixed if settings[name] != getattr(self.postprocess, name)]
         if changed and self.postprocess_in_graph:
             raise ValueError(
                 f"NMS is part of the graph, so {', '.join(changed)} cannot be changed any more; "
@@ -191,6 +194,25 @@ class Kind(ABC):
         """The mean of ``parts``, the probabilities of each model with the way back from its grid, in that of the
         first."""
         raise NotImplementedError(f"{self.name} have no probabilities")
+
+    def views(self, settings: Any) -> Any:
+        """How images are looked at in tiles or in several views around the network, by the ``settings`` of
+        postprocessing, a :class:`detseg.runtime.postprocess.config.PostprocessConfig`; None where they go through it
+        once, or all that is part of the network's own way."""
+        return None
+
+    def mirror(self, result: Any, width: int) -> Any:
+        """What was found in the mirror image, left to right, of one of ``width``, in this one."""
+        raise NotImplementedError(f"{self.name} are not mirrored")
+
+    def merge_tiles(self, found: Sequence[Any], tiles: Sequence[Any], size: tuple[int, int], settings: Any) -> Any:
+        """The result of an image of ``size`` (height, width) from those ``found`` in its ``tiles``, each in pixels of
+        its tile."""
+        raise NotImplementedError(f"{self.name} are not merged from tiles")
+
+    def fuse_views(self, found: Sequence[Any], settings: Any) -> Any:
+        """The result of an image from those ``found`` in its views."""
+        raise NotImplementedError(f"{self.name} are not fused")
 
     @abstractmethod
     def draw(

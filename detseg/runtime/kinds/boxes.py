@@ -19,7 +19,9 @@ from detseg.runtime.kinds.base import ImageInputs, Kind, Metadata, Network, Outp
 from detseg.runtime.kinds.saving import IMAGE_WRITERS, JSON_LINES
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
 from detseg.runtime.postprocess.decode import decode_above
+from detseg.runtime.postprocess.fusion import Fused, fuse_views
 from detseg.runtime.postprocess.results import detect, detections_of_graph
+from detseg.runtime.postprocess.tiles import Tile, merge_seen
 from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter, box_records, detections_to_coco
 from detseg.runtime.writers.crops import CropWriter
 from detseg.structures import Detections, GroundTruth, LetterboxTransform, Sample
@@ -41,6 +43,7 @@ class DetectionMetadata(Metadata):
     """A detector; ``form`` says what it gives: raw maps, decoded boxes, or boxes after NMS."""
 
     kind = "boxes"
+    settings_after_graph = ("tiles", "overlap", "scales", "flip")
 
     form: Literal["raw", "decoded", "nms"]
     input: InputSpec
@@ -161,6 +164,59 @@ class Boxes(Kind):
     """Beside images and lines: ``coco``: COCO results in ``detections.json``; ``csv``: ``detections.csv``; ``yolo``:
     text files in ``labels``; ``crops``: each object as an image, by class, in ``crops``."""
     default_save = ("drawn", "coco")
+
+    def views(self, settings: PostprocessConfig) -> PostprocessConfig | None:
+        """The settings, where they name tiles, scales or mirror images."""
+        return settings if settings.has_views else None
+
+    def mirror(self, result: Detections, width: int) -> Detections:
+        """Boxes with left and right exchanged."""
+        left, top, right, bottom = result.boxes_xyxy.T
+        return replace(result, boxes_xyxy=np.stack([width - right, top, width - left, bottom], axis=1))
+
+    def merge_tiles(
+        self, found: Sequence[Detections], tiles: Sequence[Tile], size: tuple[int, int], settings: PostprocessConfig
+    ) -> Detections:
+        """Each object once, see :mod:`detseg.runtime.postprocess.tiles`; their number is not limited again."""
+        together = self._joined([self._moved(one, tile, size) for one, tile in zip(found, tiles, strict=True)])
+        counts = [len(one) for one in found]
+        boxes, scores, labels = together.boxes_xyxy, together.scores, together.labels
+        merged = merge_seen(boxes, scores, labels, counts, tiles, size, settings.class_agnostic)
+        return self._merged(together, merged)
+
+    def fuse_views(self, found: Sequence[Detections], settings: PostprocessConfig) -> Detections:
+        """Weighted boxes fusion, see :mod:`detseg.runtime.postprocess.fusion`."""
+        together = self._joined(found)
+        fused = fuse_views(
+            together.boxes_xyxy,
+            together.scores,
+            together.labels,
+            [len(one) for one in found],
+            confidence=settings.confidence,
+            max_detections=settings.max_detections,
+            class_agnostic=settings.class_agnostic,
+        )
+        return self._fused(together, fused)
+
+    def _moved(self, result: Detections, tile: Tile, size: tuple[int, int]) -> Detections:
+        """What was found in ``tile``, in pixels of the image of ``size``."""
+        offset = np.array([tile.left, tile.top] * 2, np.float32)
+        return replace(result, boxes_xyxy=result.boxes_xyxy + offset)
+
+    def _joined(self, parts: Sequence[Detections]) -> Detections:
+        """All objects of ``parts``, at least one, in their order."""
+        arrays = zip(*((one.boxes_xyxy, one.scores, one.labels) for one in parts), strict=True)
+        return Detections(*(np.concatenate(one) for one in arrays))
+
+    def _merged(self, together: Detections, merged: Sequence[Fused]) -> Detections:
+        """Those of tiles."""
+        boxes = np.array([one.box_xyxy for one in merged], np.float32).reshape(-1, 4)
+        scores = np.array([one.score for one in merged], np.float32)
+        return Detections(boxes, scores, np.array([one.label for one in merged], np.int64))
+
+    def _fused(self, together: Detections, fused: Sequence[Fused]) -> Detections:
+        """Those of views."""
+        return Boxes._merged(self, together, fused)
 
     def draw(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, cast
 
@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray, IntArray
+from detseg.run_lengths import RunLengths
 from detseg.runtime.drawing.boxes import colors_for
 from detseg.runtime.drawing.compare import compare_instances
 from detseg.runtime.drawing.instances import draw_instances, tint
@@ -17,8 +18,10 @@ from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.kinds.base import Network, Outputs, Save
 from detseg.runtime.kinds.boxes import Boxes, BoxPipeline, DetectionMetadata
 from detseg.runtime.postprocess.decode import decode_places
+from detseg.runtime.postprocess.fusion import Fused, majority
 from detseg.runtime.postprocess.masks import PrototypeMetadata, with_masks
 from detseg.runtime.postprocess.results import detect_places, detections_of_graph
+from detseg.runtime.postprocess.tiles import Tile
 from detseg.runtime.writers.boxes import CocoWriter
 from detseg.runtime.writers.instances import (
     NumberWriter,
@@ -146,6 +149,33 @@ class InstanceMasks(Boxes):
     """As for boxes; ``coco`` has masks as runs, ``yolo`` outlines. ``index``: PNG files in ``index`` that hold the
     number of the object at every pixel."""
 
+    def mirror(self, result: Detections, width: int) -> Instances:
+        """Boxes and masks with left and right exchanged."""
+        found = cast(Instances, super().mirror(result, width))
+        return replace(found, masks=tuple(_mirrored(mask) for mask in found.masks))
+
+    def _moved(self, result: Detections, tile: Tile, size: tuple[int, int]) -> Instances:
+        found = cast(Instances, super()._moved(result, tile, size))
+        return replace(found, masks=tuple(_placed(mask, tile, size) for mask in found.masks))
+
+    def _joined(self, parts: Sequence[Detections]) -> Instances:
+        return _with_masks(super()._joined(parts), (mask for one in parts for mask in cast(Instances, one).masks))
+
+    def _merged(self, together: Detections, merged: Sequence[Fused]) -> Instances:
+        """The masks of cut objects are united."""
+        masks = cast(Instances, together).masks
+        unions = (
+            masks[one.rows[0]] if len(one.rows) == 1 else RunLengths.union([masks[row] for row in one.rows])
+            for one in merged
+        )
+        return _with_masks(super()._merged(together, merged), unions)
+
+    def _fused(self, together: Detections, fused: Sequence[Fused]) -> Instances:
+        """Of masks the pixels that those with more than half of all scores cover."""
+        masks = cast(Instances, together).masks
+        votes = (majority([masks[row] for row in one.rows], together.scores[one.rows]) for one in fused)
+        return _with_masks(super()._fused(together, fused), votes)
+
     def draw(
         self,
         image: ByteArray,
@@ -177,3 +207,18 @@ class InstanceMasks(Boxes):
     def record(self, result: Detections, class_names: Sequence[str]) -> dict[str, Any]:
         """``detections``: as of boxes, with the ``mask`` of each as COCO's runs."""
         return {"detections": instance_records(cast(Instances, result), class_names)}
+
+
+def _with_masks(found: Detections, masks: Iterable[RunLengths]) -> Instances:
+    return Instances(found.boxes_xyxy, found.scores, found.labels, found.track_ids, tuple(masks))
+
+
+def _placed(mask: RunLengths, tile: Tile, size: tuple[int, int]) -> RunLengths:
+    """The mask of an object in ``tile``, in the image of ``size``."""
+    crop, left, top = mask.to_crop()
+    return RunLengths.from_crop(crop, tile.left + left, tile.top + top, *size)
+
+
+def _mirrored(mask: RunLengths) -> RunLengths:
+    crop, left, top = mask.to_crop()
+    return RunLengths.from_crop(crop[:, ::-1], mask.width - left - crop.shape[1], top, mask.height, mask.width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -12,6 +13,8 @@ from detseg.volumes import Shape3
 HeadKind = Literal["dfl", "yolox"]
 NmsBackend = Literal["auto", "detseg", "torchvision"]
 Weighting = Literal["uniform", "gaussian"]
+
+_OVERLAP, _LARGEST_OVERLAP = 0.2, 0.9
 
 
 def count_box_channels(kind: HeadKind, reg_max: int) -> int:
@@ -64,6 +67,15 @@ class PostprocessConfig:
     nms_backend: NmsBackend = "auto"
     """What suppresses boxes: ``detseg``'s own code (on a GPU it needs Triton), ``torchvision``, which is slower, or
     ``auto``: the first, and the second on a GPU where Triton does not run."""
+    tiles: tuple[int, int] | None = None
+    """Height and width of tiles in pixels of the image: each goes through the network as an image of its own, with at
+    most ``max_detections`` objects, and what several of them see is merged; null: images are looked at as a whole."""
+    overlap: float = _OVERLAP
+    """Share by which tiles overlap, from 0 to 0.9."""
+    scales: tuple[float, ...] = (1.0,)
+    """Objects are fused from views of the image at these scales of the input, by weighted boxes fusion."""
+    flip: bool = False
+    """Whether they are fused from the mirrored image as well."""
 
     def __post_init__(self) -> None:
         for name in ("confidence", "iou"):
@@ -72,6 +84,24 @@ class PostprocessConfig:
                 raise ValueError(f"{name} must lie between 0 and 1, got {value}")
         if self.max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, got {self.max_detections}")
+        if self.tiles is not None and (len(self.tiles) != 2 or min(self.tiles) < 1):
+            raise ValueError(f"tiles must be a positive height and width, got {self.tiles}")
+        if not 0 <= self.overlap <= _LARGEST_OVERLAP:
+            raise ValueError(f"overlap of tiles must lie in [0, {_LARGEST_OVERLAP}], got {self.overlap}")
+        if self.tiles is None and self.overlap != _OVERLAP:
+            raise ValueError(f"overlap is the share by which tiles overlap, got {self.overlap} and no tiles; set tiles")
+        if not self.scales or not all(0 < scale < math.inf for scale in self.scales):
+            raise ValueError(f"scales must be positive numbers, at least one, got {self.scales}")
+
+    @property
+    def num_views(self) -> int:
+        """How often the network looks at an image, or a tile."""
+        return len(self.scales) * (2 if self.flip else 1)
+
+    @property
+    def has_views(self) -> bool:
+        """Whether an image is looked at otherwise than once, as a whole."""
+        return self.tiles is not None or self.flip or self.scales != (1.0,)
 
 
 @dataclass(frozen=True)
