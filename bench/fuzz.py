@@ -33,6 +33,7 @@ from typing import IO, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.fuzz_run_seeds import make_run_kinds
 from bench.fuzz_seeds import Kind, make_kinds
 
 FELL = ("crash", "hang", "traceback", "memory")
@@ -211,6 +212,7 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder:
         kinds = make_kinds(Path(folder))
+        kinds |= make_run_kinds(Path(folder), Path(folder) / "coco")
         unknown = sorted(set(options.kinds) - set(kinds))
         if unknown:
             parser.error(f"unknown kinds {', '.join(unknown)}; there are {', '.join(kinds)}")

@@ -65,7 +65,7 @@ def read_table(path: Path) -> ImageTable:
         raise FileNotFoundError(
             f"{path}: there is no such file; `detseg eval MODEL --data DATA -o FOLDER` writes it"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: is no table of images that detseg eval wrote: {error}") from error
 
 

@@ -19,6 +19,9 @@ from detseg.runtime.commands.summary import ERRORS
 from detseg.runtime.writers.cells import as_text_cell
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
 
+_DAMAGE = (LookupError, TypeError, AttributeError, RecursionError, UnicodeDecodeError, json.JSONDecodeError, csv.Error)
+"""What comes of a table that somebody has changed."""
+
 Entry = tuple[int, Any]
 """An entry of a table, with the position of its source in the whole list."""
 
@@ -105,8 +108,19 @@ def _first(entry: Entry) -> int:
 
 def _merged(shares: Sequence[_Share], entries: Callable[[_Share], Iterable[Entry]]) -> Iterator[Any]:
     """The entries of all shares in the order of the list; of each share a few are held."""
-    for _, entry in heapq.merge(*map(entries, shares), key=_first):
+    for _, entry in heapq.merge(*(_as_written(share, entries) for share in shares), key=_first):
         yield entry
+
+
+def _as_written(share: _Share, entries: Callable[[_Share], Iterable[Entry]]) -> Iterator[Entry]:
+    """``entries(share)``. Raises ValueError where a table is not as it was written."""
+    try:
+        yield from entries(share)
+    except _DAMAGE as error:
+        told = f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"{printable(share.folder)}: a table there is not as detseg predict wrote it ({told})"
+        ) from error
 
 
 def _failures(share: _Share) -> Sequence[Entry]:
@@ -154,7 +168,10 @@ def _merge_csv(name: str) -> Callable[[Sequence[_Share], Path, ExitStack], None]
         heads = []
         for share in shares:
             with (share.folder / name).open(newline="", encoding="utf-8") as stream:
-                heads.append(next(csv.reader(stream)))
+                try:
+                    heads.append(next(csv.reader(stream)))
+                except (*_DAMAGE, StopIteration) as error:
+                    raise ValueError(f"{printable(share.folder / name)}: is not as detseg predict wrote it") from error
         if any(head != heads[0] for head in heads):
             raise ValueError(f"the columns of {name} differ between the shares")
 
@@ -162,7 +179,7 @@ def _merge_csv(name: str) -> Callable[[Sequence[_Share], Path, ExitStack], None]
             by_cell = {as_text_cell(storable(source)): position for source, position in share.positions.items()}
             with (share.folder / name).open(newline="", encoding="utf-8") as stream:
                 rows = csv.reader(stream)
-                next(rows)
+                next(rows, None)
                 for row in rows:
                     if row[0] not in by_cell:
                         share.position(row[0])

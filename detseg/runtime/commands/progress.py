@@ -41,7 +41,7 @@ class Progress:
         self.done: set[str] = set()
         self.failures: list[Failure] = []
         self._folder = folder
-        self._claims: list[str] = []
+        self._claims: list[Path] = []
         self._has_claimed = False
         path = folder / JOURNAL
         known = json.loads(json.dumps(settings, default=str))
@@ -62,8 +62,7 @@ class Progress:
 
     def reserve(self, outputs: SharedOutput) -> None:
         """Mark the names of files that are there as taken."""
-        for name in self._claims:
-            path = self._folder / name
+        for path in self._claims:
             outputs.taken[path.parent, path.name.casefold()] = (self, "", None)
 
     def claim(self, path: Path, frame: Frame) -> None:
@@ -110,27 +109,52 @@ class Progress:
         self._stream.seek(0)
         text = self._stream.readall()
         whole = text.rfind(b"\n") + 1
+        with self._as_written():
+            lines = [json.loads(line) for line in text[:whole].splitlines()]
+            if not all(isinstance(line, dict) for line in lines):
+                raise TypeError("a line is no object")
         self._stream.truncate(whole)
-        return [json.loads(line) for line in text[:whole].splitlines()]
+        return lines
+
+    @contextmanager
+    def _as_written(self) -> Iterator[None]:
+        """Refuse a journal that is not as a run wrote it."""
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            path = printable(self._folder / JOURNAL)
+            raise ValueError(f"{path}: is not as detseg predict wrote it ({error}); begin again elsewhere") from error
+
+    def _own(self, name: str) -> Path:
+        """The file of this ``name`` in the folder: what a journal says must not lead elsewhere."""
+        path = Path(name)
+        if path.is_absolute() or ".." in path.parts or not path.name:
+            raise ValueError(f"{name!r} is no file of this folder")
+        return self._folder / path
 
     def _restore(self, lines: Sequence[dict[str, Any]]) -> None:
-        for line in lines:
-            if "done" in line:
-                self.done.add(line["done"])
-                self.failures += [(verb, source, text) for verb, source, text in line["failures"]]
-        claims = {line["claim"]: line["source"] in self.done for line in lines if "claim" in line}
-        for folder in {self._folder, *((self._folder / name).parent for name in claims)}:
+        with self._as_written():
+            failures: list[Failure] = []
+            for line in lines:
+                if "done" in line:
+                    self.done.add(str(line["done"]))
+                    failures += [(str(verb), str(source), str(text)) for verb, source, text in line["failures"]]
+            claims = {self._own(line["claim"]): line["source"] in self.done for line in lines if "claim" in line}
+            last = max((number for number, line in enumerate(lines) if "sizes" in line), default=-1)
+            sizes = {self._own(name): int(size) for name, size in (lines[last]["sizes"] if last >= 0 else {}).items()}
+            if any(path.parent != self._folder or size < 0 for path, size in sizes.items()):
+                raise ValueError("sizes are those of tables in the folder")
+        self.failures += failures
+        for folder in {self._folder, *(path.parent for path in claims)}:
             remove_partial_files(folder)
-        for name, is_done in claims.items():
+        for path, is_done in claims.items():
             if not is_done:
-                (self._folder / name).unlink(missing_ok=True)
-        self._claims = [name for name, is_done in claims.items() if is_done]
-        last = max((number for number, line in enumerate(lines) if "sizes" in line), default=-1)
-        sizes = lines[last]["sizes"] if last >= 0 else {}
-        for name, size in sizes.items():
-            _cut(self._folder / name, size)
+                path.unlink(missing_ok=True)
+        self._claims = [path for path, is_done in claims.items() if is_done]
+        for path, size in sizes.items():
+            _cut(path, size)
         for path in self._tables():
-            if path.name not in sizes:
+            if path not in sizes:
                 path.unlink()
 
     def _tables(self) -> list[Path]:

@@ -83,6 +83,14 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     if not holds_keys(path, "shard", "num_sources", "list", "settings", "sources"):
         raise ValueError(f"{printable(path)}: was not written by detseg predict")
     content: dict[str, Any] = json.loads(path.read_bytes())
+    sources, settings = content["sources"], content["settings"]
+    if not (
+        isinstance(content["shard"], str)
+        and isinstance(settings, dict)
+        and isinstance(sources, dict)
+        and all(type(position) is int for position in sources.values())
+    ):
+        raise ValueError(f"{printable(path)}: is not as detseg predict wrote it")
     return content
 
 

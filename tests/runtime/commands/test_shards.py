@@ -282,3 +282,49 @@ def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert main(["merge", "share1", "-o", "merged"]) == 2
     assert "share 2/2 is missing" in capsys.readouterr().err
     assert main([*words, "--shard", "3/2"]) == 2
+
+
+@pytest.mark.parametrize("name", ["../keep.txt", "ABSOLUTE", "a/../../keep.txt", ""])
+@pytest.mark.parametrize("key", ["claim", "sizes"])
+def test_a_journal_that_somebody_changed_reaches_nothing_outside(folder: Path, name: str, key: str) -> None:
+    kept = folder / "keep.txt"
+    kept.write_text("the user's")
+    name = name.replace("ABSOLUTE", str(kept))
+    line = {"claim": name, "source": "in/1.png"} if key == "claim" else {"sizes": {name: 3}}
+    journal(folder, json.dumps(line))
+    with pytest.raises(ValueError, match=f"out/{JOURNAL}: is not as detseg predict wrote it .*is no file of this"):
+        Progress(folder / "out", {}, go_on=True)
+    assert kept.read_text() == "the user's"
+
+
+@pytest.mark.parametrize(
+    "line", ["[1]", "5", "[" * 5000, '{"claim": 5, "source": "a"}', '{"claim": "a"}', '{"done": "a"}',
+             '{"done": "a", "failures": [1]}', '{"sizes": {"detections.unfinished.csv": -1}}', '{"sizes": 5}',
+             '{"sizes": {"sub/a.csv": 1}}', "{"]
+)  # fmt: skip
+def test_a_damaged_journal_is_one_message(folder: Path, line: str) -> None:
+    journal(folder, line)
+    with pytest.raises(ValueError, match=f"out/{JOURNAL}: is not as detseg predict wrote it"):
+        Progress(folder / "out", {}, go_on=True)
+
+
+def journal(folder: Path, line: str) -> None:
+    (folder / "out").mkdir()
+    (folder / "out" / JOURNAL).write_text(f"{{}}\n{line}\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.json", '{"shard": 1, "num_sources": 1, "list": "", "settings": {}, "sources": {}}'),
+        ("run.json", '{"shard": "1/1", "num_sources": 1, "list": "", "settings": {}, "sources": {"a": null}}'),
+        ("detections.json", "[\n{}\n]"), ("detections.json", "[" * 5000), ("detections_images.json", "[\n5\n]"),
+        ("detections_images.json", "[\n{\n]"), ("results.jsonl", "{}\n"), ("results.jsonl", '{"file": []}\n'),
+        ("detections.csv", ""), ("detections.csv", "a\n\n"), ("errors.jsonl", "5\n"),
+    ],
+)  # fmt: skip
+def test_a_damaged_share_is_one_message(folder: Path, name: str, content: str) -> None:
+    predict("out", shard=Shard(1, 1))
+    (folder / "out" / name).write_text(content)
+    with pytest.raises(ValueError, match=r"^out.*(is not as detseg predict wrote it|has results of)"):
+        merge_command([Path("out")], Path("merged"))
