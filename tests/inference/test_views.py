@@ -105,8 +105,10 @@ def test_the_command_line_predicts_in_tiles(picture: Any, tmp_path: Path, capsys
         assert told in capsys.readouterr().err
 
 
-def test_evaluation_looks_as_prediction_does() -> None:
-    settings: dict[str, Any] = {"data": "shapes", "device": "cpu", "workers": 0}
+def test_evaluation_looks_as_prediction_does(tmp_path: Path) -> None:
+    data = tmp_path / "few.yaml"
+    data.write_text("format: shapes\nnum_val: 6\n")
+    settings: dict[str, Any] = {"data": data, "device": "cpu", "workers": 0}
     plain = detseg.evaluate(WEIGHTS, **settings)
     tiled = detseg.evaluate(WEIGHTS, tiles=160, **settings)
     # the images are no larger than a tile
