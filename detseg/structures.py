@@ -140,12 +140,14 @@ class GroundTruth:
 class Detections:
     """The objects found in one image, best first: ``boxes_xyxy`` ``[N, 4]`` float32 in original pixels, ``scores``
     ``[N]`` float32 in [0, 1], ``labels`` ``[N]`` int64 class positions. Where objects are followed through a video,
-    ``track_ids`` ``[N]`` int64 are their numbers, from 1, and 0 for those that have none."""
+    ``track_ids`` ``[N]`` int64 are their numbers, from 1, and 0 for those that have none. ``num_left_out``: how many
+    more a limit left out; None where there are as many as it allows, and how many more is not known."""
 
     boxes_xyxy: FloatArray
     scores: FloatArray
     labels: IntArray
     track_ids: IntArray | None = None
+    num_left_out: int | None = field(default=0, kw_only=True)
 
     def __post_init__(self) -> None:
         require_array(self.boxes_xyxy, "boxes_xyxy", np.float32, (None, 4))
@@ -169,7 +171,8 @@ class Detections:
     def select(self, index: NDArray[Any]) -> Detections:
         """The rows that ``index`` (integers or a boolean mask) names, in its order."""
         track_ids = None if self.track_ids is None else self.track_ids[index]
-        return Detections(self.boxes_xyxy[index], self.scores[index], self.labels[index], track_ids)
+        chosen = self.boxes_xyxy[index], self.scores[index], self.labels[index], track_ids
+        return Detections(*chosen, num_left_out=self.num_left_out)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +189,8 @@ class Instances(Detections):
         """The rows that ``index`` (integers or a boolean mask) names, in its order."""
         track_ids = None if self.track_ids is None else self.track_ids[index]
         masks = tuple(self.masks[row] for row in np.arange(len(self.masks))[index])
-        return Instances(self.boxes_xyxy[index], self.scores[index], self.labels[index], track_ids, masks)
+        chosen = self.boxes_xyxy[index], self.scores[index], self.labels[index], track_ids
+        return Instances(*chosen, masks, num_left_out=self.num_left_out)
 
 
 @dataclass(frozen=True, slots=True)

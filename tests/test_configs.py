@@ -34,6 +34,11 @@ NUM_PARAMETERS = {
     "c2f_m_seg": 27_285_968,
     "c2f_l_seg": 45_997_728,
     "c2f_x_seg": 71_827_888,
+    "e2e_n": 2_293_096,
+    "e2e_s": 8_908_184,
+    "e2e_m": 20_684_904,
+    "e2e_l": 34_777_400,
+    "e2e_x": 54_269_704,
     "yolox_nano": 912_159,
     "yolox_tiny": 5_055_855,
     "yolox_s": 8_968_255,
@@ -80,4 +85,5 @@ def test_every_configuration_builds_and_survives_a_round_trip(name: str, tmp_pat
 
 def test_the_table_of_sizes_is_complete() -> None:
     shipped = {path.stem for path in CONFIGS.rglob("*.yaml")}
-    assert {stem for stem in shipped if stem.startswith(("c2f_", "yolox_", "letnet_", "vnet"))} == set(NUM_PARAMETERS)
+    families = ("c2f_", "e2e_", "yolox_", "letnet_", "vnet")
+    assert {stem for stem in shipped if stem.startswith(families)} == set(NUM_PARAMETERS)

@@ -7,6 +7,7 @@ Importing this package does not import torch.
 
 DETECTION_LOSSES = {
     "tal": "detseg.losses.detection:TALLossConfig",
+    "dual": "detseg.losses.dual:DualLossConfig",
     "simota": "detseg.losses.detection:SimOTALossConfig",
 }
 

@@ -1,17 +1,18 @@
-"""Which prediction answers for which ground truth: task-aligned assignment and SimOTA.
+"""Which prediction answers for which ground truth: task-aligned assignment, one-to-one assignment and SimOTA.
 
 Pure functions without gradient. Their results are deterministic: of equally good points a ground truth takes the first,
 and of ground truths equally good for a point the first gets it. A prediction that is NaN counts as the best, so that it
 becomes positive and the loss shows it.
 
 Shapes: ``B`` images, ``M`` ground truths per image including padding (label -1), ``A`` anchor points, ``C`` classes;
-``G`` ground truths without padding (of the whole batch in task-aligned assignment, of one image in SimOTA); ``P`` pairs
+``G`` ground truths without padding (of the whole batch, in SimOTA of one image); ``P`` pairs
 of a ground truth and a point; ``K`` candidate points of one image.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,33 +74,76 @@ def task_aligned_assign(
     """
     num_images, num_points = predicted_xyxy.shape[:2]
     assignment = Assignment.all_background(num_images, num_points, predicted_xyxy.device)
-    image_of_box, slot_of_box = torch.nonzero(labels >= 0, as_tuple=True)
-    boxes_xyxy = boxes_xyxy[image_of_box, slot_of_box]
-    inside = _points_inside(points_xy, _widen(boxes_xyxy, min_side))
-    box, point = torch.nonzero(inside, as_tuple=True)
-    if len(box) == 0:
+    pairs = _aligned_pairs(predicted_xyxy, class_logits, points_xy, boxes_xyxy, labels, alpha, beta, min_side)
+    if len(pairs.box) == 0:
         return assignment
 
-    image, label = image_of_box[box], labels[image_of_box, slot_of_box][box]
-    overlap = ciou(predicted_xyxy[image, point], boxes_xyxy[box]).clamp(min=0).nan_to_num(nan=1.0)
-    alignment = class_logits[image, point, label].float().sigmoid() ** alpha * overlap**beta
-
+    box, slot, point, image, overlap, alignment, num_candidates = pairs
     flat_point, num_flat_points = image * num_points + point, num_images * num_points
-    claimed = _best_of_each_box(box, alignment, num_candidates=inside.sum(dim=1), top_k=top_k)
+    claimed = _best_of_each_box(box, alignment, num_candidates, top_k)
     num_claims = torch.bincount(flat_point[claimed], minlength=num_flat_points)
     preferred = _best_of_each_point(flat_point, overlap, box, num_flat_points)
     positive = torch.where(num_claims[flat_point] > 1, preferred, claimed)
-    box, point, image, overlap, alignment = (x[positive] for x in (box, point, image, overlap, alignment))
+    box, slot, point, image, overlap, alignment = (
+        one[positive] for one in (box, slot, point, image, overlap, alignment)
+    )
 
-    best = torch.zeros(2, len(boxes_xyxy), device=overlap.device)
+    best = torch.zeros(2, len(num_candidates), device=overlap.device)
     best_overlap, best_alignment = best.scatter_reduce(1, box.expand(2, -1), torch.stack((overlap, alignment)), "amax")
     assignment.foreground[image, point] = True
-    assignment.index[image, point] = slot_of_box[box]
+    assignment.index[image, point] = slot
     target_scores = alignment * best_overlap[box] / (best_alignment[box] + 1e-9)
     if min_target > 0:
         relative = torch.where(best_alignment[box] > 0, alignment / best_alignment[box], 1.0)
         target_scores = torch.maximum(target_scores, min_target * relative)
     assignment.target_scores[image, point] = target_scores
+    return assignment
+
+
+@torch.no_grad()
+def one_to_one_assign(
+    predicted_xyxy: Tensor,
+    class_logits: Tensor,
+    points_xy: Tensor,
+    boxes_xyxy: Tensor,
+    labels: Tensor,
+    *,
+    alpha: float = 0.5,
+    beta: float = 6.0,
+    min_side: float = 16.0,
+    min_target: float = 0.0,
+) -> Assignment:
+    """One point for each ground truth, by the alignment of :func:`task_aligned_assign`: the consistent matching metric
+    of YOLOv10 (arXiv 2405.14458, section 3.1, equation 2), which there takes the best candidate of each.
+
+    Where several ground truths have the same best candidate, it goes to the one it is aligned with best, and the others
+    take the best that is left: pairs are taken from the best aligned down, each point and each ground truth once. So
+    everyone has a point unless others took all of its candidates. The target score is the CIoU, or ``min_target`` where
+    that is more. Arguments and shapes are those of :func:`task_aligned_assign`.
+    """
+    num_images, num_points = predicted_xyxy.shape[:2]
+    assignment = Assignment.all_background(num_images, num_points, predicted_xyxy.device)
+    pairs = _aligned_pairs(predicted_xyxy, class_logits, points_xy, boxes_xyxy, labels, alpha, beta, min_side)
+    if len(pairs.box) == 0:
+        return assignment
+    flat_point, num_flat_points = pairs.image * num_points + pairs.point, num_images * num_points
+    keys = _sort_keys(pairs.alignment) + torch.arange(len(pairs.box) - 1, -1, -1, device=pairs.box.device)
+    taken, is_open = torch.zeros_like(pairs.box, dtype=torch.bool), torch.ones_like(pairs.box, dtype=torch.bool)
+    # A pair that is the best one left of its ground truth and of its point is taken in any order; the best of all is
+    # such a pair, so that this ends.
+    while bool(is_open.any()):
+        left = keys.where(is_open, -1)
+        best_of_box = left.new_full((len(pairs.num_candidates),), -1).scatter_reduce(0, pairs.box, left, "amax")
+        best_of_point = left.new_full((num_flat_points,), -1).scatter_reduce(0, flat_point, left, "amax")
+        found = is_open & (left == best_of_box[pairs.box]) & (left == best_of_point[flat_point])
+        taken |= found
+        done_boxes = torch.zeros_like(best_of_box, dtype=torch.bool).index_fill(0, pairs.box[found], True)
+        done_points = torch.zeros_like(best_of_point, dtype=torch.bool).index_fill(0, flat_point[found], True)
+        is_open &= ~(done_boxes[pairs.box] | done_points[flat_point])
+    image, point = pairs.image[taken], pairs.point[taken]
+    assignment.foreground[image, point] = True
+    assignment.index[image, point] = pairs.slot[taken]
+    assignment.target_scores[image, point] = pairs.overlap[taken].clamp(min=min_target)
     return assignment
 
 
@@ -148,6 +192,40 @@ def simota_assign(
         assignment.index[image, point[candidate]] = slot[box]
         assignment.target_scores[image, point[candidate]] = overlap[box, candidate]
     return assignment
+
+
+class _Pairs(NamedTuple):
+    """Ground truths with their candidates, sorted by ground truth, then point: ``box``, the number of the ground truth
+    among the ``G``; its ``slot`` in its image; ``point``; ``image``; ``overlap``, CIoU but at least 0; ``alignment``:
+    all ``[P]``. ``num_candidates`` ``[G]``: how many each ground truth has."""
+
+    box: Tensor
+    slot: Tensor
+    point: Tensor
+    image: Tensor
+    overlap: Tensor
+    alignment: Tensor
+    num_candidates: Tensor
+
+
+def _aligned_pairs(
+    predicted_xyxy: Tensor,
+    class_logits: Tensor,
+    points_xy: Tensor,
+    boxes_xyxy: Tensor,
+    labels: Tensor,
+    alpha: float,
+    beta: float,
+    min_side: float,
+) -> _Pairs:
+    image_of_box, slot_of_box = torch.nonzero(labels >= 0, as_tuple=True)
+    boxes_xyxy = boxes_xyxy[image_of_box, slot_of_box]
+    inside = _points_inside(points_xy, _widen(boxes_xyxy, min_side))
+    box, point = torch.nonzero(inside, as_tuple=True)
+    image, label = image_of_box[box], labels[image_of_box, slot_of_box][box]
+    overlap = ciou(predicted_xyxy[image, point], boxes_xyxy[box]).clamp(min=0).nan_to_num(nan=1.0)
+    alignment = class_logits[image, point, label].float().sigmoid() ** alpha * overlap**beta
+    return _Pairs(box, slot_of_box[box], point, image, overlap, alignment, inside.sum(dim=1))
 
 
 def _widen(boxes_xyxy: Tensor, min_side: float) -> Tensor:

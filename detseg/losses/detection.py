@@ -1,4 +1,4 @@
-"""The losses of the two detection heads, from raw maps and padded ground truth to a :class:`LossSum`.
+"""The losses of detection heads, from raw maps and padded ground truth to a :class:`LossSum`.
 
 Shapes: ``B`` images, ``M`` ground truths per image including padding, ``A`` anchor points, ``C`` classes, ``K`` bins,
 ``P`` positive points of the batch.
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from detseg.losses.assigners import simota_assign, task_aligned_assign
+from detseg.losses.assigners import Assignment, one_to_one_assign, simota_assign, task_aligned_assign
 from detseg.losses.base import LossSum
 from detseg.ops.boxes import ciou, iou, xyxy_to_cxcywh
 from detseg.ops.decode import (
@@ -64,7 +64,8 @@ class TALSettings:
     cls: float = 0.5
     """Gain of the cross-entropy of the classes."""
     dfl: float = 1.5
-    """Gain of the distribution focal loss of the sides."""
+    """Gain of the distribution focal loss of the sides; where these are plain numbers (``reg_max: 1``), of their
+    distance from the true ones."""
     top_k: int = 10
     """Candidates that each object claims, by alignment."""
     alpha: float = 0.5
@@ -127,7 +128,8 @@ class Positives(NamedTuple):
 class TALLoss:
     """The loss of a ``dfl`` head (arXiv 2108.07755, 2006.04388, 1911.08287); a :class:`DetectionLoss`.
 
-    Parts ``box``, ``cls`` and ``dfl``; the normalizer is the sum of the target scores.
+    Parts ``box``, ``cls`` and ``dfl``, or with ``reg_max`` 1 ``l1``, see :func:`relative_distance`; the normalizer is
+    the sum of the target scores. ``one_to_one``: each object has one prediction, whatever ``top_k`` is.
     """
 
     head_kind: ClassVar[str] = "dfl"
@@ -136,6 +138,7 @@ class TALLoss:
     strides: Sequence[int]
     reg_max: int = 16
     config: TALSettings = field(default_factory=TALSettings)
+    one_to_one: bool = False
 
     def __call__(self, levels: Sequence[Tensor], boxes_xyxy: Tensor, labels: Tensor) -> LossSum:
         """See :class:`DetectionLoss`; ``levels`` have ``4 * reg_max + num_classes`` channels."""
@@ -151,19 +154,9 @@ class TALLoss:
             raw_boxes, class_logits = raw.split_with_sizes((num_box_channels, self.num_classes), dim=1)
             boxes_xyxy = boxes_xyxy.float()
             with torch.no_grad():
-                distances_ltrb = expected_bin(torch.unflatten(raw_boxes, 1, (4, self.reg_max)), dim=2)
+                distances_ltrb = self._distances(torch.unflatten(raw_boxes, 1, (4, self.reg_max)), dim=2)
                 predicted_xyxy = boxes_from_distances(points_xy, distances_ltrb.transpose(1, 2) * stride[:, None])
-            assignment = task_aligned_assign(
-                predicted_xyxy,
-                class_logits.transpose(1, 2),
-                points_xy,
-                boxes_xyxy,
-                labels,
-                top_k=self.config.top_k,
-                alpha=self.config.alpha,
-                beta=self.config.beta,
-                min_target=self.config.min_target,
-            )
+            assignment = self._assign(predicted_xyxy, class_logits.transpose(1, 2), points_xy, boxes_xyxy, labels)
             image, point = torch.nonzero(assignment.foreground, as_tuple=True)
             slot, weight = assignment.index[image, point], assignment.target_scores[image, point]
 
@@ -172,13 +165,27 @@ class TALLoss:
             positive_logits = _select(positive[:, num_box_channels:], labels[image, slot])
             scale = stride[point, None]
             cells_xy, target_xyxy = points_xy[point] / scale, boxes_xyxy[image, slot] / scale
-            positive_xyxy = boxes_from_distances(cells_xy, expected_bin(bin_logits))
-            box = ((1 - ciou(positive_xyxy, target_xyxy)) * weight).sum()
-            dfl = (distribution_focal_loss(bin_logits, distances_to_sides(cells_xy, target_xyxy)) * weight).sum()
+            distances_ltrb = self._distances(bin_logits, dim=2)
+            box = ((1 - ciou(boxes_from_distances(cells_xy, distances_ltrb), target_xyxy)) * weight).sum()
+            true_ltrb = distances_to_sides(cells_xy, target_xyxy)
+            if self.reg_max > 1:
+                name, sides = "dfl", distribution_focal_loss(bin_logits, true_ltrb)
+            else:
+                name, sides = "l1", relative_distance(distances_ltrb, true_ltrb)
             cls = _sum_cross_entropy(class_logits, positive_logits, weight)
         gains = self.config
-        parts = {"box": gains.box * box, "cls": gains.cls * cls, "dfl": gains.dfl * dfl}
+        parts = {"box": gains.box * box, "cls": gains.cls * cls, name: gains.dfl * (sides * weight).sum()}
         return LossSum(parts, assignment.target_scores.sum()), Positives(image, point, slot, weight)
+
+    def _distances(self, bin_logits: Tensor, dim: int) -> Tensor:
+        """In strides, without the dimension ``dim`` of the bins."""
+        return expected_bin(bin_logits, dim) if self.reg_max > 1 else bin_logits.squeeze(dim)
+
+    def _assign(self, *given: Tensor) -> Assignment:
+        alpha, beta, min_target = self.config.alpha, self.config.beta, self.config.min_target
+        if self.one_to_one:
+            return one_to_one_assign(*given, alpha=alpha, beta=beta, min_target=min_target)
+        return task_aligned_assign(*given, top_k=self.config.top_k, alpha=alpha, beta=beta, min_target=min_target)
 
 
 @dataclass(frozen=True)
@@ -247,6 +254,17 @@ def distribution_focal_loss(bin_logits: Tensor, distances: Tensor) -> Tensor:
     neighbors = torch.stack((lower, lower + 1), dim=-1).long()
     weights = torch.stack((lower + 1 - distances, distances - lower), dim=-1)
     return -(log_probability.gather(-1, neighbors) * weights).sum(dim=-1).mean(dim=-1)
+
+
+def relative_distance(distances_ltrb: Tensor, true_ltrb: Tensor) -> Tensor:
+    """How far predicted sides are from the true ones, both ``[..., 4]`` distances to left, top, right and bottom in one
+    unit: their L1 distance over the width or height of the true box, at least one unit, mean over the sides: ``[...]``.
+
+    Unlike the IoU it tells a box that does not overlap where to go; over the size, so that large objects do not
+    outweigh small ones.
+    """
+    size = (true_ltrb[..., :2] + true_ltrb[..., 2:]).clamp(min=1)
+    return ((distances_ltrb - true_ltrb).abs() / torch.cat((size, size), dim=-1)).mean(dim=-1)
 
 
 def direct_targets(boxes_xyxy: Tensor, points_xy: Tensor, stride: Tensor) -> Tensor:

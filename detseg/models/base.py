@@ -83,10 +83,12 @@ class Head(nn.Module):
 
     ``reg_max``: how many channels describe one side of a box; 1 where there is one number for it. ``num_prototypes``:
     how many maps a mask is made of, 0 where there are no masks; then :class:`MaskMaps` are the output, with prototypes
-    at ``prototype_stride``.
+    at ``prototype_stride``. ``one_to_one``: in evaluation mode each object has one prediction, so that NMS is not
+    needed. A head that learns by several branches gives the levels of all of them in training mode, one after another.
     """
 
-    kind: ClassVar[Literal["dfl", "yolox", "dfl_masks"]]
+    kind: ClassVar[Literal["dfl", "yolox", "dfl_masks", "e2e"]]
+    one_to_one: bool = False
     reg_max: int = 1
     num_prototypes: int = 0
     prototype_stride: int = 0
@@ -94,6 +96,9 @@ class Head(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor] | MaskMaps:
         raise NotImplementedError
+
+    def drop_training_branches(self) -> None:
+        """Give up, in place, what only training needs."""
 
 
 @runtime_checkable

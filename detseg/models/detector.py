@@ -64,6 +64,7 @@ class Detector(nn.Module):
             Per level ``[B, C, H / stride, W / stride]``. Head kind ``dfl``: ``4 * reg_max`` box logits (left, top,
             right, bottom), then class logits. Kind ``yolox``: raw x, y, w, h, then objectness and class logits. Kind
             ``dfl_masks``: :class:`detseg.models.base.MaskMaps`, the levels as of ``dfl`` with coefficients at the end.
+            Kind ``e2e``: as of ``dfl``, in training mode first of the one-to-many branch, then of the other.
 
         Raises:
             ValueError: H or W is not a multiple of the coarsest stride.
@@ -74,12 +75,13 @@ class Detector(nn.Module):
         return raw
 
     def fuse(self) -> Self:
-        """Fold batch norms into convolutions, in place, for inference; returns itself.
+        """Fold batch norms into convolutions and drop what only training needs, in place; returns itself.
 
         Raises:
             ValueError: the detector is in training mode.
         """
         fuse(self)
+        self.head.drop_training_branches()
         return self
 
     def _check_size(self, images: Tensor) -> None:

@@ -22,11 +22,18 @@ from detseg.losses.detection import DetectionLossConfig
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode, flatten_levels
 from detseg.ops.nms import BatchedDetections, batched_nms
+from detseg.ops.top_k import batched_top_k, best_rows
 from detseg.ops.triton_probe import choose_nms_backend
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.boxes import DetectionMetadata
-from detseg.runtime.postprocess.config import HeadMetadata, NmsBackend, PostprocessConfig
+from detseg.runtime.postprocess.config import (
+    HeadKind,
+    HeadMetadata,
+    NmsBackend,
+    PostprocessConfig,
+    require_no_suppression,
+)
 from detseg.structures import Detections, GroundTruth, LetterboxTransform, Sample, Target
 from detseg.tasks.base import Batch, ExportGraph, ImageTask, make_batch
 
@@ -50,8 +57,8 @@ class DetectionTaskConfig:
     input: InputSpec = field(default_factory=lambda: InputSpec(640, 640))
     """The size and the preprocessing that the model sees."""
     loss: DetectionLossConfig = choice(DETECTION_LOSSES, default="tal")
-    """What is minimized, with the assignment of predictions to objects; ``tal`` is for the ``dfl`` head, ``simota`` for
-    ``yolox``."""
+    """What is minimized, with the assignment of predictions to objects; ``tal`` is for the ``dfl`` head, ``dual`` for
+    ``e2e``, ``simota`` for ``yolox``."""
     postprocess: PostprocessConfig = field(default_factory=PostprocessConfig)
     """Which raw predictions become detections."""
 
@@ -74,16 +81,15 @@ class DetectionTaskConfig:
         """The task for ``model``, whose outputs it decodes.
 
         Raises:
-            ValueError: the input size does not fit the model's strides, or its head gives masks as well.
+            ValueError: the input size does not fit the model's strides, its head gives masks as well, or settings of
+                NMS are given for a head without.
         """
-        kind, reg_max = model.head.kind, model.head.reg_max
-        if kind == "dfl_masks":
+        if model.head.kind == "dfl_masks":
             raise ValueError(
-                "the task detection is for the heads dfl and direct; the model's head is dfl_masks, which gives masks "
-                "as well: choose the head dfl, or the task instance"
+                "the task detection is for the heads dfl, e2e and yolox; the model's head is dfl_masks, which gives "
+                "masks as well: choose the head dfl, or the task instance"
             )
-        head = HeadMetadata(kind, model.strides, reg_max) if reg_max > 1 else HeadMetadata(kind, model.strides)
-        task = DetectionTask(self, head, class_names, category_ids)
+        task = DetectionTask(self, head_metadata(model), class_names, category_ids)
         require_multiples(self.input, task.stride)
         return task
 
@@ -106,6 +112,15 @@ class DetectionTaskConfig:
         """The confidence of evaluation, as average precision counts boxes of any; with NMS in the graph nothing
         can be changed, and where that costs, a warning says so."""
         return settings_of_evaluation(metadata, path)
+
+
+def head_metadata(model: Detector) -> HeadMetadata:
+    """How the raw maps that ``model`` gives in evaluation mode are decoded."""
+    head = model.head
+    kind: HeadKind = "yolox" if head.kind == "yolox" else "dfl" if head.reg_max > 1 else "ltrb"
+    # The default where there is nothing to count, so that files say the same whatever the head.
+    reg_max = head.reg_max if kind == "dfl" else HeadMetadata.reg_max
+    return HeadMetadata(kind, model.strides, reg_max, head.one_to_one)
 
 
 def require_multiples(spec: InputSpec, stride: int) -> None:
@@ -149,6 +164,9 @@ class DetectionTask(ImageTask):
     ) -> None:
         super().__init__(config, load_kind(self.kind_name), class_names, category_ids, stride=max(head.strides))
         self.head = head
+        if head.one_to_one:
+            require_no_suppression(config.postprocess)
+            self.forms = ("e2e", "decoded", "raw")
         self._kept: Tensor | None = None
         self._nms_backend: NmsBackend = config.postprocess.nms_backend
         self.waits_for_host = self._nms_backend == "torchvision"
@@ -172,11 +190,23 @@ class DetectionTask(ImageTask):
         """Normalized ``[B, 3, H, W]`` -> :meth:`detect` of the model's raw maps."""
         return self.detect(model(images))
 
-    def detect(self, raw: list[Tensor]) -> tuple[Tensor, Tensor]:
+    def detect(self, raw: list[Tensor]) -> tuple[Tensor, ...]:
         """Raw maps per level, decoded, filtered, NMS applied -> detections ``[B, M, 6]`` in input pixels and counts
-        ``[B]``, see :class:`detseg.ops.nms.BatchedDetections`."""
-        found = self.suppress(raw)
-        return found.detections, found.counts
+        ``[B]``, see :class:`detseg.ops.nms.BatchedDetections`. Of a one-to-one head the best, and how many there would
+        be without a limit, see :class:`detseg.ops.top_k.BestDetections`."""
+        if not self.head.one_to_one:
+            found = self.suppress(raw)
+            return found.detections, found.counts
+        settings, head = self.config.postprocess, self.head
+        boxes_xyxy, scores = decode(head.kind, raw, head.strides, head.reg_max)
+        return batched_top_k(
+            boxes_xyxy,
+            scores,
+            confidence=settings.confidence,
+            max_detections=settings.max_detections,
+            multi_label=settings.multi_label,
+            kept=self._kept,
+        )
 
     def suppress(self, raw: Sequence[Tensor]) -> BatchedDetections:
         """Raw maps per level, without coefficients of masks -> :func:`detseg.ops.nms.batched_nms` of their boxes."""
@@ -195,13 +225,15 @@ class DetectionTask(ImageTask):
         )
 
     def results(self, outputs: tuple[Tensor, ...], transforms: Sequence[LetterboxTransform]) -> list[Detections]:
-        """Detections and counts of :meth:`detect` -> the objects in each image, in pixels of the original images."""
+        """What :meth:`detect` gave -> the objects in each image, in pixels of the original images."""
         detections, counts = (output.cpu().numpy() for output in outputs[:2])
+        num_above = outputs[2].cpu().tolist() if self.head.one_to_one else [None] * len(counts)
         results = []
-        for rows, count, transform in zip(detections, counts, transforms, strict=True):
+        for rows, count, above, transform in zip(detections, counts.tolist(), num_above, transforms, strict=True):
             found = rows[:count]
-            boxes_in_original = transform.to_original(found[:, :4])
-            results.append(Detections(boxes_in_original, found[:, 4].copy(), found[:, 5].astype(np.int64)))
+            num_left_out = (0 if count < len(rows) else None) if above is None else above - count
+            boxes = transform.to_original(found[:, :4]), found[:, 4].copy(), found[:, 5].astype(np.int64)
+            results.append(Detections(*boxes, num_left_out=num_left_out))
         return results
 
     def evaluator(
@@ -220,8 +252,11 @@ class DetectionTask(ImageTask):
 
     def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
         """``decoded``: outputs ``boxes`` ``[B, A, 4]`` and ``scores`` ``[B, A, C]``, and so for ``nms``, before
-        NMS is appended; ``raw``: one output ``raw`` ``[B, channels, A]``. A are the anchor points of all
-        levels."""
+        NMS is appended; ``raw``: one output ``raw`` ``[B, channels, A]``. A are the anchor points of all levels.
+        ``e2e``, of a one-to-one head: one output ``detections`` ``[B, max_detections, 6]``, the best rows of any score:
+        x1, y1, x2, y2, score, class."""
+        if form == "e2e":
+            return self.graph_of(_BestGraph(model, self.head, self.config.postprocess), ("detections",))
         module, outputs = (
             (_RawGraph(model), ("raw",)) if form == "raw" else (_DecodedGraph(model, self.head), ("boxes", "scores"))
         )
@@ -238,6 +273,8 @@ class DetectionTask(ImageTask):
         head: dict[str, Any] = {"kind": self.head.kind, "strides": list(self.head.strides)}
         if self.head.kind == "dfl":
             head["reg_max"] = self.head.reg_max
+        if self.head.one_to_one:
+            head["one_to_one"] = True
         return {"head": head}
 
 
@@ -306,3 +343,17 @@ class _DecodedGraph(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         return decode(self.head.kind, self.network(images), self.head.strides, self.head.reg_max)
+
+
+class _BestGraph(nn.Module):
+    """Images -> the best of a one-to-one head, ``[B, M, 6]``."""
+
+    def __init__(self, network: nn.Module, head: HeadMetadata, settings: PostprocessConfig) -> None:
+        super().__init__()
+        self.decoded = _DecodedGraph(network, head)
+        self.settings = settings
+
+    def forward(self, images: Tensor) -> Tensor:
+        boxes_xyxy, scores = self.decoded(images)
+        settings = self.settings
+        return best_rows(boxes_xyxy, scores, settings.max_detections, settings.multi_label, for_onnx=True)

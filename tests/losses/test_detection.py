@@ -304,7 +304,8 @@ def test_table_names_configurations_that_build(name, target):
     config = getattr(importlib.import_module(module), attribute)()
     assert config.name == name
     loss: DetectionLoss = config.build(num_classes=NUM_CLASSES, strides=STRIDES)  # with the 16 bins of a plain head
-    assert loss(_maps(1, LOSS_AND_CHANNELS[name][1]), *_targets(1)).total().isfinite()
+    levels = 2 * _maps(1, 4 * 16 + NUM_CLASSES) if name == "dual" else _maps(1, LOSS_AND_CHANNELS[name][1])
+    assert loss(levels, *_targets(1)).total().isfinite()
 
 
 def test_table_is_read_without_torch():

@@ -86,6 +86,14 @@ class TestDepthwiseDetector(DetectorTester):
     box_channels = 4 + 1
 
 
+class TestE2EDetector(DetectorTester):
+    config = _config({"name": "csp_darknet", "width": 0.125}, {"name": "pan", "block": "csp"}, "e2e")
+    box_channels = 4
+
+    def expected_shapes(self, num_classes: int, height: int, width: int) -> list[tuple[int, ...]]:
+        return 2 * super().expected_shapes(num_classes, height, width)  # both branches, in training mode
+
+
 class TestResNetDetector(DetectorTester):
     config = _config("resnet18", {"name": "pan", "channels": [32, 64, 128]}, "dfl")
     box_channels = 4 * 16

@@ -83,10 +83,11 @@ def test_results_are_float32_under_autocast(kind, channels):
 @pytest.mark.parametrize(
     ("kind", "channels", "reg_max", "message"),
     [
-        ("anchors", 85, 16, "'anchors' is unknown; known are 'dfl' and 'yolox'"),
+        ("anchors", 85, 16, "'anchors' is unknown; known are 'dfl', 'yolox' and 'ltrb'"),
         ("dfl", 64, 16, "needs more than 64 channels .* got maps with 64"),
         ("dfl", 33, 9, "needs more than 36 channels"),
         ("yolox", 5, 16, "needs more than 5 channels"),
+        ("ltrb", 4, 16, "needs more than 4 channels"),
     ],
 )
 def test_maps_that_do_not_fit(kind, channels, reg_max, message):
@@ -97,3 +98,12 @@ def test_maps_that_do_not_fit(kind, channels, reg_max, message):
 def test_every_level_needs_its_stride():
     with pytest.raises(ValueError, match="2 feature levels for 3 strides"):
         decode("dfl", _dfl_maps(), (8, 16, 32))
+
+
+def test_plain_distances_by_hand():
+    levels = [torch.zeros(1, 5, 1, 2), torch.zeros(1, 5, 1, 1)]
+    levels[0][0, :, 0, 1] = torch.tensor([1.0, 0.5, 2.0, 0.25, 0.0])
+    boxes_xyxy, scores = decode("ltrb", levels, (8, 16))
+    # The second place of stride 8 has its center at (12, 4).
+    assert boxes_xyxy[0].tolist() == [[4, 4, 4, 4], [4, 0, 28, 6], [8, 8, 8, 8]]
+    assert scores[0, :, 0].tolist() == [0.5] * 3

@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from detseg.losses.detection import SimOTALossConfig, TALLossConfig
+from detseg.losses.dual import DualLossConfig
 from detseg.models.detector import Detector, DetectorConfig
 from detseg.models.heads.dfl_masks import DFLMasksHeadConfig
+from detseg.models.heads.e2e import E2EHeadConfig
 from detseg.models.heads.yolox import YOLOXHeadConfig
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import PostprocessConfig
@@ -240,6 +242,16 @@ def test_category_ids_count_from_one_where_there_are_none() -> None:
             DetectorConfig(head=DFLMasksHeadConfig()),
             DetectionTaskConfig(),
             "the model's head is dfl_masks, which gives masks as well: choose the head dfl, or the task instance",
+        ),
+        (
+            DetectorConfig(head=E2EHeadConfig()),
+            DetectionTaskConfig(),
+            "task.loss is 'tal', which is for a 'dfl' head; the model's head is 'e2e'",
+        ),
+        (
+            DetectorConfig(head=E2EHeadConfig()),
+            DetectionTaskConfig(loss=DualLossConfig(), postprocess=PostprocessConfig(iou=0.5)),
+            "iou 0.5: the head is one-to-one, so there is no NMS and this changes nothing; leave it out",
         ),
     ],
 )

@@ -22,7 +22,11 @@ LEARNING_RATE = 2e-3
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings", "least"),
-    [("c2f_n", ["task.loss.min_target=0.1"], {"AP": 0.95, "AP50": 0.99}), ("yolox_nano", [], {"AP": 0.7, "AP50": 0.9})],
+    [
+        ("c2f_n", ["task.loss.min_target=0.1"], {"AP": 0.95, "AP50": 0.99}),
+        ("e2e_n", ["task.loss.min_target=0.1"], {"AP": 0.9, "AP50": 0.99}),
+        ("yolox_nano", [], {"AP": 0.7, "AP50": 0.9}),
+    ],
 )
 def test_four_images_are_learned_by_heart(name: str, settings: list[str], least: dict[str, float]) -> None:
     size = ["task.input.height=128", "task.input.width=128"]

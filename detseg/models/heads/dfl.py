@@ -67,10 +67,10 @@ class DFLHead(Head):
         self._set_biases(strides)
 
     def _set_biases(self, strides: tuple[int, ...]) -> None:
-        """Start near the truth: some five objects in an image of 640 x 640 pixels (the prior of arXiv 1708.02002)."""
+        """Start near the truth."""
         for stride, box_branch, class_branch in zip(strides, self.box_branches, self.class_branches, strict=True):
-            _set_bias(box_branch, 1.0)
-            _set_bias(class_branch, math.log(5 / self.num_classes / (640 / stride) ** 2))
+            set_bias(box_branch, 1.0)
+            set_bias(class_branch, class_prior(self.num_classes, stride))
 
     def forward(self, features: Sequence[Tensor]) -> list[Tensor]:
         """Per level ``[B, 4 * reg_max + num_classes, H, W]``: bins of left, top, right, bottom, then class logits."""
@@ -89,7 +89,14 @@ def prediction_branch(in_channels: int, hidden: int, out_channels: int, activati
     )
 
 
-def _set_bias(branch: nn.Module, value: float) -> None:
+def class_prior(num_classes: int, stride: int) -> float:
+    """The logit of a class at a place where there are some five objects in an image of 640 x 640 pixels (the prior of
+    arXiv 1708.02002)."""
+    return math.log(5 / num_classes / (640 / stride) ** 2)
+
+
+def set_bias(branch: nn.Module, value: float) -> None:
+    """Fill the bias of the pointwise convolution that ends a :func:`prediction_branch`."""
     assert isinstance(branch, nn.Sequential)
     predictor = branch[-1]
     assert isinstance(predictor, nn.Conv2d)

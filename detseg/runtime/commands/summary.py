@@ -37,6 +37,8 @@ class Summary:
         self._kind = kind
         self._counts = np.zeros(len(class_names), np.int64)
         self._num_frames = 0
+        self._num_left_out = self._num_limited = self._num_full = 0
+        """Objects that a limit left out, in how many images; and images that hold as many as it allows."""
         self._num_of_video: Counter[str] = Counter()
         self._num_overtaken: Counter[str] = Counter()
         self._reached: set[str] = set()
@@ -52,6 +54,10 @@ class Summary:
         self._read_s += frame.read_s
         self._counts += self._kind.count(result, len(self._counts))
         self._reached.add(frame.source)
+        left_out = self._kind.left_out(result)
+        self._num_full += left_out is None
+        self._num_limited += bool(left_out)
+        self._num_left_out += left_out or 0
         if frame.stream is None:
             return 0
         self._num_of_video[frame.source] += 1
@@ -118,6 +124,15 @@ class Summary:
         if len(order) > _NUM_SHOWN:
             shown.append(f"and of {len(order) - _NUM_SHOWN} more classes")
         print(f"{self._kind.counted}: {', '.join(shown) or 'none'}")
+        if self._num_left_out:
+            print(
+                f"left out, as images may hold no more objects (--max-det): {self._num_left_out} objects in "
+                f"{self._num_limited} images"
+            )
+        if self._num_full:
+            print(
+                f"as many objects as an image may hold (--max-det): in {self._num_full} images, where there may be more"
+            )
         stages = {"read": self._read_s, "network": self.network_s, "write": self.write_s}
         told = ", ".join(f"{name} {1000 * seconds / self._num_frames:.1f}" for name, seconds in stages.items())
         total_s = time.perf_counter() - self._begin

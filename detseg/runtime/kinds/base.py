@@ -255,6 +255,11 @@ class Kind(ABC):
     def count(self, result: Any, num_classes: int) -> IntArray:
         """How often each class is in ``result``, ``[C]``: objects, or 1 where there is any of it."""
 
+    def left_out(self, result: Any) -> int | None:
+        """How many more objects than ``result`` holds a limit left out; None where it holds as many as that allows, and
+        how many more is not known."""
+        return 0
+
     def coco_records(self, result: Any, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """The objects in ``result`` as entries of a COCO results file.
 

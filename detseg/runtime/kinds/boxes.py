@@ -17,10 +17,10 @@ from detseg.runtime.drawing.palette import Palette, palette_of
 from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec, fitted
 from detseg.runtime.kinds.base import ImageInputs, Kind, Metadata, Network, Outputs, Save
 from detseg.runtime.kinds.saving import IMAGE_WRITERS, JSON_LINES
-from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
+from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig, require_no_suppression
 from detseg.runtime.postprocess.decode import decode_above
 from detseg.runtime.postprocess.fusion import Fused, fuse_views
-from detseg.runtime.postprocess.results import detect, detections_of_graph
+from detseg.runtime.postprocess.results import detect, detections_of_graph, detections_of_rows
 from detseg.runtime.postprocess.tiles import Tile, merge_seen
 from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter, box_records, detections_to_coco
 from detseg.runtime.writers.crops import CropWriter
@@ -35,20 +35,31 @@ _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
         "labels": ("batch", "detections"),
         "counts": ("batch",),
     },
+    "e2e": {"detections": ("batch", "detections", "columns")},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionMetadata(Metadata):
-    """A detector; ``form`` says what it gives: raw maps, decoded boxes, or boxes after NMS."""
+    """A detector; ``form`` says what it gives: raw maps, decoded boxes, boxes after NMS, or the best rows of a
+    one-to-one head, ``[M, 6]``: x1, y1, x2, y2, score, class."""
 
     kind = "boxes"
     settings_after_graph = ("tiles", "overlap", "scales", "flip")
 
-    form: Literal["raw", "decoded", "nms"]
+    form: Literal["raw", "decoded", "nms", "e2e"]
     input: InputSpec
     head: HeadMetadata
     postprocess: PostprocessConfig
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.head.one_to_one:
+            require_no_suppression(self.postprocess)
+            if self.form == "nms":
+                raise ValueError("the form nms is not for a one-to-one head, whose objects have one prediction each")
+        elif self.form == "e2e":
+            raise ValueError("the form e2e is for a one-to-one head, and this head needs NMS")
 
     @property
     def sides(self) -> dict[str, tuple[str, ...]]:
@@ -60,12 +71,33 @@ class DetectionMetadata(Metadata):
         """Whether NMS is part of the graph."""
         return self.form == "nms"
 
+    def with_settings(self, settings: Mapping[str, Any]) -> Self:
+        """The same with other settings; where the best are chosen in the graph, they can be fewer, not more.
+
+        Raises:
+            ValueError: there is no such setting, its value is not allowed, or it is fixed in the graph.
+        """
+        changed = super().with_settings(settings)
+        if self.form == "e2e":
+            if changed.postprocess.multi_label != self.postprocess.multi_label:
+                raise ValueError(
+                    "the best are chosen in the graph, so multi_label cannot be changed any more; export the model "
+                    "again"
+                )
+            most = self.postprocess.max_detections
+            if changed.postprocess.max_detections > most:
+                raise ValueError(
+                    f"the graph gives the {most} best, so max_detections cannot be more, got "
+                    f"{changed.postprocess.max_detections}; export the model again with a larger --max-det"
+                )
+        return changed
+
     def without_padding(self) -> Self:
         """The same with images padded no further than the stride asks for."""
         return replace(self, input=fitted(self.input, self.stride))
 
     def pipeline(self, network: Network) -> BoxPipeline:
-        """Decoding and NMS, as far as they are not in the graph."""
+        """Decoding and NMS, or the choice of the best, as far as they are not in the graph."""
         return BoxPipeline(network, self)
 
 
@@ -110,12 +142,19 @@ class BoxPipeline(ImageInputs):
                     boxes_xyxy[row], scores[row], labels[row], int(counts[row]), transform, self._num_classes
                 )
                 return found if self._kept is None else self._chosen(found, self._kept, scores.shape[1])
+            case "e2e":
+                rows = outputs["detections"][row]
+                found = detections_of_rows(rows, transform, settings, self._num_classes, self._kept)
+                if self._kept is not None and found.num_left_out is None:
+                    self._warn_of_limit(self._kept, len(rows), "")
+                return found
             case "raw":
                 boxes_xyxy, scores = decode_above(outputs["raw"][row], self._metadata.head, *size, settings.confidence)
             case "decoded":
                 boxes_xyxy, scores = outputs["boxes"][row], outputs["scores"][row]
         self._require_classes(scores)
-        return detect(boxes_xyxy, scores, transform, settings, self._kept)
+        one_to_one = self._metadata.head.one_to_one
+        return detect(boxes_xyxy, scores, transform, settings, self._kept, one_to_one=one_to_one)
 
     def _require_classes(self, scores: FloatArray) -> None:
         if scores.shape[1] != self._num_classes:
@@ -125,14 +164,18 @@ class BoxPipeline(ImageInputs):
 
     def _chosen(self, found: Detections, kept: BoolArray, limit: int) -> Detections:
         if len(found) == limit:
-            names = ", ".join(name for name, is_kept in zip(self._metadata.class_names, kept, strict=True) if is_kept)
-            warnings.warn(
-                f"{self._network.path}: NMS is part of the graph, which gave the {limit} best objects of all "
-                f"classes, as many as it can, before {names} were chosen of them, so that some may be missing; export "
-                "the model again without --nms, or with a larger --max-det",
-                stacklevel=2,
-            )
+            self._warn_of_limit(kept, limit, "without --nms, or ")
         return found.select(kept[found.labels])
+
+    def _warn_of_limit(self, kept: BoolArray, limit: int, other_way: str) -> None:
+        names = ", ".join(name for name, is_kept in zip(self._metadata.class_names, kept, strict=True) if is_kept)
+        chosen = "NMS is part of the graph" if other_way else "the best are chosen in the graph"
+        warnings.warn(
+            f"{self._network.path}: {chosen}, which gave the {limit} best objects of all "
+            f"classes, as many as it can, before {names} were chosen of them, so that some may be missing; export "
+            f"the model again {other_way}with a larger --max-det",
+            stacklevel=3,
+        )
 
 
 class Boxes(Kind):
@@ -261,6 +304,10 @@ class Boxes(Kind):
     def count(self, result: Detections, num_classes: int) -> IntArray:
         """Objects."""
         return np.bincount(result.labels, minlength=num_classes)
+
+    def left_out(self, result: Detections) -> int | None:
+        """What the result says."""
+        return result.num_left_out
 
     def coco_records(self, result: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """Entries of boxes."""

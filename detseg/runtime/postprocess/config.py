@@ -10,7 +10,7 @@ from typing import ClassVar, Literal, get_args
 from detseg.runtime.postprocess.components import CleanConfig
 from detseg.volumes import Shape3
 
-HeadKind = Literal["dfl", "yolox"]
+HeadKind = Literal["dfl", "yolox", "ltrb"]
 NmsBackend = Literal["auto", "detseg", "torchvision"]
 Weighting = Literal["uniform", "gaussian"]
 
@@ -23,13 +23,14 @@ def count_box_channels(kind: HeadKind, reg_max: int) -> int:
     Raises ValueError for an unknown ``kind``.
     """
     if kind not in get_args(HeadKind):
-        raise ValueError(f"head kind {kind!r} is unknown; known are 'dfl' and 'yolox'")
-    return 4 * reg_max if kind == "dfl" else 5
+        raise ValueError(f"head kind {kind!r} is unknown; known are 'dfl', 'yolox' and 'ltrb'")
+    return {"dfl": 4 * reg_max, "yolox": 5, "ltrb": 4}[kind]
 
 
 @dataclass(frozen=True)
 class HeadMetadata:
-    """How raw maps of a detector are decoded, see ``detseg.ops.decode``; ``strides`` of the levels, fine to coarse."""
+    """How raw maps of a detector are decoded, see ``detseg.ops.decode``; ``strides`` of the levels, fine to coarse.
+    ``one_to_one``: each object has one prediction, so that the best are taken as they are, without NMS."""
 
     renamed: ClassVar[Mapping[str, str]] = {"bins": "reg_max"}
     renamed_values: ClassVar[Mapping[str, Mapping[str, str]]] = {"kind": {"direct": "yolox"}}
@@ -37,6 +38,7 @@ class HeadMetadata:
     kind: HeadKind
     strides: tuple[int, ...]
     reg_max: int = 16
+    one_to_one: bool = False
 
     def __post_init__(self) -> None:
         if not self.strides or min(self.strides) < 1:
@@ -102,6 +104,24 @@ class PostprocessConfig:
     def has_views(self) -> bool:
         """Whether an image is looked at otherwise than once, as a whole."""
         return self.tiles is not None or self.flip or self.scales != (1.0,)
+
+
+def require_no_suppression(settings: PostprocessConfig) -> None:
+    """Refuse settings of NMS for a head whose objects have one prediction each.
+
+    Raises:
+        ValueError: one of them is not as usual, so that somebody expects it to do something.
+    """
+    usual = PostprocessConfig()
+    changed = [
+        name for name in ("iou", "class_agnostic", "nms_backend") if getattr(settings, name) != getattr(usual, name)
+    ]
+    if changed:
+        given = ", ".join(f"{name} {getattr(settings, name)}" for name in changed)
+        raise ValueError(
+            f"{given}: the head is one-to-one, so there is no NMS and this changes nothing; leave it out, or take the "
+            "other branch of the head (model.head.branch=one_to_many)"
+        )
 
 
 @dataclass(frozen=True)

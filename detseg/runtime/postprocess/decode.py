@@ -62,6 +62,9 @@ def decode_places(raw: FloatArray, head: HeadMetadata, height: int, width: int, 
     if head.kind == "dfl":
         boxes_xyxy = _dfl_boxes(selected[:num_box_channels], head.reg_max, points_xy, strides)
         scores = sigmoid(selected[num_box_channels:])
+    elif head.kind == "ltrb":
+        boxes_xyxy = _boxes_of_distances(selected[:4].T * strides[:, None], points_xy)
+        scores = sigmoid(selected[4:])
     else:
         boxes_xyxy = _direct_boxes(selected[:4], points_xy, strides)
         scores = sigmoid(selected[4:5]) * sigmoid(selected[5:])
@@ -100,6 +103,10 @@ def _dfl_boxes(bin_logits: FloatArray, reg_max: int, points_xy: FloatArray, stri
     weights = np.exp(logits - logits.max(axis=1, keepdims=True))
     numbers = np.arange(reg_max, dtype=np.float32)[:, None]
     distances_ltrb = ((weights / weights.sum(axis=1, keepdims=True)) * numbers).sum(axis=1).T * strides[:, None]
+    return _boxes_of_distances(distances_ltrb, points_xy)
+
+
+def _boxes_of_distances(distances_ltrb: FloatArray, points_xy: FloatArray) -> FloatArray:
     return np.concatenate([points_xy - distances_ltrb[:, :2], points_xy + distances_ltrb[:, 2:]], axis=1)
 
 

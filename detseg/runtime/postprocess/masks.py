@@ -67,7 +67,8 @@ def with_masks(
         _mask(weights, prototypes, box, transform, stride)
         for weights, box in zip(coefficients.astype(np.float32, copy=False), found.boxes_xyxy.tolist(), strict=True)
     )
-    return Instances(found.boxes_xyxy, found.scores, found.labels, found.track_ids, masks)
+    boxes = found.boxes_xyxy, found.scores, found.labels, found.track_ids
+    return Instances(*boxes, masks, num_left_out=found.num_left_out)
 
 
 def taps(low: float, high: float, size: int, scale: float, offset: float, stride: int, num_cells: int) -> Taps:

@@ -12,7 +12,8 @@ import numpy as np
 from detseg.arrays import BoolArray, FloatArray, IntArray
 from detseg.runtime.inputs.volume_geometry import resample, to_file_axes
 from detseg.runtime.postprocess.config import PostprocessConfig
-from detseg.runtime.postprocess.nms import select_detections
+from detseg.runtime.postprocess.nms import floor_to_float32, select_detections
+from detseg.runtime.postprocess.top_k import select_best
 from detseg.structures import Detections, LabelMap, LetterboxTransform
 from detseg.volumes import LabelVolume, VolumeTransform
 
@@ -23,10 +24,19 @@ def detect(
     transform: LetterboxTransform,
     settings: PostprocessConfig,
     kept: BoolArray | None = None,
+    *,
+    one_to_one: bool = False,
 ) -> Detections:
     """Decoded boxes ``[A, 4]`` in input pixels and scores ``[A, C]`` -> the objects in the original image, of the
-    classes that are ``kept`` ``[C]``."""
-    return detect_places(boxes_xyxy, scores, transform, settings, kept)[0]
+    classes that are ``kept`` ``[C]``: what NMS leaves, or where objects have one prediction each (``one_to_one``) the
+    best."""
+    if not one_to_one:
+        return detect_places(boxes_xyxy, scores, transform, settings, kept)[0]
+    found, num_left_out = select_best(
+        boxes_xyxy, scores, settings.confidence, settings.max_detections, settings.multi_label, kept
+    )
+    boxes_in_original = transform.to_original(found.boxes_xyxy)
+    return Detections(boxes_in_original, found.scores, found.labels, num_left_out=num_left_out)
 
 
 def detect_places(
@@ -36,7 +46,7 @@ def detect_places(
     settings: PostprocessConfig,
     kept: BoolArray | None = None,
 ) -> tuple[Detections, IntArray]:
-    """As :func:`detect`, with the row ``[N]`` that each object was in."""
+    """What NMS leaves, as :func:`detect` gives it, with the row ``[N]`` that each object was in."""
     found = select_detections(
         boxes_xyxy,
         scores,
@@ -47,7 +57,9 @@ def detect_places(
         settings.class_agnostic,
         kept=kept,
     )
-    return Detections(transform.to_original(found.boxes_xyxy), found.scores, found.labels), found.anchors
+    num_left_out = _left_out(len(found.scores), settings.max_detections)
+    boxes_in_original = transform.to_original(found.boxes_xyxy)
+    return Detections(boxes_in_original, found.scores, found.labels, num_left_out=num_left_out), found.anchors
 
 
 def detections_of_graph(
@@ -69,7 +81,39 @@ def detections_of_graph(
     if count and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(f"the graph gives labels from {labels.min()} to {labels.max()} for {num_classes} classes")
     # Copies: what is left over of the arrays is not kept alive by the few rows that are used.
-    return Detections(transform.to_original(boxes_xyxy[:count]), scores[:count].copy(), labels.copy())
+    found = transform.to_original(boxes_xyxy[:count]), scores[:count].copy(), labels.copy()
+    return Detections(*found, num_left_out=_left_out(count, len(scores)))
+
+
+def detections_of_rows(
+    rows: FloatArray,
+    transform: LetterboxTransform,
+    settings: PostprocessConfig,
+    num_classes: int,
+    kept: BoolArray | None = None,
+) -> Detections:
+    """The ``rows`` ``[M, 6]`` of a one-to-one head, best first: x1, y1, x2, y2, score, class -> the objects in the
+    original image, of the classes that are ``kept`` ``[C]``.
+
+    Raises:
+        ValueError: they have another form, or a class is none of ``num_classes``.
+    """
+    if rows.ndim != 2 or rows.shape[1] != 6:
+        raise ValueError(f"the graph gives rows of shape {rows.shape}, expected are boxes, score and class, [M, 6]")
+    above = rows[rows[:, 4] > floor_to_float32(settings.confidence)].astype(np.float32, copy=False)
+    labels = above[:, 5].astype(np.int64)
+    if len(above) and not 0 <= labels.min() <= labels.max() < num_classes:
+        raise ValueError(f"the graph gives labels from {labels.min()} to {labels.max()} for {num_classes} classes")
+    chosen = np.arange(len(above)) if kept is None else np.nonzero(kept[labels])[0]
+    limited = chosen[: settings.max_detections]
+    num_left_out = None if len(above) == len(rows) else len(chosen) - len(limited)
+    boxes_in_original = transform.to_original(above[limited, :4])
+    return Detections(boxes_in_original, above[limited, 4].copy(), labels[limited], num_left_out=num_left_out)
+
+
+def _left_out(count: int, limit: int) -> int | None:
+    """What NMS that ends at ``limit`` objects left out."""
+    return 0 if count < limit else None
 
 
 def best_classes(scores: FloatArray, transform: LetterboxTransform) -> LabelMap:

@@ -116,7 +116,7 @@ def test_settings_are_those_of_the_tasks(ours: type, of_the_task: type) -> None:
         ({"stride": 0}, "stride must be at least 1"),
         ({"input": {"height": 0, "width": 8}}, "input size must be positive"),
         ({"input": {"height": 8, "width": 8, "std": [0.0, 1.0, 1.0]}}, "std must be positive"),
-        ({"head": {"kind": "anchors", "strides": [8]}}, "head.kind: expected one of 'dfl', 'yolox'"),
+        ({"head": {"kind": "anchors", "strides": [8]}}, "head.kind: expected one of 'dfl', 'yolox', 'ltrb'"),
         ({"head": {"kind": "dfl", "strides": []}}, "strides must be positive"),
         ({"head": {"kind": "dfl", "strides": [8], "reg_max": 1}}, "reg_max must be at least 2"),
         ({"postprocess": {"confidence": 7.0}}, "confidence must lie between 0 and 1"),

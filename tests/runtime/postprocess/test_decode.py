@@ -30,7 +30,7 @@ def head_of(kind: str) -> HeadMetadata:
     return HeadMetadata(kind, STRIDES, 16 if kind == "dfl" else 4)
 
 
-@pytest.mark.parametrize("kind", ["dfl", "yolox"])
+@pytest.mark.parametrize("kind", ["dfl", "yolox", "ltrb"])
 @pytest.mark.parametrize("multi_label", [False, True])
 @pytest.mark.parametrize("confidence", [0.0, 0.001, 0.25, 0.5, 0.9, 1.0])
 def test_nothing_above_the_confidence_is_lost(kind: str, multi_label: bool, confidence: float) -> None:
@@ -51,7 +51,7 @@ def test_nothing_above_the_confidence_is_lost(kind: str, multi_label: bool, conf
     assert np.array_equal(found.labels, expected.labels)
     np.testing.assert_allclose(found.boxes_xyxy, expected.boxes_xyxy, rtol=2e-6, atol=1e-4)
     if confidence == 0.9:
-        assert 0 < len(boxes) < 64, "only some of 126 places are decoded"
+        assert 0 < len(boxes) < 100, "only some of 126 places are decoded"
 
 
 def test_scores_on_the_threshold() -> None:
