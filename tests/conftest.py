@@ -56,6 +56,14 @@ def _refuse_skip(report: Any) -> Any:
 
 
 @pytest.fixture
+def waits() -> Any:
+    """``with waits() as counted``: ``counted.names`` is what would make the host wait for a GPU."""
+    from tests.host_waits import counted_waits
+
+    return counted_waits
+
+
+@pytest.fixture
 def in_forked_child() -> Callable[[Callable[[], object]], str]:
     """``run(work)``: what ``work`` gives in a forked child, as text, or its error; a child that hangs is ended."""
 

@@ -11,12 +11,14 @@ of a ground truth and a point; ``K`` candidate points of one image.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from detseg.losses.checks import on_host
 from detseg.ops.boxes import box_iou, ciou
 
 BACKGROUND = -1
@@ -73,31 +75,31 @@ def task_aligned_assign(
     ``class_logits`` ``[B, A, C]``; ``labels`` ``[B, M]`` int64, -1 is padding.
     """
     num_images, num_points = predicted_xyxy.shape[:2]
-    assignment = Assignment.all_background(num_images, num_points, predicted_xyxy.device)
     pairs = _aligned_pairs(predicted_xyxy, class_logits, points_xy, boxes_xyxy, labels, alpha, beta, min_side)
     if len(pairs.box) == 0:
-        return assignment
+        return Assignment.all_background(num_images, num_points, predicted_xyxy.device)
 
     box, slot, point, image, overlap, alignment, num_candidates = pairs
     flat_point, num_flat_points = image * num_points + point, num_images * num_points
     claimed = _best_of_each_box(box, alignment, num_candidates, top_k)
-    num_claims = torch.bincount(flat_point[claimed], minlength=num_flat_points)
+    num_claims = torch.zeros_like(flat_point[:1]).repeat(num_flat_points).scatter_add(0, flat_point, claimed.long())
     preferred = _best_of_each_point(flat_point, overlap, box, num_flat_points)
     positive = torch.where(num_claims[flat_point] > 1, preferred, claimed)
-    box, slot, point, image, overlap, alignment = (
-        one[positive] for one in (box, slot, point, image, overlap, alignment)
-    )
 
+    # The others stay, as nothing: to leave them out the host would have to wait for their number.
+    overlap, alignment = (x.where(positive, 0) for x in (overlap, alignment))
     best = torch.zeros(2, len(num_candidates), device=overlap.device)
     best_overlap, best_alignment = best.scatter_reduce(1, box.expand(2, -1), torch.stack((overlap, alignment)), "amax")
-    assignment.foreground[image, point] = True
-    assignment.index[image, point] = slot
     target_scores = alignment * best_overlap[box] / (best_alignment[box] + 1e-9)
     if min_target > 0:
         relative = torch.where(best_alignment[box] > 0, alignment / best_alignment[box], 1.0)
         target_scores = torch.maximum(target_scores, min_target * relative)
-    assignment.target_scores[image, point] = target_scores
-    return assignment
+    # A point has one positive pair at the most, so that these sums are its values, or 0.
+    slots = torch.where(positive, slot + 1, 0)
+    index = torch.zeros_like(num_claims).scatter_add(0, flat_point, slots).view(num_images, num_points) - 1
+    scores = torch.zeros(num_flat_points, device=overlap.device)
+    scores = scores.scatter_add(0, flat_point, target_scores.where(positive, 0)).view(num_images, num_points)
+    return Assignment(index >= 0, index, scores)
 
 
 @torch.no_grad()
@@ -175,8 +177,18 @@ def simota_assign(
     """
     num_images, num_points = predicted_xyxy.shape[:2]
     assignment = Assignment.all_background(num_images, num_points, predicted_xyxy.device)
+    if not labels.numel():
+        return assignment
     centers = (boxes_xyxy[..., :2] + boxes_xyxy[..., 2:]) / 2
     for image in range(num_images):
+        if not on_host(labels):
+            score = (class_logits[image].float().sigmoid() * objectness_logits[image, :, None].sigmoid()).sqrt()
+            near = (points_xy - centers[image, :, None]).abs().amax(dim=-1) < radius * stride_per_point
+            overlap = box_iou(boxes_xyxy[image], predicted_xyxy[image])
+            cost = _one_hot_cross_entropy(score, labels[image].clamp(min=0)) - iou_weight * (overlap + 1e-8).log()
+            found = _cheapest_of_all(cost + 1e6 * ~near, overlap, near, labels[image] >= 0, num_candidates)
+            assignment.foreground[image], assignment.index[image], assignment.target_scores[image] = found
+            continue
         (slot,) = torch.nonzero(labels[image] >= 0, as_tuple=True)
         offset = (points_xy - centers[image, slot, None]).abs().amax(dim=-1)
         near = offset < radius * stride_per_point
@@ -218,14 +230,25 @@ def _aligned_pairs(
     beta: float,
     min_side: float,
 ) -> _Pairs:
-    image_of_box, slot_of_box = torch.nonzero(labels >= 0, as_tuple=True)
-    boxes_xyxy = boxes_xyxy[image_of_box, slot_of_box]
-    inside = _points_inside(points_xy, _widen(boxes_xyxy, min_side))
+    if on_host(labels):
+        image_of_box, slot_of_box = torch.nonzero(labels >= 0, as_tuple=True)
+        boxes_xyxy = boxes_xyxy[image_of_box, slot_of_box]
+        inside = _points_inside(points_xy, _widen(boxes_xyxy, min_side))
+    else:  # padding takes part, and has no points
+        image_of_box, slot_of_box = _all_slots(labels)
+        boxes_xyxy = boxes_xyxy.flatten(0, 1)
+        inside = _points_inside(points_xy, _widen(boxes_xyxy, min_side)) & (labels.flatten() >= 0)[:, None]
     box, point = torch.nonzero(inside, as_tuple=True)
     image, label = image_of_box[box], labels[image_of_box, slot_of_box][box]
     overlap = ciou(predicted_xyxy[image, point], boxes_xyxy[box]).clamp(min=0).nan_to_num(nan=1.0)
     alignment = class_logits[image, point, label].float().sigmoid() ** alpha * overlap**beta
     return _Pairs(box, slot_of_box[box], point, image, overlap, alignment, inside.sum(dim=1))
+
+
+def _all_slots(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Image and slot of every place of ``labels`` ``[B, M]``: ``[B * M]`` each."""
+    place = torch.arange(labels.numel(), device=labels.device)
+    return place // max(1, labels.shape[1]), place % max(1, labels.shape[1])
 
 
 def _widen(boxes_xyxy: Tensor, min_side: float) -> Tensor:
@@ -248,6 +271,11 @@ def _best_of_each_box(box: Tensor, alignment: Tensor, num_candidates: Tensor, to
     """
     first = num_candidates.cumsum(dim=0) - num_candidates
     rank = torch.arange(len(box), device=box.device) - first[box]
+    if not on_host(box):  # by alignment within the box, where equal the first
+        order = alignment.contiguous().view(torch.int32).argsort(descending=True, stable=True)
+        order = order[box[order].argsort(stable=True)]
+        # Sorted by box again, so that the places of a box are where they were.
+        return torch.zeros_like(box, dtype=torch.bool).scatter(0, order, rank < top_k)
     longest = int(num_candidates.max())
     keys = _sort_keys(alignment) + (longest - 1 - rank)
     table = torch.full((len(num_candidates), longest), -1, device=box.device)
@@ -294,3 +322,28 @@ def _cheapest(cost: Tensor, overlap: Tensor, num_candidates: int) -> tuple[Tenso
     owner = torch.where(num_claims > 1, cost.argmin(dim=0), claimed.int().argmax(dim=0))
     (candidate,) = torch.nonzero(num_claims, as_tuple=True)
     return owner[candidate], candidate
+
+
+def _cheapest_of_all(
+    cost: Tensor, overlap: Tensor, near: Tensor, is_object: Tensor, num_candidates: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for all points and slots of an image, ``[M, A]``, of which only those ``near`` an object are candidates
+    and ``is_object`` ``[M]`` tells which slots count: foreground, index and target score of each point, ``[A]``.
+
+    Nothing has a shape that depends on values, so the host waits for nothing.
+    """
+    is_candidate = (near & is_object[:, None]).any(dim=0)
+    num_best = min(num_candidates, cost.shape[1])
+    best = overlap.where(is_candidate, 0).topk(num_best, dim=1).values
+    most = is_candidate.sum().clamp(max=num_best)
+    num_taken = torch.minimum(best.sum(dim=1).int().clamp(min=1), most)
+    cost = cost.nan_to_num(nan=0.0).clamp(min=0).where(is_candidate & is_object[:, None], math.inf)
+    keys = _sort_keys(cost) + torch.arange(cost.shape[1], device=cost.device)
+    cheapest = keys.topk(num_best, dim=1, largest=False).indices
+    taken = (torch.arange(num_best, device=cost.device) < num_taken[:, None]) & is_object[:, None]
+    claimed = torch.zeros_like(near).scatter(1, cheapest, taken)
+    num_claims = claimed.sum(dim=0)
+    owner = torch.where(num_claims > 1, cost.argmin(dim=0), claimed.int().argmax(dim=0))
+    foreground = num_claims > 0
+    score = overlap.gather(0, owner[None])[0]
+    return foreground, owner.where(foreground, BACKGROUND), score.where(foreground, 0)

@@ -34,7 +34,28 @@ def require_logits_with_labels(
         raise ValueError(
             f"logits {list(logits.shape)} need a {name} {wanted} of uint8, got {list(labels.shape)} of {labels.dtype}"
         )
+    if on_host(labels):
+        require_labels(labels, num_classes, name)
+
+
+def on_host(tensor: Tensor) -> bool:
+    """Whether to look at the values of ``tensor`` costs nothing. On a GPU the host waits for all work before it: there
+    nothing may depend on values, and workers check labels as they collate them."""
+    return tensor.device.type == "cpu"
+
+
+def require_labels(labels: Tensor, num_classes: int, name: str) -> None:
+    """Raise ValueError unless ``labels``, uint8, are class positions or ``IGNORE_INDEX``."""
     # In 8 bits IGNORE_INDEX + 1 is 0, so that one pass over the labels suffices.
-    if int((labels + 1).max()) > num_classes:
+    if labels.numel() and int((labels + 1).max()) > num_classes:
         label = int(labels[labels != IGNORE_INDEX].max())
         raise ValueError(f"label {label} in the {name}, allowed 0 to {num_classes - 1} and {IGNORE_INDEX}")
+
+
+def require_positions(labels: Tensor, num_classes: int) -> None:
+    """Raise ValueError unless ``labels`` of objects are class positions, or -1 for padding."""
+    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise ValueError(
+            f"labels must lie in 0 to {num_classes - 1}, or be -1 for padding, "
+            f"got {int(labels.min())} to {int(labels.max())}"
+        )

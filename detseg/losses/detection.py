@@ -16,6 +16,7 @@ from torch import Tensor
 
 from detseg.losses.assigners import Assignment, one_to_one_assign, simota_assign, task_aligned_assign
 from detseg.losses.base import LossSum
+from detseg.losses.checks import on_host, require_positions
 from detseg.ops.boxes import ciou, iou, xyxy_to_cxcywh
 from detseg.ops.decode import (
     anchor_points,
@@ -300,8 +301,5 @@ def _check(levels: Sequence[Tensor], num_channels: int, num_classes: int, boxes_
             f"{num_images} images need labels [{num_images}, M] and boxes [{num_images}, M, 4], "
             f"got {list(labels.shape)} and {list(boxes_xyxy.shape)}"
         )
-    if labels.numel() and not -1 <= int(labels.min()) <= int(labels.max()) < num_classes:
-        raise ValueError(
-            f"labels must lie in 0 to {num_classes - 1}, or be -1 for padding, "
-            f"got {int(labels.min())} to {int(labels.max())}"
-        )
+    if on_host(labels):
+        require_positions(labels, num_classes)

@@ -97,8 +97,10 @@ class TALMasksLoss:
             # Without any object both have a gradient all the same, which training on several devices waits for.
             total = (prototypes.sum() + coefficients.sum()) * 0
             is_found = positives.target_score > 0  # a prediction that overlaps the object
-            for image in range(num_images):
-                (mine,) = torch.nonzero(is_found & (positives.image == image), as_tuple=True)
+            (found_at,) = torch.nonzero(is_found, as_tuple=True)
+            counts = torch.zeros_like(positives.image[:1]).repeat(num_images)
+            counts = counts.scatter_add(0, positives.image, is_found.long())
+            for image, mine in enumerate(found_at.split(counts.tolist())):  # they are in the order of the images
                 slot = positives.slot[mine]
                 total = (
                     total

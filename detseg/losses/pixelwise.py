@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from detseg.losses.checks import on_host
 from detseg.structures import IGNORE_INDEX
 
 
@@ -68,6 +69,8 @@ def hard_pixels(log_probability: Tensor, labels: Tensor, threshold: float, min_k
         loss = F.nll_loss(log_probability, labels, ignore_index=IGNORE_INDEX, reduction="none")
         labeled = labels != IGNORE_INDEX
         hard = labeled & (loss > -math.log(threshold))
+        if not on_host(labels):
+            return _at_least(hard, labeled, loss, min_kept)
         counts = torch.stack((hard.sum((1, 2)), labeled.sum((1, 2))), dim=1).tolist()
         for image, (num_hard, num_labeled) in enumerate(counts):
             num_wanted = math.ceil(num_labeled * min_kept)
@@ -76,3 +79,14 @@ def hard_pixels(log_probability: Tensor, labels: Tensor, threshold: float, min_k
                 limit = losses.kthvalue(num_labeled - num_wanted + 1).values
                 hard[image] = labeled[image] & (loss[image] >= limit)
     return hard
+
+
+def _at_least(hard: Tensor, labeled: Tensor, loss: Tensor, min_kept: float) -> Tensor:
+    """``hard`` with the share ``min_kept`` of each image's labeled pixels at least, as :func:`hard_pixels` has it, by
+    sorting: the host waits for nothing."""
+    num_hard, num_labeled = hard.sum((1, 2)), labeled.sum((1, 2))
+    num_wanted = (num_labeled.double() * min_kept).ceil().long()
+    ordered = loss.where(labeled, -1).flatten(1).sort(dim=1, descending=True).values
+    limit = ordered.gather(1, (num_wanted - 1).clamp(min=0)[:, None])
+    hardest = labeled & (loss >= limit[:, :, None])
+    return torch.where((num_hard < num_wanted)[:, None, None], hardest, hard)

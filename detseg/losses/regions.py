@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from detseg.losses.checks import on_host
 from detseg.structures import IGNORE_INDEX
 
 
@@ -60,13 +61,16 @@ def lovasz_softmax_loss(probability: Tensor, labels: Tensor) -> Tensor:
 def _lovasz_of_image(probability: Tensor, labels: Tensor) -> Tensor:
     truth = _one_hot(labels, len(probability), dim=0)
     present = truth.any(dim=1)
-    truth, probability = truth[present], probability[present]
+    if on_host(labels):  # elsewhere the others are counted as nothing, as the host would wait for their number
+        truth, probability = truth[present], probability[present]
     errors = torch.where(truth, 1 - probability, probability)
     # Last in order and without gradient: the same as if these pixels did not exist.
     errors = errors.masked_fill(labels == IGNORE_INDEX, 0)
     with torch.no_grad():
         order = errors.argsort(dim=1, descending=True)
         steps = torch.empty_like(errors).scatter_(1, order, _jaccard_steps(truth.gather(1, order), errors.dtype))
+        if len(steps) == len(present):
+            steps = steps.where(present[:, None], 0)
     return (errors * steps).sum() / present.sum().clamp(min=1)
 
 

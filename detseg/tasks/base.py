@@ -280,10 +280,15 @@ def normalize_images(images: Tensor, spec: InputSpec) -> Tensor:
     if spec.channel_order == "bgr":
         values = values.flip(1)
     if any(spec.mean):
-        values = values - values.new_tensor(spec.mean).view(1, 3, 1, 1)
+        values = values - _of_channels(spec.mean, values)
     if any(std != 1 for std in spec.std):
-        values = values / values.new_tensor(spec.std).view(1, 3, 1, 1)
+        values = values / _of_channels(spec.std, values)
     return values
+
+
+def _of_channels(numbers: Sequence[float], like: Tensor) -> Tensor:
+    """``[1, C, 1, 1]``, written where ``like`` is: a copy from the host would wait for the work before it."""
+    return torch.cat([like.new_full((1, 1, 1, 1), number) for number in numbers], dim=1)
 
 
 def make_batch(samples: Sequence[Sample], targets: dict[str, Tensor]) -> Batch:

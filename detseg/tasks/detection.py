@@ -18,6 +18,7 @@ from detseg.evaluation.hardest import HardestBoxes
 from detseg.evaluation.objects.coco_map import CocoEvaluator
 from detseg.losses import DETECTION_LOSSES
 from detseg.losses.base import LossSum
+from detseg.losses.checks import require_positions
 from detseg.losses.detection import DetectionLossConfig
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode, flatten_levels
@@ -287,6 +288,7 @@ class DetectionCriterion:
     """
 
     def __init__(self, config: DetectionLossConfig, model: Detector, num_classes: int) -> None:
+        self._num_classes = num_classes
         self.loss = config.build(num_classes=num_classes, strides=model.strides, reg_max=model.head.reg_max)
         if self.loss.head_kind != model.head.kind:
             raise ValueError(
@@ -300,8 +302,14 @@ class DetectionCriterion:
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Samples of one size -> a batch with ``boxes_xyxy`` ``[B, M, 4]`` and ``labels`` ``[B, M]``, see
-        :func:`box_targets`."""
-        return make_batch(samples, box_targets(samples))
+        :func:`box_targets`.
+
+        Raises:
+            ValueError: a label is no class.
+        """
+        targets = box_targets(samples)
+        require_positions(targets["labels"], self._num_classes)
+        return make_batch(samples, targets)
 
     def __call__(self, raw: list[Tensor], batch: Batch) -> LossSum:
         """Raw maps per level -> the loss parts of the configured assignment."""

@@ -18,6 +18,7 @@ from detseg.evaluation.objects.hardest_instances import HardestInstances
 from detseg.evaluation.objects.instances import InstanceEvaluator
 from detseg.losses import INSTANCE_LOSSES
 from detseg.losses.base import LossSum
+from detseg.losses.checks import require_positions
 from detseg.losses.instances import InstanceLossConfig
 from detseg.models.base import MaskMaps
 from detseg.models.detector import Detector
@@ -190,6 +191,7 @@ class InstanceCriterion:
     """
 
     def __init__(self, config: InstanceLossConfig, model: Detector, num_classes: int) -> None:
+        self._num_classes = num_classes
         self.loss = config.build(num_classes=num_classes, strides=model.strides, reg_max=model.head.reg_max)
         self._prototype_stride = model.head.prototype_stride
         if self.loss.head_kind != model.head.kind:
@@ -207,9 +209,10 @@ class InstanceCriterion:
         the cells of each object as :func:`detseg.losses.instances.pack_cells` packs them.
 
         Raises:
-            ValueError: a sample has no masks.
+            ValueError: a sample has no masks, or a label is no class.
         """
         targets = box_targets(samples)
+        require_positions(targets["labels"], self._num_classes)
         height, width = (side // self._prototype_stride for side in samples[0].image.shape[:2])
         packed = np.zeros((*targets["labels"].shape, height, -(-width // 8)), np.uint8)
         for row, sample in enumerate(samples):

@@ -21,6 +21,7 @@ from detseg.evaluation.labels.label_scores import mask_scores
 from detseg.evaluation.labels.miou import SegmentationEvaluator
 from detseg.losses import SEGMENTATION_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
+from detseg.losses.checks import require_labels
 from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram
 from detseg.models.base import min_side
 from detseg.ops.inferers import average_over_tta, sliding_window
@@ -226,14 +227,16 @@ class SemanticCriterion:
         """Samples of one size -> a batch with ``mask`` ``[B, H, W]`` uint8, ``IGNORE_INDEX`` where there is no class.
 
         Raises:
-            ValueError: a sample has no mask.
+            ValueError: a sample has no mask, or one with a label that is no class.
         """
         masks = []
         for sample in samples:
             if sample.mask is None:
                 raise ValueError(f"{sample.path}: has no mask; semantic segmentation needs one for every image")
             masks.append(sample.mask)
-        return make_batch(samples, {"mask": torch.from_numpy(np.stack(masks))})
+        stacked = torch.from_numpy(np.stack(masks))
+        require_labels(stacked, len(self._class_names), "mask")
+        return make_batch(samples, {"mask": stacked})
 
     def __call__(self, raw: Tensor, batch: Batch) -> LossSum:
         """Logits ``[B, C, H, W]`` -> the parts of the configured loss."""

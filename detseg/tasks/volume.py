@@ -20,6 +20,7 @@ from detseg.evaluation.labels.dice import VolumeEvaluator
 from detseg.evaluation.labels.label_scores import volume_scores
 from detseg.losses import VOLUME_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
+from detseg.losses.checks import require_labels
 from detseg.losses.dice import DiceLossConfig
 from detseg.losses.nested import RegionLoss
 from detseg.ops.inferers import average_over_flips, probabilities_of, sliding_window
@@ -289,6 +290,7 @@ class VolumeCriterion:
     """
 
     def __init__(self, config: LabelLossConfig, num_classes: int, regions: Sequence[Sequence[int]] = ()) -> None:
+        self._num_classes = num_classes
         self.loss: Any = RegionLoss(cast(DiceLossConfig, config), regions) if regions else config.build(num_classes)
 
     def prepare(self, data: VolumeSource) -> dict[str, Any]:
@@ -297,10 +299,18 @@ class VolumeCriterion:
 
     def collate(self, samples: Sequence[VolumeSample]) -> Batch:
         """Samples of one shape -> a batch with ``labels`` ``[B, D, H, W]`` uint8, ``IGNORE_INDEX`` where there is no
-        class, if the samples have labels."""
+        class, if the samples have labels.
+
+        Raises:
+            ValueError: a label is no class.
+        """
         labels = [sample.labels for sample in samples if sample.labels is not None]
         assert len(labels) in (0, len(samples)), "labels for all samples or for none"
-        return _make_batch(samples, {"labels": torch.from_numpy(np.stack(labels))} if labels else {})
+        if not labels:
+            return _make_batch(samples, {})
+        stacked = torch.from_numpy(np.stack(labels))
+        require_labels(stacked, self._num_classes, "label volume")
+        return _make_batch(samples, {"labels": stacked})
 
     def __call__(self, raw: Tensor | tuple[Tensor, ...], batch: Batch) -> LossSum:
         """Logits ``[B, C, D, H, W]``, with deep supervision those of coarser levels after them -> the configured loss.
