@@ -18,6 +18,7 @@ from detseg.engine.samples import Samples, eval_placing
 from detseg.evaluation.base import Evaluator
 from detseg.inference.load import make_runner
 from detseg.models.base import fused
+from detseg.ops.precision import require_precision
 from detseg.runtime.runner import Runner, predict_frames
 from detseg.runtime.sources.frames import Frame
 from detseg.structures import Result
@@ -60,6 +61,7 @@ def evaluate(
     """
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    require_precision(PRECISIONS[precision], device)
     settle_on(task, device)
     group = group or Group()
     if task.kind.views(task.config.postprocess) is not None:

@@ -29,9 +29,10 @@ from detseg.engine.samples import Samples, as_samples, file_names, for_channels
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.start_report import announce
 from detseg.engine.training.checkpoint import load_state
-from detseg.engine.training.trainer import Trainer
+from detseg.engine.training.trainer import AMP_TYPES, Trainer
 from detseg.evaluation.report import all_metrics
 from detseg.files import remove_partial_files, write_text
+from detseg.ops.precision import gpu_arithmetic, require_precision
 from detseg.runtime.weights.released import BEST
 from detseg.structures import Metrics
 from detseg.tasks.base import Batch, settle_on
@@ -140,9 +141,10 @@ def train(
                 log.warn(text)
             if notice := notice_of_size(config, opened.train):
                 log.say(notice)
-            trainer.fit(log)
-            trainer.loader.close()
-            result = _report(config, val_set, opened.bad_val, run_dir, group, device, bar=bar)
+            with gpu_arithmetic(tf32=config.train.tf32, fixed_shapes=config.augment.multi_scale is None):
+                trainer.fit(log)
+                trainer.loader.close()
+                result = _report(config, val_set, opened.bad_val, run_dir, group, device, bar=bar)
             log.result(result.metrics)
         finally:
             log.close()
@@ -184,6 +186,7 @@ def build_trainer(
     settings = config.train
     torch.manual_seed(settings.seed)
     model, task = file_config.build()
+    require_precision(AMP_TYPES.get(settings.amp), device)
     settle_on(task, device)  # now, not after the first epoch
     criterion = file_config.task.build_criterion(model, task)
     report = None

@@ -147,6 +147,9 @@ class TrainConfig:
     replays as CUDA graphs, so that a GPU does not wait for their launching; ``none``: the model runs as it is.
     Compiling takes minutes when an input size is first seen.
     Evaluation and the saved weights are the same model's, uncompiled."""
+    tf32: bool = True
+    """Whether GPUs compute float32 convolutions and products of matrices in TF32, which has 10 bits of mantissa and is
+    several times as fast; false: in float32. It matters with ``amp: none`` on NVIDIA's from Ampere on."""
     loggers: tuple[Literal["csv", "tensorboard", "wandb", "mlflow"], ...] = ("csv", "tensorboard")
     """What keeps the numbers of the run beside ``metrics.jsonl``: ``csv`` (``metrics.csv``), ``tensorboard``, and as
     extras ``wandb`` (offline unless ``WANDB_MODE`` is set) and ``mlflow`` (in the run's folder unless

@@ -15,6 +15,7 @@ from detseg.arrays import BoolArray, FloatArray
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
+from detseg.ops.precision import require_precision
 from detseg.ops.triton_probe import warn_without_triton, why_no_triton
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
@@ -123,6 +124,7 @@ def make_runner(
     if dtype is None:
         raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     device = torch.device(device)
+    require_precision(dtype, device)
     if not full_input and (device.type == "cuda" or not task.kind.has_boxes):
         raise ValueError(
             f"full_input can be False for boxes on the CPU only, this is {task.name} on {device}: leave it out"

@@ -12,7 +12,8 @@ T = TypeVar("T")
 class Awaited(Iterator[T]):
     """``items``, with the ``seconds`` spent waiting for them so far.
 
-    A training step ends by fetching its loss from the device, so that a GPU, too, has nothing to do in this time.
+    A training step fetches the loss of the step before from the device, so that a GPU has no more than the rest of one
+    step to do in this time.
     """
 
     def __init__(self, items: Iterator[T]) -> None:

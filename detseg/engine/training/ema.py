@@ -49,8 +49,9 @@ class ModelEMA:
         weight = 1 - self.config.decay * (1 - math.exp(-self.num_updates / self.config.ramp))
         ours, theirs = zip(*self._averaged, strict=True)
         torch._foreach_lerp_(ours, theirs, weight)
-        for own, other in self._copied:
-            own.copy_(other)
+        if self._copied:
+            ours, theirs = zip(*self._copied, strict=True)
+            torch._foreach_copy_(ours, theirs)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that is needed to go on, in full precision."""

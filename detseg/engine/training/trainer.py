@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -10,16 +9,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from detseg.data.loading.loader import TrainLoader
 from detseg.data.loading.worker_pool import WorkerDiedError
 from detseg.data.source import DatasetError
 from detseg.engine.distributed import Group
+from detseg.engine.late import LateValues, StepOutcome, StepRecord
+from detseg.engine.learner import Copies, Learner
 from detseg.engine.logging.log import RunLog
 from detseg.engine.settings import TrainConfig
 from detseg.engine.training.awaited import Awaited
@@ -92,9 +92,11 @@ class Trainer:
         self.frozen_names = names_to_freeze(model, config.freeze)
         self.scaler = torch.amp.GradScaler(device.type, enabled=config.amp == "fp16")
         self.ema = ModelEMA(model, config.ema) if config.ema else None
-        is_compiled = config.compile != "none"
-        self.learner = cast(nn.Module, torch.compile(model, mode=config.compile)) if is_compiled else model
+        self.learner = Learner(model, config, group.world_size)
+        self.copies = Copies(device)
         self.progress = Progress()
+        self._unread: StepRecord | None = None
+        self._is_stopping = False
         self.started_from: StartReport | None = None
         self.data_identity: dict[str, Any] = {}
         """What the data are that the run learns from, kept in its state."""
@@ -169,6 +171,7 @@ class Trainer:
             return self._take_steps(log)
         except (WorkerDiedError, ImageError, DatasetError):
             # It came between two steps. Other processes wait for this one in the next, so nobody is waited for.
+            self.settle()
             if self.group.is_main and self.progress.step:
                 save_state(self.run_dir, self.state_dict())
                 log.say(
@@ -182,15 +185,14 @@ class Trainer:
         self.model.train()
         frozen = self.frozen_names if config.freeze_epochs is None or progress.epoch < config.freeze_epochs else set()
         freeze(self.model, frozen, self.learned, norms=config.freeze_norms)
-        model = self._wrapped()
+        model = self.learner.joined()
         batches = Awaited(self.loader.epoch(progress.epoch, start_batch=progress.batch))
         with log.epoch_bar(progress.epoch, config.epochs, self.steps_per_epoch, progress.num_steps) as bar:
             for micro_batches in _chunks(batches, config.accumulate):
                 told_to_stop = self._step(model, micro_batches)
                 progress.batch += len(micro_batches)
                 progress.step += 1
-                progress.num_steps += 1
-                bar.update({name: value / progress.num_steps for name, value in progress.sums.items()})
+                bar.update({name: value / max(1, progress.num_steps) for name, value in progress.sums.items()})
                 for message in self.loader.bad_images_of_epoch.values():
                     log.warn(describe_skipped(message))
                 if told_to_stop:
@@ -199,83 +201,107 @@ class Trainer:
                     self._save()
         return batches.seconds
 
-    def _wrapped(self) -> nn.Module:
-        if self.group.world_size == 1:
-            return self.learner
-        return DistributedDataParallel(self.learner, gradient_as_bucket_view=True)
-
     def _step(self, model: nn.Module, batches: list[Batch]) -> bool:
-        """One optimizer step on ``batches``; returns whether some process was told to stop.
+        """One optimizer step on ``batches``; returns whether some process was told to stop, of several at the step
+        before this one.
 
         Each batch's loss is divided by a ``reference``, and the gradient at the end by what the sum of all normalizers
         differs from it: equal to one loss over all batches of all processes, divided by their common normalizer.
+
+        The host waits for none of it. What it wants to know of the step it reads during the next one, see
+        :meth:`settle`; a step whose loss or gradient is not finite changes no weights.
         """
-        torch.manual_seed(_mix(self.config.seed, self.progress.step, self.group.rank))
+        step = self.progress.step
+        torch.manual_seed(_mix(self.config.seed, step, self.group.rank))
         self._set_learning_rate()
-        self.optimizer.zero_grad(set_to_none=True)
-        normalizers: list[float] = []
-        told_to_stop = False
+        self.learner.begin(self.optimizer)
+        summed: list[Tensor] = []
         sums: dict[str, Tensor] = {}
         for number, batch in enumerate(batches, start=1):
-            with self._without_sync(model, number < len(batches)):
+            with self.learner.micro_batch(model, is_last=number == len(batches)):
                 loss = self._forward(model, batch)
                 total = loss.sum()
-                flags = [
-                    loss.normalizer,
-                    total.new_tensor(bool(self.stop)),
-                    (~torch.isfinite(total.detach())).to(total.dtype),
-                ]
-                normalizer, stops, failures = self.group.sum(torch.stack(flags)).tolist()
-                if failures:
-                    self._refuse(loss, batch)
-                normalizers.append(normalizer)
-                told_to_stop = told_to_stop or stops > 0
-                reference = max(1.0, normalizers[0])
+                is_bad = (~torch.isfinite(total.detach())).to(total.dtype)
+                flags = [total.new_full((), float(bool(self.stop))), is_bad, loss.normalizer]
+                summed.append(self.group.sum(torch.stack(flags)))
+                reference = summed[0][2].clamp(min=1)
                 scaled = self.scaler.scale(total * (self.group.world_size / reference))
                 torch.autograd.backward(scaled)
             for name, part in loss.parts.items():
                 sums[name] = sums.get(name, torch.zeros_like(part)) + part.detach()
-        divisor = max(1.0, sum(normalizers))
-        self._apply_gradient(reference / divisor, batches)
-        for name, value in zip(sums, self.group.sum(torch.stack(list(sums.values()))).tolist(), strict=True):
-            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value / divisor
-        return told_to_stop
+        stops, failures, normalizers = torch.stack(summed).unbind(dim=1)
+        factor = reference / normalizers.sum().clamp(min=1) if len(batches) > 1 else None
+        norm = self._scale_gradient(factor)
+        parts = self.group.sum(torch.stack(list(sums.values())))
+        values = torch.cat([torch.stack([stops.sum(), failures.sum(), norm]), normalizers, parts])
+        paths = tuple(path for batch in batches for path in batch.paths)
+        record = StepRecord(step, paths, len(batches), tuple(sums), LateValues(values))
+        self.settle()  # the step before
+        self._unread = record
+        self._learn(~(torch.isfinite(norm) & (failures.sum() == 0)))
+        return self._is_stopping if self.group.world_size > 1 else bool(self.stop)
+
+    def settle(self) -> None:
+        """Read what the last step left on the device, and count it.
+
+        Raises:
+            NonFiniteLossError: its loss or its gradient was not finite.
+        """
+        if self._unread is None:
+            return
+        record, self._unread = self._unread, None
+        outcome = StepOutcome.of(record)
+        if outcome.num_failures:
+            self._refuse(f"the loss is not finite in step {record.step}", record, outcome)
+        # With fp16 the scaler skips such a step and lowers its scale; without it something is wrong.
+        if not self.scaler.is_enabled() and not math.isfinite(outcome.gradient_norm):
+            self._refuse(f"the gradient is not finite in step {record.step}", record, outcome)
+        self.progress.num_steps += 1
+        for name, value in outcome.parts.items():
+            self.progress.sums[name] = self.progress.sums.get(name, 0.0) + value / outcome.normalizer
+        self._is_stopping = self._is_stopping or outcome.was_stopped
 
     def _forward(self, model: nn.Module, batch: Batch) -> LossSum:
-        batch = batch.to(self.device)
+        batch = self.copies.copied(batch)
         amp_type = AMP_TYPES.get(self.config.amp)
         images = self.task.normalize(batch.images)
         with torch.autocast(self.device.type, dtype=amp_type, enabled=amp_type is not None):
             raw = model(images)
         return self.criterion(raw, batch)
 
-    def _apply_gradient(self, factor: float, batches: list[Batch]) -> None:
+    def _scale_gradient(self, factor: Tensor | None) -> Tensor:
+        """Multiply the gradient by ``factor`` and shorten it where it is too long; its length before that."""
         self.scaler.unscale_(self.optimizer)
         gradients = [p.grad for p in self.learned if p.grad is not None]
-        if factor != 1.0:
+        if factor is not None:
             torch._foreach_mul_(gradients, factor)
         norm = torch.nn.utils.get_total_norm(gradients)
-        # With fp16 the scaler skips such a step and lowers its scale; without it something is wrong.
-        if not self.scaler.is_enabled() and not torch.isfinite(norm):
-            names = ", ".join(path for batch in batches for path in batch.paths)
-            raise NonFiniteLossError(f"the gradient is not finite in step {self.progress.step}; {self._advice(names)}")
         if self.config.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(self.learned, self.config.clip_norm, norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        return norm
+
+    def _learn(self, is_bad: Tensor) -> None:
+        """Change the weights, unless ``is_bad``."""
+        optimizer: Any = self.optimizer
+        if self.scaler.is_enabled():  # which looks for itself
+            self.scaler.step(optimizer)
+            self.scaler.update()
+        elif getattr(optimizer, "_step_supports_amp_scaling", False):
+            optimizer.grad_scale, optimizer.found_inf = None, is_bad.float()
+            optimizer.step()
+            del optimizer.grad_scale, optimizer.found_inf
+        else:
+            self.settle()
+            optimizer.step()
         if self.ema:
             self.ema.update()
 
-    def _refuse(self, loss: LossSum, batch: Batch) -> None:
-        parts = ", ".join(f"{name}={part.item():g}" for name, part in loss.parts.items())
+    def _refuse(self, what: str, record: StepRecord, outcome: StepOutcome) -> None:
+        parts = ", ".join(f"{name}={part:g}" for name, part in outcome.parts.items())
         raise NonFiniteLossError(
-            f"the loss is not finite in step {self.progress.step} ({parts}); {self._advice(', '.join(batch.paths))}"
-        )
-
-    def _advice(self, names: str) -> str:
-        return (
-            f"images of the batch: {names}. Nothing of this step was learned or saved; the last good state is in "
-            f"{self.run_dir}. Look at these images with `detseg check`, or lower train.optimizer.learning_rate"
+            f"{what} ({parts}); images of the batch: {', '.join(record.paths)}. Nothing of this step was learned or "
+            f"saved; the last good state is in {self.run_dir}. Look at these images with `detseg check`, or lower "
+            "train.optimizer.learning_rate"
         )
 
     def _set_learning_rate(self) -> None:
@@ -284,12 +310,8 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.optimizer.learning_rate * factor
 
-    def _without_sync(self, model: nn.Module, waiting: bool) -> contextlib.AbstractContextManager[None]:
-        if waiting and isinstance(model, DistributedDataParallel):
-            return model.no_sync()
-        return contextlib.nullcontext()
-
     def _finish_epoch(self, log: RunLog, train_seconds: float, wait_seconds: float) -> None:
+        self.settle()
         progress, config = self.progress, self.config
         num_steps = max(1, progress.num_steps)
         record: dict[str, Any] = {
@@ -344,6 +366,7 @@ class Trainer:
             self.save_model(self.run_dir / name, model.state_dict())
 
     def _save(self) -> None:
+        self.settle()
         if self.group.is_main:
             save_state(self.run_dir, self.state_dict())
         self.group.barrier()

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,11 +19,14 @@ from torch import Tensor
 
 from detseg.config import load_config
 from detseg.data.open import open_dataset
+from detseg.engine import learner as learner_module
 from detseg.engine.distributed import Group, join_group, leave_group
 from detseg.engine.evaluate import evaluate
+from detseg.engine.learner import Copies, Learner
 from detseg.engine.run import build_trainer
 from detseg.engine.settings import RunConfig
 from detseg.engine.training.trainer import NonFiniteLossError, Trainer
+from detseg.losses import assigners, checks, detection
 from detseg.tasks.model_file import ModelFileConfig
 
 Tiny = Callable[..., RunConfig]
@@ -40,7 +46,8 @@ def first_step(trainer: Trainer) -> tuple[dict[str, Tensor], dict[str, float]]:
     if trainer.config.freeze_norms:
         trainer.model.eval()
     batches = list(islice(trainer.loader.epoch(0), trainer.config.accumulate))
-    trainer._step(trainer._wrapped(), batches)
+    trainer._step(trainer.learner.joined(), batches)
+    trainer.settle()
     named = trainer.model.named_parameters()
     gradients = {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
     return gradients, dict(trainer.progress.sums)
@@ -89,16 +96,37 @@ def test_a_batch_without_objects_trains(tiny: Tiny, tmp_path: Path) -> None:
         assert all(value == 0 for name, value in parts.items() if name != background)
 
 
-def test_a_loss_that_is_not_finite_stops_before_anything_is_learned(tiny: Tiny) -> None:
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "rmsprop"])
+def test_nothing_is_learned_from_a_loss_that_is_not_finite(tiny: Tiny, optimizer: str) -> None:
+    """The host learns of it one step later, but not before the next state is saved."""
+    common = [setting for setting in COMMON if "optimizer" not in setting]
+    trainer = make_trainer(tiny(*common, f"train.optimizer.name={optimizer}"))
+    first, second = islice(trainer.loader.epoch(0), 2)
+    next(weight for weight in trainer.model.head.parameters() if weight.requires_grad).data[0] = float("nan")
+    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
+
+    def two_steps() -> None:
+        for number, batch in enumerate((first, second)):
+            trainer.progress.step = number
+            trainer._step(trainer.model, [batch])
+
+    with pytest.raises(NonFiniteLossError, match="the loss is not finite in step 0") as caught:
+        two_steps()
+    assert all(path in str(caught.value) for path in first.paths)
+    for name, value in trainer.model.named_parameters():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, equal_nan=True, msg=name)
+    assert not trainer.progress.num_steps
+    assert not trainer.progress.sums
+
+
+def test_no_state_is_saved_after_a_loss_that_is_not_finite(tiny: Tiny, tmp_path: Path) -> None:
     trainer = make_trainer(tiny(*COMMON))
-    batch = next(iter(trainer.loader.epoch(0)))
-    next(weight for weight in trainer.model.head.parameters() if weight.requires_grad).data.fill_(float("nan"))
-    before = {name: value.clone() for name, value in trainer.ema.model.state_dict().items()}
-    with pytest.raises(NonFiniteLossError) as caught:
-        trainer._step(trainer.model, [batch])
-    assert all(path in str(caught.value) for path in batch.paths)
-    assert all(torch.equal(value, before[name]) for name, value in trainer.ema.model.state_dict().items())
-    assert not trainer.optimizer.state
+    trainer.run_dir = tmp_path / "run"
+    next(weight for weight in trainer.model.head.parameters() if weight.requires_grad).data[0] = float("nan")
+    trainer._step(trainer.model, [next(iter(trainer.loader.epoch(0)))])
+    with pytest.raises(NonFiniteLossError, match="the loss is not finite"):
+        trainer._save()
+    assert not trainer.run_dir.exists()
 
 
 def _in_process(rank: int, world_size: int, port: int, folder: str) -> None:
@@ -160,3 +188,103 @@ def test_a_gradient_that_is_too_long_is_shortened_and_no_other(tiny: Tiny) -> No
     for limit, factor in ((length / 3, 1 / 3), (length * 3, 1.0)):
         clipped, _ = first_step(make_trainer(tiny(*COMMON[1:], f"train.clip_norm={limit}")))
         assert_same(clipped, {name: gradient * factor for name, gradient in free.items()}, 1e-4)
+
+
+def test_a_step_waits_for_the_device_no_more_than_its_loss(
+    tiny: Tiny, waits: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twice per micro-batch, for the shapes of the assignment, and once for the numbers of the step before."""
+    for module in (assigners, checks, detection):
+        monkeypatch.setattr(module, "on_host", lambda tensor: False)
+    trainer = make_trainer(tiny(*COMMON[1:], "train.clip_norm=10", "train.batch_size=4", "train.accumulate=3"))
+    batches = list(islice(trainer.loader.epoch(0), 3))
+    trainer._step(trainer.learner.joined(), batches)
+    with waits() as counted:
+        trainer._step(trainer.learner.joined(), batches)
+    assert sorted(counted.names) == ["aten::nonzero"] * 6 + ["tolist"]
+    trainer.settle()
+    assert trainer.progress.num_steps == 2
+
+
+def test_gradients_in_memory_that_is_overwritten_are_added_up_elsewhere(tiny: Tiny) -> None:
+    """A stand-in for a CUDA graph, which writes the gradients of each micro-batch to the same place."""
+    place = torch.zeros(2)
+
+    class Graph(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, weight: Tensor, factor: float) -> Tensor:
+            context.factor = factor
+            return weight.sum() * factor
+
+        @staticmethod
+        def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+            place.fill_(context.factor)
+            return place[:], None
+
+    def gradient_of(**settings: Any) -> list[float]:
+        model = torch.nn.Linear(2, 1, bias=False)
+        model.weight = torch.nn.Parameter(torch.ones(2))
+        learner = Learner(model, replace(tiny().train, accumulate=2, **settings), 1)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        for _ in range(2):
+            learner.begin(optimizer)
+            for factor in (1.0, 10.0):
+                Graph.apply(model.weight, factor).backward()
+        assert model.weight.grad is not None
+        return model.weight.grad.tolist()
+
+    assert gradient_of(compile="reduce-overhead") == [11, 11]
+    assert gradient_of(compile="none") == [20, 20], "the stand-in overwrites what it gave"
+
+
+def test_graphs_in_several_processes_are_refused(tiny: Tiny) -> None:
+    config = tiny("train.compile=reduce-overhead").train
+    with pytest.raises(ValueError, match=r"there are 2 of them; take train\.compile=default"):
+        Learner(torch.nn.Linear(1, 1), config, 2)
+
+
+def test_the_processes_are_joined_once_as_long_as_the_same_parameters_learn(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Joined(torch.nn.Module):
+        def __init__(self, module: torch.nn.Module, **settings: Any) -> None:
+            super().__init__()
+            made.append(settings)
+
+    monkeypatch.setattr(learner_module, "DistributedDataParallel", Joined)
+    model = torch.nn.Linear(2, 1)
+    learner = Learner(model, tiny().train, 2)
+    first = learner.joined()
+    assert learner.joined() is first
+    model.bias.requires_grad_(False)
+    assert learner.joined() is not first
+    assert made == [{"gradient_as_bucket_view": True, "broadcast_buffers": False}] * 2
+
+
+def test_batches_are_copied_in_a_stream_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for streams: what is put into which, and in what order."""
+    done: list[str] = []
+    current = SimpleNamespace(wait_stream=lambda other: done.append("waits for the copy"))
+
+    class There:
+        def record_stream(self, stream: Any) -> None:
+            done.append("kept" if stream is current else "kept for another")
+
+    class Given:
+        def to(self, device: Any) -> Any:
+            done.append("copied")
+            return SimpleNamespace(images=There(), targets={"mask": There()})
+
+    @contextmanager
+    def within(stream: Any) -> Iterator[None]:
+        done.append("aside")
+        yield
+        done.append("back")
+
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "side")
+    monkeypatch.setattr(torch.cuda, "stream", within)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: current)
+    Copies(torch.device("cuda", 1)).copied(Given())  # type: ignore[arg-type]
+    assert done == ["aside", "copied", "back", "waits for the copy", "kept", "kept"]
