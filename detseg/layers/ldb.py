@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from detseg.layers.attention import ChannelWeights
 from detseg.layers.channel_layout import layout_after_shuffle, reorder_inputs, reorder_outputs, shuffle_order
 from detseg.layers.conv import BATCH_NORM_EPS, ConvNormAct
+from detseg.layers.cpu.norm_act import norm_act
+from detseg.layers.cpu.pointwise import PointwiseConv2d
+from detseg.layers.cpu.rows import has_rows
+from detseg.layers.cpu.switch import speeds_up
 
 MOMENTUM = 0.1
 
@@ -37,8 +41,7 @@ class NormPReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, H, W]`` -> the same shape."""
-        out: Tensor = self.act(self.bn(x))
-        return out
+        return norm_act(self.bn, self.act, x)
 
     def reorder(self, layout: Tensor) -> None:
         """Take and give, from now on, the channels in ``layout`` (see ``channel_layout``)."""
@@ -55,6 +58,10 @@ class ChannelShuffle(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, channels, H, W]`` -> the same shape."""
+        if torch.is_grad_enabled() and speeds_up(x) and has_rows(x):
+            # Channels stay last in memory, where the selection below would leave another layout.
+            pairs = x.permute(0, 2, 3, 1).unflatten(3, (-1, 2))
+            return pairs.transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
         return x[:, self.get_buffer("order")]
 
 
@@ -67,14 +74,14 @@ class LDB(nn.Module):
         super().__init__()
         hidden = channels // 2
         self.pre = NormPReLU(channels)
-        self.squeeze = nn.Conv2d(channels, hidden, 1, bias=False)
+        self.squeeze = PointwiseConv2d(channels, hidden)
         self.dense = nn.Sequential(conv_norm_prelu(hidden, hidden, (3, 1)), conv_norm_prelu(hidden, hidden, (1, 3)))
         self.near = _depthwise_pair(hidden, 1)
         self.far = _depthwise_pair(hidden, dilation)
         self.near_weights = ChannelWeights()
         self.far_weights = ChannelWeights()
         self.post = NormPReLU(hidden)
-        self.unsqueeze = nn.Conv2d(hidden, channels, 1, bias=False)
+        self.unsqueeze = PointwiseConv2d(hidden, channels)
         self.shuffle: nn.Module = ChannelShuffle(channels)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.layers.autocast import in_32_bits, learns_in_16_bits
+from detseg.layers.cpu.norm_act import norm_act
 from detseg.layers.cpu.volume_conv import fast_same_conv3d, prepared
 from detseg.layers.cpu.volume_pointwise import InstanceNorm3d, PReLU
 from detseg.volumes import Shape3
@@ -21,6 +22,8 @@ VolumeNorm = Literal["batch", "instance", "none"]
 VolumeActivation = Literal["prelu", "elu"]
 
 Conv3dT = TypeVar("Conv3dT", bound=nn.Conv3d | nn.ConvTranspose3d)
+
+NO_ACTIVATION = nn.Identity()
 
 
 @dataclass(frozen=True)
@@ -103,10 +106,9 @@ class ConvNorm(nn.Module):
         self.conv = conv
         self.norm = settings.make_norm(conv.out_channels)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """``[B, C, D, H, W]`` -> what the convolution makes of it."""
-        out: Tensor = self.norm(self.conv(x))
-        return out
+    def forward(self, x: Tensor, activation: nn.Module = NO_ACTIVATION) -> Tensor:
+        """``[B, C, D, H, W]`` -> what the convolution makes of it, normed and then activated."""
+        return norm_act(self.norm, activation, self.conv(x))
 
     @torch.no_grad()
     def fuse(self) -> None:
@@ -145,9 +147,7 @@ class ResidualStage(nn.Module):
         if shortcut.shape[1] > self.channels:
             shortcut = shortcut[:, : self.channels]
         for index, conv in enumerate(self.convs):
-            x = conv(x)
-            if index < len(self.inner_acts):
-                x = self.inner_acts[index](x)
+            x = conv(x, self.inner_acts[index]) if index < len(self.inner_acts) else conv(x)
         out: Tensor = self.act(x + shortcut)
         return out
 
@@ -176,7 +176,7 @@ class DownStage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, in_channels, D, H, W]`` -> ``[B, channels, D / stride, H / stride, W / stride]``."""
-        x = self.resample_act(self.resample(x))
+        x = self.resample(x, self.resample_act)
         out: Tensor = self.stage(self.dropout(x), shortcut=x)
         return out
 
@@ -211,7 +211,7 @@ class UpStage(nn.Module):
         ``[B, 2 skip_channels, D, H, W]``."""
         # In this order, in which MONAI draws from the random state.
         x, skip = self.dropout(x), self.skip_dropout(skip)
-        x = self.resample_act(self.resample(x))
+        x = self.resample(x, self.resample_act)
         out: Tensor = self.stage(torch.cat((x, skip), dim=1))
         return out
 
