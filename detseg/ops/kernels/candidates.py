@@ -43,11 +43,12 @@ def append(keys, num_found, capacity, key, passing):
     added = passing.to(tl.int32)
     count = tl.sum(added)
     if count > 0:
-        position = tl.atomic_add(num_found, count) + tl.cumsum(added, 0) - 1
+        # The place alone is at stake, and the next kernel begins when all of this one is in memory.
+        position = tl.atomic_add(num_found, count, sem="relaxed") + tl.cumsum(added, 0) - 1
         tl.store(keys + position, key, mask=passing & (position < capacity))
 
 
-@triton.jit(do_not_specialize=["num_anchors", "capacity", "confidence"])
+@triton.jit(do_not_specialize=["capacity", "confidence"])
 def collect(
     scores, keys, num_found, stride_b, stride_a, stride_c, num_anchors, capacity, confidence,
     NUM_CLASSES: tl.constexpr, MULTI_LABEL: tl.constexpr, LABELED: tl.constexpr,
@@ -80,7 +81,7 @@ def collect(
         append(keys, num_found, capacity, best, passing)
 
 
-@triton.jit(do_not_specialize=["num_anchors", "capacity", "max_candidates", "confidence"])
+@triton.jit(do_not_specialize=["capacity", "max_candidates", "confidence"])
 def limit(
     scores, keys, num_found, stride_b, stride_a, stride_c, num_anchors, capacity, max_candidates, confidence,
     NUM_CLASSES: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_C: tl.constexpr,

@@ -65,7 +65,8 @@ for architecture, cases in json.loads(sys.argv[1]):
     driver.set_active(Described(architecture))
     for case in cases:
         dtype, num_classes, multi_label, class_agnostic, labeled = case
-        boxes_xyxy, scores = torch.zeros(2, 8400, 4), torch.zeros(2, 8400, num_classes)
+        # Scores as a detector's maps have them: class by class.
+        boxes_xyxy, scores = torch.zeros(2, 8400, 4), torch.zeros(2, num_classes, 8400).transpose(1, 2)
         labels = torch.zeros(2, 8400, dtype=torch.int64) if labeled else None
         inputs = (tensor.to(getattr(torch, dtype)) for tensor in (boxes_xyxy, scores))
         out = empty_outputs(boxes_xyxy, 300)
@@ -157,6 +158,18 @@ def rows_are_read_after_a_barrier(ptx: str) -> bool:
     chunk = instructions[first_store:branch]
     last_store = max(i for i, instruction in enumerate(chunk) if instruction.startswith("st.global"))
     return "bar.sync" in chunk[last_store:]
+
+
+def test_scores_are_read_sixteen_bytes_at_a_time(compiled: list[Compiled]) -> None:
+    """Neighbors in memory are read together, and nobody waits until others see that a place was taken."""
+    collecting = [variant for variant in compiled if variant["kernel"] == "collect" and variant["case"][1] == 80]
+    assert len(collecting) > len(ARCHITECTURES)
+    for variant in collecting:
+        loads = re.findall(r"\bld\.global\.([\w.]+)", variant["ptx"])
+        assert loads, name_of(variant)
+        assert set(loads) == {"v4.b32"}, (name_of(variant), loads)
+        assert "atom.global.gpu.relaxed.add" in variant["ptx"], name_of(variant)
+        assert "acq_rel" not in variant["ptx"], name_of(variant)
 
 
 def test_registers_suffice(compiled: list[Compiled]) -> None:
