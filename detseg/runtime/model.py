@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray
+from detseg.runtime.devices import parse_device
 from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.kinds.base import Metadata
@@ -371,7 +372,9 @@ def open_onnx(
     """The network in an ``.onnx`` file, on ``device``; ``size`` and ``foreign`` are for files of other programs."""
     available = import_onnxruntime().get_available_providers()
     return open_on(
-        device, available, lambda providers: OnnxModel(path, num_threads, providers, foreign=foreign, size=size)
+        parse_device(device),
+        available,
+        lambda providers: OnnxModel(path, num_threads, providers, foreign=foreign, size=size),
     )
 
 

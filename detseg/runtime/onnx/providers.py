@@ -6,8 +6,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from detseg.runtime.devices import parse_device
-
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
 Provider = str | tuple[str, dict[str, Any]]
@@ -20,13 +18,13 @@ class ProviderError(ValueError):
 
 
 def open_on(device: str, available: Sequence[str], make: Callable[[Sequence[Provider]], T]) -> T:
-    """What ``make`` gives for the providers that ``device`` stands for. ``auto`` is the first GPU where ONNX Runtime is
-    built for one (``available``) and finds it, else the CPU.
+    """What ``make`` gives for the providers that ``device``, as ``parse_device`` has it, stands for. ``auto`` is the
+    first GPU where ONNX Runtime is built for one (``available``) and finds it, else the CPU.
 
     Raises:
         ValueError: it is no device for ``.onnx`` files, or it was named and ONNX Runtime cannot run there.
     """
-    kind, _, number = parse_device(device).partition(":")
+    kind, _, number = device.partition(":")
     on_gpu: list[Provider] = [(CUDA, {"device_id": int(number or 0)}), CPU]
     if kind == "cuda":
         return make(on_gpu)

@@ -18,7 +18,7 @@ BOTH = ["TensorrtExecutionProvider", CUDA, CPU]
     [
         ("cuda", BOTH, [(CUDA, {"device_id": 0}), CPU]),
         ("cuda:1", BOTH, [(CUDA, {"device_id": 1}), CPU]),
-        ("3", BOTH, [(CUDA, {"device_id": 3}), CPU]),
+        ("cuda:3", BOTH, [(CUDA, {"device_id": 3}), CPU]),
         ("auto", BOTH, [(CUDA, {"device_id": 0}), CPU]),
         ("auto", [CPU], [CPU]),
         ("cpu", BOTH, [CPU]),
