@@ -9,6 +9,8 @@ BACKBONES = {
     "csp_darknet": "detseg.models.backbones.csp_darknet:CSPDarknetConfig",
     "torchvision": "detseg.models.backbones.adapter:AdapterConfig",
     "timm": "detseg.models.backbones.adapter:AdapterConfig",
+    "nin": "detseg.models.backbones.nin:NiNConfig",
+    "alexnet": "detseg.models.backbones.adapter:AdapterConfig",
     "resnet18": "detseg.models.backbones.adapter:AdapterConfig",
     "resnet34": "detseg.models.backbones.adapter:AdapterConfig",
     "resnet50": "detseg.models.backbones.adapter:AdapterConfig",

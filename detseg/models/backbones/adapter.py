@@ -5,18 +5,21 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torchvision
 from torch import Tensor, fx, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from detseg.models.backbones.completed import CompletedPyramid, FeatureMap, maps_at
 from detseg.models.backbones.pretrained import find_timm_weights, load_torchvision_weights
 from detseg.models.base import Backbone
 
 STRIDES = (8, 16, 32)
 # Height and width differ, so that [B, C, H, W] and [B, H, W, C] cannot be confused.
-PROBE_HEIGHT, PROBE_WIDTH = 128, 192
+PROBE_SIZES = ((128, 192), (512, 768))
+"""Of a trial run; the second, where the first does not find all maps: what borders cost counts less there."""
 
 # Auxiliary classifiers serve classification only; these networks' own initialization is slow.
 BUILD_OPTIONS: dict[str, dict[str, bool]] = {
@@ -48,8 +51,8 @@ class AdapterConfig:
         """The network without its classifier.
 
         Raises:
-            ValueError: the library does not know the network, it has no maps at strides 8, 16 and 32, or the pretrained
-                weights are not in the cache.
+            ValueError: the library does not know the network, it has no map near the strides 8, 16 and 32, or the
+                pretrained weights are not in the cache.
             ImportError: timm is asked for and not installed.
         """
         if self.name == "timm":
@@ -58,17 +61,9 @@ class AdapterConfig:
         return TorchvisionPyramid(self.arch or self.name, self.pretrained)
 
 
-@dataclass(frozen=True)
-class FeatureMap:
-    """Where a map of the pyramid is found in a network's output, and how its axes lie."""
-
-    key: str
-    channels: int
-    channels_last: bool
-
-
 class TorchvisionPyramid(Backbone):
-    """The part of a torchvision classification network that leads to its last maps at strides 8, 16 and 32."""
+    """The part of a torchvision classification network that leads to its last maps at strides 8, 16 and 32, or nearest
+    to them; see :class:`detseg.models.backbones.completed.CompletedPyramid`."""
 
     def __init__(self, arch: str, pretrained: bool = False) -> None:
         super().__init__()
@@ -76,22 +71,24 @@ class TorchvisionPyramid(Backbone):
         if arch not in known:
             raise ValueError(f"torchvision has no classification network {arch!r}; it has {', '.join(known)}")
         model = torchvision.models.get_model(arch, weights=None, **BUILD_OPTIONS.get(arch, {}))
-        maps = _find_maps(arch, model)
+        found = _find_maps(arch, model)
+        self.maps = list(found.values())
         if pretrained:
             load_torchvision_weights(model, arch)
-        self.body = create_feature_extractor(model, [found.key for found in maps])
-        self.maps = maps
-        self.channels = tuple(found.channels for found in maps)
+        self.body = create_feature_extractor(model, [one.key for one in self.maps])
+        self.completed = CompletedPyramid(STRIDES, found)
+        self.channels = self.completed.channels
         self.strides = STRIDES
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """``[B, 3, H, W]`` -> the maps at strides 8, 16 and 32."""
         outputs: Mapping[str, Tensor] = self.body(images)
-        return [_channels_first(outputs[found.key], found) for found in self.maps]
+        maps = [_channels_first(outputs[found.key], found) for found in self.maps]
+        return self.completed(maps, *images.shape[2:])  # type: ignore[no-any-return]
 
 
 class TimmPyramid(Backbone):
-    """The maps at strides 8, 16 and 32 of a timm network."""
+    """The maps of a timm network at strides 8, 16 and 32, or nearest to them, completed likewise."""
 
     def __init__(self, arch: str, pretrained: bool = False) -> None:
         super().__init__()
@@ -103,31 +100,49 @@ class TimmPyramid(Backbone):
             close = ", ".join(timm.list_models(f"*{arch[:4]}*")[:20]) or "see timm.list_models()"
             raise ValueError(f"timm has no network {arch!r}; similar names: {close}")
         weights = {"pretrained_cfg_overlay": {"file": str(find_timm_weights(timm, arch))}} if pretrained else {}
-        try:
-            with torch.no_grad():
-                probe = timm.create_model(arch, features_only=True).eval()
-                outputs = probe(torch.zeros(1, 3, PROBE_HEIGHT, PROBE_WIDTH))
-        except (AssertionError, RuntimeError) as error:
-            raise ValueError(f"timm's {arch} is no backbone for images of any size: {error}") from error
-        self.maps = _last_at_strides(arch, {str(index): output for index, output in enumerate(outputs)})
-        self.channels = tuple(found.channels for found in self.maps)
+        found, options = _find_timm_maps(timm, arch)
+        self.maps = list(found.values())
+        self.completed = CompletedPyramid(STRIDES, found)
+        self.channels = self.completed.channels
         self.strides = STRIDES
-        indices = [int(found.key) for found in self.maps]
+        indices = [int(one.key) for one in self.maps]
         self.body: nn.Module = timm.create_model(
-            arch, pretrained=pretrained, features_only=True, out_indices=indices, **weights
+            arch, pretrained=pretrained, features_only=True, out_indices=indices, **options, **weights
         )
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """``[B, 3, H, W]`` -> the maps at strides 8, 16 and 32."""
         outputs = self.body(images)
-        return [_channels_first(output, found) for output, found in zip(outputs, self.maps, strict=True)]
+        maps = [_channels_first(output, found) for output, found in zip(outputs, self.maps, strict=True)]
+        return self.completed(maps, *images.shape[2:])  # type: ignore[no-any-return]
 
 
 def _channels_first(features: Tensor, found: FeatureMap) -> Tensor:
     return features.permute(0, 3, 1, 2) if found.channels_last else features
 
 
-def _find_maps(arch: str, model: nn.Module) -> list[FeatureMap]:
+def _find_timm_maps(timm: Any, arch: str) -> tuple[dict[int, FeatureMap], dict[str, bool]]:
+    """The maps of timm's ``arch`` by stride, keys are their indices, and what it must be built with to take images of
+    any size: transformers of one size adapt their positions where they are asked to."""
+    refused = None
+    for options in ({}, {"dynamic_img_size": True}):
+        found: dict[int, FeatureMap] = {}
+        try:
+            probe = timm.create_model(arch, features_only=True, **options).eval()
+            for height, width in PROBE_SIZES:
+                with torch.no_grad():
+                    outputs = probe(torch.zeros(1, 3, height, width))
+                found = maps_at(STRIDES, {str(index): output for index, output in enumerate(outputs)}, height, width)
+                if len(found) == len(STRIDES):
+                    break
+        except (AssertionError, RuntimeError, TypeError) as error:
+            refused = refused or error
+            continue
+        return _require_some(arch, found), options
+    raise ValueError(f"timm's {arch} is no backbone for images of any size: {refused}") from refused
+
+
+def _find_maps(arch: str, model: nn.Module) -> dict[int, FeatureMap]:
     """The last maps of ``model`` through which everything flows, found by a trial run.
 
     In a residual network that is the end of a stage: the first convolutions of the next stage have the same resolution,
@@ -135,9 +150,14 @@ def _find_maps(arch: str, model: nn.Module) -> list[FeatureMap]:
     """
     _, names = get_graph_node_names(model)
     whole = create_feature_extractor(model, names).eval()
-    with torch.no_grad():
-        outputs = whole(torch.zeros(1, 3, PROBE_HEIGHT, PROBE_WIDTH))
-    return _last_at_strides(arch, {key: outputs[key] for key in _junctions(whole.graph)})
+    found: dict[int, FeatureMap] = {}
+    for height, width in PROBE_SIZES:
+        with torch.no_grad():
+            outputs = whole(torch.zeros(1, 3, height, width))
+        found = maps_at(STRIDES, {key: outputs[key] for key in _junctions(whole.graph)}, height, width)
+        if len(found) == len(STRIDES):
+            break
+    return _require_some(arch, found)
 
 
 def _junctions(graph: fx.Graph) -> list[str]:
@@ -158,17 +178,7 @@ def _junctions(graph: fx.Graph) -> list[str]:
     return junctions
 
 
-def _last_at_strides(arch: str, outputs: Mapping[str, object]) -> list[FeatureMap]:
-    last: dict[int, FeatureMap] = {}
-    for key, output in outputs.items():
-        if not isinstance(output, Tensor) or output.ndim != 4:
-            continue
-        for stride in STRIDES:
-            size = (PROBE_HEIGHT // stride, PROBE_WIDTH // stride)
-            if tuple(output.shape[2:]) == size:
-                last[stride] = FeatureMap(key, output.shape[1], channels_last=False)
-            elif tuple(output.shape[1:3]) == size:
-                last[stride] = FeatureMap(key, output.shape[3], channels_last=True)
-    if missing := [stride for stride in STRIDES if stride not in last]:
-        raise ValueError(f"{arch} has no feature map at stride {missing[0]}; a backbone needs strides {STRIDES}")
-    return [last[stride] for stride in STRIDES]
+def _require_some(arch: str, found: Mapping[int, FeatureMap]) -> dict[int, FeatureMap]:
+    if not found:
+        raise ValueError(f"{arch} has no feature map near any of the strides {STRIDES}, which a backbone needs")
+    return dict(found)
