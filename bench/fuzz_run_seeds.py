@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ _SAVE = ("--save", "coco,csv,jsonl,drawn", "--device", "cpu", "--conf", "0")
 
 def make_run_kinds(folder: Path, coco: Path) -> dict[str, Kind]:
     """The kinds; ``folder`` has the models ``boxes.onnx`` and ``volumes.onnx``, ``coco`` is a data set of boxes."""
-    in_a_child(lambda: _make_runs(folder, coco))
+    in_a_child(lambda: _quietly(lambda: _make_runs(folder, coco)))
     model, volumes, images = folder / "boxes.onnx", folder / "volumes.onnx", folder / "listed"
 
     def merge(path: Path, out: Path) -> list[str]:
@@ -56,6 +59,12 @@ def make_run_kinds(folder: Path, coco: Path) -> dict[str, Kind]:
         "outlines": Kind(outlines, [look, split], WORDS, coco),
         "volumes of ITK": Kind(_volumes(folder), [scan]),
     }
+
+
+def _quietly(action: Callable[[], None]) -> None:
+    """Do it without what the verbs say."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        action()
 
 
 def _make_runs(folder: Path, coco: Path) -> None:

@@ -79,8 +79,9 @@ class NetworkFaults:
 
 def _source_of(frame: Frame) -> Source:
     if frame.path is not None:
-        still = "image" if isinstance(frame.image, np.ndarray) else "volume"
-        return Source(still if frame.index is None else "video", frame.source, frame.path)
+        if frame.index is not None:
+            return Source("video", frame.source, frame.path)
+        return Source("image" if isinstance(frame.image, np.ndarray) else "volume", frame.source, frame.path)
     if frame.source.startswith("camera") and "://" not in frame.source:
         return Source("camera", frame.source.removeprefix("camera"))
     return Source("image" if frame.index is None else "stream", frame.source)
