@@ -78,8 +78,13 @@ class Resampler:
 
     def __init__(self, table: ImageTable, names: Sequence[str]) -> None:
         self._table = table
-        entries = [table.images[name] for name in names]
         self._num_classes = len(table.class_names)
+        try:
+            self._fill(table, [table.images[name] for name in names])
+        except (LookupError, TypeError, AttributeError, OverflowError, ValueError) as error:
+            raise ValueError(f"a table of images is not as detseg eval wrote it: {error}") from error
+
+    def _fill(self, table: ImageTable, entries: Sequence[Any]) -> None:
         if table.form == "boxes at IoU 0.5":
             self._objects = np.array([one["objects"] for one in entries], np.float64).reshape(-1, self._num_classes)
             rows = [(image, *row) for image, one in enumerate(entries) for row in one["boxes"]]
