@@ -68,7 +68,12 @@ def test_views_agree_with_the_network_and_are_surer_of_places(picture: Any) -> N
 
 @pytest.mark.slow  # 10 s: the export
 def test_onnx_files_give_the_same(picture: Any, onnx: Path) -> None:
-    for views in ({"tiles": 160}, {"tiles": (160, 192), "overlap": 0.3, "flip": True}, {"scales": (0.8, 1.0)}):
+    several: list[dict[str, Any]] = [
+        {"tiles": 160},
+        {"tiles": (160, 192), "overlap": 0.3, "flip": True},
+        {"scales": (0.8, 1.0)},
+    ]
+    for views in several:
         (expected,) = detseg.load(WEIGHTS, device="cpu", **views).predict(picture[0])
         (found,) = detseg.load(onnx, device="cpu", **views).predict(picture[0])
         assert len(found) == len(expected) > 0

@@ -30,7 +30,7 @@ class ColorRunner:
     max_in_flight = 1
 
     def __init__(self, kind: str = "boxes", default_batch_size: int = 1) -> None:
-        self.spec = InputSpec(SIDE, SIDE)
+        self.spec: Any = InputSpec(SIDE, SIDE)
         self.kind = load_kind(kind)
         self.default_batch_size = default_batch_size
         self.sizes: list[list[tuple[int, int]]] = []
@@ -46,7 +46,9 @@ class ColorRunner:
         rows: list[tuple[float, ...]] = []
         masks: list[RunLengths] = []
         for color in np.unique(packed[packed > 0]):
-            count, pieces, stats, _ = cv2.connectedComponentsWithStats(np.uint8(packed == color), connectivity=4)
+            count, pieces, stats, _ = cv2.connectedComponentsWithStats(
+                (packed == color).astype(np.uint8), connectivity=4
+            )
             for piece in range(1, count):
                 left, top, width, height = stats[piece, :4]
                 score = np.float32((color >> 8 & 255) / 255)
@@ -90,12 +92,12 @@ def ordered(result: Detections) -> list[tuple[Any, ...]]:
     return sorted(((*box, score, label, mask) for box, score, label, mask in rows), key=lambda row: row[:6])
 
 
-def tiled(runner: Runner, overlap: float = 0.2, **settings: Any) -> Runner:
+def tiled(runner: Runner, overlap: float = 0.2, **settings: Any) -> Any:
     views = PostprocessConfig(tiles=TILES, overlap=overlap, **settings)
     return with_views(runner, lambda changed, size: runner, views, 32)
 
 
-def only(runner: Runner, image: np.ndarray) -> Detections:
+def only(runner: Runner, image: np.ndarray) -> Any:
     (found,) = runner.submit([image]).results()
     return found
 

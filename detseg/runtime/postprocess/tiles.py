@@ -17,7 +17,7 @@ Shape legend: N objects.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -168,7 +168,9 @@ def _seen_in(boxes: DoubleArray, start: int, end: int, area: Tile, margin: float
 def _shares(first: DoubleArray, second: DoubleArray, area: Tile) -> tuple[DoubleArray, DoubleArray, DoubleArray]:
     """What each pair of boxes has in common within ``area``, and how much of it each box has: of pixels, or where the
     area is a line, of that."""
-    shared, own_first, own_second = 1.0, 1.0, 1.0
+    shared: Any = 1.0
+    own_first: Any = 1.0
+    own_second: Any = 1.0
     for low, high in ((0, 2), (1, 3)):
         if area[low] == area[high]:
             continue
