@@ -13,6 +13,7 @@ import torch
 from detseg import __version__
 from detseg.config import to_dict
 from detseg.exporters.base import ExportSettings
+from detseg.exporters.simplify import simplified
 from detseg.runtime.onnx.file import FORMAT, KEY, KINDS_OF_TASKS
 from detseg.tasks.base import ExportGraph, Task
 
@@ -43,12 +44,14 @@ def export_network(graph: ExportGraph, input_name: str, stride: int, settings: E
             input_names=[input_name],
             output_names=list(graph.output_names),
             opset_version=settings.opset,
+            optimize=False,  # see `simplified`, which takes seconds where torch takes minutes
             verbose=False,
         )
     assert program is not None
     network = program.model_proto
     if network.ByteSize() > MAX_FILE_BYTES:
         raise ValueError(f"the model takes {network.ByteSize() / 1e9:.1f} GB; one ONNX file holds 2 GB at most")
+    network = simplified(network)
     _clean(network)
     return network
 
@@ -60,8 +63,13 @@ def _clean(network: onnx.ModelProto) -> None:
     graph = network.graph
     graph.doc_string = ""
     del graph.metadata_props[:]
+    # The sizes of values stay, by name where they are free: without them, loading takes ONNX Runtime several times as
+    # long, as it searches for the memory of each among all others.
+    live = {name for node in graph.node for name in node.output} - {value.name for value in graph.output}
+    known = [value for value in graph.value_info if value.name in live]
     del graph.value_info[:]
-    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output):
+    graph.value_info.extend(known)
+    for item in (*graph.node, *graph.initializer, *graph.input, *graph.output, *known):
         del item.metadata_props[:]
         item.doc_string = ""
     network.producer_name, network.producer_version = "detseg", __version__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 
 class ChannelWeights(nn.Module):
@@ -15,11 +16,26 @@ class ChannelWeights(nn.Module):
     def __init__(self, kernel: int = 3) -> None:
         super().__init__()
         self.conv = nn.Conv1d(1, 1, kernel, padding=kernel // 2, bias=False)
+        self.matrix: Tensor | None
+        self.register_buffer("matrix", None, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C, 1, 1]`` in (0, 1)."""
+        if self.matrix is not None and torch.compiler.is_exporting():
+            return torch.sigmoid(F.conv2d(x.mean(dim=(2, 3), keepdim=True), self.matrix))
         means = x.mean(dim=(2, 3))
         return torch.sigmoid(self.conv(means[:, None])).transpose(1, 2)[..., None]
+
+    @torch.no_grad()
+    def fuse(self, channels: int) -> None:
+        """Be, in an exported graph, one 1x1 convolution of images of so many ``channels``: three nodes, where moving
+        the axes for the convolution along the channels takes six."""
+        taps = self.conv.weight.flatten()
+        reach = len(taps) // 2
+        matrix = taps.new_zeros(channels, channels)
+        for step in range(-min(reach, channels - 1), min(reach, channels - 1) + 1):
+            matrix.diagonal(step).fill_(taps[reach + step])
+        self.matrix = matrix[:, :, None, None]
 
 
 class PixelAttention(nn.Module):

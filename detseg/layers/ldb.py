@@ -88,8 +88,8 @@ class LDB(nn.Module):
         """``[B, channels, H, W]`` -> the same shape."""
         hidden = self.dense(self.squeeze(self.pre(x)))
         near, far = self.near(hidden), self.far(hidden)
-        hidden = torch.addcmul(hidden, near, self.near_weights(near))
-        hidden = torch.addcmul(hidden, far, self.far_weights(far))
+        hidden = _add_weighted(hidden, near, self.near_weights(near))
+        hidden = _add_weighted(hidden, far, self.far_weights(far))
         out: Tensor = self.shuffle(x + self.unsqueeze(self.post(hidden)))
         return out
 
@@ -100,6 +100,11 @@ class LDB(nn.Module):
         reorder_outputs(self.unsqueeze, layout)
         self.shuffle = nn.Identity()
         return layout_after_shuffle(layout)
+
+    def fuse(self) -> None:
+        """Let the weights of channels be exported as convolutions."""
+        for weights in (self.near_weights, self.far_weights):
+            weights.fuse(self.post.bn.num_features)
 
 
 class LDBStage(nn.Sequential):
@@ -114,6 +119,14 @@ class LDBStage(nn.Sequential):
             assert isinstance(block, LDB)
             layout = block.fold_shuffle(layout)
         return layout
+
+
+def _add_weighted(hidden: Tensor, branch: Tensor, weights: Tensor) -> Tensor:
+    """``hidden`` and ``branch`` times its weights."""
+    if torch.compiler.is_exporting():
+        # ONNX has no operator for both at once, and torch would write four.
+        return hidden + branch * weights
+    return torch.addcmul(hidden, branch, weights)
 
 
 def _depthwise_pair(channels: int, dilation: int) -> nn.Sequential:

@@ -22,3 +22,13 @@ def test_pixel_attention_weighs_every_value() -> None:
     layer.conv.bias.data = torch.tensor([0.0, 100.0])
     x = torch.randn(1, 2, 3, 3)
     torch.testing.assert_close(layer(x), torch.stack((0.5 * x[:, 0], x[:, 1]), dim=1))
+
+
+def test_weights_of_channels_are_the_same_in_an_exported_graph() -> None:
+    layer = ChannelWeights().eval()
+    x = torch.randn(2, 7, 5, 6)
+    expected = layer(x)
+    layer.fuse(7)
+    exported = torch.export.export(layer, (x,))
+    assert not any("conv1d" in str(node.target) for node in exported.graph.nodes)
+    torch.testing.assert_close(exported.module()(x), expected)

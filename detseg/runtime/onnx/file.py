@@ -71,7 +71,9 @@ class OnnxFile(NamedTuple):
     properties: dict[str, str]
 
 
-class _Field(NamedTuple):
+class WireField(NamedTuple):
+    """A field of a message: its number and wire type, and what it holds."""
+
     number: int
     wire_type: int
     value: int
@@ -173,7 +175,7 @@ def _properties(content: bytes) -> dict[str, str]:
     waiting = [("model", 0, len(content))]
     while waiting:
         message, start, end = waiting.pop()
-        for field in _fields(content, start, end):
+        for field in wire_fields(content, start, end):
             num_fields += 1
             if num_fields > MAX_FIELDS:
                 raise _RefusalError(f"it has more than {MAX_FIELDS:,} fields; detseg does not run such files")
@@ -196,10 +198,10 @@ def _properties(content: bytes) -> dict[str, str]:
     return properties
 
 
-def _entry(content: bytes, field: _Field) -> tuple[str, str]:
+def _entry(content: bytes, field: WireField) -> tuple[str, str]:
     """Key and value of a property."""
     texts = {1: "", 2: ""}
-    for part in _fields(content, field.start, field.end):
+    for part in wire_fields(content, field.start, field.end):
         if part.number in texts:
             if part.wire_type != _BYTES:
                 raise _DamageError("a property is not text")
@@ -210,8 +212,8 @@ def _entry(content: bytes, field: _Field) -> tuple[str, str]:
     return texts[1], texts[2]
 
 
-def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:
-    """The fields of the message in ``content[start:end]``."""
+def wire_fields(content: bytes, start: int, end: int) -> Iterator[WireField]:
+    """The fields of the message in ``content[start:end]``; raises what :func:`read_onnx_file` tells as damage."""
     position = start
     while position < end:
         key, position = _varint(content, position, end, _LARGEST_KEY)
@@ -230,7 +232,7 @@ def _fields(content: bytes, start: int, end: int) -> Iterator[_Field]:
             raise _DamageError(f"wire type {wire_type} at byte {position}")
         if number == 0 or after > end:
             raise _DamageError(f"a field does not fit at byte {position}")
-        yield _Field(number, wire_type, value, position, after)
+        yield WireField(number, wire_type, value, position, after)
         position = after
 
 

@@ -31,6 +31,7 @@ from detseg.runtime.onnx.limits import (
     limited_time,
 )
 from detseg.runtime.onnx.openvino import OpenVinoSession
+from detseg.runtime.onnx.prelu import with_convolutions_for_prelu
 from detseg.runtime.onnx.providers import CPU, Provider, checked_providers, names_of, require_providers
 
 _ARENA_IS_FULL = re.compile(r"Available memory of (\d+) is smaller than requested bytes of (\d+)")
@@ -148,6 +149,8 @@ class OnnxModel:
 
     def _make_session(self, content: bytes) -> Any:
         if self._precision is None:
+            if self.runs_on_cpu and not self.is_foreign:
+                content = with_convolutions_for_prelu(content)
             return _make_session(self.path, content, self.num_threads, self._providers)
         return OpenVinoSession(self.path, content, self.num_threads, self._precision)
 
