@@ -17,14 +17,14 @@ from detseg.layers.cpu.rows import PARAMETER_TYPES, TYPE_NUMBERS, as_rows, has_r
 from detseg.layers.cpu.switch import speeds_up
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
-ACTIVATIONS = {nn.Identity: 0, nn.PReLU: 1, nn.SiLU: 2}
-"""As ``native/norm_act.cpp`` counts them."""
+ACTIVATIONS = {nn.Identity: 0, nn.PReLU: 1}
+"""As ``native/norm_act.cpp`` counts them. PyTorch's own way is the faster one with SiLU."""
 
 
 def norm_act(norm: nn.Module, activation: nn.Module, x: Tensor) -> Tensor:
     """``activation(norm(x))``, ``[B, C, ...]`` -> the same shape.
 
-    It is faster for a batch norm that learns, with a PReLU, SiLU or nothing after it, where the channels of ``x`` lie
+    It is faster for a batch norm that learns, with a PReLU or nothing after it, where the channels of ``x`` lie
     last in memory.
     """
     out: Tensor

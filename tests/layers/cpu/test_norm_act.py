@@ -18,7 +18,6 @@ pytestmark = pytest.mark.skipif(library() is None, reason="there is no C++ compi
 
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
     "prelu": nn.PReLU,
-    "silu": lambda _: nn.SiLU(),
     "identity": lambda _: nn.Identity(),
 }
 
@@ -106,23 +105,13 @@ def test_bfloat16_is_rounded_once(activation: str) -> None:
 
 
 def test_bfloat16_that_is_no_number_stays_none() -> None:
-    norm, act = make_layers(16, "silu")
+    norm, act = make_layers(16, "prelu")
     x = make_input(2, 16, 3, 3, dtype=torch.bfloat16)
     x[0, 5, 1, 1] = float("nan")
     out = norm_act(norm, act, x)
     assert is_fused(out)
     assert out[:, 5].isnan().all()
     assert out.isfinite().sum() == out.numel() - out[:, 5].numel()
-
-
-@pytest.mark.parametrize("magnitude", [-300.0, -80.0, 80.0, 300.0])
-def test_silu_far_from_zero(magnitude: float) -> None:
-    norm, act = make_layers(8, "silu")
-    nn.init.constant_(norm.weight, magnitude)
-    x = make_input(1, 8, 6, 6)
-    fast, plain = run(norm, act, x, fast=True), run(norm, act, x, fast=False)
-    for name, value in plain.items():
-        torch.testing.assert_close(fast[name], value, rtol=1e-4, atol=1e-4 * float(value.abs().max()), msg=name)
 
 
 def test_large_mean_costs_no_accuracy() -> None:

@@ -4,43 +4,16 @@
 
 namespace {
 
-// e^x to float32's rounding: 2^n times a polynomial (the Taylor series, |r| <= ln 2 / 2).
-inline Floats exponential(Floats x) {
-    x = x < -87.0f ? x * 0 - 87.0f : x;
-    x = x > 88.0f ? x * 0 + 88.0f : x;
-    const Floats magic = x * 0 + 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-    const Floats shifted = x * 1.44269504f + magic;
-    const Floats n = shifted - magic;
-    const Floats r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-    Floats sum = r * (1.0f / 5040) + 1.0f / 720;
-    sum = sum * r + 1.0f / 120;
-    sum = sum * r + 1.0f / 24;
-    sum = sum * r + 1.0f / 6;
-    sum = sum * r + 0.5f;
-    sum = sum * r + 1.0f;
-    sum = sum * r + 1.0f;
-    const Ints power = (__builtin_convertvector(n, Ints) + 127) << 23;
-    return sum * (Floats)power;
-}
-
-inline float exponential(float x) { return std::exp(x); }
-inline double exponential(double x) { return std::exp(x); }
-
-enum Activation { IDENTITY = 0, PRELU = 1, SILU = 2 };
+enum Activation { IDENTITY = 0, PRELU = 1 };
 
 template <int A, typename V> inline V activate(V z, V slope) {
     if constexpr (A == PRELU) return z > 0 ? z : z * slope;
-    if constexpr (A == SILU) return z / (1 + exponential(-z));
     return z;
 }
 
 // The gradient of z from that of the activation.
 template <int A, typename V> inline V activation_gradient(V grad, V z, V slope) {
     if constexpr (A == PRELU) return z > 0 ? grad : grad * slope;
-    if constexpr (A == SILU) {
-        const V sigmoid = 1 / (1 + exponential(-z));
-        return grad * sigmoid * (1 + z * (1 - sigmoid));
-    }
     return grad;
 }
 
@@ -204,7 +177,6 @@ template <int A, typename T, typename P> void backward(
 
 template <typename Body> void for_activation(int activation, Body body) {
     if (activation == PRELU) return body(std::integral_constant<int, PRELU>{});
-    if (activation == SILU) return body(std::integral_constant<int, SILU>{});
     body(std::integral_constant<int, IDENTITY>{});
 }
 
