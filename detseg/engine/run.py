@@ -15,7 +15,6 @@ from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
 from detseg.engine.distributed import Group, join_group, leave_group
 from detseg.engine.evaluate import evaluate
-from detseg.engine.group_norms import synchronize_norms
 from detseg.engine.logging.callbacks import Callback
 from detseg.engine.logging.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.logging.loggers import make_loggers
@@ -29,6 +28,7 @@ from detseg.engine.samples import Samples, as_samples, file_names, for_channels
 from detseg.engine.settings import RunConfig, TrainConfig
 from detseg.engine.start_report import announce
 from detseg.engine.training.checkpoint import load_state
+from detseg.engine.training.group_norms import synchronize_norms
 from detseg.engine.training.trainer import AMP_TYPES, Trainer
 from detseg.evaluation.report import all_metrics
 from detseg.files import remove_partial_files, write_text

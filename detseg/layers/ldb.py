@@ -60,7 +60,7 @@ class ChannelShuffle(nn.Module):
         """``[B, channels, H, W]`` -> the same shape."""
         if torch.is_grad_enabled() and speeds_up(x) and has_rows(x):
             # Channels stay last in memory, where the selection below would leave another layout.
-            pairs = x.permute(0, 2, 3, 1).unflatten(3, (-1, 2))
+            pairs = torch.unflatten(x.permute(0, 2, 3, 1), 3, (-1, 2))
             return pairs.transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
         return x[:, self.get_buffer("order")]
 

@@ -100,7 +100,7 @@ class TALMasksLoss:
             (found_at,) = torch.nonzero(is_found, as_tuple=True)
             counts = torch.zeros_like(positives.image[:1]).repeat(num_images)
             counts = counts.scatter_add(0, positives.image, is_found.long())
-            for image, mine in enumerate(found_at.split(counts.tolist())):  # they are in the order of the images
+            for image, mine in enumerate(torch.split(found_at, counts.tolist())):  # they are in the order of the images
                 slot = positives.slot[mine]
                 total = (
                     total

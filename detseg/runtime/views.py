@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray
+from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.postprocess.tiles import Tile, tiles_of
 from detseg.runtime.runner import Finished, Runner, predict_frames
@@ -102,8 +103,8 @@ class TiledRunner:
             ValueError: there are no images, or one is none.
         """
         for image in images:
-            self.spec.input_shape(image)
-        tiles = [tiles_of(*image.shape[:2], self._size, self._views.overlap) for image in images]
+            cast(InputSpec, self.spec).input_shape(image)
+        tiles = [tiles_of(len(image), image.shape[1], self._size, self._views.overlap) for image in images]
         frames = (Frame(_cut(image, tile)) for image, own in zip(images, tiles, strict=True) for tile in own)
         found = predict_frames(self._runner, frames, self._runner.default_batch_size, kept)
         return Finished([self._merged(image, own, found) for image, own in zip(images, tiles, strict=True)])

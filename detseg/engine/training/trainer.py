@@ -18,8 +18,6 @@ from detseg.data.loading.loader import TrainLoader
 from detseg.data.loading.worker_pool import WorkerDiedError
 from detseg.data.source import DatasetError
 from detseg.engine.distributed import Group
-from detseg.engine.late import LateValues, StepOutcome, StepRecord
-from detseg.engine.learner import Copies, Learner
 from detseg.engine.logging.log import RunLog
 from detseg.engine.settings import TrainConfig
 from detseg.engine.training.awaited import Awaited
@@ -27,6 +25,8 @@ from detseg.engine.training.checkpoint import STATE_NAME, save_state
 from detseg.engine.training.ema import ModelEMA
 from detseg.engine.training.freezing import freeze, names_to_freeze
 from detseg.engine.training.interrupt import InterruptedRunError, StopRequest
+from detseg.engine.training.late import LateValues, StepOutcome, StepRecord
+from detseg.engine.training.learner import Copies, Learner
 from detseg.losses.base import LossSum
 from detseg.runtime.media.images import ImageError
 from detseg.structures import Metrics

@@ -85,8 +85,8 @@ class CompletedPyramid(nn.Module):
             size = (height // stride, width // stride)
             if level.shape[2:] != size:
                 levels[stride] = F.interpolate(level, size, mode="bilinear", align_corners=False)
-        for stride, enlarge in self.finer.items():
-            levels[int(stride)] = enlarge(levels[2 * int(stride)])
-        for stride, shrink in self.coarser.items():
-            levels[int(stride)] = shrink(levels[int(stride) // 2])
+        for name, enlarge in self.finer.items():
+            levels[int(name)] = enlarge(levels[2 * int(name)])
+        for name, shrink in self.coarser.items():
+            levels[int(name)] = shrink(levels[int(name) // 2])
         return [levels[stride] for stride in self.strides]

@@ -74,7 +74,7 @@ class E2EHead(Head):
             assert self.many is not None
             assert self.one is not None
             levels: list[Tensor] = self.many(features)
-            return levels + self.one([feature.detach() for feature in features])
+            return [*levels, *self.one([feature.detach() for feature in features])]
         chosen = self.one if self.one_to_one else self.many
         assert chosen is not None
         found: list[Tensor] = chosen(features)

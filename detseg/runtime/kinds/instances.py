@@ -116,6 +116,8 @@ class InstancePipeline(BoxPipeline):
                 self._require_classes(scores)
                 found, rows = detect_places(outputs["boxes"][row], scores, transform, settings, self._kept)
                 return found, self._coefficients(outputs, row, len(scores))[rows]
+            case "e2e":
+                raise AssertionError("no form of instances")
 
     def _coefficients(self, outputs: Outputs, row: int, num_places: int) -> NDArray[Any]:
         """Those of image ``row``, ``[num_places, K]``."""

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from detseg.config import load_config
 from detseg.data.open import open_dataset
-from detseg.engine import learner as learner_module
 from detseg.engine.distributed import Group, join_group, leave_group
 from detseg.engine.evaluate import evaluate
-from detseg.engine.learner import Copies, Learner
 from detseg.engine.run import build_trainer
 from detseg.engine.settings import RunConfig
+from detseg.engine.training import learner as learner_module
+from detseg.engine.training.learner import Copies, Learner
 from detseg.engine.training.trainer import NonFiniteLossError, Trainer
 from detseg.losses import assigners, checks, detection
 from detseg.tasks.model_file import ModelFileConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 import torch.distributed as dist
@@ -20,8 +20,12 @@ def synchronize_norms(model: nn.Module, world_size: int) -> nn.Module:
     """
     if world_size == 1:
         return model
-    together = {nn.BatchNorm1d: GroupBatchNorm1d, nn.BatchNorm2d: GroupBatchNorm2d, nn.BatchNorm3d: GroupBatchNorm3d}
-    together |= _with_activation()
+    together: dict[type[nn.Module], type[nn.Module]] = {
+        nn.BatchNorm1d: GroupBatchNorm1d,
+        nn.BatchNorm2d: GroupBatchNorm2d,
+        nn.BatchNorm3d: GroupBatchNorm3d,
+        **_with_activation(),
+    }
     for name, module in model.named_modules():
         if not isinstance(module, _BatchNorm) or isinstance(module, _AcrossGroup):
             continue
@@ -32,7 +36,7 @@ def synchronize_norms(model: nn.Module, world_size: int) -> nn.Module:
                 f"the batch norm {name} is a {layer}, whose statistics cannot "
                 f"span {world_size} processes; train in one process, or choose another backbone or norm"
             )
-        module.__class__ = kind
+        module.__class__ = kind  # type: ignore[assignment]
     return model
 
 
@@ -53,7 +57,7 @@ class _NormAcrossGroup(torch.autograd.Function):
         exact = values.float()  # a mean of many rounded to 8 bits is none
         variances, means = torch.var_mean(exact, axes, correction=0)
         row = torch.cat([means, variances, means.new_full((1,), values.numel() // values.shape[1])])
-        means, variances, counts = _of_all(row).split([len(means), len(means), 1], dim=1)
+        means, variances, counts = torch.split(_of_all(row), [len(means), len(means), 1], dim=1)
         count = counts.sum(0)
         mean = (means * counts).sum(0) / count
         # The variance of all is the mean of the variances and the variance of the means.
@@ -151,16 +155,16 @@ class GroupBatchNorm3d(_AcrossGroup, nn.BatchNorm3d):
 
 def _with_activation() -> dict[type[nn.Module], type[nn.Module]]:
     """timm's batch norm with dropout and activation behind it; nothing where no model can hold one."""
-    layers = sys.modules.get("timm.layers")
+    layers: Any = sys.modules.get("timm.layers")
     if layers is None:
         return {}
 
-    class GroupBatchNormAct2d(GroupBatchNorm2d, layers.BatchNormAct2d):  # type: ignore[misc, name-defined]
+    class GroupBatchNormAct2d(GroupBatchNorm2d, layers.BatchNormAct2d):  # type: ignore[misc]
         """``timm.layers.BatchNormAct2d`` over all processes."""
 
         def forward(self, values: Tensor) -> Tensor:
             if not self.training:
-                return layers.BatchNormAct2d.forward(self, values)
-            return self.act(self.drop(super().forward(values)))
+                return cast(Tensor, layers.BatchNormAct2d.forward(self, values))
+            return cast(Tensor, cast(Any, self).act(cast(Any, self).drop(super().forward(values))))
 
     return {layers.BatchNormAct2d: GroupBatchNormAct2d}

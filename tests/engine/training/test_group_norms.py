@@ -16,7 +16,7 @@ import torch.multiprocessing as multiprocessing
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from detseg.engine.group_norms import synchronize_norms
+from detseg.engine.training.group_norms import synchronize_norms
 from detseg.models.vnet import VNetConfig
 
 SHARES = (3, 5)

@@ -70,7 +70,7 @@ class Learner:
         """In which ``model``, what :meth:`joined` gave, learns from a micro-batch; with the last one of a step the
         processes add up their gradients."""
         if self._has_graphs:
-            torch.compiler.cudagraph_mark_step_begin()
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         if not is_last and isinstance(model, DistributedDataParallel):
             return model.no_sync()
         return contextlib.nullcontext()
