@@ -114,7 +114,7 @@ WRONG = {
             "--save nope", "--save ''", "--batch-size 0", "--precision x", "--threads 0", "--classes nope",
             "--classes ''", "--line-width 0", "--line-width -5", "--every 0", "--start 5 --end 2", "--start x",
             "--fps 0 --save video", "--fps nan --save video", "--size 7x7", "--size 100000x100000", "--conf nan",
-            "--window 32x32", "--scales 1", "--flip",
+            "--window 32x32", "--scales 0", "--scales x", "--overlap 0.3", "--tiles 8", "--tiles 64 --overlap 0.95",
         )),
     ],
     "export": [

