@@ -114,6 +114,7 @@ def evaluate(
     evaluator: Literal["hotcoco", "faster-coco-eval", "pycocotools"] | None = None,
     precision: Literal["fp32", "fp16", "bf16"] = "fp32",
     foreign: Mapping[str, Any] | None = None,
+    skip_bad_images: int = 0,
 ) -> Evaluation:
     """Measure a model on a data set: ``detseg.evaluate("runs/mine", "my_data.yaml").metrics["AP"]``.
 
@@ -135,6 +136,7 @@ def evaluate(
         evaluator: the program that counts boxes; all give the same numbers. None for the fastest that is installed.
         precision: of the network; ``.onnx`` files have their own.
         foreign: what :func:`load` takes for ``.onnx`` files of other programs, by name: ``{"layout": "yolox"}``.
+        skip_bad_images: how many images that cannot be read may be left out; ``skipped`` of the result names them.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -172,6 +174,7 @@ def evaluate(
         evaluator=evaluator,
         precision=precision,
         foreign=foreign_options(**(foreign or {})),
+        skip_bad_images=skip_bad_images,
     )
 
 

@@ -108,6 +108,13 @@ def make_parser() -> argparse.ArgumentParser:
     counting.add_argument(
         "--official", dest="evaluator", action="store_const", const="pycocotools", help="--evaluator pycocotools"
     )
+    evaluate.add_argument(
+        "--skip-bad-images",
+        type=int,
+        default=0,
+        metavar="N",
+        help="leave out up to N images that cannot be read, and name them (default 0: the first ends it)",
+    )
     add_overwrite(evaluate)
     add_postprocess(evaluate)
     add_foreign(evaluate)

@@ -192,6 +192,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         evaluator=options.evaluator,
         full=options.full,
+        skip_bad_images=options.skip_bad_images,
     )
 
 

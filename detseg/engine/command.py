@@ -56,6 +56,7 @@ def run_evaluation(
     evaluator: str | None = None,
     full: bool = False,
     precision: str = "fp32",
+    skip_bad_images: int = 0,
 ) -> Evaluation:
     """Measure a model, see :func:`detseg.engine.evaluated.open_evaluated`, and write what is asked for.
 
@@ -69,7 +70,10 @@ def run_evaluation(
         evaluator: the program that counts boxes; None for the fastest that is installed.
         full: keep the images of the page large; otherwise it stays below 5 MB.
         precision: of the network: fp32, fp16 or bf16.
+        skip_bad_images: how many images that cannot be read may be left out, which the result names.
     """
+    if skip_bad_images < 0:
+        raise ValueError(f"skip_bad_images is a number of images, 0 or more, got {skip_bad_images}")
     if report_path is not None and report_path.suffix.lower() not in (".html", ".htm"):
         raise ValueError(f"--report writes one page, name a file that ends in .html, got {report_path}")
     evaluated = open_evaluated(
@@ -83,6 +87,7 @@ def run_evaluation(
         postprocess=postprocess,
         size=size,
         foreign=foreign,
+        skip_bad_images=skip_bad_images,
     )
     output = _checked_places(evaluated, json_path, report_path, output, overwrite)
     examples = None
@@ -102,7 +107,7 @@ def run_evaluation(
     if json_path:
         write_metrics(judged, metrics, json_path)
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
-    return Evaluation(metrics, judged, len(evaluated.samples), evaluated.data, split, reports)
+    return Evaluation(metrics, judged, len(evaluated.samples), evaluated.data, split, reports, evaluated.skipped)
 
 
 def _checked_places(

@@ -17,11 +17,12 @@ from detseg.data.source import require_outside
 from detseg.engine.evaluate import OnResult, evaluate, evaluate_runner
 from detseg.engine.exported import load_exported
 from detseg.engine.reports.describe import describe
+from detseg.engine.run_data import AnyDataset, without_bad
 from detseg.engine.samples import Samples, as_samples
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.report import format_table
-from detseg.files import require_apart
+from detseg.files import printable, require_apart
 from detseg.models.load_weights import load_weights
 from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions, require_onnx
@@ -42,7 +43,7 @@ class Evaluated:
     on.
 
     ``path`` is the file with the weights; ``device`` where torch runs them, None where another runner does;
-    ``averaged_with``: the other models of an ensemble.
+    ``averaged_with``: the other models of an ensemble; ``skipped``: what was wrong with each image that is left out.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Evaluated:
     split: str
     device: torch.device | None
     averaged_with: tuple[Path, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def evaluate(
         self,
@@ -140,13 +142,15 @@ class Evaluated:
             num_parameters=num_parameters,
             device=device,
             averaged_with=self.averaged_with,
+            num_skipped=len(self.skipped),
         )
 
 
 @dataclass(frozen=True, repr=False)
 class Evaluation:
     """What a model reached: ``metrics`` by name, over ``num_images`` of a ``split`` of ``data``; ``reports`` are the
-    pages that were written, ``evaluator`` holds all that was judged."""
+    pages that were written, ``evaluator`` holds all that was judged, ``skipped`` says what was wrong with each image
+    that was left out."""
 
     metrics: Metrics
     evaluator: Evaluator
@@ -154,6 +158,7 @@ class Evaluation:
     data: str
     split: str
     reports: tuple[Path, ...] = ()
+    skipped: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> float:
         return self.metrics[name]
@@ -166,7 +171,8 @@ class Evaluation:
     def render(self) -> str:
         """What was measured and what came of it, for people."""
         head = f"{self.num_images} images of {self.data}, split {self.split}\n\n{self.table}"
-        return "\n".join([head, *(f"report: {path}" for path in self.reports)])
+        skipped = [f"skipped: {printable(message)}" for message in self.skipped]
+        return "\n".join([*skipped, head, *(f"report: {path}" for path in self.reports)])
 
     def __repr__(self) -> str:
         primary = self.metrics.primary
@@ -188,6 +194,7 @@ def open_evaluated(
     size: tuple[int, int] | None = None,
     foreign: ForeignOptions | None = None,
     precision: str | None = None,
+    skip_bad_images: int = 0,
 ) -> Evaluated:
     """Open ``model_path`` and the data to evaluate it on.
 
@@ -203,6 +210,8 @@ def open_evaluated(
         size: height and width of the input, in place of the model's own.
         foreign: what the user says of an ``.onnx`` file of another program.
         precision: in which OpenVINO runs an ``.onnx`` file; None for ONNX Runtime.
+        skip_bad_images: how many images that cannot be read may be left out; they are looked for before anything else,
+            unless it is 0.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -214,14 +223,14 @@ def open_evaluated(
     if suffix in _CONFIGURATIONS:
         if weights is None:
             raise ValueError(f"{model_path} is a configuration; name the weights to evaluate with --weights FILE")
-        return _open_configuration(model_path, weights, data, format, split, device, settings, size)
+        return _open_configuration(model_path, weights, data, format, split, device, settings, size, skip_bad_images)
     if weights is not None:
         raise ValueError(f"--weights is for configurations, and {model_path} is none; leave one of them out")
     if data is None:
         raise ValueError("name the data to evaluate on: --data FOLDER_OR_YAML, or --data shapes")
     paths = [path for one in (model_path, *ensemble) for path in find_models(one)]
     if len(paths) > 1:
-        return _open_ensemble(paths, data, format, split, device, settings)
+        return _open_ensemble(paths, data, format, split, device, settings, skip_bad_images)
     network: nn.Module | Runner
     if suffix == ".onnx":
         network, task = load_exported(model_path, device, settings, size, foreign, precision)
@@ -229,12 +238,22 @@ def open_evaluated(
     else:
         model_file = load_model_file(model_path, postprocess=settings, size=size)
         network, task, chosen = model_file.model, model_file.task, default_device(device)
-    samples = as_samples(open_dataset(data, split, format, task.target), task.spec)
-    return Evaluated(model_path, network, task, samples, data, split, chosen)
+    dataset, skipped = _readable(open_dataset(data, split, format, task.target), skip_bad_images)
+    return Evaluated(model_path, network, task, as_samples(dataset, task.spec), data, split, chosen, skipped=skipped)
+
+
+def _readable(dataset: AnyDataset, limit: int) -> tuple[AnyDataset, tuple[str, ...]]:
+    return without_bad(dataset, limit) if limit else (dataset, ())
 
 
 def _open_ensemble(
-    paths: Sequence[Path], data: str, format: str | None, split: str, device: str, settings: Mapping[str, Any]
+    paths: Sequence[Path],
+    data: str,
+    format: str | None,
+    split: str,
+    device: str,
+    settings: Mapping[str, Any],
+    skip_bad_images: int,
 ) -> Evaluated:
     members, tasks = [], []
     for path in paths:
@@ -250,8 +269,9 @@ def _open_ensemble(
             members.append(TorchMember(model_file.model.to(on), task, on))
         tasks.append(task)
     runner = EnsembleRunner(members, [task.class_names for task in tasks])
-    samples = as_samples(open_dataset(data, split, format, tasks[0].target), tasks[0].spec)
-    return Evaluated(paths[0], runner, tasks[0], samples, data, split, None, tuple(paths[1:]))
+    dataset, skipped = _readable(open_dataset(data, split, format, tasks[0].target), skip_bad_images)
+    samples = as_samples(dataset, tasks[0].spec)
+    return Evaluated(paths[0], runner, tasks[0], samples, data, split, None, tuple(paths[1:]), skipped)
 
 
 def _find(named: Path, weights: Path | None) -> Path:
@@ -270,6 +290,7 @@ def _open_configuration(
     device: str,
     settings: Mapping[str, Any],
     size: tuple[int, int] | None,
+    skip_bad_images: int,
 ) -> Evaluated:
     chosen = default_device(device)
     config = load_config(RunConfig, config_path)
@@ -280,4 +301,5 @@ def _open_configuration(
     task_config = adapt_task(config.task, settings, size)
     model, task = ModelFileConfig(config.model, task_config, dataset.class_names, dataset.category_ids).build()
     load_weights(model, weights)
-    return Evaluated(weights, model, task, as_samples(dataset, task.spec), data, split, chosen)
+    usable, skipped = _readable(dataset, skip_bad_images)
+    return Evaluated(weights, model, task, as_samples(usable, task.spec), data, split, chosen, skipped=skipped)

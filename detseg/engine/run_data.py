@@ -125,6 +125,19 @@ def open_run_data(
     )
 
 
+def without_bad(dataset: AnyDataset, limit: int) -> tuple[AnyDataset, tuple[str, ...]]:
+    """``dataset`` without what cannot be read, at most ``limit`` images or volumes, and what is wrong with each. Every
+    file is read.
+
+    Raises:
+        BadImagesError: there are more of them, or nothing else.
+    """
+    bad = _find_bad(dataset, Group(), torch.device("cpu"), whole=True, bar=True)
+    if len(bad) > limit or (bad and len(bad) == len(dataset)):
+        raise BadImagesError(f"{_count(dataset, bad)}, {limit} may be skipped:{_list(list(bad.values()))}")
+    return leave_out(dataset, bad.keys()), tuple(bad.values())
+
+
 def _find_bad(dataset: AnyDataset, group: Group, device: torch.device, *, whole: bool, bar: bool) -> dict[int, str]:
     """The positions of what cannot be used, with what is wrong; each process looks at its share."""
 
@@ -157,7 +170,7 @@ def _refuse(dataset: AnyDataset, bad: Mapping[int, str], config: DataConfig) -> 
     if not bad:
         return
     listed = _list(list(bad.values()))
-    count = f"{len(bad)} of {len(dataset)} images or volumes of {dataset.split} cannot be used"
+    count = _count(dataset, bad)
     if config.on_bad_image == "fail":
         raise DatasetError(
             f"{count}:{listed}\ncorrect them or take them away (`detseg check {config.path}` lists all that is wrong), "
@@ -165,6 +178,10 @@ def _refuse(dataset: AnyDataset, bad: Mapping[int, str], config: DataConfig) -> 
         )
     if len(bad) > config.max_bad_images or len(bad) == len(dataset):
         raise BadImagesError(f"{count}, {config.max_bad_images} may be skipped (data.max_bad_images):{listed}")
+
+
+def _count(dataset: AnyDataset, bad: Mapping[int, str]) -> str:
+    return f"{len(bad)} of {len(dataset)} images or volumes of {dataset.split} cannot be used"
 
 
 def _list(messages: Sequence[str]) -> str:

@@ -30,7 +30,10 @@ def test_without_a_key_all_are_printed(capsys: pytest.CaptureFixture[str]) -> No
             "task",
             ["allowed  detection, instance, semantic, volume", "default  none, it must", "task.surface_tolerance_mm"],
         ),
-        ("task.loss", ["(where task: detection)", "allowed  tal, dual, simota", "(where task: volume)", "task.loss.radius"]),
+        (
+            "task.loss",
+            ["(where task: detection)", "allowed  tal, dual, simota", "(where task: volume)", "task.loss.radius"],
+        ),
         ("task.loss.name", ["allowed  tal, dual, simota"]),
         ("model", ["model: letnet", "(no settings)"]),
         ("task.loss.ohem", ["default  null", "task.loss.ohem.threshold"]),

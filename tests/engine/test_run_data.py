@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,3 +256,23 @@ def test_a_failing_evaluation_costs_nothing(
         assert load_state(run_dir)["progress"]["step"] == 3 * min(failing, 2)
         train(config, run_dir, resume=True, bar=False)
         assert fingerprint(run_dir) == fingerprint(tmp_path / "whole")
+
+
+def test_evaluation_leaves_out_what_cannot_be_read_where_it_may(
+    boxes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (boxes / "classes.txt").write_text("circle\nsquare\ntriangle\n")
+    truncate(boxes / "images/val/1.jpg")
+    weights = Path(__file__).parents[2] / "weights" / "detseg_n_shapes.safetensors"
+    words = ["eval", str(weights), "--data", str(boxes), "--size", "64", "--device", "cpu", "--workers", "0"]
+    assert main(words) == EXIT_USER_ERROR
+    assert "val/1.jpg: truncated" in capsys.readouterr().err
+    assert main([*words, "--skip-bad-images", "1", "-o", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr().out
+    assert re.match(r"skipped: .*val/1\.jpg: truncated.*\n2 images of ", said)
+    assert "skipped" in (tmp_path / "out" / "report.html").read_text()
+    truncate(boxes / "images/val/2.jpg")
+    assert main([*words, "--skip-bad-images", "1"]) == EXIT_USER_ERROR
+    assert "2 of 3 images or volumes of val cannot be used, 1 may be skipped:\n" in capsys.readouterr().err
+    assert main([*words, "--skip-bad-images", "-1"]) == EXIT_USER_ERROR
+    assert "skip_bad_images is a number of images, 0 or more, got -1" in capsys.readouterr().err

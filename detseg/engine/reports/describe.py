@@ -34,6 +34,7 @@ def describe(
     num_parameters: int | None = None,
     device: str = "",
     averaged_with: Sequence[Path] = (),
+    num_skipped: int = 0,
 ) -> dict[str, dict[str, str]]:
     """Sections of named values for :func:`detseg.engine.reports.report.write_report`.
 
@@ -46,6 +47,7 @@ def describe(
         num_parameters: of the model, where they are known.
         device: what it ran on.
         averaged_with: the files of further models of an ensemble.
+        num_skipped: how many images were left out because they cannot be read.
     """
     model_facts = {"file": str(model), "sha256": sha256_of(model)}
     for number, path in enumerate(averaged_with, start=2):
@@ -60,9 +62,12 @@ def describe(
             continue
     if device:
         versions["device"] = device
+    data_facts = {"data set": data, "split": split, "images": f"{num_images:,}"}
+    if num_skipped:
+        data_facts["skipped"] = f"{num_skipped:,}"
     return {
         "Model": model_facts,
-        "Data": {"data set": data, "split": split, "images": f"{num_images:,}"},
+        "Data": data_facts,
         "Settings": dict(_flat({name: settings[name] for name in settings if name not in _OF_TRAINING})),
         "Versions": versions,
     }
