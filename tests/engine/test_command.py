@@ -84,7 +84,7 @@ def test_a_folder_with_everything(folder: Path, tmp_path: Path, capsys: pytest.C
         ("missing.onnx", "name the data to evaluate on: --data"),
         ("model.onnx --data blobs --weights model.safetensors", "--weights is for configurations, and model.onnx is"),
         ("model.onnx --data blobs --report folder", "name a file that ends in .html, got folder"),
-        ("model.onnx --data blobs --conf 0.3", "the task volume has no setting confidence"),
+        ("model.onnx --data blobs --conf 0.3", "the task volume has no setting --conf"),
         ("model.onnx --data blobs --device mps", "device must be auto, cpu or cuda for .onnx files, got mps"),
         ("model.onnx --data blobs --device tpu", "device tpu is not known; it may be auto, cpu, cuda"),
         ("model.onnx --data shapes", "volumes were asked for"),
