@@ -156,9 +156,10 @@ class _Anywhere(torch.nn.Identity):
 def test_masks_have_a_way_without_triton(reason: str | None, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their letterbox is a kernel of the CUDA graph; without it the CPU places the images."""
     monkeypatch.setattr(load_module, "why_no_triton", lambda device: reason)
-    monkeypatch.setattr(load_module, "CudaRunner", type("CudaRunner", (), {"__init__": lambda self, *given: None}))
-    warn_without_triton.cache_clear()
     task = SemanticTaskConfig(input=InputSpec(32, 32)).build(torch.nn.Identity(), ("a", "b", "c"))
+    stand_in = type("CudaRunner", (), {"__init__": lambda self, *given: None, "kind": task.kind})
+    monkeypatch.setattr(load_module, "CudaRunner", stand_in)
+    warn_without_triton.cache_clear()
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         runner = make_runner(_Anywhere(), task, "cuda")
