@@ -54,6 +54,10 @@ def test_the_file_says_what_it_is(exported_detector: Exported) -> None:
         "multi_label": True,
         "class_agnostic": False,
         "nms_backend": "auto",
+        "tiles": None,
+        "overlap": 0.2,
+        "scales": [1.0],
+        "flip": False,
     }
     spec = own.pop("input")
     assert (spec["height"], spec["width"], spec["anchor"], spec["std"]) == (96, 128, "center", [255.0] * 3)
@@ -133,7 +137,7 @@ def test_batch_and_size_are_free(
         ({"verify": "/nowhere"}, "/nowhere"),
         ({"verify": "blobs"}, "boxes were asked for"),
         ({"size": (100, 100)}, "multiples of the model's largest stride, 32"),
-        ({"postprocess": {"flip": True}}, "no setting flip"),
+        ({"postprocess": {"window": (64, 64)}}, "no setting window"),
     ],
 )
 def test_mistakes_are_told_before_the_work_begins(
