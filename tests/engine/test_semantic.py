@@ -205,7 +205,7 @@ def test_the_verbs(
     assert main([*plain, *views]) == 0
     assert json.loads(Path("views.json").read_text())["pixel_accuracy"] != again["pixel_accuracy"]
     assert main([*plain, "--conf", "0.5"]) == 2
-    assert "the task semantic has no setting confidence" in capsys.readouterr().err
+    assert "the task semantic has no setting --conf" in capsys.readouterr().err
 
     write_masks(
         tmp_path / "data", tmp_path / "shapes.yaml", CLASSES, {name: 10 * n for n, name in enumerate(CLASSES)}, 1.5

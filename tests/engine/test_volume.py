@@ -163,7 +163,7 @@ def test_the_verbs(
     for options, message in (
         (["--size", "64x64"], "the task volume has no input size"),
         (["--window", "64x64"], "window must be a positive depth, height and width, got (64, 64)"),
-        (["--conf", "0.5"], "the task volume has no setting confidence"),
+        (["--conf", "0.5"], "the task volume has no setting --conf"),
     ):
         assert main([*plain, *options]) == 2
         assert message in capsys.readouterr().err
