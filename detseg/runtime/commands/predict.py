@@ -109,10 +109,10 @@ def predict_command(
     depends_on = {**(settings or {}), "shard": str(share), "list": list_digest(titles), "save": sorted(chosen)}
     if resume and is_complete(output, depends_on):
         (output / JOURNAL).unlink(missing_ok=True)
-        has_failures = (output / ERRORS).exists()
-        told = f", but for what {printable(output / ERRORS)} names" if has_failures else ""
+        # 0 also where sources had failed: repeating does not help there, and schedulers repeat what does not end with 0.
+        told = f", but for what {printable(output / ERRORS)} names" if (output / ERRORS).exists() else ""
         print(f"{printable(output)} holds all results already{told}")
-        return int(has_failures)
+        return 0
     goes_on = resume and (is_begun(output) or _is_claimed(output))
     paths = [source.path for source in sources if source.path is not None]
     if any(name in kind.writers and kind.writers[name].needs_probabilities for name in chosen):
