@@ -16,10 +16,11 @@ from detseg.cli.verbs import EXIT_USER_ERROR, main
 from detseg.config import load_config
 from detseg.data.formats.blobs import BlobsConfig, write_blobs
 from detseg.data.loading.loader import BadImagesError
+from detseg.data.open import open_dataset
 from detseg.data.source import DatasetError
 from detseg.engine import run as run_module
 from detseg.engine.run import train
-from detseg.engine.run_data import open_run_data
+from detseg.engine.run_data import open_run_data, without_bad
 from detseg.engine.settings import DataConfig, RunConfig
 from detseg.engine.training.checkpoint import load_state
 from detseg.runtime.media.images import write_image, write_mask
@@ -276,3 +277,19 @@ def test_evaluation_leaves_out_what_cannot_be_read_where_it_may(
     assert "2 of 3 images or volumes of val cannot be used, 1 may be skipped:\n" in capsys.readouterr().err
     assert main([*words, "--skip-bad-images", "-1"]) == EXIT_USER_ERROR
     assert "skip_bad_images is a number of images, 0 or more, got -1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", ["masks", "volumes"])
+def test_masks_and_volumes_that_cannot_be_read_are_left_out(target: Any, masks: Path, tmp_path: Path) -> None:
+    data, split = masks, "val"
+    if target == "volumes":
+        data, split = tmp_path / "blobs", "all"
+        write_blobs(data, 2, config=BlobsConfig(min_side=20, max_side=24, max_radius=6))
+    dataset = open_dataset(str(data), split, None, target)
+    path: Any = dataset.label_path if target == "volumes" else dataset.mask_path  # type: ignore[union-attr]
+    truncate(Path(path(0)))
+    usable, skipped = without_bad(dataset, 1)
+    assert (len(usable), len(skipped)) == (1, 1)
+    assert str(data) in skipped[0]
+    with pytest.raises(BadImagesError, match=f"1 of 2 images or volumes of {split} cannot be used, 0 may be skipped"):
+        without_bad(dataset, 0)

@@ -109,7 +109,7 @@ def predict_command(
     depends_on = {**(settings or {}), "shard": str(share), "list": list_digest(titles), "save": sorted(chosen)}
     if resume and is_complete(output, depends_on):
         (output / JOURNAL).unlink(missing_ok=True)
-        # 0 also where sources had failed: repeating does not help there, and schedulers repeat what does not end with 0.
+        # 0 also where sources had failed: repeating does not help, and schedulers repeat what does not end with 0.
         told = f", but for what {printable(output / ERRORS)} names" if (output / ERRORS).exists() else ""
         print(f"{printable(output)} holds all results already{told}")
         return 0
