@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import io
 import json
 import os
@@ -25,7 +26,7 @@ import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -33,12 +34,30 @@ from typing import IO, Any
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from bench.fuzz_more_seeds import make_more_kinds
 from bench.fuzz_run_seeds import make_run_kinds
 from bench.fuzz_seeds import Kind, make_kinds
 
 FELL = ("crash", "hang", "traceback", "memory")
-BATCH = 50
+BATCH = 500
 """Inputs per process: what one leaves behind must not add up."""
+_IMPORTED = (
+    "detseg.cli",
+    "detseg.api.models",
+    "detseg.conversion.command",
+    "detseg.data.check",
+    "detseg.data.split",
+    "detseg.engine.command",
+    "detseg.engine.reports.compare",
+    "detseg.recipes.command",
+    "detseg.runtime.commands.merge",
+    "detseg.runtime.commands.predict",
+    "detseg.runtime.onnx.model",
+    "detseg.server.app",
+    "SimpleITK",
+    "nibabel",
+    "onnx",
+)
 HARD_LIMIT = 12 * 2**30
 """Of address space, of which torch and ONNX Runtime alone reserve some gigabytes."""
 
@@ -67,6 +86,7 @@ def run_kind(
             tally.most_megabytes = max(tally.most_megabytes, result["megabytes"])
             if result["outcome"] in FELL:
                 tally.details[result["detail"]] += 1
+            if result["outcome"] in FELL or result["seconds"] > limits.slow or result["megabytes"] > limits.large:
                 _keep(name, kind, work, keep, number, seed, result)
             done = number + 1
     return tally
@@ -119,18 +139,71 @@ def _child(
     for seed_name, content in kind.seeds.items():  # once whole, so that only what is new counts
         kind.files[seed_name].write_bytes(content)
         _use(kind, seed_name, 0, work)
+
+    def tell(*results: dict[str, Any]) -> None:
+        report.writelines(json.dumps(result) + "\n" for result in results)
+        report.flush()
+
+    for start in range(numbers.start, numbers.stop, kind.at_a_time):
+        together = range(start, min(numbers.stop, start + kind.at_a_time))
+        if len(together) > 1 and (results := _use_together(name, kind, together, seed, work, limits)):
+            tell(*results)
+            continue
+        for number in together:
+            seed_name, mutated = make_input(name, kind, number, seed)
+            kind.files[seed_name].write_bytes(mutated)
+            began, before = time.monotonic(), _forget_peak()
+            outcome, detail = _use(kind, seed_name, number, work)
+            megabytes = (_peak() - before) / 1e6
+            if outcome not in FELL and megabytes > limits.megabytes:
+                outcome, detail = "memory", f"{detail}: {megabytes:.0f} MB"
+            seconds = time.monotonic() - began
+            tell({"outcome": outcome, "detail": detail, "seconds": seconds, "megabytes": megabytes})
+            kind.files[seed_name].write_bytes(kind.seeds[seed_name])
+
+
+def _use_together(
+    name: str, kind: Kind, numbers: range, seed: int, work: Path, limits: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """What comes of these inputs in one command, in a process of its own; nothing where one of them fell, or took more
+    time or memory than one may, so that it is looked for one by one."""
+    folder = work / "together"
+    shutil.rmtree(folder, ignore_errors=True)
+    paths = []
     for number in numbers:
         seed_name, mutated = make_input(name, kind, number, seed)
-        kind.files[seed_name].write_bytes(mutated)
-        began, before = time.monotonic(), _forget_peak()
-        outcome, detail = _use(kind, seed_name, number, work)
-        megabytes = (_peak() - before) / 1e6
-        if outcome not in FELL and megabytes > limits.megabytes:
-            outcome, detail = "memory", f"{detail}: {megabytes:.0f} MB"
-        result = {"outcome": outcome, "detail": detail, "seconds": time.monotonic() - began, "megabytes": megabytes}
-        report.write(json.dumps(result) + "\n")
-        report.flush()
-        kind.files[seed_name].write_bytes(kind.seeds[seed_name])
+        paths.append(folder / str(number) / seed_name)
+        paths[-1].parent.mkdir(parents=True)
+        paths[-1].write_bytes(mutated)
+    words = kind.uses[0](paths[0], work / "out")
+    at = words.index(str(paths[0]))
+    words[at : at + 1] = map(str, paths)
+    child = os.fork()
+    if child == 0:
+        before = _forget_peak()
+        fell = _run(kind, words, work)[0] in FELL or _peak() - before > limits.megabytes * 1e6
+        if fell:
+            os._exit(70)
+        (work / "peak").write_text(str(_peak() - before))
+        os._exit(0)
+    began = time.monotonic()
+    while time.monotonic() - began < limits.seconds / 2:
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.001)
+    else:
+        os.kill(child, signal.SIGKILL)
+        _, status = os.waitpid(child, 0)
+    if status:
+        return []
+    seconds, megabytes = time.monotonic() - began, int((work / "peak").read_text()) / 1e6
+    errors = work / "out" / "errors.jsonl"
+    refused = {json.loads(line)["source"] for line in errors.read_text().splitlines()} if errors.exists() else set()
+    share = {"detail": "", "seconds": seconds / len(paths), "megabytes": megabytes}
+    # Where all are refused, nothing is written.
+    none_used = not (work / "out").exists()
+    return [{"outcome": "refused" if none_used or str(path) in refused else "used", **share} for path in paths]
 
 
 def make_input(name: str, kind: Kind, number: int, seed: int) -> tuple[str, bytes]:
@@ -143,15 +216,22 @@ def make_input(name: str, kind: Kind, number: int, seed: int) -> tuple[str, byte
 
 def _use(kind: Kind, seed_name: str, number: int, work: Path) -> tuple[str, str]:
     """What comes of the command for the file, and what it said last."""
-    from detseg.cli import main
+    return _run(kind, _words(kind, kind.files[seed_name], number, work / "out"), work)
 
-    words = kind.uses[number // len(kind.mutations) % len(kind.uses)](kind.files[seed_name], work / "out")
+
+def _words(kind: Kind, path: Path, number: int, output: Path) -> list[str]:
+    return kind.uses[number // len(kind.mutations) % len(kind.uses)](path, output)
+
+
+def _run(kind: Kind, words: Sequence[str], work: Path) -> tuple[str, str]:
+    import detseg.cli
+
     shutil.rmtree(work / "out", ignore_errors=True)
     (work / "out.json").unlink(missing_ok=True)
     output, errors = io.StringIO(), io.StringIO()
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
-            code = main(words)
+            code = (kind.run or detseg.cli.main)(words)
     except SystemExit as end:
         return "refused", f"exit {end.code}"
     except BaseException as error:  # noqa: BLE001 - whatever it is, it is what is looked for
@@ -184,9 +264,21 @@ def _keep(name: str, kind: Kind, work: Path, keep: Path, number: int, seed: int,
     seed_name, mutated = make_input(name, kind, number, seed)
     path = folder / f"{seed}_{number}_{Path(seed_name).name}"
     path.write_bytes(mutated)
-    words = kind.uses[number // len(kind.mutations) % len(kind.uses)](path, folder / "out")
+    words = _words(kind, path, number, folder / "out")
     with (folder / "what.jsonl").open("a") as file:
         file.write(json.dumps({"file": str(path), "place": seed_name, "command": words, **result}) + "\n")
+
+
+def import_all() -> None:
+    """Import what the commands use, so that no child has to. This process still has no threads but its own."""
+    import cv2
+    import onnxruntime  # noqa: F401
+    import torch
+
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    for name in _IMPORTED:
+        importlib.import_module(name)
 
 
 def render(tallies: dict[str, Tally]) -> str:
@@ -207,12 +299,16 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--seconds", type=float, default=60.0, help="how long one input may take")
     parser.add_argument("--megabytes", type=float, default=1000.0, help="how much memory one input may take")
+    parser.add_argument("--slow", type=float, default=10.0, help="what takes so many seconds is kept, too")
+    parser.add_argument("--large", type=float, default=500.0, help="what takes so many megabytes is kept, too")
     parser.add_argument("--keep", type=Path, default=Path("runs/fuzz"), help="where to put what fell")
     options = parser.parse_args()
 
     with tempfile.TemporaryDirectory() as folder:
         kinds = make_kinds(Path(folder))
         kinds |= make_run_kinds(Path(folder), Path(folder) / "coco")
+        kinds |= make_more_kinds(Path(folder), Path(folder) / "coco")
+        import_all()
         unknown = sorted(set(options.kinds) - set(kinds))
         if unknown:
             parser.error(f"unknown kinds {', '.join(unknown)}; there are {', '.join(kinds)}")

@@ -76,6 +76,36 @@ def reworded(data: bytes, chance: random.Random) -> bytes:
     return text.encode("utf-8", "surrogateescape")
 
 
+def reworded_request(data: bytes, chance: random.Random) -> bytes:
+    """An HTTP request with other words in its head, and in the heads of parts, or without some of its lines."""
+    head, separator, body = data.partition(b"\r\n\r\n")
+    if chance.random() < 0.5:
+        lines = head.split(b"\r\n")
+        number = chance.randrange(len(lines))
+        words = [
+            b"identity",
+            b"multipart/form-data",
+            b"application/json",
+            b"\xff",
+            b"-5",
+            b"1e9",
+            b"9" * 30,
+            b"a" * 5000,
+        ]
+        match chance.randrange(3):
+            case 0:
+                del lines[number]
+            case 1:
+                lines[number] = lines[number].partition(b":")[0] + b": " + chance.choice(words)
+            case _:
+                lines.insert(number + 1, chance.choice(lines))
+        return b"\r\n".join(lines) + separator + body
+    first, middle, last = body.partition(b"\r\n\r\n")
+    if middle:
+        return head + separator + reworded(first, chance) + middle + last
+    return head + separator + (reworded(body, chance) if body[:1] == b"{" else damaged(body, chance))
+
+
 def with_damaged_png_chunk(data: bytes, chance: random.Random) -> bytes:
     """A PNG with a damaged chunk and the right checksum over it."""
     if not data.startswith(b"\x89PNG"):

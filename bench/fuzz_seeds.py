@@ -18,6 +18,8 @@ from bench import fuzz_mutate as mutate
 
 Use = Callable[[Path, Path], list[str]]
 """The words of a command, for a file and a folder for what it writes."""
+Run = Callable[[Sequence[str]], int]
+"""Does what the words say, and returns the exit code."""
 
 DETECTOR = """
 model: {name: detector, backbone: {name: csp_darknet, width: 0.125}, neck: {name: pan, depth: 0.33}, head: dfl}
@@ -38,6 +40,10 @@ class Kind:
     mutations: Sequence[mutate.Mutation] = (mutate.damaged,)
     around: Path | None = None
     files: dict[str, Path] = field(default_factory=dict)
+    at_a_time: int = 1
+    """As many files go through one command, which takes several and names those that it cannot read."""
+    run: Run | None = None
+    """What takes the words in place of the command line."""
 
     def prepare(self, folder: Path) -> None:
         """Make ``folder`` ready for files of this kind."""
@@ -128,7 +134,13 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
     headers = [mutate.damaged, mutate.with_other_header, mutate.with_other_header]
     scans_in_set = {"labelsTr/s_0.nii.gz": nifti["d.nii.gz"], "imagesTr/s_1.nii.gz": nifti["a.nii.gz"]}
     return {
-        "images": Kind(_stills(pixels), [predict(detector, "--save", "csv")], images),
+        "images": Kind(_stills(pixels), [predict(detector, "--save", "csv")], images, at_a_time=25),
+        "images in tiles": Kind(
+            _stills(cv2.resize(pixels, (150, 100))),
+            [predict(detector, "--save", "csv", "--tiles", "64", "--scales", "0.5,1", "--flip")],
+            images,
+            at_a_time=25,
+        ),
         "masks": Kind({"masks/train/0.png": mask, "images/val/0.png": still.read_bytes()}, [check(2)], images, masks),
         "JSON": Kind({boxes: (coco / boxes).read_bytes()}, [check(1), split(1)], words, coco),
         "labels": Kind(
@@ -136,11 +148,11 @@ def make_kinds(folder: Path) -> dict[str, Kind]:
         ),
         "YAML of data": Kind({"data.yaml": (yolo / "data.yaml").read_bytes()}, [check(0), split(0)], words, yolo),
         "YAML of runs": Kind({"run.yaml": DETECTOR.encode()}, [train], words),
-        "NIfTI": Kind(nifti, [predict(volume_model, "--save", "table")], packed),
+        "NIfTI": Kind(nifti, [predict(volume_model, "--save", "table")], packed, at_a_time=10),
         "NIfTI in sets": Kind(scans_in_set, [check(1)], packed, scans),
         "ONNX": Kind({"a.onnx": detector.read_bytes()}, [with_still, with_still, convert], graphs),
         "safetensors": Kind(model, [with_still], headers),
-        "video": Kind(_videos(folder, pixels), [predict(detector, "--save", "csv", "--end", "1")]),
+        "video": Kind(_videos(folder, pixels), [predict(detector, "--save", "csv", "--end", "1")], at_a_time=10),
         "pickles": Kind(_pickles(folder), [convert], [mutate.damaged, mutate.with_damaged_member]),
     }
 

@@ -15,7 +15,7 @@ import stat
 import sys
 import tempfile
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -144,11 +144,13 @@ def fitting_name(stem: str, suffix: str) -> str:
     return _cut(stem, room) + suffix
 
 
-def printable(text: object) -> str:
-    """``text``, such as a path, as it can be shown anywhere: bytes of a file name that are not UTF-8, and characters
-    that steer a terminal, are escaped."""
-    shown = (one if one.isprintable() or unicodedata.category(one) == "Zs" else _escaped(one) for one in str(text))
-    return "".join(shown)
+def printable(text: object, keep: str = "") -> str:
+    """``text``, such as a path, as it can be shown anywhere: what would act on a terminal, what is not seen, and bytes
+    of file names that are not UTF-8 are written out, such as ``\\x1b``; not so the characters ``keep``."""
+    shown = str(text)
+    if shown.isascii() and shown.isprintable():
+        return shown
+    return "".join(one if _is_seen(one) or one in keep else _written_out(one) for one in shown)
 
 
 def storable(text: str) -> str:
@@ -221,6 +223,29 @@ class ReadFrom:
         return resolved
 
 
+def require_possible(path: Path) -> None:
+    """Refuse a place for results at which nothing can be written, before any work is done for it: below what is no
+    folder, behind a link that leads to itself or nowhere, or in a folder that is closed.
+
+    Raises:
+        OSError: names what is in the way.
+    """
+    for place in (path.absolute(), *path.absolute().parents):
+        try:
+            mode = place.stat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            if place.is_symlink() and place != path.absolute():
+                raise FileNotFoundError(errno.ENOENT, "is a link that leads nowhere", str(place)) from None
+            continue
+        if place == path.absolute():
+            return  # what is there is looked at by others
+        if not stat.S_ISDIR(mode):
+            raise NotADirectoryError(errno.ENOTDIR, "is no folder, and results were to be written there", str(place))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, "nothing can be written into this folder", str(place))
+        return
+
+
 def require_replaceable(
     path: Path, *, overwrite: bool = False, is_ours: Callable[[Path], bool] = lambda path: False
 ) -> None:
@@ -250,22 +275,16 @@ def holds_keys(path: Path, *names: str) -> bool:
     return isinstance(content, dict) and content.keys() >= set(names)
 
 
-def free_folder(wanted: Path, marks: Sequence[str], *, overwrite: bool = False) -> Path:
-    """The folder for the results of a run: ``wanted``, or where that holds the results of another run, a file with one
-    of the names ``marks``, then ``wanted-2`` and so on, unless ``overwrite``.
-
-    A folder that holds only other files is taken as it is: :func:`require_replaceable` is for each file.
-    """
-    folder, number = wanted, 1
-    while not overwrite and any(os.path.lexists(folder / mark) for mark in marks):
-        number += 1
-        folder = Path(os.path.normpath(wanted.absolute())) if not wanted.name or wanted.name == ".." else wanted
-        folder = folder.with_name(f"{folder.name}-{number}")
-    return folder
+def _is_seen(character: str) -> bool:
+    # Joiners are part of words and of emojis.
+    return character.isprintable() or unicodedata.category(character) == "Zs" or character in "\u200c\u200d"
 
 
-def _escaped(character: str) -> str:
-    return character.encode("unicode_escape").decode("ascii")
+def _written_out(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name, as Python holds it
+        code -= 0xDC00
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
 def _partial_name(path: Path) -> dict[str, Any]:

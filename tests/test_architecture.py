@@ -28,6 +28,7 @@ OPEN = frozenset(
         "config_files",
         "config_reference",
         "files",
+        "folders",
         "habits",
         "memory",
         "run_lengths",

@@ -16,7 +16,6 @@ from detseg.files import (
     atomic_path,
     cache_folder,
     fitting_name,
-    free_folder,
     holds_keys,
     open_regular,
     printable,
@@ -24,6 +23,7 @@ from detseg.files import (
     read_text,
     remove_partial_files,
     require_apart,
+    require_possible,
     require_replaceable,
     storable,
     write_text,
@@ -173,16 +173,29 @@ def test_names_that_would_be_too_long_are_cut() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "shown", "stored"),
+    ("text", "shown"),
     [
-        ("plain \u00e4\u00a0\u6587.png", "plain \u00e4\u00a0\u6587.png", "plain \u00e4\u00a0\u6587.png"),
-        (os.fsdecode(b"a\xe4"), "a\\udce4", "a\\udce4"),
-        ("\x1b[31mred\n", "\\x1b[31mred\\n", "\x1b[31mred\n"),
-        ("\u202egnp.exe", "\\u202egnp.exe", "\u202egnp.exe"),
+        ("plain.png", "plain.png"),
+        ("größer, 中, 🐟\u00a0", "größer, 中, 🐟\u00a0"),
+        ("a family 👨\u200d👩\u200d👧", "a family 👨\u200d👩\u200d👧"),
+        ("\x1b[31mred\n", "\\x1b[31mred\\x0a"),
+        ("a\rb\bc\x07\x7f\t", "a\\x0db\\x08c\\x07\\x7f\\x09"),
+        ("\x9b2J", "\\x9b2J"),
+        ("a\u202egnp.exe", "a\\u202egnp.exe"),
+        ("zero\u200bwidth\ufeff", "zero\\u200bwidth\\ufeff"),
+        ("tag\U000e0061", "tag\\U000e0061"),
+        (os.fsdecode(b"bild_\xe4.jpg"), "bild_\\xe4.jpg"),
+        ("\ud800", "\\ud800"),
     ],
 )
-def test_names_are_shown_and_stored(text: str, shown: str, stored: str) -> None:
-    assert (printable(text), storable(text)) == (shown, stored)
+def test_what_is_shown(text: str, shown: str) -> None:
+    assert printable(text) == shown
+    assert printable(f"{text}\n\t", keep="\n\t") == printable(f"{text}", keep="\n\t") + "\n\t"
+
+
+def test_what_is_stored() -> None:
+    for text, stored in ((os.fsdecode(b"a\xe4"), "a\\udce4"), ("\x1b[31mred\n", "\x1b[31mred\n"), ("ä", "ä")):
+        assert storable(text) == stored
 
 
 def test_only_what_this_program_wrote_is_replaced(tmp_path: Path) -> None:
@@ -222,21 +235,6 @@ def test_reports_are_told_by_their_keys(tmp_path: Path, content: bytes, is_repor
     assert holds_keys(tmp_path / "m.json", "AP") == is_report
     assert not holds_keys(tmp_path / "none.json", "AP")
     assert not holds_keys(tmp_path, "AP")
-
-
-def test_runs_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    marks = ("begun", "done")
-    for number in range(1, 5):
-        folder = free_folder(tmp_path / "out", marks)
-        assert folder == tmp_path / ("out" if number == 1 else f"out-{number}")
-        folder.mkdir()
-        (folder / marks[number % 2]).touch()
-    assert free_folder(tmp_path / "out", marks, overwrite=True) == tmp_path / "out"
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "notes.txt").touch()
-    assert free_folder(tmp_path / "foreign", marks) == tmp_path / "foreign"
-    monkeypatch.chdir(tmp_path / "out")
-    assert free_folder(Path(), marks) == tmp_path / "out-5"
 
 
 @pytest.mark.parametrize(
@@ -328,3 +326,34 @@ def test_what_can_be_made_again_has_a_folder(
     if chosen is not None:
         monkeypatch.setenv("DETSEG_CACHE", chosen)
     assert str(cache_folder()) == expected
+
+
+def test_places_where_nothing_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "one").symlink_to("two")
+    (tmp_path / "two").symlink_to("one")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    for name, words in {
+        "file/a.json": "file: is no folder",
+        "file/b/c/a.json": "file: is no folder",
+        "loop": "loop: Too many levels of symbolic links",
+        "loop/a/b.onnx": "loop/a/b.onnx: Too many levels of symbolic links",
+        "one/a.onnx": "one/a.onnx: Too many levels of symbolic links",
+        "dangling/a/b.onnx": "dangling: is a link that leads nowhere",
+        f"{'x' * 300}/a.json": "File name too long",
+    }.items():
+        with pytest.raises(OSError, match=r"\[Errno") as caught:
+            require_possible(tmp_path / name)
+        assert words in f"{caught.value.filename}: {caught.value.strerror}"
+    for name in ("new", "new/a/b.json", "file", "../b.json", "dangling", "."):
+        require_possible(tmp_path / name)
+    require_possible(Path("new"))
+    require_possible(Path())
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is closed to root")
+def test_a_closed_folder_is_no_place(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0o500)
+    with pytest.raises(PermissionError, match="nothing can be written into this folder"):
+        require_possible(tmp_path / "closed" / "a" / "b.json")

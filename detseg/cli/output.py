@@ -9,17 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO, cast
 
-# Controls of 7 and 8 bits but tab and new line; marks that turn the direction of text; separators of lines and
-# paragraphs; bytes of file names that are no text, as Python holds them.
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+from detseg.files import printable
+
 _PROGRESS = re.compile("(?:[\r\n]|\x1b\\[A)*")
 """How bars of progress begin, and what they move the cursor with."""
 LONGEST_MESSAGE = 4000
-
-
-def printable(text: str) -> str:
-    """``text`` with what would act on a terminal written out, such as ``\\x1b``; line ends and tabs stay."""
-    return _UNPRINTABLE.sub(lambda match: _written_out(match[0]), text)
 
 
 def shortened(message: object) -> str:
@@ -28,13 +22,6 @@ def shortened(message: object) -> str:
     if len(text) <= LONGEST_MESSAGE:
         return text
     return f"{text[:LONGEST_MESSAGE]}... ({len(text):,} characters in all)"
-
-
-def _written_out(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte of a file name
-        code -= 0xDC00
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
 
 
 class _Printable:
@@ -50,7 +37,7 @@ class _Printable:
         if self._moves:
             found = _PROGRESS.match(text)
             start = found.end() if found else 0
-        shown = text[:start] + printable(text[start:])
+        shown = text[:start] + printable(text[start:], keep="\n\t")
         encoding = self._stream.encoding or "utf-8"
         self._stream.write(shown.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)

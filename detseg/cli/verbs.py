@@ -13,9 +13,12 @@ from typing import Any, TextIO
 from detseg.cli.arguments import make_parser
 from detseg.cli.errors import explain, in_options, leave_standard_output
 from detseg.cli.output import printable_output, shortened
+from detseg.files import require_possible
 from detseg.habits import advice
 
 EXIT_USER_ERROR = 2
+_WRITTEN = ("output", "json", "report", "preview", "to")
+"""The options that say where results go."""
 _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
@@ -37,6 +40,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
+            for place in (getattr(options, name, None) for name in _WRITTEN):
+                if place is not None:
+                    require_possible(place)
             exit_code = _VERBS[options.verb](options)
             sys.stdout.flush()
             return exit_code

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from detseg.config import load_config
+from detseg.data.open import find_source
+from detseg.data.source import require_outside
 from detseg.engine.evaluated import Evaluated, Evaluation, open_evaluated
 from detseg.engine.reports.examples import IMAGES_NAME, Examples
 from detseg.engine.reports.html_report import is_html_report, write_html
@@ -23,7 +26,8 @@ from detseg.engine.reports.report import (
 from detseg.engine.samples import file_names
 from detseg.engine.settings import RunConfig
 from detseg.evaluation.report import all_metrics
-from detseg.files import free_folder, require_replaceable
+from detseg.files import require_replaceable
+from detseg.folders import claimed_folder
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.shipped import find_config
 from detseg.structures import Target
@@ -89,41 +93,51 @@ def run_evaluation(
         foreign=foreign,
         skip_bad_images=skip_bad_images,
     )
-    output = _checked_places(evaluated, json_path, report_path, output, overwrite)
-    examples = None
-    if output or report_path:
-        folder = output / IMAGES_NAME if output else None
-        examples = Examples(evaluated.task, evaluated.samples, folder, full=full)
-    judged = evaluated.evaluate(
-        batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator, precision=precision
-    )
-    metrics = all_metrics(judged)
-    if examples:
-        settings, images = evaluated.describe(), examples.finish(judged)
-        if output:
-            write_report(judged, metrics, output, settings, images, names=file_names(evaluated.samples))
-        if report_path:
-            write_html(report_path, make_report(judged, metrics, settings, images))
-    if json_path:
-        write_metrics(judged, metrics, json_path)
+    with ExitStack() as stack:
+        output = _checked_places(evaluated, json_path, report_path, output, overwrite, stack)
+        examples = None
+        if output or report_path:
+            folder = output / IMAGES_NAME if output else None
+            examples = Examples(evaluated.task, evaluated.samples, folder, full=full)
+        judged = evaluated.evaluate(
+            batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator, precision=precision
+        )
+        metrics = all_metrics(judged)
+        if examples:
+            settings, images = evaluated.describe(), examples.finish(judged)
+            if output:
+                write_report(judged, metrics, output, settings, images, names=file_names(evaluated.samples))
+            if report_path:
+                write_html(report_path, make_report(judged, metrics, settings, images))
+        if json_path:
+            write_metrics(judged, metrics, json_path)
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
     return Evaluation(metrics, judged, len(evaluated.samples), evaluated.data, split, reports, evaluated.skipped)
 
 
 def _checked_places(
-    evaluated: Evaluated, json_path: Path | None, report_path: Path | None, output: Path | None, overwrite: bool
+    evaluated: Evaluated,
+    json_path: Path | None,
+    report_path: Path | None,
+    output: Path | None,
+    overwrite: bool,
+    stack: ExitStack,
 ) -> Path | None:
-    """The folder for the results, where there is one, after it is sure that nothing of the user's is lost."""
+    """The folder for the results, where there is one, nobody else's until ``stack`` ends, after it is sure that nothing
+    of the user's is lost."""
     for path, is_ours in ((json_path, is_metrics), (report_path, is_html_report)):
         if path is not None:
             evaluated.require_apart(path.parent)
             require_replaceable(path, overwrite=overwrite, is_ours=is_ours)
     if output is None:
         return None
-    folder = free_folder(output, (METRICS_NAME,), overwrite=overwrite)
-    evaluated.require_apart(folder)
-    for name in (*FILE_NAMES, IMAGES_NAME):
-        require_replaceable(folder / name, overwrite=overwrite)
+
+    def require(folder: Path) -> None:
+        evaluated.require_apart(folder)
+        for name in (*FILE_NAMES, IMAGES_NAME):
+            require_replaceable(folder / name, overwrite=overwrite)
+
+    folder = stack.enter_context(claimed_folder(output, (METRICS_NAME,), require, overwrite=overwrite))
     if folder != output:
         print(f"{output} holds another evaluation; the results of this one go to {folder}")
     return folder
@@ -157,19 +171,25 @@ def preview_command(
     """``detseg check --preview``: images of training batches as ``config_path`` would make them, or with usual
     settings for this ``truth``. Where there are some in the folder ``output``, they go to ``output-2`` and so on,
     unless ``overwrite``."""
-    output = free_folder(output, SHEETS, overwrite=overwrite)
-    if config_path is None:
-        return preview(data, output, format=format, target=target)
-    config = load_config(RunConfig, find_config(config_path))
-    return preview(
-        data,
-        output,
-        format=format,
-        target=config.task.target,
-        config=config.augment,
-        task=config.task,
-        model=config.model,
-        size=config.task.train_size,
-        seed=config.train.seed,
-        batch_size=config.train.batch_size,
-    )
+    config = None if config_path is None else load_config(RunConfig, find_config(config_path))
+    source = find_source(data)
+
+    def require(folder: Path) -> None:
+        if source.root.exists():
+            require_outside(folder, source.data_root())
+
+    with claimed_folder(output, SHEETS, require, overwrite=overwrite) as folder:
+        if config is None:
+            return preview(data, folder, format=format, target=target)
+        return preview(
+            data,
+            folder,
+            format=format,
+            target=config.task.target,
+            config=config.augment,
+            task=config.task,
+            model=config.model,
+            size=config.task.train_size,
+            seed=config.train.seed,
+            batch_size=config.train.batch_size,
+        )

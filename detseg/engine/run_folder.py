@@ -19,9 +19,9 @@ import torch
 from detseg.engine.distributed import Group
 from detseg.engine.logging.log import LOG_NAME, RECORDS_NAME, read_records
 from detseg.engine.training.checkpoint import PREVIOUS_NAME, STATE_NAME
+from detseg.folders import LOCK_NAME
 
 CONFIG_NAME = "config.yaml"
-LOCK_NAME = ".lock"
 
 _OF_A_BEGINNING = {CONFIG_NAME, LOG_NAME, RECORDS_NAME, "class_weights.json", "tensorboard"}
 """What a run that ended before its first state leaves behind: nothing that was learned."""

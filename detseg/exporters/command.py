@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detseg.files import holds_keys, require_replaceable
+from detseg.files import holds_keys, require_possible, require_replaceable
 from detseg.runtime.onnx.file import is_exported
 from detseg.runtime.weights.released import find_model
 
@@ -66,6 +66,7 @@ def run_export(
         # The folder of released weights is no place for results.
         output = Path(default_path(model_path, precision).name)
     written = output or default_path(model_path, precision)
+    require_possible(written)
     require_replaceable(written, overwrite=overwrite, is_ours=is_exported)
     report = written.with_suffix(".parity.json")
     require_replaceable(report, overwrite=overwrite, is_ours=lambda path: holds_keys(path, "made_from", "sha256"))

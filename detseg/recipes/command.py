@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from detseg.config import load_config
@@ -15,6 +16,7 @@ from detseg.engine.run import RunResult, train
 from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.settings import RunConfig
 from detseg.engine.training.interrupt import EXIT_INTERRUPTED, InterruptedRunError
+from detseg.folders import new_folder, numbered
 from detseg.recipes.plan import Options, plan_run
 
 # What may change when a run goes on: where things are, how fast they come, what is done about bad files, and how long
@@ -76,8 +78,8 @@ def start_run(
 ) -> RunResult:
     """Begin a run, see :func:`detseg.recipes.plan.plan_run`, in ``output``, by default ``runs/NAME``, numbered."""
     plan = plan_run(model, options, overrides)
-    run_dir = output or free_run_folder(Path("runs") / plan.name)
-    return train(plan.config, run_dir, bar=bar, adapt=plan.adapted_to, callbacks=callbacks)
+    with run_folder(output, plan.name) as run_dir:
+        return train(plan.config, run_dir, bar=bar, adapt=plan.adapted_to, callbacks=callbacks)
 
 
 def resume_run(
@@ -122,10 +124,16 @@ def refusal(what: str, run_dir: Path) -> ValueError:
     )
 
 
-def free_run_folder(wanted: Path) -> Path:
-    """``wanted``, or where that is there the next of ``wanted-2``, ``wanted-3``, ...."""
-    numbered = re.compile(re.escape(wanted.name) + r"-(\d+)")
-    taken = [
-        int(match[1]) for path in wanted.parent.glob(f"{wanted.name}-*") if (match := numbered.fullmatch(path.name))
-    ]
-    return wanted.with_name(f"{wanted.name}-{max(taken, default=1) + 1}") if wanted.exists() else wanted
+@contextmanager
+def run_folder(wanted: Path | None, name: str) -> Iterator[Path]:
+    """The folder of a new run: ``wanted``, or ``runs/NAME``, numbered where that is there, made here so that no other
+    run chooses it as well; if it stays empty, it goes."""
+    if wanted is not None:
+        yield wanted
+        return
+    usual = Path("runs") / name
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # of several processes none may see what another has made
+        yield next(folder for folder in numbered(usual) if not os.path.lexists(folder))
+        return
+    with new_folder(usual) as folder:
+        yield folder

@@ -16,7 +16,7 @@ from detseg.engine.reports.report import METRICS_NAME
 from detseg.engine.training.checkpoint import STATE_NAME
 from detseg.engine.training.interrupt import EXIT_INTERRUPTED, InterruptedRunError
 from detseg.files import read_text, write_text
-from detseg.recipes.command import free_run_folder, refusal, resume_run, start_run
+from detseg.recipes.command import refusal, resume_run, run_folder, start_run
 from detseg.recipes.plan import Options, plan_run
 from detseg.runtime.weights.released import FOLDS_NAME
 
@@ -85,18 +85,18 @@ def train_folds(
         "overrides": list(overrides),
         "folds": list(wanted),
     }
-    folder = output or free_run_folder(Path("runs") / f"{plan.name}_folds")
-    if is_folds_folder(folder):
-        if _read(folder) != json.loads(json.dumps(begun)):
-            raise ValueError(
-                f"{folder} holds a cross-validation that was begun otherwise ({FOLDS_NAME} says how); go on with "
-                f"--resume {folder}, or choose another folder with -o"
-            )
-    elif folder.exists() and any(folder.iterdir()):
-        raise FileExistsError(f"{folder} is not empty; choose a new or an empty folder with -o")
-    else:
-        write_text(folder / FOLDS_NAME, json.dumps(begun, indent=2) + "\n")
-    return _go_on(folder, bar=bar)
+    with run_folder(output, f"{plan.name}_folds") as folder:
+        if is_folds_folder(folder):
+            if _read(folder) != json.loads(json.dumps(begun)):
+                raise ValueError(
+                    f"{folder} holds a cross-validation that was begun otherwise ({FOLDS_NAME} says how); go on with "
+                    f"--resume {folder}, or choose another folder with -o"
+                )
+        elif folder.exists() and any(folder.iterdir()):
+            raise FileExistsError(f"{folder} is not empty; choose a new or an empty folder with -o")
+        else:
+            write_text(folder / FOLDS_NAME, json.dumps(begun, indent=2) + "\n")
+        return _go_on(folder, bar=bar)
 
 
 def resume_folds(folder: Path, *, bar: bool = True) -> CrossValidation:

@@ -6,7 +6,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeVar
 
 Item = TypeVar("Item")
 
@@ -23,13 +23,38 @@ class _End:
         self.error = error
 
 
+class Weighed(NamedTuple):
+    """What waits in a queue is weighed by ``weigh``; once that is ``most`` together, nothing more is let in, however
+    few they are. One may always wait."""
+
+    weigh: Callable[[Any], int]
+    most: int
+
+
+class _Waiting(queue.Queue[Any]):
+    """A queue of at most ``size`` items, and where they are ``weighed`` no more than these may weigh."""
+
+    def __init__(self, size: int, weighed: Weighed | None) -> None:
+        super().__init__(size)
+        self._weighed = weighed
+
+    def _qsize(self) -> int:
+        count = super()._qsize()
+        if self._weighed is None or not count:
+            return count
+        weight = sum(self._weighed.weigh(item) for item in self.queue if not isinstance(item, _End))
+        return max(count, self.maxsize) if weight >= self._weighed.most else count
+
+
 def iterate_ahead(
     items: Iterable[Item],
     size: int,
     overtake: Callable[[Item, Item], Item | None] | None = None,
     stop: threading.Event | None = None,
+    weighed: Weighed | None = None,
 ) -> Iterator[Item]:
-    """``items``, in their order, taken by a thread of its own that is at most ``size`` of them ahead.
+    """``items``, in their order, taken by a thread of its own that is at most ``size`` of them ahead, fewer where they
+    are ``weighed`` and too heavy.
 
     ``overtake(last, new)`` may give what takes the place of the last one that waits, instead of waiting behind it; None
     where ``new`` waits too.
@@ -42,7 +67,7 @@ def iterate_ahead(
         RuntimeError: this process was forked after the iterator began, and so has no such thread.
     """
     process = os.getpid()
-    waiting: queue.Queue[Item | _End] = queue.Queue(size)
+    waiting: queue.Queue[Item | _End] = _Waiting(size, weighed)
     stopped = threading.Event()
 
     def overtakes(item: Item) -> bool:
@@ -110,15 +135,16 @@ def _require_process(process: int) -> None:
 
 
 class Sink(Generic[Item]):
-    """A thread that consumes items in order, at most ``size`` of which wait; a context manager, done when it is left.
+    """A thread that consumes items in order, at most ``size`` of which wait, fewer where they are ``weighed`` and too
+    heavy; a context manager, done when it is left.
 
     An error of ``consume`` is raised by the next ``put`` or on leaving, and nothing is consumed after it. Where the
     ``with`` block ends in an exception, the items that still wait are dropped.
     """
 
-    def __init__(self, consume: Callable[[Item], None], size: int) -> None:
+    def __init__(self, consume: Callable[[Item], None], size: int, weighed: Weighed | None = None) -> None:
         self._consume = consume
-        self._waiting: queue.Queue[Item | _End] = queue.Queue(size)
+        self._waiting: queue.Queue[Item | _End] = _Waiting(size, weighed)
         self._error: BaseException | None = None
         self._dropping = False
         self._process = os.getpid()

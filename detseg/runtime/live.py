@@ -6,7 +6,8 @@ import threading
 from collections.abc import Iterator
 from dataclasses import replace
 
-from detseg.runtime.background import iterate_ahead
+from detseg.runtime.background import Weighed, iterate_ahead
+from detseg.runtime.media.decode_budget import MAX_PIXELS_WAITING
 from detseg.runtime.sources.frames import Frame
 
 
@@ -15,9 +16,10 @@ def take_ahead(frames: Iterator[Frame], size: int, stop: threading.Event | None 
 
     Live ones are always taken by a thread, as soon as they are there, and only the newest waits. It counts those that
     it has overtaken, see :class:`detseg.runtime.sources.frames.Frame`. ``stop``: see
-    :func:`detseg.runtime.background.iterate_ahead`.
+    :func:`detseg.runtime.background.iterate_ahead`. Of large ones fewer are ahead.
     """
-    return iterate_ahead(frames, size, _overtake, stop) if size else _from_the_first_live_one(frames, stop)
+    weighed = Weighed(_weigh, MAX_PIXELS_WAITING)
+    return iterate_ahead(frames, size, _overtake, stop, weighed) if size else _from_the_first_live_one(frames, stop)
 
 
 def _from_the_first_live_one(frames: Iterator[Frame], stop: threading.Event | None) -> Iterator[Frame]:
@@ -26,6 +28,10 @@ def _from_the_first_live_one(frames: Iterator[Frame], stop: threading.Event | No
             yield from iterate_ahead(_both(frame, frames), 1, _overtake, stop)
             return
         yield frame
+
+
+def _weigh(frame: Frame) -> int:
+    return frame.num_pixels
 
 
 def _both(first: Frame, others: Iterator[Frame]) -> Iterator[Frame]:

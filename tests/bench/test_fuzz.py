@@ -17,7 +17,7 @@ from bench.fuzz import FELL, Tally, make_input, render, run_kind
 from bench.fuzz_seeds import Kind
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-LIMITS = Namespace(seconds=10.0, megabytes=200.0)
+LIMITS = Namespace(seconds=10.0, megabytes=200.0, slow=1e9, large=1e9)
 
 
 @pytest.mark.parametrize("mutation", [fuzz_mutate.damaged, fuzz_mutate.reworded])
@@ -70,6 +70,37 @@ def test_what_falls_is_counted_and_kept(tmp_path: Path, monkeypatch: pytest.Monk
     last = render({"kind": tally}).splitlines()[-1]
     assert last.split()[:8] == ["kind", "7", "2", "1", "1", "1", "1", "1"]
     assert render({"kind": Tally()}).splitlines()[-1].split()[1] == "0"
+
+
+def test_inputs_that_go_together_are_tried_one_by_one_where_one_falls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The files say what is to happen; whoever takes several ends at the first of them that falls."""
+    said = [b"used"] * 5 + [b"bad"] + [b"used"] * 3 + [b"crash"] + [b"used", b"bad", b"hang", b"used"]
+
+    def take(words: list[str]) -> int:
+        errors = []
+        for path in map(Path, words):
+            match path.read_bytes():
+                case b"crash":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                case b"hang":
+                    time.sleep(600)
+                case b"bad":
+                    errors.append(json.dumps({"source": str(path), "error": "bad"}))
+        out = tmp_path / "work" / "out"
+        out.mkdir()
+        (out / "errors.jsonl").write_text("".join(f"{line}\n" for line in errors))
+        return 1 if errors else 0
+
+    monkeypatch.setattr("bench.fuzz.make_input", lambda name, kind, number, seed: ("a", said[number]))
+    kind = Kind({"a": b"whole"}, [lambda path, out: [str(path)]], at_a_time=4, run=take)
+    (tmp_path / "work").mkdir()
+    limits = Namespace(seconds=2.0, megabytes=200.0, slow=1e9, large=1e9)
+    tally = run_kind("kind", kind, tmp_path / "work", tmp_path / "kept", len(said), 0, limits)
+    assert tally.outcomes == {"used": 10, "refused": 2, "crash": 1, "hang": 1}
+    kept = [json.loads(line) for line in (tmp_path / "kept/kind/what.jsonl").read_text().splitlines()]
+    assert [one["outcome"] for one in kept] == ["crash", "hang"]
 
 
 @pytest.mark.slow

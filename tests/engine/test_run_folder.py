@@ -18,8 +18,9 @@ import torch
 
 from detseg.engine.distributed import Group
 from detseg.engine.run import train
-from detseg.engine.run_folder import LOCK_NAME, RunFolder, RunInUseError
+from detseg.engine.run_folder import RunFolder, RunInUseError
 from detseg.engine.settings import RunConfig
+from detseg.folders import LOCK_NAME
 
 Tiny = Callable[..., RunConfig]
 CPU = torch.device("cpu")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from detseg.runtime.background import Sink, iterate_ahead
+from detseg.runtime.background import Sink, Weighed, iterate_ahead
 
 
 def numbers(seen: list[int], count: int = 100, error_at: int | None = None) -> Iterator[int]:
@@ -37,6 +37,42 @@ def test_order_and_bound() -> None:
     assert len(seen) == 5
     assert list(items) == list(range(1, 100))
     assert seen[-1] == -1
+
+
+def test_of_heavy_items_fewer_wait() -> None:
+    """Of 3, 3, 3, ... below 7 two may wait, and a third is let in; what is heavier than that waits alone."""
+    for weight, num_waiting in ((3, 3), (6, 2), (7, 1), (1000, 1), (0, 20)):
+        seen: list[int] = []
+        items = iterate_ahead(numbers(seen), 20, weighed=Weighed(lambda number, weight=weight: weight, 7))  # type: ignore[misc]
+        assert next(items) == 0
+        # One is given, and one in the hand of the thread.
+        wait_for(lambda seen=seen, count=num_waiting + 2: len(seen) == count)  # type: ignore[misc]
+        time.sleep(0.02)
+        assert len(seen) == num_waiting + 2
+        assert list(items) == list(range(1, 100))
+
+
+def test_a_sink_lets_few_heavy_items_wait() -> None:
+    taken: list[int] = []
+    begun, proceed = threading.Event(), threading.Event()
+
+    def take(number: int) -> None:
+        begun.set()
+        assert proceed.wait(60)
+        taken.append(number)
+
+    with Sink(take, 9, Weighed(lambda number: 5, 7)) as sink:
+        sink.put(0)
+        assert begun.wait(60)
+        sink.put(1)
+        sink.put(2)
+        late = threading.Thread(target=sink.put, args=(3,))
+        late.start()
+        late.join(0.05)
+        assert late.is_alive(), "two of five are more than seven"
+        proceed.set()
+        late.join(60)
+    assert taken == [0, 1, 2, 3]
 
 
 def test_the_thread_is_another_one() -> None:

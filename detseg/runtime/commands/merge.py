@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detseg.files import free_folder, printable, require_apart, storable, write_text
+from detseg.files import printable, require_apart, storable, write_text
+from detseg.folders import claimed_folder
 from detseg.runtime.commands.shards import RUN, parse_shard, read_run, require_same_settings
 from detseg.runtime.commands.summary import ERRORS
 from detseg.runtime.writers.cells import as_text_cell
@@ -54,17 +55,17 @@ def merge_command(folders: Sequence[Path], output: Path) -> int:
         ValueError: the folders are not all shares of one list, made with the same settings.
     """
     shares = _open(folders)
-    target = free_folder(output, (RUN, *_TABLES))
-    require_apart(target, [share.folder / RUN for share in shares])
     names = [name for name in _TABLES if _is_in_all(name, shares)]
     if not names:
         raise ValueError(f"there are no tables in {printable(shares[0].folder)}; save coco, csv, jsonl or table")
-    with ExitStack() as stack:
-        for name in names:
-            _TABLES[name](shares, target, stack)
-    failures = list(_merged(shares, _failures))
-    if failures:
-        write_text(target / ERRORS, "".join(json.dumps(one) + "\n" for one in failures))
+    read = [share.folder / RUN for share in shares]
+    with claimed_folder(output, (RUN, *_TABLES), lambda folder: require_apart(folder, read)) as target:
+        with ExitStack() as stack:
+            for name in names:
+                _TABLES[name](shares, target, stack)
+        failures = list(_merged(shares, _failures))
+        if failures:
+            write_text(target / ERRORS, "".join(json.dumps(one) + "\n" for one in failures))
     print(f"{len(shares)} shares, {shares[0].run['num_sources']} sources: {', '.join(names)} in {printable(target)}")
     if failures:
         print(f"of {len({one['source'] for one in failures})} sources not all is there: see {ERRORS}")

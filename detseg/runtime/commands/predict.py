@@ -11,8 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from detseg.files import free_folder, printable, remove_partial_files, require_apart, require_replaceable
-from detseg.runtime.background import Sink
+from detseg.files import printable, remove_partial_files, require_apart, require_replaceable
+from detseg.folders import free_folder
+from detseg.runtime.background import Sink, Weighed
 from detseg.runtime.commands.counts import CountWriter, PlaceCounts
 from detseg.runtime.commands.progress import JOURNAL, Progress, is_begun
 from detseg.runtime.commands.shards import RUN, WHOLE, Shard, is_complete, list_digest, write_run
@@ -20,6 +21,7 @@ from detseg.runtime.commands.summary import ERRORS, Summary
 from detseg.runtime.commands.window import WindowWriter
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.kinds.saving import Saving, make_writers
+from detseg.runtime.media.decode_budget import MAX_PIXELS_WAITING
 from detseg.runtime.model import Model
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import TimedRunner
@@ -125,8 +127,9 @@ def predict_command(
         progress = Progress(folder, depends_on, go_on=goes_on)
         if goes_on:
             print(f"going on in {printable(folder)}: {len(progress.done)} of {len(sources)} sources are done")
-        summary.failures += progress.failures
         summary.num_sources = len(sources) + len(summary.failures)
+        summary.failures += progress.failures
+        summary.num_before = len(progress.done - {source for _, source, _ in progress.failures})
         sources = [source for source in sources if source.title not in progress.done]
         with ExitStack() as stack:
             stack.enter_context(suppress(_StoppedError))
@@ -182,7 +185,8 @@ def predict_command(
                 writers.write(prediction.frame, prediction.result)
 
             # A window belongs to the thread that waits for it.
-            put = write if show else stack.enter_context(Sink(write, batch_size + _AHEAD)).put
+            weighed = Weighed(lambda prediction: prediction.frame.num_pixels, MAX_PIXELS_WAITING)
+            put = write if show else stack.enter_context(Sink(write, batch_size + _AHEAD, weighed)).put
             bar = stack.enter_context(tqdm(desc="predict", unit="frame", leave=False, dynamic_ncols=True, disable=None))
             bar.total = sum(source.kind in ("image", "volume") for source in sources)
             for prediction in predictions:

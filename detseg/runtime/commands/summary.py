@@ -29,7 +29,8 @@ class Summary:
     """Counts what is found, and notes what fails."""
 
     def __init__(self, class_names: Sequence[str], kind: Kind) -> None:
-        self.num_sources = 0
+        self.num_sources = self.num_before = 0
+        """All of them, and those that an earlier part of the run has done without a fault."""
         self.failures: list[tuple[str, str, str]] = []
         """Whether it was "read", "predicted" or "written", the source, and what was wrong."""
         self.write_s = self.network_s = 0.0
@@ -86,9 +87,10 @@ class Summary:
         if was_stopped:
             num_left = len(titles - self._reached - failed)
             print(f"stopped by {stop.name} {self._place()}; {num_left} sources were not begun")
-        print(
-            f"{len(whole)} of {self.num_sources} sources, {self._num_frames} images; results are in {printable(folder)}"
-        )
+        before = f" ({self.num_before} before, {len(whole)} now)" if self.num_before else ""
+        images = f"{self._num_frames} images{' now' if before else ''}"
+        done = f"{self.num_before + len(whole)} of {self.num_sources} sources{before}"
+        print(f"{done}, {images}; results are in {printable(folder)}")
         for name, count in self._num_of_video.items():
             state = "stopped" if name in broken_off else "complete" if name in whole else "not complete"
             overtaken = self._num_overtaken[name]
@@ -123,7 +125,8 @@ class Summary:
         shown = [f"{printable(self._class_names[label])} {self._counts[label]}" for label in order[:_NUM_SHOWN]]
         if len(order) > _NUM_SHOWN:
             shown.append(f"and of {len(order) - _NUM_SHOWN} more classes")
-        print(f"{self._kind.counted}: {', '.join(shown) or 'none'}")
+        now = " now" if self.num_before else ""
+        print(f"{self._kind.counted}{now}: {', '.join(shown) or 'none'}")
         if self._num_left_out:
             print(
                 f"left out, as images may hold no more objects (--max-det): {self._num_left_out} objects in "

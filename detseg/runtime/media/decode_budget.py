@@ -1,4 +1,5 @@
-"""How many pixels all threads of this process may decode at a time, so that their memory together has a limit."""
+"""How many pixels all threads of this process may decode at a time, and how many may wait for their use, so that their
+memory together has a limit."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 
 MAX_PIXELS_AT_A_TIME = 178_000_000
 """The largest image that is decoded at all, alone, or any number of small ones; so many take half a gigabyte."""
+MAX_PIXELS_WAITING = MAX_PIXELS_AT_A_TIME // 4
+"""As many pixels of decoded images wait at one place, or one image that has more."""
 
 
 class _Budget:
@@ -33,6 +36,36 @@ def decoding(num_pixels: int) -> Iterator[None]:
         with budget.changed:
             budget.num_pixels -= share
             budget.changed.notify_all()
+
+
+class WaitingRoom:
+    """Who may decode images ahead of their use, which are numbered in the order of that: who is asked for, or finds no
+    more than ``MAX_PIXELS_WAITING`` with its own."""
+
+    def __init__(self) -> None:
+        self._held: dict[int, int] = {}
+        self._asked_for: float = -1
+        self._changed = threading.Condition()
+
+    def enter(self, number: int, num_pixels: int) -> None:
+        """Wait for the turn of an image of so many pixels, which from now on counts."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: number <= self._asked_for or sum(self._held.values()) + num_pixels <= MAX_PIXELS_WAITING
+            )
+            self._held[number] = num_pixels
+
+    def ask(self, number: float) -> None:
+        """Somebody waits for the image of this number; with infinity for all of them."""
+        with self._changed:
+            self._asked_for = number
+            self._changed.notify_all()
+
+    def leave(self, number: int) -> None:
+        """The image has been taken."""
+        with self._changed:
+            self._held.pop(number, None)
+            self._changed.notify_all()
 
 
 def _make_budget() -> None:

@@ -16,6 +16,7 @@ from detseg.arrays import ByteArray
 from detseg.files import atomic_path, printable
 from detseg.runtime.media.mp4_boxes import write_tags
 from detseg.runtime.media.native_names import native_name
+from detseg.runtime.media.opencv_video import open_capture, open_writer
 from detseg.runtime.media.video_colors import ColorTags
 
 CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
@@ -110,7 +111,7 @@ class OpenCVVideo:
         temporary = self._file.enter_context(atomic_path(self.path))
         codec = CODECS[self.path.suffix]
         name = self._file.enter_context(native_name(temporary))
-        video = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*codec), self.fps, (width, height))
+        video = open_writer(name, codec, self.fps, (width, height))
         if not video.isOpened():
             raise OSError(
                 f"{self.path}: OpenCV cannot write {codec} video of {width}x{height} at {self.fps:g} fps here"
@@ -128,7 +129,7 @@ class OpenCVVideo:
                 "left out",
                 stacklevel=2,
             )
-        written = cv2.VideoCapture(name)
+        written = open_capture(name)
         num_readable = max(0, round(written.get(cv2.CAP_PROP_FRAME_COUNT)))
         written.release()
         if num_readable < self._num_images:

@@ -54,6 +54,11 @@ class Frame:
         return self.stream is not None and self.stream.live
 
     @property
+    def num_pixels(self) -> int:
+        """As how many pixels of an image it lies in memory, also where it is a volume."""
+        return (self.image.voxels if isinstance(self.image, Volume) else self.image).nbytes // 3
+
+    @property
     def pixels(self) -> ByteArray:
         """The image, where it is no volume."""
         assert isinstance(self.image, np.ndarray)

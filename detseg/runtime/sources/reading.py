@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import groupby, takewhile
 from pathlib import Path
 from typing import Any, cast
 
 import cv2
 
-from detseg.runtime.media.images import ImageError
+from detseg.runtime.media.decode_budget import WaitingRoom
+from detseg.runtime.media.images import ImageError, image_size
 from detseg.runtime.sources.finding import OnError, Source, content_of
 from detseg.runtime.sources.frames import Frame
 from detseg.runtime.sources.video_reader import Section, read_stream, read_video
@@ -87,20 +90,22 @@ def _read_files(
     on_error: OnError | None,
     given_up: Container[str],
 ) -> Iterator[Frame]:
-    process = os.getpid()
+    process, room = os.getpid(), WaitingRoom()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
-        ahead: deque[tuple[Source, Future[_Read]]] = deque()
+        ahead: deque[tuple[int, Source, Future[_Read]]] = deque()
 
         def next_frames() -> Iterator[Frame]:
-            source, future = ahead.popleft()
+            number, source, future = ahead.popleft()
+            room.ask(number)
             image, seconds = future.result()
+            room.leave(number)
             if isinstance(image, ImageError) and source.kind == "image" and content_of(source.path) == "video":
                 return _read_video(source, read, section, on_error, given_up)
             return _decoded(source, image, seconds, on_error)
 
         try:
-            for source in sources:
-                ahead.append((source, pool.submit(_timed, read, source.path)))
+            for number, source in enumerate(sources):
+                ahead.append((number, source, pool.submit(_read_ahead, room, number, source, read)))
                 if len(ahead) > _AHEAD[source.kind]:
                     yield from next_frames()
                     _require_process(process)
@@ -108,8 +113,9 @@ def _read_files(
                 yield from next_frames()
                 _require_process(process)
         finally:
-            for _, future in ahead:
+            for _, _, future in ahead:
                 future.cancel()
+            room.ask(math.inf)
 
 
 def _require_process(process: int) -> None:
@@ -122,6 +128,16 @@ def _require_process(process: int) -> None:
 
 _Read = tuple[Any, float]
 """An image or volume, or the fault of its file, and how many seconds it took."""
+
+
+def _read_ahead(room: WaitingRoom, number: int, source: Source, read: Callable[[Any], Any]) -> _Read:
+    num_pixels = 0
+    if source.kind == "image" and source.path is not None:
+        with suppress(ImageError):  # which is told when it is read
+            height, width = image_size(source.path)
+            num_pixels = height * width
+    room.enter(number, num_pixels)
+    return _timed(read, source.path)
 
 
 def _timed(read: Callable[[Any], Any], path: Path | None) -> _Read:

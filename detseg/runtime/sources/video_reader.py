@@ -17,6 +17,7 @@ from detseg.arrays import ByteArray
 from detseg.runtime.media.images import MAX_PIXELS, ImageError
 from detseg.runtime.media.mp4_boxes import Matrix, is_turned, read_mirrored, shown
 from detseg.runtime.media.native_names import native_name
+from detseg.runtime.media.opencv_video import NoFFmpegError, open_capture
 from detseg.runtime.media.video_container import VIDEO_SUFFIXES, read_container
 from detseg.runtime.sources.frames import Frame, StreamInfo
 
@@ -93,7 +94,10 @@ def read_stream(target: str | int, section: Section | None = None, max_pixels: i
 
 
 def _frames(target: str | int, name: str, path: Path | None, section: Section, max_pixels: int) -> Iterator[Frame]:
-    capture = cv2.VideoCapture(target)
+    try:
+        capture = open_capture(target)
+    except NoFFmpegError as error:
+        raise ImageError(f"{name}: {error}") from error
     try:
         if not capture.isOpened():
             raise ImageError(f"{name}: cannot be opened as a video; it is damaged, or of an unknown codec")

@@ -18,7 +18,7 @@ import pytest
 from detseg.runtime.media.images import read_image, write_image
 from detseg.runtime.sources.video_reader import read_video
 
-NUM_KILLS = 12
+NUM_KILLS = 6
 NUM_IMAGES, NUM_FRAMES = 6, 12
 
 RUN = """

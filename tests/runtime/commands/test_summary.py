@@ -50,7 +50,7 @@ def test_all_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "objects found: dog 12, cat 6\n" in said.out
     assert "ms per image: read 1.5, network 10.0, write 2.0; " in said.out
     assert said.err.splitlines() == [
-        "not read: z\\x1b[31m\\udce4.png: damaged", "not read: camera0: cannot be opened", "not written: a.png: no room"
+        "not read: z\\x1b[31m\\xe4.png: damaged", "not read: camera0: cannot be opened", "not written: a.png: no room"
     ]  # fmt: skip
     lines = [json.loads(line) for line in (tmp_path / "errors.jsonl").read_text().splitlines()]
     assert [line["source"] for line in lines] == [SOURCES[3].name, "camera0", "a.png"]
@@ -75,6 +75,18 @@ def test_where_it_was_stopped(
     assert said.startswith(f"stopped by SIGTERM {place}")
     assert ("f.mp4: 2 frames, stopped" in said) == (frames[-1:] == FILM[1:2])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_went_on_tells_what_came_before_and_what_now(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    summary = summary_of(STILL)
+    summary.num_sources, summary.num_before = 9, 5
+    summary.fail(SOURCES[1], ValueError("f.mp4: damaged"))
+    assert summary.report(tmp_path, StopSignals(), SOURCES[:2]) == 1
+    said = capsys.readouterr().out
+    assert said.startswith(f"6 of 9 sources (5 before, 1 now), 1 images now; results are in {tmp_path}\n")
+    assert "objects found now: dog 2, cat 1\n" in said
 
 
 def test_masks_are_counted_by_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from detseg.runtime.media.decode_budget import MAX_PIXELS_AT_A_TIME as MAX_PIXELS
-from detseg.runtime.media.decode_budget import decoding
+from detseg.runtime.media.decode_budget import MAX_PIXELS_WAITING, WaitingRoom, decoding
 
 
 def test_threads_together_decode_no_more_than_one_largest_image() -> None:
@@ -58,3 +58,37 @@ def test_a_forked_process_begins_with_none_under_way() -> None:
             with decoding(MAX_PIXELS):
                 os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
+
+
+def test_images_wait_for_their_turn_only_where_too_many_lie_ready() -> None:
+    room, entered = WaitingRoom(), []
+    half = MAX_PIXELS_WAITING // 2
+
+    def enter(number: int, num_pixels: int) -> threading.Thread:
+        def run() -> None:
+            room.enter(number, num_pixels)
+            entered.append(number)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        thread.join(0.05 if number > 1 else 10)
+        return thread
+
+    enter(0, half), enter(1, half)
+    third, fourth = enter(2, 1), enter(3, 10 * MAX_PIXELS_WAITING)
+    assert entered == [0, 1]
+    room.leave(0)
+    third.join(10)
+    assert entered == [0, 1, 2]
+    room.leave(1)
+    room.leave(2)
+    fourth.join(0.05)
+    assert entered == [0, 1, 2], "it is too large to be ahead at all"
+    room.ask(3)
+    fourth.join(10)
+    fifth, sixth = enter(4, 0), enter(5, 5)
+    assert entered == [0, 1, 2, 3]
+    room.ask(float("inf"))
+    fifth.join(10)
+    sixth.join(10)
+    assert sorted(entered) == [0, 1, 2, 3, 4, 5]
