@@ -2,15 +2,17 @@
 
     python bench/tracking.py [--trackers detseg,trackers,sort,supervision] [--videos N] [--json FILE]
 
-No images are made: a video is where its objects are in each frame, and what a detector would find of them: boxes
-that tremble, scores that fall where an object is half hidden, objects that are not found, and false boxes. All programs
-get the same detections, in their own form, and have their own defaults, but for the frame rate. TrackEval counts
+A video is where its objects are in each frame, and what a detector would find of them: boxes that tremble, scores that
+fall where an object is half hidden, objects that are not found, and false boxes. Images are made only where a tracker
+looks at them (``detseg-camera``, which is ``predict --track --camera-motion``): a background of noise that moves as the
+camera does, with objects of other noise. All programs get the same detections, in their own form, and have their own
+defaults, but for the frame rate. TrackEval counts
 (https://github.com/JonathonLuiten/TrackEval), at IoU 0.5 (MOTA, IDF1) and at all its thresholds (HOTA).
 
 Scenes: ``cross``: objects meet and pass; ``hide``: they are hidden for up to a second; ``return``: they leave the
-image and come back; ``crowd``: many small ones that turn; ``camera``: a camera that pans and shakes. Each at 25
-frames a second and at 1. A cell is the mean of some videos. The others need ``pip install supervision trackers
-trackeval``; supervision has a ByteTrack of its own up to 0.26.
+image and come back; ``crowd``: many small ones that turn; ``camera``: a camera that pans and shakes; ``hand``: one that
+is waved about, as from a bicycle. Each at 25 frames a second and at 1. A cell is the mean of some videos. The others
+need ``pip install supervision trackers trackeval``; supervision has a ByteTrack of its own up to 0.26.
 """
 
 from __future__ import annotations
@@ -18,26 +20,32 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg.runtime.sources.frames import Frame as VideoFrame
+from detseg.runtime.tracker import Tracker
 from detseg.runtime.tracking.tracker import ByteTracker
 from detseg.structures import Detections
 
 WIDTH, HEIGHT = 1280, 720
 SECONDS = 20
-SCENES = ("cross", "hide", "return", "crowd", "camera")
+SCENES = ("cross", "hide", "return", "crowd", "camera", "hand")
+MOVING: dict[str, tuple[float, float, float]] = {"camera": (120.0, 3.0, 4.0), "hand": (200.0, 1.5, 12.0)}
+"""Scenes whose camera moves: pixels to each side, seconds of a radian, and the pixels by which it shakes."""
+_ROOM = 400
 MEASURES = ("MOTA", "IDF1", "HOTA")
 FALSE_PER_FRAME, MISSED, TREMBLE = 0.3, 0.03, 0.02
 
 Array = NDArray[Any]
 Frame = tuple[Array, Array]
 """Numbers ``[N]`` and boxes ``[N, 4]`` of the objects in view, or of tracks."""
-Update = Callable[[Detections], Frame]
+Update = Callable[[Detections, "Array | None"], Frame]
 
 
 def make_video(scene: str, fps: int, seed: int) -> list[tuple[Frame, Detections]]:
@@ -47,10 +55,8 @@ def make_video(scene: str, fps: int, seed: int) -> list[tuple[Frame, Detections]
     count = 25 if scene == "crowd" else 8
     sizes = random.uniform((30, 60), (60, 120), (count, 2)) if scene == "crowd" else random.uniform(60, 160, (count, 2))
     centers = _paths(scene, count, times, random)
-    if scene == "camera":
-        pan = 60 * np.sin(times / 3)[:, None] * [2.0, 0.5]
-        shake = np.random.default_rng([9, seed]).normal(0, 4, (len(times), 2))
-        centers = centers + (pan + shake)[:, None]
+    if scene in MOVING:
+        centers = centers + _offsets(scene, times, seed)[:, None]
     is_hidden = np.zeros((len(times), count), bool)
     if scene == "hide":
         for number in range(count):
@@ -63,6 +69,39 @@ def make_video(scene: str, fps: int, seed: int) -> list[tuple[Frame, Detections]
         present = np.flatnonzero(inside & ~is_hidden[index])
         video.append(((present, np.clip(boxes[present], 0, (WIDTH, HEIGHT) * 2)), _found(boxes[present], random)))
     return video
+
+
+def _offsets(scene: str, times: Array, seed: int) -> Array:
+    """By how much all that is seen is moved by the camera, ``[T, 2]``."""
+    width, period, shake = MOVING[scene]
+    pan = width * np.sin(times / period)[:, None] * [1.0, 0.25]
+    return pan + np.random.default_rng([9, seed]).normal(0, shake, (len(times), 2))
+
+
+def make_images(scene: str, fps: int, seed: int) -> Iterator[Array]:
+    """The images ``[H, W, 3]`` of a scene whose camera moves, one by one."""
+    random = np.random.default_rng([7, seed])
+    offsets = _offsets(scene, np.arange(SECONDS * fps) / fps, seed)
+    background = _noise(random, HEIGHT + 2 * _ROOM, WIDTH + 2 * _ROOM)
+    patches: dict[int, Array] = {}
+    for offset, ((ids, boxes), _) in zip(offsets, make_video(scene, fps, seed), strict=True):
+        shift = np.array([[1, 0, offset[0] - _ROOM], [0, 1, offset[1] - _ROOM]])
+        image = cv2.warpAffine(background, shift, (WIDTH, HEIGHT))
+        for number, box in zip(ids.tolist(), boxes.round().astype(int).tolist(), strict=True):
+            left, top, right, bottom = box
+            if right > left and bottom > top:
+                patch = patches.setdefault(number, _noise(random, 240, 240))
+                image[top:bottom, left:right] = patch[: bottom - top, : right - left]
+        yield image
+
+
+def _noise(random: np.random.Generator, height: int, width: int) -> Array:
+    """Texture with structure of several sizes, ``[H, W, 3]`` uint8."""
+    total = np.zeros((height, width, 3), np.float32)
+    for size in (4, 16, 64):
+        coarse = random.random((height // size + 2, width // size + 2, 3)).astype(np.float32)
+        total += cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+    return np.clip(total * 85, 0, 255).astype(np.uint8)
 
 
 def _paths(scene: str, count: int, times: Array, random: np.random.Generator) -> Array:
@@ -107,7 +146,8 @@ def _found(boxes: Array, random: np.random.Generator) -> Detections:
     count = random.poisson(FALSE_PER_FRAME)
     corners = random.uniform((0, 0), (WIDTH - 100, HEIGHT - 100), (count, 2))
     false = np.concatenate([corners, corners + random.uniform(30, 100, (count, 2))], axis=1)
-    every = np.concatenate([trembling[seen], false]).astype(np.float32)
+    # What a detector gives lies in the image.
+    every = np.clip(np.concatenate([trembling[seen], false]), 0, (WIDTH, HEIGHT) * 2).astype(np.float32)
     all_scores = np.concatenate([scores[seen], random.uniform(0.1, 0.5, count)]).astype(np.float32)
     order = np.argsort(-all_scores, kind="stable")
     return Detections(every[order], all_scores[order], np.zeros(len(order), np.int64))
@@ -117,13 +157,24 @@ def detseg_tracker(fps: int) -> Update:
     """Ours, as ``detseg predict --track`` has it."""
     tracker = ByteTracker()
 
-    def update(detections: Detections) -> Frame:
-        found = tracker.update(detections)
-        assert found.track_ids is not None
-        numbered = found.track_ids > 0
-        return found.track_ids[numbered], found.boxes_xyxy[numbered]
+    return lambda detections, image: _numbered(tracker.update(detections))
+
+
+def detseg_camera(fps: int) -> Update:
+    """Ours with the motion of the camera taken out."""
+    tracker = Tracker(camera_motion=True)
+
+    def update(detections: Detections, image: Array | None) -> Frame:
+        assert image is not None
+        return _numbered(tracker.follow(VideoFrame(image), detections))
 
     return update
+
+
+def _numbered(found: Detections) -> Frame:
+    assert found.track_ids is not None
+    numbered = found.track_ids > 0
+    return found.track_ids[numbered], found.boxes_xyxy[numbered]
 
 
 def trackers_bytetrack(fps: int) -> Update:
@@ -150,7 +201,7 @@ def supervision_bytetrack(fps: int) -> Update:
 def _of_supervision(follow: Callable[[Any], Any]) -> Update:
     import supervision
 
-    def update(detections: Detections) -> Frame:
+    def update(detections: Detections, image: Array | None) -> Frame:
         given = supervision.Detections(
             xyxy=detections.boxes_xyxy, confidence=detections.scores, class_id=detections.labels
         )
@@ -164,6 +215,7 @@ def _of_supervision(follow: Callable[[Any], Any]) -> Update:
 
 TRACKERS: dict[str, tuple[str, Callable[[int], Update]]] = {
     "detseg": ("numpy", detseg_tracker),
+    "detseg-camera": ("cv2", detseg_camera),
     "trackers": ("trackers", trackers_bytetrack),
     "sort": ("trackers", trackers_sort),
     "supervision": ("supervision", supervision_bytetrack),
@@ -212,7 +264,10 @@ def measure(scene: str, fps: int, name: str, num_videos: int) -> dict[str, float
     for seed in range(num_videos):
         video = make_video(scene, fps, seed)
         update = TRACKERS[name][1](fps)
-        values.append(judge([truth for truth, _ in video], [update(found) for _, found in video]))
+        looks = name == "detseg-camera" and scene in MOVING
+        images = make_images(scene, fps, seed) if looks else (None for _ in video)
+        found_in = [update(found, image) for (_, found), image in zip(video, images, strict=True)]
+        values.append(judge([truth for truth, _ in video], found_in))
     return {measure: float(np.mean([one[measure] for one in values])) for measure in MEASURES}
 
 
@@ -234,9 +289,15 @@ def main() -> None:
     rows = []
     for scene in SCENES:
         for fps in (25, 1):
-            results = {name: measure(scene, fps, name, options.videos) for name in names}
+            results = {
+                name: measure(scene, fps, name, options.videos)
+                for name in names
+                if name != "detseg-camera" or scene in MOVING
+            }
             rows.append({"scene": scene, "fps": fps, **results})
-            cells = [" ".join(f"{results[name][one]:.3f}" for one in MEASURES) for name in names]
+            cells = [
+                " ".join(f"{results[name][one]:.3f}" for one in MEASURES) if name in results else "" for name in names
+            ]
             print(f"| {scene} | {fps} | {' | '.join(cells)} |", flush=True)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=2) + "\n")

@@ -86,7 +86,7 @@ FLOORS: dict[str, frozenset[str]] = {
     "runtime/writers": frozenset({"runtime/media", "runtime/volumes", "runtime/sources", "runtime/drawing"}),
     "runtime/commands": frozenset(
         {"runtime", "runtime/media", "runtime/sources", "runtime/kinds", "runtime/onnx", "runtime/tracking"}
-        | {"runtime/drawing", "runtime/writers"}
+        | {"runtime/postprocess", "runtime/drawing", "runtime/writers"}
     ),
     "runtime/weights": frozenset(),
     "layers/cpu": frozenset(),

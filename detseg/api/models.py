@@ -26,7 +26,7 @@ def load(
     num_threads: int | None = None,
     size: Size | None = None,
     full_input: bool | None = None,
-    confidence: float | None = None,
+    confidence: float | Mapping[str, float] | None = None,
     iou: float | None = None,
     max_detections: int | None = None,
     nms_backend: Literal["auto", "detseg", "torchvision"] | None = None,
@@ -60,7 +60,8 @@ def load(
         full_input: pad every image to that size, as evaluation does. False pads no further than the network's stride
             asks for, which is faster (16:9 at 640x640 becomes 384x640) and changes boxes a little. None: False for
             boxes on the CPU, where the model takes any size.
-        confidence: lowest score of a box that counts.
+        confidence: lowest score of a box that counts: one number, or by the names of classes; by default what ``detseg
+            set`` stored in the file, or 0.25.
         iou: overlap above which boxes of one class are one object.
         max_detections: most boxes per image.
         nms_backend: what suppresses boxes; ``auto`` is detseg's own code, and torchvision's on a GPU without Triton.
@@ -130,7 +131,7 @@ def load(
 
 def _load_file(path: Path, common: Mapping[str, Any], foreign: Any, runtime: str) -> Model:
     if path.suffix.lower() == ".onnx":
-        from detseg.runtime.model import load_onnx
+        from detseg.runtime.exported import load_onnx
 
         return load_onnx(path, **common, foreign=foreign, runtime=runtime)
     if runtime != "onnxruntime":

@@ -101,7 +101,7 @@ def evaluate(
     workers: int = 2,
     output: Path | str | None = None,
     report: Path | str | None = None,
-    confidence: float | None = None,
+    confidence: float | Mapping[str, float] | None = None,
     iou: float | None = None,
     max_detections: int | None = None,
     nms_backend: Literal["auto", "detseg", "torchvision"] | None = None,

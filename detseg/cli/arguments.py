@@ -42,6 +42,13 @@ def make_parser() -> argparse.ArgumentParser:
         help="what is to be learned, where a data set has several; for instances, all outlines must be there",
     )
     check.add_argument("--fast", action="store_true", help="read the headers of the images only")
+    check.add_argument(
+        "--doubts",
+        type=path,
+        metavar="FOLDER",
+        help="list labels of which a model is sure that they are wrong: the folder of an evaluation, or its "
+        "label_doubts.json",
+    )
     check.add_argument("--json", type=path, metavar="FILE", help="write all findings to this file")
     check.add_argument(
         "--preview", type=path, metavar="DIR", help="draw augmented training batches with their boxes or masks"
@@ -140,6 +147,7 @@ def make_parser() -> argparse.ArgumentParser:
         "-o", "--output", type=path, metavar="FILE", help="an image of the legend, or a .yaml that --colors takes"
     )
     add_overwrite(colors)
+    _add_set(verbs.add_parser("set", help="store confidences and colors of the classes in a model file"))
     bench = add_bench(verbs.add_parser("bench", help="measure an .onnx file in all runtimes of this machine"))
     bench.add_argument(
         "--size", type=size, metavar="N or HxW", help="input size; one number is square (default: as in the file)"
@@ -148,6 +156,24 @@ def make_parser() -> argparse.ArgumentParser:
     _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8 (also seg), a YOLOX or MONAI's VNet"))
     _add_download(verbs.add_parser("download", help="fetch released weights, or list them"))
     return parser
+
+
+def _add_set(chosen: argparse.ArgumentParser) -> None:
+    chosen.description = (
+        "predict and serve use what is stored, eval judges by it, export passes it on. Without options it is listed."
+    )
+    chosen.add_argument("model", type=path, help="a .safetensors or .onnx file, or the name of released weights")
+    chosen.add_argument(
+        "--conf-per-class",
+        metavar="FILE",
+        help="lowest score of each class: metrics.json of detseg eval, for that of the best F1, or a YAML of NAME: "
+        "NUMBER; none: store nothing",
+    )
+    chosen.add_argument("--colors", metavar="FILE.yaml", help="colors of the classes, as for predict; none: the usual")
+    chosen.add_argument(
+        "-o", "--output", type=path, metavar="FILE", help="a new file; without it the model itself, with --overwrite"
+    )
+    add_overwrite(chosen)
 
 
 def _add_plan(plan: argparse.ArgumentParser) -> None:

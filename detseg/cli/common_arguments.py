@@ -22,6 +22,13 @@ def add_postprocess(parser: argparse.ArgumentParser, device: bool = True) -> Non
     )
     boxes = parser.add_argument_group("boxes (default: as in the model file; predict: confidence 0.25)")
     boxes.add_argument("--conf", type=float, dest="confidence", help="lowest score that counts")
+    boxes.add_argument(
+        "--conf-per-class",
+        type=path,
+        metavar="FILE",
+        help="lowest score of each class: metrics.json of detseg eval, for that of the best F1, or a YAML of NAME: "
+        "NUMBER (default: what `detseg set` stored in the model file, if anything)",
+    )
     boxes.add_argument("--iou", type=float, help="overlap above which boxes are one object")
     boxes.add_argument("--max-det", type=int, dest="max_detections", help="most objects per image")
     boxes.add_argument(

@@ -66,8 +66,9 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
         "--colors",
         type=path,
         metavar="FILE.yaml",
-        help="colors of classes (boxes and masks): a list in their order, or NAME: [R, G, B]; also the YAML of a data "
-        "set that has `colors:` (default: those of Cityscapes, CamVid, VOC or COCO where they know all classes)",
+        help="colors of classes: a list in their order, or NAME: [R, G, B]; also the YAML of a data "
+        "set that has `colors:` (default: those in the model file, else "
+        "those of Cityscapes, CamVid, VOC or COCO where they know all classes)",
     )
     predict.add_argument(
         "--legend",
@@ -90,6 +91,11 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
         "--track",
         action="store_true",
         help="number objects through the frames (boxes); what cannot be followed stays, without a number",
+    )
+    videos.add_argument(
+        "--camera-motion",
+        action="store_true",
+        help="with --track: take the motion of the camera out, where it pans or shakes",
     )
     videos.add_argument(
         "--count",

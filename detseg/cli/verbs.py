@@ -1,4 +1,4 @@
-"""The command line: thirteen verbs over one contract. Each verb imports what it needs when it is used."""
+"""The command line: all verbs over one contract. Each verb imports what it needs when it is used."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from detseg.cli.arguments import make_parser
 from detseg.cli.errors import explain, in_options, leave_standard_output
 from detseg.cli.output import printable_output, shortened
+from detseg.cli.use_verbs import colors, foreign_settings, postprocess_settings, predict, serve, store
 from detseg.files import require_possible
 from detseg.habits import advice
 
@@ -75,21 +77,12 @@ def _show_warning(
     print(f"detseg: warning: {shortened(message)}", file=file or sys.stderr)
 
 
-def _postprocess_settings(options: argparse.Namespace) -> dict[str, Any]:
-    names = ("confidence", "iou", "max_detections", "nms_backend", "tiles", "scales", "flip", "window", "overlap")
-    chosen = {name: getattr(options, name) for name in names}
-    return {name: value for name, value in chosen.items() if value is not None}
-
-
-def _foreign_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """What is said of an ``.onnx`` file of another program."""
-    return {name: getattr(options, name) for name in ("layout", "names", "scale", "mean", "std", "bgr", "anchor")}
-
-
 def _check(options: argparse.Namespace) -> int:
     from detseg.data.check import check_dataset
 
     report = check_dataset(options.data, options.format, decode=not options.fast, target=options.target)
+    if options.doubts is not None:
+        report = _with_doubts(report, options.doubts)
     print(report.render())
     if options.json:
         report.write_json(options.json, overwrite=options.overwrite)
@@ -102,6 +95,14 @@ def _check(options: argparse.Namespace) -> int:
         for path in images:
             print(f"preview: {path}")
     return report.exit_code
+
+
+def _with_doubts(report: Any, path: Path) -> Any:
+    """The report of a check with the labels in doubt of an evaluation."""
+    from detseg.data.findings import Finding
+    from detseg.evaluation.doubts import read_doubts
+
+    return report.with_worklist([Finding("D501", one.file, one.words()) for one in read_doubts(path)])
 
 
 def _split(options: argparse.Namespace) -> int:
@@ -192,9 +193,9 @@ def _evaluate(options: argparse.Namespace) -> int:
         precision=options.precision,
         output=options.output,
         report_path=options.report,
-        postprocess=_postprocess_settings(options),
+        postprocess=postprocess_settings(options),
         size=options.size,
-        foreign=foreign_options(**_foreign_settings(options)),
+        foreign=foreign_options(**foreign_settings(options)),
         overwrite=options.overwrite,
         evaluator=options.evaluator,
         full=options.full,
@@ -208,67 +209,6 @@ def _compare(options: argparse.Namespace) -> int:
     return compare_command(
         options.runs, options.output, options.json, options.samples, options.seed, overwrite=options.overwrite
     )
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from detseg.api.models import load
-    from detseg.runtime.commands.colors import read_palette
-    from detseg.runtime.commands.predict import predict_command
-    from detseg.runtime.commands.shards import parse_shard
-    from detseg.runtime.sources.video_reader import Section
-    from detseg.runtime.tracker import tracker_for
-    from detseg.runtime.tracking.counting import parse_place
-
-    counts = [parse_place(text, number) for number, text in enumerate(options.count or (), start=1)]
-    section = Section(options.every, options.start, options.end)
-    settings = _postprocess_settings(options)
-    track = None
-    if options.track or counts:
-        track = tracker_for(options.confidence)
-    model = load(
-        [options.model, *options.ensemble] if options.ensemble else options.model,
-        device=options.device,
-        precision=options.precision,
-        num_threads=options.threads,
-        size=options.size,
-        full_input=options.full_input,
-        runtime=options.runtime,
-        track=track,
-        **_foreign_settings(options),
-        **settings,
-    )
-    return predict_command(
-        model,
-        options.sources,
-        palette=None if options.colors is None else read_palette(options.colors, model.class_names),
-        legend=options.legend,
-        output=options.output,
-        save=None if options.save is None else options.save.split(","),
-        batch_size=options.batch_size,
-        section=section,
-        classes=None if options.classes is None else options.classes.split(","),
-        track=track,
-        allow_url=options.allow_url,
-        fps=options.fps,
-        line_width=options.line_width,
-        crops=options.crops,
-        counts=counts,
-        show=options.show,
-        overwrite=options.overwrite,
-        shard=None if options.shard is None else parse_shard(options.shard),
-        resume=options.resume,
-        settings=_what_results_depend_on(options),
-    )
-
-
-def _what_results_depend_on(options: argparse.Namespace) -> dict[str, Any]:
-    """All that was said to ``predict`` but what the results do not depend on."""
-    from detseg.runtime.weights.released import find_models, sha256_of
-
-    free = ("verb", "traceback", "sources", "output", "overwrite", "resume", "shard", "save", "threads", "batch_size")
-    said = {name: value for name, value in vars(options).items() if name not in (*free, "model", "ensemble")}
-    models = [path for one in (options.model, *(options.ensemble or ())) for path in find_models(one)]
-    return {"models": [sha256_of(path) for path in models], **said}
 
 
 def _merge(options: argparse.Namespace) -> int:
@@ -296,45 +236,6 @@ def _bench(options: argparse.Namespace) -> int:
     )
 
 
-def _serve(options: argparse.Namespace) -> int:
-    from detseg.api.models import load
-    from detseg.server.command import read_token, serve_command
-    from detseg.server.settings import ServerSettings
-
-    settings = ServerSettings(
-        host=options.host,
-        port=options.port,
-        token=read_token(options.token_file),
-        allow_url=options.allow_url,
-        max_bytes=options.max_bytes,
-        max_pixels=options.max_pixels,
-        queue=options.queue,
-        batch_size=options.batch_size,
-        batch_wait_s=options.batch_wait / 1000,
-    )
-    model = load(
-        options.model,
-        device=options.device,
-        precision=options.precision,
-        num_threads=options.threads,
-        size=options.size,
-        full_input=options.full_input,
-        runtime=options.runtime,
-        **_foreign_settings(options),
-        **_postprocess_settings(options),
-    )
-    return serve_command(model, settings)
-
-
-def _colors(options: argparse.Namespace) -> int:
-    from detseg.api.models import load
-    from detseg.runtime.commands.colors import colors_command, read_palette
-
-    model = load(options.model, device="cpu")
-    palette = None if options.colors is None else read_palette(options.colors, model.class_names)
-    return colors_command(model, options.output, palette, options.overwrite)
-
-
 def _export(options: argparse.Namespace) -> int:
     from detseg.exporters.command import export_command
 
@@ -348,7 +249,7 @@ def _export(options: argparse.Namespace) -> int:
         dynamic=not options.fixed,
         calibrate=options.calibrate,
         verify=options.verify,
-        postprocess=_postprocess_settings(options),
+        postprocess=postprocess_settings(options),
         overwrite=options.overwrite,
     )
 
@@ -381,10 +282,11 @@ _VERBS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": _train,
     "eval": _evaluate,
     "compare": _compare,
-    "predict": _predict,
+    "predict": predict,
     "merge": _merge,
-    "serve": _serve,
-    "colors": _colors,
+    "serve": serve,
+    "colors": colors,
+    "set": store,
     "bench": _bench,
     "export": _export,
     "convert": _convert,

@@ -70,6 +70,7 @@ CODES: Mapping[str, Code] = {
         "error", "split without a labeled pixel", "label it, or leave it out: it can be neither learned nor judged"
     ),
     "D312": Code("info", "smoothed masks", "nothing, if the classes come out as meant: look at `check --preview`"),
+    "D501": Code("info", "label in doubt", "look at it: a model is sure of something else, and one of both is wrong"),
     "D401": Code("error", "unusable volume", "replace the file or take it away with its labels"),
     "D402": Code("error", "unusable labels", "replace the file or take it away with its volume"),
     "D403": Code("error", "labels on another grid", "resample the labels to the volume, or correct the wrong header"),

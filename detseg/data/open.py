@@ -11,6 +11,7 @@ from detseg.config import load_entry
 from detseg.config_files import ConfigError, parse_yaml
 from detseg.data import DATASETS
 from detseg.data.class_map import read_class_map
+from detseg.data.colors import read_colors
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.joined import JoinedDataset
 from detseg.data.datasets.volumes import VolumeDataset
@@ -50,6 +51,7 @@ def open_dataset(
     format_name = find_format(source, format, target)
     require_truth(source, format_name, target)
     dataset = _open_split(load_format(format_name), source, split, target)
+    dataset.class_colors = read_colors(source, dataset)
     if dataset.num_dropped:
         warnings.warn(
             f"{source.name}: {dataset.num_dropped} of the boxes of {dataset.split} are left out: degenerate or outside "

@@ -25,10 +25,12 @@ from detseg.engine.reports.report import (
 )
 from detseg.engine.samples import file_names
 from detseg.engine.settings import RunConfig
+from detseg.evaluation.objects.coco_map import CocoEvaluator
 from detseg.evaluation.report import all_metrics
 from detseg.files import require_replaceable
 from detseg.folders import claimed_folder
 from detseg.runtime.foreign.options import ForeignOptions
+from detseg.runtime.postprocess.class_settings import describe_confidences
 from detseg.shipped import find_config
 from detseg.structures import Target
 
@@ -102,6 +104,9 @@ def run_evaluation(
         judged = evaluated.evaluate(
             batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator, precision=precision
         )
+        confidences = evaluated.confidences()
+        if isinstance(judged, CocoEvaluator) and confidences is not None:
+            judged.choose(confidences)
         metrics = all_metrics(judged)
         if examples:
             settings, images = evaluated.describe(), examples.finish(judged)
@@ -111,6 +116,9 @@ def run_evaluation(
                 write_html(report_path, make_report(judged, metrics, settings, images))
         if json_path:
             write_metrics(judged, metrics, json_path)
+    if confidences is not None:
+        chosen = describe_confidences(evaluated.samples.class_names, confidences.tolist())
+        print(f"confidence by class: {chosen}; F1_chosen and the errors of the report are at these")
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
     return Evaluation(metrics, judged, len(evaluated.samples), evaluated.data, split, reports, evaluated.skipped)
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
+from detseg.arrays import DoubleArray
 from detseg.config import load_config, to_dict
 from detseg.data.open import find_source, open_dataset
 from detseg.data.source import require_outside
 from detseg.engine.evaluate import OnResult, evaluate, evaluate_runner
-from detseg.engine.exported import load_exported
+from detseg.engine.exported import load_exported, stored_confidences
 from detseg.engine.reports.describe import describe
 from detseg.engine.run_data import AnyDataset, without_bad
 from detseg.engine.samples import Samples, as_samples
@@ -26,6 +28,7 @@ from detseg.files import printable, require_apart
 from detseg.models.load_weights import load_weights
 from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions, require_onnx
+from detseg.runtime.postprocess.class_settings import USUAL_CONFIDENCE, confidences_of
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model, find_models
 from detseg.shipped import find_config
@@ -42,6 +45,7 @@ class Evaluated:
     """A model with the task that judges it, and the ``samples`` of the ``split`` of ``data`` that it is to be judged
     on.
 
+    ``class_confidences``: from which score on boxes of each class of the model count, as its file or the user says.
     ``path`` is the file with the weights; ``device`` where torch runs them, None where another runner does;
     ``averaged_with``: the other models of an ensemble; ``skipped``: what was wrong with each image that is left out.
     """
@@ -55,6 +59,14 @@ class Evaluated:
     device: torch.device | None
     averaged_with: tuple[Path, ...] = ()
     skipped: tuple[str, ...] = ()
+    class_confidences: tuple[float, ...] = ()
+
+    def confidences(self) -> DoubleArray | None:
+        """``class_confidences`` for the classes of the data, ``[C]``; None where nothing is chosen."""
+        if not self.class_confidences:
+            return None
+        chosen = dict(zip(self.task.class_names, self.class_confidences, strict=True))
+        return np.array([chosen.get(name, USUAL_CONFIDENCE) for name in self.samples.class_names])
 
     def evaluate(
         self,
@@ -219,6 +231,7 @@ def open_evaluated(
     """
     model_path = _find(model_path, weights)
     settings, suffix = dict(postprocess or {}), model_path.suffix.lower()
+    by_class = settings.pop("confidence") if isinstance(settings.get("confidence"), Mapping) else None
     require_onnx(foreign, model_path)
     if suffix in _CONFIGURATIONS:
         if weights is None:
@@ -234,12 +247,29 @@ def open_evaluated(
     network: nn.Module | Runner
     if suffix == ".onnx":
         network, task = load_exported(model_path, device, settings, size, foreign, precision)
-        chosen = None
+        chosen, stored = None, stored_confidences(model_path)
     else:
         model_file = load_model_file(model_path, postprocess=settings, size=size)
         network, task, chosen = model_file.model, model_file.task, default_device(device)
+        stored = model_file.config.class_confidences
+    if by_class is not None:
+        if not task.kind.has_boxes:
+            raise ValueError(f"{model_path}: only boxes have a confidence, this model is for {task.name}")
+        stored = confidences_of(by_class, task.class_names, "confidence")
+    elif "confidence" in settings:
+        stored = ()
     dataset, skipped = _readable(open_dataset(data, split, format, task.target), skip_bad_images)
-    return Evaluated(model_path, network, task, as_samples(dataset, task.spec), data, split, chosen, skipped=skipped)
+    return Evaluated(
+        model_path,
+        network,
+        task,
+        as_samples(dataset, task.spec),
+        data,
+        split,
+        chosen,
+        skipped=skipped,
+        class_confidences=stored,
+    )
 
 
 def _readable(dataset: AnyDataset, limit: int) -> tuple[AnyDataset, tuple[str, ...]]:

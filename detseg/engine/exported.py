@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from detseg.config import load_entry
+from detseg.runtime.exported import in_openvino, onnx_with_views, open_onnx
 from detseg.runtime.foreign.options import ForeignOptions
-from detseg.runtime.model import in_openvino, onnx_with_views, open_onnx
+from detseg.runtime.onnx.file import KEY, parse_metadata, read_onnx_file
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.runner import Runner
 from detseg.tasks import TASKS
@@ -47,3 +48,9 @@ def load_exported(
     runner = OnnxRunner(model, settings, size, full_input=True)
     changes: dict[str, Any] = {"input": runner.spec, "postprocess": replace(metadata.postprocess, **settings)}
     return onnx_with_views(runner, model, full_input=True), config.from_metadata(replace(metadata, **changes))
+
+
+def stored_confidences(path: Path) -> tuple[float, ...]:
+    """The confidences of the classes that the ``.onnx`` file ``path`` holds; nothing where it is another program's."""
+    properties = read_onnx_file(path).properties
+    return parse_metadata(properties, path).class_confidences if KEY in properties else ()

@@ -30,6 +30,7 @@ from detseg.engine.start_report import announce
 from detseg.engine.training.checkpoint import load_state
 from detseg.engine.training.group_norms import synchronize_norms
 from detseg.engine.training.trainer import AMP_TYPES, Trainer
+from detseg.engine.training.val_loss import ValLoss
 from detseg.evaluation.report import all_metrics
 from detseg.files import remove_partial_files, write_text
 from detseg.ops.precision import gpu_arithmetic, require_precision
@@ -106,7 +107,13 @@ def train(
         # Never reduced: a validation image is measured as it is.
         val_set = as_samples(opened.val, config.task.input, data.cache)
         match_classes(train_set.class_names, val_set.class_names)  # now, not after the first epoch
-        file_config = ModelFileConfig(config.model, config.task, train_set.class_names, train_set.category_ids)
+        file_config = ModelFileConfig(
+            config.model,
+            config.task,
+            train_set.class_names,
+            train_set.category_ids,
+            class_colors=train_set.class_colors,
+        )
         trainer = build_trainer(config, file_config, train_set, val_set, run_dir, group, device, bar=bar)
         learned_from_data = trainer.criterion.prepare(opened.usable_train if opened.bad_train else train_set)
         trainer.data_identity, trainer.has_truth = opened.identity, opened.has_truth
@@ -253,6 +260,19 @@ def build_trainer(
         device=device,
     )
     trainer.started_from = report
+    # The numbers of classes are those of the model only where both splits have the same ones.
+    if settings.val_loss and val_set.class_names == train_set.class_names and getattr(val_set, "has_labels", True):
+        trainer.val_loss = ValLoss(
+            task,
+            criterion,
+            val_set,
+            settings,
+            config.augment,
+            config.task.train_size,
+            group=group,
+            device=device,
+            num_workers=_eval_workers(config, val_set),
+        )
     return trainer
 
 

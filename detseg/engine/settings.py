@@ -130,6 +130,9 @@ class TrainConfig:
     eval_precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Precision of the network in evaluation; with ``bf16`` and ``fp16`` the numbers are those of a model that is used
     so."""
+    val_loss: bool = True
+    """Whether evaluations give the loss on the validation split too (``val_loss``), for which the network runs over it
+    once more."""
     save_steps: int | None = None
     """Optimizer steps between saved states, from which a run goes on; null: once an epoch."""
     weights: InputPath | None = None

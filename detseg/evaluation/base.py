@@ -45,6 +45,10 @@ class Evaluator(Protocol):
     def diagnose(self) -> dict[str, float]:
         """Further numbers for a report, by name as in metrics, that take longer and say what the metrics come from."""
 
+    def error_table(self) -> list[list[str]]:
+        """What goes wrong with each class, as rows of cells under a row of names; nothing where a report has it from
+        elsewhere, as of boxes."""
+
     def facts(self) -> dict[str, str]:
         """What ``metrics.json`` says of how the metrics came about, beside the numbers."""
 

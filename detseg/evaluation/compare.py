@@ -1,7 +1,7 @@
 """Runs compared on the images that all of them have: differences, and how sure they are.
 
 Confidence intervals come from the bootstrap over images (Efron and Tibshirani, "An Introduction to the Bootstrap",
-1993, chapter 13): as many images as there are, drawn anew with retransform, the same ones for every run, so that a
+1993, chapter 13): as many images as there are, drawn anew with replacement, the same ones for every run, so that a
 difference is that of pairs. 95% of the values so found lie in the interval.
 
 Shape legend: R runs, C classes, I images, B samples.

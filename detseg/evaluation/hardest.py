@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol, cast
 
 import cv2
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray, DoubleArray, IntArray
 from detseg.evaluation.base import Evaluator
+from detseg.evaluation.doubts import Doubt, doubts_of_boxes, doubts_of_mask, rated
+from detseg.evaluation.labels.miou import SegmentationEvaluator
 from detseg.evaluation.objects.coco_map import CocoEvaluator
 from detseg.evaluation.objects.errors import BoxErrors, Outcome, best_confidences, find_box_errors
 from detseg.evaluation.objects.explore import BoxCounts, count_boxes, image_record
@@ -23,6 +25,8 @@ from detseg.structures import Detections, GroundTruth
 _LONGEST_SIDE = 1600
 _QUALITY = 85
 _NUM_NAMED_CLASSES = 3
+_MOST_DOUBTS = 5000
+"""Regions of masks that are kept until it is known which classes are mostly right."""
 MARKS = {
     Outcome.FALSE_POSITIVE: Mark("false positives", (235, 30, 45)),
     Outcome.MISS: Mark("misses", (255, 183, 3)),
@@ -56,6 +60,8 @@ class BoxTally:
     class_names: tuple[str, ...]
     confidences: DoubleArray
     counts: IntArray
+    is_chosen: bool = False
+    """Whether somebody chose the confidences; otherwise they are those of the best F1 here."""
 
     @property
     def f1(self) -> float:
@@ -84,6 +90,10 @@ class HardestExamples(Protocol):
 
     def table(self, names: Callable[[int], str]) -> ImageTable:
         """What metrics are made of, of every image added, by its name."""
+
+    def doubts(self, evaluator: Evaluator, files: Callable[[int], str]) -> list[Doubt]:
+        """Labels to look at again, of the images added, whose files ``files`` names. ``evaluator`` has seen the whole
+        data set."""
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally | None]:
         """The hardest of the images added, those without an error left out, the hardest first; and of boxes how many
@@ -115,6 +125,7 @@ class HardestLabels:
         self._scores = scores
         self._pools_pixels = pools_pixels
         self._entries: dict[int, Any] = {}
+        self._doubts: list[tuple[int, float, Doubt]] = []
         self._hardest: list[Candidate] = []
 
     def add(self, index: int, result: Any, truth: Any) -> None:
@@ -122,6 +133,10 @@ class HardestLabels:
         scores = self._scores(result, truth, self._class_names)
         if self._pools_pixels:
             self._entries[index] = pixels_entry(result.labels, truth, len(self._class_names))
+            regions = doubts_of_mask("", result.labels, truth, self._class_names)
+            self._doubts += [(index, share, doubt) for share, doubt in regions]
+            if len(self._doubts) > 2 * _MOST_DOUBTS:
+                self._doubts = heapq.nlargest(_MOST_DOUBTS, self._doubts, key=lambda one: one[1])
         else:
             self._entries[index] = [scores.get(name) for name in self._class_names]
         if not scores:
@@ -152,6 +167,16 @@ class HardestLabels:
         """See :class:`HardestExamples`."""
         images = {names(index): entry for index, entry in self._entries.items()}
         return ImageTable("pixels" if self._pools_pixels else "cases", tuple(self._class_names), images)
+
+    def doubts(self, evaluator: Evaluator, files: Callable[[int], str]) -> list[Doubt]:
+        """See :class:`HardestExamples`; of volumes nothing, whose cases are listed."""
+        if not self._pools_pixels:
+            return []
+        counts = cast(SegmentationEvaluator, evaluator).confusion_matrix()[:, :-1]
+        found = np.maximum(counts.sum(axis=0), 1)
+        precision = dict(zip(self._class_names, (counts.diagonal() / found).tolist(), strict=True))
+        every = [(share, replace(doubt, file=files(index))) for index, share, doubt in self._doubts]
+        return rated(every, precision)
 
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], None]:
         """See :class:`HardestExamples`."""
@@ -200,10 +225,16 @@ class HardestBoxes:
         images = {names(index): boxes_entry(result, truth, num_classes) for index, result, truth in self._images}
         return ImageTable("boxes at IoU 0.5", tuple(self._class_names), images)
 
+    def doubts(self, evaluator: Evaluator, files: Callable[[int], str]) -> list[Doubt]:
+        """See :class:`HardestExamples`."""
+        judged = cast(CocoEvaluator, evaluator)
+        images = [(files(index), result, truth) for index, result, truth in self._images]
+        return doubts_of_boxes(images, self._class_names, self._confidences(judged), judged.overlaps)
+
     def find(self, evaluator: Evaluator) -> tuple[list[Candidate], BoxTally]:
         """See :class:`HardestExamples`."""
-        curves = cast(CocoEvaluator, evaluator).f1_curves()
-        confidences = best_confidences(curves, self._class_names)
+        judged = cast(CocoEvaluator, evaluator)
+        confidences = self._confidences(judged)
         counts = np.zeros((len(self._class_names), len(Outcome)), np.int64)
         ranked = []
         for position, (index, result, truth) in enumerate(self._images):
@@ -215,7 +246,11 @@ class HardestBoxes:
             self._drawn(*self._images[position], confidences)
             for _, _, position in heapq.nsmallest(self._num_images, ranked)
         ]
-        return hardest, BoxTally(tuple(self._class_names), confidences, counts)
+        return hardest, BoxTally(tuple(self._class_names), confidences, counts, judged.chosen is not None)
+
+    def _confidences(self, judged: CocoEvaluator) -> DoubleArray:
+        """Those that were chosen, else those of the best F1, ``[C]``."""
+        return best_confidences(judged.f1_curves(), self._class_names) if judged.chosen is None else judged.chosen
 
     def _drawn(self, index: int, result: Detections, truth: GroundTruth, confidences: DoubleArray) -> Candidate:
         errors = self._errors(result, truth, confidences)

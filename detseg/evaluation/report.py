@@ -27,6 +27,7 @@ MEANING = {
     "AR_large": "recall, above 96x96 px",
     "F1": "best F1 over all objects, IoU 0.50",
     "F1_confidence": "the confidence at which it is reached",
+    "F1_chosen": "at the confidence that is chosen for each class, IoU 0.50",
     "ECE": "by how much scores from 0.25 on and the share that is right differ",
     "dAP50_class": "what AP50 would gain without boxes of the wrong class",
     "dAP50_location": "without boxes in the wrong place",

@@ -26,6 +26,7 @@ from detseg.models.base import fused
 from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.runner import OnnxRunner
+from detseg.runtime.postprocess.class_settings import stored_settings
 from detseg.tasks.base import Task
 from detseg.tasks.model_file import ModelFile, load_model_file, read_header
 
@@ -93,7 +94,10 @@ def export_model(
         raise ValueError(f"the output must end in .onnx, got {output}")
 
     images = verification_images(task, verify, calibrate)  # now: a wrong path should not take minutes to tell
-    made, metadata = make_file(model, task, settings, calibrate)
+    config = model_file.config
+    made, metadata = make_file(
+        model, task, settings, calibrate, stored_settings(config.class_confidences, config.class_colors)
+    )
     report_path = output.with_suffix(".parity.json")
     with atomic_path(output) as temporary:
         onnx.save(made, temporary)
@@ -132,14 +136,19 @@ def export_model(
 
 
 def make_file(
-    model: nn.Module, task: Task, settings: ExportSettings, calibrate: str | None = None
+    model: nn.Module,
+    task: Task,
+    settings: ExportSettings,
+    calibrate: str | None = None,
+    stored: Mapping[str, Any] | None = None,
 ) -> tuple[onnx.ModelProto, Metadata]:
-    """The finished graph of ``model``, fused, in memory, checked, not yet proved; and what it says of itself.
+    """The finished graph of ``model``, fused, in memory, checked, not yet proved; and what it says of itself, with what
+    is ``stored`` for its classes.
 
     Raises:
         ValueError: the model is too large for one file, or the data set cannot be opened.
     """
-    described = describe(task, settings)
+    described = describe(task, settings) | dict(stored or {})
     given = {name: value for name, value in described.items() if name != "kind"}
     metadata: Metadata = from_dict(task.kind.metadata, given, f"the task {task.name}")
     graph = task.export_graph(model, settings.form)

@@ -20,6 +20,7 @@ from detseg.ops.triton_probe import warn_without_triton, why_no_triton
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model, confidence_of, require_boxes
+from detseg.runtime.postprocess.class_settings import below, settle
 from detseg.runtime.runner import Finished, Runner
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.runtime.views import with_views
@@ -165,10 +166,12 @@ def load_torch_model(
 
     ``num_threads`` is that of the whole process, as torch has it.
     """
+    header = read_header(path)
     if track is not None:
-        config = read_header(path).task
-        require_boxes(hasattr(config.postprocess, "confidence"), path, config.name)
-        settings = {**settings, "confidence": track.low_score}
+        require_boxes(hasattr(header.task.postprocess, "confidence"), path, header.task.name)
+    settings, floors = settle(settings, header.class_confidences, header.class_names)
+    if track is not None:
+        settings["confidence"] = min([track.low_score, *([below(floors)] if floors else [])])
     model_file = load_model_file(path, postprocess=settings, size=size, for_prediction=True)
     if num_threads is not None:
         if num_threads < 1:
@@ -189,4 +192,13 @@ def load_torch_model(
         return make_runner(network, changed, on, precision, full_input=fits)
 
     lowest = confidence_of(task.config.postprocess)
-    return Model(remake({}), task.name, task.class_names, task.category_ids, remake, confidence=lowest)
+    return Model(
+        remake({}),
+        task.name,
+        task.class_names,
+        task.category_ids,
+        remake,
+        confidence=lowest,
+        class_confidences=floors,
+        class_colors=header.class_colors,
+    )

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from detseg.arrays import BoolArray
-from detseg.runtime.devices import parse_device
+from detseg.runtime.drawing.known_colors import Color
+from detseg.runtime.drawing.palette import stored_palette
 from detseg.runtime.ensemble import EnsembleRunner, as_members
-from detseg.runtime.foreign.options import ForeignOptions
-from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.live import take_ahead
 from detseg.runtime.network_faults import NetworkFaults
 from detseg.runtime.onnx.forking import tell_of_forks
-from detseg.runtime.onnx.model import OnnxModel, import_onnxruntime
-from detseg.runtime.onnx.providers import open_on
-from detseg.runtime.onnx.runner import OnnxRunner
+from detseg.runtime.postprocess.class_settings import Confidence, below, reaches, settle
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import Runner, predict_frames
 from detseg.runtime.sources.finding import OnError, Source, find_sources
@@ -30,8 +28,7 @@ from detseg.runtime.sources.reading import read_frames
 from detseg.runtime.sources.video_reader import Section
 from detseg.runtime.tracker import Tracker, tracker_for
 from detseg.runtime.tracking.tracker import TrackerConfig
-from detseg.runtime.views import with_views
-from detseg.structures import Result
+from detseg.structures import Detections, Result
 from detseg.volumes import Volume
 
 Remake = Callable[[Mapping[str, Any], TrackerConfig | None], Runner]
@@ -58,6 +55,8 @@ class Model:
         *,
         keeps_probabilities: bool = False,
         confidence: float | None = None,
+        class_confidences: Sequence[float] = (),
+        class_colors: Sequence[Color] = (),
     ) -> None:
         self.runner = runner
         self._keeps_probabilities = keeps_probabilities
@@ -66,6 +65,10 @@ class Model:
         self.category_ids = tuple(category_ids)
         self.confidence = confidence
         """The lowest score that a box has; None where results are no boxes, or where nobody said."""
+        self.class_confidences = tuple(class_confidences)
+        """The lowest score of a box of each class, where the file or who loaded it says so; else nothing."""
+        self.palette = stored_palette(class_colors, self.class_names)
+        """The colors that the file has for the classes; None for the usual ones."""
         self._remake = remake
         self._variants: dict[tuple[Any, ...], Runner] = {}
         self._lock = threading.Lock()
@@ -91,7 +94,7 @@ class Model:
         given: Any,
         batch_size: int = 1,
         *,
-        confidence: float | None = None,
+        confidence: Confidence | None = None,
         iou: float | None = None,
         max_detections: int | None = None,
         tiles: int | tuple[int, int] | None = None,
@@ -122,7 +125,8 @@ class Model:
                 open files; volumes of nibabel, SimpleITK or numpy; batches, lists and iterators of these. See
                 :data:`detseg.runtime.sources.given.TAKEN`.
             batch_size: how many images go through the network together; volumes go one at a time.
-            confidence: lowest score of a box that counts, in place of the model's own.
+            confidence: lowest score of a box that counts, in place of the model's own: one number, or a mapping from
+                the names of classes, see :meth:`class_confidences`. Boxes below that of their class are left out last.
             iou: overlap above which boxes of one class are one object, in place of the model's own.
             max_detections: most boxes per image, or per tile, in place of the model's own.
             tiles: look at each image in tiles of this size, one number or height and width in its pixels, see
@@ -155,8 +159,11 @@ class Model:
             ImageError: a source cannot be read, and ``on_error`` is None.
         """
         kept = self._kept(classes)
+        wanted, floors = settle(
+            {} if confidence is None else {"confidence": confidence}, self.class_confidences, self.class_names
+        )
         settings = {
-            "confidence": confidence,
+            "confidence": None if confidence is None else wanted["confidence"],
             "iou": iou,
             "max_detections": max_detections,
             "tiles": (tiles, tiles) if isinstance(tiles, int) else None if tiles is None else tuple(tiles),
@@ -171,9 +178,14 @@ class Model:
             if isinstance(track, Tracker):
                 tracks = track
             else:
-                tracks = Tracker(config=tracker_for(confidence) if isinstance(track, bool) else track)
+                sure = None if floors or confidence is None else wanted["confidence"]
+                tracks = Tracker(config=tracker_for(sure) if isinstance(track, bool) else track)
             tracker = None if isinstance(track, TrackerConfig) else tracks.config
-            follow = tracks.follow
+            if not tracks.config.has_usual_scores and confidence is None:
+                floors = ()
+            elif floors and tracker is not None:
+                tracker = replace(tracker, low_score=min(tracker.low_score, below(floors)))
+            follow = partial(tracks.follow, floors=floors) if floors else tracks.follow
         runner = self._with({name: value for name, value in settings.items() if value is not None}, tracker)
         items = items_of(given, channels=channels, spacing=spacing, volumes=not runner.spec.one_size)
         # What is kept takes as much memory once more.
@@ -183,7 +195,7 @@ class Model:
         given_up = () if faults is None else faults.given_up
         frames = read_frames(self._sources(items, allow_url), read, section, on_error, given_up)
         found = predict_frames(runner, take_ahead(frames, ahead, stop), batch_size, kept, faults)
-        return self._predictions(found, kept, follow)
+        return self._predictions(found, kept, follow, floors)
 
     def with_probabilities(self) -> Model:
         """The same model, whose results carry the probabilities of all classes.
@@ -207,6 +219,8 @@ class Model:
             self.category_ids,
             keeps_probabilities=kept,
             confidence=self.confidence,
+            class_confidences=self.class_confidences,
+            class_colors=() if self.palette is None else self.palette.colors,
         )
 
     def _with(self, settings: Mapping[str, Any], tracker: TrackerConfig | None) -> Runner:
@@ -228,13 +242,16 @@ class Model:
         found: Iterator[tuple[Frame, Result]],
         kept: BoolArray | None,
         follow: Callable[[Frame, Any], Result] | None,
+        floors: Sequence[float],
     ) -> Iterator[Prediction]:
         for frame, result in found:
             if kept is not None:
                 result = self.runner.kind.keep(result, kept)
             if follow is not None:
                 result = follow(frame, result)
-            yield Prediction(frame, result, self.class_names, self.category_ids, self.runner.kind)
+            elif floors:
+                result = cast(Detections, result).select(reaches(cast(Detections, result), floors))
+            yield Prediction(frame, result, self.class_names, self.category_ids, self.runner.kind, self.palette)
 
     def _sources(self, items: Iterator[Item], allow_url: bool) -> Iterator[Source | Frame]:
         for item in items:
@@ -278,63 +295,6 @@ def average(models: Sequence[Model]) -> Model:
     return Model(runner, first.task_name, first.class_names, first.category_ids)
 
 
-def load_onnx(
-    path: Path,
-    device: str,
-    precision: str,
-    num_threads: int | None,
-    size: tuple[int, int] | None,
-    full_input: bool | None,
-    settings: Mapping[str, Any],
-    track: TrackerConfig | None = None,
-    foreign: ForeignOptions | None = None,
-    runtime: str = "onnxruntime",
-) -> Model:
-    """The model in an ``.onnx`` file; arguments and errors of ``detseg.load``."""
-    if precision != "fp32" and runtime == "onnxruntime":
-        raise ValueError(
-            f"{path}: an exported model has its own precision; leave {precision} out, or export it again; bf16 is for "
-            "--runtime openvino"
-        )
-    model = open_onnx(path, device, num_threads, size, foreign)
-    if runtime != "onnxruntime":
-        model = in_openvino(model, runtime, precision)
-    if track is not None:
-        require_boxes(model.kind.has_boxes, path, model.metadata.task)
-    if full_input is None:
-        full_input = model.is_foreign or not (model.kind.has_boxes and model.has_free_sides)
-    fits = full_input
-
-    def plain(others: Mapping[str, Any], tracker: TrackerConfig | None = None) -> OnnxRunner:
-        wanted = {**settings, **others}
-        if tracker is not None:
-            wanted = _settings_for_tracking(wanted, tracker, model.metadata)
-        return OnnxRunner(model, wanted, size, full_input=fits)
-
-    def remake(others: Mapping[str, Any], tracker: TrackerConfig | None = None) -> Runner:
-        return onnx_with_views(plain(others, tracker), model, full_input=fits)
-
-    runner = plain({}, track)
-    lowest = confidence_of(runner.postprocess)
-    viewed = onnx_with_views(runner, model, full_input=fits)
-    return Model(viewed, runner.task_name, runner.class_names, runner.category_ids, remake, confidence=lowest)
-
-
-def onnx_with_views(runner: OnnxRunner, model: OnnxModel, *, full_input: bool) -> Runner:
-    """``runner`` of ``model``, in tiles and views where its settings say so. Raises ValueError: it cannot look so."""
-
-    def make(changed: Mapping[str, Any], size: tuple[int, int]) -> OnnxRunner:
-        known = {one.name: getattr(runner.postprocess, one.name) for one in fields(runner.postprocess)}
-        return OnnxRunner(model, {**known, **changed}, size, full_input=full_input)
-
-    fixed = model.metadata.postprocess_in_graph
-    try:
-        return with_views(runner, make, runner.postprocess, model.metadata.stride, fixed=fixed)
-    except ValueError as error:
-        named = str(error) if str(error).startswith(str(model.path)) else f"{model.path}: {error}"
-        raise ValueError(named) from error
-
-
 def confidence_of(postprocess: Any) -> float | None:
     """The lowest score of the settings ``postprocess``; None where these know of none."""
     found: float | None = getattr(postprocess, "confidence", None)
@@ -349,43 +309,3 @@ def require_boxes(has_boxes: bool, path: Path, task_name: str) -> None:
     """
     if not has_boxes:
         raise ValueError(f"{path}: only boxes can be tracked, this model is for {task_name}; leave tracking out")
-
-
-def _settings_for_tracking(settings: Mapping[str, Any], track: TrackerConfig, metadata: Metadata) -> dict[str, Any]:
-    """Boxes from ``track.low_score`` on. Where NMS is in the graph, these are as they are, and a confidence
-    above that of the graph is left to the tracker."""
-    if not metadata.postprocess_in_graph:
-        return {**settings, "confidence": track.low_score}
-    wanted = settings.get("confidence")
-    if wanted is not None and metadata.postprocess.confidence < wanted <= track.high_score:
-        return {name: value for name, value in settings.items() if name != "confidence"}
-    return dict(settings)
-
-
-def open_onnx(
-    path: Path,
-    device: str,
-    num_threads: int | None = None,
-    size: tuple[int, int] | None = None,
-    foreign: ForeignOptions | None = None,
-) -> OnnxModel:
-    """The network in an ``.onnx`` file, on ``device``; ``size`` and ``foreign`` are for files of other programs."""
-    available = import_onnxruntime().get_available_providers()
-    return open_on(
-        parse_device(device),
-        available,
-        lambda providers: OnnxModel(path, num_threads, providers, foreign=foreign, size=size),
-    )
-
-
-def in_openvino(model: OnnxModel, runtime: str, precision: str) -> OnnxModel:
-    """The same network in OpenVINO.
-
-    Raises:
-        ValueError: ``runtime`` is another one, the network is not on the CPU, or the precision is not there.
-    """
-    if runtime != "openvino":
-        raise ValueError(f"runtime must be onnxruntime or openvino, got {runtime}")
-    if not model.runs_on_cpu:
-        raise ValueError("OpenVINO runs on the CPU here; take --device cpu, or --runtime onnxruntime")
-    return OnnxModel(model.path, model.num_threads, metadata=model.metadata, precision=precision)

@@ -14,6 +14,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray, FloatArray, IntArray
 from detseg.run_lengths import RunLengths
+from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.kinds.base import Kind
 from detseg.runtime.sources.frames import Frame
 from detseg.structures import Detections, Result
@@ -50,6 +51,7 @@ class Prediction:
     class_names: tuple[str, ...]
     category_ids: tuple[int, ...]
     kind: Kind
+    palette: Palette | None = None
 
     @property
     def image(self) -> ByteArray | Volume:
@@ -147,7 +149,7 @@ class Prediction:
 
     def plot(self) -> ByteArray:
         """The image with the result drawn, ``[H, W, 3]`` uint8 RGB; of a volume three planes."""
-        return self.kind.draw(self.image, self.result, self.class_names)
+        return self.kind.draw(self.image, self.result, self.class_names, palette=self.palette)
 
     def to_coco(self, image_id: int = 1) -> list[dict[str, Any]]:
         """The boxes, or the masks where there are some, as entries of a COCO results file.

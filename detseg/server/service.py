@@ -16,6 +16,7 @@ from detseg.arrays import ByteArray
 from detseg.runtime.media.decode_budget import MAX_PIXELS_AT_A_TIME
 from detseg.runtime.media.images import ImageError, decode_image, encode_image, encoded_size
 from detseg.runtime.model import Model
+from detseg.runtime.postprocess.class_settings import reaches
 from detseg.runtime.postprocess.nms import floor_to_float32
 from detseg.server.batcher import Batcher
 from detseg.server.bodies import Encoded
@@ -77,7 +78,7 @@ class Service:
 
         def told(name: str, image: ByteArray, result: Result) -> dict[str, Any]:
             place = {"file": name, "height": image.shape[0], "width": image.shape[1]}
-            return place | self.model.runner.kind.record(_above(result, confidence), self.model.class_names)
+            return place | self.model.runner.kind.record(self._above(result, confidence), self.model.class_names)
 
         return list(await asyncio.gather(*(self._work(one, told) for one in images)))
 
@@ -85,7 +86,8 @@ class Service:
         """``sent`` with what is in it, encoded as the ``suffix`` says. Errors as of :meth:`predict`."""
 
         def drawn(name: str, image: ByteArray, result: Result) -> bytes:
-            drawing = self.model.runner.kind.draw(image, _above(result, confidence), self.model.class_names)
+            kept, names = self._above(result, confidence), self.model.class_names
+            drawing = self.model.runner.kind.draw(image, kept, names, palette=self.model.palette)
             return encode_image(drawing, f"the drawn image{suffix}")
 
         return await self._work(sent, drawn)
@@ -113,8 +115,11 @@ class Service:
         except ImageError as error:
             raise HTTPException(422, str(error)) from error
 
-
-def _above(result: Any, confidence: float | None) -> Any:
-    """Of boxes those that score above ``confidence``. As better boxes suppress worse ones and come first where their
-    number is limited, these are the boxes that the model gives at this confidence."""
-    return result if confidence is None else result.select(result.scores > floor_to_float32(confidence))
+    def _above(self, result: Any, confidence: float | None) -> Any:
+        """Of boxes those that score above ``confidence`` or, where a request names none, that reach what the model has
+        for their class. As better boxes suppress worse ones and come first where their number is limited, these are the
+        boxes that the model gives at this confidence."""
+        if confidence is not None:
+            return result.select(result.scores > floor_to_float32(confidence))
+        floors = self.model.class_confidences
+        return result.select(reaches(result, floors)) if floors else result

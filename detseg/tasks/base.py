@@ -16,6 +16,7 @@ from detseg.arrays import ByteArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.hardest import HardestExamples
 from detseg.losses.base import LossSum
+from detseg.runtime.drawing.palette import stored_palette
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.kinds.base import Kind
@@ -271,7 +272,7 @@ def require_no_backend(backend: str | None, kind: Kind) -> None:
 def compare(kind: Kind, data: Any, class_names: Sequence[str], index: int, result: Any, truth: Any) -> ByteArray:
     """One image that shows image ``index`` of ``data`` with its truth and what was found."""
     image, _ = data.read(index)
-    return kind.compare(image, truth, result, class_names)
+    return kind.compare(image, truth, result, class_names, stored_palette(data.class_colors, class_names))
 
 
 def normalize_images(images: Tensor, spec: InputSpec) -> Tensor:

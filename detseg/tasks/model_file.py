@@ -22,11 +22,14 @@ from detseg.models.base import ModelConfig
 from detseg.models.load_weights import require_finite
 from detseg.runtime.class_names import find_spellings
 from detseg.runtime.devices import parse_device
+from detseg.runtime.postprocess.class_settings import require_class_settings, settle
 from detseg.tasks import TASKS
 from detseg.tasks.base import Task, TaskConfig
 from detseg.tasks.header_fit import header_errors, open_model_file, require_fit
 
 FORMAT = 1
+_CHOSEN = ("class_confidences", "class_colors")
+"""What a header holds only where something was chosen."""
 _FOREIGN_SUFFIXES = (".pt", ".pth", ".ckpt")
 
 
@@ -38,6 +41,13 @@ class ModelFileConfig:
     task: TaskConfig = choice(TASKS)
     class_names: tuple[str, ...] = ()
     category_ids: tuple[int, ...] = ()
+    class_confidences: tuple[float, ...] = ()
+    """The lowest score of a box of each class that counts in prediction; empty: the task's own for all."""
+    class_colors: tuple[tuple[int, int, int], ...] = ()
+    """Red, green and blue of each class in drawings; empty: the usual ones."""
+
+    def __post_init__(self) -> None:
+        require_class_settings(self.class_confidences, self.class_colors, self.class_names)
 
     def build(self) -> tuple[nn.Module, Task]:
         """A model with fresh weights and its task."""
@@ -61,7 +71,8 @@ def save_model_file(path: Path, weights: Mapping[str, Tensor], config: ModelFile
         detseg.files.SaveError: the disk is full or the folder cannot be written to.
     """
     config = replace(config, model=without_pretrained(config.model))
-    header = {"format": FORMAT, "version": __version__, **to_dict(config)}
+    described = {name: value for name, value in to_dict(config).items() if name not in _CHOSEN or value}
+    header = {"format": FORMAT, "version": __version__, **described}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
     with atomic_path(path) as temporary:
         try:
@@ -130,14 +141,19 @@ def load_model_file(
         path: a ``.safetensors`` file written by :func:`save_model_file`.
         postprocess: settings that replace those in the header, such as ``{"confidence": 0.25}``.
         size: height and width of the input, in place of that in the header.
-        for_prediction: begin with the task's settings for prediction instead of those for evaluation.
+        for_prediction: begin with the task's settings for prediction instead of those for evaluation. Then a
+            ``confidence`` may be a mapping from the names of classes, and takes the place of those in the header.
 
     Raises:
         FileNotFoundError, ValueError: see :func:`read_header`; also where weights and header disagree, for weights that
             are NaN or infinite, and for settings that the task does not have.
     """
     config = read_header(path)
-    settings = dict(config.task.prediction_settings if for_prediction else {}) | dict(postprocess or {})
+    settings = dict(postprocess or {})
+    if for_prediction:
+        settings, floors = settle(settings, config.class_confidences, config.class_names)
+        settings = {**config.task.prediction_settings, **settings}
+        config = replace(config, class_confidences=floors)
     config = replace(config, task=adapt_task(config.task, settings, size))
     require_fit(path, config.model, len(config.class_names))
     with header_errors(path, "its header describes a model and a task that do not fit each other"):

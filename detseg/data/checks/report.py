@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +100,8 @@ Summary = SplitSummary | MaskSummary | VolumeSummary
 class CheckReport:
     """The result of a check of the data set that ``path`` names and whose files lie in ``root``.
 
-    ``decoded`` says whether the pixels were read or the headers only.
+    ``worklist``: codes of which all findings are shown. ``decoded`` says whether the pixels were read or the headers
+    only.
     """
 
     path: Path
@@ -109,11 +110,16 @@ class CheckReport:
     findings: tuple[Finding, ...]
     splits: Mapping[str, Summary] = field(default_factory=dict)
     decoded: bool = True
+    worklist: frozenset[str] = frozenset()
 
     @property
     def exit_code(self) -> int:
         """0 for nothing or infos, 1 for warnings, 2 for errors."""
         return max((EXIT_CODES[finding.severity] for finding in self.findings), default=0)
+
+    def with_worklist(self, findings: Sequence[Finding]) -> CheckReport:
+        """The same with ``findings`` that are there to be worked through: all of them are shown, in their order."""
+        return replace(self, findings=(*self.findings, *findings), worklist=frozenset(one.code for one in findings))
 
     def num_findings(self, severity: Severity) -> int:
         """The number of findings of one severity."""
@@ -159,9 +165,10 @@ class CheckReport:
         for code, findings in self.by_code().items():
             meaning = CODES[code]
             lines += ["", f"{code} {meaning.severity}: {meaning.title} ({len(findings)}). To do: {meaning.remedy}."]
-            lines += [f"    {_one_line(finding)}" for finding in findings[:num_examples]]
-            if len(findings) > num_examples:
-                lines.append(f"    ... and {len(findings) - num_examples} more")
+            shown = findings if code in self.worklist else findings[:num_examples]
+            lines += [f"    {_one_line(finding)}" for finding in shown]
+            if len(findings) > len(shown):
+                lines.append(f"    ... and {len(findings) - len(shown)} more")
         lines += ["", *histogram_lines(self.splits), ""]
         counts = (_count(self.num_findings(severity), severity) for severity in ("error", "warning", "info"))
         return "\n".join([*lines, ", ".join(counts)])

@@ -34,6 +34,8 @@ class Dataset:
 
     has_masks = False
     unit = "images"
+    class_colors: tuple[tuple[int, int, int], ...] = ()
+    """Red, green and blue of each class where the description of the data set says so, else nothing."""
 
     def __init__(
         self,

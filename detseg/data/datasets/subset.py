@@ -28,6 +28,7 @@ class ImageSubset(Dataset):
             target=dataset.target,
         )
         self.has_masks = dataset.has_masks
+        self.class_colors = dataset.class_colors
         self._dataset = dataset
         self._positions = positions
 

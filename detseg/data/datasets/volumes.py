@@ -46,6 +46,8 @@ class VolumeDataset:
     num_dropped = 0
     needs_truth = False
     unit = "volumes"
+    class_colors: tuple[tuple[int, int, int], ...] = ()
+    """Red, green and blue of each class where the description of the data set says so, else nothing."""
     num_objects = None
 
     def __init__(

@@ -24,7 +24,7 @@ from detseg.structures import IGNORE_INDEX, Target
 _IMAGES, _TRUTH = "leftImg8bit", "gtFine"
 _IMAGE_ENDING = "_leftImg8bit.png"
 _SPLITS = ("train", "val", "test")
-_SETTINGS = ("format", "path", "boxes")
+_SETTINGS = ("format", "path", "boxes", "colors")
 
 _NAMES = tuple(label.name for label in CLASSES)
 LABEL_MAPPINGS = {

@@ -29,7 +29,7 @@ _NUM_TRIED = 1000
 """Images that are looked for to find the folder of all."""
 _LABEL_STUDIO = "result.json"
 _ROBOFLOW = "_annotations.coco.json"
-_SETTINGS = {"format", "path"}
+_SETTINGS = {"format", "path", "colors"}
 _TABLES = ("categories", "images", "annotations")
 
 

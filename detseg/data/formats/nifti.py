@@ -41,7 +41,7 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
 
 _TEST = "test"
-_SETTINGS = ("format", "path", "names", "split", "channels", "ignore_index", "trust_grid", ORDER_KEY)
+_SETTINGS = ("format", "path", "names", "colors", "split", "channels", "ignore_index", "trust_grid", ORDER_KEY)
 
 
 class NiftiFormat(DatasetFormat):

@@ -46,7 +46,7 @@ from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
 from detseg.structures import IGNORE_INDEX, Target
 
 MAX_XML_BYTES = 64 * 2**20
-_SETTINGS = {"format", "path", "names"}
+_SETTINGS = {"format", "path", "names", "colors"}
 # The lists of one class (aeroplane_train.txt) say 1, 0 or -1 behind each name.
 _DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""")
 _KNOWN_TO_EXPAT = frozenset({"utf-8", "utf-16", "us-ascii", "ascii", "iso-8859-1"})

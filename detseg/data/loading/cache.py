@@ -57,6 +57,7 @@ class CachedDataset(Dataset):
             target=dataset.target,
         )
         self.has_masks = dataset.has_masks
+        self.class_colors = dataset.class_colors
         self._dataset = dataset
         self._max_side = max_side
         self._shapes = _stored_shapes(dataset, max_side)

@@ -59,6 +59,7 @@ class PlacedVolumes:
         self.spec = spec
         self.root, self.home, self.split = dataset.root, dataset.home, dataset.split
         self.class_names, self.category_ids = dataset.class_names, dataset.category_ids
+        self.class_colors = dataset.class_colors
         self.has_labels, self.num_dropped = dataset.has_labels, dataset.num_dropped
         self._store: Store | None = None
         self._transforms: list[VolumeTransform | None] = []

@@ -16,11 +16,13 @@ from detseg.engine.reports.browse import BROWSED_BYTES, MOST_IMAGES, Browsed, br
 from detseg.engine.reports.report_images import ReportImage, ReportImages
 from detseg.engine.samples import Samples
 from detseg.evaluation.base import Evaluator
+from detseg.evaluation.doubts import Doubt, surest
 from detseg.evaluation.hardest import Candidate, encode_jpeg
 from detseg.evaluation.objects.errors import Outcome
 from detseg.evaluation.objects.explore import BoxCounts
 from detseg.evaluation.per_image import ImageTable
 from detseg.files import atomic_path
+from detseg.runtime.drawing.palette import stored_palette
 from detseg.runtime.media.images import write_image
 from detseg.runtime.volumes.volume_files import volume_stem
 from detseg.tasks.base import Task, compare
@@ -50,6 +52,7 @@ class Examples:
         self._task = task
         self._dataset = dataset
         self._folder = folder
+        self._palette = stored_palette(dataset.class_colors, dataset.class_names)
         self._num_images = num_shown
         last = len(dataset) - 1
         self._chosen = set(np.linspace(0, last, min(num_shown, len(dataset))).round().astype(int).tolist())
@@ -68,7 +71,7 @@ class Examples:
         self._hardest.add(index, result, truth)
         if index in self._shown:
             image, _ = self._dataset.read(index)
-            layers = self._task.kind.layers(image, truth, result, self._dataset.class_names)
+            layers = self._task.kind.layers(image, truth, result, self._dataset.class_names, self._palette)
             record = self._hardest.describe(result, truth)
             self._browsed.append(browsed(index, self._name(index), layers, record, self._full))
         if index in self._chosen:
@@ -107,6 +110,7 @@ class Examples:
             tuple(every) if self._full else fit_browsed(every, BROWSED_BYTES),
             tuple(self._dataset.class_names),
             self._everyones_table(group, device),
+            tuple(self._everyones_doubts(evaluator, group, device)),
         )
         if self._folder is not None and group.is_main:
             self._write(images.hardest, self._folder / HARDEST_NAME)
@@ -125,6 +129,19 @@ class Examples:
             return own
         parts = group.gather_json([[name, entry] for name, entry in own.images.items()], device)
         return replace(own, images=dict(sorted((name, entry) for part in parts for name, entry in part)))
+
+    def _everyones_doubts(self, evaluator: Evaluator, group: Group, device: torch.device) -> list[Doubt]:
+        own = self._hardest.doubts(evaluator, self._file) if evaluator is not None else []
+        if group.world_size == 1:
+            return own
+        parts = group.gather_json([asdict(one) for one in own], device)
+        return surest([Doubt(**{**one, "box_xyxy": tuple(one["box_xyxy"])}) for part in parts for one in part])
+
+    def _file(self, index: int) -> str:
+        """The file as seen from the folder of the data set, where it lies in there."""
+        path = Path(self._dataset.path(index))
+        home = getattr(self._dataset, "home", None)
+        return str(path.relative_to(home)) if home is not None and path.is_relative_to(home) else str(path)
 
     def _name(self, index: int) -> str:
         return f"{index:06d}_{volume_stem(self._dataset.path(index))}"

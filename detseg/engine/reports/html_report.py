@@ -40,8 +40,11 @@ class Report:
     num_cases: int = 0
     """How many there are with those that are not shown."""
     class_names: Sequence[str] = ()
+    errors: Sequence[Sequence[str]] = ()
+    """Of masks and volumes: a row of names, then what goes wrong with each class."""
 
 
+_MOST_DOUBTS = 60
 _GENERATOR = '<meta name="generator" content="detseg eval">'
 
 
@@ -67,10 +70,11 @@ def render(report: Report) -> str:
         ("numbers", "Numbers", _numbers(report.metrics)),
         ("classes", "Classes", _class_table(report.metrics, report.classes_without_truth)),
         ("at-confidence", "At a confidence", counts_table(images, class_names)),
-        ("errors", "Errors", _error_table(report) if images.tally else ""),
+        ("errors", "Errors", _error_table(report)),
+        ("doubts", "Labels to look at", _doubt_table(report.images)),
         ("charts", "Curves and confusion", _charts(report.charts)),
         ("cases", "Cases, worst first", f"{case_table(images)}\n{_case_table(report)}".strip()),
-        ("images", "ReportImages", gallery(images)),
+        ("images", "Images", gallery(images)),
         ("settings", "Settings", _settings(report.settings)),
     ]
     return page(report.title, _subject(report.settings), sections, images, class_names)
@@ -163,7 +167,9 @@ def _case_table(report: Report) -> str:
 
 def _error_table(report: Report) -> str:
     tally = report.images.tally
-    assert tally is not None
+    if tally is None:
+        rows_of_labels = report.errors[1:]
+        return table(report.errors[0], rows_of_labels, "What goes wrong with each class") if rows_of_labels else ""
     header = ["class", "confidence", "right", "false positives", "wrong class", "badly placed", "missed"]
     rows = [
         [name, f"{confidence:.3f}", *map(str, counts)]
@@ -173,8 +179,40 @@ def _error_table(report: Report) -> str:
         if any(counts)
     ]
     rows.append(["all", "", *map(str, tally.counts.sum(axis=0).tolist())])
-    caption = "Boxes by what they turned out to be, at the confidence of best F1 of each class, IoU 0.5"
-    return f"<p>F1 over all objects: {tally.f1:.4f}.</p>\n{table(header, rows, caption)}"
+    at = "chosen for each class" if tally.is_chosen else "of best F1 of each class"
+    caption = f"Boxes by what they turned out to be, at the confidence {at}, IoU 0.5"
+    advice = "" if tally.is_chosen else _how_to_use()
+    return f"{advice}<p>F1 over all objects: {tally.f1:.4f}.</p>\n{table(header, rows, caption)}"
+
+
+def _doubt_table(images: ReportImages) -> str:
+    """Where the model is sure and the annotation says otherwise."""
+    shown = images.doubts[:_MOST_DOUBTS]
+    rows = [
+        [one.file, one.kind, f"{one.sureness:.2f}", one.annotated or "-", one.found or "-", one.words()]
+        for one in shown
+    ]
+    if not rows:
+        return ""
+    left = len(images.doubts) - len(shown)
+    more = f"; {left} more are in label_doubts.json" if left else ""
+    caption = f"Where the model is sure and the annotation says otherwise, the surest first{more}"
+    header = ["file", "what", "sureness", "annotated", "found", "in words"]
+    advice = (
+        "<p>One of both is wrong: look whether it is the label. <code>detseg check DATA --doubts FOLDER</code> prints "
+        "this list.</p>\n"
+    )
+    return advice + table(header, rows, caption, low=True)
+
+
+def _how_to_use() -> str:
+    """How the best confidence of each class is put to use."""
+    return (
+        "<p>These confidences are best on the images of this evaluation. <code>detseg predict MODEL ... "
+        "--conf-per-class metrics.json</code> uses them, <code>detseg set MODEL --conf-per-class metrics.json -o "
+        "NEW</code> keeps them in a model file. Judge them on other images than these: <code>detseg eval "
+        "NEW</code> gives F1_chosen.</p>\n"
+    )
 
 
 def _charts(charts: Sequence[Chart]) -> str:
@@ -197,17 +235,18 @@ def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def table(header: Iterable[str], rows: Iterable[Sequence[str]], caption: str) -> str:
-    """A table as HTML that can be sorted; the first cell of a row names it. All cells are text."""
+def table(header: Iterable[str], rows: Iterable[Sequence[str]], caption: str, *, low: bool = False) -> str:
+    """A table as HTML that can be sorted; the first cell of a row names it. All cells are text. One that is ``low``
+    is scrolled, not shown whole."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
     body = "\n".join(
         f'<tr data-class="{escape(row[0])}"><th scope="row">{escape(row[0])}</th>'
         f"{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
         for row in rows
     )
-    caption = escape(caption)
+    caption, looks = escape(caption), "wide low" if low else "wide"
     return (
-        f'<div class="wide" tabindex="0" role="region" aria-label="{caption}">\n<table class="sortable">\n'
+        f'<div class="{looks}" tabindex="0" role="region" aria-label="{caption}">\n<table class="sortable">\n'
         f'<caption class="faint">{caption}</caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )

@@ -19,6 +19,7 @@ from detseg.engine.samples import as_samples
 from detseg.engine.settings import AugmentConfig
 from detseg.models.base import ModelConfig
 from detseg.runtime.drawing.boxes import montage
+from detseg.runtime.drawing.palette import stored_palette
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.media.images import write_image
 from detseg.structures import Target
@@ -113,6 +114,7 @@ def preview(
         neighborhood=config.neighborhood,
     )
     pipeline, kind = config.build(), load_kind(dataset.target)
+    palette = stored_palette(dataset.class_colors, dataset.class_names)
     images = []
     for number, batch in enumerate(islice(plan.epoch(epoch), num_batches)):
         samples = [
@@ -121,7 +123,7 @@ def preview(
         ]
         image = folder / f"{dataset.split}_{epoch:03d}_{number:03d}.png"
         columns = int(np.ceil(np.sqrt(len(samples))))
-        cells = [kind.draw_sample(sample, dataset.class_names) for sample in samples]
+        cells = [kind.draw_sample(sample, dataset.class_names, palette) for sample in samples]
         write_image(image, montage(cells, columns))
         images.append(image)
     return images

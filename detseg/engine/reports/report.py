@@ -12,6 +12,8 @@ from detseg.engine.reports.html_report import Chart, Report, write_html
 from detseg.engine.reports.plots import plot_history
 from detseg.engine.reports.report_images import ReportImages
 from detseg.evaluation.base import Evaluator
+from detseg.evaluation.doubts import FILE_NAME as DOUBTS_NAME
+from detseg.evaluation.doubts import write_doubts
 from detseg.evaluation.per_image import FILE_NAME as TABLE_NAME
 from detseg.evaluation.per_image import write_table
 from detseg.evaluation.report import format_table, write_metrics_json
@@ -41,7 +43,7 @@ _HEADLINES = ("AP", "mIoU", "Dice")
 """Of the metrics of every task one of these is first."""
 
 METRICS_NAME = "metrics.json"
-FILE_NAMES = (METRICS_NAME, TABLE_NAME, REPORT_NAME, "detections.json", _CASES_NAME, *_CHARTS)
+FILE_NAMES = (METRICS_NAME, TABLE_NAME, DOUBTS_NAME, REPORT_NAME, "detections.json", _CASES_NAME, *_CHARTS)
 """All that an evaluation may write into its folder, beside images."""
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -69,6 +71,10 @@ def write_report(
     write_metrics(evaluator, metrics, output / METRICS_NAME, skipped)
     if images is not None and images.table is not None:
         write_table(output / TABLE_NAME, images.table)
+    if images is not None and images.doubts:
+        write_doubts(output / DOUBTS_NAME, images.doubts)
+    else:
+        (output / DOUBTS_NAME).unlink(missing_ok=True)
     for name in _CHARTS:
         (output / name).unlink(missing_ok=True)  # what an earlier evaluation left would be shown as one of this
     write_html(output / REPORT_NAME, _assemble(evaluator, metrics, output, settings, images, records, names))
@@ -130,6 +136,7 @@ def _assemble(
         cases=cases[: 1 + _MOST_CASES],
         num_cases=max(0, len(cases) - 1),
         class_names=images.class_names if images else (),
+        errors=evaluator.error_table(),
     )
 
 

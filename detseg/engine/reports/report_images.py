@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from detseg.engine.reports.browse import Browsed
+from detseg.evaluation.doubts import Doubt
 from detseg.evaluation.hardest import BoxTally
 from detseg.evaluation.objects.explore import BoxCounts
 from detseg.evaluation.per_image import ImageTable
@@ -23,7 +24,7 @@ class ReportImage:
 class ReportImages:
     """What a report shows of a data set: ``examples`` spread over it, and the ``hardest``, the hardest first, with
     ``measure`` saying by what; of boxes also how many errors there are of each kind, and at each confidence. All that
-    can be ``browsed``, in the order of the data set."""
+    can be ``browsed``, in the order of the data set. ``doubts``: labels to look at again."""
 
     examples: tuple[ReportImage, ...] = ()
     hardest: tuple[ReportImage, ...] = ()
@@ -33,3 +34,4 @@ class ReportImages:
     browsed: tuple[Browsed, ...] = ()
     class_names: tuple[str, ...] = ()
     table: ImageTable | None = None
+    doubts: tuple[Doubt, ...] = ()

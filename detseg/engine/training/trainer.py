@@ -103,6 +103,8 @@ class Trainer:
         self.has_truth = True
         """Whether the metric means anything: there is something to find in the validation split."""
         self.stop = StopRequest()
+        self.val_loss: Callable[[nn.Module], dict[str, float]] | None = None
+        """The loss on the validation split, where it is asked for."""
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on; order of the data and random numbers follow from ``progress``."""
@@ -333,7 +335,8 @@ class Trainer:
             self._save()  # whatever happens to the evaluation, the epoch is not lost
             started = time.monotonic()
             metrics = self.evaluate(judged)
-            record |= {"eval_seconds": round(time.monotonic() - started, 3), **metrics}
+            losses = self.val_loss(judged) if self.val_loss is not None else {}
+            record |= {**losses, "eval_seconds": round(time.monotonic() - started, 3), **metrics}
             self._keep_best(metrics[metrics.primary], judged)
         self.progress = dataclasses.replace(
             progress, epoch=progress.epoch + 1, batch=0, num_steps=0, sums={}, is_trained=False

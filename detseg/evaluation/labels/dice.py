@@ -152,6 +152,21 @@ class VolumeEvaluator:
         """Nothing more than :meth:`compute` gives."""
         return {}
 
+    def error_table(self) -> list[list[str]]:
+        """Of each class: in how many volumes it is, in how many of these nothing of it is found, in how many it is
+        found where it is not, and by how many milliliters the result is too small or too large in the others, mean."""
+        rows = [
+            ["class", "volumes with it", "not found at all", "found where it is not", "too small, ml", "too large, ml"]
+        ]
+        for column, name in enumerate(self.class_names[1:]):
+            true, found = self.cases()[:, column, _TRUE_ML], self.cases()[:, column, _PREDICTED_ML]
+            both = (true > 0) & (found > 0)
+            off = (found - true)[both]
+            means = [f"{np.clip(sign * off, 0, None).mean():.3g}" if len(off) else "-" for sign in (-1, 1)]
+            counts = (true > 0).sum(), ((true > 0) & (found == 0)).sum(), ((true == 0) & (found > 0)).sum()
+            rows.append([name, *map(str, counts), *means])
+        return rows
+
     def facts(self) -> dict[str, str]:
         """Nothing."""
         return {}

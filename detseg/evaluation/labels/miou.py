@@ -108,6 +108,31 @@ class SegmentationEvaluator:
         """Nothing more than :meth:`compute` gives."""
         return {}
 
+    def error_table(self) -> list[list[str]]:
+        """Of each class that is there: its share of the labeled pixels, which share of it is missed and which share of
+        what is found is wrong, and what it is most taken for, both ways."""
+        counts = self.confusion_matrix()
+        true, found = counts.sum(axis=1), counts[:, :-1].sum(axis=0)
+        names = [*self.class_names, "ignored"]
+        rows = [["class", "share of pixels", "missed", "wrongly found", "mostly taken for", "mostly found at"]]
+        for label, name in enumerate(self.class_names):
+            if not true[label] and not found[label]:
+                continue
+            right = counts[label, label]
+            taken, instead = counts[label].copy(), counts[:, label].copy()
+            taken[label] = instead[label] = 0
+            rows.append(
+                [
+                    name,
+                    f"{true[label] / true.sum():.2%}",
+                    f"{1 - right / true[label]:.2%}" if true[label] else "-",
+                    f"{1 - right / found[label]:.2%}" if found[label] else "-",
+                    _largest(taken, int(true[label]), names),
+                    _largest(instead, int(found[label]), names),
+                ]
+            )
+        return rows
+
     def facts(self) -> dict[str, str]:
         """Nothing."""
         return {}
@@ -163,6 +188,12 @@ def _share(part: IntArray, whole: IntArray) -> DoubleArray:
     """``part / whole``, not a number where the whole is 0."""
     share: DoubleArray = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
     return share
+
+
+def _largest(counts: IntArray, total: int, names: Sequence[str]) -> str:
+    """The two largest of ``counts`` with their share of ``total``: ``road 3.1%, sidewalk 0.8%``."""
+    order = np.argsort(-counts, kind="stable")[:2].tolist()
+    return ", ".join(f"{names[at]} {counts[at] / total:.1%}" for at in order if counts[at]) or "-"
 
 
 def _size(labels: ByteArray) -> str:

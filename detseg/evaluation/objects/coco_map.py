@@ -14,7 +14,7 @@ from detseg.evaluation.checks import require_unique
 from detseg.evaluation.objects.calibration import calibrate
 from detseg.evaluation.objects.coco_backend import Accumulated, Judged, accumulate, choose_backend, describe_backend
 from detseg.evaluation.objects.confusion import ConfusionMatrix
-from detseg.evaluation.objects.f1 import F1Curve, f1_curves, f1_of_all
+from detseg.evaluation.objects.f1 import F1Curve, f1_at, f1_curves, f1_of_all
 from detseg.evaluation.objects.matching import MATCH_IOU, overlaps_of
 from detseg.evaluation.objects.precision_recall import PrecisionRecallCurve
 from detseg.evaluation.objects.scored import ScoredBoxes, score_boxes
@@ -77,7 +77,13 @@ class CocoEvaluator:
         require_unique("class name", self.class_names)
         require_unique("category id", self.category_ids)
         self.backend = choose_backend(backend)
+        self.chosen: DoubleArray | None = None
         self.reset()
+
+    def choose(self, confidences: DoubleArray) -> None:
+        """Say from which score on boxes of each class count, ``[C]``, in ``F1_chosen`` and in what is shown of errors;
+        average precision counts boxes of any score."""
+        self.chosen = confidences
 
     def reset(self) -> None:
         """Forget all images."""
@@ -120,6 +126,10 @@ class CocoEvaluator:
         """The classes of which no object is annotated (crowd regions are none): nothing is said about them."""
         present = set(self._accumulate().positions_with_truth())
         return tuple(name for position, name in enumerate(self.class_names) if position not in present)
+
+    def error_table(self) -> list[list[str]]:
+        """Nothing: reports tell errors of boxes by their kinds."""
+        return []
 
     def facts(self) -> dict[str, str]:
         """``evaluator``: the program that matches and counts, with its version."""
@@ -173,6 +183,8 @@ class CocoEvaluator:
         if boxes.num_objects.any():
             values["F1"], confidence = f1_of_all(boxes, MATCH_IOU).best()
             values["F1_confidence"] = confidence if values["F1"] else -1.0
+        if self.chosen is not None:
+            values["F1_chosen"] = f1_at(boxes, self.chosen) if boxes.num_objects.any() else -1.0
         values |= {f"dAP50_{kind}": gain for kind, gain in error_shares(boxes).items()}
         best = {curve.class_name: curve.best() for curve in self.f1_curves()}
         values |= {f"F1/{name}": f1 for name, (f1, _) in best.items()}

@@ -11,12 +11,11 @@ import numpy as np
 from detseg.arrays import BoolArray, DoubleArray, IntArray
 from detseg.evaluation.objects.f1 import F1Curve
 from detseg.evaluation.objects.matching import MATCH_IOU, Overlaps, match_boxes, overlaps_of
+from detseg.runtime.postprocess.class_settings import USUAL_CONFIDENCE
 from detseg.structures import Detections, GroundTruth
 
 NEAR_IOU = 0.1
 """A box of the right class that overlaps an object by less has nothing to do with it (arXiv 2008.08979)."""
-USUAL_CONFIDENCE = 0.25
-"""Where no F1 can be had for a class: the confidence from which objects are shown in prediction."""
 
 
 class Outcome(IntEnum):

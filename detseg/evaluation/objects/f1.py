@@ -62,6 +62,14 @@ def f1_of_all(boxes: ScoredBoxes, iou: float) -> F1Curve:
     return _curve(boxes, everything, "all", iou, int(boxes.num_objects.sum()))
 
 
+def f1_at(boxes: ScoredBoxes, confidences: DoubleArray) -> float:
+    """F1 = 2 TP / (2 TP + FP + FN) over the objects of all classes, of the boxes that score no less than
+    ``confidences`` ``[C]`` says for their class."""
+    shown = boxes.scores >= confidences[boxes.labels]
+    total = int(shown.sum()) + int(boxes.num_objects.sum())
+    return 2 * int(boxes.right[shown].sum()) / total if total else 0.0
+
+
 def _curve(boxes: ScoredBoxes, chosen: BoolArray, name: str, iou: float, num_objects: int) -> F1Curve:
     scores, right = boxes.scores[chosen], boxes.right[chosen]
     order = np.argsort(-scores, kind="stable")

@@ -16,8 +16,9 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.files import printable
+from detseg.runtime.exported import load_onnx
 from detseg.runtime.media.images import read_image
-from detseg.runtime.model import Model, load_onnx
+from detseg.runtime.model import Model
 from detseg.runtime.onnx.openvino import PRECISIONS, import_openvino
 from detseg.runtime.sources.finding import expand_sources
 

@@ -45,7 +45,7 @@ def colors_command(model: Model, output: Path | None, palette: Palette | None = 
     Raises:
         ValueError: ``output`` is neither.
     """
-    palette = palette or palette_of(model.class_names)
+    palette = palette or model.palette or palette_of(model.class_names)
     print(f"colors: {palette.name}")
     for label, name in enumerate(model.class_names):
         note = "  (background, not drawn)" if label == 0 and palette.has_background else ""

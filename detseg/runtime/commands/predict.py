@@ -156,7 +156,7 @@ def predict_command(
                 line_width,
                 shared,
                 None if tally is None else tally.draw,
-                palette,
+                palette or model.palette,
                 legend,
             )
             predictions = model.predict(

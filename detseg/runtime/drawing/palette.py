@@ -99,6 +99,13 @@ def user_palette(given: Any, class_names: Sequence[str], where: str) -> Palette:
     return replace(usual, colors=tuple(parse_color(one, where) for one in chosen), name=where)
 
 
+def stored_palette(colors: Sequence[Color], class_names: Sequence[str]) -> Palette | None:
+    """The ``colors`` that a model file or a data set has for all classes; None where it has none."""
+    if not colors:
+        return None
+    return replace(palette_of(class_names), colors=tuple(colors), name="stored with the classes")
+
+
 def parse_color(value: Any, where: str) -> Color:
     """``[red, green, blue]``, each from 0 to 255, or ``#rrggbb``.
 

@@ -18,7 +18,7 @@ from detseg.arrays import BoolArray, ByteArray
 from detseg.runtime.drawing.boxes import montage
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.lettering import Lettering
-from detseg.runtime.drawing.palette import color_of
+from detseg.runtime.drawing.palette import Palette, palette_of
 from detseg.runtime.drawing.volume_planes import (
     AXIAL,
     PLANES,
@@ -51,6 +51,7 @@ def draw_slices(
     *,
     has_sides: bool = True,
     notes: Sequence[str] = (),
+    palette: Palette | None = None,
 ) -> ByteArray:
     """Three planes through the middle of what is labeled, or of the scan, side by side; an image ``[H, W, 3]``. Below
     them more, through the largest cross-sections of structures of which little is in view, for a few.
@@ -66,13 +67,20 @@ def draw_slices(
     oriented = scan.orient(labels.labels)
     shown = _shown(labels)
     positions, hidden = _positions([oriented], foreground(oriented), shown)
-    planes = np.concatenate([_planes(scan, oriented, position, has_sides) for position in positions])
+    palette = palette or palette_of(class_names)
+    planes = np.concatenate([_planes(scan, oriented, position, palette, has_sides) for position in positions])
     width = planes.shape[1]
     lines = [*_strips(notes, width), planes, *_strips(_not_in_view(hidden, class_names), width)]
-    return np.concatenate([*lines, _legend(labels, shown, class_names, width)])
+    return np.concatenate([*lines, _legend(labels, shown, class_names, width, palette)])
 
 
-def compare_volumes(volume: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
+def compare_volumes(
+    volume: Volume,
+    truth: LabelVolume,
+    result: LabelVolume,
+    class_names: Sequence[str],
+    palette: Palette | None = None,
+) -> ByteArray:
     """The same three planes twice, an image ``[H, W, 3]``: above with what is true, below with what was found.
 
     The planes go through the middle of what is true, of what was found where nothing is, or of the scan; and more
@@ -88,22 +96,28 @@ def compare_volumes(volume: Volume, truth: LabelVolume, result: LabelVolume, cla
     shown = _shown(truth, result)
     positions, hidden = _positions(both, first, shown)
     rows: list[ByteArray] = []
+    palette = palette or palette_of(class_names)
     for title, labels, oriented in zip(("truth", "prediction"), (truth, result), both, strict=True):
-        planes = np.concatenate([_planes(scan, oriented, position) for position in positions])
+        planes = np.concatenate([_planes(scan, oriented, position, palette) for position in positions])
         width = planes.shape[1]
         more = _strips(_not_in_view(hidden, class_names), width)
         rows += [
             _strip(title, width, _HEADING),
             planes,
             *more,
-            _legend(labels, shown, class_names, width),
+            _legend(labels, shown, class_names, width, palette),
             _rule(width),
         ]
     return np.concatenate(rows[:-1])
 
 
 def compare_axial(
-    volume: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str], max_slices: int = 12
+    volume: Volume,
+    truth: LabelVolume,
+    result: LabelVolume,
+    class_names: Sequence[str],
+    max_slices: int = 12,
+    palette: Palette | None = None,
 ) -> dict[int, ByteArray]:
     """Axial slices, by their numbers from 1 at the bottom, each with what is true at the left and what was found at the
     right, ``[H, W, 3]``: those that hold a labeled structure, evenly spread; of nothing labeled, of the whole scan.
@@ -117,8 +131,9 @@ def compare_axial(
     chosen = _spread(scan, foreground(both[0]) | foreground(both[1]), max_slices)
     scale = scan.scale((AXIAL,), *_CELL_PIXELS)
     pairs = {}
+    palette = palette or palette_of(class_names)
     for position in chosen:
-        left, right = (scan.image(AXIAL, position, oriented, scale) for oriented in both)
+        left, right = (scan.image(AXIAL, position, oriented, scale, palette) for oriented in both)
         pairs[position + 1] = np.concatenate([left, np.full((len(left), 4, 3), 255, np.uint8), right], axis=1)
     return pairs
 
@@ -132,7 +147,14 @@ def _spread(scan: Scan, region: BoolArray, max_slices: int) -> list[int]:
     return chosen
 
 
-def draw_montage(volume: Volume, labels: LabelVolume, class_names: Sequence[str], max_slices: int = 24) -> ByteArray:
+def draw_montage(
+    volume: Volume,
+    labels: LabelVolume,
+    class_names: Sequence[str],
+    max_slices: int = 24,
+    *,
+    palette: Palette | None = None,
+) -> ByteArray:
     """The axial slices that hold a labeled structure, from the bottom to the top, in an image ``[H, W, 3]``.
 
     Of more than ``max_slices`` as many are shown, evenly spread; where nothing is labeled, slices of the whole scan.
@@ -148,13 +170,14 @@ def draw_montage(volume: Volume, labels: LabelVolume, class_names: Sequence[str]
     num_slices = scan.shape[AXIAL.normal]
     scale = scan.scale((AXIAL,), *_CELL_PIXELS)
     cells = []
+    palette = palette or palette_of(class_names)
     for position in _spread(scan, foreground(oriented), max_slices):
-        image = scan.image(AXIAL, position, oriented, scale)
+        image = scan.image(AXIAL, position, oriented, scale, palette)
         cells.append(_centered_under(f"{position + 1} / {num_slices}", image))
     height, width = cells[0].shape[:2]
     sheet = montage(cells, columns=max(1, round(math.sqrt(len(cells) * 1.4 * height / width))), background=_DARK)
     title = "axial slices, bottom to top; left: patient's right"
-    legend = _legend(labels, _shown(labels), class_names, sheet.shape[1])
+    legend = _legend(labels, _shown(labels), class_names, sheet.shape[1], palette)
     return np.concatenate([_strip(title, sheet.shape[1]), sheet, legend])
 
 
@@ -195,10 +218,10 @@ def _not_in_view(hidden: Sequence[int], class_names: Sequence[str]) -> list[str]
     return [f"hardly in view: {', '.join(class_names[label] for label in hidden)}"] if hidden else []
 
 
-def _planes(scan: Scan, labels: ByteArray, position: Shape3, has_sides: bool = True) -> ByteArray:
+def _planes(scan: Scan, labels: ByteArray, position: Shape3, palette: Palette, has_sides: bool = True) -> ByteArray:
     """The three planes through ``position`` at one scale, each with its name, its slice and letters at its sides."""
     scale = scan.scale(PLANES, *_PANEL_PIXELS)
-    images = [scan.image(plane, position[plane.normal], labels, scale) for plane in PLANES]
+    images = [scan.image(plane, position[plane.normal], labels, scale, palette) for plane in PLANES]
     height = max(len(image) for image in images)
     panels = []
     for plane, image in zip(PLANES, images, strict=True):
@@ -260,13 +283,15 @@ def _shown(*all_labels: LabelVolume) -> list[int]:
     return [label for label in classes_in(*(labels.labels for labels in all_labels)) if label != 0]
 
 
-def _legend(labels: LabelVolume, shown: Sequence[int], class_names: Sequence[str], width: int) -> ByteArray:
+def _legend(
+    labels: LabelVolume, shown: Sequence[int], class_names: Sequence[str], width: int, palette: Palette
+) -> ByteArray:
     """The name and the milliliters of each class in ``shown``."""
     if not shown:
         return _strip("nothing is labeled", width)
     counts = np.bincount(labels.labels.ravel(), minlength=256)
     entries = [
-        (color_of(label - 1), f"{class_names[label]} {_rounded(counts[label] * labels.voxel_milliliters)} ml")
+        (palette[label], f"{class_names[label]} {_rounded(counts[label] * labels.voxel_milliliters)} ml")
         for label in shown
     ]
     return _TITLE.legend(entries, width)

@@ -16,6 +16,7 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.network_input import InputWriter
+from detseg.runtime.postprocess.class_settings import require_class_settings, require_in_graph
 from detseg.runtime.writers.base import ResultWriter
 from detseg.structures import IGNORE_INDEX, LetterboxTransform
 
@@ -60,7 +61,8 @@ class Pipeline(Protocol):
 class Metadata(ABC):
     """What all exported files say of themselves: class ``c`` has the name ``class_names[c]`` and the number
     ``category_ids[c]`` in annotation files; sides of inputs are multiples of ``stride``; ``version`` of detseg wrote
-    the file."""
+    the file. ``class_confidences`` and ``class_colors``: what was chosen for each class, or nothing, see
+    :mod:`detseg.runtime.postprocess.class_settings`."""
 
     kind: ClassVar[str]
     """The name of the kind of results."""
@@ -76,8 +78,13 @@ class Metadata(ABC):
     precision: Precision = "fp32"
     input: Any
     postprocess: Any
+    class_confidences: tuple[float, ...] = ()
+    class_colors: tuple[tuple[int, int, int], ...] = ()
 
     def __post_init__(self) -> None:
+        require_class_settings(self.class_confidences, self.class_colors, self.class_names)
+        if self.class_confidences and self.postprocess_in_graph:
+            require_in_graph(self.class_confidences, self.postprocess.confidence)
         if not self.class_names:
             raise ValueError("class_names must name at least one class")
         if len(self.category_ids) != len(self.class_names):
@@ -231,16 +238,20 @@ class Kind(ABC):
         """
 
     @abstractmethod
-    def compare(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> ByteArray:
-        """One image that shows ``image`` with its truth and what was found."""
+    def compare(
+        self, image: Any, truth: Any, result: Any, class_names: Sequence[str], palette: Palette | None = None
+    ) -> ByteArray:
+        """One image that shows ``image`` with its truth and what was found, in the colors of ``palette``."""
 
-    def layers(self, image: Any, truth: Any, result: Any, class_names: Sequence[str]) -> dict[str, ByteArray]:
+    def layers(
+        self, image: Any, truth: Any, result: Any, class_names: Sequence[str], palette: Palette | None = None
+    ) -> dict[str, ByteArray]:
         """Images of one size that a page may show in turn, by what they show; the first where nothing is asked for.
         Those called ``truth`` and ``prediction`` are seen side by side."""
-        return {"comparison": self.compare(image, truth, result, class_names)}
+        return {"comparison": self.compare(image, truth, result, class_names, palette)}
 
     @abstractmethod
-    def draw_sample(self, sample: Any, class_names: Sequence[str]) -> ByteArray:
+    def draw_sample(self, sample: Any, class_names: Sequence[str], palette: Palette | None = None) -> ByteArray:
         """The image of a training sample with what is to be learned from it."""
 
     @abstractmethod

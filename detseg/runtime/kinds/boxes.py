@@ -274,23 +274,33 @@ class Boxes(Kind):
         return draw_boxes(image, *boxes, line_width=line_width, track_ids=result.track_ids, palette=palette)
 
     def compare(
-        self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
+        self,
+        image: ByteArray,
+        truth: GroundTruth,
+        result: Detections,
+        class_names: Sequence[str],
+        palette: Palette | None = None,
     ) -> ByteArray:
         """The annotated objects beside those found."""
-        return compare_boxes(image, truth, result, class_names)
+        return compare_boxes(image, truth, result, class_names, palette)
 
     def layers(
-        self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
+        self,
+        image: ByteArray,
+        truth: GroundTruth,
+        result: Detections,
+        class_names: Sequence[str],
+        palette: Palette | None = None,
     ) -> dict[str, ByteArray]:
         """The image, on which a page draws boxes itself."""
         return {"image": image}
 
-    def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
+    def draw_sample(self, sample: Sample, class_names: Sequence[str], palette: Palette | None = None) -> ByteArray:
         """The objects; crowd regions say so in their names. Where there is a mask, it tints the image."""
         image = sample.image if sample.mask is None else draw_mask(sample.image, sample.mask)
         names = [*class_names, *(f"{name} (crowd)" for name in class_names)]
         labels = sample.labels + np.where(sample.crowd, len(class_names), 0)
-        return draw_boxes(image, sample.boxes_xyxy, labels, names, palette=palette_of(class_names))
+        return draw_boxes(image, sample.boxes_xyxy, labels, names, palette=palette or palette_of(class_names))
 
     def keep(self, result: Detections, kept: BoolArray) -> Detections:
         """The objects of classes that are kept."""

@@ -190,17 +190,22 @@ class InstanceMasks(Boxes):
         return draw_instances(image, cast(Instances, result), class_names, line_width, palette)
 
     def compare(
-        self, image: ByteArray, truth: GroundTruth, result: Detections, class_names: Sequence[str]
+        self,
+        image: ByteArray,
+        truth: GroundTruth,
+        result: Detections,
+        class_names: Sequence[str],
+        palette: Palette | None = None,
     ) -> ByteArray:
         """The annotated objects beside those found, with masks."""
-        return compare_instances(image, truth, cast(Instances, result), class_names)
+        return compare_instances(image, truth, cast(Instances, result), class_names, palette)
 
-    def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
+    def draw_sample(self, sample: Sample, class_names: Sequence[str], palette: Palette | None = None) -> ByteArray:
         """The objects with their masks; crowd regions say so in their names."""
         masks: Any = () if sample.object_masks is None else sample.object_masks
-        colors = colors_for(sample.labels[: len(masks)], class_names)
+        colors = colors_for(sample.labels[: len(masks)], class_names, None, palette)
         tinted = tint(sample.image, ((mask, 0, 0) for mask in masks), colors)
-        return super().draw_sample(replace(sample, image=tinted, mask=None), class_names)
+        return super().draw_sample(replace(sample, image=tinted, mask=None), class_names, palette)
 
     def coco_records(self, result: Detections, image_id: int, category_ids: Sequence[int]) -> list[dict[str, Any]]:
         """Entries of masks."""

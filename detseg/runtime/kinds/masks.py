@@ -115,25 +115,37 @@ class Masks(Kind):
         """``image`` tinted by classes, with their names."""
         return draw_labels(image, result.labels, class_names, palette=palette)
 
-    def compare(self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]) -> ByteArray:
+    def compare(
+        self,
+        image: ByteArray,
+        truth: ByteArray,
+        result: LabelMap,
+        class_names: Sequence[str],
+        palette: Palette | None = None,
+    ) -> ByteArray:
         """Image, truth, prediction and a map of the errors, side by side."""
-        return compare_labels(image, truth, result.labels, class_names)
+        return compare_labels(image, truth, result.labels, class_names, palette)
 
     def layers(
-        self, image: ByteArray, truth: ByteArray, result: LabelMap, class_names: Sequence[str]
+        self,
+        image: ByteArray,
+        truth: ByteArray,
+        result: LabelMap,
+        class_names: Sequence[str],
+        palette: Palette | None = None,
     ) -> dict[str, ByteArray]:
         """Target, prediction, errors and the image."""
         return {
-            "truth": draw_labels(image, truth, class_names, names=False),
-            "prediction": draw_labels(image, result.labels, class_names, names=False),
+            "truth": draw_labels(image, truth, class_names, names=False, palette=palette),
+            "prediction": draw_labels(image, result.labels, class_names, names=False, palette=palette),
             "errors": draw_errors(image, truth, result.labels),
             "image": image,
         }
 
-    def draw_sample(self, sample: Sample, class_names: Sequence[str]) -> ByteArray:
+    def draw_sample(self, sample: Sample, class_names: Sequence[str], palette: Palette | None = None) -> ByteArray:
         """The image tinted by its mask."""
         assert sample.mask is not None
-        return draw_labels(sample.image, sample.mask, class_names)
+        return draw_labels(sample.image, sample.mask, class_names, palette=palette)
 
     def keep(self, result: LabelMap, kept: BoolArray) -> LabelMap:
         """``result`` with ``IGNORE_INDEX`` in place of what is not kept."""

@@ -154,8 +154,12 @@ class Volumes(Kind):
             ),
             opens_at_once=True,
         ),
-        "slices": Save(lambda to: SlicesWriter(to.output / "slices", to.class_names, to.sources, to.outputs)),
-        "montage": Save(lambda to: MontageWriter(to.output / "montages", to.class_names, to.sources, to.outputs)),
+        "slices": Save(
+            lambda to: SlicesWriter(to.output / "slices", to.class_names, to.sources, to.outputs, to.palette)
+        ),
+        "montage": Save(
+            lambda to: MontageWriter(to.output / "montages", to.class_names, to.sources, to.outputs, to.palette)
+        ),
     }
     """``nifti``: labels with the data set's own numbers in ``labels``; ``source``: the same in the format of each
     source, where that is MetaImage or NRRD; ``probabilities``: those of every class in ``probabilities``; ``table``:
@@ -194,22 +198,36 @@ class Volumes(Kind):
         palette: Palette | None = None,
     ) -> ByteArray:
         """Three planes with outlines."""
-        return draw_slices(image, result, class_names)
+        return draw_slices(image, result, class_names, palette=palette)
 
-    def compare(self, image: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]) -> ByteArray:
+    def compare(
+        self,
+        image: Volume,
+        truth: LabelVolume,
+        result: LabelVolume,
+        class_names: Sequence[str],
+        palette: Palette | None = None,
+    ) -> ByteArray:
         """Target and prediction as contours on three planes."""
-        return compare_volumes(image, truth, result, class_names)
+        return compare_volumes(image, truth, result, class_names, palette)
 
     def layers(
-        self, image: Volume, truth: LabelVolume, result: LabelVolume, class_names: Sequence[str]
+        self,
+        image: Volume,
+        truth: LabelVolume,
+        result: LabelVolume,
+        class_names: Sequence[str],
+        palette: Palette | None = None,
     ) -> dict[str, ByteArray]:
         """Three planes, and axial slices, truth at the left of prediction."""
-        slices = compare_axial(image, truth, result, class_names)
-        return {"three planes": compare_volumes(image, truth, result, class_names)} | {
+        slices = compare_axial(image, truth, result, class_names, palette=palette)
+        return {"three planes": compare_volumes(image, truth, result, class_names, palette)} | {
             f"slice {number}": image for number, image in slices.items()
         }
 
-    def draw_sample(self, sample: VolumeSample, class_names: Sequence[str]) -> ByteArray:
+    def draw_sample(
+        self, sample: VolumeSample, class_names: Sequence[str], palette: Palette | None = None
+    ) -> ByteArray:
         """Three planes of a patch with outlines, without letters for sides: patches may be mirrored."""
         assert sample.labels is not None, "training samples have labels"
         affine = np.diag([*sample.transform.input_spacing, 1.0])
@@ -219,7 +237,7 @@ class Volumes(Kind):
         if any(side > length for side, length in zip(image.shape, whole, strict=True)):
             notes.append(f"padded: a patch of {_by(image.shape)} voxels, a volume of {_by(whole)}")
         labels = LabelVolume(shown, affine)
-        return draw_slices(Volume(image, affine), labels, class_names, has_sides=False, notes=notes)
+        return draw_slices(Volume(image, affine), labels, class_names, has_sides=False, notes=notes, palette=palette)
 
     def keep(self, result: LabelVolume, kept: BoolArray) -> LabelVolume:
         """``result`` with background in place of what is not kept."""

@@ -160,6 +160,29 @@ def _require_known_format(data: dict[str, Any], path: Path) -> None:
         )
 
 
+def with_property(content: bytes, key: str, value: str) -> bytes:
+    """``content`` of an ONNX file with ``value`` for the property ``key``, in place of what it has; all other bytes as
+    they are."""
+    kept, end = [], 0
+    for field in wire_fields(content, 0, len(content)):
+        is_old = field.number == _METADATA_PROPS and _entry(content, field)[0] == key
+        kept += [] if is_old else [content[end : field.end]]
+        end = field.end
+    parts = (b"\x0a", key.encode()), (b"\x12", value.encode())
+    entry = b"".join(tag + _as_varint(len(text)) + text for tag, text in parts)
+    return b"".join(kept) + _as_varint(_METADATA_PROPS << 3 | _BYTES) + _as_varint(len(entry)) + entry
+
+
+def _as_varint(number: int) -> bytes:
+    """``number`` in as many bytes of seven bits as it takes, low ones first."""
+    encoded = bytearray()
+    while number > 0x7F:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
 class _DamageError(ValueError):
     """The bytes are no ONNX file; the message names no path."""
 

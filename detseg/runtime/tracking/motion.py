@@ -95,6 +95,27 @@ class BoxMotion:
             velocity_variances=self.velocity_variances + num_frames * drift,
         )
 
+    def seen_by(self, motion: DoubleArray) -> BoxMotion:
+        """The same boxes in the image of a camera that moved: ``motion`` ``[2, 3]`` takes points to where they are
+        now, by a turn, a scale and a shift."""
+        turn = motion[:, :2]
+        scale = float(np.sqrt(abs(np.linalg.det(turn))))
+        positions, velocities = self.positions.copy(), self.velocities.copy()
+        positions[:, :2] = positions[:, :2] @ turn.T + motion[:, 2]
+        velocities[:, :2] = velocities[:, :2] @ turn.T
+        positions[:, _HEIGHT] = np.maximum(positions[:, _HEIGHT] * scale, _MIN_HEIGHT)
+        velocities[:, _HEIGHT] *= scale
+        # The aspect has no unit of length.
+        squares = np.array([scale**2, scale**2, 1.0, scale**2])
+        return replace(
+            self,
+            positions=positions,
+            velocities=velocities,
+            position_variances=self.position_variances * squares,
+            covariances=self.covariances * squares,
+            velocity_variances=self.velocity_variances * squares,
+        )
+
     def corrected(self, seen: BoolArray, boxes_xyxy: FloatArray) -> Self:
         """The boxes after those where ``seen`` ``[T]`` is true were measured to be at ``boxes_xyxy``, one for each.
 

@@ -37,7 +37,8 @@ class TrackerConfig:
     matching of all decides, and in videos of few frames a second a box hardly meets the last one of its object. A track
     unseen for more than ``max_lost_frames`` frames, skipped ones counted, is forgotten, and its object gets another
     number when it comes back; 30 are the paper's, a second of most videos. With ``class_agnostic`` a track may change
-    its class.
+    its class. With ``camera_motion``, :class:`detseg.Tracker` takes the motion of the camera out before boxes are
+    compared, see :mod:`detseg.runtime.tracking.camera`.
     """
 
     high_score: float = 0.25
@@ -49,6 +50,7 @@ class TrackerConfig:
     new_match_iou: float = 0.05
     max_lost_frames: int = 30
     class_agnostic: bool = False
+    camera_motion: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.low_score <= self.high_score <= self.new_score <= 1:
@@ -64,6 +66,11 @@ class TrackerConfig:
                 raise ValueError(f"{name} must be at least 0 and below 1, got {value}")
         if self.max_lost_frames < 0:
             raise ValueError(f"max_lost_frames must be at least 0, got {self.max_lost_frames}")
+
+    @property
+    def has_usual_scores(self) -> bool:
+        """Whether nobody said from which scores on objects are sure."""
+        return (self.high_score, self.new_score) == (0.25, 0.25)
 
 
 class ByteTracker:
@@ -83,14 +90,22 @@ class ByteTracker:
         self._frame_index = -1
         self._num_ids = 0
 
-    def update(self, detections: Detections, frame_index: int | None = None) -> Detections:
+    def update(
+        self,
+        detections: Detections,
+        frame_index: int | None = None,
+        sure: BoolArray | None = None,
+        camera: DoubleArray | None = None,
+    ) -> Detections:
         """``detections``, in their order, with the numbers of their tracks in ``track_ids``, 0 where there is none.
 
         Boxes, scores and labels stay as they are. No sure detection is lost: what moves too far from frame to frame, or
         is seen once, stays without a number. Those that are not sure are there only if they continue a track. An object
         gets its number when it is seen for the second time running, so that what flares up once gets none; at once from
         ``first_score`` on, and in the first frame of a video. ``frame_index`` is the number of the frame in its video,
-        from 0; without it, this is the frame after the last one.
+        from 0; without it, this is the frame after the last one. ``sure`` ``[N]`` says which detections are sure, and
+        may begin a track, where ``high_score`` and ``new_score`` do not. ``camera`` ``[2, 3]`` takes points of the last
+        frame to where they are in this one, where the camera moved.
 
         Raises:
             ValueError: if ``frame_index`` is not above that of the last frame.
@@ -102,21 +117,22 @@ class ByteTracker:
                 f"frame {index} was given after frame {last_index}: give a video's frames in their order, numbered "
                 "from 0, and call reset() before another video"
             )
-        tracks = self._tracks.select(self._is_remembered(index)).predicted(index - last_index)
-        found = self._associate(tracks, detections)
+        is_newcomer = detections.scores >= self.config.new_score if sure is None else sure.copy()
+        high = detections.scores >= self.config.high_score if sure is None else sure
+        tracks = self._tracks.select(self._is_remembered(index)).predicted(index - last_index, camera)
+        found = self._associate(tracks, detections, high)
         tracks = self._numbered(tracks.corrected(found, detections, index), found)
         # One that was seen once, and then not, was a flicker; it never had a number.
         confirmed = tracks.ids > 0
         tracks, found = tracks.select(confirmed), found[confirmed]
 
-        is_newcomer = detections.scores >= self.config.new_score
         is_newcomer[found[found >= 0]] = False
         newcomers = np.nonzero(is_newcomer)[0]
         begun = _Tracks.begin(detections, newcomers, index)
         is_numbered = (detections.scores[newcomers] >= self.config.first_score) | (last_index < 0)
         begun = self._numbered(begun, np.where(is_numbered, newcomers, -1))
         self._tracks, self._frame_index = tracks.joined(begun), index
-        return self._with_ids(detections, np.concatenate([found, newcomers]), self._tracks.ids)
+        return self._with_ids(detections, np.concatenate([found, newcomers]), self._tracks.ids, high)
 
     def _is_remembered(self, index: int) -> BoolArray:
         """``[T]``: the tracks that can be found in frame ``index``."""
@@ -126,13 +142,12 @@ class ByteTracker:
         remembered |= self._tracks.last_seen == self._frame_index
         return remembered
 
-    def _associate(self, tracks: _Tracks, detections: Detections) -> IntArray:
+    def _associate(self, tracks: _Tracks, detections: Detections, high: BoolArray) -> IntArray:
         """The detection of each track, ``[T]``, or -1."""
         config = self.config
         iou = _pairwise_iou(tracks.motion.boxes_xyxy, detections.boxes_xyxy)
         if not config.class_agnostic:
             iou[tracks.labels[:, None] != detections.labels] = 0
-        high = detections.scores >= config.high_score
         low = (detections.scores >= config.low_score) & ~high
         confirmed = tracks.ids > 0
         # An unsure detection is too little to bring back an object that was hidden altogether.
@@ -158,11 +173,11 @@ class ByteTracker:
         self._num_ids += len(unnumbered)
         return tracks._replace(ids=ids)
 
-    def _with_ids(self, detections: Detections, found: IntArray, ids: IntArray) -> Detections:
+    def _with_ids(self, detections: Detections, found: IntArray, ids: IntArray, high: BoolArray) -> Detections:
         """The detections that were found for a numbered track, and those that are sure."""
         track_ids = np.zeros(len(detections), np.int64)
         track_ids[found[found >= 0]] = ids[found >= 0]
-        shown = (track_ids > 0) | (detections.scores >= self.config.high_score)
+        shown = (track_ids > 0) | high
         return replace(detections.select(shown), track_ids=track_ids[shown])
 
 
@@ -201,8 +216,9 @@ class _Tracks(NamedTuple):
             motion=self.motion.joined(others.motion),
         )
 
-    def predicted(self, num_frames: int) -> Self:
-        return self._replace(motion=self.motion.predicted(num_frames))
+    def predicted(self, num_frames: int, camera: DoubleArray | None) -> Self:
+        motion = self.motion.predicted(num_frames)
+        return self._replace(motion=motion if camera is None else motion.seen_by(camera))
 
     def corrected(self, found: IntArray, detections: Detections, index: int) -> Self:
         """The tracks after detection ``found`` ``[T]`` was given to each, -1 where there was none."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing.labels import classes_in
+from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.images import write_image
 from detseg.runtime.sources.frames import Frame
@@ -21,7 +22,7 @@ from detseg.runtime.volumes.itk_files import label_suffix, write_itk_labels
 from detseg.runtime.volumes.nifti import write_label_values, write_probabilities
 from detseg.runtime.writers.base import FolderWriter, SharedOutput, csv_lines, rounded
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
-from detseg.volumes import LabelVolume, Volume
+from detseg.volumes import LabelVolume
 
 _LARGEST_ID = 2**31 - 1
 
@@ -178,7 +179,7 @@ class _VolumeImages(FolderWriter):
         ValueError: ``folder`` holds one of the ``sources``, which could be overwritten.
     """
 
-    draw: Callable[[Volume, LabelVolume, Sequence[str]], ByteArray]
+    draw: Callable[..., ByteArray]
 
     def __init__(
         self,
@@ -186,8 +187,10 @@ class _VolumeImages(FolderWriter):
         class_names: Sequence[str],
         sources: Iterable[Path | str] = (),
         outputs: SharedOutput | None = None,
+        palette: Palette | None = None,
     ) -> None:
         self.class_names = tuple(class_names)
+        self.palette = palette
         super().__init__(folder, sources, outputs)
 
     def write(self, frame: Frame, result: LabelVolume) -> None:
@@ -197,7 +200,7 @@ class _VolumeImages(FolderWriter):
             ValueError: the result is not one of this volume, or of other classes.
             SaveError: the image cannot be written.
         """
-        image = type(self).draw(frame.volume, result, self.class_names)
+        image = type(self).draw(frame.volume, result, self.class_names, palette=self.palette)
         path = self._output.path_for(frame, ".png")
         write_image(path, image)
         self._output.written(path, frame)
