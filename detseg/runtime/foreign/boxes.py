@@ -12,11 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import FloatArray
-from detseg.runtime.foreign.base import AdaptedNetwork, Description, ForeignNames, Layout, UnfitError, require_memory
+from detseg.runtime.foreign.base import (
+    AdaptedNetwork,
+    Description,
+    ForeignNames,
+    Found,
+    Layout,
+    UnfitError,
+    require_memory,
+)
 from detseg.runtime.inputs.geometry import StretchedInputSpec
-from detseg.runtime.kinds.base import Network
+from detseg.runtime.kinds.base import Metadata, Network, Outputs
 from detseg.runtime.kinds.boxes import BoxPipeline, DetectionMetadata
+from detseg.runtime.kinds.instances import InstanceMetadata, InstancePipeline
 from detseg.runtime.postprocess.config import HeadMetadata, PostprocessConfig
+from detseg.runtime.postprocess.masks import PrototypeMetadata
 
 PREDICTED = 0.25
 """The confidence of prediction, as in files of our own."""
@@ -24,30 +34,57 @@ PREDICTED = 0.25
 
 @dataclass(frozen=True)
 class BoxLayout(Layout):
-    """Boxes, of which :meth:`read` makes ``boxes`` ``[B, K, 4]`` xyxy in input pixels and ``scores`` ``[B, K, C]``."""
+    """Boxes, of which :meth:`read` makes ``boxes`` ``[B, K, 4]`` xyxy in input pixels and ``scores`` ``[B, K, C]``; and
+    with prototypes of masks ``coefficients`` ``[B, K, P]`` and ``prototypes`` ``[B, P, h, w]``."""
 
     @property
     def is_suppressed(self) -> bool:
         """Whether each object has one box already; then nothing is suppressed unless the user gives an overlap."""
         return False
 
-    def describe(self, description: Description) -> ForeignBoxes:
+    @property
+    def masks(self) -> PrototypeMetadata | None:
+        """The prototypes of masks; None where there are boxes alone."""
+        return None
+
+    def describe(self, description: Description) -> Metadata:
         """The metadata of a detector."""
         names = description.class_names
-        return ForeignBoxes(
-            version="",
-            task="detection",
-            form="decoded",
-            class_names=names,
-            category_ids=tuple(range(1, len(names) + 1)),
-            stride=description.stride,
-            input=description.input,
+        said: dict[str, Any] = {
+            "version": "",
+            "form": "decoded",
+            "class_names": names,
+            "category_ids": tuple(range(1, len(names) + 1)),
+            "stride": description.stride,
+            "input": description.input,
             # Of the head nothing but the strides is ever asked for: the layout decodes.
-            head=HeadMetadata("dfl", (description.stride,)),
-            postprocess=PostprocessConfig(PREDICTED, iou=1.0 if self.is_suppressed else PostprocessConfig.iou),
-            graph_input=description.graph_input,
-            layout=self,
-        )
+            "head": HeadMetadata("dfl", (description.stride,)),
+            "postprocess": PostprocessConfig(PREDICTED, iou=1.0 if self.is_suppressed else PostprocessConfig.iou),
+            "graph_input": description.graph_input,
+            "layout": self,
+        }
+        if self.masks is not None:
+            return ForeignInstances(task="instance", prototypes=self.masks, **said)
+        return ForeignBoxes(task="detection", **said)
+
+
+def _require_padding(metadata: DetectionMetadata) -> None:
+    if type(metadata.input) is StretchedInputSpec:
+        raise ValueError("full_input cannot be False: images are stretched to the input, so there is no padding")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignInstances(ForeignNames, InstanceMetadata):
+    """A detector with masks in a file of another program."""
+
+    def without_padding(self) -> Self:
+        """The same with images padded no further than the stride asks for."""
+        _require_padding(self)
+        return super().without_padding()
+
+    def pipeline(self, network: Network) -> InstancePipeline:
+        """The layout, then what follows decoding in files of our own."""
+        return InstancePipeline(AdaptedNetwork(network, self.layout, len(self.class_names)), self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,13 +93,32 @@ class ForeignBoxes(ForeignNames, DetectionMetadata):
 
     def without_padding(self) -> Self:
         """The same with images padded no further than the stride asks for."""
-        if type(self.input) is StretchedInputSpec:
-            raise ValueError("full_input cannot be False: images are stretched to the input, so there is no padding")
+        _require_padding(self)
         return super().without_padding()
 
     def pipeline(self, network: Network) -> BoxPipeline:
         """The layout, then what follows decoding in files of our own."""
         return BoxPipeline(AdaptedNetwork(network, self.layout, len(self.class_names)), self)
+
+
+def prototypes_of(found: Found, name: str) -> PrototypeMetadata:
+    """Those in the output ``name``, ``[B, P, h, w]``.
+
+    Raises:
+        UnfitError: their cells are no squares of whole pixels.
+    """
+    count, height, width = found.outputs[name].shape[1:]
+    stride = round(found.height / height)
+    if (height, width) != (-(-found.height // stride), -(-found.width // stride)):
+        raise UnfitError(
+            f"prototypes of masks of {height}x{width} are no even share of an input of {found.height}x{found.width}"
+        )
+    return PrototypeMetadata(count, stride)
+
+
+def prototypes_in(outputs: Outputs, name: str, coefficients: FloatArray) -> dict[str, NDArray[Any]]:
+    """The part of :meth:`BoxLayout.read` that is for masks; ``coefficients`` ``[B, K, P]``."""
+    return {"coefficients": np.ascontiguousarray(coefficients), "prototypes": outputs[name]}
 
 
 def corners(xywh: FloatArray, axis: int) -> FloatArray:

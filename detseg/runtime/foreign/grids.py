@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.runtime.foreign.base import IMAGENET, Found, Pixels, UnfitError, require_classes
-from detseg.runtime.foreign.boxes import BoxLayout, corners
+from detseg.runtime.foreign.boxes import BoxLayout, corners, prototypes_in, prototypes_of
 from detseg.runtime.kinds.base import Outputs
 from detseg.runtime.postprocess.decode import anchor_points
+from detseg.runtime.postprocess.masks import PrototypeMetadata
 
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8, 16))
 """Those of the grids of known networks, the usual ones first."""
@@ -39,11 +40,13 @@ class GridLayout(BoxLayout):
 
 @dataclass(frozen=True)
 class Yolov8(GridLayout):
-    """``[B, 4 + C, A]``: center and size in input pixels, then scores; ``by_cell``: ``[B, A, 4 + C]``. ``more`` numbers
-    may follow, for masks or keypoints, which are left out."""
+    """``[B, 4 + C, A]``: center and size in input pixels, then scores; ``by_cell``: ``[B, A, 4 + C]``. Coefficients of
+    masks may follow, whose ``prototypes`` ``[B, P, h, w]`` are the second output; or ``more`` numbers for keypoints,
+    which are left out."""
 
     by_cell: bool = False
     more: int = 0
+    prototypes: PrototypeMetadata | None = None
 
     @classmethod
     def recognize(cls, found: Found, *, chosen: bool) -> Self:
@@ -54,7 +57,8 @@ class Yolov8(GridLayout):
         if found.task in ("obb", "classify"):
             raise UnfitError(f"it is for {found.task}, and only upright boxes can be read")
         rows, columns = found.outputs[names[0]].shape[1:]
-        more = found.outputs[masks[0]].shape[1] if masks else 0
+        prototypes = prototypes_of(found, masks[0]) if masks else None
+        more = 0 if prototypes is None else prototypes.count
         known = found.num_names
         wanted = None if known is None else 4 + known + more
         by_cell = columns == wanted != rows and strides_of(rows, *_size(found)) is not None
@@ -62,24 +66,34 @@ class Yolov8(GridLayout):
         strides = strides_of(cells, *_size(found))
         if strides is None and not chosen:
             raise UnfitError(f"no grids of a YOLOv8 have {cells} cells for an input of {found.height}x{found.width}")
-        if found.task == "pose" and known is not None:
+        if found.task == "pose" and known is not None and prototypes is None:
             more = channels - 4 - known
         num_classes = channels - 4 - more
         if num_classes < 1:
             raise UnfitError(f"of {channels} channels none are left for classes")
         require_classes(found, num_classes)
-        return cls((names[0],), num_classes, strides or _STRIDES[0], by_cell, more)
+        outputs = (names[0], *masks)
+        keypoints = 0 if prototypes is not None else more
+        return cls(outputs, num_classes, strides or _STRIDES[0], by_cell, keypoints, prototypes)
+
+    @property
+    def masks(self) -> PrototypeMetadata | None:
+        """Those of the second output."""
+        return self.prototypes
 
     @property
     def note(self) -> str:
         """What follows the scores."""
-        return "its boxes are used, and the masks or keypoints that come with them left out" if self.more else ""
+        return "its boxes are used, and the keypoints that come with them left out" if self.more else ""
 
     def read(self, outputs: Outputs, height: int, width: int, num_classes: int) -> dict[str, NDArray[Any]]:
         """Corners, and scores as they are."""
         raw = outputs[self.outputs[0]]
         by_cell = raw if self.by_cell else raw.transpose(0, 2, 1)
-        return {"boxes": corners(by_cell[..., :4], axis=2), "scores": by_cell[..., 4 : 4 + num_classes]}
+        read = {"boxes": corners(by_cell[..., :4], axis=2), "scores": by_cell[..., 4 : 4 + num_classes]}
+        if self.prototypes is None:
+            return read
+        return read | prototypes_in(outputs, self.outputs[1], by_cell[..., 4 + num_classes :])
 
 
 @dataclass(frozen=True)

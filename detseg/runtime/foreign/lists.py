@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from detseg.arrays import FloatArray
 from detseg.runtime.foreign.base import IMAGENET, Found, Pixels, UnfitError, require_classes
-from detseg.runtime.foreign.boxes import BoxLayout, corners, scores_by_class
+from detseg.runtime.foreign.boxes import BoxLayout, corners, prototypes_in, prototypes_of, scores_by_class
 from detseg.runtime.foreign.grids import strides_of
 from detseg.runtime.kinds.base import Outputs
 from detseg.runtime.postprocess.decode import sigmoid
+from detseg.runtime.postprocess.masks import PrototypeMetadata
 
 BoxForm = Literal["xyxy", "xywh", "cxcywh"]
 Activation = Literal["none", "sigmoid", "softmax"]
@@ -50,9 +51,9 @@ class BoxesConfig:
 @dataclass(frozen=True)
 class EndToEnd(BoxLayout):
     """``[B, K, 6]``: corners in input pixels, score, label (YOLOv10, YOLO26, and YOLOv8 exported with NMS).
-    ``more`` numbers for masks may follow, which are left out."""
+    Coefficients of masks may follow, whose ``prototypes`` ``[B, P, h, w]`` are the second output."""
 
-    more: int = 0
+    prototypes: PrototypeMetadata | None = None
 
     @property
     def is_suppressed(self) -> bool:
@@ -68,7 +69,8 @@ class EndToEnd(BoxLayout):
                 "an end-to-end detector has one output of three dimensions, and with masks one of four", is_near=False
             )
         rows = found.outputs[names[0]]
-        more = found.outputs[masks[0]].shape[1] if masks else 0
+        prototypes = prototypes_of(found, masks[0]) if masks else None
+        more = 0 if prototypes is None else prototypes.count
         if rows.shape[2] != 6 + more:
             raise UnfitError(f"it has {rows.shape[2]} columns; corners, score and label are 6")
         scores, labels = rows[..., 4], rows[..., 5]
@@ -76,17 +78,18 @@ class EndToEnd(BoxLayout):
             raise UnfitError("its fifth column holds no scores from 0 to 1, or its sixth no whole numbers")
         if not chosen and strides_of(rows.shape[1], found.height, found.width) is not None:
             raise UnfitError(f"it has as many rows as there are cells in the grids of a detector, {rows.shape[1]}")
-        return cls((names[0],), None, more)
+        return cls((names[0], *masks), None, prototypes)
 
     @property
-    def note(self) -> str:
-        """What follows the labels."""
-        return "its boxes are used, and the masks that come with them left out" if self.more else ""
+    def masks(self) -> PrototypeMetadata | None:
+        """Those of the second output."""
+        return self.prototypes
 
     def read(self, outputs: Outputs, height: int, width: int, num_classes: int) -> dict[str, NDArray[Any]]:
         """The columns."""
         rows = outputs[self.outputs[0]]
-        return {"boxes": rows[..., :4], "scores": scores_by_class(rows[..., 4], rows[..., 5], num_classes)}
+        read = {"boxes": rows[..., :4], "scores": scores_by_class(rows[..., 4], rows[..., 5], num_classes)}
+        return read if self.prototypes is None else read | prototypes_in(outputs, self.outputs[1], rows[..., 6:])
 
 
 @dataclass(frozen=True)

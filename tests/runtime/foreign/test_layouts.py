@@ -6,11 +6,13 @@ Grids of strides 8, 16 and 32 have 64, 16 and 4 cells; cell 9 is the second of t
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import onnx.helper as make
@@ -19,6 +21,7 @@ import pytest
 from onnx import TensorProto
 
 import detseg
+from detseg.cli import main
 from detseg.structures import IGNORE_INDEX
 
 IMAGE = np.zeros((32, 32, 3), np.uint8)
@@ -128,11 +131,55 @@ def test_boxes(tmp_path: Path, case: str) -> None:
     assert found_in(save(tmp_path / "a.onnx", outputs, properties), **settings) == expected
 
 
-def test_masks_of_a_yolov8_are_left_out_with_a_word(tmp_path: Path) -> None:
-    outputs = {"output0": yolov8(6 + 8), "output1": np.zeros((1, 8, 16, 16), np.float32)}
+def segmented(by_rows: bool) -> dict[str, np.ndarray]:
+    """The box of cell 9 in a dense output, or the same box in the first row of an end-to-end one, with one coefficient
+    of 1 for the second of two prototypes, which is above 0 in the left half of the input: columns 0 to 7 of 16."""
+    prototypes = np.full((1, 2, 16, 16), -1, np.float32)
+    prototypes[0, 0] = 9  # its coefficient is 0
+    prototypes[0, 1, :, :5] = 1
+    if by_rows:
+        rows = np.concatenate([END_TO_END, np.zeros((1, 4, 2), np.float32)], axis=2)
+        rows[0, 0, 7] = 1
+        return {"output0": rows, "output1": prototypes}
+    raw = np.concatenate([yolov8(), np.zeros((1, 2, CELLS), np.float32)], axis=1)
+    raw[0, 7, 9] = 1
+    return {"output0": raw, "output1": prototypes}
+
+
+@pytest.mark.parametrize("by_rows", [False, True])
+@pytest.mark.parametrize("kind", [np.float32, np.float16])
+def test_masks_of_objects(tmp_path: Path, by_rows: bool, kind: Any) -> None:
+    """Cells of 4 input pixels, so of 2 of the image: the prototype's last cell above 0 has its center at x = 9, the
+    next, below, at 11. Halfway lies 10, and the box begins at 6 and 4, so the mask has columns 6 to 9, rows 4 to 7."""
+    outputs = {name: one.astype(kind) for name, one in segmented(by_rows).items()}
     path = save(tmp_path / "seg.onnx", outputs, {**NAMES, "task": "segment"})
-    with pytest.warns(UserWarning, match=r"seg\.onnx: its boxes are used, and the masks or keypoints .* left out"):
-        assert found_in(path) == ONE_BOX
+    model = detseg.load(path, num_threads=1)
+    assert model.task_name == "instance"
+    found = model(IMAGE)[0][0]
+    assert (found.name, round(found.score, 2), found.box_xyxy) == ("b", 0.9, ONE_BOX[0][2])
+    assert found.mask is not None
+    expected = np.zeros((32, 32), bool)
+    expected[4:8, 6:10] = True
+    np.testing.assert_array_equal(found.mask.to_mask(), expected)
+
+
+def test_masks_of_objects_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As what a stranger would save of them: COCO's runs, whose area is that of the mask."""
+    monkeypatch.chdir(tmp_path)
+    save(Path("seg.onnx"), segmented(False), {**NAMES, "task": "segment"})
+    cv2.imwrite("a.png", IMAGE)
+    assert main(["predict", "seg.onnx", "a.png", "-o", "out", "--save", "drawn,coco,index"]) == 0
+    (record,) = json.loads(Path("out/detections.json").read_text())
+    assert (record["category_id"], record["segmentation"]["size"]) == (2, [32, 32])
+    (index,) = Path("out/index").glob("*.png")
+    assert int((cv2.imread(str(index), cv2.IMREAD_UNCHANGED) == 1).sum()) == 16
+
+
+def test_prototypes_of_another_shape_are_no_masks(tmp_path: Path) -> None:
+    outputs = {**segmented(False), "output1": np.zeros((1, 2, 16, 12), np.float32)}
+    path = save(tmp_path / "seg.onnx", outputs, NAMES)
+    with pytest.raises(ValueError, match="prototypes of masks of 16x12 are no even share of an input of 64x64"):
+        detseg.load(path, num_threads=1)
 
 
 def test_keypoints_are_left_out_too(tmp_path: Path) -> None:
