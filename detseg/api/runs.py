@@ -113,6 +113,8 @@ def evaluate(
     overwrite: bool = False,
     evaluator: Literal["hotcoco", "faster-coco-eval", "pycocotools"] | None = None,
     precision: Literal["fp32", "fp16", "bf16"] = "fp32",
+    runtime: Literal["auto", "onnxruntime", "openvino"] | None = None,
+    runtime_cache: Path | str | None = None,
     foreign: Mapping[str, Any] | None = None,
     skip_bad_images: int = 0,
 ) -> Evaluation:
@@ -134,7 +136,8 @@ def evaluate(
         overwrite: replace what lies in ``output``; without it another evaluation there is left alone, and the results
             go to ``output-2``.
         evaluator: the program that counts boxes; all give the same numbers. None for the fastest that is installed.
-        precision: of the network; ``.onnx`` files have their own.
+        precision: of the network; an ``.onnx`` file has its own, but that OpenVINO also computes in ``bf16``.
+        runtime, runtime_cache: as for :func:`load`.
         foreign: what :func:`load` takes for ``.onnx`` files of other programs, by name: ``{"layout": "yolox"}``.
         skip_bad_images: how many images that cannot be read may be left out; ``skipped`` of the result names them.
 
@@ -173,6 +176,8 @@ def evaluate(
         overwrite=overwrite,
         evaluator=evaluator,
         precision=precision,
+        runtime=runtime,
+        runtime_cache=None if runtime_cache is None else Path(runtime_cache),
         foreign=foreign_options(**(foreign or {})),
         skip_bad_images=skip_bad_images,
     )

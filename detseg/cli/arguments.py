@@ -15,7 +15,7 @@ from detseg.cli.common_arguments import (
     path,
     size,
 )
-from detseg.cli.deployment import add_bench, add_merge, add_serve
+from detseg.cli.deployment import add_bench, add_merge, add_runtime, add_serve
 from detseg.cli.predict_arguments import add_predict
 
 TARGETS = ("boxes", "instances", "masks", "volumes")
@@ -102,9 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--full", action="store_true", help="keep the images of the page large; without it the page stays below 5 MB"
     )
-    evaluate.add_argument(
-        "--precision", choices=("fp32", "fp16", "bf16"), default="fp32", help="of the network (.safetensors only)"
-    )
+    add_runtime(evaluate)
     counting = evaluate.add_mutually_exclusive_group()
     counting.add_argument(
         "--evaluator",

@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from typing import TYPE_CHECKING, Any
 
 from detseg.cli.common_arguments import path
 
+if TYPE_CHECKING:
+    from detseg.runtime.model import Model
+
+_FREE = (
+    *("verb", "traceback", "sources", "output", "overwrite", "resume", "shard", "save"),
+    *("threads", "batch_size", "runtime_cache"),
+)
 _MODEL = "a .safetensors or .onnx file, or the name of released weights"
 
 
@@ -70,15 +79,24 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
     """What runs a network, and in which precision."""
     parser.add_argument(
         "--runtime",
-        choices=("onnxruntime", "openvino"),
-        default="onnxruntime",
-        help="what runs .onnx files; openvino, an extra, on CPUs (default onnxruntime)",
+        choices=("auto", "onnxruntime", "openvino"),
+        help="what runs .onnx files; openvino, an extra, on CPUs; auto: the faster one by a short measurement, never "
+        "less exact than --precision asks for (default onnxruntime)",
+    )
+    parser.add_argument(
+        "--runtime-cache", type=path, metavar="FILE.json", help="keep what auto found in this file, for the next time"
     )
     parser.add_argument(
         "--precision",
         default="fp32",
-        help="fp32, fp16 or bf16 (default fp32; of .onnx files in OpenVINO fp32 or bf16, else their own)",
+        help="fp32, fp16 or bf16 (default fp32; of .onnx files fp32 or, in OpenVINO, bf16, else their own)",
     )
+
+
+def tell_runtime(options: argparse.Namespace, model: Model) -> None:
+    """What ``--runtime auto`` has chosen."""
+    if options.runtime == "auto":
+        print(f"runs in {model.runs_in}", file=sys.stderr)
 
 
 def add_shares(predict: argparse.ArgumentParser) -> None:
@@ -92,6 +110,15 @@ def add_shares(predict: argparse.ArgumentParser) -> None:
         action="store_true",
         help="go on with the run in the output folder where it was ended; if there is none, begin one",
     )
+
+
+def what_results_depend_on(options: argparse.Namespace) -> dict[str, Any]:
+    """All that was said to ``predict`` but what the results do not depend on."""
+    from detseg.runtime.weights.released import find_models, sha256_of
+
+    said = {name: value for name, value in vars(options).items() if name not in (*_FREE, "model", "ensemble")}
+    models = [path for one in (options.model, *(options.ensemble or ())) for path in find_models(one)]
+    return {"models": [sha256_of(path) for path in models], **said}
 
 
 def add_merge(merge: argparse.ArgumentParser) -> None:
@@ -111,7 +138,7 @@ def add_merge(merge: argparse.ArgumentParser) -> None:
 def add_bench(bench: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """The arguments of ``bench``, but for those that need the readers of other verbs."""
     bench.description = "Latency, throughput, memory and, with --data, the main metric, per runtime and precision."
-    bench.add_argument("model", type=path, help="an .onnx file")
+    bench.add_argument("model", type=path, help="a file that export wrote: .onnx, .xml (OpenVINO) or .param (ncnn)")
     bench.add_argument("images", nargs="*", metavar="IMAGE", help="files or folders (default: a gray image)")
     bench.add_argument("--data", help="folder or YAML of a data set to measure the quality on; needs the extra train")
     bench.add_argument("--format", help="needed only where the layout is ambiguous")

@@ -6,6 +6,8 @@ import argparse
 from dataclasses import replace
 from typing import Any
 
+from detseg.cli.deployment import tell_runtime, what_results_depend_on
+
 
 def postprocess_settings(options: argparse.Namespace) -> dict[str, Any]:
     names = ("confidence", "iou", "max_detections", "nms_backend", "tiles", "scales", "flip", "window", "overlap")
@@ -49,10 +51,12 @@ def predict(options: argparse.Namespace) -> int:
         size=options.size,
         full_input=options.full_input,
         runtime=options.runtime,
+        runtime_cache=options.runtime_cache,
         track=track,
         **foreign_settings(options),
         **settings,
     )
+    tell_runtime(options, model)
     _say_confidences(model)
     return predict_command(
         model,
@@ -74,7 +78,7 @@ def predict(options: argparse.Namespace) -> int:
         overwrite=options.overwrite,
         shard=None if options.shard is None else parse_shard(options.shard),
         resume=options.resume,
-        settings=_what_results_depend_on(options),
+        settings=what_results_depend_on(options),
     )
 
 
@@ -84,16 +88,6 @@ def _say_confidences(model: Any) -> None:
 
     if model.class_confidences:
         print(f"confidence by class: {describe_confidences(model.class_names, model.class_confidences)}")
-
-
-def _what_results_depend_on(options: argparse.Namespace) -> dict[str, Any]:
-    """All that was said to ``predict`` but what the results do not depend on."""
-    from detseg.runtime.weights.released import find_models, sha256_of
-
-    free = ("verb", "traceback", "sources", "output", "overwrite", "resume", "shard", "save", "threads", "batch_size")
-    said = {name: value for name, value in vars(options).items() if name not in (*free, "model", "ensemble")}
-    models = [path for one in (options.model, *(options.ensemble or ())) for path in find_models(one)]
-    return {"models": [sha256_of(path) for path in models], **said}
 
 
 def serve(options: argparse.Namespace) -> int:
@@ -120,9 +114,11 @@ def serve(options: argparse.Namespace) -> int:
         size=options.size,
         full_input=options.full_input,
         runtime=options.runtime,
+        runtime_cache=options.runtime_cache,
         **foreign_settings(options),
         **postprocess_settings(options),
     )
+    tell_runtime(options, model)
     _say_confidences(model)
     return serve_command(model, settings)
 

@@ -191,6 +191,8 @@ def _evaluate(options: argparse.Namespace) -> int:
         device=options.device,
         json_path=options.json,
         precision=options.precision,
+        runtime=options.runtime,
+        runtime_cache=options.runtime_cache,
         output=options.output,
         report_path=options.report,
         postprocess=postprocess_settings(options),

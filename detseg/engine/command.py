@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -30,6 +31,7 @@ from detseg.evaluation.report import all_metrics
 from detseg.files import require_replaceable
 from detseg.folders import claimed_folder
 from detseg.runtime.foreign.options import ForeignOptions
+from detseg.runtime.onnx.choice import RUNTIMES
 from detseg.runtime.postprocess.class_settings import describe_confidences
 from detseg.shipped import find_config
 from detseg.structures import Target
@@ -62,6 +64,8 @@ def run_evaluation(
     evaluator: str | None = None,
     full: bool = False,
     precision: str = "fp32",
+    runtime: str | None = None,
+    runtime_cache: Path | None = None,
     skip_bad_images: int = 0,
 ) -> Evaluation:
     """Measure a model, see :func:`detseg.engine.evaluated.open_evaluated`, and write what is asked for.
@@ -75,7 +79,9 @@ def run_evaluation(
         json_path: a file for the metrics.
         evaluator: the program that counts boxes; None for the fastest that is installed.
         full: keep the images of the page large; otherwise it stays below 5 MB.
-        precision: of the network: fp32, fp16 or bf16.
+        precision: of the network: fp32, fp16 or bf16; of an exported file what its runtime has.
+        runtime: what runs an exported file, as for ``detseg.load``.
+        runtime_cache: where the choice of the runtime ``auto`` is kept.
         skip_bad_images: how many images that cannot be read may be left out, which the result names.
     """
     if skip_bad_images < 0:
@@ -93,8 +99,13 @@ def run_evaluation(
         postprocess=postprocess,
         size=size,
         foreign=foreign,
+        runtime=runtime,
+        precision=precision,
+        runtime_cache=runtime_cache,
         skip_bad_images=skip_bad_images,
     )
+    if runtime == "auto":
+        print(f"runs in {evaluated.runs_in}", file=sys.stderr)
     with ExitStack() as stack:
         output = _checked_places(evaluated, json_path, report_path, output, overwrite, stack)
         examples = None
@@ -158,9 +169,15 @@ def quality_of(
     of the main metric on ``data``, and what it is."""
 
     def measure(runtime: str, precision: str) -> tuple[str, float]:
-        chosen = None if runtime == "onnxruntime" else precision
         evaluated = open_evaluated(
-            path, data=data, format=format, split=split, device="cpu", size=size, precision=chosen
+            path,
+            data=data,
+            format=format,
+            split=split,
+            device="cpu",
+            size=size,
+            runtime=runtime if runtime in RUNTIMES else None,
+            precision=precision,
         )
         metrics = evaluated.evaluate(batch_size=1, num_workers=0).compute()
         return metrics.primary, metrics[metrics.primary]

@@ -17,7 +17,7 @@ from detseg.config import load_config, to_dict
 from detseg.data.open import find_source, open_dataset
 from detseg.data.source import require_outside
 from detseg.engine.evaluate import OnResult, evaluate, evaluate_runner
-from detseg.engine.exported import load_exported, stored_confidences
+from detseg.engine.exported import load_exported
 from detseg.engine.reports.describe import describe
 from detseg.engine.run_data import AnyDataset, without_bad
 from detseg.engine.samples import Samples, as_samples
@@ -28,6 +28,7 @@ from detseg.files import printable, require_apart
 from detseg.models.load_weights import load_weights
 from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions, require_onnx
+from detseg.runtime.onnx.forms import is_exported_name
 from detseg.runtime.postprocess.class_settings import USUAL_CONFIDENCE, confidences_of
 from detseg.runtime.runner import Runner
 from detseg.runtime.weights.released import find_model, find_models
@@ -47,7 +48,8 @@ class Evaluated:
 
     ``class_confidences``: from which score on boxes of each class of the model count, as its file or the user says.
     ``path`` is the file with the weights; ``device`` where torch runs them, None where another runner does;
-    ``averaged_with``: the other models of an ensemble; ``skipped``: what was wrong with each image that is left out.
+    ``averaged_with``: the other models of an ensemble; ``skipped``: what was wrong with each image that is left out;
+    ``runs_in``: the runtime of an exported file, and its precision.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Evaluated:
     averaged_with: tuple[Path, ...] = ()
     skipped: tuple[str, ...] = ()
     class_confidences: tuple[float, ...] = ()
+    runs_in: str = ""
 
     def confidences(self) -> DoubleArray | None:
         """``class_confidences`` for the classes of the data, ``[C]``; None where nothing is chosen."""
@@ -77,17 +80,10 @@ class Evaluated:
         backend: str | None = None,
         precision: str = "fp32",
     ) -> Evaluator:
-        """Run the model over the samples; see :func:`detseg.engine.evaluate.evaluate`.
-
-        Raises:
-            ValueError: another precision is asked for of an exported file, which has its own.
+        """Run the model over the samples; see :func:`detseg.engine.evaluate.evaluate`. ``precision``: of what torch
+        runs; an exported file was opened in its own.
         """
         if not isinstance(self.network, nn.Module):
-            if precision != "fp32":
-                raise ValueError(
-                    f"{self.path}: precision {precision} is for .safetensors files; an .onnx file has the precision "
-                    "that it was exported in (export --precision)"
-                )
             return evaluate_runner(
                 self.network,
                 self.task,
@@ -141,7 +137,7 @@ class Evaluated:
 
     def describe(self) -> dict[str, dict[str, str]]:
         """What is measured, on what, and with what settings, for a report."""
-        num_parameters, device = None, "" if self.averaged_with else "ONNX Runtime"
+        num_parameters, device = None, self.runs_in
         if isinstance(self.network, nn.Module):
             num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
             device = f"torch, {self.device}"
@@ -205,7 +201,9 @@ def open_evaluated(
     postprocess: Mapping[str, Any] | None = None,
     size: tuple[int, int] | None = None,
     foreign: ForeignOptions | None = None,
-    precision: str | None = None,
+    runtime: str | None = None,
+    precision: str = "fp32",
+    runtime_cache: Path | None = None,
     skip_bad_images: int = 0,
 ) -> Evaluated:
     """Open ``model_path`` and the data to evaluate it on.
@@ -221,7 +219,9 @@ def open_evaluated(
         postprocess: settings that replace those of evaluation, such as ``{"iou": 0.6}``.
         size: height and width of the input, in place of the model's own.
         foreign: what the user says of an ``.onnx`` file of another program.
-        precision: in which OpenVINO runs an ``.onnx`` file; None for ONNX Runtime.
+        runtime: what runs an exported file, as for ``detseg.load``.
+        precision: in which the runtime shall run it; what torch runs, :meth:`Evaluated.evaluate` is told of.
+        runtime_cache: where the choice of the runtime ``auto`` is kept.
         skip_bad_images: how many images that cannot be read may be left out; they are looked for before anything else,
             unless it is 0.
 
@@ -242,12 +242,16 @@ def open_evaluated(
     if data is None:
         raise ValueError("name the data to evaluate on: --data FOLDER_OR_YAML, or --data shapes")
     paths = [path for one in (model_path, *ensemble) for path in find_models(one)]
+    if runtime is not None and (len(paths) > 1 or not is_exported_name(model_path)):
+        raise ValueError(f"--runtime is for one exported file, such as .onnx; leave {runtime} out")
     if len(paths) > 1:
         return _open_ensemble(paths, data, format, split, device, settings, skip_bad_images)
     network: nn.Module | Runner
-    if suffix == ".onnx":
-        network, task = load_exported(model_path, device, settings, size, foreign, precision)
-        chosen, stored = None, stored_confidences(model_path)
+    chosen, runs_in = None, ""
+    if is_exported_name(model_path):
+        network, task, runs_in, stored = load_exported(
+            model_path, device, settings, size, foreign, runtime, precision, runtime_cache
+        )
     else:
         model_file = load_model_file(model_path, postprocess=settings, size=size)
         network, task, chosen = model_file.model, model_file.task, default_device(device)
@@ -268,6 +272,7 @@ def open_evaluated(
         split,
         chosen,
         skipped=skipped,
+        runs_in=runs_in,
         class_confidences=stored,
     )
 
@@ -287,8 +292,8 @@ def _open_ensemble(
 ) -> Evaluated:
     members, tasks = [], []
     for path in paths:
-        if path.suffix.lower() == ".onnx":
-            runner, task = load_exported(path, device, settings, None)
+        if is_exported_name(path):
+            runner, task, *_ = load_exported(path, device, settings, None)
             members += as_members([runner])
         else:
             model_file = load_model_file(path, postprocess=settings)

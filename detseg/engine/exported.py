@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from detseg.config import load_entry
-from detseg.runtime.exported import in_openvino, onnx_with_views, open_onnx
+from detseg.runtime.exported import onnx_with_views, open_in
 from detseg.runtime.foreign.options import ForeignOptions
-from detseg.runtime.onnx.file import KEY, parse_metadata, read_onnx_file
 from detseg.runtime.onnx.runner import OnnxRunner
 from detseg.runtime.runner import Runner
 from detseg.tasks import TASKS
@@ -23,10 +22,13 @@ def load_exported(
     postprocess: Mapping[str, Any],
     size: tuple[int, int] | None,
     foreign: ForeignOptions | None = None,
-    precision: str | None = None,
-) -> tuple[Runner, Task]:
-    """The ``.onnx`` file ``path``, ready for evaluation, and the task that judges it; ``foreign``: what the user says
-    of one that ``detseg export`` did not write. With a ``precision`` OpenVINO runs it.
+    runtime: str | None = None,
+    precision: str = "fp32",
+    runtime_cache: Path | None = None,
+) -> tuple[Runner, Task, str, tuple[float, ...]]:
+    """The exported file ``path``, ready for evaluation, the task that judges it, what runs it, in which precision, and
+    the confidences of its classes that it stores; ``foreign``: what the user says of one that ``detseg export`` did not
+    write; ``runtime``, ``precision`` and ``runtime_cache`` as for ``detseg.load``.
 
     The file carries the settings of prediction. Where those of evaluation differ, as average precision counts boxes of
     any confidence, their defaults take the place of the file's, and ``postprocess`` that of both; but NMS that
@@ -35,11 +37,9 @@ def load_exported(
     Raises:
         detseg.runtime.onnx.file.OnnxFileError: the file is missing or damaged, or not recognized.
         ValueError: impossible settings, or such as the graph has fixed.
-        ModuleNotFoundError: ONNX Runtime is not installed.
+        ModuleNotFoundError: what runs it is not installed.
     """
-    model = open_onnx(path, device, None, size, foreign)
-    if precision is not None:
-        model = in_openvino(model, "openvino", precision)
+    model = open_in(path, device, None, size, foreign, runtime, precision, runtime_cache)
     metadata = model.metadata
     if metadata.task not in TASKS:
         raise ValueError(f"{path}: nothing judges the task {metadata.task!r} here; known are {', '.join(TASKS)}")
@@ -47,10 +47,6 @@ def load_exported(
     settings = config.evaluation_settings(metadata, path) | dict(postprocess)
     runner = OnnxRunner(model, settings, size, full_input=True)
     changes: dict[str, Any] = {"input": runner.spec, "postprocess": replace(metadata.postprocess, **settings)}
-    return onnx_with_views(runner, model, full_input=True), config.from_metadata(replace(metadata, **changes))
-
-
-def stored_confidences(path: Path) -> tuple[float, ...]:
-    """The confidences of the classes that the ``.onnx`` file ``path`` holds; nothing where it is another program's."""
-    properties = read_onnx_file(path).properties
-    return parse_metadata(properties, path).class_confidences if KEY in properties else ()
+    task = config.from_metadata(replace(metadata, **changes))
+    runs_in = f"{model.runtime}, {model.precision}"
+    return onnx_with_views(runner, model, full_input=True), task, runs_in, metadata.class_confidences

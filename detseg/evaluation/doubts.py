@@ -95,7 +95,8 @@ def doubts_of_boxes(
                 missed.append((file, label, _corners(corners[at])))
     recall = 1 - num_missed / np.maximum(totals, 1)
     doubts += [
-        Doubt(file, "nothing found", round(float(recall[label]), 4), class_names[label], None, box) for file, label, box in missed
+        Doubt(file, "nothing found", round(float(recall[label]), 4), class_names[label], None, box)
+        for file, label, box in missed
     ]
     return surest(doubts)
 

@@ -20,7 +20,7 @@ from detseg.exporters.convolutions import (
     last_convolutions,
     nodes_after_last_convolutions,
 )
-from detseg.runtime.onnx.model import import_onnxruntime
+from detseg.runtime.onnx.session import import_onnxruntime
 
 PERCENTILE = 99.99
 """Of the values of an activation, the share that its range covers."""

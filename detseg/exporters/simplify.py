@@ -10,7 +10,7 @@ import onnx
 from onnx import numpy_helper
 
 from detseg.runtime.onnx.limits import SILENT
-from detseg.runtime.onnx.model import import_onnxruntime
+from detseg.runtime.onnx.session import import_onnxruntime
 
 _OWN_DOMAINS = ("", "ai.onnx")
 

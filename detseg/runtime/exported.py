@@ -1,4 +1,4 @@
-"""Exported models, ready to predict: from an ``.onnx`` file to a runner."""
+"""Models in exported files, in the runtime that the user names, or in the fastest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ from detseg.runtime.devices import parse_device
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.kinds.base import Metadata
 from detseg.runtime.model import Model, confidence_of, require_boxes
-from detseg.runtime.onnx.model import OnnxModel, import_onnxruntime
+from detseg.runtime.onnx.choice import RUNTIMES, fastest
+from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.onnx.providers import open_on
 from detseg.runtime.onnx.runner import OnnxRunner
+from detseg.runtime.onnx.session import import_onnxruntime
 from detseg.runtime.postprocess.class_settings import below, require_in_graph, settle
 from detseg.runtime.runner import Runner
 from detseg.runtime.tracking.tracker import TrackerConfig
@@ -30,17 +32,11 @@ def load_onnx(
     settings: Mapping[str, Any],
     track: TrackerConfig | None = None,
     foreign: ForeignOptions | None = None,
-    runtime: str = "onnxruntime",
+    runtime: str | None = None,
+    runtime_cache: Path | None = None,
 ) -> Model:
-    """The model in an ``.onnx`` file; arguments and errors of ``detseg.load``."""
-    if precision != "fp32" and runtime == "onnxruntime":
-        raise ValueError(
-            f"{path}: an exported model has its own precision; leave {precision} out, or export it again; bf16 is for "
-            "--runtime openvino"
-        )
-    model = open_onnx(path, device, num_threads, size, foreign)
-    if runtime != "onnxruntime":
-        model = in_openvino(model, runtime, precision)
+    """The model in an exported file; arguments and errors of ``detseg.load``."""
+    model = open_in(path, device, num_threads, size, foreign, runtime, precision, runtime_cache)
     if track is not None:
         require_boxes(model.kind.has_boxes, path, model.metadata.task)
     metadata = model.metadata
@@ -71,6 +67,7 @@ def load_onnx(
         runner.category_ids,
         remake,
         confidence=lowest,
+        runs_in=f"{model.runtime}, {model.precision}",
         class_confidences=floors,
         class_colors=metadata.class_colors,
     )
@@ -104,30 +101,46 @@ def _settings_for_tracking(
     return dict(settings)
 
 
-def open_onnx(
+def open_in(
     path: Path,
     device: str,
     num_threads: int | None = None,
     size: tuple[int, int] | None = None,
     foreign: ForeignOptions | None = None,
+    runtime: str | None = None,
+    precision: str = "fp32",
+    cache: Path | None = None,
 ) -> OnnxModel:
-    """The network in an ``.onnx`` file, on ``device``; ``size`` and ``foreign`` are for files of other programs."""
+    """The network in an exported file, on ``device``; ``size`` and ``foreign`` are for files of other programs.
+    ``runtime``: None for that which the file is made for; ``cache``: where the choice of ``auto`` is kept.
+
+    Raises:
+        ValueError: there is no such runtime or precision, or not for this file, or OpenVINO is to run on a GPU.
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise ValueError(f"runtime must be {', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}, got {runtime}")
+    if cache is not None and runtime != "auto":
+        raise ValueError("--runtime-cache keeps what --runtime auto finds; leave it out, or take auto")
     available = import_onnxruntime().get_available_providers()
-    return open_on(
+    model = open_on(
         parse_device(device),
         available,
         lambda providers: OnnxModel(path, num_threads, providers, foreign=foreign, size=size),
     )
-
-
-def in_openvino(model: OnnxModel, runtime: str, precision: str) -> OnnxModel:
-    """The same network in OpenVINO.
-
-    Raises:
-        ValueError: ``runtime`` is another one, the network is not on the CPU, or the precision is not there.
-    """
-    if runtime != "openvino":
-        raise ValueError(f"runtime must be onnxruntime or openvino, got {runtime}")
-    if not model.runs_on_cpu:
-        raise ValueError("OpenVINO runs on the CPU here; take --device cpu, or --runtime onnxruntime")
-    return OnnxModel(model.path, model.num_threads, metadata=model.metadata, precision=precision)
+    if runtime == "auto":
+        return fastest(model, precision, size, cache)
+    if runtime == "openvino" or (runtime is None and model.runtime == "openvino"):
+        if not model.runs_on_cpu:
+            raise ValueError("OpenVINO runs on the CPU here; take --device cpu, or --runtime onnxruntime")
+        if (model.runtime, model.precision) == ("openvino", precision):
+            return model
+        model.require_form_for("openvino")
+        return model.in_openvino(precision)
+    if runtime is not None:
+        model.require_form_for(runtime)
+    if precision != "fp32":
+        raise ValueError(
+            f"{path}: an exported model has its own precision; leave {precision} out, or export it again; bf16 is for "
+            "--runtime openvino"
+        )
+    return model

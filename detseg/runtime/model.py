@@ -57,7 +57,10 @@ class Model:
         confidence: float | None = None,
         class_confidences: Sequence[float] = (),
         class_colors: Sequence[Color] = (),
+        runs_in: str = "torch",
     ) -> None:
+        self.runs_in = runs_in
+        """What runs the network, and in which precision."""
         self.runner = runner
         self._keeps_probabilities = keeps_probabilities
         self.task_name = task_name

@@ -27,7 +27,7 @@ from detseg.engine.settings import RunConfig
 from detseg.engine.training.checkpoint import STATE_NAME
 from detseg.engine.training.interrupt import InterruptedRunError
 from detseg.files import write_text
-from detseg.runtime.onnx.model import num_physical_cores
+from detseg.runtime.onnx.cores import num_physical_cores
 from detseg.tasks.model_file import default_device, load_model_file
 
 METRICS_NAME = "metrics.json"

@@ -7,7 +7,6 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,14 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import ByteArray
+from detseg.config import load_entry
 from detseg.files import printable
 from detseg.runtime.exported import load_onnx
 from detseg.runtime.media.images import read_image
 from detseg.runtime.model import Model
-from detseg.runtime.onnx.openvino import PRECISIONS, import_openvino
+from detseg.runtime.onnx.choice import RUNTIMES, Way, ways
+from detseg.runtime.onnx.forms import FORMS, Form, is_exported_name
+from detseg.runtime.onnx.openvino import precisions_here
 from detseg.runtime.sources.finding import expand_sources
 
 Quality = Callable[[str, str], tuple[str, float]]
@@ -39,7 +41,7 @@ def bench_command(
     seconds: float = 2.0,
     quality: Quality | None = None,
 ) -> int:
-    """``detseg bench``: a table with a row for each runtime and precision in which this machine runs the ``.onnx`` file
+    """``detseg bench``: a table with a row for each runtime and precision in which this machine runs the exported file
     ``path``; ``fp32`` of a file in half precision or int8 is the precision of what surrounds that.
 
     ``load s``: from the file to the first result. ``ms``: median from an image in memory to its result, one at a
@@ -51,15 +53,18 @@ def bench_command(
     Returns 0.
 
     Raises:
-        ValueError: the file is no ONNX file that can be run, or not for images.
+        ValueError: the file is no exported file that can be run, or not for images.
     """
-    if path.suffix.lower() != ".onnx":
-        raise ValueError(f"{printable(path)}: only .onnx files are measured; make one with `detseg export`")
+    if not is_exported_name(path):
+        raise ValueError(
+            f"{printable(path)}: only {', '.join(FORMS)} files are measured; make one with `detseg export`"
+        )
     rows: list[_Row] = []
     images: list[ByteArray] = []
-    for runtime, precision in _ways():
+    for runtime, precision in _ways(path):
         before, begin = _memory_mb(), time.perf_counter()
-        model = load_onnx(path, "cpu", precision, num_threads, size, None, {}, runtime=runtime)
+        named = runtime if runtime in RUNTIMES else None
+        model = load_onnx(path, "cpu", precision, num_threads, size, None, {}, runtime=named)
         if not model.runner.spec.one_size:
             raise ValueError(f"only models of images are measured, this one is for {model.task_name}")
         images = images or _images(samples, model)
@@ -119,13 +124,13 @@ class _Row:
         return [self.runtime, self.precision, *figures, f"{self._memory_mb:.0f}"]
 
 
-def _ways() -> list[tuple[str, str]]:
-    """The runtimes that are installed, each with the precisions of this processor."""
-    ways = [("onnxruntime", "fp32")]
-    if find_spec("openvino") is not None:
-        has = import_openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        ways += [("openvino", precision) for precision in PRECISIONS if precision.upper() in has]
-    return ways
+def _ways(path: Path) -> list[Way]:
+    """The runtimes for ``path`` that are installed, each with the precisions of this processor."""
+    if path.suffix.lower() == ".onnx":
+        return ways()
+    form: type[Form] = load_entry(FORMS, path.suffix.lower())
+    precisions = precisions_here() if form.runtime == "openvino" else ["fp32"]
+    return [(form.runtime, precision) for precision in precisions]
 
 
 def _images(names: Sequence[str], model: Model) -> list[ByteArray]:

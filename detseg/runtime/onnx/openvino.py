@@ -19,10 +19,10 @@ _TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)"}
 
 
 class OpenVinoSession:
-    """The network in ``content``, the file ``path``, on ``num_threads`` cores of the CPU; threads may share it. Has the
-    methods of a session of ONNX Runtime that are used here.
+    """The network in ``content``, an ONNX file or the two parts of OpenVINO's own, from ``path``, on ``num_threads``
+    cores of the CPU; threads may share it. See :class:`detseg.runtime.onnx.forms.Session`.
 
-    Unlike there, memory and time have no limit.
+    Unlike in ONNX Runtime, memory and time have no limit.
 
     Raises:
         OnnxFileError: OpenVINO cannot run it.
@@ -30,7 +30,7 @@ class OpenVinoSession:
         ModuleNotFoundError: OpenVINO is not installed.
     """
 
-    def __init__(self, path: Path, content: bytes, num_threads: int, precision: str) -> None:
+    def __init__(self, path: Path, content: bytes | Sequence[bytes], num_threads: int, precision: str) -> None:
         openvino = import_openvino()
         core = openvino.Core()
         require_precision(core, precision)
@@ -43,7 +43,8 @@ class OpenVinoSession:
         self._path = path
         self._version = openvino.__version__
         try:
-            self._network = core.compile_model(core.read_model(content), "CPU", settings)
+            read = core.read_model(content) if isinstance(content, bytes) else core.read_model(*content)
+            self._network = core.compile_model(read, "CPU", settings)
         except RuntimeError as error:
             raise OnnxFileError(f"{path}: OpenVINO {self._version} cannot run it: {_reason(error)}") from error
         self._of_thread = threading.local()
@@ -56,7 +57,7 @@ class OpenVinoSession:
         """The outputs, each by all of its names."""
         return [value for one in self._network.outputs for value in _values(one)]
 
-    def run(self, names: Sequence[str], given: Mapping[str, NDArray[Any]], options: object) -> list[NDArray[Any]]:
+    def run(self, names: Sequence[str], given: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """The outputs of these ``names``.
 
         Raises:
@@ -90,12 +91,17 @@ def import_openvino() -> Any:
     return openvino
 
 
+def precisions_here(core: Any = None) -> list[str]:
+    """Those that this processor computes in."""
+    has = (core or import_openvino().Core()).get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return [one for one in PRECISIONS if one.upper() in has]
+
+
 def require_precision(core: Any, precision: str) -> None:
     """Raise ValueError unless the processor computes in ``precision``."""
     if precision not in PRECISIONS:
         raise ValueError(f"precision must be {' or '.join(PRECISIONS)} for .onnx files in OpenVINO, got {precision}")
-    has = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    if precision.upper() not in has:
+    if precision not in precisions_here(core):
         raise ValueError(f"this processor does not compute in {precision}; leave it out, for fp32")
 
 

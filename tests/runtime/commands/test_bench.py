@@ -22,6 +22,11 @@ def test_a_row_for_each_way_and_the_quality(
     Path("small.yaml").write_text(SMALL)
     detseg.export(WEIGHTS, "shapes.onnx")
     expected = detseg.evaluate("shapes.onnx", "small.yaml", workers=0).metrics["AP"]
+    for runtime in ("auto", *(["openvino"] if find_spec("openvino") else [])):
+        same = detseg.evaluate("shapes.onnx", "small.yaml", workers=0, runtime=runtime).metrics["AP"]  # type: ignore[arg-type]
+        assert same == pytest.approx(expected, abs=1e-3)
+    with pytest.raises(ValueError, match=r"--runtime is for one exported file, such as \.onnx; leave openvino out"):
+        detseg.evaluate(WEIGHTS, "small.yaml", runtime="openvino")
     capsys.readouterr()
     assert main(["bench", "shapes.onnx", "--data", "small.yaml", "--seconds", "0.2"]) == 0
     head, _, names, _, *rows = capsys.readouterr().out.splitlines()
@@ -37,4 +42,4 @@ def test_a_row_for_each_way_and_the_quality(
 
 def test_only_onnx_files_of_images(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(WEIGHTS)]) == 2
-    assert "only .onnx files are measured; make one with `detseg export`" in capsys.readouterr().err
+    assert "only .onnx, .xml, .param files are measured; make one with `detseg export`" in capsys.readouterr().err

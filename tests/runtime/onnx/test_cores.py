@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detseg.runtime.onnx.model import num_physical_cores
+from detseg.runtime.onnx.cores import num_physical_cores
 
 
 @pytest.mark.parametrize(

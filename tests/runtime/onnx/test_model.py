@@ -11,8 +11,9 @@ import pytest
 from detseg.config import to_dict
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds.masks import SemanticMetadata
+from detseg.runtime.onnx.cores import num_physical_cores
 from detseg.runtime.onnx.file import OnnxFileError
-from detseg.runtime.onnx.model import OnnxModel, num_physical_cores
+from detseg.runtime.onnx.model import OnnxModel
 
 METADATA = {
     "format": 1,
@@ -73,16 +74,16 @@ def test_threads(save_onnx: Any) -> None:
     path = save_onnx(DOUBLED, metadata=METADATA)
     model = OnnxModel(path)
     assert model.num_threads == num_physical_cores()
-    assert model._session.get_session_options().intra_op_num_threads == num_physical_cores()
+    assert model._session._session.get_session_options().intra_op_num_threads == num_physical_cores()
     model = OnnxModel(path, num_threads=3)
-    assert model._session.get_session_options().intra_op_num_threads == 3
+    assert model._session._session.get_session_options().intra_op_num_threads == 3
     with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
         OnnxModel(path, num_threads=0)
 
 
 def test_providers(save_onnx: Any) -> None:
     path = save_onnx(DOUBLED, metadata=METADATA)
-    assert OnnxModel(path, 1)._session.get_providers() == ["CPUExecutionProvider"]
+    assert OnnxModel(path, 1)._session._session.get_providers() == ["CPUExecutionProvider"]
     assert OnnxModel(path, 1, ["CPUExecutionProvider"]).run(images_of(1))
     with pytest.raises(ValueError, match=r"cannot run on DreamExecutionProvider; it has .*CPUExecutionProvider"):
         OnnxModel(path, 1, ["DreamExecutionProvider", "CPUExecutionProvider"])

@@ -121,7 +121,7 @@ def test_boxes_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         ({"runtime": "openvino", "precision": "fp16"}, "precision must be fp32 or bf16 for .onnx files in OpenVINO"),
         ({"precision": "bf16"}, "bf16 is for --runtime openvino"),
-        ({"runtime": "tensorrt"}, "runtime must be onnxruntime or openvino, got tensorrt"),
+        ({"runtime": "tensorrt"}, "runtime must be auto, onnxruntime or openvino, got tensorrt"),
     ],
 )
 def test_what_cannot_be_had(file: Path, settings: dict[str, str], words: str) -> None:
