@@ -8,8 +8,8 @@ Sets: COCO (118,287 images, 1.04 million objects with polygons), YOLO (100,000 t
 Cityscapes (3,475 maps of instances). Each work runs in a process of its own: opening the set, first and a second time;
 for comparison pycocotools; ``detseg check --fast``; COCO's evaluation of 5,000 images with 50,000 objects and 500,000
 detections by each program that is installed; training images at 640 px with mosaic, of COCO's size and of 11
-megapixels. CPU seconds are those of the process with its threads; peak memory is all that it had in use, held is what
-stays of it beside what is shared with files. The table comes last.
+megapixels; 50 steps of training on COCO with two workers. CPU seconds are those of the process with its threads; peak
+memory is all that it had in use, held is what stays of it beside what is shared with files. The table comes last.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import json
 import os
 import platform
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -47,7 +48,9 @@ SIZES = {
     "train_images": 1_000,
 }
 SET_NAMES = ("coco", "yolo", "voc", "cityscapes")
-GROUPS = (*SET_NAMES, "evaluate", "loader")
+GROUPS = (*SET_NAMES, "evaluate", "loader", "train")
+NUM_STEPS = 50
+NEEDED = {"loader": ("coco", "photographs"), "train": ("coco",)}
 HEIGHT, WIDTH = 480, 640
 
 
@@ -75,10 +78,16 @@ def make_links(folder: Path, originals: list[Path], names: Iterator[str]) -> lis
 
 
 def make_coco(root: Path, originals: list[Path], sizes: dict[str, int]) -> None:
-    """One split with polygons of 8 to 52 corners, written as COCO writes it."""
+    """Splits with polygons of 8 to 52 corners, written as COCO writes them."""
+    (root / "annotations").mkdir(parents=True)
+    write_coco(root, "train", originals, sizes["coco_images"], sizes["coco_objects"])
+    write_coco(root, "val", originals, sizes["evaluated"], 10 * sizes["evaluated"])
+
+
+def write_coco(root: Path, split: str, originals: list[Path], num_images: int, num_objects: int) -> None:
+    """One of the splits."""
     generator = np.random.default_rng(1)
-    num_images, num_objects = sizes["coco_images"], sizes["coco_objects"]
-    names = make_links(root / "train", originals, (f"{number:012d}.jpg" for number in range(num_images)))
+    names = make_links(root / split, originals, (f"{number:012d}.jpg" for number in range(num_images)))
     outlines = [
         json.dumps([np.round(generator.uniform(0, 480, 2 * corners), 2).tolist()])
         for corners in generator.integers(8, 36, 500)
@@ -89,8 +98,7 @@ def make_coco(root: Path, originals: list[Path], sizes: dict[str, int]) -> None:
     images = generator.integers(0, num_images, num_objects).tolist()
     boxes = np.round(generator.uniform((0, 0, 2, 2), (300, 150, 300, 300), (num_objects, 4)), 2).tolist()
     outline_of = generator.integers(0, len(outlines), num_objects).tolist()
-    (root / "annotations").mkdir()
-    with (root / "annotations" / "instances_train.json").open("w") as file:
+    with (root / "annotations" / f"instances_{split}.json").open("w") as file:
         file.write('{"info": {"year": 2017}, "licenses": [], "images": [')
         file.write(
             ", ".join(
@@ -300,6 +308,46 @@ def _load(folder: Path, name: str, **changed: Any) -> str:
     return f"{num_images / (time.process_time() - START.cpu):.0f} images per second and core"
 
 
+def train(folder: Path, name: str) -> str:
+    """``detseg train`` with two workers for some steps, after which it is told to stop; memory is that of all its
+    processes, what they share counted once."""
+    START.restart()
+    run_dir = folder / "run"
+    settings = ("model.backbone.width=0.125", "augment.neighborhood=16", f"train.save_steps={NUM_STEPS}")
+    command = [sys.executable, "-m", "detseg", "train", "c2f_n", "--data", str(folder / name), "--workers", "2"]
+    command += ["--size", "256", "--batch", "8", "--device", "cpu", "-o", str(run_dir), *settings]
+    with (folder / "train.txt").open("w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        peak, num_processes = 0, 0
+        while process.poll() is None:
+            members = family(process.pid)
+            peak, num_processes = max(peak, sum(map(shared_out_bytes, members))), max(num_processes, len(members))
+            if (run_dir / "state.pt").exists():
+                process.send_signal(signal.SIGTERM)
+            time.sleep(0.2)
+    if not (run_dir / "state.pt").exists():
+        raise SystemExit((folder / "train.txt").read_text())
+    return f"{NUM_STEPS} steps; {num_processes} processes had {peak / 2**30:.2f} GiB together"
+
+
+def family(parent: int) -> list[int]:
+    """The process ``parent`` with all that it has started."""
+    found = [parent]
+    for pid in found:
+        with contextlib.suppress(OSError):
+            for task in Path(f"/proc/{pid}/task").iterdir():
+                found += [int(one) for one in (task / "children").read_text().split()]
+    return found
+
+
+def shared_out_bytes(pid: int) -> int:
+    """The memory of a process, each page divided by the number of those that share it; 0 once it has ended."""
+    with contextlib.suppress(OSError):
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:")), 0)
+    return 0
+
+
 class Start:
     """When the work that counts began, and what memory was held then."""
 
@@ -330,6 +378,7 @@ WORKS: dict[str, Callable[[Path, str], str]] = {
     "training images": load_images,
     "training images, partners of all": load_from_all,
     "training images, decoded whole": load_whole,
+    "train": train,
 }
 
 
@@ -368,6 +417,8 @@ def works_of(group: str) -> Iterator[tuple[str, str]]:
         yield "training images, partners of all", "coco"
         yield "training images", "photographs"
         yield "training images, decoded whole", "photographs"
+    elif group == "train":
+        yield "train", "coco"
     else:
         yield "open", group
         if group == "coco":
@@ -395,7 +446,7 @@ def main() -> None:
         originals = make_images(folder / "images")
         rows = []
         for group in options.only:
-            for needed in ("coco", "photographs") if group == "loader" else (group,):
+            for needed in NEEDED.get(group, (group,)):
                 if needed in MAKERS and not (folder / needed).exists():
                     MAKERS[needed](folder / needed, originals, sizes)
             for work, subject in works_of(group):

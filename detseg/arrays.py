@@ -22,8 +22,12 @@ def require(condition: bool, message: str) -> None:
 
 def require_array(value: Any, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> None:
     """Raise ValueError unless ``value`` is an array of this type and shape, where None stands for any length."""
-    require(isinstance(value, np.ndarray), f"{name} must be a numpy array, got {type(value).__name__}")
-    wanted = "x".join("N" if size is None else str(size) for size in shape)
-    matches = value.ndim == len(shape) and all(s is None or s == v for s, v in zip(shape, value.shape, strict=True))
-    require(matches, f"{name} must have shape {wanted}, got {value.shape}")
-    require(value.dtype == dtype, f"{name} must be {np.dtype(dtype)}, got {value.dtype}")
+    # Messages are made only where they are needed: this is asked many times for each image.
+    if not isinstance(value, np.ndarray):
+        raise ValueError(f"{name} must be a numpy array, got {type(value).__name__}")
+    given = value.shape
+    if len(given) != len(shape) or any(size not in (None, side) for size, side in zip(shape, given, strict=True)):
+        wanted = "x".join("N" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} must have shape {wanted}, got {given}")
+    if value.dtype != dtype:
+        raise ValueError(f"{name} must be {np.dtype(dtype)}, got {value.dtype}")

@@ -63,6 +63,7 @@ DOORS |= {"cli": ALL, "api": ALL, "tools": ALL}
 FLOORS: dict[str, frozenset[str]] = {
     "data/datasets": frozenset({"data"}),
     "data/formats": frozenset({"data", "data/datasets"}),
+    "data/programs": frozenset({"data"}),
     "data/checks": frozenset({"data", "data/datasets"}),
     "data/splits": frozenset({"data"}),
     "data/loading": frozenset({"data", "data/datasets"}),

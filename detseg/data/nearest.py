@@ -13,6 +13,22 @@ from detseg.runtime.media.images import IMAGE_SUFFIXES
 _NUM_LOOKED_AT = 200
 _HEAD_BYTES = 1 << 16
 _MACOS = "__MACOSX"
+_EXPORT = "export the annotations as COCO or YOLO there, which are read as they are"
+_KEYS: dict[str, dict[str, tuple[str, ...]]] = {
+    ".json": {
+        "an export of Label Studio in its own form": ('"original_width"', '"image'),
+        "an export of Datumaro": ('"dm_format_version"',),
+        "an export of Labelbox": ('"data_row"',),
+    },
+    ".ndjson": {"an export of Labelbox": ('"data_row"',)},
+    ".csv": {
+        "a table of VIA (which is read as JSON)": ("region_shape_attributes",),
+        "a table of boxes of Open Images": ("ImageID", "XMin"),
+        "a table of boxes": ("xmin", "ymax"),
+    },
+}
+"""By the suffix of a file and by what it is, words that stand in its beginning."""
+_RECORDS = (".record", ".tfrecord", ".tfrecords")
 _USUAL = ("images", "labels", "masks", "annotations")
 
 
@@ -37,15 +53,9 @@ def _inner_sets(folders: Sequence[Path], formats_of: Callable[[Path], Sequence[s
 
 
 def _other_programs(inside: Sequence[Path], folders: Sequence[Path]) -> str:
-    advice = "export the annotations as COCO or YOLO there, which are read as they are"
-    names = {path.name for path in inside}
-    if any(path.name.endswith(".createml.json") for folder in ({*folders, *inside}) for path in _files(folder)):
-        return f"these are annotations in CreateML's form: {advice}"
-    if "meta.json" in names and any((folder / "ann").is_dir() for folder in folders):
-        return f"this is a project of Supervisely: {advice}"
-    images = {path.stem for path in inside if path.suffix.lower() in IMAGE_SUFFIXES}
-    if any(path.suffix == ".json" and path.stem in images and '"shapes"' in _head(path) for path in inside):
-        return f"these are annotations of LabelMe: {advice}"
+    for path in [*inside, *(path for folder in folders for path in _files(folder))]:
+        if path.is_file() and (program := _program(path)):
+            return f"{path.name} is {program}: {_EXPORT}"
     for folder in folders:
         masks = [path.name for path in _files(folder) if path.stem.endswith("_mask")]
         if masks:
@@ -54,6 +64,15 @@ def _other_programs(inside: Sequence[Path], folders: Sequence[Path]) -> str:
                 f"{folder.name}/masks beside {folder.name}/images, with the class names in classes.txt"
             )
     return ""
+
+
+def _program(path: Path) -> str:
+    """What a file is that is not read, as its name or its beginning tells it."""
+    if path.suffix.lower() in _RECORDS or ".tfrecord-" in path.name:
+        return "a file with records of TensorFlow"
+    keys = _KEYS.get(path.suffix.lower())
+    head = _head(path) if keys else ""
+    return next((name for name, words in (keys or {}).items() if all(word in head for word in words)), "")
 
 
 def _coco_files(root: Path, inside: Sequence[Path]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -128,6 +128,23 @@ def read_class_file(path: Path) -> tuple[str, ...]:
     return check_class_names(read_lines(path), str(path))
 
 
+def stated_names(source: DataSource) -> tuple[str, ...] | None:
+    """The class names that the YAML or ``classes.txt`` of a data set lists, None where neither does. Raises
+    DatasetError."""
+    names = source.settings.get("names")
+    if names is not None:
+        if isinstance(names, Mapping) and set(names) == set(range(len(names))):
+            names = [names[label] for label in range(len(names))]
+        return check_class_names(names, f"{source.name}: names")
+    listed = source.data_root() / "classes.txt"
+    return read_class_file(listed) if listed.is_file() else None
+
+
+def as_there(folder: Path, name: str) -> str:
+    """``name`` with slashes for the backslashes of Windows, unless there is such a file in ``folder``."""
+    return name if "\\" not in name or exists(folder / name) else name.replace("\\", "/")
+
+
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty, without space around them; bytes that are no UTF-8, as the names of
     files may have them, as Python escapes them. Raises DatasetError: unreadable, or no text."""
@@ -141,8 +158,13 @@ def read_lines(path: Path) -> list[str]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The files in ``folder`` and below that have the suffix of an image, sorted; links to folders are followed, names
-    that begin with a dot passed over: macOS writes ``._NAME`` beside files, and other programs what is theirs."""
+    """The files in ``folder`` and below that have the suffix of an image, as :func:`files_in` finds them."""
+    return files_in(folder, IMAGE_SUFFIXES)
+
+
+def files_in(folder: Path, suffixes: Collection[str]) -> list[Path]:
+    """The files in ``folder`` and below whose names end in one of ``suffixes``, sorted; links to folders are followed,
+    names that begin with a dot passed over: macOS writes ``._NAME`` beside files, and other programs what is theirs."""
     found: list[Path] = []
     waiting, seen = [folder], {os.path.realpath(folder)}
     while waiting:
@@ -161,7 +183,7 @@ def images_in(folder: Path) -> list[Path]:
                 if real not in seen:
                     seen.add(real)
                     waiting.append(Path(entry.path))
-            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and not _is_special(entry):
+            elif Path(entry.name).suffix.lower() in suffixes and not _is_special(entry):
                 found.append(Path(entry.path))
     return sorted(found)
 

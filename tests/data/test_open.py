@@ -66,6 +66,8 @@ def _add_nifti(root: Path) -> None:
     write_blobs(root, 3, config=BlobsConfig(min_side=8, max_side=9, min_radius=1, max_radius=2))
 
 
+OUTLINED = "coco, voc, yolo, labelme, cvat, supervisely, via"
+BOXED = OUTLINED.replace("labelme", "labelme, createml")
 ADDERS = {"coco": _add_coco, "voc": _add_voc, "yolo": _add_yolo}
 
 
@@ -163,7 +165,7 @@ def test_relative_paths_start_from_the_current_folder(tmp_path: Path, monkeypatc
         ("format: shapes\nnum_val: 1\nimage_size: 80\n", ""),
         (
             "format: cocoa\n",
-            "unknown format 'cocoa'; there are coco, voc, yolo, masks, cityscapes, shapes, nifti, blobs",
+            f"unknown format 'cocoa'; there are {', '.join(DATASETS)}$",
         ),
         ("format: [coco]\n", r"unknown format \['coco'\]"),
         ("format: coco\n", "no coco data set; looked for"),
@@ -242,8 +244,8 @@ def test_a_real_folder_without_the_names_of_its_classes(detseg_data: Path) -> No
     ("add", "has", "target", "task", "formats"),
     [
         (_add_voc, "voc has boxes and instances", "masks", "semantic", "masks, cityscapes or shapes"),
-        (_add_masks, "masks has masks", "instances", "instance", "coco, voc, yolo, cityscapes or shapes"),
-        (_add_masks, "masks has masks", "boxes", "detection", "coco, voc, yolo, cityscapes or shapes"),
+        (_add_masks, "masks has masks", "instances", "instance", f"{OUTLINED}, cityscapes or shapes"),
+        (_add_masks, "masks has masks", "boxes", "detection", f"{BOXED}, cityscapes or shapes"),
         (_add_voc, "voc has boxes and instances", "volumes", "volume", "nifti or blobs"),
         (_add_nifti, "nifti has volumes", "masks", "semantic", "masks, cityscapes or shapes"),
     ],

@@ -13,11 +13,20 @@ import numpy as np
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.coco_cache import open_columns
 from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns
-from detseg.data.formats.coco_writing import PREFIX, Entry, as_there, write_splits
+from detseg.data.formats.coco_writing import PREFIX, Entry, write_splits
 from detseg.data.outline import box_around, parse_outline
 from detseg.data.parsing import as_integer, enumerate_some, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
-from detseg.data.source import DatasetError, DataSource, check_class_names, exists, find_existing, is_text, leaves_root
+from detseg.data.source import (
+    DatasetError,
+    DataSource,
+    as_there,
+    check_class_names,
+    exists,
+    find_existing,
+    is_text,
+    leaves_root,
+)
 from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits
 from detseg.files import read_bytes

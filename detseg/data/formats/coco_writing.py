@@ -10,7 +10,7 @@ from typing import Any
 
 from detseg.data.parsing import as_integer
 from detseg.data.records import BoxRecords
-from detseg.data.source import DatasetError, exists
+from detseg.data.source import DatasetError, as_there
 from detseg.data.writing import Contents, NewSplits
 from detseg.files import read_bytes
 
@@ -75,8 +75,3 @@ def _share_ids(tables: Sequence[Sequence[Entry]]) -> bool:
 
 def _file_name(split: str) -> str:
     return f"{PREFIX}{split}.json"
-
-
-def as_there(folder: Path, name: str) -> str:
-    """``name`` with slashes for the backslashes of Windows, unless there is such a file in ``folder``."""
-    return name if "\\" not in name or exists(folder / name) else name.replace("\\", "/")

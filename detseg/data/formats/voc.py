@@ -35,8 +35,8 @@ from detseg.data.source import (
     find_existing,
     is_hidden,
     leaves_root,
-    read_class_file,
     read_lines,
+    stated_names,
 )
 from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits, lists
@@ -78,7 +78,7 @@ class VocFormat(DatasetFormat):
     def records(self, source: DataSource, split: str, target: Target) -> BoxRecords:
         root = source.data_root()
         if find_folders(root) is None:
-            names = _stated_names(source) or _names_in(
+            names = stated_names(source) or _names_in(
                 [path for one in _folders_of_splits(root) for path in _xml_files(one)]
             )
             return voc_records(root / split, None, split, names, target, home=root)
@@ -90,7 +90,7 @@ class VocFormat(DatasetFormat):
             list_path = find_existing(source.candidates(str(source.settings[split])), split, source.name)
         elif split == ALL and not any(path.is_file() for path in lists):
             list_path = None
-        return voc_records(root, list_path, split, _stated_names(source), target)
+        return voc_records(root, list_path, split, stated_names(source), target)
 
     def write_splits(self, new: NewSplits, folder: Path) -> tuple[Contents, dict[str, object]]:
         folders = find_folders(new.source.data_root())
@@ -105,7 +105,7 @@ class VocFormat(DatasetFormat):
         contents, places = lists(
             new, folder, lambda path: source_of[path].relative_to(folders.annotations).with_suffix("").as_posix()
         )
-        names = _stated_names(new.source)
+        names = stated_names(new.source)
         return contents, {**places, **({} if names is None else {"names": list(names)})}
 
 
@@ -283,17 +283,6 @@ class _Images:
         if stem in self._by_stem:
             return self._by_stem[stem]
         return file_name if file_name in self._names else f"{stem}.jpg"
-
-
-def _stated_names(source: DataSource) -> tuple[str, ...] | None:
-    """The class names that the data set lists, None where those of its objects count. Raises DatasetError."""
-    names = source.settings.get("names")
-    if names is not None:
-        if isinstance(names, Mapping) and set(names) == set(range(len(names))):
-            names = [names[label] for label in range(len(names))]
-        return check_class_names(names, f"{source.name}: names")
-    listed = source.data_root() / "classes.txt"
-    return read_class_file(listed) if listed.is_file() else None
 
 
 def _lists_images(path: Path) -> bool:

@@ -164,22 +164,6 @@ def inner_folder(root: Path) -> None:
     write(root / "__MACOSX/project/._a.jpg", "x")
 
 
-def supervisely(root: Path) -> None:
-    some_image(root / "ds0/img/a.jpg")
-    write(root / "ds0/ann/a.jpg.json", "{}")
-    write(root / "meta.json", "{}")
-
-
-def label_me(root: Path) -> None:
-    some_image(root / "a.jpg")
-    write(root / "a.json", '{"version": "5", "shapes": []}')
-
-
-def create_ml(root: Path) -> None:
-    some_image(root / "train/a.jpg")
-    write(root / "train/_annotations.createml.json", "[]")
-
-
 def roboflow_masks(root: Path) -> None:
     some_image(root / "train/a.jpg")
     save(root / "train/a_mask.png", LABELS)
@@ -204,9 +188,6 @@ def without_names(root: Path) -> None:
     ("make", "advice"),
     [
         (inner_folder, r"a data set is inside of it, name that: .*/project \(yolo\);"),
-        (supervisely, "this is a project of Supervisely: export the annotations as COCO or YOLO"),
-        (label_me, "these are annotations of LabelMe: export"),
-        (create_ml, "these are annotations in CreateML's form: export"),
         (
             roboflow_masks,
             "masks such as a_mask.png lie beside images in .*/train: put masks into a folder of their own",
