@@ -62,6 +62,12 @@ def make_parser() -> argparse.ArgumentParser:
     split.add_argument(
         "--folds", type=int, metavar="K", help="instead of ratios: K splits for cross-validation (volumes)"
     )
+    split.add_argument(
+        "--group-by",
+        metavar="REGEX",
+        help="keep together what this regular expression finds the same in the file names, such as '^([^_]+)_' where "
+        "frames of one video begin alike; with a slash in it, in the paths below the data set's folder",
+    )
     split.add_argument("--seed", type=int, default=0)
     split.add_argument("--format", help="needed only where the layout is ambiguous")
     split.add_argument("-o", "--output", type=path, required=True, metavar="DIR", help="a new folder for the lists")

@@ -109,7 +109,15 @@ def _split(options: argparse.Namespace) -> int:
     from detseg.data.split import split_dataset
 
     ratios = options.ratios or (None if options.folds else "6:2:2")
-    made = split_dataset(options.data, ratios, options.seed, options.output, options.format, folds=options.folds)
+    made = split_dataset(
+        options.data,
+        ratios,
+        options.seed,
+        options.output,
+        options.format,
+        folds=options.folds,
+        group_by=options.group_by,
+    )
     print(made.render())
     return 0
 

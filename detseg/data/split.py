@@ -14,6 +14,7 @@ from detseg.data.open import find_format, find_source, load_format
 from detseg.data.records import SplitRecords
 from detseg.data.source import DatasetError, DataSource, require_outside
 from detseg.data.split_rule import ALL, SplitRule, parse_ratios, split_names
+from detseg.data.splits.groups import compile_pattern, group_names
 from detseg.data.splits.images import deal_images
 from detseg.data.splits.volumes import deal_volumes, refuse_copies
 from detseg.data.writing import YAML_NAME, NewSplits, write_split_folder
@@ -21,15 +22,19 @@ from detseg.data.writing import YAML_NAME, NewSplits, write_split_folder
 
 @dataclass(frozen=True, slots=True)
 class SplitResult:
-    """What was written: ``open_dataset`` opens ``yaml_path``; ``num_copies`` images have the content of another."""
+    """What was written: ``open_dataset`` opens ``yaml_path``; ``num_copies`` images have the content of another, and
+    ``num_groups`` groups were kept whole, if there were any."""
 
     yaml_path: Path
     splits: dict[str, Summary]
     num_copies: int
+    num_groups: int | None = None
 
     def render(self) -> str:
         """The result as text: the histogram and where it is."""
         kept = f"{self.num_copies} copies kept with their originals\n" if self.num_copies else ""
+        if self.num_groups is not None:
+            kept += f"{self.num_groups} groups kept whole\n"
         return "\n".join([*histogram_lines(self.splits), "", f"{kept}{self.yaml_path}"])
 
 
@@ -41,6 +46,7 @@ def split_dataset(
     format: str | None = None,
     splits: Sequence[str] | None = None,
     folds: int | None = None,
+    group_by: str | None = None,
 ) -> SplitResult:
     """Divide all images of the data set at ``path`` anew, into train and val or train, val and test; volumes also into
     ``folds`` for cross-validation, in place of ``ratios``.
@@ -50,17 +56,22 @@ def split_dataset(
     seed and on the names and contents of the files, not on their order. Existing ``splits`` are put together before;
     by default all.
 
+    ``group_by``, a regular expression, says what must not be torn apart, such as the frames of a video or the scans of
+    a patient, see :func:`detseg.data.splits.groups.group_names`; sizes are then as near to the ratios as whole groups
+    allow.
+
     ``output``, a new or empty folder outside of the data set, appears with everything in it or not at all:
     ``data.yaml`` and what it names, in the format of the data set, or else per split a COCO file, or a list of images
     and another of their masks or labels.
 
     Raises:
-        ValueError: the ratios or the folder are not as described, there are too few images, or (DatasetError) the data
-            set is absent or has errors that ``detseg check`` lists.
+        ValueError: the ratios, the groups or the folder are not as described, there are too few images or groups, or
+            (DatasetError) the data set is absent or has errors that ``detseg check`` lists.
     """
     if (ratios is None) == (folds is None):
         raise ValueError(f"either ratios or folds are needed, got ratios {ratios!r} and folds {folds!r}")
     split_rule = SplitRule(None if ratios is None else parse_ratios(ratios), folds, seed)
+    pattern = None if group_by is None else compile_pattern(group_by)
     source = find_source(path)
     format_name = find_format(source, format)
     chosen_format = load_format(format_name)
@@ -78,13 +89,14 @@ def split_dataset(
         for split in old
         for path, amounts in zip(split.paths(), inspection.amounts[split.name], strict=True)
     }
+    group_of = None if pattern is None else group_names(amounts_of, source.data_root(), pattern)
     if old[0].target == "volumes":
         refuse_copies(source, inspection.digests)
-        members = deal_volumes(source, list(amounts_of), split_rule)
+        members = deal_volumes(source, list(amounts_of), split_rule, group_of)
     else:
         counts_of = {path: amounts.counts for path, amounts in amounts_of.items()}
         shares = parse_ratios(split_rule.shares)
-        dealt = deal_images(counts_of, inspection.digests, root, shares, seed, old[0].target)
+        dealt = deal_images(counts_of, inspection.digests, root, shares, seed, old[0].target, group_of)
         members = dict(zip(split_names(len(shares)), dealt, strict=True))
     contents, settings = chosen_format.write_splits(NewSplits(source, old, members), target)
     # New splits hold the classes as the files name them.
@@ -92,7 +104,8 @@ def split_dataset(
     write_split_folder(target, contents, {"format": format_name, "path": str(root), **settings, **renaming})
     summaries = {name: inspection.summarize([amounts_of[path] for path in paths]) for name, paths in members.items()}
     num_copies = len(amounts_of) - len({inspection.digests[path] for path in amounts_of})
-    return SplitResult(target / YAML_NAME, summaries, num_copies)
+    num_groups = None if group_of is None else len(set(group_of.values()))
+    return SplitResult(target / YAML_NAME, summaries, num_copies, num_groups)
 
 
 def _checked_output(output: Path, root: Path) -> Path:

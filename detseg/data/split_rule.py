@@ -110,10 +110,10 @@ def divide(names: Collection[str], ratios: str | Sequence[float], seed: int) -> 
     Raises:
         ValueError: there are not two or three positive ratios, a part would be empty, or a name is given twice.
     """
-    shuffled = _shuffle(names, seed)
-    sizes = exact_sizes(len(shuffled), parse_ratios(ratios))
+    in_order = shuffled(names, seed)
+    sizes = exact_sizes(len(in_order), parse_ratios(ratios))
     ends = [sum(sizes[: part + 1]) for part in range(len(sizes))]
-    return [sorted(shuffled[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
+    return [sorted(in_order[end - size : end]) for size, end in zip(sizes, ends, strict=True)]
 
 
 def folds(names: Collection[str], num_folds: int, seed: int) -> list[tuple[list[str], list[str]]]:
@@ -125,9 +125,9 @@ def folds(names: Collection[str], num_folds: int, seed: int) -> list[tuple[list[
     """
     if not 2 <= num_folds <= len(names):
         raise ValueError(f"the number of folds must be from 2 to that of the volumes, {len(names)}; got {num_folds}")
-    shuffled = _shuffle(names, seed)
-    held_out = [set(shuffled[fold::num_folds]) for fold in range(num_folds)]
-    return [([name for name in sorted(shuffled) if name not in val], sorted(val)) for val in held_out]
+    in_order = shuffled(names, seed)
+    held_out = [set(in_order[fold::num_folds]) for fold in range(num_folds)]
+    return [([name for name in sorted(in_order) if name not in val], sorted(val)) for val in held_out]
 
 
 def disjoint_groups(splits: Collection[str]) -> list[list[str]]:
@@ -139,7 +139,12 @@ def disjoint_groups(splits: Collection[str]) -> list[list[str]]:
     return [[name for name in names if fold_of.get(name, fold) == fold] for fold in folds_found]
 
 
-def _shuffle(names: Collection[str], seed: int) -> list[str]:
+def shuffled(names: Collection[str], seed: int) -> list[str]:
+    """``names`` in an order that follows from them and the seed alone.
+
+    Raises:
+        ValueError: a name is given twice.
+    """
     if len(set(names)) < len(names):
         raise ValueError("names to be divided must differ from each other")
 

@@ -39,6 +39,7 @@ class _Dealer:
         self.num_images = num_images
         self.assignment = np.full(len(num_images), -1, np.int64)
         self.lacking_images = sizes.copy()
+        self.num_groups = np.zeros(len(sizes), np.int64)
         totals = counts.sum(0)
         self.wanted_counts: DoubleArray = np.outer(sizes / sizes.sum(), totals)
         self.lacking_counts = self.wanted_counts.copy()
@@ -112,6 +113,9 @@ class _Dealer:
         fits = self.lacking_images >= self.num_images[group]
         if not fits.any():
             fits = self.lacking_images == self.lacking_images.max()
+        is_empty = self.num_groups == 0
+        if len(self.assignment) - self.num_groups.sum() <= is_empty.sum():
+            fits = is_empty  # large groups have taken more than their room
 
         def need(split: Any) -> tuple[bool, float, int]:
             if column is None:
@@ -120,5 +124,6 @@ class _Dealer:
 
         split = max(np.flatnonzero(fits), key=need)
         self.assignment[group] = split
+        self.num_groups[split] += 1
         self.lacking_images[split] -= self.num_images[group]
         self.lacking_counts[split] -= self.counts[group]

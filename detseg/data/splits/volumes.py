@@ -9,18 +9,25 @@ from pathlib import Path
 
 from detseg.data.source import DatasetError, DataSource
 from detseg.data.split_rule import ALL, SplitRule
+from detseg.data.splits.groups import members_by_group
 from detseg.runtime.volumes.volume_files import volume_stem
 
 
-def deal_volumes(source: DataSource, paths: Sequence[Path], split_rule: SplitRule) -> dict[str, list[Path]]:
-    """The volumes of each new split of ``source``.
+def deal_volumes(
+    source: DataSource, paths: Sequence[Path], split_rule: SplitRule, group_of: Mapping[Path, str] | None = None
+) -> dict[str, list[Path]]:
+    """The volumes of each new split of ``source``; those of a group, where ``group_of`` names that of each, are
+    together in every one.
 
     Raises:
-        DatasetError: there are too few volumes.
+        DatasetError: there are too few volumes or groups.
     """
     by_name = _by_name(paths, source.data_root())
     try:
-        members = {split: split_rule.members(split, by_name) for split in split_rule.split_names if split != ALL}
+        if group_of is None:
+            members = {split: split_rule.members(split, by_name) for split in split_rule.split_names if split != ALL}
+        else:
+            members = members_by_group({name: group_of[path] for name, path in by_name.items()}, split_rule)
     except ValueError as error:
         raise DatasetError(f"{source.name}: {error}") from error
     return {split: [by_name[name] for name in names] for split, names in members.items()}
