@@ -120,7 +120,7 @@ def run_evaluation(
             judged.choose(confidences)
         metrics = all_metrics(judged)
         if examples:
-            settings, images = evaluated.describe(), examples.finish(judged)
+            settings, images = evaluated.describe(precision), examples.finish(judged)
             if output:
                 write_report(judged, metrics, output, settings, images, names=file_names(evaluated.samples))
             if report_path:
@@ -131,7 +131,9 @@ def run_evaluation(
         chosen = describe_confidences(evaluated.samples.class_names, confidences.tolist())
         print(f"confidence by class: {chosen}; F1_chosen and the errors of the report are at these")
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
-    return Evaluation(metrics, judged, len(evaluated.samples), evaluated.data, split, reports, evaluated.skipped)
+    on_gpu = evaluated.device is not None and evaluated.device.type == "cuda"
+    gpu = evaluated.describe_device(precision) if on_gpu else ""
+    return Evaluation(metrics, judged, len(evaluated.samples), evaluated.data, split, reports, evaluated.skipped, gpu)
 
 
 def _checked_places(

@@ -16,7 +16,7 @@ from detseg.arrays import DoubleArray
 from detseg.config import load_config, to_dict
 from detseg.data.open import find_source, open_dataset
 from detseg.data.source import require_outside
-from detseg.engine.evaluate import OnResult, evaluate, evaluate_runner
+from detseg.engine.evaluate import PRECISIONS, OnResult, evaluate, evaluate_runner
 from detseg.engine.exported import load_exported
 from detseg.engine.reports.describe import describe
 from detseg.engine.run_data import AnyDataset, without_bad
@@ -26,6 +26,7 @@ from detseg.evaluation.base import Evaluator
 from detseg.evaluation.report import format_table
 from detseg.files import printable, require_apart
 from detseg.models.load_weights import load_weights
+from detseg.ops.precision import describe_arithmetic
 from detseg.runtime.ensemble import EnsembleRunner, as_members
 from detseg.runtime.foreign.options import ForeignOptions, require_onnx
 from detseg.runtime.onnx.forms import is_exported_name
@@ -135,12 +136,18 @@ class Evaluated:
         # Those that are drawn have names and no files.
         return [path for path in map(Path, found.values()) if path.exists()]
 
-    def describe(self) -> dict[str, dict[str, str]]:
-        """What is measured, on what, and with what settings, for a report."""
+    def describe_device(self, precision: str) -> str:
+        """Where torch runs the network and, on a GPU, in what it computes."""
+        assert self.device is not None
+        arithmetic = describe_arithmetic(self.device, PRECISIONS[precision])
+        return f"{self.device}, {arithmetic}" if arithmetic else str(self.device)
+
+    def describe(self, precision: str = "fp32") -> dict[str, dict[str, str]]:
+        """What is measured, on what, and with what settings, for a report; ``precision`` is that of the network."""
         num_parameters, device = None, self.runs_in
         if isinstance(self.network, nn.Module):
             num_parameters = sum(parameter.numel() for parameter in self.network.parameters())
-            device = f"torch, {self.device}"
+            device = f"torch, {self.describe_device(precision)}"
         return describe(
             self.path,
             data=self.data,
@@ -158,7 +165,7 @@ class Evaluated:
 class Evaluation:
     """What a model reached: ``metrics`` by name, over ``num_images`` of a ``split`` of ``data``; ``reports`` are the
     pages that were written, ``evaluator`` holds all that was judged, ``skipped`` says what was wrong with each image
-    that was left out."""
+    that was left out, ``gpu`` on what GPU it was computed, and in what."""
 
     metrics: Metrics
     evaluator: Evaluator
@@ -167,6 +174,7 @@ class Evaluation:
     split: str
     reports: tuple[Path, ...] = ()
     skipped: tuple[str, ...] = ()
+    gpu: str = ""
 
     def __getitem__(self, name: str) -> float:
         return self.metrics[name]
@@ -178,7 +186,8 @@ class Evaluation:
 
     def render(self) -> str:
         """What was measured and what came of it, for people."""
-        head = f"{self.num_images} images of {self.data}, split {self.split}\n\n{self.table}"
+        on = f", on {self.gpu}" if self.gpu else ""
+        head = f"{self.num_images} images of {self.data}, split {self.split}{on}\n\n{self.table}"
         skipped = [f"skipped: {printable(message)}" for message in self.skipped]
         return "\n".join([*skipped, head, *(f"report: {path}" for path in self.reports)])
 

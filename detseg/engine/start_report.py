@@ -11,8 +11,9 @@ from detseg.config import to_dict
 from detseg.engine.logging.callbacks import RunStart
 from detseg.engine.logging.log import RunLog
 from detseg.engine.run_data import AnyDataset, RunData
-from detseg.engine.settings import RunConfig
-from detseg.engine.training.trainer import Trainer
+from detseg.engine.settings import RunConfig, TrainConfig
+from detseg.engine.training.trainer import AMP_TYPES, Trainer
+from detseg.ops.precision import describe_arithmetic
 from detseg.tasks.start_weights import StartReport
 
 _NUM_NAMED = 8
@@ -36,7 +37,8 @@ def announce(
 
 def _lines(start: RunStart, config: RunConfig, data: RunData, trainer: Trainer, notes: Sequence[str]) -> Iterator[str]:
     settings, num_processes = config.train, trainer.group.world_size
-    yield f"device: {_describe_device(trainer.device)}{f', {num_processes} processes' if num_processes > 1 else ''}"
+    several = f", {num_processes} processes" if num_processes > 1 else ""
+    yield f"device: {_describe_device(trainer.device, settings)}{several}"
     size = "x".join(map(str, config.task.train_size))
     yield f"model: {config.model.name}, {start.num_parameters:,} parameters, {config.task.name} at {size}"
     if trainer.started_from is not None:
@@ -55,9 +57,10 @@ def _lines(start: RunStart, config: RunConfig, data: RunData, trainer: Trainer, 
     yield f"run folder: {start.run_dir}"
 
 
-def _describe_device(device: torch.device) -> str:
+def _describe_device(device: torch.device, settings: TrainConfig) -> str:
     if device.type == "cuda":
-        return f"{device} ({torch.cuda.get_device_name(device)}), torch {torch.__version__}"
+        arithmetic = describe_arithmetic(device, AMP_TYPES.get(settings.amp), tf32=settings.tf32)
+        return f"{device} ({torch.cuda.get_device_name(device)}), {arithmetic}, torch {torch.__version__}"
     return f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
 
 

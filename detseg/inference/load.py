@@ -15,7 +15,7 @@ from detseg.arrays import BoolArray, FloatArray
 from detseg.inference.cuda_runner import CudaRunner
 from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
-from detseg.ops.precision import require_precision
+from detseg.ops.precision import describe_arithmetic, require_precision
 from detseg.ops.triton_probe import warn_without_triton, why_no_triton
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
@@ -191,9 +191,10 @@ def load_torch_model(
             changed = config.build(network, task.class_names, task.category_ids)
         return make_runner(network, changed, on, precision, full_input=fits)
 
-    lowest = confidence_of(task.config.postprocess)
+    lowest, runner = confidence_of(task.config.postprocess), remake({})
+    arithmetic = describe_arithmetic(on, PRECISIONS[precision])
     return Model(
-        remake({}),
+        runner,
         task.name,
         task.class_names,
         task.category_ids,
@@ -201,4 +202,5 @@ def load_torch_model(
         confidence=lowest,
         class_confidences=floors,
         class_colors=header.class_colors,
+        gpu=f"{on}, {arithmetic}" if arithmetic else "",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,30 @@ def require_precision(dtype: torch.dtype | None, device: torch.device) -> None:
             f"bf16 was asked for on {device}, whose compute capability {major}.{minor} has none (8.0 or newer does): "
             "take fp16 or fp32 (train.amp=fp16 or none)"
         )
+
+
+def describe_arithmetic(device: torch.device, dtype: torch.dtype | None, *, tf32: bool | None = None) -> str:
+    """In what a network in ``dtype`` (None: float32) is computed on ``device``, for a report; "" where there is nothing
+    to know beyond its name, on a CPU.
+
+    On NVIDIA's GPUs from capability 8.0 on, PyTorch computes float32 convolutions in TF32 unless
+    ``torch.backends.cudnn.allow_tf32`` is False, and products of matrices only where
+    ``torch.backends.cuda.matmul.allow_tf32`` is True; ``NVIDIA_TF32_OVERRIDE=0`` in the environment turns off both.
+    ``tf32`` says of both what they will be.
+    """
+    if device.type != "cuda":
+        return ""
+    if dtype not in (None, torch.float32):
+        return str(dtype).removeprefix("torch.")
+    has_tf32 = torch.version.hip is None and torch.cuda.get_device_capability(device)[0] >= 8
+    if not has_tf32 or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        return "float32"
+    parts = {
+        "convolutions": torch.backends.cudnn.allow_tf32 if tf32 is None else tf32,
+        "products of matrices": torch.backends.cuda.matmul.allow_tf32 if tf32 is None else tf32,
+    }
+    rounded = [name for name, is_rounded in parts.items() if is_rounded]
+    return f"float32, {' and '.join(rounded)} in TF32" if rounded else "float32"
 
 
 @contextmanager

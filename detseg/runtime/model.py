@@ -58,6 +58,7 @@ class Model:
         class_confidences: Sequence[float] = (),
         class_colors: Sequence[Color] = (),
         runs_in: str = "torch",
+        gpu: str = "",
     ) -> None:
         self.runs_in = runs_in
         """What runs the network, and in which precision."""
@@ -72,6 +73,8 @@ class Model:
         """The lowest score of a box of each class, where the file or who loaded it says so; else nothing."""
         self.palette = stored_palette(class_colors, self.class_names)
         """The colors that the file has for the classes; None for the usual ones."""
+        self.gpu = gpu
+        """Which GPU torch runs it on, and in what that computes; "" elsewhere."""
         self._remake = remake
         self._variants: dict[tuple[Any, ...], Runner] = {}
         self._lock = threading.Lock()
@@ -210,7 +213,8 @@ class Model:
         if not isinstance(runner, EnsembleRunner):
             runner = EnsembleRunner(as_members([runner]), [self.class_names])
         runner = runner.keeping_probabilities()
-        return Model(runner, self.task_name, self.class_names, self.category_ids, keeps_probabilities=True)
+        names = self.class_names, self.category_ids
+        return Model(runner, self.task_name, *names, keeps_probabilities=True, gpu=self.gpu)
 
     def run_by(self, runner: Runner) -> Model:
         """The same model with ``runner`` in place of its own."""
@@ -224,6 +228,8 @@ class Model:
             confidence=self.confidence,
             class_confidences=self.class_confidences,
             class_colors=() if self.palette is None else self.palette.colors,
+            runs_in=self.runs_in,
+            gpu=self.gpu,
         )
 
     def _with(self, settings: Mapping[str, Any], tracker: TrackerConfig | None) -> Runner:
@@ -295,7 +301,7 @@ def average(models: Sequence[Model]) -> Model:
     if len(models) == 1:
         return first
     runner = EnsembleRunner(as_members([model.runner for model in models]), [model.class_names for model in models])
-    return Model(runner, first.task_name, first.class_names, first.category_ids)
+    return Model(runner, first.task_name, first.class_names, first.category_ids, gpu=first.gpu)
 
 
 def confidence_of(postprocess: Any) -> float | None:

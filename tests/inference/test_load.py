@@ -16,8 +16,10 @@ from detseg.models.detector import DetectorConfig
 from detseg.models.letnet import LETNetConfig
 from detseg.ops import triton_probe
 from detseg.ops.triton_probe import warn_without_triton
+from detseg.runtime.commands.predict import predict_command
 from detseg.runtime.inputs.geometry import FittedInputSpec, InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
+from detseg.runtime.media.images import write_image
 from detseg.runtime.model import Model
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.tracking.tracker import TrackerConfig
@@ -190,3 +192,20 @@ def test_what_a_file_was_made_with_is_no_demand(tmp_path: Path) -> None:
     assert load_model_file(path).config.task.postprocess.nms_backend == "auto"
     asked = load_model_file(path, postprocess={"nms_backend": "detseg"})
     assert asked.config.task.postprocess.nms_backend == "detseg"
+
+
+@pytest.mark.parametrize(
+    ("arithmetic", "line"), [("float32, convolutions in TF32", "on cpu, float32, convolutions in TF32\n"), ("", "")]
+)
+def test_predict_says_in_what_a_gpu_computes(
+    arithmetic: str, line: str, package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """The CPU in place of a GPU."""
+    monkeypatch.setattr(load_module, "describe_arithmetic", lambda device, dtype: arithmetic)
+    write_image(tmp_path / "a.png", np.zeros((32, 32, 3), np.uint8))
+    model = detseg.load(package, device="cpu")
+    assert predict_command(model, [str(tmp_path / "a.png")], output=tmp_path / "out") == 0
+    said = capsys.readouterr().out
+    assert said.startswith(line)
+    assert line or "on cpu" not in said

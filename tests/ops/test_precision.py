@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detseg.engine.distributed import join_group
-from detseg.ops.precision import gpu_arithmetic, require_precision
+from detseg.ops.precision import describe_arithmetic, gpu_arithmetic, require_precision
 
 CUDA = torch.device("cuda", 1)
 
@@ -36,6 +36,44 @@ def test_tf32_is_what_was_said_and_no_longer() -> None:
         with gpu_arithmetic(tf32=tf32, fixed_shapes=not tf32):
             assert state() == (tf32, tf32, not tf32)
         assert state() == before
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "tf32", "override", "expected"),
+    [
+        ((9, 0), None, None, None, "float32, convolutions in TF32"),  # PyTorch's defaults
+        ((9, 0), torch.float32, None, "1", "float32, convolutions in TF32"),
+        ((9, 0), None, True, None, "float32, convolutions and products of matrices in TF32"),
+        ((9, 0), None, False, None, "float32"),
+        ((9, 0), None, True, "0", "float32"),
+        ((7, 5), None, True, None, "float32"),
+        ((9, 0), torch.bfloat16, True, None, "bfloat16"),
+        ((7, 5), torch.float16, None, None, "float16"),
+    ],
+)
+def test_a_report_says_in_what_a_gpu_computes(
+    capability: tuple[int, int],
+    dtype: torch.dtype | None,
+    tf32: bool | None,
+    override: str | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    if override is not None:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", override)
+    assert describe_arithmetic(CUDA, dtype, tf32=tf32) == expected
+    assert describe_arithmetic(torch.device("cpu"), dtype, tf32=tf32) == ""
+
+
+def test_what_a_report_says_follows_the_switches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    with gpu_arithmetic(tf32=False, fixed_shapes=False):
+        assert describe_arithmetic(CUDA, None) == "float32"
+    with gpu_arithmetic(tf32=True, fixed_shapes=False):
+        assert describe_arithmetic(CUDA, None) == "float32, convolutions and products of matrices in TF32"
 
 
 def test_processes_do_not_share_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -103,6 +103,8 @@ def predict_command(
     sources = [found[position] for position in share.positions(titles)]
     kind = model.runner.kind
     chosen = [*(kind.default_save if save is None else save), *(["crops"] if crops else [])]
+    if model.gpu:
+        print(f"on {model.gpu}")
     divides = resume or shard is not None
     if divides:
         _require_apart_results(sources, chosen, track)
