@@ -46,6 +46,7 @@ def load(
     postprocess: Postprocess | None = None,
     runtime: Literal["auto", "onnxruntime", "openvino"] | None = None,
     runtime_cache: Path | str | None = None,
+    compile: bool = False,
 ) -> Model:
     """A trained or exported model, ready to predict: ``for found in detseg.load(path).predict("video.mp4"): ...``.
 
@@ -87,6 +88,8 @@ def load(
             be faster, and without the limits of memory and time; or ``auto``: the faster one by a short measurement,
             never less exact than ``precision`` asks for. ``model.runs_in`` tells which.
         runtime_cache: a JSON file that keeps what ``auto`` found, for the next time.
+        compile: the network through ``torch.compile``, for images on a GPU: faster once each size of batch has been
+            compiled, which takes up to minutes; what was made is kept in the user's cache for the next process.
 
     The settings from ``confidence`` to ``overlap`` replace the model's own where given.
 
@@ -130,15 +133,23 @@ def load(
     for path in paths:
         require_onnx(foreign, path)
     cache = None if runtime_cache is None else Path(runtime_cache)
-    return average([_load_file(path, common, foreign, runtime, cache) for path in paths])
+    return average([_load_file(path, common, foreign, runtime, cache, is_compiled=compile) for path in paths])
 
 
 def _load_file(
-    path: Path, common: Mapping[str, Any], foreign: Any, runtime: str | None, runtime_cache: Path | None
+    path: Path,
+    common: Mapping[str, Any],
+    foreign: Any,
+    runtime: str | None,
+    runtime_cache: Path | None,
+    *,
+    is_compiled: bool,
 ) -> Model:
     from detseg.runtime.onnx.forms import is_exported_name
 
     if is_exported_name(path):
+        if is_compiled:
+            raise ValueError(f"{path}: compile is for .safetensors files, which torch runs; leave it out")
         from detseg.runtime.exported import load_onnx
 
         return load_onnx(path, **common, foreign=foreign, runtime=runtime, runtime_cache=runtime_cache)
@@ -154,7 +165,7 @@ def _load_file(
             f"{path}: needs torch, which is not installed: pip install 'detseg[train]', or run the model as an .onnx "
             "file, which `detseg export` makes"
         ) from error
-    return load_torch_model(path, **common)
+    return load_torch_model(path, **common, is_compiled=is_compiled)
 
 
 def export(

@@ -91,6 +91,11 @@ def add_runtime(parser: argparse.ArgumentParser) -> None:
         default="fp32",
         help="fp32, fp16 or bf16 (default fp32; of .onnx files fp32 or, in OpenVINO, bf16, else their own)",
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="the network through torch.compile, for images on a GPU: faster after minutes of compiling",
+    )
 
 
 def tell_runtime(options: argparse.Namespace, model: Model) -> None:

@@ -52,6 +52,7 @@ def predict(options: argparse.Namespace) -> int:
         full_input=options.full_input,
         runtime=options.runtime,
         runtime_cache=options.runtime_cache,
+        compile=options.compile,
         track=track,
         **foreign_settings(options),
         **settings,
@@ -115,6 +116,7 @@ def serve(options: argparse.Namespace) -> int:
         full_input=options.full_input,
         runtime=options.runtime,
         runtime_cache=options.runtime_cache,
+        compile=options.compile,
         **foreign_settings(options),
         **postprocess_settings(options),
     )

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from detseg.arrays import BoolArray, ByteArray
+from detseg.inference.compiled import CompiledNetwork
 from detseg.inference.cuda_stream import CudaStream, Stream
 from detseg.inference.forking import require_process
 from detseg.ops.letterbox import TABLE_COLUMNS, bytes_needed, letterbox_into, pack_images
@@ -44,6 +45,9 @@ class CudaRunner:
 
     Threads may share a runner: a batch has its memory for itself until its results are made, by whoever asks for them
     or needs the memory next. Results that nobody asks for hold nothing up.
+
+    ``is_compiled``: the graphs hold what ``torch.compile`` makes of the model, fewer and larger kernels; each graph
+    then takes up to minutes to capture.
     """
 
     max_in_flight = 2
@@ -56,11 +60,14 @@ class CudaRunner:
         device: torch.device,
         dtype: torch.dtype,
         make_stream: Callable[[torch.device], Stream] = CudaStream,
+        *,
+        is_compiled: bool = False,
     ) -> None:
         assert task.spec.one_size, "volumes have no common size: they take the eager runner"
         self.spec: InputSpec | VolumeSpec = task.spec
         self.kind = task.kind
-        network = _Network(model, task, cast(InputSpec, task.spec), device, dtype)
+        call = CompiledNetwork(model) if is_compiled else model
+        network = _Network(call, task, cast(InputSpec, task.spec), device, dtype)
         self._slots = cycle([_Slot(network, make_stream(device)) for _ in range(self.max_in_flight)])
         self._turn = threading.Lock()
         self._process = os.getpid()
@@ -137,7 +144,7 @@ class PendingBatch:
 class _Network:
     """What the slots share: the model with its task, and the form of its input."""
 
-    model: nn.Module
+    model: nn.Module | CompiledNetwork
     task: Task
     spec: InputSpec
     device: torch.device
@@ -242,7 +249,7 @@ class _Program:
     def _infer(self) -> Any:
         network = self._network
         letterbox_into(self._device_pixels, self._device_table, network.spec, self._inputs)
-        return self._task.infer(network.model, self._inputs)
+        return self._task.infer(cast(nn.Module, network.model), self._inputs)
 
 
 def _parts(images: Sequence[ByteArray]) -> Iterator[Sequence[ByteArray]]:

@@ -106,6 +106,7 @@ def make_runner(
     *,
     cuda_graph: bool = True,
     full_input: bool = True,
+    is_compiled: bool = False,
 ) -> Runner:
     """What runs ``model`` on images, letterboxed to the task's input each on its own, so that batches may mix sizes
     freely, or on volumes. Without ``full_input``, for boxes on the CPU, images are padded no further than the stride
@@ -114,12 +115,13 @@ def make_runner(
     The model itself is moved to ``device``, converted to ``precision`` and put into evaluation mode. On a GPU images go
     through a CUDA graph, see :class:`detseg.inference.cuda_runner.CudaRunner`, unless ``cuda_graph`` is false, the task
     waits for the host, as NMS by torchvision does, or Triton cannot run; on the CPU and for volumes that has no
-    meaning. In tiles and views where the task's settings say so, see :func:`detseg.runtime.views.with_views`.
+    meaning. With ``is_compiled`` the graph holds what ``torch.compile`` makes of the model. In tiles and views where
+    the task's settings say so, see :func:`detseg.runtime.views.with_views`.
 
     Raises:
         ValueError: what the task asks for cannot run on ``device``; ``precision`` is none of ``fp32``, ``fp16`` and
-            ``bf16``, or the GPU has none such; ``full_input`` is False for what is not boxes on the CPU; tiles are
-            smaller than the stride.
+            ``bf16``, or the GPU has none such; ``full_input`` is False for what is not boxes on the CPU; there is no
+            CUDA graph that could be compiled; tiles are smaller than the stride.
     """
     dtype = PRECISIONS.get(precision)
     if dtype is None:
@@ -140,8 +142,13 @@ def make_runner(
             if cuda_graph and task.spec.one_size and not task.waits_for_host:
                 reason = why_no_triton(device)
                 if reason is None:
-                    return CudaRunner(model, task, device, dtype)
+                    return CudaRunner(model, task, device, dtype, is_compiled=is_compiled)
                 warn_without_triton(device, reason)  # the letterbox in the graph is a kernel, too
+        if is_compiled:
+            raise ValueError(
+                f"compile is for images on a GPU, in a CUDA graph; this is {task.name} on {device}"
+                f"{', whose NMS waits for the host' if task.waits_for_host else ''}: leave it out"
+            )
         spec = None if full_input else fitted(cast(InputSpec, task.spec), task.stride)
         return EagerRunner(model, task, device, dtype, spec)
 
@@ -161,6 +168,7 @@ def load_torch_model(
     full_input: bool | None,
     settings: Mapping[str, Any],
     track: TrackerConfig | None = None,
+    is_compiled: bool = False,
 ) -> Model:
     """The model in a ``.safetensors`` file, its batch norms folded; arguments and errors of ``detseg.load``.
 
@@ -189,7 +197,7 @@ def load_torch_model(
         if others:
             config = adapt_task(task.config, others)
             changed = config.build(network, task.class_names, task.category_ids)
-        return make_runner(network, changed, on, precision, full_input=fits)
+        return make_runner(network, changed, on, precision, full_input=fits, is_compiled=is_compiled)
 
     lowest, runner = confidence_of(task.config.postprocess), remake({})
     arithmetic = describe_arithmetic(on, PRECISIONS[precision])

@@ -84,8 +84,7 @@ def pass_once(model: nn.Module, images: Tensor, amp_type: torch.dtype | None) ->
     with torch.autocast(images.device.type, dtype=amp_type, enabled=amp_type is not None):
         raw = model(images)
     parts = [part.float().sum() for part in pytree.tree_leaves(raw) if isinstance(part, Tensor)]
-    total: Tensor = torch.stack(parts).sum()
-    torch.autograd.backward(total)
+    torch.autograd.backward(torch.stack(parts).sum())
     model.zero_grad(set_to_none=True)
 
 
