@@ -112,7 +112,8 @@ def notice_of_size(config: RunConfig, dataset: Dataset | VolumeDataset) -> str:
     reduction = max(height / fitted[0], width / fitted[1])
     if reduction < LARGE_REDUCTION:
         return ""
-    way_out = "set a larger task.input, or cut images into tiles"
+    tile = f"[{config.task.train_size[0]},{config.task.train_size[1]}]"
+    way_out = f"set a larger task.input, or learn from tiles: data.tiles={tile}, and --tiles in eval and predict"
     # A task says this where it can look at images in tiles.
     if (tile_settings := getattr(config.task, "tile_settings", None)) is not None:
         way_out = f"set a larger task.input, or train and predict in tiles: {' '.join(tile_settings((height, width)))}"

@@ -78,6 +78,13 @@ class DataConfig:
     """Whether training decodes JPEGs at a half, a quarter or an eighth of their size where no more of them is ever
     shown: several times faster for photographs of many megapixels. Boxes stay exact; images with masks are decoded
     whole."""
+    tiles: tuple[int, int] | None = None
+    """Height and width of tiles, in pixels of the images, that are learned from and judged by in place of the images:
+    for small objects in large images. Boxes and masks are cut with them, and an object of which a tile shows less than
+    a tenth is left out there. To judge whole images, give `detseg eval` the same `--tiles`. Each image is decoded
+    anew for each of its tiles; `cache: disk` spares that. null: images as they are."""
+    tile_overlap: float = 0.2
+    """Share by which tiles overlap, from 0 to 0.9."""
     on_bad_image: Literal["fail", "skip"] = "fail"
     """Whether an image, mask or volume that cannot be used ends the run or is skipped."""
     max_bad_images: int = 10
@@ -87,6 +94,10 @@ class DataConfig:
         for name in ("num_workers", "max_bad_images"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.tiles is not None and min(self.tiles) < 1:
+            raise ValueError(f"tiles must be a positive height and width, such as [640, 640], got {list(self.tiles)}")
+        if not 0 <= self.tile_overlap <= 0.9:
+            raise ValueError(f"tile_overlap must lie between 0 and 0.9, got {self.tile_overlap}")
 
 
 @dataclass(frozen=True)
