@@ -45,6 +45,7 @@ NEEDS_ARCH = {"torchvision": "resnet18", "timm": "resnet18"}
 SMALL = {
     "detector": {},
     "letnet": {},
+    "semantic_fpn": {},
     "vnet": {"width": 4, "num_convolutions": (1, 1), "kernel_size": 3},
 }
 CHANNELS, STRIDES = (16, 32, 64), (8, 16, 32)

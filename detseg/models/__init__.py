@@ -5,5 +5,6 @@ from __future__ import annotations
 MODELS = {
     "detector": "detseg.models.detector:DetectorConfig",
     "letnet": "detseg.models.letnet:LETNetConfig",
+    "semantic_fpn": "detseg.models.semantic_fpn:SemanticFPNConfig",
     "vnet": "detseg.models.vnet:VNetConfig",
 }

@@ -50,6 +50,13 @@ def min_side(model: nn.Module) -> int:
     return int(getattr(model, "min_side", 1))
 
 
+def stride_for(model: nn.Module | None, size: tuple[int, int]) -> int:
+    """What sides of images for ``model`` shall be multiples of, where those of ``size`` are: its ``stride`` where it
+    has one, else 1. A model with a stride that takes other sizes, too, is exported for one of these only."""
+    stride = int(getattr(model, "stride", 1))
+    return 1 if any(side % stride for side in size) else stride
+
+
 class Backbone(nn.Module):
     """Images ``[B, 3, H, W]`` -> per level, fine to coarse, ``[B, channels[i], H / strides[i], W / strides[i]]``."""
 

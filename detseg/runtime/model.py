@@ -199,7 +199,7 @@ class Model:
         read = runner.kind.reader(runner.spec, num_values)
         faults = None if on_error is None else NetworkFaults(on_error)
         given_up = () if faults is None else faults.given_up
-        frames = read_frames(self._sources(items, allow_url), read, section, on_error, given_up)
+        frames = read_frames(self._sources(items, allow_url), read, section, on_error, given_up, runner.spec.max_ahead)
         found = predict_frames(runner, take_ahead(frames, ahead, stop), batch_size, kept, faults)
         return self._predictions(found, kept, follow, floors)
 

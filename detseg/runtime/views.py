@@ -9,7 +9,8 @@ from typing import Any, cast
 import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray
-from detseg.runtime.inputs.geometry import InputSpec
+from detseg.runtime.inputs.geometry import InputSpec, tiled
+from detseg.runtime.media.large_images import let_go
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.postprocess.tiles import Tile, tiles_of
 from detseg.runtime.runner import Finished, Runner, predict_frames
@@ -90,7 +91,7 @@ class TiledRunner:
     default_batch_size = 1
 
     def __init__(self, runner: Runner, size: tuple[int, int], views: PostprocessConfig) -> None:
-        self.spec = runner.spec
+        self.spec = tiled(cast(InputSpec, runner.spec))
         self.kind = runner.kind
         self._runner = runner
         self._size = size
@@ -103,7 +104,7 @@ class TiledRunner:
             ValueError: there are no images, or one is none.
         """
         for image in images:
-            cast(InputSpec, self.spec).input_shape(image)
+            self.spec.input_shape(image)
         tiles = [tiles_of(len(image), image.shape[1], self._size, self._views.overlap) for image in images]
         frames = (Frame(_cut(image, tile)) for image, own in zip(images, tiles, strict=True) for tile in own)
         found = predict_frames(self._runner, frames, self._runner.default_batch_size, kept)
@@ -118,6 +119,8 @@ class TiledRunner:
 
 
 def _cut(image: ByteArray, tile: Tile) -> ByteArray:
+    if tile.left == 0:  # a row of tiles is done; what it needed of a large image need not stay
+        let_go(image)
     return np.ascontiguousarray(image[tile.top : tile.bottom, tile.left : tile.right])
 
 

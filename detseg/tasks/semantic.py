@@ -23,7 +23,7 @@ from detseg.losses import SEGMENTATION_LOSSES
 from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.losses.checks import require_labels
 from detseg.losses.class_weights import WEIGHT_RULES, ClassHistogram, class_histogram
-from detseg.models.base import min_side
+from detseg.models.base import min_side, stride_for
 from detseg.ops.inferers import average_over_tta, sliding_window
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.kinds import load_kind
@@ -111,7 +111,8 @@ class SemanticTaskConfig:
         """
         if not 1 <= len(class_names) <= IGNORE_INDEX:
             raise ValueError(f"semantic segmentation takes 1 to {IGNORE_INDEX} classes, got {len(class_names)}")
-        return SemanticTask(self, class_names, category_ids)
+        stride = stride_for(model, (self.input.height, self.input.width))
+        return SemanticTask(self, class_names, category_ids, stride)
 
     def build_criterion(self, model: nn.Module, task: SemanticTask) -> SemanticCriterion:
         """The configured loss.
@@ -146,9 +147,13 @@ class SemanticTask(ImageTask):
     forms: tuple[str, ...] = ("logits",)
 
     def __init__(
-        self, config: SemanticTaskConfig, class_names: Sequence[str], category_ids: Sequence[int] | None = None
+        self,
+        config: SemanticTaskConfig,
+        class_names: Sequence[str],
+        category_ids: Sequence[int] | None = None,
+        stride: int = 1,
     ) -> None:
-        super().__init__(config, load_kind("masks"), class_names, category_ids)
+        super().__init__(config, load_kind("masks"), class_names, category_ids, stride)
         self.config: SemanticTaskConfig = config
 
     def infer(self, model: nn.Module, images: Tensor) -> Tensor:
@@ -195,10 +200,16 @@ class SemanticTask(ImageTask):
 
     def export_graph(self, model: nn.Module, form: str) -> ExportGraph:
         """Input ``images`` ``[B, 3, H, W]``, output ``logits`` ``[B, C, H, W]``; height and width are no less than the
-        network takes."""
-        sides = {axis: torch.export.Dim(f"side_{axis}", min=max(2, min_side(model))) for axis in (2, 3)}
+        network takes, multiples of its stride, and those of the input only where these are none."""
         example = torch.zeros(2, 3, self.spec.height, self.spec.width)
-        return ExportGraph(model, example, {0: torch.export.Dim("batch"), **sides}, ("logits",))
+        free: dict[int, Any] = {0: torch.export.Dim("batch")}
+        if self.stride < getattr(model, "stride", 1):
+            return ExportGraph(model, example, free, ("logits",))
+        least = -(-max(2, min_side(model)) // self.stride)
+        for axis in (2, 3):
+            side = torch.export.Dim(f"side_{axis}", min=least)
+            free[axis] = side if self.stride == 1 else self.stride * side
+        return ExportGraph(model, example, free, ("logits",))
 
 
 class SemanticCriterion:

@@ -124,6 +124,7 @@ def predict_command(
     runner = TimedRunner(model.runner)
     model = model.run_by(runner)
     batch_size = runner.default_batch_size if batch_size is None else batch_size
+    ahead = batch_size + _AHEAD if runner.spec.max_ahead is None else runner.spec.max_ahead
     with StopSignals() as stop:
         folder = output if goes_on else _claim(output, paths, overwrite)
         progress = Progress(folder, depends_on, go_on=goes_on)
@@ -167,7 +168,7 @@ def predict_command(
                 section=section,
                 classes=classes,
                 track=track,
-                ahead=batch_size + _AHEAD,
+                ahead=ahead,
                 on_error=summary.fail,
                 stop=stop.requested,
             )
@@ -188,7 +189,7 @@ def predict_command(
 
             # A window belongs to the thread that waits for it.
             weighed = Weighed(lambda prediction: prediction.frame.num_pixels, MAX_PIXELS_WAITING)
-            put = write if show else stack.enter_context(Sink(write, batch_size + _AHEAD, weighed)).put
+            put = write if show else stack.enter_context(Sink(write, ahead, weighed)).put
             bar = stack.enter_context(tqdm(desc="predict", unit="frame", leave=False, dynamic_ncols=True, disable=None))
             bar.total = sum(source.kind in ("image", "volume") for source in sources)
             for prediction in predictions:

@@ -11,6 +11,7 @@ import numpy as np
 
 from detseg.arrays import ByteArray
 from detseg.runtime.media.images import IMAGE_SUFFIXES, read_image
+from detseg.runtime.media.large_images import read_large
 from detseg.structures import LetterboxTransform
 
 Anchor = Literal["center", "top_left"]
@@ -29,6 +30,8 @@ class InputSpec:
     """Whether all inputs have one size, so that several make a batch."""
     num_files: ClassVar[int] = 1
     """In how many files an input may lie."""
+    max_ahead: ClassVar[int | None] = None
+    """How many files may be read before they are asked for; None: as many as keep a network busy."""
 
     height: int
     """Height of the input in pixels."""
@@ -129,6 +132,23 @@ class StretchedInputSpec(InputSpec):
     def resized(self, height: int, width: int) -> tuple[int, int]:
         """The height and width that an image of this size gets inside the input: all of it."""
         return self.height, self.width
+
+
+@dataclass(frozen=True, slots=True)
+class TiledInputSpec(InputSpec):
+    """An input for one tile of an image at a time, so that the image may be larger than what is decoded as a whole."""
+
+    max_ahead: ClassVar[int | None] = 1
+
+    def read(self, path: Path | str) -> ByteArray:
+        """The image in the file ``path``, ``[H, W, 3]`` uint8 RGB, a large one perhaps in a file of its own; see
+        :func:`detseg.runtime.media.large_images.read_large`."""
+        return read_large(path)
+
+
+def tiled(spec: InputSpec) -> TiledInputSpec:
+    """``spec`` for tiles."""
+    return TiledInputSpec(**{one.name: getattr(spec, one.name) for one in fields(InputSpec)})
 
 
 def fitted(spec: InputSpec, stride: int) -> FittedInputSpec:

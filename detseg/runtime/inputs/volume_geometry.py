@@ -31,6 +31,8 @@ class VolumeSpec:
     """How the names of files end that can be read."""
     one_size: ClassVar[bool] = False
     """Whether all inputs have one size; volumes keep theirs."""
+    max_ahead: ClassVar[int | None] = None
+    """As of an :class:`detseg.runtime.inputs.geometry.InputSpec`."""
 
     spacing: Spacing | None = None
     """Millimeters between voxels toward the patient's right, front and top; null: not decided yet, the median of the

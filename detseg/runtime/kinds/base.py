@@ -221,6 +221,11 @@ class Kind(ABC):
         """The result of an image from those ``found`` in its views."""
         raise NotImplementedError(f"{self.name} are not fused")
 
+    def reduced(self, result: Any, factor: int, size: tuple[int, int]) -> Any:
+        """What was found in an image, in the one that holds the first of every ``factor`` of its rows and columns,
+        of ``size`` (height, width)."""
+        raise NotImplementedError(f"{self.name} are not reduced")
+
     @abstractmethod
     def draw(
         self,

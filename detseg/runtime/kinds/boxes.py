@@ -217,6 +217,10 @@ class Boxes(Kind):
         left, top, right, bottom = result.boxes_xyxy.T
         return replace(result, boxes_xyxy=np.stack([width - right, top, width - left, bottom], axis=1))
 
+    def reduced(self, result: Detections, factor: int, size: tuple[int, int]) -> Detections:
+        """Boxes with sides by the ``factor`` shorter."""
+        return replace(result, boxes_xyxy=result.boxes_xyxy / np.float32(factor))
+
     def merge_tiles(
         self, found: Sequence[Detections], tiles: Sequence[Tile], size: tuple[int, int], settings: PostprocessConfig
     ) -> Detections:

@@ -156,6 +156,11 @@ class InstanceMasks(Boxes):
         found = cast(Instances, super().mirror(result, width))
         return replace(found, masks=tuple(_mirrored(mask) for mask in found.masks))
 
+    def reduced(self, result: Detections, factor: int, size: tuple[int, int]) -> Instances:
+        """Boxes, and of masks the pixels that are there."""
+        found = cast(Instances, super().reduced(result, factor, size))
+        return replace(found, masks=tuple(_reduced(mask, factor, size) for mask in found.masks))
+
     def _moved(self, result: Detections, tile: Tile, size: tuple[int, int]) -> Instances:
         found = cast(Instances, super()._moved(result, tile, size))
         return replace(found, masks=tuple(_placed(mask, tile, size) for mask in found.masks))
@@ -229,3 +234,14 @@ def _placed(mask: RunLengths, tile: Tile, size: tuple[int, int]) -> RunLengths:
 def _mirrored(mask: RunLengths) -> RunLengths:
     crop, left, top = mask.to_crop()
     return RunLengths.from_crop(crop[:, ::-1], mask.width - left - crop.shape[1], top, mask.height, mask.width)
+
+
+def _reduced(mask: RunLengths, factor: int, size: tuple[int, int]) -> RunLengths:
+    """Every pixel of ``mask`` whose row and column ``factor`` divides, in an image of ``size``."""
+    crop, left, top = mask.to_crop()
+    return RunLengths.from_crop(
+        np.ascontiguousarray(crop[-top % factor :: factor, -left % factor :: factor]),
+        min(-(-left // factor), size[1]),
+        min(-(-top // factor), size[0]),
+        *size,
+    )

@@ -22,6 +22,7 @@ from detseg.runtime.writers.base import (
     ResultWriter,
     SharedOutput,
     VideoWriter,
+    reduce_to_draw,
 )
 
 Overlay = Callable[[ByteArray], ByteArray]
@@ -42,12 +43,20 @@ class Drawing:
 
     def __call__(self, frame: Frame, result: Any) -> ByteArray:
         """The image of ``frame`` with ``result``."""
-        drawn = self.kind.draw(frame.image, result, self.class_names, self.line_width, self.palette)
+        image, result = self._drawable(frame.image, result)
+        drawn = self.kind.draw(image, result, self.class_names, self.line_width, self.palette)
         if self.overlay is not None:
             drawn = self.overlay(drawn)
         if self.has_legend:
             drawn = with_legend(drawn, self.palette or palette_of(self.class_names), self.class_names)
         return drawn
+
+    def _drawable(self, image: Any, result: Any) -> tuple[Any, Any]:
+        """The image and its result, reduced where it is too large to be drawn as a whole."""
+        if not self.kind.has_boxes:
+            return image, result
+        reduced, factor = reduce_to_draw(image)
+        return (image, result) if factor == 1 else (reduced, self.kind.reduced(result, factor, reduced.shape[:2]))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,11 @@ _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 _JPEG_WITHOUT_LENGTH = frozenset((0x01, *range(0xD0, 0xD9)))
 _JPEG_NOT_A_FRAME = frozenset((0xC4, 0xC8, 0xCC))
+_JPEG_SEQUENTIAL = frozenset((0xC0, 0xC1))
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0\x08\0\0\0", b"MM\0+\0\x08\0\0")
+"""Of TIFF 6.0, and of BigTIFF with its offsets of 8 bytes."""
 _TIFF_VALUE_FORMATS = {1: "B", 3: "H", 4: "I"}
+_LONG8, _FURTHEST = 16, 2**62
 _STILL_BRANDS = {
     b"avif": "AVIF", b"avis": "AVIF",
     **dict.fromkeys((b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1"), "HEIC"),
@@ -32,6 +36,7 @@ _FOREIGN = {
     b"8BPS": "Photoshop", b"%PDF": "PDF", b"<svg": "SVG", b"\x76\x2f\x31\x01": "OpenEXR", b"#?RADIANCE": "Radiance HDR",
 }  # fmt: skip
 _MAX_TIFF_ENTRIES = 4096
+_BIG_TIFF = 43
 _MAX_EXIF_BYTES = 1 << 20
 _WIDTH, _HEIGHT, _BITS, _ORIENTATION, _SAMPLES, _TILE_WIDTH, _TILE_HEIGHT = 256, 257, 258, 274, 277, 322, 323
 _MAX_TIFF_SAMPLES = 8
@@ -47,13 +52,16 @@ class HeaderError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class ImageHeader:
-    """``height`` and ``width`` as stored, before the EXIF ``orientation`` (1 to 8) is applied; ``bits`` per channel."""
+    """``height`` and ``width`` as stored, before the EXIF ``orientation`` (1 to 8) is applied; ``bits`` per channel;
+    ``in_order``: rows are stored from the top to the bottom, so that some can be had without the others, and it is
+    clear what their values mean."""
 
     format: ImageFormat
     height: int
     width: int
     bits: int = 8
     orientation: int = 1
+    in_order: bool = False
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -120,7 +128,7 @@ def _parser_of(magic: bytes) -> Callable[[BinaryIO], ImageHeader] | None:
         return _parse_bmp
     if magic.startswith(b"RIFF") and magic[8:12] == b"WEBP":
         return _parse_webp
-    if magic.startswith((b"II*\0", b"MM\0*")):
+    if magic.startswith(_TIFF_SIGNATURES):
         return _parse_tiff
     return None
 
@@ -147,7 +155,7 @@ def _parse_jpeg(stream: BinaryIO) -> ImageHeader:
             raise HeaderError("the header ends before the size")
         if 0xC0 <= marker <= 0xCF and marker not in _JPEG_NOT_A_FRAME:
             bits, height, width = _unpack(stream, ">BHH")
-            return ImageHeader("JPEG", height, width, bits, orientation)
+            return ImageHeader("JPEG", height, width, bits, orientation, marker in _JPEG_SEQUENTIAL)
         if marker == 0xDA:
             raise HeaderError("the header ends before the size")
         after = stream.tell() + length - 2
@@ -192,13 +200,13 @@ def _parse_png(stream: BinaryIO) -> ImageHeader:
     stream.seek(12)
     if stream.read(4) != b"IHDR":
         raise HeaderError("the header does not begin with IHDR")
-    width, height, bits = _unpack(stream, ">IIB")
+    width, height, bits, *_, interlacing = _unpack(stream, ">IIBBBBB")
     orientation = 1
     for kind, offset, length in _png_chunks(stream):
         if kind == b"eXIf" and length <= _MAX_EXIF_BYTES:
             stream.seek(offset)
             orientation = _exif_orientation(stream.read(length))
-    return ImageHeader("PNG", height, width, max(bits, 8), orientation)
+    return ImageHeader("PNG", height, width, max(bits, 8), orientation, interlacing == 0)
 
 
 def _parse_bmp(stream: BinaryIO) -> ImageHeader:
@@ -257,9 +265,10 @@ def _parse_tiff(stream: BinaryIO) -> ImageHeader:
         raise HeaderError(f"tiles of {tile:,} pixels, which are much larger than the image")
     bits = max(tags.get(_BITS, (1,)))
     orientation = tags.get(_ORIENTATION, (1,))[0]
-    return ImageHeader(
-        "TIFF", tags[_HEIGHT][0], tags[_WIDTH][0], max(bits, 8), orientation if 1 <= orientation <= 8 else 1
-    )
+    orientation = orientation if 1 <= orientation <= 8 else 1
+    # Whether a fourth channel is an alpha channel, decoders do not agree about.
+    plain = tags.get(_SAMPLES, (1,))[0] in (1, 3)
+    return ImageHeader("TIFF", tags[_HEIGHT][0], tags[_WIDTH][0], max(bits, 8), orientation, plain)
 
 
 def _exif_orientation(block: bytes) -> int:
@@ -281,27 +290,41 @@ def _tiff_tags(stream: BinaryIO, wanted: tuple[int, ...], each_once: bool = Fals
     """
     stream.seek(0)
     order = "<" if stream.read(2) == b"II" else ">"
-    stream.seek(4)
-    stream.seek(_unpack(stream, order + "I")[0])
-    (count,) = _unpack(stream, order + "H")
+    is_big = _unpack(stream, order + "H") == (_BIG_TIFF,)
+    # The type of an offset and of the number of values, and of the number of entries.
+    wide, count_of = ("Q", "Q") if is_big else ("I", "H")
+    formats = _TIFF_VALUE_FORMATS | ({_LONG8: "Q"} if is_big else {})
+    stream.seek(8 if is_big else 4)
+    _seek(stream, _unpack(stream, order + wide)[0])
+    (count,) = _unpack(stream, order + count_of)
     if count > _MAX_TIFF_ENTRIES:
         raise HeaderError(f"a directory of {count} entries")
-    entries = stream.read(12 * count)
+    layout_of_entry, room = f"{order}HH{wide}", struct.calcsize(f"={wide}")
+    begin_of_value = struct.calcsize(layout_of_entry)
+    num_bytes = begin_of_value + room
+    entries = stream.read(num_bytes * count)
     tags: dict[int, tuple[int, ...]] = {}
     seen: set[int] = set()
-    for start in range(0, 12 * count, 12):
-        tag, kind, num_values = struct.unpack_from(order + "HHI", entries, start)
+    for start in range(0, num_bytes * count, num_bytes):
+        tag, kind, num_values = struct.unpack_from(layout_of_entry, entries, start)
         if each_once and tag in seen:
             raise HeaderError(f"the first directory has tag {tag} twice, so that readers disagree about it")
         seen.add(tag)
-        if tag not in wanted or kind not in _TIFF_VALUE_FORMATS or not 1 <= num_values <= 16:
+        if tag not in wanted or kind not in formats or not 1 <= num_values <= 16:
             continue
-        layout = f"{order}{num_values}{_TIFF_VALUE_FORMATS[kind]}"
+        layout = f"{order}{num_values}{formats[kind]}"
         size = struct.calcsize(layout)
-        if size <= 4:
-            content = entries[start + 8 : start + 8 + size]
+        if size <= room:
+            content = entries[start + begin_of_value : start + begin_of_value + size]
         else:
-            stream.seek(struct.unpack_from(order + "I", entries, start + 8)[0])
+            _seek(stream, struct.unpack_from(order + wide, entries, start + begin_of_value)[0])
             content = stream.read(size)
         tags[tag] = struct.unpack(layout, content)
     return tags
+
+
+def _seek(stream: BinaryIO, offset: int) -> None:
+    """Go to ``offset``, which may be one of 64 bits, further than files reach."""
+    if offset > _FURTHEST:
+        raise HeaderError("the header is cut off")
+    stream.seek(offset)

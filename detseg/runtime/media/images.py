@@ -34,8 +34,7 @@ _WRITE_OPTIONS: dict[str, list[int]] = {
 _REDUCED = {2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4, 8: cv2.IMREAD_REDUCED_COLOR_8}
 """The fractions of its size at which the decoder of JPEG can work."""
 
-# What undoes each EXIF orientation (Exif 2.3, tag 0x0112).
-_UPRIGHT: dict[int, Callable[[ByteArray], ByteArray]] = {
+UPRIGHT: dict[int, Callable[[ByteArray], ByteArray]] = {
     1: lambda image: image,
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
@@ -45,6 +44,7 @@ _UPRIGHT: dict[int, Callable[[ByteArray], ByteArray]] = {
     7: lambda image: image[::-1, ::-1].transpose(1, 0, 2),
     8: lambda image: image[:, ::-1].transpose(1, 0, 2),
 }
+"""What undoes each EXIF orientation (Exif 2.3, tag 0x0112)."""
 
 
 class ImageError(ValueError):
@@ -83,7 +83,7 @@ def read_reduced(path: Path | str, enough: tuple[int, int]) -> tuple[ByteArray, 
         data = _open_checked(path, MAX_PIXELS)
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    header = _checked_header(io.BytesIO(data), path, MAX_PIXELS)
+    header = checked_header(io.BytesIO(data), path, MAX_PIXELS)
     factor = _reduction(header, enough)
     return decode_image(data, path, reduction=factor), factor
 
@@ -91,7 +91,7 @@ def read_reduced(path: Path | str, enough: tuple[int, int]) -> tuple[ByteArray, 
 def decode_image(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> ByteArray:
     """:func:`read_image` for the bytes of a file; ``name`` stands in the error messages. A JPEG whose sides
     ``reduction`` (1, 2, 4 or 8) divides is decoded at that part of its size."""
-    header = _checked_header(io.BytesIO(data), name, max_pixels)
+    header = checked_header(io.BytesIO(data), name, max_pixels)
     if header.bits > 8:
         raise ImageError(
             f"{name}: {header.bits} bits per channel, allowed are 8; convert it with the value range you want"
@@ -130,7 +130,7 @@ def _decode(data: bytes, header: ImageHeader, name: Path | str, reduction: int) 
     rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
     # The decoder of TIFF turns the image itself, flag or not; the others leave it as stored.
     if header.format != "TIFF":
-        rgb = _UPRIGHT[header.orientation](rgb)
+        rgb = UPRIGHT[header.orientation](rgb)
     if tuple(side * reduction for side in rgb.shape[:2]) != header.upright_size:
         raise ImageError(f"{name}: damaged, the header says {header.upright_size}, the pixels are {rgb.shape[:2]}")
     return np.ascontiguousarray(rgb)
@@ -144,14 +144,14 @@ def image_size(path: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int
     """
     try:
         with open_regular(path) as stream:
-            return _checked_header(stream, path, max_pixels).upright_size
+            return checked_header(stream, path, max_pixels).upright_size
     except OSError as error:
         raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def encoded_size(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """:func:`image_size` for the bytes of a file; ``name`` stands in the error messages."""
-    return _checked_header(io.BytesIO(data), name, max_pixels).upright_size
+    return checked_header(io.BytesIO(data), name, max_pixels).upright_size
 
 
 def write_image(path: Path | str, image: ByteArray) -> None:
@@ -239,12 +239,17 @@ def _indexed_png(mask: ByteArray, colors: ByteArray) -> bytes:
 def _open_checked(path: Path | str, max_pixels: int) -> bytes:
     with open_regular(path) as stream:
         # Before the rest is read: an archive of many gigabytes named .jpg is refused by its first bytes.
-        _checked_header(stream, path, max_pixels)
+        checked_header(stream, path, max_pixels)
         stream.seek(0)
         return stream.read()
 
 
-def _checked_header(stream: BinaryIO, name: Path | str, max_pixels: int) -> ImageHeader:
+def checked_header(stream: BinaryIO, name: Path | str, max_pixels: int) -> ImageHeader:
+    """The header of the image in ``stream``; ``name`` stands in the errors.
+
+    Raises:
+        ImageError: it is no image of a supported format, damaged, or larger than ``max_pixels``.
+    """
     try:
         header = read_header(stream)
     except HeaderError as error:
@@ -258,5 +263,8 @@ def _checked_header(stream: BinaryIO, name: Path | str, max_pixels: int) -> Imag
         )
     if header.height * header.width > max_pixels:
         size = f"{header.width}x{header.height} = {header.height * header.width:,}"
-        raise ImageError(f"{name}: {size} pixels, allowed are {max_pixels:,}; cut it into tiles or make it smaller")
+        way_out = " (`predict --tiles` takes larger ones)" if max_pixels == MAX_PIXELS else ""
+        raise ImageError(
+            f"{name}: {size} pixels, allowed are {max_pixels:,}; cut it into tiles or make it smaller{way_out}"
+        )
     return header

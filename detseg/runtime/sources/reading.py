@@ -35,13 +35,15 @@ def read_frames(
     section: Section | None = None,
     on_error: OnError | None = None,
     given_up: Container[str] = (),
+    max_ahead: int | None = None,
 ) -> Iterator[Frame]:
     """The frames of ``sources``, in their order; image and volume files through ``read``, of videos the ``section``,
     and those that are there already.
 
     Files are decoded by a few threads, a few files ahead of what is asked for. A source that cannot be read, or not to
     its end, goes to ``on_error``, and the next one follows. ``given_up``: videos and streams, by title, of which no
-    more frames are wanted; it may grow meanwhile.
+    more frames are wanted; it may grow meanwhile. ``max_ahead``: how many files at most are decoded before they are
+    asked for.
 
     Raises:
         ImageError: a source cannot be read, and ``on_error`` is None.
@@ -49,7 +51,7 @@ def read_frames(
     for kind, group in groupby(sources, key=_kind):
         match kind:
             case "file":
-                yield from _read_files(cast(Iterable[Source], group), read, section, on_error, given_up)
+                yield from _read_files(cast(Iterable[Source], group), read, section, on_error, given_up, max_ahead)
             case "video":
                 for source in cast(Iterable[Source], group):
                     yield from _read_video(source, read, section, on_error, given_up)
@@ -89,6 +91,7 @@ def _read_files(
     section: Section | None,
     on_error: OnError | None,
     given_up: Container[str],
+    max_ahead: int | None,
 ) -> Iterator[Frame]:
     process, room = os.getpid(), WaitingRoom()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="read") as pool:
@@ -106,7 +109,7 @@ def _read_files(
         try:
             for number, source in enumerate(sources):
                 ahead.append((number, source, pool.submit(_read_ahead, room, number, source, read)))
-                if len(ahead) > _AHEAD[source.kind]:
+                if len(ahead) > (_AHEAD[source.kind] if max_ahead is None else max_ahead):
                     yield from next_frames()
                     _require_process(process)
             while ahead:

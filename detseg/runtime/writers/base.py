@@ -7,6 +7,7 @@ import csv
 import importlib.util
 import io
 import json
+import math
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -17,10 +18,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+import numpy as np
+
 from detseg.arrays import ByteArray
 from detseg.files import ReadFrom, fitting_name, require_replaceable
 from detseg.runtime.media.h264 import H264Video
-from detseg.runtime.media.images import IMAGE_SUFFIXES, WRITABLE_SUFFIXES, write_image
+from detseg.runtime.media.images import IMAGE_SUFFIXES, MAX_PIXELS, WRITABLE_SUFFIXES, write_image
+from detseg.runtime.media.large_images import let_go
 from detseg.runtime.media.video_file import MAX_FPS, MIN_FPS, OpenCVVideo, VideoFile, require_rate
 from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.cells import as_text_cell
@@ -343,6 +347,17 @@ class JsonLinesWriter(TableFile):
         if frame.index is not None:
             line |= {"frame": frame.index, "time_s": rounded(frame.time_s or 0.0)}
         self._text.write(json.dumps(line | self._record(result), allow_nan=False) + "\n")
+
+
+def reduce_to_draw(image: ByteArray) -> tuple[ByteArray, int]:
+    """``image`` with every row and column, or where it has more pixels than are decoded as a whole, the first of every
+    second, third, ..., and that factor: what is drawn is a copy in memory."""
+    factor = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / MAX_PIXELS))
+    if factor <= 1:
+        return image, 1
+    reduced = np.ascontiguousarray(image[::factor, ::factor])
+    let_go(image)
+    return reduced, factor
 
 
 def csv_lines(rows: Iterable[Sequence[Any]]) -> str:
