@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
+from typing import Any
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
@@ -162,3 +163,21 @@ def numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected numbers such as 0.75,1.0,1.25, got {text!r}") from None
+
+
+def postprocess_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What :func:`add_postprocess` has taken, as far as it was given."""
+    names = ("confidence", "iou", "max_detections", "nms_backend", "tiles", "scales", "flip", "window", "overlap")
+    chosen = {name: getattr(options, name) for name in names}
+    if options.conf_per_class is not None:
+        from detseg.runtime.postprocess.class_settings import read_confidences
+
+        if options.confidence is not None:
+            raise ValueError("--conf is one number for all classes, --conf-per-class one for each; give one of them")
+        chosen["confidence"] = read_confidences(options.conf_per_class)
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def foreign_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """What is said of an ``.onnx`` file of another program."""
+    return {name: getattr(options, name) for name in ("layout", "names", "scale", "mean", "std", "bgr", "anchor")}

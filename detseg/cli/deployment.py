@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 _FREE = (
     *("verb", "traceback", "sources", "output", "overwrite", "resume", "shard", "save"),
-    *("threads", "batch_size", "runtime_cache"),
+    *("threads", "batch_size", "runtime_cache", "ray", "ray_workers"),
 )
 _MODEL = "a .safetensors or .onnx file, or the name of released weights"
 
@@ -114,6 +114,21 @@ def add_shares(predict: argparse.ArgumentParser) -> None:
         "--resume",
         action="store_true",
         help="go on with the run in the output folder where it was ended; if there is none, begin one",
+    )
+    shares.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="divide the sources over the processes of a Ray cluster, an extra: HOST:PORT, auto for the one that this "
+        "machine belongs to, or nothing for this machine only",
+    )
+    shares.add_argument(
+        "--ray-workers",
+        type=int,
+        metavar="N",
+        help="how many processes, each with a model and --threads cores, there 1 by default, or a GPU (default as many "
+        "as the cluster has room for)",
     )
 
 

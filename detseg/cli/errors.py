@@ -26,6 +26,8 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "export": ("onnx", "onnxscript"),
     "video": ("av",),
     "openvino": ("openvino",),
+    "parquet": ("pyarrow",),
+    "ray": ("ray", "pyarrow"),
     "serve": ("fastapi", "python_multipart", "uvicorn"),
 }
 """By extra of detseg, as ``pip`` takes it, what it brings, as Python imports it."""

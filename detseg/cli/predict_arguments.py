@@ -39,9 +39,9 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
     predict.add_argument(
         "--save",
         help="what to write, separated by commas. Boxes: drawn (images or videos, as the source), image, "
-        "video, coco, csv, jsonl, yolo, crops (default drawn,coco). Instances: the same, and index. Masks: drawn, "
-        "image, video, mask, color, ids, jsonl (default drawn,mask). Volumes: nifti, table, slices, montage (default "
-        "these four), source (labels as .mha or .nrrd where the volume is), probabilities",
+        "video, coco, csv, parquet, jsonl, yolo, crops (default drawn,coco). Instances: the same, and index. Masks: "
+        "drawn, image, video, mask, color, ids, jsonl (default drawn,mask). Volumes: nifti, table, slices, montage "
+        "(default these four), source (labels as .mha or .nrrd where the volume is), probabilities",
     )
     predict.add_argument(
         "--batch",

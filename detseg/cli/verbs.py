@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from detseg.cli.arguments import make_parser
+from detseg.cli.common_arguments import foreign_settings, postprocess_settings
 from detseg.cli.errors import explain, in_options, leave_standard_output
 from detseg.cli.output import printable_output, shortened
-from detseg.cli.use_verbs import colors, foreign_settings, postprocess_settings, predict, serve, store
+from detseg.cli.predict import predict
+from detseg.cli.use_verbs import colors, serve, store
 from detseg.files import require_possible
 from detseg.habits import advice
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from detseg.engine.logging.callbacks import Callback
 from detseg.engine.logging.log import RECORDS_NAME, RunLog, read_records
 from detseg.engine.logging.loggers import make_loggers
 from detseg.engine.notices import notice_of_size, warn_of_mirroring, warn_of_vanishing
+from detseg.engine.peers import watched_peers
 from detseg.engine.reports.describe import describe
 from detseg.engine.reports.examples import IMAGES_NAME, Examples
 from detseg.engine.reports.report import write_report
@@ -83,12 +85,16 @@ def train(
         RunInUseError: another process writes to ``run_dir``.
         ValueError: the configuration, the data or the weights do not fit together.
         detseg.engine.training.interrupt.InterruptedRunError: told to stop; the state is saved.
+        detseg.engine.peers.PeerError: another process of the run has ended.
     """
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)
     group, device = join_group(config.train.device)
     folder = RunFolder(run_dir, group, device)
-    try:
+    with ExitStack() as stack:
+        stack.callback(leave_group)
+        stack.callback(folder.release)
+        stack.enter_context(watched_peers(group, device, run_dir))
         folder.resume() if resume else folder.require_free()
         state = load_state(run_dir) if resume else None
         data = config.data
@@ -157,9 +163,6 @@ def train(
             log.close()
             trainer.loader.close()
         return result
-    finally:
-        folder.release()
-        leave_group()
 
 
 def _that_fits(settings: TrainConfig, num_samples: int) -> TrainConfig:

@@ -12,6 +12,7 @@ from pathlib import Path
 from detseg.config import load_config
 from detseg.engine.logging.callbacks import Callback
 from detseg.engine.logging.log import RECORDS_NAME, read_records
+from detseg.engine.peers import EXIT_LOST, PeerError
 from detseg.engine.run import RunResult, train
 from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.settings import RunConfig
@@ -44,7 +45,8 @@ def train_command(
     *,
     accept_changed_data: bool = False,
 ) -> int:
-    """``detseg train``. Returns 0, or ``EXIT_INTERRUPTED`` where the run was stopped and can be resumed."""
+    """``detseg train``. Returns 0, ``EXIT_INTERRUPTED`` where the run was stopped and can be resumed, or
+    ``EXIT_LOST`` where another process of the run has ended, and a third one has said so."""
     if accept_changed_data and resume is None:
         raise ValueError("--accept-changed-data is for a run that goes on: name it with --resume RUN")
     try:
@@ -62,6 +64,10 @@ def train_command(
     except InterruptedRunError as error:
         print(error, file=sys.stderr)
         return EXIT_INTERRUPTED
+    except PeerError as error:
+        if not error.is_told:
+            raise
+        return EXIT_LOST
     if result.table:
         print(f"{result.table}\n\nbest model: {result.best}\ncurves and metrics: {result.run_dir}")
     return 0

@@ -19,9 +19,12 @@ from detseg.runtime.commands.shards import RUN, parse_shard, read_run, require_s
 from detseg.runtime.commands.summary import ERRORS
 from detseg.runtime.writers.cells import as_text_cell
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
+from detseg.runtime.writers.parquet import GrowingParquet, read_rows
 
 _DAMAGE = (LookupError, TypeError, AttributeError, RecursionError, UnicodeDecodeError, json.JSONDecodeError, csv.Error)
 """What comes of a table that somebody has changed."""
+
+PARQUET = "objects.parquet"
 
 Entry = tuple[int, Any]
 """An entry of a table, with the position of its source in the whole list."""
@@ -57,19 +60,31 @@ def merge_command(folders: Sequence[Path], output: Path) -> int:
     shares = _open(folders)
     names = [name for name in _TABLES if _is_in_all(name, shares)]
     if not names:
-        raise ValueError(f"there are no tables in {printable(shares[0].folder)}; save coco, csv, jsonl or table")
+        raise ValueError(
+            f"there are no tables in {printable(shares[0].folder)}; save coco, csv, parquet, jsonl or table"
+        )
     read = [share.folder / RUN for share in shares]
     with claimed_folder(output, (RUN, *_TABLES), lambda folder: require_apart(folder, read)) as target:
-        with ExitStack() as stack:
-            for name in names:
-                _TABLES[name](shares, target, stack)
-        failures = list(_merged(shares, _failures))
+        failures = merge_shares(folders, target)
         if failures:
             write_text(target / ERRORS, "".join(json.dumps(one) + "\n" for one in failures))
     print(f"{len(shares)} shares, {shares[0].run['num_sources']} sources: {', '.join(names)} in {printable(target)}")
     if failures:
         print(f"of {len({one['source'] for one in failures})} sources not all is there: see {ERRORS}")
     return 0
+
+
+def merge_shares(folders: Sequence[Path], target: Path) -> list[dict[str, str]]:
+    """Put what tables there are in ``folders``, all shares of one list, together in ``target``; returns what failed.
+
+    Raises:
+        ValueError: the folders are not all shares of one list, made with the same settings.
+    """
+    shares = _open(folders)
+    with ExitStack() as stack:
+        for name in (name for name in _TABLES if _is_in_all(name, shares)):
+            _TABLES[name](shares, target, stack)
+    return list(_merged(shares, _failures))
 
 
 def _open(folders: Sequence[Path]) -> list[_Share]:
@@ -212,6 +227,21 @@ def _merge_lines(shares: Sequence[_Share], target: Path, stack: ExitStack) -> No
         table.write(line)
 
 
+def _merge_parquet(shares: Sequence[_Share], target: Path, stack: ExitStack) -> None:
+    opened = {share.folder: read_rows(share.folder / PARQUET) for share in shares}
+    if len({has_masks for has_masks, _ in opened.values()}) > 1:
+        raise ValueError(f"the columns of {PARQUET} differ between the shares")
+    table = stack.enter_context(GrowingParquet(target / PARQUET, has_masks=opened[shares[0].folder][0]))
+
+    def entries(share: _Share) -> Iterator[Entry]:
+        positions = {storable(source): position for source, position in share.positions.items()}
+        for row in opened[share.folder][1]:
+            yield positions[row[0]] if row[0] in positions else share.position(row[0]), row
+
+    for row in _merged(shares, entries):
+        table.append([row])
+
+
 def _merge_volumes(shares: Sequence[_Share], target: Path, stack: ExitStack) -> None:
     table = stack.enter_context(GrowingJson(target / "volumes.json"))
 
@@ -227,6 +257,7 @@ _TABLES: Mapping[str, Callable[[Sequence[_Share], Path, ExitStack], None]] = {
     "detections.json": _merge_coco,
     "detections.csv": _merge_csv("detections.csv"),
     "results.jsonl": _merge_lines,
+    PARQUET: _merge_parquet,
     "volumes.csv": _merge_csv("volumes.csv"),
     "volumes.json": _merge_volumes,
 }

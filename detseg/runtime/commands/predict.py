@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from detseg.folders import free_folder
 from detseg.runtime.background import Sink, Weighed
 from detseg.runtime.commands.counts import CountWriter, PlaceCounts
 from detseg.runtime.commands.progress import JOURNAL, Progress, is_begun
-from detseg.runtime.commands.shards import RUN, WHOLE, Shard, is_complete, list_digest, write_run
+from detseg.runtime.commands.shards import RUN, SHARES, WHOLE, Shard, is_complete, list_digest, write_run
 from detseg.runtime.commands.summary import ERRORS, Summary
 from detseg.runtime.commands.window import WindowWriter
 from detseg.runtime.drawing.palette import Palette
@@ -25,7 +25,7 @@ from detseg.runtime.media.decode_budget import MAX_PIXELS_WAITING
 from detseg.runtime.model import Model
 from detseg.runtime.prediction import Prediction
 from detseg.runtime.runner import TimedRunner
-from detseg.runtime.sources.finding import Source, find_sources
+from detseg.runtime.sources.finding import Source, SourceError, find_sources
 from detseg.runtime.sources.video_reader import Section
 from detseg.runtime.stop import StopSignals
 from detseg.runtime.tracking.counting import Place
@@ -64,6 +64,7 @@ def predict_command(
     shard: Shard | None = None,
     resume: bool = False,
     settings: Mapping[str, Any] | None = None,
+    found: Sequence[Source] | None = None,
 ) -> int:
     """``detseg predict``: see :meth:`Model.predict` and :class:`Saving` for what the settings mean, and the kinds
     of results for what can be saved; with ``crops`` each object is an image of its own, too. ``counts`` are places
@@ -78,7 +79,7 @@ def predict_command(
     not done again, and the files become those of a run that nobody ended. ``settings`` are what the results depend on
     beyond the arguments, for comparison with that run. If there is none, a new one begins. Where the run in ``output``
     is complete, nothing is done. ``shard``: only this share of the sources. With either of both, signals leave a run so
-    that it can go on.
+    that it can go on. ``found``: the sources that ``names`` name, where somebody has looked already.
 
     Returns 0, ``summary.EXIT_SOME_FAILED`` where something could not be read or written, or 128 and the number of the
     signal that ended the run.
@@ -86,19 +87,11 @@ def predict_command(
     if counts and track is None:
         raise ValueError("only followed objects are counted: track them")
     summary = Summary(model.class_names, model.runner.kind)
-    # Names of files on standard input may be of any bytes.
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape")
     share = shard or WHOLE
-    found = find_sources(
-        names,
-        model.runner.spec.suffixes,
-        allow_url=allow_url,
-        listing=sys.stdin,
+    if found is None:
         # What is not there is told once.
-        on_error=summary.fail if share.index == 1 else lambda name, error: None,
-        num_files=model.runner.spec.num_files,
-    )
+        missing = summary.fail if share.index == 1 else lambda name, error: None
+        found = find_named(names, model.runner.spec, allow_url, missing)
     titles = [source.title for source in found]
     sources = [found[position] for position in share.positions(titles)]
     kind = model.runner.kind
@@ -107,7 +100,7 @@ def predict_command(
         print(f"on {model.gpu}")
     divides = resume or shard is not None
     if divides:
-        _require_apart_results(sources, chosen, track)
+        require_apart_results(sources, chosen, track)
         if counts:
             raise ValueError("--count counts through a whole video; leave it out with --shard or --resume")
     depends_on = {**(settings or {}), "shard": str(share), "list": list_digest(titles), "save": sorted(chosen)}
@@ -117,6 +110,8 @@ def predict_command(
         told = f", but for what {printable(output / ERRORS)} names" if (output / ERRORS).exists() else ""
         print(f"{printable(output)} holds all results already{told}")
         return 0
+    if resume and (output / SHARES).is_dir():
+        raise ValueError(f"the run in {printable(output)} was begun with --ray, and goes on with --ray --resume")
     goes_on = resume and (is_begun(output) or _is_claimed(output))
     paths = [source.path for source in sources if source.path is not None]
     if any(name in kind.writers and kind.writers[name].needs_probabilities for name in chosen):
@@ -126,7 +121,7 @@ def predict_command(
     batch_size = runner.default_batch_size if batch_size is None else batch_size
     ahead = batch_size + _AHEAD if runner.spec.max_ahead is None else runner.spec.max_ahead
     with StopSignals() as stop:
-        folder = output if goes_on else _claim(output, paths, overwrite)
+        folder = output if goes_on else claim_folder(output, paths, overwrite)
         progress = Progress(folder, depends_on, go_on=goes_on)
         if goes_on:
             print(f"going on in {printable(folder)}: {len(progress.done)} of {len(sources)} sources are done")
@@ -207,11 +202,23 @@ def predict_command(
         return exit_code
 
 
+def find_named(
+    names: Sequence[str], spec: Any, allow_url: bool, on_error: Callable[[str, SourceError], None]
+) -> list[Source]:
+    """The sources for a model with inputs as ``spec`` says; ``-`` is the list on standard input."""
+    # Names of files there may be of any bytes.
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")
+    return find_sources(
+        names, spec.suffixes, allow_url=allow_url, listing=sys.stdin, on_error=on_error, num_files=spec.num_files
+    )
+
+
 class _StoppedError(Exception):
     """The run was told to stop, and shall go on later."""
 
 
-def _require_apart_results(sources: Sequence[Source], save: Sequence[str], track: TrackerConfig | None) -> None:
+def require_apart_results(sources: Sequence[Source], save: Sequence[str], track: TrackerConfig | None) -> None:
     """Refuse what makes one result of many still images, of which no part can be made alone.
 
     Raises:
@@ -225,7 +232,7 @@ def _require_apart_results(sources: Sequence[Source], save: Sequence[str], track
         raise ValueError("--track follows objects from image to image; with --shard or --resume name videos only")
 
 
-def _claim(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:
+def claim_folder(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:
     """The folder for the results, made and marked so that no other run takes it."""
     mark = unfinished_name(Path(SOURCES).with_suffix(".jsonl")).name
     marks = (SOURCES, mark)

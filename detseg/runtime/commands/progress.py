@@ -15,6 +15,7 @@ from detseg.runtime.commands.shards import require_same_settings
 from detseg.runtime.sources.frames import Frame
 from detseg.runtime.writers.base import SharedOutput
 from detseg.runtime.writers.growing import unfinish
+from detseg.runtime.writers.parquet import unfinish_parquet
 
 JOURNAL = "progress.unfinished.jsonl"
 """Lies in the folder of a run until it has ended, and is locked by the process that is at work."""
@@ -176,10 +177,11 @@ def is_begun(folder: Path) -> bool:
 def _cut(unfinished: Path, size: int) -> None:
     """Bring a table back to ``size`` bytes, also where it had its own name already."""
     finished = unfinished.with_name(unfinished.name.replace(".unfinished", ""))
-    if unfinished.suffix == ".jsonl" and not unfinished.exists() and not finished.exists():
-        finished = finished.with_suffix(".json")
+    if unfinished.suffix == ".jsonl" and not unfinished.exists():
+        others = (finished, finished.with_suffix(".json"), finished.with_suffix(".parquet"))
+        finished = next((path for path in others if path.exists()), finished)
     if size and not unfinished.exists() and finished.exists():
-        unfinish(finished, unfinished)
+        (unfinish_parquet if finished.suffix == ".parquet" else unfinish)(finished, unfinished)
     if unfinished.exists():
         if unfinished.stat().st_size < size:
             raise ValueError(f"{printable(unfinished)} was changed since the run was ended; begin again elsewhere")

@@ -14,6 +14,8 @@ from detseg.files import holds_keys, printable, storable, write_text
 
 RUN = "run.json"
 """Says of a complete run which share of which list it is. It is written last."""
+SHARES = "shares"
+"""The folder for the shares of a run on a cluster, in that for its results."""
 _SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 

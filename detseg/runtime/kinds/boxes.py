@@ -24,6 +24,7 @@ from detseg.runtime.postprocess.results import detect, detections_of_graph, dete
 from detseg.runtime.postprocess.tiles import Tile, merge_seen
 from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter, box_records, detections_to_coco
 from detseg.runtime.writers.crops import CropWriter
+from detseg.runtime.writers.parquet import ParquetWriter
 from detseg.structures import Detections, GroundTruth, LetterboxTransform, Sample
 
 _SIDES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -200,12 +201,17 @@ class Boxes(Kind):
             lambda to: CsvWriter(to.table("detections.csv"), to.class_names, goes_on=to.outputs.goes_on),
             opens_at_once=True,
         ),
+        "parquet": Save(
+            lambda to: ParquetWriter(to.table("objects.parquet"), to.class_names, goes_on=to.outputs.goes_on),
+            opens_at_once=True,
+        ),
         "jsonl": JSON_LINES,
         "crops": Save(lambda to: CropWriter(to.output / "crops", to.class_names, to.sources, to.outputs)),
         "yolo": Save(lambda to: YoloWriter(to.output / "labels", to.sources, to.outputs)),
     }
-    """Beside images and lines: ``coco``: COCO results in ``detections.json``; ``csv``: ``detections.csv``; ``yolo``:
-    text files in ``labels``; ``crops``: each object as an image, by class, in ``crops``."""
+    """Beside images and lines: ``coco``: COCO results in ``detections.json``; ``csv``: ``detections.csv``;
+    ``parquet``: ``objects.parquet``; ``yolo``: text files in ``labels``; ``crops``: each object as an image, by class,
+    in ``crops``."""
     default_save = ("drawn", "coco")
 
     def views(self, settings: PostprocessConfig) -> PostprocessConfig | None:

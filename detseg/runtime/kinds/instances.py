@@ -28,7 +28,9 @@ from detseg.runtime.writers.instances import (
     YoloOutlineWriter,
     instance_records,
     instances_to_coco,
+    mask_runs,
 )
+from detseg.runtime.writers.parquet import ParquetWriter
 from detseg.structures import Detections, GroundTruth, Instances, LetterboxTransform, Sample
 
 _PROTOTYPES = ("batch", "prototypes", "prototype_rows", "prototype_columns")
@@ -145,11 +147,17 @@ class InstanceMasks(Boxes):
             ),
             opens_at_once=True,
         ),
+        "parquet": Save(
+            lambda to: ParquetWriter(
+                to.table("objects.parquet"), to.class_names, mask_runs, goes_on=to.outputs.goes_on
+            ),
+            opens_at_once=True,
+        ),
         "index": Save(lambda to: NumberWriter(to.output / "index", to.sources, to.outputs)),
         "yolo": Save(lambda to: YoloOutlineWriter(to.output / "labels", to.sources, to.outputs)),
     }
-    """As for boxes; ``coco`` has masks as runs, ``yolo`` outlines. ``index``: PNG files in ``index`` that hold the
-    number of the object at every pixel."""
+    """As for boxes; ``coco`` and ``parquet`` have masks as runs, ``yolo`` outlines. ``index``: PNG files in
+    ``index`` that hold the number of the object at every pixel."""
 
     def mirror(self, result: Detections, width: int) -> Instances:
         """Boxes and masks with left and right exchanged."""

@@ -44,6 +44,11 @@ def instance_records(found: Instances, class_names: Sequence[str]) -> list[dict[
     return [{**record, "mask": mask} for record, mask in zip(records, encode(found.masks), strict=True)]
 
 
+def mask_runs(found: Instances) -> list[str]:
+    """The masks of the objects as the runs of COCO's compressed form."""
+    return [str(mask["counts"]) for mask in encode(found.masks)]
+
+
 class YoloOutlineWriter(FolderWriter):
     """Writes ``NAME.txt`` for every image into ``folder``: for each object its class, the corners of its outline as
     shares of the image, x and y in turn, its score and, if it is tracked, its number. An image without objects gets an
