@@ -52,8 +52,8 @@ class SemanticFPN(nn.Module):
     interpolation; their sum is classified and enlarged to the image.
 
     ``stride``: what sides of images are multiples of where nothing shall be padded, and in an exported graph that takes
-    several sizes. The levels are those of the backbone, so that the sum has a stride of 8, where the paper has one of 4. Batch norm
-    stands in the place of its group norm: it is folded away for inference.
+    several sizes. The levels are those of the backbone, so that the sum has a stride of 8, where the paper has one of
+    4. Batch norm stands in the place of its group norm: it is folded away for inference.
     """
 
     def __init__(

@@ -2,10 +2,13 @@
 
 An object is *cut* where its box reaches an edge of its tile that is inside of the image, to within a margin, else it is
 *whole*. Two tiles see the same object if, within the area that both see, they see it at the same place: boxes of one
-class, clipped to that area, whose IoU is above one half. Pairs are joined best first, and never so that two objects of
-one tile become one: the network has told these apart. Where cut objects have found no whole one, and more than half of
-one of them, as far as another tile sees it that sees none of them, lies in an object there, they belong to that one: if
-it is whole, whatever their class, since networks often take a part for something else.
+class, clipped to that area, whose IoU is above one half. Pairs are joined best first, and not so that two objects of
+one tile become one: the network has told these apart. But where a single tile has two boxes whose IoU is above one
+half, one of them less than half as sure, and another tile sees one object there, it is one, and the surer box counts:
+the network has found it twice, which NMS leaves where boxes overlap less than its limit. Where cut objects have found
+no whole one, and more than half of one of them, as far as another tile sees it that sees none of them, lies in an
+object there, they belong to that one: if it is whole, whatever their class, since networks often take a part for
+something else.
 
 Of objects that are one, the whole one that lies farthest from the edges of its tile counts, unchanged. Where none is
 whole, their union does, with the best of their scores. So an object that a single tile sees is what that tile says, and
@@ -27,6 +30,8 @@ from detseg.runtime.postprocess.inferers import window_starts
 
 _SAME = 0.5
 """IoU, or share of a cut object, above which two tiles see the same."""
+_UNSURE = 0.5
+"""By how much less sure the second box of an object is than the first, at least: a factor."""
 _MARGIN_SHARE, _LEAST_MARGIN = 0.005, 2.0
 """How near to an edge a box counts as cut: this share of the tile's longer side, and no less than so many pixels."""
 
@@ -75,14 +80,26 @@ def merge_seen(
     margin = max(_LEAST_MARGIN, _MARGIN_SHARE * longest)
     is_cut = room < margin
     classes = np.zeros_like(labels) if class_agnostic else labels
-    groups = _Groups(owners, is_cut)
+    groups = _Groups(owners, is_cut, boxes_xyxy, scores)
     same, covered = _pairs(boxes_xyxy.astype(np.float64), classes, ends, tiles, margin, is_cut)
     for row in np.argsort(-same.value, kind="stable"):
         groups.join(int(same.first[row]), int(same.second[row]))
     for row in np.argsort(-covered.value, kind="stable"):
         groups.add_scraps(int(covered.first[row]), int(covered.second[row]))
-    merged = [_one(np.array(rows), boxes_xyxy, scores, labels, is_cut, room) for rows in groups.members()]
+    merged = [
+        _one(_surest(rows, owners, scores), boxes_xyxy, scores, labels, is_cut, room) for rows in groups.members()
+    ]
     return sorted(merged, key=lambda one: -one.score)
+
+
+def _surest(rows: Sequence[int], owners: IntArray, scores: FloatArray) -> IntArray:
+    """Of ``rows`` the surest of each tile, in their order."""
+    best: dict[int, int] = {}
+    for row in rows:
+        other = best.get(owners[row])
+        if other is None or scores[row] > scores[other]:
+            best[owners[row]] = row
+    return np.array(sorted(best.values()))
 
 
 def _one(
@@ -191,10 +208,20 @@ def _joined(parts: Sequence[_Pairs]) -> _Pairs:
     return _Pairs(*(np.concatenate(arrays) for arrays in zip(none, *parts, strict=True)))
 
 
-class _Groups:
-    """Objects that are one. ``owners`` ``[N]`` are the tiles that they were seen in."""
+def _iou(first: DoubleArray, second: DoubleArray) -> float:
+    sides = np.minimum(first[2:], second[2:]) - np.maximum(first[:2], second[:2])
+    shared = float(np.maximum(sides, 0).prod())
+    union = float((first[2:] - first[:2]).prod() + (second[2:] - second[:2]).prod()) - shared
+    return shared / union if union > 0 else 0.0
 
-    def __init__(self, owners: IntArray, is_cut: BoolArray) -> None:
+
+class _Groups:
+    """Objects that are one. ``owners`` ``[N]`` are the tiles that they were seen in, ``boxes`` ``[N, 4]`` where, and
+    ``scores`` ``[N]`` how surely."""
+
+    def __init__(self, owners: IntArray, is_cut: BoolArray, boxes: FloatArray, scores: FloatArray) -> None:
+        self._scores = scores
+        self._boxes = boxes.astype(np.float64)
         self._group = list(range(len(owners)))
         self._rows = [[row] for row in self._group]
         self._owners = owners.tolist()
@@ -202,10 +229,26 @@ class _Groups:
         self._is_cut = is_cut.tolist()
 
     def join(self, first: int, second: int) -> None:
-        """Make the groups of two objects one, unless a tile has objects in both."""
+        """Make the groups of two objects one, unless a tile has objects in both; of one tile they may be boxes of one
+        object."""
         one, other = sorted((self._group[first], self._group[second]))
-        if one != other and self._tiles[one].isdisjoint(self._tiles[other]):
+        if one != other and self._are_one(one, other):
             self._add(one, other)
+
+    def _are_one(self, one: int, other: int) -> bool:
+        both = self._tiles[one] & self._tiles[other]
+        if len(both) != 1:
+            return not both
+        # No further tile may have seen both.
+        if min(len(self._tiles[one]), len(self._tiles[other])) > 1:
+            return False
+        rows, others = ([row for row in self._rows[group] if self._owners[row] in both] for group in (one, other))
+        return all(self._are_twins(row, other) for row in rows for other in others)
+
+    def _are_twins(self, row: int, other: int) -> bool:
+        """Whether two boxes of a tile may be around one object."""
+        less_sure, surer = sorted((self._scores[row], self._scores[other]))
+        return bool(less_sure < _UNSURE * surer) and _iou(self._boxes[row], self._boxes[other]) > _SAME
 
     def add_scraps(self, scrap: int, row: int) -> None:
         """Add the group of ``scrap`` to that of ``row``, if all in it are cut, and none is of the tile of ``row``."""

@@ -78,6 +78,36 @@ def test_two_objects_of_one_tile_are_never_made_one() -> None:
     assert merged([[one], [one, other]]) == [other, one]
 
 
+# A box of 10 x 20 and another 4 pixels below: they share 16 of 24 rows, 2 of 3.
+FIRST, BELOW = (84, 10, 94, 30), (84, 14, 94, 34)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        # The right tile has the object twice, the left one once.
+        ([[(*FIRST, 0.6, 0)], [(*FIRST, 0.8, 0), (*BELOW, 0.3, 0)]], 1),
+        ([[(*BELOW, 0.6, 0)], [(*FIRST, 0.8, 0), (*BELOW, 0.3, 0)]], 1),
+        # Nearly as sure, or far enough apart, or seen by both: two of them.
+        ([[(*FIRST, 0.6, 0)], [(*FIRST, 0.8, 0), (*BELOW, 0.45, 0)]], 2),
+        ([[(*FIRST, 0.6, 0)], [(*FIRST, 0.8, 0), (84, 17, 94, 37, 0.3, 0)]], 2),
+        ([[(*FIRST, 0.6, 0), (*BELOW, 0.3, 0)], [(*FIRST, 0.8, 0), (*BELOW, 0.3, 0)]], 2),
+        # Nobody else sees the place: what one tile says stays.
+        ([[], [(120, 10, 130, 30, 0.8, 0), (120, 14, 130, 34, 0.3, 0)]], 2),
+        ([[(*FIRST, 0.6, 0)], [(*FIRST, 0.8, 0), (*BELOW, 0.3, 1)]], 2),
+    ],
+)
+def test_what_one_tile_has_twice_is_one_where_another_sees_one(
+    found: list[list[tuple[float, ...]]], expected: int
+) -> None:
+    """Whichever pair agrees best, and the surer box of the tile with more around it is what stays."""
+    objects = merged(found)
+    assert len(objects) == expected
+    if expected == 1:
+        # Of two tiles the left one, 6 pixels from its edge, to the right one's 4.
+        assert objects[0] == found[0][0]
+
+
 def test_a_scrap_that_lies_in_what_another_tile_sees_belongs_to_it() -> None:
     scrap, whole = (92, 12, 100, 18, 0.9, 0), (82, 10, 140, 60, 0.5, 0)
     assert merged([[scrap], [whole]]) == [whole]
