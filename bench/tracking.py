@@ -29,6 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.runtime.sources.frames import Frame as VideoFrame
+from detseg.runtime.sources.frames import StreamInfo
 from detseg.runtime.tracker import Tracker
 from detseg.runtime.tracking.tracker import ByteTracker
 from detseg.structures import Detections
@@ -155,18 +156,20 @@ def _found(boxes: Array, random: np.random.Generator) -> Detections:
 
 def detseg_tracker(fps: int) -> Update:
     """Ours, as ``detseg predict --track`` has it."""
-    tracker = ByteTracker()
+    tracker = ByteTracker(frame_rate=fps)
 
     return lambda detections, image: _numbered(tracker.update(detections))
 
 
 def detseg_camera(fps: int) -> Update:
     """Ours with the motion of the camera taken out."""
-    tracker = Tracker(camera_motion=True)
+    tracker, index, stream = Tracker(camera_motion=True), -1, StreamInfo(fps, WIDTH, HEIGHT)
 
     def update(detections: Detections, image: Array | None) -> Frame:
         assert image is not None
-        return _numbered(tracker.follow(VideoFrame(image), detections))
+        nonlocal index
+        index += 1
+        return _numbered(tracker.follow(VideoFrame(image, index=index, stream=stream), detections))
 
     return update
 

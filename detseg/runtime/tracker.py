@@ -31,7 +31,7 @@ class Tracker:
         self, confidence: float | None = None, *, camera_motion: bool = False, config: TrackerConfig | None = None
     ) -> None:
         if config is not None and (confidence is not None or camera_motion):
-            raise ValueError("give config, which holds confidence as high_score and camera_motion, or these; got both")
+            raise ValueError("give confidence or config, which holds it as high_score, and camera_motion; got both")
         self.config = config or replace(tracker_for(confidence), camera_motion=camera_motion)
         self._tracker = ByteTracker(self.config)
         self._camera = CameraMotion() if self.config.camera_motion else None
@@ -47,8 +47,9 @@ class Tracker:
     def follow(self, frame: Frame, detections: Detections, floors: Sequence[float] = ()) -> Detections:
         """``detections`` with the numbers of their tracks; unsure ones only if they have one. ``floors``: the score
         from which objects of each class are sure, in place of the configuration's."""
-        if self._last is not None and not frame.follows(self._last):
+        if self._last is None or not frame.follows(self._last):
             self.reset()
+            self._tracker.reset(None if frame.stream is None else frame.stream.fps)
         self._last = frame
         camera = None if self._camera is None else self._camera.update(frame.pixels, detections.boxes_xyxy)
         sure = reaches(detections, floors) if floors else None

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.labels import classes_in
-from detseg.runtime.drawing.palette import Palette
+from detseg.runtime.drawing.palette import Palette, color_of
 from detseg.runtime.inputs.volume_geometry import orientation
 from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3, Spacing, Volume
@@ -95,7 +95,9 @@ class Scan:
         longest = max(self.extent(axis) for axis in axes)
         return float(np.clip(longest / min(self.spacing[axis] for axis in axes), smallest, largest)) / longest
 
-    def image(self, plane: Plane, position: int, labels: ByteArray, scale: float, palette: Palette) -> ByteArray:
+    def image(
+        self, plane: Plane, position: int, labels: ByteArray, scale: float, palette: Palette | None = None
+    ) -> ByteArray:
         """A slice ``[H, W, 3]`` with outlines of the classes in ``labels`` (right, anterior, superior) but class 0, at
         ``scale`` pixels per millimeter."""
         height, width = (max(1, round(self.extent(axis) * scale)) for axis in (plane.row_axis, plane.column_axis))
@@ -111,7 +113,7 @@ class Scan:
         for label in classes_in(classes):
             if label != 0:
                 opacity = _outline(classes == label, height, width)[..., None]
-                canvas += opacity * (np.array(palette[label]) - canvas)
+                canvas += opacity * (np.array(color_of(label - 1) if palette is None else palette[label]) - canvas)
         drawn: ByteArray = canvas.round().astype(np.uint8)
         return drawn
 

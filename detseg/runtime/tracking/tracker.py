@@ -19,6 +19,11 @@ from detseg.runtime.tracking.assignment import match
 from detseg.runtime.tracking.motion import BoxMotion
 from detseg.structures import Detections
 
+_USUAL_RATE = 25.0
+"""Frames a second of videos that do not say."""
+_FAR_S = 0.2
+"""After how much time objects may be anywhere near."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrackerConfig:
@@ -34,9 +39,11 @@ class TrackerConfig:
 
     A detection belongs to a track if its IoU with the expected box is above ``match_iou``, above ``low_match_iou`` if
     it is not sure, above ``new_match_iou`` if the track was seen only once and has no number. These are low: the best
-    matching of all decides, and in videos of few frames a second a box hardly meets the last one of its object. A track
-    unseen for more than ``max_lost_frames`` frames, skipped ones counted, is forgotten, and its object gets another
-    number when it comes back; 30 are the paper's, a second of most videos. With ``class_agnostic`` a track may change
+    matching of all decides, and in videos of few frames a second a box hardly meets the last one of its object; where
+    more than 0.2 seconds lie between two frames, any overlap does. A track unseen for more than ``max_lost_frames``
+    frames, skipped ones counted, is forgotten, and its object gets another number when it comes back; 30 are the
+    paper's, a second of most videos. Of videos of fewer than 25 frames a second it is
+    as many as they have in the same time, and 2 at least. With ``class_agnostic`` a track may change
     its class. With ``camera_motion``, :class:`detseg.Tracker` takes the motion of the camera out before boxes are
     compared, see :mod:`detseg.runtime.tracking.camera`.
     """
@@ -76,16 +83,20 @@ class TrackerConfig:
 class ByteTracker:
     """Follows objects through one video: :meth:`update` with each frame, :meth:`reset` before the next video.
 
-    The ids depend on the detections alone. Time is counted in frames of the video, so that a video of which every
-    fifth frame is looked at is tracked with the speeds that objects have, not five times those.
+    ``frame_rate`` is that of the video, where it is known. The ids depend on the detections alone. Time is counted in
+    frames of the video, so that a video of which every fifth frame is looked at is tracked with the speeds that objects
+    have, not five times those.
     """
 
-    def __init__(self, config: TrackerConfig | None = None) -> None:
+    def __init__(self, config: TrackerConfig | None = None, frame_rate: float | None = None) -> None:
         self.config = config or TrackerConfig()
-        self.reset()
+        self.reset(frame_rate)
 
-    def reset(self) -> None:
-        """Forget everything: the next frame is the first of a video, and ids begin at 1 again."""
+    def reset(self, frame_rate: float | None = None) -> None:
+        """Forget everything: the next frame is the first of a video, perhaps of this rate, and ids begin at 1 again."""
+        self._frame_rate = frame_rate or _USUAL_RATE
+        most = self.config.max_lost_frames
+        self._max_lost_frames = max(min(2, most), round(most * min(1.0, self._frame_rate / _USUAL_RATE)))
         self._tracks = _Tracks.begin(Detections.empty(), np.zeros(0, np.int64), 0)
         self._frame_index = -1
         self._num_ids = 0
@@ -120,7 +131,8 @@ class ByteTracker:
         is_newcomer = detections.scores >= self.config.new_score if sure is None else sure.copy()
         high = detections.scores >= self.config.high_score if sure is None else sure
         tracks = self._tracks.select(self._is_remembered(index)).predicted(index - last_index, camera)
-        found = self._associate(tracks, detections, high)
+        is_far = index - last_index > _FAR_S * self._frame_rate
+        found = self._associate(tracks, detections, high, is_far=is_far)
         tracks = self._numbered(tracks.corrected(found, detections, index), found)
         # One that was seen once, and then not, was a flicker; it never had a number.
         confirmed = tracks.ids > 0
@@ -137,13 +149,13 @@ class ByteTracker:
     def _is_remembered(self, index: int) -> BoolArray:
         """``[T]``: the tracks that can be found in frame ``index``."""
         num_unseen = index - self._tracks.last_seen - 1
-        remembered: BoolArray = num_unseen <= self.config.max_lost_frames
+        remembered: BoolArray = num_unseen <= self._max_lost_frames
         # One that is in view is looked for however many frames were skipped.
         remembered |= self._tracks.last_seen == self._frame_index
         return remembered
 
-    def _associate(self, tracks: _Tracks, detections: Detections, high: BoolArray) -> IntArray:
-        """The detection of each track, ``[T]``, or -1."""
+    def _associate(self, tracks: _Tracks, detections: Detections, high: BoolArray, *, is_far: bool) -> IntArray:
+        """The detection of each track, ``[T]``, or -1; ``is_far``: much time has passed since the last frame."""
         config = self.config
         iou = _pairwise_iou(tracks.motion.boxes_xyxy, detections.boxes_xyxy)
         if not config.class_agnostic:
@@ -154,9 +166,9 @@ class ByteTracker:
         in_view = confirmed & (tracks.last_seen == self._frame_index)
         found = np.full(len(tracks.ids), -1)
         for is_candidate, is_wanted, min_iou in (
-            (confirmed, high, config.match_iou),
+            (confirmed, high, 0.0 if is_far else config.match_iou),
             (in_view, low, config.low_match_iou),
-            (~confirmed, high, config.new_match_iou),
+            (~confirmed, high, 0.0 if is_far else config.new_match_iou),
         ):
             rows = np.nonzero(is_candidate & (found < 0))[0]
             columns = np.setdiff1d(np.nonzero(is_wanted)[0], found)
