@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detseg.arrays import ByteArray, DoubleArray, FloatArray, require, require_array
+from detseg.arrays import ByteArray, DoubleArray, FloatArray, IntArray, require, require_array
+
+Number = TypeVar("Number", bound=np.integer[Any])
 
 Shape3 = tuple[int, int, int]
 Spacing = tuple[float, float, float]
@@ -98,6 +101,14 @@ class LabelVolume:
         return spacing_of(self.affine)
 
     @property
+    def voxel_counts(self) -> IntArray:
+        """How many voxels each of the 256 values has."""
+        # Counting makes integers of 64 bits of what it is given.
+        return np.sum(
+            [np.bincount(part.ravel(order="K"), minlength=256) for part in self.labels], axis=0, dtype=np.int64
+        )
+
+    @property
     def voxel_milliliters(self) -> float:
         """The size of one voxel in milliliters."""
         return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
@@ -157,6 +168,14 @@ class VolumeSample:
         require_array(self.image, "image", np.float32, (None,) * (3 if is_single else 4))
         if self.labels is not None:
             require_array(self.labels, "labels", np.uint8, self.image.shape[-3:])
+
+
+def replaced(labels: ByteArray, table: NDArray[Number]) -> NDArray[Number]:
+    """``table[labels]`` for ``labels`` ``[X, Y, Z]``, without integers of 64 bits for all of them."""
+    values = np.empty(labels.shape, table.dtype)
+    for made, part in zip(values, labels, strict=True):
+        made[...] = table[part]
+    return values
 
 
 def spacing_of(affine: DoubleArray) -> Spacing:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,6 +23,7 @@ from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model, confidence_of, require_boxes
 from detseg.runtime.postprocess.class_settings import below, settle
+from detseg.runtime.postprocess.streamed import Look, label_volume
 from detseg.runtime.runner import Finished, Runner
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.runtime.views import with_views
@@ -74,7 +77,16 @@ class EagerRunner:
         """
         if self._device.type == "cuda":
             require_process(self._process)
+        if self.kind.has_probabilities:
+            return Finished([label_volume([self.look(image)]) for image in images])
         return Finished(run_with_torch(lambda: self._results(images, kept)))
+
+    def look(self, image: Any) -> Look:
+        """See :class:`detseg.runtime.ensemble.Member`."""
+        if self._device.type == "cuda":
+            require_process(self._process)
+        look = self._member.look(image)
+        return replace(look, within=lambda work: run_with_torch(partial(look.within, work)))
 
     def probabilities(self, image: Any) -> tuple[FloatArray, Any]:
         """See :class:`detseg.runtime.ensemble.Member`."""

@@ -4,12 +4,19 @@ are."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from detseg.arrays import FloatArray, IntArray
+from detseg.runtime.inputs.volume_geometry import SUMS_BYTES
 from detseg.runtime.postprocess.inferers import Inferer
+
+_SHARE_OF_GPU = 4
 
 
 class TensorInferer(Inferer[Tensor]):
@@ -27,7 +34,8 @@ class TensorInferer(Inferer[Tensor]):
 
     def add_product(self, total: Tensor, values: Tensor, weights: Tensor) -> None:
         """Add ``values * weights`` to ``total``, in place."""
-        total.addcmul_(values, weights)
+        # In two steps: whether the sum of a product is rounded once or twice would depend on where a value lies.
+        total += values * weights
 
     def resize(self, maps: Tensor, height: int, width: int) -> Tensor:
         """``[B, C, h, w]`` -> ``[B, C, height, width]``."""
@@ -37,6 +45,28 @@ class TensorInferer(Inferer[Tensor]):
             maps.float(), size=(height, width), mode="bilinear", align_corners=False, antialias=True
         )
         return resized.to(maps.dtype)
+
+    def resample_axis(self, array: Tensor, axis: int, positions: IntArray, weights: FloatArray) -> Tensor:
+        """The sums over ``k`` of ``array`` at ``positions[k]`` along an axis, times ``weights[k]``."""
+        along_axis = [-1 if other == axis else 1 for other in range(array.ndim)]
+        total: Tensor | None = None
+        for position, weight in zip(positions, weights, strict=True):
+            index, share = (torch.as_tensor(np.array(one), device=array.device) for one in (position, weight))
+            part = array.index_select(axis, index) * share.reshape(along_axis)
+            total = part if total is None else total + part
+        assert total is not None
+        return total
+
+    def to_host(self, array: Tensor) -> NDArray[Any]:
+        """As an array of numpy."""
+        values: NDArray[Any] = array.cpu().numpy()
+        return values
+
+    def sums_bytes(self, device: Any) -> int:
+        """How much memory sums over windows may take there."""
+        if device.type != "cuda":
+            return SUMS_BYTES
+        return max(SUMS_BYTES, torch.cuda.mem_get_info(device)[0] // _SHARE_OF_GPU)
 
     def softmax(self, logits: Tensor) -> Tensor:
         """Class probabilities of ``logits`` ``[B, K, ...]``."""
@@ -51,10 +81,10 @@ class TensorInferer(Inferer[Tensor]):
         return values.amax(dim=1)
 
 
-_INFERER = TensorInferer()
+TENSOR_INFERER = TensorInferer()
 sliding_window, average_over_tta, average_over_flips = (
-    _INFERER.sliding_window,
-    _INFERER.average_over_tta,
-    _INFERER.average_over_flips,
+    TENSOR_INFERER.sliding_window,
+    TENSOR_INFERER.average_over_tta,
+    TENSOR_INFERER.average_over_flips,
 )
-probabilities_of = _INFERER.probabilities
+probabilities_of = TENSOR_INFERER.probabilities

@@ -10,6 +10,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, FloatArray
 from detseg.runtime.kinds.base import Kind
+from detseg.runtime.postprocess.streamed import Look, label_volume
 from detseg.runtime.runner import Finished, Runner
 
 
@@ -21,16 +22,20 @@ class Member(Protocol):
     kind: Kind
     """What the results are."""
 
+    def look(self, image: Any) -> Look:
+        """How it looks at ``image``, part by part."""
+
     def probabilities(self, image: Any) -> tuple[FloatArray, Any]:
-        """Those of the classes, ``[C, *spatial]`` float32 in the grid of the input, and the way back from there."""
+        """Those of the classes everywhere at once, ``[C, *spatial]`` float32 in the grid of the input, and the way back
+        from there."""
 
     def result_of(self, probabilities: FloatArray, transform: Any, *, keeps_probabilities: bool = False) -> Any:
         """The result that they make, by the settings of this model."""
 
 
 class EnsembleRunner:
-    """Averages the probabilities of ``members``. Members may have
-    inputs of their own, such as another spacing: what they give is resampled to the grid of the first.
+    """Averages the probabilities of ``members``. Members may have inputs of their own, such as another spacing: what
+    they give is resampled to the grid of the first then, and takes the memory of all classes everywhere.
 
     ``class_names`` are those of each member; the first say in which order results have them. See
     :class:`detseg.runtime.runner.Runner`.
@@ -71,13 +76,14 @@ class EnsembleRunner:
         Raises:
             VolumeError: a volume would become too large.
         """
-        first, kind = self._members[0], self.kind
-        return Finished(
-            [
-                first.result_of(*kind.average(self._of_members(image)), keeps_probabilities=self._keeps)
-                for image in images
-            ]
-        )
+        return Finished([self._result(image) for image in images])
+
+    def _result(self, image: Any) -> Any:
+        looks = [member.look(image) for member in self._members]
+        if all(look.boxes.shape == looks[0].boxes.shape for look in looks):
+            return label_volume(looks, self._orders, keeps_probabilities=self._keeps)
+        averaged = self.kind.average(self._of_members(image))
+        return self._members[0].result_of(*averaged, keeps_probabilities=self._keeps)
 
     def _of_members(self, image: Any) -> Iterator[tuple[FloatArray, Any]]:
         for member, order in zip(self._members, self._orders, strict=True):

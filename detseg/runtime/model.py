@@ -194,9 +194,8 @@ class Model:
             follow = partial(tracks.follow, floors=floors) if floors else tracks.follow
         runner = self._with({name: value for name, value in settings.items() if value is not None}, tracker)
         items = items_of(given, channels=channels, spacing=spacing, volumes=not runner.spec.one_size)
-        # What is kept takes as much memory once more.
-        num_values = len(self.class_names) * (1 + self._keeps_probabilities)
-        read = runner.kind.reader(runner.spec, num_values)
+        num_classes = len(self.class_names)
+        read = runner.kind.reader(runner.spec, num_classes, num_classes * self._keeps_probabilities)
         faults = None if on_error is None else NetworkFaults(on_error)
         given_up = () if faults is None else faults.given_up
         frames = read_frames(self._sources(items, allow_url), read, section, on_error, given_up, runner.spec.max_ahead)

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from detseg.arrays import FloatArray
+from detseg.runtime.inputs.volume_boxes import VolumeBoxes
+from detseg.runtime.postprocess.streamed import Look
 from detseg.tasks.base import Task
 
 
@@ -23,9 +25,20 @@ class TorchMember:
         self._device = device
         self._dtype = dtype
 
+    def look(self, image: Any) -> Look:
+        """How the model looks at ``image``. See :class:`detseg.runtime.ensemble.Member`.
+
+        Raises:
+            VolumeError: a volume would become too large.
+        """
+        task: Any = self._task
+        boxes = VolumeBoxes(image, task.spec)
+        look: Look = task.look(self._model, boxes, self._device, self._dtype)
+        return look
+
     @torch.inference_mode()
     def probabilities(self, image: Any) -> tuple[FloatArray, Any]:
-        """Those of the classes ``[C, *spatial]`` in the grid of the input, and the way back.
+        """Those of the classes ``[C, *spatial]`` everywhere at once in the grid of the input, and the way back.
 
         Raises:
             VolumeError: a volume would become too large.

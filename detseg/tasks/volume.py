@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -23,13 +23,15 @@ from detseg.losses.base import LabelLossConfig, LossSum
 from detseg.losses.checks import require_labels
 from detseg.losses.dice import DiceLossConfig
 from detseg.losses.nested import RegionLoss
-from detseg.ops.inferers import average_over_flips, probabilities_of, sliding_window
+from detseg.ops.inferers import TENSOR_INFERER, average_over_flips, probabilities_of, sliding_window
+from detseg.runtime.inputs.volume_boxes import VolumeBoxes
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, to_file_axes
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.volumes import VolumeMetadata
 from detseg.runtime.postprocess.components import clean_labels
 from detseg.runtime.postprocess.config import WindowsConfig
 from detseg.runtime.postprocess.results import best_voxel_classes
+from detseg.runtime.postprocess.streamed import Look
 from detseg.structures import IGNORE_INDEX, Target
 from detseg.tasks.base import Batch, ExportGraph, compare, require_no_backend
 from detseg.volumes import LabelVolume, Shape3, VolumeSample, VolumeTransform
@@ -191,6 +193,27 @@ class VolumeTask:
         if inferer.flip:
             return average_over_flips(look, images, inferer.flip_axes, nested=self._nested)
         return probabilities_of(look(images), nested=self._nested)
+
+    def look(self, model: nn.Module, boxes: VolumeBoxes, device: torch.device, dtype: torch.dtype) -> Look:
+        """How ``model``, which is on ``device`` and takes ``dtype``, looks at a volume part by part."""
+
+        def within(work: Callable[[], Any]) -> Any:
+            with torch.inference_mode():
+                return work()
+
+        return Look(
+            inferer=TENSOR_INFERER,
+            predict=model,
+            boxes=boxes,
+            num_classes=len(self.class_names),
+            settings=self.config.postprocess,
+            window=self._window,
+            nested=self._nested,
+            finish=partial(clean_labels, cleaned=self.config.postprocess.clean, class_names=self.class_names),
+            to_device=lambda array: torch.from_numpy(array).to(device, dtype),
+            device=device,
+            within=within,
+        )
 
     def only(self, kept: Tensor) -> Self:
         """Nothing is limited."""

@@ -131,13 +131,13 @@ PAIRS = {
         atol=1e-4,
     ),
     "uniform weights": Pair(
-        lambda window: VIEWS[0]._window_weights(window, "uniform", "cpu"),
-        lambda window: VIEWS[1]._window_weights(window, "uniform", "cpu"),
+        lambda window: VIEWS[0].window_weights(window, "uniform", "cpu"),
+        lambda window: VIEWS[1].window_weights(window, "uniform", "cpu"),
         [((4, 6),), ((1, 5, 8),)],
     ),
     "gaussian weights": Pair(
-        lambda window: VIEWS[0]._window_weights(window, "gaussian", "cpu"),
-        lambda window: VIEWS[1]._window_weights(window, "gaussian", "cpu"),
+        lambda window: VIEWS[0].window_weights(window, "gaussian", "cpu"),
+        lambda window: VIEWS[1].window_weights(window, "gaussian", "cpu"),
         [((4, 6),), ((1, 5, 8),), ((96, 96, 96),)],
         rtol=1e-6,
     ),

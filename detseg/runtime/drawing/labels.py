@@ -59,7 +59,9 @@ def draw_labels(
 
 def classes_in(*masks: ByteArray) -> list[int]:
     """The class positions that occur in ``masks``, in order, without ``IGNORE_INDEX``."""
-    counts = sum(np.bincount(mask.ravel(), minlength=IGNORE_INDEX + 1) for mask in masks)
+    # Counting makes integers of 64 bits of what it is given: of volumes, one slice at a time.
+    parts = (part for mask in masks for part in (mask if mask.ndim == 3 else [mask]))
+    counts = sum(np.bincount(part.ravel(), minlength=IGNORE_INDEX + 1) for part in parts)
     return [int(label) for label in np.flatnonzero(counts) if label != IGNORE_INDEX]
 
 

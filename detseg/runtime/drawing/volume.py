@@ -289,7 +289,7 @@ def _legend(
     """The name and the milliliters of each class in ``shown``."""
     if not shown:
         return _strip("nothing is labeled", width)
-    counts = np.bincount(labels.labels.ravel(), minlength=256)
+    counts = labels.voxel_counts
     entries = [
         (palette[label], f"{class_names[label]} {_rounded(counts[label] * labels.voxel_milliliters)} ml")
         for label in shown

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -55,6 +57,10 @@ class ChannelSpec:
         return self.intensity != "ct" or None not in (self.window, self.mean, self.deviation)
 
 
+_PART_VOXELS = 2**22
+"""How many voxels are normalized at a time: in doubles, a large volume would take twice its own memory."""
+
+
 def normalize_channel(voxels: FloatArray, spec: ChannelSpec) -> FloatArray:
     """``voxels`` ``[X, Y, Z]`` of a whole volume as ``spec`` wants their intensities, float32. With ``zscore`` a
     constant volume becomes zeros.
@@ -62,17 +68,40 @@ def normalize_channel(voxels: FloatArray, spec: ChannelSpec) -> FloatArray:
     Raises:
         ValueError: ``spec`` is not complete.
     """
+    normalize = normalization_of(voxels, spec)
+    normalized = np.empty_like(voxels)
+    for part in _parts(voxels):
+        normalized[part] = normalize(voxels[part])
+    return normalized
+
+
+def normalization_of(voxels: FloatArray, spec: ChannelSpec) -> Callable[[FloatArray], FloatArray]:
+    """What makes the normalized intensities, float32, of any part of the whole volume ``voxels`` ``[X, Y, Z]``.
+
+    Raises:
+        ValueError: ``spec`` is not complete.
+    """
     if spec.intensity == "window":
         assert spec.window is not None
         lower, upper = spec.window
-        clipped = np.clip(voxels, lower, upper)
-        return np.asarray((clipped - lower) * (2 / (upper - lower)) - 1, np.float32)
+        return lambda part: np.asarray((np.clip(part, lower, upper) - lower) * (2 / (upper - lower)) - 1, np.float32)
     if spec.intensity == "ct":
         if spec.window is None or spec.mean is None or spec.deviation is None:
             raise ValueError("intensity ct needs window, mean and deviation, which training takes from its data set")
-        return np.asarray((np.clip(voxels, *spec.window) - spec.mean) / spec.deviation, np.float32)
-    mean, deviation = voxels.mean(dtype=np.float64), voxels.std(dtype=np.float64)
+        window, center, scale = spec.window, spec.mean, spec.deviation
+        return lambda part: np.asarray((np.clip(part, *window) - center) / scale, np.float32)
+    mean = voxels.mean(dtype=np.float64)
+    squares = sum(float(np.square(voxels[part] - mean).sum()) for part in _parts(voxels))
+    deviation = np.float64(math.sqrt(squares / voxels.size))
     # Below this, differences are those that float32 makes of one and the same number.
     if deviation <= np.finfo(np.float32).eps * abs(mean):
-        return np.zeros_like(voxels)
-    return np.asarray((voxels - mean) / deviation, np.float32)
+        return np.zeros_like
+    return lambda part: np.asarray((part - mean) / deviation, np.float32)
+
+
+def _parts(voxels: FloatArray) -> Iterator[tuple[slice, slice, slice]]:
+    """Indices of parts that are ``voxels`` together, across the last axis, along which a file is read last."""
+    x, y, z = voxels.shape
+    step = max(1, _PART_VOXELS // (x * y))
+    for first in range(0, z, step):
+        yield slice(None), slice(None), slice(first, first + step)

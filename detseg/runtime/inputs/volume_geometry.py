@@ -22,6 +22,12 @@ from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES
 from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3, Spacing, Volume, VolumeTransform, spacing_of
 
+SUMS_BYTES = 2**29
+"""What sums over windows of a volume may take: of larger ones, a part after the other is looked at, and the windows at
+its borders more than once."""
+_STRIP_BYTES = 2**28
+"""What a strip of an input takes at most, or nearly so."""
+
 
 @dataclass(frozen=True, slots=True)
 class VolumeSpec:
@@ -117,8 +123,9 @@ class VolumeSpec:
         right, front, top = np.median(spacings, axis=0).round(4).tolist()
         return replace(self, spacing=(right, front, top))
 
-    def read(self, path: Path | str, num_classes: int = 1) -> Volume:
-        """The volume in the file ``path``, of which probabilities for ``num_classes`` will be made.
+    def read(self, path: Path | str, num_classes: int = 1, num_kept: int = 0) -> Volume:
+        """The volume in the file ``path``, of which probabilities for ``num_classes`` will be made and ``num_kept`` of
+        them be kept.
 
         Raises:
             VolumeError: it cannot be read, or would become too large when it is placed, or would take more memory on
@@ -129,7 +136,7 @@ class VolumeSpec:
             transform = transform_of(header.shape, header.affine, self)
         except VolumeError as error:
             raise VolumeError(f"{path}: {error}") from error
-        require_memory(path, _memory_needed(transform, num_classes, self.num_channels), header.shape)
+        require_memory(path, _memory_needed(transform, num_classes, self.num_channels, num_kept), header.shape)
         return self.shown(read_case(path, self.num_channels))
 
     def shown(self, volume: Volume) -> Volume:
@@ -154,16 +161,13 @@ class VolumeSpec:
         return transform_of(volume.shape, volume.affine, self).input_shape
 
 
-def _memory_needed(transform: VolumeTransform, num_classes: int, num_channels: int = 1) -> int:
-    """The bytes that a volume takes where it takes most on its way, with its float32 voxels kept throughout."""
+def _memory_needed(transform: VolumeTransform, num_classes: int, num_channels: int = 1, num_kept: int = 0) -> int:
+    """The bytes that a volume takes where it takes most on its way, with its float32 voxels kept throughout: while it
+    is looked at in strips, its labels are written, or pictures are made of it."""
     stored, placed = math.prod(transform.original_shape), math.prod(transform.input_shape)
-    doubles, kept = 2 * 8 * stored, 4 * stored * num_channels
-    placing = kept + doubles + 4 * stored + 2 * 4 * placed * num_channels
-    # Sums over windows, what they become, the sum over mirror images; how often each voxel was seen, and the input.
-    predicting = kept + 4 * placed * (3 * num_classes + 1 + num_channels)
-    # The probabilities; for each class in turn those on the grid of the file, the best, a flag and the label.
-    choosing = kept + 4 * placed * num_classes + stored * (4 + 4 + 1 + 1)
-    return max(placing, predicting, choosing)
+    kept = 4 * stored * (num_channels + num_kept)
+    sums = min(SUMS_BYTES, 4 * placed * (2 * num_classes + 1)) + min(_STRIP_BYTES, 2 * 4 * placed * num_channels)
+    return kept + stored + max(sums, 4 * stored)
 
 
 def orientation(affine: DoubleArray) -> tuple[Shape3, tuple[bool, bool, bool]]:
@@ -217,18 +221,23 @@ def place_volume(volume: Volume, spec: VolumeSpec) -> tuple[FloatArray, VolumeTr
     Intensities are normalized on the grid of the file, so that they do not depend on the spacing.
     Raises VolumeError like :func:`transform_of`, and where the volume has not the channels of ``spec``.
     """
-    if volume.num_channels != spec.num_channels:
-        names = ", ".join(channel.name for channel in spec.channels if channel.name)
-        raise VolumeError(
-            f"the volume has {volume.num_channels} channels, the model takes {spec.num_channels}"
-            + (f" ({names})" if names else "")
-        )
+    require_channels(volume, spec)
     transform = transform_of(volume.shape, volume.affine, spec)
     placed = [
         resample(to_input_axes(normalize_channel(voxels, channel), transform), transform.input_shape)
         for voxels, channel in zip(volume.channels, spec.per_channel, strict=True)
     ]
     return np.ascontiguousarray(placed[0]) if len(placed) == 1 else np.stack(placed), transform
+
+
+def require_channels(volume: Volume, spec: VolumeSpec) -> None:
+    """Raise VolumeError where ``volume`` has not the channels of ``spec``."""
+    if volume.num_channels != spec.num_channels:
+        names = ", ".join(channel.name for channel in spec.channels if channel.name)
+        raise VolumeError(
+            f"the volume has {volume.num_channels} channels, the model takes {spec.num_channels}"
+            + (f" ({names})" if names else "")
+        )
 
 
 def place_labels(labels: ByteArray, transform: VolumeTransform) -> ByteArray:
@@ -284,15 +293,22 @@ def resample(array: NDArray[Any], shape: Shape3, *, smooth: bool = True) -> Floa
     It is PyTorch's ``interpolate``, with ``antialias`` and without.
     """
     resampled = np.asarray(array, np.float32)
-    # The axes that shrink most go first: less is left to do for the others.
-    for axis in sorted(range(3), key=lambda axis: shape[axis] / array.shape[axis]):
-        if shape[axis] != array.shape[axis]:
-            table = _neighbors if smooth else _nearest_two
-            resampled = _resample_axis(resampled, axis, *table(array.shape[axis], shape[axis]))
+    depth, height, width = array.shape
+    for axis in resampling_order((depth, height, width), shape):
+        table = neighbors if smooth else nearest_two
+        resampled = resample_axis(resampled, axis, *table(array.shape[axis], shape[axis]))
     return resampled
 
 
-def _resample_axis(array: FloatArray, axis: int, positions: IntArray, weights: FloatArray) -> FloatArray:
+def resampling_order(shape: Shape3, new_shape: Shape3) -> list[int]:
+    """The axes that change, in the order in which they do: those that shrink most first, as less is left to do for the
+    others then."""
+    changing = [axis for axis in range(3) if new_shape[axis] != shape[axis]]
+    return sorted(changing, key=lambda axis: new_shape[axis] / shape[axis])
+
+
+def resample_axis(array: FloatArray, axis: int, positions: IntArray, weights: FloatArray) -> FloatArray:
+    """The sums over ``k`` of what ``array`` has at ``positions[k]`` along an axis, times ``weights[k]``."""
     along_axis = [-1 if other == axis else 1 for other in range(array.ndim)]
     total: FloatArray = array.take(positions[0], axis) * weights[0].reshape(along_axis)
     for position, weight in zip(positions[1:], weights[1:], strict=True):
@@ -303,7 +319,7 @@ def _resample_axis(array: FloatArray, axis: int, positions: IntArray, weights: F
 
 
 @lru_cache(maxsize=64)
-def _neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
+def neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
     """Which old voxels along an axis contribute to each new one, and how much: ``positions`` and ``weights``
     ``[K, new_length]``; the weights of a new voxel sum to 1. All callers get the same arrays, which cannot be written
     to."""
@@ -320,8 +336,8 @@ def _neighbors(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
     return shared
 
 
-def _nearest_two(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
-    """The two old voxels about each new one, as of :func:`_neighbors`, in the arithmetic of PyTorch: all float32."""
+def nearest_two(length: int, new_length: int) -> tuple[IntArray, FloatArray]:
+    """The two old voxels about each new one, as of :func:`neighbors`, in the arithmetic of PyTorch: all float32."""
     centers = (np.arange(new_length, dtype=np.float32) + np.float32(0.5)) * np.float32(length / new_length)
     places = np.maximum(centers - np.float32(0.5), 0)
     lower = places.astype(np.int64)

@@ -192,8 +192,9 @@ class Kind(ABC):
     has_probabilities: ClassVar[bool] = False
     """Whether models say how probable each class is everywhere, see :meth:`average`."""
 
-    def reader(self, spec: Any, num_classes: int) -> Callable[[Path], Any]:
-        """How files are read as ``spec`` wants them, for a network that tells ``num_classes`` apart."""
+    def reader(self, spec: Any, num_classes: int, num_kept: int = 0) -> Callable[[Path], Any]:
+        """How files are read as ``spec`` wants them, for a network that tells ``num_classes`` apart, the probabilities
+        of ``num_kept`` of which are kept."""
         read: Callable[[Path], Any] = spec.read
         return read
 

@@ -14,12 +14,14 @@ from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.drawing.volume import compare_axial, compare_volumes, draw_slices
+from detseg.runtime.inputs.volume_boxes import VolumeBoxes
 from detseg.runtime.inputs.volume_geometry import VolumeSpec, resample
 from detseg.runtime.kinds.base import Kind, Metadata, Network, Save, logits_of, require_few_classes
 from detseg.runtime.postprocess.components import clean_labels
 from detseg.runtime.postprocess.config import WindowsConfig
-from detseg.runtime.postprocess.inferers import average_over_flips, probabilities_of, sliding_window
+from detseg.runtime.postprocess.inferers import ARRAY_INFERER, average_over_flips, probabilities_of, sliding_window
 from detseg.runtime.postprocess.results import best_voxel_classes
+from detseg.runtime.postprocess.streamed import Look, label_volume
 from detseg.runtime.writers.volumes import (
     MontageWriter,
     NiftiWriter,
@@ -29,7 +31,7 @@ from detseg.runtime.writers.volumes import (
     volume_record,
 )
 from detseg.structures import IGNORE_INDEX
-from detseg.volumes import LabelVolume, Shape3, Volume, VolumeSample, VolumeTransform
+from detseg.volumes import LabelVolume, Shape3, Volume, VolumeSample, VolumeTransform, replaced
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,27 +78,31 @@ class VolumePipeline:
         self._class_names = metadata.class_names
         self._nested = bool(metadata.regions)
         window = self._inferer.window or metadata.patch
-        self._look = partial(
-            sliding_window,
-            partial(logits_of, network, len(metadata.class_names)),
-            window=window,
-            overlap=self._inferer.overlap,
-            weighting=self._inferer.weighting,
-            batch_size=self._inferer.batch_size,
-        )
+        self._window = window
+        self._predict = partial(logits_of, network, len(metadata.class_names))
         network.require_shape((self._spec.num_channels, *window))
 
-    def prepare(self, images: Sequence[Volume], slot: int) -> tuple[list[FloatArray], list[VolumeTransform]]:
-        """Volumes of any sizes, placed and normalized, ``[C, D, H, W]`` each."""
-        placed = [self._spec.place(volume) for volume in images]
-        return [array for array, _ in placed], [transform for _, transform in placed]
+    def prepare(self, images: Sequence[Volume], slot: int) -> tuple[list[VolumeBoxes], list[VolumeTransform]]:
+        """Volumes of any sizes, of which parts are placed and normalized when they are looked at."""
+        boxes = [VolumeBoxes(volume, self._spec) for volume in images]
+        return boxes, [one.transform for one in boxes]
 
-    def results(self, inputs: list[FloatArray], transforms: list[VolumeTransform]) -> list[LabelVolume]:
+    def results(self, inputs: list[VolumeBoxes], transforms: list[VolumeTransform]) -> list[LabelVolume]:
         """The labels of each volume."""
-        return [
-            self.result_of(self.probabilities(array), transform)
-            for array, transform in zip(inputs, transforms, strict=True)
-        ]
+        return [label_volume([self.look(boxes)]) for boxes in inputs]
+
+    def look(self, boxes: VolumeBoxes) -> Look:
+        """How the network looks at a volume."""
+        return Look(
+            inferer=ARRAY_INFERER,
+            predict=self._predict,
+            boxes=boxes,
+            num_classes=len(self._class_names),
+            settings=self._inferer,
+            window=self._window,
+            nested=self._nested,
+            finish=partial(clean_labels, cleaned=self._inferer.clean, class_names=self._class_names),
+        )
 
     def result_of(
         self, probabilities: FloatArray, transform: VolumeTransform, *, keeps_probabilities: bool = False
@@ -111,15 +117,24 @@ class VolumePipeline:
         """Nothing is limited."""
         return self
 
-    def probabilities(self, volume: FloatArray) -> FloatArray:
-        """Those of the classes, ``[C, D, H, W]``, of a placed volume ``[I, D, H, W]``."""
-        look, inferer, batch = self._look, self._inferer, volume[None]
+    def probabilities(self, image: Volume) -> tuple[FloatArray, VolumeTransform]:
+        """Those of the classes, ``[C, D, H, W]``, of a whole volume at once, and the way back."""
+        placed, transform = self._spec.place(image)
+        inferer, batch = self._inferer, placed[None]
+        look = partial(
+            sliding_window,
+            self._predict,
+            window=self._window,
+            overlap=inferer.overlap,
+            weighting=inferer.weighting,
+            batch_size=inferer.batch_size,
+        )
         if inferer.flip:
             averaged = average_over_flips(look, batch, inferer.flip_axes, nested=self._nested)
         else:
             averaged = probabilities_of(look(batch), nested=self._nested)
         first: FloatArray = averaged[0]
-        return first
+        return first, transform
 
 
 class Volumes(Kind):
@@ -168,9 +183,9 @@ class Volumes(Kind):
     default_save = ("nifti", "table", "slices", "montage")
     has_probabilities = True
 
-    def reader(self, spec: VolumeSpec, num_classes: int) -> Callable[[Path], Volume]:
+    def reader(self, spec: VolumeSpec, num_classes: int, num_kept: int = 0) -> Callable[[Path], Volume]:
         """One that refuses, before it is read, a volume that would need too much memory on its way to labels."""
-        return partial(spec.read, num_classes=num_classes)
+        return partial(spec.read, num_classes=num_classes, num_kept=num_kept)
 
     def average(self, parts: Iterator[tuple[FloatArray, VolumeTransform]]) -> tuple[FloatArray, VolumeTransform]:
         """The mean of the probabilities ``[C, D, H, W]`` of several models."""
@@ -243,7 +258,7 @@ class Volumes(Kind):
         """``result`` with background in place of what is not kept."""
         table = np.arange(256, dtype=np.uint8)
         table[: len(kept)][~kept] = 0
-        return LabelVolume(table[result.labels], result.affine, result.probabilities)
+        return LabelVolume(replaced(result.labels, table), result.affine, result.probabilities)
 
     def relabel(self, result: LabelVolume, positions: IntArray) -> LabelVolume:
         """``result`` with other class positions; voxels of a class with position -1 become background, because nothing
@@ -251,7 +266,7 @@ class Volumes(Kind):
         table = np.zeros(256, np.uint8)
         known = positions >= 0
         table[: len(positions)][known] = positions[known]
-        return LabelVolume(table[result.labels], result.affine)
+        return LabelVolume(replaced(result.labels, table), result.affine)
 
     def count(self, result: LabelVolume, num_classes: int) -> IntArray:
         """1 where there is a voxel of the class."""

@@ -126,12 +126,17 @@ class OnnxRunner:
         future.add_done_callback(lambda _: free.put(slot))
         return OnnxPending(future)
 
-    def probabilities(self, image: Any) -> tuple[Any, Any]:
-        """Those of the classes everywhere in ``image``, and the way back; for kinds that have them, see
-        :class:`detseg.runtime.ensemble.Member`."""
+    def look(self, image: Any) -> Any:
+        """See :class:`detseg.runtime.ensemble.Member`."""
         pipeline: Any = self._pipeline
-        (array,), (transform,) = pipeline.prepare([image], 0)
-        return pipeline.probabilities(array), transform
+        (boxes,), _ = pipeline.prepare([image], 0)
+        return pipeline.look(boxes)
+
+    def probabilities(self, image: Any) -> tuple[Any, Any]:
+        """See :class:`detseg.runtime.ensemble.Member`."""
+        pipeline: Any = self._pipeline
+        found: tuple[Any, Any] = pipeline.probabilities(image)
+        return found
 
     def result_of(self, probabilities: Any, transform: Any, *, keeps_probabilities: bool = False) -> Any:
         """See :class:`detseg.runtime.ensemble.Member`."""

@@ -16,9 +16,10 @@ from itertools import islice, product
 from typing import Any, Generic, TypeVar, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from detseg.arrays import FloatArray
-from detseg.runtime.inputs.volume_geometry import resample
+from detseg.arrays import FloatArray, IntArray
+from detseg.runtime.inputs.volume_geometry import SUMS_BYTES, resample, resample_axis
 from detseg.runtime.postprocess.config import Weighting
 
 Array = TypeVar("Array")
@@ -77,6 +78,18 @@ class Inferer(ABC, Generic[Array]):
         training images are too. Maps of this size already stay what they are."""
 
     @abstractmethod
+    def resample_axis(self, array: Array, axis: int, positions: IntArray, weights: FloatArray) -> Array:
+        """The sums over ``k`` of what ``array`` has at ``positions[k]`` along an axis, times ``weights[k]``."""
+
+    @abstractmethod
+    def to_host(self, array: Array) -> NDArray[Any]:
+        """``array`` as one of numpy."""
+
+    @abstractmethod
+    def sums_bytes(self, device: Any) -> int:
+        """How much memory sums over windows of a volume may take on ``device``."""
+
+    @abstractmethod
     def softmax(self, logits: Array) -> Array:
         """Class probabilities of ``logits`` ``[B, K, ...]``."""
 
@@ -126,21 +139,21 @@ class Inferer(ABC, Generic[Array]):
         before = [amount // 2 for amount in missing]
         if any(missing):
             padded = self.pad(images, [(first, amount - first) for first, amount in zip(before, missing, strict=True)])
-        weights = self._window_weights(window, weighting, padded.device)
-        total, covered = None, self._zeros(padded.shape[2:], padded.device)
-        places = ((image, _slices(corner, window)) for image in range(len(padded)) for corner in product(*starts))
+        weights = self.window_weights(window, weighting, padded.device)
+        total, covered = None, self.zeros(padded.shape[2:], padded.device)
+        places = ((image, slices(corner, window)) for image in range(len(padded)) for corner in product(*starts))
         while chunk := list(islice(places, batch_size)):
             predictions: Any = predict(self.library.stack([padded[image][:, *where] for image, where in chunk]))
             _require_size(tuple(predictions.shape), len(chunk), window)
             if total is None:
-                total = self._zeros((len(padded), predictions.shape[1], *covered.shape), padded.device)
+                total = self.zeros((len(padded), predictions.shape[1], *covered.shape), padded.device)
             for (image, where), prediction in zip(chunk, predictions, strict=True):
                 self.add_product(total[image][:, *where], self.to_float32(prediction), weights)
                 if image == 0:
                     covered[where] += weights
         assert total is not None
         total /= covered
-        averaged: Array = total[:, :, *_slices(before, spatial)]
+        averaged: Array = total[:, :, *slices(before, spatial)]
         return averaged
 
     def average_over_tta(
@@ -171,10 +184,10 @@ class Inferer(ABC, Generic[Array]):
         for scale in scales:
             view = self.resize(images, _scaled(height, scale), _scaled(width, scale))
             for axes in ((), (-1,)) if flip else ((),):
-                logits: Any = predict(self._flipped(view, axes))
+                logits: Any = predict(self.flipped(view, axes))
                 if logits.ndim != 4 or len(logits) != count:
                     raise ValueError(f"predict must give logits [{count}, K, h, w], it gave {[*logits.shape]}")
-                logits = self.to_float32(self._flipped(logits, axes))
+                logits = self.to_float32(self.flipped(logits, axes))
                 probabilities: Any = self.softmax(self.resize(logits, height, width))
                 total = probabilities if total is None else total + probabilities
         mean: Array = total / (len(scales) * (2 if flip else 1))
@@ -202,22 +215,24 @@ class Inferer(ABC, Generic[Array]):
         total: Any = None
         for chosen in product((False, True), repeat=len(axes)):
             mirrored = tuple(2 + axis for axis, is_mirrored in zip(axes, chosen, strict=True) if is_mirrored)
-            logits = self.to_float32(predict(self._flipped(images, mirrored)))
-            probabilities = self._flipped(self.probabilities(logits, nested=nested), mirrored)
+            logits = self.to_float32(predict(self.flipped(images, mirrored)))
+            probabilities = self.flipped(self.probabilities(logits, nested=nested), mirrored)
             total = probabilities if total is None else total + probabilities
         mean: Array = total / 2 ** len(axes)
         return mean
 
-    def _flipped(self, array: Array, axes: tuple[int, ...]) -> Array:
+    def flipped(self, array: Array, axes: tuple[int, ...]) -> Array:
+        """``array`` mirrored along ``axes``."""
         flipped: Array = self.library.flip(array, axes) if axes else array
         return flipped
 
-    def _zeros(self, shape: Sequence[int], device: Any) -> Any:
+    def zeros(self, shape: Sequence[int], device: Any) -> Any:
+        """Zeros, float32."""
         return self.library.zeros(tuple(shape), dtype=self.library.float32, device=device)
 
-    def _window_weights(self, window: tuple[int, ...], weighting: Weighting, device: Any) -> Any:
+    def window_weights(self, window: tuple[int, ...], weighting: Weighting, device: Any) -> Any:
         """The weight ``[*window]`` of each position: 1, or a Gaussian about the middle."""
-        weights = self._zeros(window, device) + 1
+        weights = self.zeros(window, device) + 1
         if weighting == "uniform":
             return weights
         for axis, side in enumerate(window):
@@ -250,6 +265,18 @@ class ArrayInferer(Inferer[FloatArray]):
             return maps
         return np.stack([resample(image, (len(image), height, width)) for image in maps])
 
+    def resample_axis(self, array: FloatArray, axis: int, positions: IntArray, weights: FloatArray) -> FloatArray:
+        """The sums over ``k`` of ``array`` at ``positions[k]`` along an axis, times ``weights[k]``."""
+        return resample_axis(array, axis, positions, weights)
+
+    def to_host(self, array: FloatArray) -> NDArray[Any]:
+        """As it is."""
+        return array
+
+    def sums_bytes(self, device: Any) -> int:
+        """How much memory sums over windows may take."""
+        return SUMS_BYTES
+
     def softmax(self, logits: FloatArray) -> FloatArray:
         """Class probabilities of ``logits`` ``[B, K, ...]``."""
         values: FloatArray = logits - logits.max(axis=1, keepdims=True)
@@ -269,7 +296,8 @@ class ArrayInferer(Inferer[FloatArray]):
         return found
 
 
-def _slices(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+def slices(corner: Sequence[int], size: Sequence[int]) -> tuple[slice, ...]:
+    """What cuts out a block of this ``size``, with its first position at ``corner``."""
     return tuple(slice(first, first + length) for first, length in zip(corner, size, strict=True))
 
 
@@ -285,11 +313,11 @@ def _require_size(found: tuple[int, ...], count: int, window: tuple[int, ...]) -
         )
 
 
-_INFERER = ArrayInferer()
+ARRAY_INFERER = ArrayInferer()
 sliding_window, average_over_tta, average_over_flips = (
-    _INFERER.sliding_window,
-    _INFERER.average_over_tta,
-    _INFERER.average_over_flips,
+    ARRAY_INFERER.sliding_window,
+    ARRAY_INFERER.average_over_tta,
+    ARRAY_INFERER.average_over_flips,
 )
-softmax = _INFERER.softmax
-probabilities_of = _INFERER.probabilities
+softmax = ARRAY_INFERER.softmax
+probabilities_of = ARRAY_INFERER.probabilities

@@ -6,7 +6,6 @@ import gzip
 import math
 import warnings
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -38,11 +37,12 @@ _NO_EXTENSION = bytes(4)
 """What follows a header behind which nothing but voxels comes."""
 MEMORY_SHARE = 0.5
 """The share of this process's memory that one volume may take, from its file to its result; others are read ahead."""
-_READ_BYTES, _SCALED_BYTES = 5, 20
-"""What reading takes for each voxel beside what the file holds: float32 and a flag, and two arrays of doubles."""
+_READ_BYTES = 4
+"""What reading a scan takes for each voxel, whatever the file holds: float32."""
 _LABEL_BYTES = 40
 """The same for labels: integers of 64 bits, and several such arrays while they are checked and mapped to classes."""
 _MOST_BEHIND_VOXELS = 2**26
+_PART_VOXELS = 2**20
 
 
 def read_volume_header(path: Path | str, num_channels: int = 1) -> VolumeHeader:
@@ -65,10 +65,10 @@ def read_volume(path: Path | str, num_channels: int = 1, *, quiet: bool = False)
         VolumeError: as :func:`read_volume_header`; also if the data are damaged or a voxel is not finite in float32.
         ValueError: nibabel is not installed.
     """
-    stored, layout = _read(path, _read_bytes_each, num_channels)
+    voxels, layout = _read_scan(path, num_channels)
     for doubt in () if quiet else layout.header.doubts:
         warnings.warn(f"{path}: {doubt}", stacklevel=2)
-    return Volume(finite_scan(path, _scaled(stored, layout)), layout.header.affine, layout.header.forms)
+    return Volume(voxels, layout.header.affine, layout.header.forms)
 
 
 def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
@@ -79,7 +79,7 @@ def read_label_values(path: Path | str) -> tuple[IntArray, DoubleArray]:
         VolumeError: as :func:`read_volume_header`; also if the data are damaged or a voxel is not a whole number.
         ValueError: nibabel is not installed.
     """
-    stored, layout = _read(path, lambda _: _LABEL_BYTES)
+    stored, layout = _read(path, _LABEL_BYTES)
     return whole_numbers(path, _scaled(stored, layout), _advice_on_fractions(layout)), layout.header.affine
 
 
@@ -164,39 +164,85 @@ def require_memory(path: Path | str, num_bytes: float, shape: tuple[int, ...]) -
         )
 
 
-def _read_bytes_each(layout: Layout) -> int:
-    return _SCALED_BYTES if layout.is_scaled else _READ_BYTES
-
-
-def _read(path: Path | str, bytes_each: Callable[[Layout], int], num_channels: int = 1) -> tuple[NDArray[Any], Layout]:
-    """The voxels as they are stored, ``[X, Y, Z]`` or ``[C, X, Y, Z]``, and the layout that says what
-    they mean. ``bytes_each``: what will be made of each voxel."""
+def _read_scan(path: Path | str, num_channels: int) -> tuple[FloatArray, Layout]:
+    """The voxels as the header scales them, ``[X, Y, Z]`` or ``[C, X, Y, Z]`` float32, made of a part of the file after
+    the other."""
     with open_nifti(path) as stream:
         layout = read_layout(stream, path, num_channels)
         num_voxels = math.prod(layout.header.shape) * num_channels
-        require_memory(path, layout.num_bytes + bytes_each(layout) * num_voxels, layout.header.shape)
+        require_memory(path, _READ_BYTES * num_voxels, layout.header.shape)
+        if layout.image is None:
+            values, num_bytes = _read_scaled(stream, num_voxels, layout, path)
+        else:
+            with open_nifti(layout.image) as voxels:
+                values, num_bytes = _read_scaled(voxels, num_voxels, layout, layout.image)
+    _require_all(path, layout, num_bytes)
+    scan = _shaped(np.frombuffer(values, np.float32), layout)
+    is_finite = all(np.isfinite(part).all() for part in scan)
+    return scan if is_finite else finite_scan(path, scan), layout
+
+
+def _read_scaled(
+    stream: BinaryIO | gzip.GzipFile, num_voxels: int, layout: Layout, path: Path | str
+) -> tuple[bytearray, int]:
+    """``num_voxels`` as float32, or as many as there are, and how many bytes they were; memory grows with these."""
+    _seek(stream, layout, path)
+    values, done, each = bytearray(), 0, layout.dtype.itemsize
+    while done < num_voxels:
+        data = read_bytes(stream, min(_PART_VOXELS, num_voxels - done) * each, path)
+        count = len(data) // each
+        with np.errstate(over="ignore"):
+            part = _scaled(np.frombuffer(data, layout.dtype, count), layout).astype(np.float32, copy=False)
+        values += part.data
+        done += count
+        if count < _PART_VOXELS and done < num_voxels:
+            return values, (done - count) * each + len(data)
+    _read_to_end(stream, path)
+    return values, layout.num_bytes
+
+
+def _read(path: Path | str, bytes_each: int) -> tuple[NDArray[Any], Layout]:
+    """The voxels as they are stored, ``[X, Y, Z]``, and the layout that says what they mean. ``bytes_each``: what will
+    be made of each voxel."""
+    with open_nifti(path) as stream:
+        layout = read_layout(stream, path)
+        num_voxels = math.prod(layout.header.shape)
+        require_memory(path, layout.num_bytes + bytes_each * num_voxels, layout.header.shape)
         if layout.image is None:
             data = _read_voxels(stream, layout, path)
         else:
             with open_nifti(layout.image) as voxels:
                 data = _read_voxels(voxels, layout, layout.image)
-    if len(data) < layout.num_bytes:
+    _require_all(path, layout, len(data))
+    return _shaped(np.frombuffer(data, layout.dtype), layout), layout
+
+
+def _require_all(path: Path | str, layout: Layout, num_bytes: int) -> None:
+    if num_bytes < layout.num_bytes:
         shape = "x".join(map(str, layout.header.shape))
         raise VolumeError(
             f"{path}: truncated, or its header lies: {shape} voxels of {layout.header.dtype} take {layout.num_bytes} "
-            f"bytes, there are {len(data)}"
+            f"bytes, there are {num_bytes}"
         )
-    values = np.frombuffer(data, layout.dtype)
+
+
+def _shaped(values: NDArray[Any], layout: Layout) -> NDArray[Any]:
+    """``values`` in the order of the file as ``[X, Y, Z]``, of several channels ``[C, X, Y, Z]``."""
+    shape, num_channels = layout.header.shape, layout.header.num_channels
     if num_channels == 1:
-        return values.reshape(layout.header.shape, order="F"), layout
-    return np.moveaxis(values.reshape((*layout.header.shape, num_channels), order="F"), -1, 0), layout
+        return values.reshape(shape, order="F")
+    return np.moveaxis(values.reshape((*shape, num_channels), order="F"), -1, 0)
 
 
-def _read_voxels(stream: BinaryIO | gzip.GzipFile, layout: Layout, path: Path | str) -> bytearray:
+def _seek(stream: BinaryIO | gzip.GzipFile, layout: Layout, path: Path | str) -> None:
     try:
         stream.seek(layout.offset)
     except (EOFError, zlib.error, OSError) as error:
         raise VolumeError(f"{path}: damaged or truncated before its voxels: {error}") from error
+
+
+def _read_voxels(stream: BinaryIO | gzip.GzipFile, layout: Layout, path: Path | str) -> bytearray:
+    _seek(stream, layout, path)
     data = read_bytes(stream, layout.num_bytes, path)
     _read_to_end(stream, path)
     return data

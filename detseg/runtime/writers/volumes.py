@@ -22,7 +22,7 @@ from detseg.runtime.volumes.itk_files import label_suffix, write_itk_labels
 from detseg.runtime.volumes.nifti import write_label_values, write_probabilities
 from detseg.runtime.writers.base import FolderWriter, SharedOutput, csv_lines, rounded
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
-from detseg.volumes import LabelVolume
+from detseg.volumes import LabelVolume, replaced
 
 _LARGEST_ID = 2**31 - 1
 
@@ -72,7 +72,7 @@ class NiftiWriter(FolderWriter):
         """
         _check_labels(frame.source, result, self._num_classes)
         suffix = label_suffix(frame.source) if self._as_source else ".nii.gz"
-        path, values = self._output.path_for(frame, suffix), self._table[result.labels]
+        path, values = self._output.path_for(frame, suffix), replaced(result.labels, self._table)
         if suffix == ".nii.gz":
             write_label_values(path, values, result.affine, frame.volume.forms)
         else:
@@ -161,7 +161,7 @@ class TableWriter:
 
 def volume_record(result: LabelVolume, class_names: Sequence[str]) -> dict[str, Any]:
     """``{"spacing_mm": [x, y, z], "classes": {<name>: {"voxels", "milliliters"}}}`` of all classes but class 0."""
-    counts = np.bincount(result.labels.ravel(), minlength=len(class_names))[1 : len(class_names)].tolist()
+    counts = result.voxel_counts[1 : len(class_names)].tolist()
     # Digits beyond those of a float32 affine would only be noise.
     return {
         "spacing_mm": [rounded(length) for length in result.spacing],

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from detseg.runtime.inputs import volume_geometry
 from detseg.runtime.inputs.volume_geometry import (
     VolumeSpec,
     normalize_intensity,
@@ -247,12 +248,19 @@ def test_the_memory_of_the_whole_road_is_estimated_before(
     write_volume(path, Volume(np.zeros((100, 100, 100), np.float32), np.eye(4)))
     spec = VolumeSpec(spacing=spacing)
     placed = 1_000_000 if spacing is None else 8_000_000
-    needed = max(4 * placed * (3 * num_classes + 2) + 4_000_000, 24_000_000 + 8 * placed)
+    # The scan, its labels, sums over windows and strips of the input, each up to its limit.
+    monkeypatch.setattr(volume_geometry, "SUMS_BYTES", 50_000_000)
+    sums = min(50_000_000, 4 * placed * (2 * num_classes + 1)) + 8 * placed
+    needed = 4_000_000 + 1_000_000 + max(sums, 4_000_000)
     monkeypatch.setattr(nifti, "usable_memory", lambda: 2 * needed)
     assert spec.read(path, num_classes).voxels.shape == (100, 100, 100)
     monkeypatch.setattr(nifti, "usable_memory", lambda: 2 * needed - 2)
     with pytest.raises(VolumeError, match=r"a\.nii\.gz: its 100x100x100 voxels would take some .* GB of memory"):
         spec.read(path, num_classes)
+    # What is kept of the probabilities is there as a whole.
+    monkeypatch.setattr(nifti, "usable_memory", lambda: 2 * needed)
+    with pytest.raises(VolumeError, match="GB of memory"):
+        spec.read(path, num_classes, num_classes)
 
 
 @pytest.mark.parametrize(
