@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from detseg.data.nearest_volumes import describe_volumes
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import is_hidden
 from detseg.runtime.media.images import IMAGE_SUFFIXES
@@ -42,7 +43,7 @@ def describe_nearest(root: Path, formats_of: Callable[[Path], Sequence[str]]) ->
     for advice in (_inner_sets(folders, formats_of), _other_programs(inside, folders), _coco_files(root, inside)):
         if advice:
             return advice
-    return _other_case(folders) or _without_names(inside, folders)
+    return describe_volumes(root, inside, folders) or _other_case(folders) or _without_names(inside, folders)
 
 
 def _inner_sets(folders: Sequence[Path], formats_of: Callable[[Path], Sequence[str]]) -> str:

@@ -82,7 +82,11 @@ def find_source(path: Path | str, description: Path | str | None = None) -> Data
             return _read_yaml(described[0])
         return DataSource(found) if description is None else _described(found, Path(description))
     if found.suffix.lower() not in _YAML_SUFFIXES:
-        raise DatasetError(f"{found}: expected a folder or a YAML, got a file with suffix {found.suffix or '(none)'}")
+        nearest = describe_nearest(found.parent, _formats_of) if found.suffix.lower() == ".json" else ""
+        advice = f"; {nearest}" if nearest else ""
+        raise DatasetError(
+            f"{found}: expected a folder or a YAML, got a file with suffix {found.suffix or '(none)'}{advice}"
+        )
     return _read_yaml(found)
 
 

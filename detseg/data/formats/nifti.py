@@ -19,9 +19,16 @@ from detseg.data.formats.nifti_channels import (
     read_channel_names,
     require_channel_files,
 )
-from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
-from detseg.data.formats.nifti_folds import FOLDS_NAME, ListedFolds, read_folds
+from detseg.data.formats.nifti_description import (
+    DESCRIPTION_NAME,
+    LIST_KEY,
+    case_keys,
+    list_file,
+    read_description,
+)
+from detseg.data.formats.nifti_folds import FOLDS_NAME, ListedFolds, folds_of_list, list_of, read_folds
 from detseg.data.formats.nifti_labels import ORDER_KEY, read_class_names, read_ignore_index, read_regions
+from detseg.data.nearest_volumes import describe_pictures
 from detseg.data.source import (
     DatasetError,
     DataSource,
@@ -41,7 +48,10 @@ IMAGES, LABELS = "imagesTr", "labelsTr"
 TEST_IMAGES, TEST_LABELS = "imagesTs", "labelsTs"
 
 _TEST = "test"
-_SETTINGS = ("format", "path", "names", "colors", "split", "channels", "ignore_index", "trust_grid", ORDER_KEY)
+_SETTINGS = (
+    *("format", "path", "names", "colors", "split", "channels", "ignore_index", "trust_grid"),
+    *(LIST_KEY, ORDER_KEY),
+)
 
 
 class NiftiFormat(DatasetFormat):
@@ -52,12 +62,14 @@ class NiftiFormat(DatasetFormat):
         (
             "imagesTr/ and labelsTr/ with volumes of the same names (.nii.gz, .hdr with .img, .mha, .nrrd, ..., or "
             "folders with a DICOM series), divided 8:2 into train and val, or "
-            "as the first fold of splits_final.json (imagesTs/ is the split test); the class names in dataset.json"
+            "as the first fold of splits_final.json (imagesTs/ is the split test); the class names in dataset.json, "
+            "which may also list cases that lie elsewhere in the folder"
         ),
         (
             "a YAML with `format: nifti`, `path:`, `names:` by value, the background first, and, for folders as above, "
             "`split: {ratios: [8, 2], seed: 0}` or `split: {folds: 5, seed: 0}`, otherwise per split "
             "`SPLIT: {images: FOLDER or LIST.txt, labels: FOLDER or LIST.txt}` or `SPLIT: [[VOLUME, LABELS], ...]`; "
+            "`datalist: FILE.json` for a list of cases as MONAI has them, {training: [{image, label, fold}]}; "
             "`trust_grid: true` where labels have lost their affine, `channels: [NAMES]` where volumes have several, "
             "`ignore_index: VALUE` for voxels of no class"
         ),
@@ -80,7 +92,7 @@ class NiftiFormat(DatasetFormat):
             if named:
                 return tuple(named)
         root = source.data_root()
-        if not (root / IMAGES).is_dir() and not _lists_cases(root):
+        if not (root / IMAGES).is_dir() and not _lists_cases(source):
             return ()
         divided = _read_split_rule(source).split_names
         return divided if _TEST in divided or not (root / TEST_IMAGES).is_dir() else (*divided, _TEST)
@@ -133,7 +145,11 @@ def find_pairs(source: DataSource, split: str) -> list[VolumePair]:
     root = source.data_root().absolute()
     if split not in split_rule.split_names:
         return find_test_pairs(root, where, num_channels)
-    pair_of = {volume_stem(pair.image): pair for pair in find_training_pairs(root, where, num_channels)}
+    pairs = find_training_pairs(root, where, num_channels, list_file(source))
+    keys = case_keys(
+        [pair.image.relative_to(root) if pair.image.is_relative_to(root) else pair.image for pair in pairs]
+    )
+    pair_of = dict(zip(keys, pairs, strict=True))
     try:
         members = split_rule.members(split, pair_of)
     except ValueError as error:
@@ -161,8 +177,10 @@ def _trusts_grid(source: DataSource) -> bool:
 def _read_split_rule(source: DataSource) -> SplitRule | ListedFolds:
     stated = source.settings.get("split")
     if stated is None:
-        listed = source.data_root() / FOLDS_NAME
-        return read_folds(listed, first_alone=True) if listed.is_file() else SplitRule()
+        listed, path = source.data_root() / FOLDS_NAME, list_file(source)
+        if listed.is_file():
+            return read_folds(listed, first_alone=True)
+        return folds_of_list(path, read_description(path.parent, path.name), first_alone=True) or SplitRule()
     if isinstance(stated, str):
         where = f"{source.name}: split"
         return read_folds(find_existing(source.candidates(stated), "list of folds", where), first_alone=False)
@@ -174,39 +192,70 @@ def _read_split_rule(source: DataSource) -> SplitRule | ListedFolds:
     return from_dict(SplitRule, stated, f"{source.name}: split")
 
 
-def find_training_pairs(root: Path, where: str, num_channels: int = 0) -> list[VolumePair]:
-    """The volumes of the Decathlon's layout in ``root``: those listed in dataset.json, else all of the folder.
+def find_training_pairs(
+    root: Path, where: str, num_channels: int = 0, listed_in: Path | None = None
+) -> list[VolumePair]:
+    """The volumes of the Decathlon's layout in ``root``: those listed in dataset.json, or the file ``listed_in``, else
+    all of the folder.
 
     Raises:
         DatasetError: there are none, files are missing, or several volumes have one name.
     """
-    description = read_description(root)
+    path = listed_in or root / DESCRIPTION_NAME
+    description = read_description(path.parent, path.name)
     if "dataset" in description:
-        return _listed_cases(description["dataset"], root, f"{root / DESCRIPTION_NAME}: dataset")
+        return _listed_cases(description["dataset"], root, f"{path}: dataset")
     listed = description.get("training")
     if not listed:
-        return pair_up(list_volumes(root / IMAGES), root / LABELS, where, num_channels)
-    place = f"{root / DESCRIPTION_NAME}: training"
+        images = list_volumes(root / IMAGES)
+        pictures = "" if images else describe_pictures(root, IMAGES, LABELS)
+        if pictures:
+            raise DatasetError(f"{where}: {pictures}")
+        return pair_up(images, root / LABELS, where, num_channels)
+    place = f"{path}: training"
     if not isinstance(listed, list):
         raise DatasetError(f"{place}: expected a list of {{image, label}}, got {listed!r:.100}")
     pairs = []
-    for number, entry in enumerate(listed):
-        files = _image_and_label(entry)
-        if files is None:
+    for number, entry in enumerate([*listed, *list_of(description, "validation")]):
+        images, label = _images_and_label(entry) or ([], "")
+        if not images:
             raise DatasetError(f"{place}[{number}]: expected {{image: FILE, label: FILE}}, got {entry!r:.100}")
-        if any(map(leaves_root, files)):
+        if any(map(leaves_root, (*images, label))):
             raise DatasetError(f"{place}[{number}]: lies outside of {root}: {entry!r:.200}")
-        image, label = files
-        pairs.append(VolumePair(_first_file(root / image), root / label))
+        image = _first_file(root / images[0])
+        if len(images) > 1:
+            files = [root / one for one in images]
+            _require_files(files, place)
+            image = require_channel_files(files, f"{place}[{number}]")
+        pairs.append(VolumePair(image, root / label))
     _require_files([file for pair in pairs for file in pair if file is not None], place)
-    _by_stem([pair.image for pair in pairs])
+    if len(set(_keys_of(pairs, root))) < len(pairs):
+        _by_stem([pair.image for pair in pairs])
     return _without_repetition(pairs, place)
 
 
-def _lists_cases(root: Path) -> bool:
-    """Whether dataset.json names the files of cases one by one, as nnU-Net's second version allows it."""
-    path = root / DESCRIPTION_NAME
-    return path.is_file() and "dataset" in read_description(root)
+def _keys_of(pairs: Sequence[VolumePair], root: Path) -> list[str]:
+    images = [pair.image for pair in pairs]
+    return case_keys([image.relative_to(root) if image.is_relative_to(root) else image for image in images])
+
+
+def _images_and_label(entry: Any) -> tuple[list[str], str] | None:
+    """The names in {image, label}, where image may be a list of channels; None if it is something else."""
+    match entry:
+        case {"image": [*images], "label": str(label)} if images and all(isinstance(one, str) for one in images):
+            return images, label
+    files = _image_and_label(entry)
+    return None if files is None else ([files[0]], files[1])
+
+
+def _lists_cases(source: DataSource) -> bool:
+    """Whether a JSON names the files of cases one by one: dataset.json, as nnU-Net's second version allows it, or a
+    list of MONAI."""
+    path = list_file(source)
+    if not path.is_file():
+        return False
+    description = read_description(path.parent, path.name)
+    return "dataset" in description or bool(list_of(description, "training"))
 
 
 def _listed_cases(cases: Any, root: Path, place: str) -> list[VolumePair]:

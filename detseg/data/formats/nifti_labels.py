@@ -58,7 +58,7 @@ def _values_and_names(described: Mapping[str, Any], where: str) -> list[tuple[An
     if all(key.isdecimal() and len(key) < 10 and isinstance(name, str) for key, name in described.items()):
         return [(int(key), name) for key, name in described.items()]
     for name, value in described.items():
-        if isinstance(value, list):
+        if isinstance(value, list) and len(value) > 1:
             raise DatasetError(
                 f"{where}: {name} is a region of several values, so {ORDER_KEY} must say which value each region is "
                 "written as, the innermost last"
@@ -67,6 +67,8 @@ def _values_and_names(described: Mapping[str, Any], where: str) -> list[tuple[An
 
 
 def _as_value(value: Any) -> Any:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
     number = as_integer(value)
     return value if number is None else number
 

@@ -251,10 +251,21 @@ def _read_voxels(stream: BinaryIO | gzip.GzipFile, layout: Layout, path: Path | 
 def _read_to_end(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> None:
     """Read what is behind the voxels: at the end of the stream gzip compares checksum and length."""
     behind = 0
-    while num_bytes := len(read_bytes(stream, 2**20, path)):
+    while num_bytes := len(_read_behind(stream, path)):
         behind += num_bytes
         if behind > _MOST_BEHIND_VOXELS:
             raise VolumeError(f"{path}: there are more than {_MOST_BEHIND_VOXELS:,} bytes behind its voxels")
+
+
+def _read_behind(stream: BinaryIO | gzip.GzipFile, path: Path | str) -> bytes | bytearray:
+    """Some bytes behind the voxels; none where what follows is not compressed, which gzip itself passes over, too."""
+    try:
+        return read_bytes(stream, 2**20, path)
+    except VolumeError as error:
+        # Raised only when the sum of all that went before has been found right.
+        if isinstance(error.__cause__, gzip.BadGzipFile) and "Not a gzipped file" in str(error.__cause__):
+            return b""
+        raise
 
 
 def _advice_on_fractions(layout: Layout) -> str:

@@ -33,7 +33,7 @@ def affine_of(header: Any) -> DoubleArray:
     from nibabel.spatialimages import HeaderDataError
 
     try:
-        affine = np.array(header.get_best_affine(), np.float64)
+        affine = np.array(_mended(header).get_best_affine(), np.float64)
     except (ValueError, HeaderDataError) as error:
         raise ValueError(f"the orientation in the header is of no use: {error}") from error
     affine[:3] *= _unit(header)
@@ -58,6 +58,12 @@ def doubts_about(header: Any, shape: Shape3) -> tuple[str, ...]:
     voxel apart, or lengths of a rare unit; each says what is used."""
     has_qform, has_sform = int(header["qform_code"]) > 0, int(header["sform_code"]) > 0
     doubts = []
+    if min(header["pixdim"][1:4]) < 0:
+        doubts.append(
+            "pixdim in the header has negative spacings: their signs are left out, as the standard has it; other "
+            "programs may turn the volume otherwise: correct them"
+        )
+    header = _mended(header)
     unit = _UNIT_NAMES.get(int(header["xyzt_units"]) & _LENGTH_BITS)
     if unit is not None:
         doubts.append(
@@ -99,6 +105,21 @@ def header_with(forms: StoredForms | None, affine: DoubleArray, shape: tuple[int
         # A qform has no shear: programs that prefer it would put the voxels elsewhere.
         header["qform_code"] = 0
     return header
+
+
+def _mended(header: Any) -> Any:
+    """``header`` with what the standard has readers make of a pixdim that it does not allow: spacings lose their sign,
+    and a handedness of the qform (pixdim[0]) that is neither 1 nor -1 counts as 1."""
+    pixdim = np.array(header["pixdim"])
+    changed = pixdim.copy()
+    changed[1:4] = np.abs(pixdim[1:4])
+    if pixdim[0] not in (1, -1):
+        changed[0] = 1
+    if np.array_equal(changed, pixdim, equal_nan=True):
+        return header
+    copied = header.copy()
+    copied["pixdim"] = changed
+    return copied
 
 
 def _unit(header: Any) -> float:

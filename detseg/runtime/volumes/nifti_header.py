@@ -116,7 +116,9 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str, num_channels
     little, big = int.from_bytes(start, "little"), int.from_bytes(start, "big")
     size, endianness = (little, "<") if little in _HEADER_SIZES else (big, ">")
     if size not in _HEADER_SIZES:
-        raise VolumeError(f"{path}: no NIfTI file: it begins with {start!r} instead of the size of a NIfTI header")
+        raise VolumeError(
+            f"{path}: no NIfTI file: it begins with {start!r} instead of the size of a NIfTI header{_advice_on(path)}"
+        )
     raw = start + bytes(read_bytes(stream, size - 4, path))
     if len(raw) < size:
         raise VolumeError(
@@ -147,6 +149,26 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str, num_channels
         with open_nifti(image) as voxels:
             _require_room(layout, voxels, image)
     return layout
+
+
+def _advice_on(path: Path | str) -> str:
+    """What to do about a file without a header, where it is one of a pair."""
+    path = Path(path)
+    for suffix in _IMAGE_SUFFIXES:
+        if path.name.lower().endswith(suffix):
+            headers = [path.with_name(path.name[: -len(suffix)] + one) for one in PAIR_SUFFIXES]
+            beside = next((one for one in headers if one.exists()), headers[-1])
+            return f"; voxels of a pair are in such a file: name its header, {beside.name}"
+    image = image_of_pair(path)
+    if image is not None and image.exists():
+        try:
+            with open_nifti(image) as stream:
+                start = stream.read(4)
+        except (VolumeError, OSError, EOFError, zlib.error):
+            return ""
+        if {int.from_bytes(start, "little"), int.from_bytes(start, "big")} & set(_HEADER_SIZES):
+            return f"; but {image.name} does: the two files have each other's name, swap them"
+    return ""
 
 
 def image_of_pair(path: Path | str) -> Path | None:
@@ -211,6 +233,11 @@ def _dtype_of(header: Any, path: Path | str) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(header.get_data_dtype())
     except KeyError as error:  # of nibabel's table of types
         raise VolumeError(f"{path}: unknown type of voxels, code {code}") from error
+    if dtype.names:
+        raise VolumeError(
+            f"{path}: voxels are colors ({'+'.join(dtype.names)}), expected one number each: save the scan "
+            "itself, or one file for each color"
+        )
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise VolumeError(f"{path}: voxels are {dtype}, expected whole or real numbers of up to 64 bits")
     return dtype

@@ -6,7 +6,6 @@ MetaImage: https://itk.org/Wiki/ITK/MetaIO/Documentation; NRRD: https://teem.sou
 
 from __future__ import annotations
 
-import bz2
 import os
 import zlib
 from collections.abc import Mapping
@@ -24,7 +23,6 @@ _MOST_HEADER_BYTES = 2**20
 _CHUNK_BYTES = 2**22
 _EITHER_HEADER = zlib.MAX_WBITS | 32
 """What tells zlib to take its own format and that of gzip; the sum at the end is compared in both."""
-_LARGEST_BZIP2_RATIO = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +32,7 @@ class TextHeader:
 
     data: Path
     offset: int
-    packing: Literal["raw", "deflate", "bzip2"]
+    packing: Literal["raw", "deflate"]
     has_orientation: bool
 
 
@@ -60,7 +58,7 @@ def require_room(header: TextHeader, path: Path, num_bytes: int) -> None:
         VolumeError: it is.
     """
     there = _size_of(header.data, path) - header.offset
-    ratio = {"raw": 1, "deflate": LARGEST_DEFLATE_RATIO, "bzip2": _LARGEST_BZIP2_RATIO}[header.packing]
+    ratio = {"raw": 1, "deflate": LARGEST_DEFLATE_RATIO}[header.packing]
     if num_bytes > there * ratio:
         raise VolumeError(
             f"{path}: truncated, or its header lies: its voxels take {num_bytes} bytes, the {there} that are there can "
@@ -76,7 +74,7 @@ def require_intact(header: TextHeader, path: Path, num_bytes: int) -> None:
     """
     if header.packing == "raw":
         return
-    unpacker: Any = zlib.decompressobj(_EITHER_HEADER) if header.packing == "deflate" else bz2.BZ2Decompressor()
+    unpacker: Any = zlib.decompressobj(_EITHER_HEADER)
     found = 0
     try:
         with open_regular(header.data) as file:
@@ -94,11 +92,6 @@ def require_intact(header: TextHeader, path: Path, num_bytes: int) -> None:
 
 def _unpacked(unpacker: Any, chunk: bytes) -> Any:
     """What ``chunk`` becomes, in parts, so that memory does not grow with what a stream claims."""
-    if isinstance(unpacker, bz2.BZ2Decompressor):
-        yield unpacker.decompress(chunk, _CHUNK_BYTES)
-        while not unpacker.eof and not unpacker.needs_input:
-            yield unpacker.decompress(b"", _CHUNK_BYTES)
-        return
     while chunk and not unpacker.eof:
         yield unpacker.decompress(chunk, _CHUNK_BYTES)
         chunk = unpacker.unconsumed_tail
@@ -137,13 +130,12 @@ def _read_nrrd(path: Path, file: BinaryIO) -> TextHeader:
         detached = "datafile" in fields
     _refuse(path, fields, {"lineskip": ("0",), "byteskip": ("0",)})
     encoding = fields.get("encoding", "").lower()
-    packings: dict[str, Literal["raw", "deflate", "bzip2"]] = {
+    packings: dict[str, Literal["raw", "deflate"]] = {
         **dict.fromkeys(("raw",), "raw"),
         **dict.fromkeys(("gz", "gzip"), "deflate"),
-        **dict.fromkeys(("bz2", "bzip2"), "bzip2"),
     }
     if encoding not in packings:
-        raise VolumeError(f"{path}: its voxels have the encoding {encoding!r:.40}; save them as raw, gzip or bzip2")
+        raise VolumeError(f"{path}: its voxels have the encoding {encoding!r:.40}; save them as raw or gzip")
     said = {"space", "spacedimension"} & fields.keys() and "spacedirections" in fields
     data = _beside(path, fields["datafile"]) if detached else path
     return TextHeader(data, 0 if detached else file.tell(), packings[encoding], bool(said))

@@ -265,3 +265,85 @@ def test_cases_named_one_by_one(tmp_path: Path) -> None:
         (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels, "dataset": {**cases, "x": wrong}}))
         with pytest.raises(DatasetError, match=message):
             open_dataset(tmp_path, "all")
+
+
+def monai_list(root: Path, key: str = "training", **more: Any) -> dict[str, Any]:
+    """The cases of ``root`` in folders of their own, all called image.nii.gz, and the list of them."""
+    cases: list[dict[str, Any]] = []
+    for number, image in enumerate(sorted((root / "imagesTr").iterdir())):
+        folder = root / f"case_{number}"
+        folder.mkdir()
+        image.rename(folder / "image.nii.gz")
+        (root / "labelsTr" / image.name).rename(folder / "label.nii.gz")
+        cases.append({"image": f"./case_{number}/image.nii.gz", "label": f"case_{number}/label.nii.gz"})
+    for folder in ("imagesTr", "labelsTr"):
+        (root / folder).rmdir()
+    (root / "dataset.json").unlink()
+    return {key: cases, **more}
+
+
+def cases_of(path: Path, split: str) -> list[str]:
+    dataset = open_dataset(path, split)
+    return [Path(dataset.path(index)).parent.name for index in range(len(dataset))]
+
+
+def test_a_list_of_monai_with_folds(root: Path) -> None:
+    listed = monai_list(root)
+    for number, case in enumerate(listed["training"]):
+        case["fold"] = number % 3
+    (root / "list.json").write_text(json.dumps(listed))
+    named = {"names": ["background", "bright", "dark"], "datalist": "list.json"}
+    path = describe(root, named)
+    assert available_splits(path) == ("train", "val", "all")
+    assert cases_of(path, "val") == ["case_0", "case_3", "case_6", "case_9"]
+    assert len(cases_of(path, "train")) == 6
+    folds = describe(root, named, split="list.json")
+    assert "fold2-val" in available_splits(folds)
+    assert cases_of(folds, "fold2-val") == ["case_2", "case_5", "case_8"]
+    listed["training"][0].pop("fold")
+    (root / "list.json").write_text(json.dumps(listed))
+    with pytest.raises(DatasetError, match="expected the number of its fold for every case"):
+        open_dataset(path, "train")
+
+
+def test_a_list_of_monai_with_validation_and_without(root: Path) -> None:
+    listed = monai_list(root)
+    labels = {"0": "background", "1": "bright", "2": "dark"}
+    (root / "dataset.json").write_text(json.dumps({**listed, "labels": labels}))
+    assert (len(cases_of(root, "train")), len(cases_of(root, "val"))) == (8, 2)
+    parts = {"training": listed["training"][2:], "validation": listed["training"][:2]}
+    (root / "dataset.json").write_text(json.dumps({**parts, "labels": labels}))
+    assert cases_of(root, "val") == ["case_0", "case_1"]
+    assert len(cases_of(root, "all")) == 10
+
+
+def test_a_region_of_one_value_is_a_class(root: Path) -> None:
+    (root / "dataset.json").write_text(json.dumps({"labels": {"background": 0, "bright": [1], "dark": [2]}}))
+    assert open_dataset(root, "train").class_names == ("background", "bright", "dark")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (
+            ["a-1/a-1-t1n.nii.gz", "a-1/a-1-t2w.nii.gz", "a-1/a-1-seg.nii.gz"],
+            r"a-1-t1n, a-1-t2w; labels a-1-seg\), as Br",
+        ),
+        (["s1/ct.nii.gz", "s1/segmentations/liver.nii.gz"], "s1/segmentations has a file for each structure"),
+        (["images/a.nii.gz", "labels/a.nii.gz"], r"train: \{images: images, labels: labels\}"),
+        (["imagesTr/a_0000.png", "labelsTr/a.png"], r"a_0000\.png and others in imagesTr are pictures.*rename images"),
+    ],
+)
+def test_layouts_of_others_are_called_by_name(tmp_path: Path, files: list[str], message: str) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    with pytest.raises(DatasetError, match=message):
+        open_dataset(tmp_path, "train")
+
+
+def test_a_list_of_monai_that_is_named_itself(root: Path) -> None:
+    (root / "list.json").write_text(json.dumps(monai_list(root)))
+    for path in (root, root / "list.json"):
+        with pytest.raises(DatasetError, match=r"`datalist: list\.json`"):
+            open_dataset(path, "train")

@@ -214,7 +214,7 @@ BAD_HEADERS: dict[str, tuple[list[tuple[int, bytes]], str]] = {
     "type": ([(DATATYPE, struct.pack("<h", 3))], "unknown type of voxels, code 3"),
     "complex": ([(DATATYPE, struct.pack("<hh", 32, 64))], "voxels are complex64, expected whole or real numbers"),
     "128 bits": ([(DATATYPE, struct.pack("<hh", 1536, 128))], "expected whole or real numbers of up to 64 bits"),
-    "color": ([(DATATYPE, struct.pack("<hh", 128, 24))], "expected whole or real numbers"),
+    "color": ([(DATATYPE, struct.pack("<hh", 128, 24))], "expected one number each"),
     "offset": (
         [(VOX_OFFSET, struct.pack("<f", 100.0))],
         "the voxels cannot begin at byte 100, as the header takes 348",
@@ -430,4 +430,38 @@ def test_memory_is_estimated_before_voxels_are_read(tmp_path: Path, monkeypatch:
 def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.nii")
     with pytest.raises(VolumeError, match=r"a\.nii: cannot be read: not a regular file"):
+        read_volume(tmp_path / "a.nii")
+
+
+def test_what_is_no_part_of_the_compressed_file_is_passed_over(tmp_path: Path) -> None:
+    plain = save(tmp_path / "a.nii", counting()).read_bytes()
+    expected = read_volume(tmp_path / "a.nii").voxels
+    path = tmp_path / "a.nii.gz"
+    for data in (
+        gzip.compress(plain) + b"not compressed",
+        gzip.compress(plain) + bytes(600),
+        gzip.compress(plain[:400]) + gzip.compress(plain[400:]),
+    ):
+        path.write_bytes(data)
+        assert np.array_equal(read_volume(path).voxels, expected)
+    # A second part that is cut off, or damaged, is a fault all the same.
+    path.write_bytes(gzip.compress(plain[:400]) + gzip.compress(plain[400:])[:-3])
+    with pytest.raises(VolumeError, match="damaged or truncated"):
+        read_volume(path)
+
+
+def test_files_of_a_pair_under_the_wrong_name(tmp_path: Path) -> None:
+    nibabel.save(nibabel.Nifti1Pair(counting(), np.eye(4)), tmp_path / "a.img")
+    with pytest.raises(VolumeError, match=r"a\.img: no NIfTI file: .*: name its header, a\.hdr$"):
+        read_volume(tmp_path / "a.img")
+    (tmp_path / "a.img").rename(tmp_path / "b.hdr")
+    (tmp_path / "a.hdr").rename(tmp_path / "b.img")
+    with pytest.raises(VolumeError, match=r"b\.hdr: no NIfTI file: .*; but b\.img does: the two files have each other"):
+        read_volume(tmp_path / "b.hdr")
+
+
+def test_colors_are_no_intensities(tmp_path: Path) -> None:
+    colors = np.zeros((3, 4, 5), [("R", "u1"), ("G", "u1"), ("B", "u1")])
+    nibabel.save(nibabel.Nifti1Image(colors, np.eye(4)), tmp_path / "a.nii")
+    with pytest.raises(VolumeError, match=r"voxels are colors \(R\+G\+B\), expected one number each"):
         read_volume(tmp_path / "a.nii")
