@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.identity import Identity, describe_changes, identify
-from detseg.data.datasets.image_tiles import ImageTiles
+from detseg.data.datasets.image_tiles import in_tiles
 from detseg.data.datasets.subset import leave_out
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.loading.loader import BadImagesError
@@ -118,29 +118,14 @@ def open_run_data(
     # Of what is learned from in tiles, files that cannot be used are left out as a whole.
     usable_train = leave_out(train, bad_train.keys())
     return RunData(
-        train=train if config.tiles is None else _tiled(usable_train, config),
-        usable_train=_tiled(usable_train, config),
-        val=_tiled(usable_val, config),
+        train=train if config.tiles is None else in_tiles(usable_train, config.tiles, config.tile_overlap),
+        usable_train=in_tiles(usable_train, config.tiles, config.tile_overlap),
+        val=in_tiles(usable_val, config.tiles, config.tile_overlap),
         bad_train=tuple(bad_train.values()),
         bad_val=tuple(bad_val.values()),
         has_truth=has_truth,
         identity={"train": identify(train), "val": identify(val)},
     )
-
-
-def _tiled(dataset: AnyDataset, config: DataConfig) -> AnyDataset:
-    """``dataset`` in tiles, if the settings say so.
-
-    Raises:
-        DatasetError: it holds volumes.
-    """
-    if config.tiles is None:
-        return dataset
-    if not isinstance(dataset, Dataset):
-        raise DatasetError(
-            f"{dataset.home}: data.tiles is for images; of volumes patches are learned from, of the size task.patch"
-        )
-    return ImageTiles(dataset, config.tiles, config.tile_overlap)
 
 
 def without_bad(dataset: AnyDataset, limit: int) -> tuple[AnyDataset, tuple[str, ...]]:

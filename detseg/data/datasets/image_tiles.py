@@ -17,6 +17,8 @@ import numpy as np
 from detseg.arrays import BoolArray, ByteArray, DoubleArray
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.packed import PackedAnnotations, PackedBuilder
+from detseg.data.datasets.volumes import VolumeDataset
+from detseg.data.source import DatasetError
 from detseg.run_lengths import RunLengths
 from detseg.runtime.postprocess.tiles import Tile, tiles_of
 
@@ -80,6 +82,21 @@ class ImageTiles(Dataset):
     def _parent(self, index: int) -> int:
         self.annotations.rows(index)
         return int(self._parents[index])
+
+
+def in_tiles(dataset: Dataset | VolumeDataset, size: tuple[int, int] | None, overlap: float) -> Dataset | VolumeDataset:
+    """``dataset`` in tiles of ``size``; None: as it is.
+
+    Raises:
+        DatasetError: it holds volumes.
+    """
+    if size is None:
+        return dataset
+    if not isinstance(dataset, Dataset):
+        raise DatasetError(
+            f"{dataset.home}: data.tiles is for images; of volumes patches are learned from, of the size task.patch"
+        )
+    return ImageTiles(dataset, size, overlap)
 
 
 def _part(pixels: ByteArray, tile: Tile) -> ByteArray:
