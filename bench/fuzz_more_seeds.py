@@ -91,21 +91,29 @@ def make_more_kinds(folder: Path, coco: Path) -> dict[str, Kind]:
 
 
 class Requests:
-    """Sends files, as they would come over the wire, to the server in this process, and returns 0 for an answer with
+    """Sends files, as they would come over the wire, to a server in this process, and returns 0 for an answer with
     results, 2 for one that says what is wrong."""
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._app: Any = None
 
     def __call__(self, words: Sequence[str]) -> int:
-        return asyncio.run(self._answer(words[0], Path(words[1]).read_bytes()))
+        if self._loop is None:  # each process begins its own
+            self._loop = asyncio.new_event_loop()
+            self._loop.run_until_complete(self._begin(words[0]))
+        return self._loop.run_until_complete(self._answer(Path(words[1]).read_bytes()))
 
-    async def _answer(self, model: str, message: bytes) -> int:
+    async def _begin(self, model: str) -> None:
         from detseg.api.models import load
         from detseg.server.app import make_app
         from detseg.server.settings import ServerSettings
 
-        self._app = self._app or make_app(load(model, device="cpu"), ServerSettings(allow_url=True))
+        self._app = make_app(load(model, device="cpu"), ServerSettings(allow_url=True))
+        self._lifespan = self._app.router.lifespan_context(self._app)
+        await self._lifespan.__aenter__()
+
+    async def _answer(self, message: bytes) -> int:
         head, _, body = message.partition(b"\r\n\r\n")
         first, *lines = head.split(b"\r\n")
         parts = [part.decode("latin-1") for part in first.split(b" ")]
@@ -127,8 +135,7 @@ class Requests:
         async def send(one: Any) -> None:
             sent.append(one)
 
-        async with self._app.router.lifespan_context(self._app):
-            await self._app(scope, receive, send)
+        await self._app(scope, receive, send)
         status = sent[0]["status"]
         if status >= 500:
             raise RuntimeError(f"answered with {status}: {sent[-1].get('body', b'')[:200]!r}")
@@ -190,7 +197,7 @@ def _make(folder: Path, coco: Path, plain: Path) -> None:
         if path.name not in ("config.yaml", "metrics.jsonl", "state.pt", ".lock"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     (folder / "plans").mkdir()
-    if main(["plan", str(folder / "scans"), "-o", str(folder / "plans/plan.yaml")]) != 0:
+    if main(["plan", "blobs", "-o", str(folder / "plans/plan.yaml")]) != 0:
         raise RuntimeError("the plan could not be made")
     plain.mkdir()
     boxes = onnx.parser.parse_model(

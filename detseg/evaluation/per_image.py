@@ -60,7 +60,10 @@ def read_table(path: Path) -> ImageTable:
         content = json.loads(read_text(path))
         if content["version"] != _VERSION:
             raise ValueError(f"its version is {content['version']!r}, this detseg reads {_VERSION}")
-        return ImageTable(content["form"], tuple(content["classes"]), dict(content["images"]))
+        classes = content["classes"]
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in (*classes, content["form"])):
+            raise TypeError("the form and the names of classes must be texts")
+        return ImageTable(content["form"], tuple(classes), dict(content["images"]))
     except FileNotFoundError:
         raise FileNotFoundError(
             f"{path}: there is no such file; `detseg eval MODEL --data DATA -o FOLDER` writes it"

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,6 +64,11 @@ def _describe_kept(run_dir: Path) -> str:
     return f"the file that was there before is kept, at step {step}: make room and go on with --resume {run_dir}"
 
 
+_DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)
+"""What reading a damaged state raises, besides errors of its packing."""
+_DAMAGE += (pickle.UnpicklingError, zipfile.BadZipFile, AssertionError, struct.error, zlib.error, NotImplementedError)
+
+
 def load_state(run_dir: Path) -> dict[str, Any]:
     """Read the newest state in ``run_dir``.
 
@@ -75,7 +82,9 @@ def load_state(run_dir: Path) -> dict[str, Any]:
     try:
         _require_checksums(path)
         state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
-    except (RuntimeError, EOFError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        if not isinstance(state, dict):
+            raise TypeError(f"it holds a {type(state).__name__}")
+    except _DAMAGE as error:
         previous = run_dir / PREVIOUS_NAME
         hint = f"; the state before it is {previous}: rename it to {STATE_NAME} to go on from there"
         raise ValueError(f"{path} is damaged: {error}{hint if previous.exists() else ''}") from error

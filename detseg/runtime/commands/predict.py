@@ -195,6 +195,7 @@ def predict_command(
                 # What is half done must not get its name.
                 raise _StoppedError
         summary.network_s, summary.write_s = runner.seconds, writers.seconds
+        summary.sort(titles)
         exit_code = summary.report(folder, stop, sources)
         if tally is not None:
             for source, words in tally.words.items():

@@ -74,6 +74,12 @@ class Summary:
         """Note that something of the source of ``frame`` was not written."""
         self.failures.append(("written", frame.source, str(error) or type(error).__name__))
 
+    def sort(self, titles: Sequence[str]) -> None:
+        """Bring the failures into the order of the sources ``titles``, however they came; those of what is none of them
+        come first."""
+        positions = {title: position for position, title in enumerate(titles)}
+        self.failures.sort(key=lambda failure: positions.get(failure[1], -1))
+
     def report(self, folder: Path, stop: StopSignals, sources: Sequence[Source]) -> int:
         """Say what has been done and what has not, also in ``folder/errors.jsonl``; returns the exit code."""
         was_stopped = stop.number is not None  # a signal that comes later ends nothing any more

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from detseg.arrays import DoubleArray
 from detseg.files import open_regular
 from detseg.runtime.media.native_names import is_utf8
+from detseg.runtime.volumes.dicom_elements import require_lengths
 from detseg.runtime.volumes.itk_files import affine_from_itk, axes_of_file, itk_errors, require_itk
 from detseg.runtime.volumes.nifti_forms import require_usable
 from detseg.runtime.volumes.nifti_header import VolumeError, VolumeHeader, require_few_voxels
@@ -124,6 +125,7 @@ def _open(folder: Path) -> _Series:
     with itk_errors(folder):
         slices, numbers = [], set()
         for file in files:
+            require_lengths(file)
             reader = _reader(itk, str(file))
             reader.ReadImageInformation()
             numbers.add(reader.GetMetaData("0020|000e").strip() if reader.HasMetaDataKey("0020|000e") else "")

@@ -89,6 +89,14 @@ def test_a_run_that_went_on_tells_what_came_before_and_what_now(
     assert "objects found now: dog 2, cat 1\n" in said
 
 
+def test_failures_are_told_in_the_order_of_the_sources(tmp_path: Path) -> None:
+    summary = summary_of(STILL)
+    for name, words in (("f.mp4", "late"), ("nowhere", "none"), ("a.png", "first"), ("f.mp4", "later"), ("x", "no")):
+        summary.fail(name, ValueError(words))
+    summary.sort([source.title for source in SOURCES])
+    assert [text for _, _, text in summary.failures] == ["none", "no", "first", "late", "later"]
+
+
 def test_masks_are_counted_by_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names = tuple(f"class {number}" for number in range(30))
     summary = Summary(names, load_kind("masks"))

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import struct
 import threading
+import time
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -141,3 +144,27 @@ def test_a_stream_from_the_network(folder: Path) -> None:
     assert [frame.index for frame in frames] == [0, 1, 2]
     assert frames[0].source == address
     assert frames[0].path is None
+
+
+@pytest.mark.parametrize(("side", "fewest", "most"), [(100, 3, 10), (6_500, 1, 2), (13_000, 1, 2)])
+def test_of_large_images_few_are_decoded_ahead(tmp_path: Path, side: int, fewest: int, most: int) -> None:
+    """What waits is counted by the pixels that headers claim; 6,500 x 6,500 are 42 of 44.5 million that may wait."""
+    png = struct.pack(">8s I4s2I5B", b"\x89PNG\r\n\x1a\n", 13, b"IHDR", side, side, 8, 2, 0, 0, 0)
+    for number in range(20):
+        (tmp_path / f"{number:02}.png").write_bytes(png + struct.pack(">I", zlib.crc32(png[12:])))
+    lock, ahead, seen = threading.Lock(), [0], [0]
+
+    def read(path: Path) -> np.ndarray:
+        with lock:
+            ahead[0] += 1
+            seen[0] = max(seen[0], ahead[0])
+        return np.full((2, 2, 3), int(path.stem), np.uint8)
+
+    given = []
+    for frame in read_frames(find_sources([str(tmp_path)]), read):
+        time.sleep(0.005)
+        given.append(int(frame.pixels[0, 0, 0]))
+        with lock:
+            ahead[0] -= 1
+    assert given == list(range(20))
+    assert fewest <= seen[0] <= most
