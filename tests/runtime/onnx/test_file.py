@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto
 
 from detseg.runtime.onnx import file as onnx_file
-from detseg.runtime.onnx.file import OnnxFileError, read_onnx_file
+from detseg.runtime.onnx.file import KEY, OnnxFileError, read_onnx_file, with_property
 
 
 def small_model(*nodes: onnx.NodeProto, **weights: np.ndarray) -> onnx.ModelProto:
@@ -287,3 +287,18 @@ def test_damaged_files_raise_one_kind_of_error(tmp_path: Path) -> None:
         except OnnxFileError:
             num_refused += 1
     assert len(whole) * 0.9 < num_refused < len(damaged)
+
+
+def test_a_property_is_replaced_and_nothing_else(tmp_path: Path) -> None:
+    model = small_model()
+    onnx.helper.set_model_props(model, {KEY: '{"format": 1}', "names": "{}"})
+    before = model.SerializeToString()
+    long = "ä" * 100  # 200 bytes, a number that takes two
+    changed = with_property(before, KEY, long)
+    second = onnx.load_from_string(changed)
+    assert (second.graph, second.opset_import, second.ir_version) == (model.graph, model.opset_import, model.ir_version)
+    assert {one.key: one.value for one in second.metadata_props} == {KEY: long, "names": "{}"}
+    (tmp_path / "x.onnx").write_bytes(changed)
+    assert read_onnx_file(tmp_path / "x.onnx").properties == {KEY: long, "names": "{}"}
+    added = onnx.load_from_string(with_property(before, "new", "x"))
+    assert [one.key for one in added.metadata_props] == [KEY, "names", "new"]

@@ -78,7 +78,7 @@ def test_what_a_file_cannot_mean() -> None:
     require_class_settings((0.0, 0.5, 1.0), [(0, 0, 0), (255, 1, 2), (1, 1, 1)], NAMES)
     for confidences, colors, message in (
         ((0.5,), (), "class_confidences must hold one for each of 3 classes"),
-        ((0.5, 1.1, 0.5), (), "between 0 and 1, got 1.1"),
+        ((0.5, 1.1, 0.5), (), "between 0 and 1, got 1"),
         ((), [(0, 0, 0)], "class_colors must hold one for each"),
         ((), [(0, 0, 256)] * 3, "from 0 to 255"),
     ):
