@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from detseg.arrays import BoolArray, DoubleArray, FloatArray
+from detseg.arrays import BoolArray, DoubleArray
 from detseg.augment.geometry import BoxFilter, paste, quarter_turns, scaling, transform_boxes, translation
 from detseg.augment.objects import choose, draw_objects, fit_boxes, have_object_masks
 from detseg.structures import LetterboxTransform, Sample
@@ -75,23 +75,22 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
     Raises:
         ValueError: if some of the samples have a label mask, or masks of their objects, and others have none.
     """
-    image = np.full((*size, 3), fill.pad_value, np.uint8)
+    # Four channels, the last of which nobody looks at: see ``paste``.
+    canvas = np.full((*size, 4), fill.pad_value, np.uint8)
     mask = np.full(size, fill.mask_fill, np.uint8) if _have_masks([tile.sample for tile in tiles]) else None
-    boxes: list[FloatArray] = []
-    keeps: list[BoolArray] = []
-    for tile in tiles:
-        matrix = view @ tile.to_canvas
-        paste(image, tile.sample.image, matrix)
+    matrices = [view @ tile.to_canvas for tile in tiles]
+    for tile, matrix in zip(tiles, matrices, strict=True):
+        paste(canvas, tile.sample.image, matrix)
         if mask is not None and tile.sample.mask is not None:
             paste(mask, tile.sample.mask, matrix, interpolate=False)
-        clipped, keep = box_filter.clip(transform_boxes(tile.sample.boxes_xyxy, matrix), size)
-        boxes.append(clipped)
-        keeps.append(keep)
-    kept = np.concatenate(keeps)
+    image = cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB).astype(np.uint8, copy=False)
+    counts = [len(tile.sample.labels) for tile in tiles]
+    boxes_xyxy = np.concatenate([tile.sample.boxes_xyxy for tile in tiles])
+    clipped, kept = box_filter.clip(transform_boxes(boxes_xyxy, np.repeat(matrices, counts, axis=0)), size)
     sample = replace(
         tiles[0].sample,
         image=image,
-        boxes_xyxy=np.concatenate(boxes)[kept],
+        boxes_xyxy=clipped[kept],
         labels=np.concatenate([tile.sample.labels for tile in tiles])[kept],
         crowd=np.concatenate([tile.sample.crowd for tile in tiles])[kept],
         transform=LetterboxTransform.identity(*size),
@@ -100,6 +99,7 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
     )
     if not have_object_masks([tile.sample for tile in tiles]):
         return sample
+    keeps = np.split(kept, np.cumsum(counts)[:-1])
     return visible_objects(replace(sample, object_masks=_draw_masks(tiles, keeps, view, size)), box_filter)
 
 

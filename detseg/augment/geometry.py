@@ -19,9 +19,6 @@ from detseg.arrays import BoolArray, ByteArray, DoubleArray, FloatArray
 _MAX_SHRINK = 1.5
 """Bilinear interpolation reads two pixels per axis; a step of more than this between its samples shows as aliasing."""
 
-_MOST_PADDED = 8
-"""How many pixels of a source for each of the target it pays to copy into four channels."""
-
 
 def translation(x: float, y: float) -> DoubleArray:
     """The matrix that moves points by ``(x, y)``."""
@@ -123,9 +120,12 @@ def project(points_xy: NDArray[Any], matrix: DoubleArray) -> DoubleArray:
 
 
 def transform_boxes(boxes_xyxy: NDArray[Any], matrix: DoubleArray) -> DoubleArray:
-    """The upright boxes ``[N, 4]`` that enclose the four mapped corners of each box; not clipped."""
-    corners = project(np.asarray(boxes_xyxy)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]], matrix)
-    return np.concatenate([corners.min(axis=1), corners.max(axis=1)], axis=1)
+    """The upright boxes ``[N, 4]`` that enclose the four mapped corners of each box; not clipped. ``matrix`` is one for
+    all, or ``[N, 3, 3]``."""
+    corners = np.asarray(boxes_xyxy, np.float64)[:, [[0, 1], [2, 1], [2, 3], [0, 3]]]
+    mapped = corners @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
+    points = mapped[..., :2] / mapped[..., 2:]
+    return np.concatenate([points.min(axis=1), points.max(axis=1)], axis=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,12 +142,12 @@ class BoxFilter:
         keep."""
         limit = np.array([size[1], size[0]] * 2, np.float64)
         clipped = np.clip(boxes_xyxy, 0, limit)
-        sides = clipped[:, 2:] - clipped[:, :2]
-        full = np.prod(boxes_xyxy[:, 2:] - boxes_xyxy[:, :2], axis=1)
-        short, long = sides.min(axis=1), sides.max(axis=1)
+        width, height = clipped[:, 2] - clipped[:, 0], clipped[:, 3] - clipped[:, 1]
+        full = (boxes_xyxy[:, 2] - boxes_xyxy[:, 0]) * (boxes_xyxy[:, 3] - boxes_xyxy[:, 1])
+        short, long = np.minimum(width, height), np.maximum(width, height)
         # The tolerance keeps a box of exactly the smallest side after it went through floating-point matrices.
         keep = (short > 0) & (short >= self.min_box_side - 1e-6) & (long <= self.max_box_aspect * short)
-        keep &= np.prod(sides, axis=1) >= self.min_area_ratio * full
+        keep &= width * height >= self.min_area_ratio * full
         return clipped.astype(np.float32), keep
 
 
@@ -156,6 +156,7 @@ def paste(target: ByteArray, source: ByteArray, matrix: DoubleArray, interpolate
 
     A pixel of ``target`` is written where its center lies in the mapped ``source``. With ``interpolate`` false each
     gets the nearest value, as label masks need it; otherwise bilinear, after the source was shrunk as far as needed.
+    A ``target`` of four channels gets a source of three in its first, which takes half the time.
     """
     axis_aligned = _is_axis_aligned(matrix)
     left, top, right, bottom = _covered_pixels(matrix, source.shape, target.shape, axis_aligned)
@@ -167,19 +168,27 @@ def paste(target: ByteArray, source: ByteArray, matrix: DoubleArray, interpolate
         ones = np.ones(source.shape[:2], np.uint8)
         covered = _warp(ones, matrix, region.shape, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
     if interpolate:
-        source, matrix = _shrink(source, matrix, region.shape)
+        source, matrix = _seen_part(source, matrix, region.shape)
     method = cv2.INTER_LINEAR if interpolate else cv2.INTER_NEAREST
     # OpenCV draws four channels with the same result as three, in less than half the time.
-    is_padded = source.ndim == 3 and source[..., 0].size <= _MOST_PADDED * region[..., 0].size
+    is_padded = source.ndim == 3 and source.shape[2] == 3
     if is_padded:
         source = _bytes(cv2.cvtColor(source, cv2.COLOR_RGB2RGBA))
+    if axis_aligned and source.shape[2:] == region.shape[2:] and _is_plain(region):
+        _warp(source, matrix, region.shape, method, cv2.BORDER_REPLICATE, region)
+        return
     drawn = _warp(source, matrix, region.shape, method, cv2.BORDER_REPLICATE)
-    if is_padded:
+    if is_padded and target.shape[2] == 3:
         drawn = _bytes(cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB))
     if axis_aligned:
         region[:] = drawn
     else:
         cv2.copyTo(drawn, covered, region)
+
+
+def _is_plain(region: ByteArray) -> bool:
+    """Whether the pixels of each row lie one after the other, so that OpenCV can write there."""
+    return region.strides[-1] == 1 and region.strides[1] == region[0, 0].size
 
 
 def _is_axis_aligned(matrix: DoubleArray) -> bool:
@@ -192,50 +201,90 @@ def _covered_pixels(
     matrix: DoubleArray, source_shape: tuple[int, ...], target_shape: tuple[int, ...], axis_aligned: bool
 ) -> tuple[int, int, int, int]:
     """Left, top, right, bottom of the target pixels that the source reaches: exact if axis-aligned, else enclosing."""
-    first, last = transform_boxes(np.array([[0, 0, source_shape[1], source_shape[0]]]), matrix).reshape(2, 2)
+    left, top, right, bottom = _extent(matrix, source_shape)
     if axis_aligned:
-        first, last = np.ceil(first - 0.5), np.ceil(last - 0.5)
-    limit = (target_shape[1], target_shape[0])
-    left, top = np.clip(np.floor(first), 0, limit).astype(int)
-    right, bottom = np.clip(np.ceil(last), 0, limit).astype(int)
-    return int(left), int(top), int(right), int(bottom)
+        left, top, right, bottom = (math.ceil(side - 0.5) for side in (left, top, right, bottom))
+    height, width = target_shape[:2]
+    return (
+        min(max(math.floor(left), 0), width),
+        min(max(math.floor(top), 0), height),
+        min(max(math.ceil(right), 0), width),
+        min(max(math.ceil(bottom), 0), height),
+    )
 
 
-def _shrink(source: ByteArray, matrix: DoubleArray, region_shape: tuple[int, ...]) -> tuple[ByteArray, DoubleArray]:
-    """Average blocks of the source where the map shrinks it by more than bilinear interpolation can stand.
+def _extent(matrix: DoubleArray, shape: tuple[int, ...]) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom of an image of ``shape`` through ``matrix``; in plain numbers, of which there are too
+    few for arrays."""
+    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+    height, width = shape[:2]
+    corners = ((0, 0), (width, 0), (width, height), (0, height))
+    scales = [g * x + h * y + i for x, y in corners]
+    xs = [(a * x + b * y + c) / scale for (x, y), scale in zip(corners, scales, strict=True)]
+    ys = [(d * x + e * y + f) / scale for (x, y), scale in zip(corners, scales, strict=True)]
+    return min(xs), min(ys), max(xs), max(ys)
 
-    Only whole factors, and only the part that the region shows: OpenCV averages whole blocks five to twenty times
-    faster than fractional ones, and at most a factor of ``_MAX_SHRINK`` is left to the interpolation.
+
+def _seen_part(source: ByteArray, matrix: DoubleArray, region_shape: tuple[int, ...]) -> tuple[ByteArray, DoubleArray]:
+    """The part of the source that the region shows, and the matrix from there; of blocks of pixels that are averaged
+    where the map shrinks it by more than bilinear interpolation can stand.
+
+    Only whole factors: OpenCV averages whole blocks five to twenty times faster than fractional ones, and at most a
+    factor of ``_MAX_SHRINK`` is left to the interpolation.
     """
     inverse = np.linalg.inv(matrix).astype(np.float64)
-    height, width = region_shape[:2]
-    corner = np.array([[0, 0], [1, 0], [0, 1]])
-    middle, right_of_it, below_it = project(corner + np.array([width, height]) / 2, inverse)
-    step_x, step_y = right_of_it - middle, below_it - middle
-    factor = math.ceil(math.sqrt(abs(step_x[0] * step_y[1] - step_x[1] * step_y[0])) / _MAX_SHRINK)
-    if factor <= 1:
-        return source, matrix
-    seen = transform_boxes(np.array([[0, 0, width, height]]), inverse)[0] / factor
-    blocks = -(-np.array(source.shape[1::-1]) // factor)
-    left, top = np.clip(np.floor(seen[:2]).astype(int) - 1, 0, blocks - 1)
-    right, bottom = np.clip(np.ceil(seen[2:]).astype(int) + 1, (left + 1, top + 1), blocks)
+    factor = _shrinking(inverse, region_shape)
+    seen_left, seen_top, seen_right, seen_bottom = _extent(inverse, region_shape)
+    num_rows, num_columns = (-(-side // factor) for side in source.shape[:2])
+    left = min(max(math.floor(seen_left / factor) - 1, 0), num_columns - 1)
+    top = min(max(math.floor(seen_top / factor) - 1, 0), num_rows - 1)
+    right = min(max(math.ceil(seen_right / factor) + 1, left + 1), num_columns)
+    bottom = min(max(math.ceil(seen_bottom / factor) + 1, top + 1), num_rows)
     part = source[top * factor : bottom * factor, left * factor : right * factor]
+    to_part = matrix @ translation(left * factor, top * factor)
+    if factor == 1:
+        return part, to_part
     missing_y = (bottom - top) * factor - part.shape[0]
     missing_x = (right - left) * factor - part.shape[1]
     if missing_y or missing_x:
         part = _bytes(cv2.copyMakeBorder(part, 0, missing_y, 0, missing_x, cv2.BORDER_REPLICATE))
-    smaller = cv2.resize(part, (int(right - left), int(bottom - top)), interpolation=cv2.INTER_AREA)
-    return _bytes(smaller), matrix @ translation(left * factor, top * factor) @ scaling(factor, factor)
+    smaller = cv2.resize(part, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
+    return _bytes(smaller), to_part @ scaling(factor, factor)
 
 
-def _warp(source: ByteArray, matrix: DoubleArray, shape: tuple[int, ...], method: int, border: int) -> ByteArray:
+def _shrinking(inverse: DoubleArray, region_shape: tuple[int, ...]) -> int:
+    """The side of the blocks of source pixels that make one before it is interpolated, in the middle of the region."""
+    (a, b, c), (d, e, f), (g, h, i) = inverse.tolist()
+    if g == h == 0:
+        area = abs(a * e - b * d) / (i * i)
+    else:
+        x, y = region_shape[1] / 2, region_shape[0] / 2
+        middle, right_of_it, below_it = (
+            ((a * u + b * v + c) / (g * u + h * v + i), (d * u + e * v + f) / (g * u + h * v + i))
+            for u, v in ((x, y), (x + 1, y), (x, y + 1))
+        )
+        area = abs(
+            (right_of_it[0] - middle[0]) * (below_it[1] - middle[1])
+            - (right_of_it[1] - middle[1]) * (below_it[0] - middle[0])
+        )
+    return max(1, math.ceil(math.sqrt(area) / _MAX_SHRINK))
+
+
+def _warp(
+    source: ByteArray,
+    matrix: DoubleArray,
+    shape: tuple[int, ...],
+    method: int,
+    border: int,
+    into: ByteArray | None = None,
+) -> ByteArray:
     # OpenCV counts from the center of the first pixel.
     matrix = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
     size = (shape[1], shape[0])
     if matrix[2, 0] == matrix[2, 1] == 0:
         affine = matrix[:2] / matrix[2, 2]
-        return _bytes(cv2.warpAffine(source, affine, size, flags=method, borderMode=border))
-    return _bytes(cv2.warpPerspective(source, matrix, size, flags=method, borderMode=border))
+        return _bytes(cv2.warpAffine(source, affine, size, dst=into, flags=method, borderMode=border))
+    return _bytes(cv2.warpPerspective(source, matrix, size, dst=into, flags=method, borderMode=border))
 
 
 def _bytes(image: NDArray[Any]) -> ByteArray:

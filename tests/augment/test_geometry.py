@@ -188,15 +188,31 @@ def test_perspective_changes_the_scale_at_the_border_by_the_given_share() -> Non
 
 @pytest.mark.parametrize("tilt", [0.0, 0.1])
 @pytest.mark.parametrize("turn", [0.0, 0.3])
-def test_four_channels_are_drawn_as_three(monkeypatch: pytest.MonkeyPatch, turn: float, tilt: float) -> None:
+@pytest.mark.parametrize("scale", [0.83, 0.3])
+def test_four_channels_are_drawn_as_three_and_as_each_alone(scale: float, turn: float, tilt: float) -> None:
     source = noise(60, 80, 3)
-    matrix = translation(7.3, -4.6) @ scaling(0.83, 1.21)
+    matrix = translation(7.3, -4.6) @ scaling(scale, 1.21)
     matrix[0, 1], matrix[2, 0] = turn, tilt / 80
-    drawn = []
-    for most_padded in (8, 0):
-        monkeypatch.setattr("detseg.augment.geometry._MOST_PADDED", most_padded)
-        target = np.full((70, 90, 3), 114, np.uint8)
-        paste(target, source, matrix)
-        drawn.append(target)
-    assert (drawn[0] != 114).any()
-    np.testing.assert_array_equal(drawn[0], drawn[1])
+    three, four = np.full((70, 90, 3), 114, np.uint8), np.full((70, 90, 4), 114, np.uint8)
+    paste(three, source, matrix)
+    paste(four, source, matrix)
+    assert (three != 114).any()
+    np.testing.assert_array_equal(four[..., :3], three)
+    for channel in range(3):
+        alone = np.full((70, 90), 114, np.uint8)
+        paste(alone, np.ascontiguousarray(source[..., channel]), matrix)
+        np.testing.assert_array_equal(three[..., channel], alone)
+
+
+@pytest.mark.parametrize("degrees", [0, 20])
+def test_what_is_seen_of_a_part_is_what_is_seen_of_all(degrees: float) -> None:
+    """A view of a corner takes only a part of the source."""
+    source, matrix = noise(200, 300, 3), translation(-150.4, -90.7) @ scaling(0.8, 1.3)
+    angle = np.radians(degrees)
+    matrix = np.array([[np.cos(angle), -np.sin(angle), 9], [np.sin(angle), np.cos(angle), 3], [0, 0, 1]]) @ matrix
+    large, small = np.zeros((200, 300, 3), np.uint8), np.zeros((20, 30, 3), np.uint8)
+    paste(large, source, matrix)
+    paste(small, source, matrix)
+    assert small.any()
+    # OpenCV places pixels to a thirty-second, and rounds from another origin.
+    assert np.abs(small.astype(int) - large[:20, :30]).max() <= 255 / 32 + 1

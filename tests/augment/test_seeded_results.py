@@ -13,7 +13,8 @@ from detseg.structures import LetterboxTransform, Sample
 RICH = {"mixup": 0.5, "degrees": 10, "shear": 3, "perspective": 0.02, "flip_vertical": 0.5, "rotate_90": 0.5}
 FIRST, SECOND = (0, 0), (3, 1)
 # Settings; index and epoch; labels, first boxes, filled pixels of the mask, mean of each channel. Noted before
-# `fit` and `crop` existed. Not bit by bit: versions of OpenCV may round otherwise, but other draws differ by far more.
+# `fit` and `crop` existed. Not bit by bit: versions of OpenCV may round otherwise, and colors, which were cut off to
+# whole levels, are rounded now; but other draws differ by far more.
 SEEDED: list[tuple[dict[str, Any], tuple[int, int], list[int], list[list[float]], int, list[float]]] = [
     (
         {},
@@ -81,4 +82,4 @@ def test_a_seed_gives_what_it_gave_before(
     assert sample.labels.tolist() == labels
     np.testing.assert_allclose(sample.boxes_xyxy[:2], boxes, atol=1e-3)
     assert abs(int((sample.mask == 255).sum()) - num_filled) <= 3
-    np.testing.assert_allclose(sample.image.mean(axis=(0, 1)), means, atol=0.1)
+    np.testing.assert_allclose(sample.image.mean(axis=(0, 1)), means, atol=0.5)
