@@ -232,7 +232,7 @@ def _seen_part(source: ByteArray, matrix: DoubleArray, region_shape: tuple[int, 
     Only whole factors: OpenCV averages whole blocks five to twenty times faster than fractional ones, and at most a
     factor of ``_MAX_SHRINK`` is left to the interpolation.
     """
-    inverse = np.linalg.inv(matrix).astype(np.float64)
+    inverse = _inverse(matrix)
     factor = _shrinking(inverse, region_shape)
     seen_left, seen_top, seen_right, seen_bottom = _extent(inverse, region_shape)
     num_rows, num_columns = (-(-side // factor) for side in source.shape[:2])
@@ -250,6 +250,15 @@ def _seen_part(source: ByteArray, matrix: DoubleArray, region_shape: tuple[int, 
         part = _bytes(cv2.copyMakeBorder(part, 0, missing_y, 0, missing_x, cv2.BORDER_REPLICATE))
     smaller = cv2.resize(part, (right - left, bottom - top), interpolation=cv2.INTER_AREA)
     return _bytes(smaller), to_part @ scaling(factor, factor)
+
+
+def _inverse(matrix: DoubleArray) -> DoubleArray:
+    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+    determinant = a * e - b * d
+    if g or h or i != 1 or not determinant:
+        return np.linalg.inv(matrix).astype(np.float64)
+    a, b, d, e = e / determinant, -b / determinant, -d / determinant, a / determinant
+    return np.array([[a, b, -a * c - b * f], [d, e, -d * c - e * f], [0.0, 0.0, 1.0]])
 
 
 def _shrinking(inverse: DoubleArray, region_shape: tuple[int, ...]) -> int:
@@ -279,11 +288,12 @@ def _warp(
     into: ByteArray | None = None,
 ) -> ByteArray:
     # OpenCV counts from the center of the first pixel.
-    matrix = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
     size = (shape[1], shape[0])
-    if matrix[2, 0] == matrix[2, 1] == 0:
-        affine = matrix[:2] / matrix[2, 2]
+    (a, b, c), (d, e, f), (g, h, i) = matrix.tolist()
+    if g == h == 0:
+        affine = np.array([[a, b, c + (a + b - i) / 2], [d, e, f + (d + e - i) / 2]]) / i
         return _bytes(cv2.warpAffine(source, affine, size, dst=into, flags=method, borderMode=border))
+    matrix = translation(-0.5, -0.5) @ matrix @ translation(0.5, 0.5)
     return _bytes(cv2.warpPerspective(source, matrix, size, dst=into, flags=method, borderMode=border))
 
 

@@ -62,11 +62,7 @@ def read_image(path: Path | str, max_pixels: int = MAX_PIXELS) -> ByteArray:
         ImageError: the file is missing, of another format, larger than ``max_pixels`` (known before decoding), deeper
             than 8 bits per channel, truncated or damaged.
     """
-    try:
-        data = _open_checked(path, max_pixels)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    return decode_image(data, path, max_pixels)
+    return _decode_whole(*_open_checked(path, max_pixels), path, 1)
 
 
 def read_reduced(path: Path | str, enough: tuple[int, int]) -> tuple[ByteArray, int]:
@@ -79,19 +75,19 @@ def read_reduced(path: Path | str, enough: tuple[int, int]) -> tuple[ByteArray, 
     Raises:
         ImageError: as :func:`read_image`.
     """
-    try:
-        data = _open_checked(path, MAX_PIXELS)
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
-    header = checked_header(io.BytesIO(data), path, MAX_PIXELS)
+    data, header = _open_checked(path, MAX_PIXELS)
     factor = _reduction(header, enough)
-    return decode_image(data, path, reduction=factor), factor
+    return _decode_whole(data, header, path, factor), factor
 
 
 def decode_image(data: bytes, name: Path | str, max_pixels: int = MAX_PIXELS, reduction: int = 1) -> ByteArray:
     """:func:`read_image` for the bytes of a file; ``name`` stands in the error messages. A JPEG whose sides
     ``reduction`` (1, 2, 4 or 8) divides is decoded at that part of its size."""
-    header = checked_header(io.BytesIO(data), name, max_pixels)
+    return _decode_whole(data, checked_header(io.BytesIO(data), name, max_pixels), name, reduction)
+
+
+def _decode_whole(data: bytes, header: ImageHeader, name: Path | str, reduction: int) -> ByteArray:
+    """The pixels of an image with this ``header``, unless something is missing."""
     if header.bits > 8:
         raise ImageError(
             f"{name}: {header.bits} bits per channel, allowed are 8; convert it with the value range you want"
@@ -236,12 +232,16 @@ def _indexed_png(mask: ByteArray, colors: ByteArray) -> bytes:
     )
 
 
-def _open_checked(path: Path | str, max_pixels: int) -> bytes:
-    with open_regular(path) as stream:
-        # Before the rest is read: an archive of many gigabytes named .jpg is refused by its first bytes.
-        checked_header(stream, path, max_pixels)
-        stream.seek(0)
-        return stream.read()
+def _open_checked(path: Path | str, max_pixels: int) -> tuple[bytes, ImageHeader]:
+    """What is in a file, and its header. Raises ImageError."""
+    try:
+        with open_regular(path) as stream:
+            # Before the rest is read: an archive of many gigabytes named .jpg is refused by its first bytes.
+            header = checked_header(stream, path, max_pixels)
+            stream.seek(0)
+            return stream.read(), header
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def checked_header(stream: BinaryIO, name: Path | str, max_pixels: int) -> ImageHeader:
