@@ -127,8 +127,9 @@ class _Peers:
             silent = [rank for rank, beats in enumerate(zip(before, after, strict=True)) if beats[0] == beats[1]]
             if silent:
                 reason = f"{self._listed(silent)} has ended"
-        except RuntimeError:  # the place where they meet is gone as well
-            pass
+        except RuntimeError:  # the place where they meet is gone as well, which without an agent is the first of them
+            if not os.environ.get("TORCHELASTIC_RUN_ID"):
+                reason = f"{self._listed([0])} has ended"
         return PeerError(self._message(reason), is_told=not self._is_first())
 
     def _message(self, what: str) -> str:

@@ -36,8 +36,10 @@ _FAULTS = {
     403: "Network addresses are not opened, or the request comes from another site.",
     408: "The request took too long to arrive.",
     413: "Too many bytes or pixels.",
+    415: "A body that is compressed once more.",
     422: "No image that can be read, or a setting that is not allowed.",
     429: "Too many requests at a time.",
+    500: "The server failed.",
     503: "The server is starting or stopping.",
 }
 _FAULT = {
@@ -76,7 +78,9 @@ def make_app(model: Model, settings: ServerSettings) -> FastAPI:
             service.stop()
 
     # The pages that FastAPI makes of the description load scripts from elsewhere.
-    app = FastAPI(title="detseg", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="detseg", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     app.add_middleware(Guard, service=service)
     app.add_exception_handler(RequestValidationError, _say_what_is_wrong)
     app.add_exception_handler(ClientDisconnect, _nobody_listens)
@@ -211,6 +215,8 @@ def _require_known(request: Request, service: Service, *names: str) -> None:
     unknown = [name for name in request.query_params if name not in names]
     if unknown:
         raise HTTPException(422, f"there is no setting {', '.join(unknown)}; there is {' and '.join(names)}")
+    if len(request.query_params.multi_items()) > len(request.query_params):
+        raise HTTPException(422, "a setting is given several times; give each once")
     if "confidence" in request.query_params and service.model.confidence is None:
         raise HTTPException(422, f"only boxes have a confidence, this model is for {service.model.task_name}")
 

@@ -37,8 +37,12 @@ async def read_images(request: Request, settings: ServerSettings, bytes_left: Bu
 
     Raises:
         HTTPException: 400: the form is damaged, or the JSON none; 403: addresses are not opened; 408: it took too long;
-            413: too many bytes; 422: no image, or too many of them; 429: others have taken all the memory.
+            413: too many bytes; 415: the body is compressed; 422: no image, or too many of them; 429: others have taken
+            all the memory.
     """
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding not in ("", "identity"):
+        raise HTTPException(415, f"the body has the Content-Encoding {encoding}; send images as they are", _CLOSE)
     body = await _read_body(request, settings, bytes_left)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == FORM:

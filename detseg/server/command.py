@@ -12,6 +12,7 @@ from detseg.files import read_text
 from detseg.runtime.model import Model
 from detseg.runtime.stop import StopSignals
 from detseg.server.app import make_app
+from detseg.server.protocol import server_config
 from detseg.server.settings import ServerSettings
 
 TOKEN = "DETSEG_TOKEN"
@@ -29,8 +30,7 @@ def serve_command(model: Model, settings: ServerSettings) -> int:
     """
     app = make_app(model, settings)
     listening = _listen(settings)
-    config = uvicorn.Config(app, log_level="warning", access_log=False, server_header=False, lifespan="on")
-    server = _Server(config, _address(settings, listening))
+    server = _Server(server_config(app, settings), _address(settings, listening))
     # Uvicorn passes a signal on when all is done; it is for us to end then.
     with StopSignals():
         server.run(sockets=[listening])

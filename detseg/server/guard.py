@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import time
 from urllib.parse import urlsplit
 
@@ -13,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from detseg.server.service import Service
 from detseg.server.settings import is_loopback
 
+_LOG = logging.getLogger("uvicorn.error")
 PREDICTIONS = ("/predict", "/draw")
 _OPEN = ("/", "/page.css", "/page.js", "/health", "/ready", "/openapi.json")
 """What needs no token: the page, which asks for it, and what says nothing of images."""
@@ -35,13 +37,18 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begin, path, status = time.monotonic(), str(scope["path"]), 500
+        begin, path, status = time.monotonic(), str(scope["path"]), 0
+        wants_head = scope["method"] == "HEAD"
+        if wants_head:
+            scope = {**scope, "method": "GET"}
         predicts = path in PREDICTIONS and scope["method"] == "POST"
 
         async def noting(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+            elif wants_head:
+                message = {**message, "body": b""}
             await send(message)
 
         service = self._service
@@ -52,6 +59,11 @@ class Guard:
             service.num_under_way += predicts
             try:
                 await self._app(scope, receive, noting)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is answered
+                _LOG.exception("%s failed", path)
+                if not status:
+                    told = f"the server failed at this request ({type(error).__name__}); its log says more"
+                    await _answer(500, told, {})(scope, receive, noting)
             finally:
                 service.num_under_way -= predicts
         service.counters.requests.add(path if path in _PATHS else "other", str(status))

@@ -21,6 +21,7 @@ from detseg.runtime.kinds import load_kind
 from detseg.runtime.model import Model
 from detseg.runtime.runner import Finished
 from detseg.server.app import make_app
+from detseg.server.protocol import server_config
 from detseg.server.settings import ServerSettings
 from detseg.structures import Detections
 from tests.runtime.conftest import save_onnx as save_onnx
@@ -117,8 +118,10 @@ def serve() -> Serve:
     def run(model: Model | None = None, **settings: Any) -> Iterator[Client]:
         runner = GreenRunner()
         model = model or Model(runner, "detection", NAMES, (1, 2), confidence=0.25)
-        app = make_app(model, ServerSettings(port=0, **settings))
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="on"))
+        chosen = ServerSettings(port=0, **settings)
+        config = server_config(make_app(model, chosen), chosen)
+        config.port = 0
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run)
         thread.start()
         while not server.started:

@@ -82,6 +82,9 @@ BAD = [
     ("/predict?confidence=0.1", some_image(), PNG, 422, "confidence: Input should be greater than or equal to 0.25"),
     ("/predict?confidence=nan", some_image(), PNG, 422, "confidence"),
     ("/predict?conf=0.5", some_image(), PNG, 422, "no setting conf; there is confidence"),
+    ("/predict?confidence=0.5&confidence=0.3", some_image(), PNG, 422, "several times"),
+    ("/predict/", some_image(), PNG, 404, "Not Found"),
+    ("/predict", some_image(), {**PNG, "Content-Encoding": "gzip"}, 415, "Content-Encoding gzip; send images as they"),
     ("/draw?format=gif", some_image(), PNG, 422, "format: Input should be 'jpeg' or 'png', got 'gif'"),
     ("/predict", form_of(("a.png", some_image()))[0][:-9], form_of()[1], 400, "cut off"),
     ("/predict", b"rubbish--XX--\r\n", {"Content-Type": "multipart/form-data; boundary=XX"}, 400, "cannot be read"),
@@ -127,6 +130,37 @@ def test_slow_senders_are_not_waited_for(serve: Serve) -> None:
         assert slow.recv(1000).startswith(b"HTTP/1.1 408 ")
 
 
+@pytest.mark.parametrize("begin", [b"", b"P", b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"])
+def test_connections_without_a_request_are_not_kept(serve: Serve, begin: bytes) -> None:
+    """Neither before the first request nor after it."""
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serve(body_s=0.2) as client:
+        for before in [b"", *([whole] if begin else [])]:
+            with socket.create_connection(("127.0.0.1", client.port), timeout=30) as idle:
+                idle.sendall(before)
+                if before:
+                    assert idle.recv(1000).startswith(b"HTTP/1.1 200 OK")
+                idle.sendall(begin)
+                while part := idle.recv(1000):
+                    assert part in b'{"status":"runs"}'
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/ready", "/model", "/metrics", "/openapi.json"])
+def test_what_can_be_asked_has_a_head(serve: Serve, path: str) -> None:
+    with serve() as client:
+        connection = http.client.HTTPConnection("127.0.0.1", client.port, timeout=30)
+        connection.request("HEAD", path)
+        head = connection.getresponse()
+        assert (head.status, head.read()) == (200, b"")
+        connection.request("GET", path)
+        whole = connection.getresponse()
+        assert len(whole.read()) == int(whole.headers["content-length"])
+        assert head.headers["content-type"] == whole.headers["content-type"]
+        connection.request("HEAD", "/predict")
+        assert connection.getresponse().status == 405
+        connection.close()
+
+
 def test_senders_that_go_away_hold_nothing_up(serve: Serve) -> None:
     with serve(queue=1) as client:
         with socket.create_connection(("127.0.0.1", client.port)) as gone:
@@ -160,6 +194,8 @@ def test_one_image_that_the_network_fails_on_costs_no_other(serve: Serve) -> Non
             good = pool.submit(client.ask, "/predict", body, headers)
             bad = pool.submit(client.ask, "/predict", some_image(red=255), PNG)
         assert (good.result().status, bad.result().status) == (200, 500)
+        assert bad.result().json == {"detail": "the server failed at this request (RuntimeError); its log says more"}
+        assert b'detseg_requests_total{path="/predict",status="500"} 1' in client.ask("/metrics").body
         assert max(client.runner.batch_sizes) == 3
 
 
