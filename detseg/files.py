@@ -170,13 +170,28 @@ def cache_folder() -> Path:
     return Path(chosen).expanduser().absolute() if chosen else cache_home(sys.platform, os.environ) / "detseg"
 
 
+def home_folder() -> Path:
+    """The user's home.
+
+    Raises:
+        FileNotFoundError: the system knows of none, as in containers of users without a name.
+    """
+    try:
+        return Path.home()
+    except RuntimeError as error:
+        raise FileNotFoundError(
+            errno.ENOENT, "there is no home folder: set HOME, or DETSEG_CACHE and DETSEG_WEIGHTS", "~"
+        ) from error
+
+
 def cache_home(platform: str, environment: Mapping[str, str]) -> Path:
-    """Where ``platform``, in the words of ``sys.platform``, keeps what programs can make again."""
+    """Where ``platform``, in the words of ``sys.platform``, keeps what programs can make again. Raises as
+    :func:`home_folder`."""
     if platform == "darwin":
-        return Path.home() / "Library" / "Caches"
+        return home_folder() / "Library" / "Caches"
     variable, usual = ("LOCALAPPDATA", "AppData/Local") if platform == "win32" else ("XDG_CACHE_HOME", ".cache")
     chosen = Path(environment.get(variable, ""))
-    return chosen if chosen.is_absolute() else Path.home() / usual
+    return chosen if chosen.is_absolute() else home_folder() / usual
 
 
 def require_apart(folder: Path, read: Iterable[Path | str]) -> None:

@@ -51,6 +51,7 @@ _WITH_TORCH = ("timm", "export")
 _OF_MEMORY = re.compile(r"DefaultCPUAllocator|[Cc]annot allocate memory")
 _OF_A_LINK = "Symlink loop from "
 """What Python up to 3.12 says where a path is resolved."""
+_OF_NO_HOME = "Could not determine home directory"
 _OF_A_DEVICE = re.compile(
     r"\b(CUDA|cuda|NVIDIA|cuDNN|CUDNN|cuBLAS|CUBLAS|Triton|MPS)\b|[Dd]evice string|not linked with"
 )
@@ -80,11 +81,15 @@ def in_options(line: str) -> str:
     return _CONFIDENCE.sub("--conf", _ARGUMENT.sub(lambda match: OPTIONS[match[1]], line))
 
 
-def leave_standard_output() -> None:
-    """Give up on what could not be written: the interpreter tries once more when it ends, and would complain."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
+def leave_broken_output() -> None:
+    """Give up on what standard output does not take, such as a pipe that nobody reads or a full disk: the interpreter
+    tries once more when it ends, and would complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _path(name: str | bytes | int) -> str:
@@ -108,6 +113,8 @@ def _explain_machine(error: Exception) -> str | None:
         return f"there is not enough memory: {_first_line(error)}"
     if str(error).startswith(_OF_A_LINK):
         return f"{str(error).removeprefix(_OF_A_LINK).strip()}: is a link that leads to itself"
+    if str(error).startswith(_OF_NO_HOME):
+        return "there is no home folder, which ~ stands for: set HOME"
     name, module = type(error).__name__, type(error).__module__
     if name == "OutOfMemoryError":
         return f"{_first_line(error)} Take fewer or smaller images at a time (--batch-size, --size; train.batch_size)"

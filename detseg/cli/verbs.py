@@ -13,9 +13,10 @@ from typing import Any, TextIO
 
 from detseg.cli.arguments import make_parser
 from detseg.cli.common_arguments import foreign_settings, postprocess_settings
-from detseg.cli.errors import explain, in_options, leave_standard_output
+from detseg.cli.errors import explain, in_options, leave_broken_output
 from detseg.cli.output import printable_output, shortened
 from detseg.cli.predict import predict
+from detseg.cli.process import open_streams, run_until_stopped
 from detseg.cli.use_verbs import colors, serve, store
 from detseg.files import require_possible
 from detseg.habits import advice
@@ -29,8 +30,9 @@ _OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake, or what the machine lacks, is one line on standard
     error, never a traceback."""
+    open_streams()
     with printable_output():
-        return _run(arguments)
+        return run_until_stopped(lambda: _run(arguments))
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -54,8 +56,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         line = explain(error)
         if line is None or options.traceback:
             raise
-        if isinstance(error, BrokenPipeError):
-            leave_standard_output()
+        leave_broken_output()
         with contextlib.suppress(BrokenPipeError):  # nobody reads the errors either
             said = line if options.verb == "train" else in_options(line)
             print(f"detseg {options.verb}: {shortened(said)}", file=sys.stderr)

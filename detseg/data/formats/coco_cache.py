@@ -45,9 +45,9 @@ def open_columns(path: Path, max_bytes: int, home: Path) -> CocoColumns | None:
             if not MIN_BYTES <= status.st_size <= max_bytes:
                 return read_columns(path, max_bytes)
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError:
+        kept = cache_folder() / "coco" / f"{digest}{_SUFFIX}"
+    except OSError:  # also where there is no home
         return read_columns(path, max_bytes)
-    kept = cache_folder() / "coco" / f"{digest}{_SUFFIX}"
     columns = load_columns(kept, path, status)
     if columns is None:
         columns = read_columns(path, max_bytes)

@@ -8,13 +8,14 @@ import os
 import re
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from detseg.config import load_config, to_dict
 from detseg.config_files import to_yaml
-from detseg.files import open_regular, write_text
+from detseg.files import home_folder, open_regular, write_text
 
 TABLE = Path(__file__).with_name("released.yaml")
 FOLDER_VARIABLE = "DETSEG_WEIGHTS"
@@ -118,17 +119,19 @@ def weights_folder() -> Path:
 def _data_home(platform: str, environment: Mapping[str, str]) -> Path:
     """Where ``platform``, in the words of ``sys.platform``, keeps the data of a user's programs."""
     if platform == "darwin":
-        return Path.home() / "Library" / "Application Support"
+        return home_folder() / "Library" / "Application Support"
     variable, usual = ("LOCALAPPDATA", "AppData/Local") if platform == "win32" else ("XDG_DATA_HOME", ".local/share")
     chosen = Path(environment.get(variable, ""))
     # The specification of XDG_DATA_HOME has relative paths ignored.
-    return chosen if chosen.is_absolute() else Path.home() / usual
+    return chosen if chosen.is_absolute() else home_folder() / usual
 
 
 def search_folders() -> list[Path]:
     """The folders where released weights are looked for, in order: that of a checkout, and :func:`weights_folder`."""
     checkout = [_CHECKOUT / "weights"] if (_CHECKOUT / "pyproject.toml").is_file() else []
-    return [*checkout, weights_folder()]
+    with suppress(FileNotFoundError):  # there is no home
+        return [*checkout, weights_folder()]
+    return checkout
 
 
 def find_release(release: Release, folders: Sequence[Path] | None = None) -> Path | None:
