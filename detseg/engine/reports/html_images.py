@@ -77,9 +77,9 @@ def case_table(images: ReportImages) -> str:
     if not rows:
         return ""
     body = "\n".join(rows)
-    return f"""<div class="wide low" tabindex="0" role="region" aria-label="How well each fits">
+    return f"""<div class="wide low words" tabindex="0" role="region" aria-label="How well each fits">
 <table class="sortable">
-<caption class="faint">How well each fits by itself: the mean of the classes that it holds</caption>
+<caption class="faint"><span>How well each fits by itself: the mean of the classes that it holds</span></caption>
 <thead><tr><th scope="col">case</th><th scope="col">mean</th><th scope="col">in words</th></tr></thead>
 <tbody>
 {body}
@@ -123,7 +123,7 @@ def counts_table(images: ReportImages, class_names: Sequence[str]) -> str:
 <span class="key f1"></span> F1, at IoU 0.5</p>
 <div class="wide" tabindex="0" role="region" aria-label="Counts at this confidence">
 <table class="sortable" id="counts">
-<caption class="faint">Boxes at this confidence and above, IoU 0.5, counted over the whole data set</caption>
+<caption class="faint"><span>Boxes at this confidence and above, IoU 0.5, over the whole data set</span></caption>
 <thead><tr>{head}</tr></thead>
 <tbody>
 {body}

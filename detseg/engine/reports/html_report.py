@@ -14,6 +14,7 @@ from detseg.engine.reports.html_style import STYLE
 from detseg.engine.reports.report_images import ReportImages
 from detseg.evaluation.report import MEANING, by_class
 from detseg.files import write_text
+from detseg.runtime.volumes.volume_files import volume_stem
 from detseg.structures import Metrics
 
 
@@ -162,14 +163,16 @@ def _case_table(report: Report) -> str:
     header, *rows = report.cases
     left = report.num_cases - len(rows)
     caption = "Each class in each volume, by its Dice" + (f"; {left} better ones are in cases.csv" if left else "")
-    return table(header, rows, caption)
+    column = header.index("class") if "class" in header else 0
+    return table(header, rows, caption, looks=("low",), classes=[row[column] for row in rows])
 
 
 def _error_table(report: Report) -> str:
     tally = report.images.tally
     if tally is None:
         rows_of_labels = report.errors[1:]
-        return table(report.errors[0], rows_of_labels, "What goes wrong with each class") if rows_of_labels else ""
+        caption = "What goes wrong with each class"
+        return table(report.errors[0], rows_of_labels, caption, looks=("words",)) if rows_of_labels else ""
     header = ["class", "confidence", "right", "false positives", "wrong class", "badly placed", "missed"]
     rows = [
         [name, f"{confidence:.3f}", *map(str, counts)]
@@ -188,21 +191,33 @@ def _error_table(report: Report) -> str:
 def _doubt_table(images: ReportImages) -> str:
     """Where the model is sure and the annotation says otherwise."""
     shown = images.doubts[:_MOST_DOUBTS]
+    if not shown:
+        return ""
+    numbers: dict[str, int] = {}
+    for number, browsed in enumerate(images.browsed):
+        numbers.setdefault(browsed.name.partition("_")[2], number)
     rows = [
-        [one.file, one.kind, f"{one.sureness:.2f}", one.annotated or "-", one.found or "-", one.words()]
+        [
+            one.file,
+            one.kind,
+            f"{one.sureness:.2f}",
+            one.annotated or "-",
+            one.found or "-",
+            ", ".join(f"{value:.0f}" for value in one.box_xyxy),
+        ]
         for one in shown
     ]
-    if not rows:
-        return ""
+    links = [f"#image-{numbers[stem]}" if (stem := volume_stem(one.file)) in numbers else "" for one in shown]
     left = len(images.doubts) - len(shown)
     more = f"; {left} more are in label_doubts.json" if left else ""
     caption = f"Where the model is sure and the annotation says otherwise, the surest first{more}"
-    header = ["file", "what", "sureness", "annotated", "found", "in words"]
+    header = ["file", "what the model says", "sureness", "annotated", "found", "left, top, right, bottom"]
     advice = (
         "<p>One of both is wrong: look whether it is the label. <code>detseg check DATA --doubts FOLDER</code> prints "
         "this list.</p>\n"
     )
-    return advice + table(header, rows, caption, low=True)
+    classes = [one.found or one.annotated or "" for one in shown]
+    return advice + table(header, rows, caption, looks=("low", "words"), links=links, classes=classes)
 
 
 def _how_to_use() -> str:
@@ -235,19 +250,37 @@ def _settings(settings: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(parts)
 
 
-def table(header: Iterable[str], rows: Iterable[Sequence[str]], caption: str, *, low: bool = False) -> str:
-    """A table as HTML that can be sorted; the first cell of a row names it. All cells are text. One that is ``low``
-    is scrolled, not shown whole."""
+def table(
+    header: Iterable[str],
+    rows: Iterable[Sequence[str]],
+    caption: str,
+    *,
+    looks: Sequence[str] = (),
+    links: Sequence[str] = (),
+    classes: Sequence[str] = (),
+) -> str:
+    """A table as HTML that can be sorted; the first cell of a row names it. All cells are text.
+
+    Args:
+        header: the names of the columns.
+        rows: the cells.
+        caption: what the table shows.
+        looks: ``low`` for one that is scrolled, ``words`` for one whose cells are words more than numbers.
+        links: the places on the page that rows lead to, where there are any.
+        classes: of which class each row is, by which the page filters; where nothing is given, its name.
+    """
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in header)
-    body = "\n".join(
-        f'<tr data-class="{escape(row[0])}"><th scope="row">{escape(row[0])}</th>'
-        f"{''.join(f'<td>{escape(cell)}</td>' for cell in row[1:])}</tr>"
-        for row in rows
-    )
-    caption, looks = escape(caption), "wide low" if low else "wide"
+    lines = []
+    for number, row in enumerate(rows):
+        name = escape(row[0])
+        shown = f'<a href="{escape(links[number])}">{name}</a>' if links and links[number] else name
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        of_class = escape(classes[number]) if classes else name
+        lines.append(f'<tr data-class="{of_class}"><th scope="row">{shown}</th>{cells}</tr>')
+    caption, body = escape(caption), "\n".join(lines)
     return (
-        f'<div class="{looks}" tabindex="0" role="region" aria-label="{caption}">\n<table class="sortable">\n'
-        f'<caption class="faint">{caption}</caption>\n'
+        f'<div class="{" ".join(("wide", *looks))}" tabindex="0" role="region" aria-label="{caption}">\n'
+        f'<table class="sortable">\n<caption class="faint"><span>{caption}</span></caption>\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody>\n</table>\n</div>"
     )
 

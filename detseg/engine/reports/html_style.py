@@ -22,6 +22,7 @@ section { scroll-margin-top: 5rem; }
 .numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 9.5rem), 1fr)); gap: 0.75rem;
   padding: 0; list-style: none; }
 .numbers li { padding: 0.6rem 0.8rem; border: 1px solid var(--rule); border-radius: 6px; background: var(--tint); }
+.numbers li { overflow-wrap: anywhere; }
 .numbers .primary { border: 2px solid var(--accent); }
 .numbers strong { display: block; font-size: 1.5rem; font-variant-numeric: tabular-nums; }
 .numbers small { display: block; color: var(--faint); line-height: 1.3; }
@@ -29,6 +30,8 @@ section { scroll-margin-top: 5rem; }
 .low { max-height: 24rem; overflow-y: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; }
+caption span { display: inline-block; max-width: min(52rem, calc(100vw - 2rem)); }
+.words th, .words td { text-align: left; }
 th, td { padding: 0.25rem 0.7rem; text-align: right; border-bottom: 1px solid var(--rule); white-space: nowrap; }
 th:first-child, td:first-child { text-align: left; }
 tbody th { max-width: 22rem; overflow: hidden; text-overflow: ellipsis; }

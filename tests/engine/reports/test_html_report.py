@@ -109,7 +109,7 @@ def test_everything_is_on_the_page() -> None:
         assert shown in text, shown
     assert "000002_cell: misses 3" in text
     assert "IoU 0.50:0.95" in text, "numbers are explained"
-    headings = [text for text in page.texts if text in ("Numbers", "Classes", "Errors", "ReportImages", "Settings")]
+    headings = [text for text in page.texts if text in ("Numbers", "Classes", "Errors", "Images", "Settings")]
     assert len(headings) == 10, "each once in the table of contents and once as a heading"
     assert ["cell", "0.7500"] in page.cells
     assert ["other", "-"] in page.cells, "a dash where there is no ground truth"
