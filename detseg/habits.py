@@ -128,7 +128,7 @@ HABITS: dict[str, str] = {
     "line_thickness": f"--line-width: {_PREDICT}",
     "augment": "--flip and --scales (several views of each image)",
     "tta": "--flip and --scales (several views of each image)",
-    "format": "-o FILE.onnx in export; in train data.format",
+    "format": "--format in export; in train data.format",
     "dynamic": "nothing: exports are dynamic, --fixed makes one size",
     "int8": "--precision int8 --calibrate DATA, in export",
     "simplify": "nothing: exported graphs are simple",

@@ -69,6 +69,7 @@ FLOORS: dict[str, frozenset[str]] = {
     "data/loading": frozenset({"data", "data/datasets"}),
     "evaluation/objects": frozenset({"evaluation"}),
     "evaluation/labels": frozenset({"evaluation"}),
+    "exporters/formats": frozenset({"exporters"}),
     "engine/training": frozenset({"engine", "engine/logging"}),
     "engine/logging": frozenset(),
     "engine/reports": frozenset({"engine"}),

@@ -172,6 +172,7 @@ def export(
     model: Path | str,
     output: Path | str | None = None,
     *,
+    format: Literal["onnx", "openvino", "ncnn", "tensorrt"] | None = None,
     precision: Literal["fp32", "fp16", "int8"] = "fp32",
     form: str | None = None,
     opset: int | None = None,
@@ -188,7 +189,9 @@ def export(
 
     Args:
         model: a ``.safetensors`` file, the folder of a run or the name of released weights.
-        output: a file that ends in ``.onnx``; by default beside the model, of released weights in the current folder.
+        output: a file that ends as the format wants it: ``.onnx``, ``.xml`` (OpenVINO), ``.param`` (ncnn) or
+            ``.engine`` (TensorRT); by default beside the model, of released weights in the current folder.
+        format: the same by name; ONNX where neither is given.
         precision: of the file; ``int8`` needs ``calibrate``.
         form: of the outputs: for boxes ``decoded``, ``raw`` or ``nms`` (NMS in the graph), else ``logits``.
         opset: version of the ONNX operators.
@@ -209,6 +212,7 @@ def export(
     return run_export(
         Path(model),
         None if output is None else Path(output),
+        format=format,
         precision=precision,
         form=form,
         opset=opset,

@@ -156,7 +156,9 @@ def make_parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--size", type=size, metavar="N or HxW", help="input size; one number is square (default: as in the file)"
     )
-    _add_export(verbs.add_parser("export", help="write a model as ONNX, and prove that it gives the same results"))
+    _add_export(
+        verbs.add_parser("export", help="write a model as ONNX or in another format, and prove that it gives the same")
+    )
     _add_convert(verbs.add_parser("convert", help="make a model file of a YOLOv8 (also seg), a YOLOX or MONAI's VNet"))
     _add_download(verbs.add_parser("download", help="fetch released weights, or list them"))
     return parser
@@ -243,8 +245,14 @@ def _add_export(export: argparse.ArgumentParser) -> None:
         "-o",
         "--output",
         type=path,
-        metavar="FILE.onnx",
-        help="default: beside the model; of released weights, in the current folder",
+        metavar="FILE",
+        help="ends in .onnx, .xml (OpenVINO), .param (ncnn) or .engine (TensorRT); default: beside the model; of "
+        "released weights, in the current folder",
+    )
+    export.add_argument(
+        "--format",
+        choices=("onnx", "openvino", "ncnn", "tensorrt"),
+        help="where -o does not say it (default onnx)",
     )
     add_overwrite(export)
     export.add_argument("--precision", choices=("fp32", "fp16", "int8"), default="fp32")

@@ -255,6 +255,7 @@ def _export(options: argparse.Namespace) -> int:
     return export_command(
         options.model,
         options.output,
+        format=options.format,
         precision=options.precision,
         form=options.form,
         opset=options.opset,

@@ -7,3 +7,11 @@ COMPARISONS: dict[str, str] = {
     "volumes": "detseg.exporters.compare_labels:VolumeComparison",
 }
 """How results of torch and of a file are compared, by their kind."""
+
+EXPORTERS: dict[str, str] = {
+    "onnx": "detseg.exporters.formats.onnx:OnnxFormat",
+    "openvino": "detseg.exporters.formats.openvino:OpenVinoFormat",
+    "ncnn": "detseg.exporters.formats.ncnn:NcnnFormat",
+    "tensorrt": "detseg.exporters.formats.tensorrt:TensorRtFormat",
+}
+"""What kinds of files are made, each from the graph of the first."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detseg.files import holds_keys, require_possible, require_replaceable
-from detseg.runtime.onnx.file import is_exported
+from detseg.runtime.onnx.forms import is_exported_file
 from detseg.runtime.weights.released import find_model
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def run_export(
     model_path: Path,
     output: Path | None,
     *,
+    format: str | None = None,
     precision: str = "fp32",
     form: str | None = None,
     opset: int | None = None,
@@ -60,19 +61,22 @@ def run_export(
     """
     _require_extra()
     named, model_path = model_path, find_model(model_path)
+    from detseg.exporters.choose_format import format_of
     from detseg.exporters.export import default_path, export_model
 
+    suffix = format_of(output, format).suffix
     if output is None and model_path != named and not named.is_dir():
         # The folder of released weights is no place for results.
-        output = Path(default_path(model_path, precision).name)
-    written = output or default_path(model_path, precision)
+        output = Path(default_path(model_path, precision, suffix).name)
+    written = output or default_path(model_path, precision, suffix)
     require_possible(written)
-    require_replaceable(written, overwrite=overwrite, is_ours=is_exported)
+    require_replaceable(written, overwrite=overwrite, is_ours=is_exported_file)
     report = written.with_suffix(".parity.json")
     require_replaceable(report, overwrite=overwrite, is_ours=lambda path: holds_keys(path, "made_from", "sha256"))
     return export_model(
         model_path,
         output,
+        format=format,
         precision=precision,
         form=form,
         opset=opset,

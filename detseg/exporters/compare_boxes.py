@@ -30,6 +30,7 @@ class BoxComparison:
         self._max_detections = max_detections
         self._box_difference = 0.0
         self._score_difference = 0.0
+        self._sum_of_shifts = 0.0
         self._num_images = 0
         self._num_matched = 0
         self._num_alone = 0
@@ -59,6 +60,7 @@ class BoxComparison:
         scores = np.abs(expected.scores - found.scores)
         self._box_difference = max(self._box_difference, float(boxes.max()))
         self._score_difference = max(self._score_difference, float(scores.max()))
+        self._sum_of_shifts += float(scores.sum())
 
     def add_outputs(self, expected: Any, found: Any) -> None:
         """Raw maps are not compared: boxes are what counts."""
@@ -71,6 +73,7 @@ class BoxComparison:
             "confidence": self._confidence,
             "largest_box_difference_px": self._box_difference,
             "largest_score_difference": self._score_difference,
+            "mean_score_difference": self._sum_of_shifts / self._num_matched if self._num_matched else 0.0,
             "matched": self._matched,
         }
 

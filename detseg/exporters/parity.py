@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -23,14 +23,26 @@ BATCH_SIZE = 4
 
 
 @dataclass(frozen=True)
+class Side:
+    """One way to run the file, named for reports, with what gathers how it differs."""
+
+    name: str
+    model: OnnxModel
+    runner: OnnxRunner
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
 class Parity:
     """How the file compares with the model: the ``differences`` by name, what of them is beyond the tolerance of
-    float32, and, where there were annotations, the ``metrics`` of torch and of the file."""
+    float32, and, where there were annotations, the ``metrics`` of torch and of the file; ``others``: the same of other
+    runtimes and precisions, by name."""
 
     images: str
     differences: dict[str, Any]
     problems: list[str]
     metrics: dict[str, Metrics] = field(default_factory=dict)
+    others: dict[str, Parity] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for ``parity.json``."""
@@ -39,6 +51,13 @@ class Parity:
             primary = self.metrics["torch"].primary
             report["metrics"] = {name: dict(metrics) for name, metrics in self.metrics.items()}
             report["loss"] = {primary: self.metrics["torch"][primary] - self.metrics["onnx"][primary]}
+        if self.others:
+            report["runtimes"] = {
+                name: {
+                    key: value for key, value in other.as_dict().items() if key in ("differences", "metrics", "loss")
+                }
+                for name, other in self.others.items()
+            }
         return report
 
     def lines(self) -> list[str]:
@@ -49,56 +68,66 @@ class Parity:
             primary = torch_metrics.primary
             before, after = torch_metrics[primary], onnx_metrics[primary]
             lines.append(f"{primary}: torch {before:.4f}, ONNX {after:.4f}, loss {before - after:.4f}")
+            for name, other in self.others.items():
+                found = other.metrics["onnx"][primary]
+                lines.append(f"{primary} in {name}: {found:.4f}, loss {before - found:.4f}")
         return lines
 
 
 def compare(
     model: nn.Module,
     task: Task,
-    onnx_model: OnnxModel,
-    runner: OnnxRunner,
+    side: Side,
     images: VerificationImages,
-    comparison: Comparison,
+    others: Sequence[Side] = (),
     *,
     batch_size: int = BATCH_SIZE,
 ) -> Parity:
-    """Run ``images`` through ``model`` and ``task``, and through ``runner``.
+    """Run ``images`` through ``model`` and ``task``, and through the file as ``side`` and ``others`` run it.
 
     Raises:
         ImageError: an image cannot be read.
     """
-    judges = _Judges(task, images.dataset) if images.dataset is not None else None
+    sides = [side, *others]
+    names = ["torch", *(one.name for one in sides)]
+    judges = _Judges(task, images.dataset, names) if images.dataset is not None else None
     index = 0
     with torch.inference_mode():
         for batch in _batches(images, batch_size if task.spec.one_size else 1):
             placed = [task.spec.place(image) for image in batch]
             inputs = task.normalize(torch.from_numpy(np.stack([array for array, _ in placed])).contiguous())
             expected = task.results(task.infer(model, inputs), [transform for _, transform in placed])
-            found = runner.submit(batch).results()
-            if comparison.compares_outputs:
-                (outputs,) = onnx_model.run(inputs.numpy()).values()
-                comparison.add_outputs(model(inputs), outputs)
-            for one, other in zip(expected, found, strict=True):
-                comparison.add(one, other)
+            found = [one.runner.submit(batch).results() for one in sides]
+            if side.comparison.compares_outputs:
+                raw = model(inputs)
+                for one in sides:
+                    (outputs,) = one.model.run(inputs.numpy()).values()
+                    one.comparison.add_outputs(raw, outputs)
+            for row, result in enumerate(expected):
+                for one, results in zip(sides, found, strict=True):
+                    one.comparison.add(result, results[row])
                 if judges is not None:
-                    judges.add(index, one, other)
+                    judges.add(index, result, *(results[row] for results in found))
                 index += 1
     metrics = {} if judges is None else judges.metrics()
-    return Parity(images.name, comparison.report(), comparison.problems(), metrics)
+
+    def parity_of(one: Side) -> Parity:
+        own = {"torch": metrics["torch"], "onnx": metrics[one.name]} if metrics else {}
+        return Parity(images.name, one.comparison.report(), one.comparison.problems(), own)
+
+    return replace(parity_of(side), others={one.name: parity_of(one) for one in others})
 
 
 class _Judges:
-    """The evaluators of both sides."""
+    """The evaluators of all sides."""
 
-    def __init__(self, task: Task, dataset: Any) -> None:
+    def __init__(self, task: Task, dataset: Any, names: Sequence[str]) -> None:
         self._task = task
         self._dataset = dataset
         self._to_dataset = np.full(len(task.class_names), -1, np.int64)
         positions = match_classes(task.class_names, dataset.class_names)
         self._to_dataset[positions] = np.arange(len(dataset.class_names))
-        self._evaluators = {
-            side: task.evaluator(dataset.class_names, dataset.category_ids) for side in ("torch", "onnx")
-        }
+        self._evaluators = {name: task.evaluator(dataset.class_names, dataset.category_ids) for name in names}
 
     def add(self, index: int, *results: Any) -> None:
         """Image ``index`` of the data set: what torch and what the file found."""
@@ -107,7 +136,7 @@ class _Judges:
             evaluator.update(self._dataset.image_id(index), self._task.kind.relabel(result, self._to_dataset), truth)
 
     def metrics(self) -> dict[str, Metrics]:
-        """What both sides reach."""
+        """What all sides reach."""
         return {side: evaluator.compute() for side, evaluator in self._evaluators.items()}
 
 

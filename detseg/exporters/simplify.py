@@ -6,6 +6,7 @@ import math
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 
@@ -35,6 +36,7 @@ def simplified(network: onnx.ModelProto) -> onnx.ModelProto:
     simple.opset_import.extend(kept)
     simple.ir_version = network.ir_version
     _pool_means(simple.graph)
+    _split_plainly(simple.graph)
     _drop_unused(simple.graph)
     _name_nodes(simple.graph)
     return simple
@@ -73,6 +75,48 @@ def _pool_means(graph: onnx.GraphProto) -> None:
             node.op_type = "GlobalAveragePool"
             del node.attribute[:]
             del node.input[1:]
+
+
+def _split_plainly(graph: onnx.GraphProto) -> None:
+    """A Split in place of a sequence whose members are taken one by one: few runtimes know sequences, and ONNX Runtime
+    copies them."""
+    constants = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer if _num_values(weight) == 1}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node)
+    for node in list(graph.node):
+        if node.op_type != "SplitToSequence" or len(node.input) < 2 or node.input[1] not in constants:
+            continue
+        axis = next((one.i for one in node.attribute if one.name == "axis"), 0)
+        side = _side(graph, node.input[0], axis)
+        taken = readers.get(node.output[0], [])
+        known = all(one.op_type == "SequenceAt" and one.input[1] in constants for one in taken)
+        if side is None or not known or node.output[0] in {value.name for value in graph.output}:
+            continue
+        part = int(constants[node.input[1]].item())
+        parts = [min(part, side - start) for start in range(0, side, part)]
+        places = [int(constants[one.input[1]].item()) % len(parts) for one in taken]
+        if len(set(places)) < len(places):
+            continue  # equal nodes were merged, so that this does not happen
+        names = {place: one.output[0] for place, one in zip(places, taken, strict=True)}
+        sizes = numpy_helper.from_array(np.array(parts, np.int64), f"{node.output[0]}/sizes")
+        graph.initializer.append(sizes)
+        node.op_type = "Split"
+        node.input[1] = sizes.name
+        node.output[:] = [names.get(place, f"{node.output[0]}/{place}") for place in range(len(parts))]
+        del node.attribute[:]
+        node.attribute.append(onnx.helper.make_attribute("axis", axis))
+        for one in taken:
+            graph.node.remove(one)
+
+
+def _side(graph: onnx.GraphProto, name: str, axis: int) -> int | None:
+    """The length of the value ``name`` along ``axis``; None where the graph does not say."""
+    for value in (*graph.value_info, *graph.input):
+        if value.name == name and value.type.tensor_type.HasField("shape"):
+            return value.type.tensor_type.shape.dim[axis].dim_value or None
+    return None
 
 
 def _fold_biases(graph: onnx.GraphProto) -> bool:

@@ -42,3 +42,26 @@ def test_what_is_not_needed_is_gone_and_results_stay() -> None:
     expected = (expected - mean) * scale[:, None, None] + shift
     (found,) = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"images": images})
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+SEQUENCE = """
+<ir_version: 10, opset_import: ["" : 18]>
+graph (float[batch, 5, height, width] images) => (float[batch, 2, height, width] out)
+<int64 two = {2}, int64 first = {0}, int64 second = {-2}>
+{
+    parts = SplitToSequence <axis = 1> (images, two)
+    a = SequenceAt (parts, first)
+    b = SequenceAt (parts, second)
+    out = Sub (a, b)
+}
+"""
+
+
+def test_members_of_a_sequence_become_parts() -> None:
+    """Of five channels two, two and one; the second is the last but one."""
+    made = simplified(onnx.parser.parse_model(SEQUENCE))
+    onnx.checker.check_model(made, full_check=True)
+    assert [node.op_type for node in made.graph.node] == ["Split", "Sub"]
+    images = np.random.default_rng(0).random((2, 5, 3, 4), np.float32)
+    (found,) = onnxruntime.InferenceSession(made.SerializeToString()).run(None, {"images": images})
+    np.testing.assert_array_equal(found, images[:, :2] - images[:, 2:4])

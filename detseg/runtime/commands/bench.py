@@ -20,7 +20,8 @@ from detseg.runtime.exported import load_onnx
 from detseg.runtime.media.images import read_image
 from detseg.runtime.model import Model
 from detseg.runtime.onnx.choice import RUNTIMES, Way, ways
-from detseg.runtime.onnx.forms import FORMS, Form, is_exported_name
+from detseg.runtime.onnx.form import Form
+from detseg.runtime.onnx.forms import FORMS, is_exported_name
 from detseg.runtime.onnx.openvino import precisions_here
 from detseg.runtime.sources.finding import expand_sources
 

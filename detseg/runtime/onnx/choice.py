@@ -46,6 +46,15 @@ def ways(precision: str = "bf16") -> list[Way]:
     return found
 
 
+def in_other_ways(model: OnnxModel) -> list[OnnxModel]:
+    """``model``, on the CPU, in all other runtimes and precisions that this machine has for it."""
+    if model.path.suffix.lower() == ".onnx":
+        return [model.in_openvino(precision) for runtime, precision in ways() if runtime == "openvino"]
+    if model.runtime == "openvino":
+        return [model.in_openvino(precision) for precision in precisions_here() if precision != model.precision]
+    return []
+
+
 def fastest(model: OnnxModel, precision: str, size: tuple[int, int] | None, cache: Path | None = None) -> OnnxModel:
     """``model``, an ``.onnx`` file in ONNX Runtime, or the same in OpenVINO, whichever is faster with noise of the
     size of the input. Nothing is less exact than ``precision``; on a GPU nothing is tried.

@@ -20,7 +20,8 @@ from detseg.runtime.kinds.base import Kind, Metadata, Outputs
 from detseg.runtime.onnx.cores import num_physical_cores
 from detseg.runtime.onnx.file import KEY, OnnxFileError, parse_metadata
 from detseg.runtime.onnx.forking import fork_guard, tell_of_forks
-from detseg.runtime.onnx.forms import Session, read_form
+from detseg.runtime.onnx.form import Session
+from detseg.runtime.onnx.forms import read_form
 from detseg.runtime.onnx.providers import CPU, Provider, names_of
 
 

@@ -20,7 +20,7 @@ _TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)"}
 
 class OpenVinoSession:
     """The network in ``content``, an ONNX file or the two parts of OpenVINO's own, from ``path``, on ``num_threads``
-    cores of the CPU; threads may share it. See :class:`detseg.runtime.onnx.forms.Session`.
+    cores of the CPU; threads may share it. See :class:`detseg.runtime.onnx.form.Session`.
 
     Unlike in ONNX Runtime, memory and time have no limit.
 

@@ -42,4 +42,4 @@ def test_a_row_for_each_way_and_the_quality(
 
 def test_only_onnx_files_of_images(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", str(WEIGHTS)]) == 2
-    assert "only .onnx, .xml, .param files are measured; make one with `detseg export`" in capsys.readouterr().err
+    assert "only .onnx, .xml, .param, .engine files are measured; make one with" in capsys.readouterr().err
