@@ -44,6 +44,9 @@ def test_the_network_is_half_and_the_rest_is_not() -> None:
     }
     for value in (*half.graph.input, *half.graph.output):
         assert value.type.tensor_type.elem_type == TensorProto.FLOAT
+    known = {value.name: value.type.tensor_type.elem_type for value in half.graph.value_info}
+    assert known["raw"] == known["act"] == known["larger"] == TensorProto.FLOAT16
+    assert known["last_float"] == TensorProto.FLOAT
     # One on the way in, one before decoding.
     assert [node.op_type for node in half.graph.node].count("Cast") == 2
 
