@@ -2,11 +2,12 @@
 
     python bench/predict.py --peer-python PEER_ENV/bin/python --peer-weights yolov8n.pt --video FILM --images FOLDER
 
-The peer lives in an environment of its own (``pip install ultralytics onnx onnxruntime``). Both have the weights of its
-checkpoint, each its own ONNX file for 640 pixels, and the settings confidence 0.25, IoU 0.7, one image at a time. All
-else is each program's default. The peer's exporter makes a file for 640x640 by default, to which all images are
-padded; with ``dynamic=True`` they are padded as little as in torch, which is measured as a row of its own. Exports of
-detseg's are always free in size, and padded as little.
+The peer lives in an environment of its own (``pip install ultralytics onnx onnxruntime openvino``). Both have the
+weights of its checkpoint, each its own files for 640 pixels, and the settings confidence 0.25, IoU 0.7, one image at a
+time. All else is each program's default. The peer's exporter makes files for 640x640 by default, to which all images
+are padded; with ``dynamic=True`` they are padded as little as in torch. Both are measured, in ONNX and in OpenVINO, as
+rows of their own. Exports of detseg's are always free in size, and padded as little; the same file runs in ONNX Runtime
+and in OpenVINO, there in bf16 too where the processor has it.
 
 Video: whole processes, ``detseg predict`` and ``yolo predict``, that draw the boxes and save the written. What a
 process takes for the first frame alone is measured too and taken off, so that starting does not count. Images: from
@@ -26,7 +27,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -37,6 +40,7 @@ from detseg.exporters.export import export_model
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.media.images import read_image
 from detseg.runtime.media.video_file import OpenCVVideo
+from detseg.runtime.onnx.choice import Way, ways
 from detseg.runtime.onnx.model import OnnxModel
 from detseg.runtime.sources.finding import expand_sources
 from detseg.runtime.sources.video_reader import Section, read_video
@@ -45,11 +49,20 @@ PREPARE = """
 import sys, shutil
 from ultralytics import YOLO
 weights, folder = sys.argv[1:]
-model = YOLO(weights)
-shutil.copy(model.export(format="onnx", imgsz=640), folder + "/peer.onnx")
-shutil.copy(model.export(format="onnx", imgsz=640, dynamic=True), folder + "/peer-dynamic.onnx")
+weights = shutil.copy(weights, folder + "/peer.pt")  # it writes beside them
+for dynamic, name in ((False, "peer"), (True, "peer-dynamic")):
+    shutil.move(YOLO(weights).export(format="onnx", imgsz=640, dynamic=dynamic), f"{folder}/made.onnx")
+    shutil.move(YOLO(weights).export(format="openvino", imgsz=640, dynamic=dynamic), f"{folder}/{name}_openvino_model")
+    shutil.move(f"{folder}/made.onnx", f"{folder}/{name}.onnx")
 """
 SIZE = (640, 640)
+PEER_FILES = {
+    "peer.onnx": "ONNX",
+    "peer-dynamic.onnx": "ONNX, dynamic",
+    "peer_openvino_model": "OpenVINO",
+    "peer-dynamic_openvino_model": "OpenVINO, dynamic",
+}
+"""What the peer exports, and what it is called in the table."""
 IMAGES = """
 import sys, time, json
 import torch
@@ -106,26 +119,20 @@ def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> lis
         f"project={folder}",
         "exist_ok=True",
     ]
+    words = ["--save", "drawn", "-o", folder / "out", "--overwrite"]
+
+    def own(runtime: str, precision: str) -> Callable[[Path], float]:
+        command = [sys.executable, "-m", "detseg", "predict", model, "--runtime", runtime, "--precision", precision]
+        return lambda written: seconds([*command, *words, written])
+
+    def peer_of(name: str) -> Callable[[Path], float]:
+        return lambda written: seconds([*peer_command, f"model={folder / name}", f"source={written}"])
+
     programs: dict[str, Callable[[Path], float]] = {
-        "detseg predict": lambda written: seconds(
-            [
-                sys.executable,
-                "-m",
-                "detseg",
-                "predict",
-                model,
-                written,
-                "--save",
-                "drawn",
-                "-o",
-                folder / "out",
-                "--overwrite",
-            ]
-        ),
-        "yolo predict": lambda written: seconds([*peer_command, f"model={folder / 'peer.onnx'}", f"source={written}"]),
-        "yolo predict, dynamic": lambda written: seconds(
-            [*peer_command, f"model={folder / 'peer-dynamic.onnx'}", f"source={written}"]
-        ),
+        "yolo predict": peer_of("peer.onnx"),
+        "yolo predict, dynamic": peer_of("peer-dynamic.onnx"),
+        "yolo predict, OpenVINO, dynamic": peer_of("peer-dynamic_openvino_model"),
+        **{f"detseg predict, {runtime} {precision}": own(runtime, precision) for runtime, precision in ways()},
     }
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in programs}
     for _ in range(options.rounds):
@@ -142,9 +149,9 @@ def measure_video(options: argparse.Namespace, model: Path, folder: Path) -> lis
     ]
 
 
-def detseg_images(path: Path, paths: list[Path], threads: int) -> tuple[float, int]:
+def detseg_images(path: Path, paths: list[Path], threads: int, **settings: Any) -> tuple[float, int]:
     """Seconds per image, and the number of boxes."""
-    model = detseg.load(path, device="cpu", num_threads=threads, size=SIZE)
+    model = detseg.load(path, device="cpu", num_threads=threads, size=SIZE, **settings)
 
     def run() -> int:
         return sum(len(found.result) for found in model.predict(paths))  # type: ignore[arg-type]
@@ -155,9 +162,9 @@ def detseg_images(path: Path, paths: list[Path], threads: int) -> tuple[float, i
     return (time.perf_counter() - start) / len(paths), boxes
 
 
-def network_alone(path: Path, paths: list[Path], threads: int) -> float:
+def network_alone(path: Path, paths: list[Path], threads: int, way: Way) -> float:
     """Seconds per image of the exported network, whose inputs, of the sizes of the images, are there already."""
-    model = OnnxModel(path, threads)
+    model = OnnxModel(path, threads, precision=None if way[0] == "onnxruntime" else way[1])
     spec = fitted(InputSpec(*SIZE), 32)
     shapes = [(1, 3, *spec.input_size(*read_image(path).shape[:2])) for path in paths]
     inputs = {shape: np.random.default_rng(0).random(shape, np.float32) for shape in set(shapes)}
@@ -170,7 +177,7 @@ def network_alone(path: Path, paths: list[Path], threads: int) -> float:
 
 
 def measure_images(options: argparse.Namespace, package: Path, model: Path, folder: Path) -> list[str]:
-    paths = expand_sources([options.images])
+    paths = expand_sources([options.images])[: options.num_images]
     listing = json.dumps([str(path.resolve()) for path in paths])
 
     def peer(weights: Path) -> tuple[float, int]:
@@ -182,22 +189,35 @@ def measure_images(options: argparse.Namespace, package: Path, model: Path, fold
     programs: dict[str, Callable[[], tuple[float, int]]] = {
         "Ultralytics, torch": lambda: peer(options.peer_weights),
         "detseg, torch": lambda: detseg_images(package, paths, options.threads),
-        "Ultralytics, ONNX": lambda: peer(folder / "peer.onnx"),
-        "Ultralytics, ONNX, dynamic": lambda: peer(folder / "peer-dynamic.onnx"),
-        "detseg, ONNX": lambda: detseg_images(model, paths, options.threads),
-        "detseg, ONNX, network alone": lambda: (network_alone(model, paths, options.threads), 0),
     }
+    for name, title in PEER_FILES.items():
+        programs[f"Ultralytics, {title}"] = partial(peer, folder / name)
+    for way in ways():
+        runtime, precision = way
+        settings: Any = {"runtime": runtime, "precision": precision}
+        programs[f"detseg, {runtime} {precision}"] = partial(detseg_images, model, paths, options.threads, **settings)
+        programs[f"detseg, {runtime} {precision}, network alone"] = partial(
+            _without_boxes, partial(network_alone, model, paths, options.threads, way)
+        )
     found: dict[str, list[tuple[float, int]]] = {name: [] for name in programs}
     for _ in range(options.rounds):
         for name, run in programs.items():
             found[name].append(run())
     medians = {name: statistics.median(time for time, _ in times) for name, times in found.items()}
+    best = min(time for name, time in medians.items() if name.startswith("Ultralytics"))
+    default = medians[f"Ultralytics, {PEER_FILES['peer.onnx']}"]
     rows = []
     for name, per_image in medians.items():
-        peer_of = medians["Ultralytics, torch" if "torch" in name else "Ultralytics, ONNX"]
         boxes = found[name][0][1] or "-"
-        rows.append(f"| {name} | {1000 * per_image:.1f} | {peer_of / per_image:.2f} | {boxes} |")
+        alone = medians.get(f"{name}, network alone")
+        share = "-" if alone is None else f"{100 * (1 - alone / per_image):.0f} %"
+        ratios = f"{best / per_image:.2f} | {default / per_image:.2f}"
+        rows.append(f"| {name} | {1000 * per_image:.1f} | {ratios} | {share} | {boxes} |")
     return rows
+
+
+def _without_boxes(measure: Callable[[], float]) -> tuple[float, int]:
+    return measure(), 0
 
 
 def main() -> None:
@@ -206,6 +226,8 @@ def main() -> None:
     parser.add_argument("--peer-weights", type=Path, required=True, help="a YOLOv8n checkpoint")
     parser.add_argument("--video", type=Path, required=True)
     parser.add_argument("--images", type=Path, required=True)
+    parser.add_argument("--no-video", action="store_true", help="measure images only")
+    parser.add_argument("--num-images", type=int, default=80, help="of the folder (default 80)")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each program")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
@@ -214,12 +236,12 @@ def main() -> None:
         folder = Path(name)
         package, model = make_models(options.peer_python, options.peer_weights.resolve(), folder)
         images = measure_images(options, package, model, folder)
-        video = measure_video(options, model, folder)
+        video = [] if options.no_video else measure_video(options, model, folder)
     print(f"{platform.machine()}, {os.cpu_count()} cores, {options.threads} threads, {options.rounds} rounds")
     print("\n| video | frames/s | whole process, s | of it start, s | ratio of rates | ratio of processes |")
     print("|---|---|---|---|---|---|", *video, sep="\n")
-    print("\n| images | ms per image | ratio | boxes |")
-    print("|---|---|---|---|", *images, sep="\n")
+    print("\n| images | ms per image | peer's best / this | peer's ONNX default / this | not network | boxes |")
+    print("|---|---|---|---|---|---|", *images, sep="\n")
 
 
 if __name__ == "__main__":
