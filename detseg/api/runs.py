@@ -184,13 +184,19 @@ def evaluate(
 
 
 def check(
-    data: Path | str, *, format: str | None = None, fast: bool = False, target: Target | None = None
+    data: Path | str,
+    *,
+    format: str | None = None,
+    splits: Sequence[str] | None = None,
+    fast: bool = False,
+    target: Target | None = None,
 ) -> CheckReport:
     """Look for mistakes in a data set; nothing is ever written into it.
 
     Args:
         data: a folder in a known layout or a YAML.
         format: needed only where the layout is ambiguous.
+        splits: which to look at; by default all.
         fast: read the headers of the images only.
         target: what is to be learned, where a data set has several.
 
@@ -200,4 +206,4 @@ def check(
     """
     from detseg.data.check import check_dataset
 
-    return check_dataset(data, format, decode=not fast, target=target)
+    return check_dataset(data, format, splits, decode=not fast, target=target)

@@ -41,6 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         choices=TARGETS,
         help="what is to be learned, where a data set has several; for instances, all outlines must be there",
     )
+    check.add_argument("--splits", metavar="NAME,...", help="look at these only (default all)")
     check.add_argument("--fast", action="store_true", help="read the headers of the images only")
     check.add_argument(
         "--doubts",
@@ -61,6 +62,9 @@ def make_parser() -> argparse.ArgumentParser:
     split.add_argument("--ratios", help="train:val:test, or train:val (default 6:2:2)")
     split.add_argument(
         "--folds", type=int, metavar="K", help="instead of ratios: K splits for cross-validation (volumes)"
+    )
+    split.add_argument(
+        "--splits", metavar="NAME,...", help="of a set that is divided already: put these together (default all)"
     )
     split.add_argument(
         "--group-by",

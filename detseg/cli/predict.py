@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from detseg.cli.common_arguments import foreign_settings, postprocess_settings
 from detseg.cli.deployment import tell_runtime, what_results_depend_on
-from detseg.runtime.model import Model
+
+if TYPE_CHECKING:
+    from detseg.runtime.model import Model
 
 
 def predict(options: argparse.Namespace) -> int:

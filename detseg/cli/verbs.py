@@ -80,10 +80,15 @@ def _show_warning(
     print(f"detseg: warning: {shortened(message)}", file=file or sys.stderr)
 
 
+def _names(listed: str | None) -> list[str] | None:
+    return None if listed is None else [name.strip() for name in listed.split(",")]
+
+
 def _check(options: argparse.Namespace) -> int:
     from detseg.data.check import check_dataset
 
-    report = check_dataset(options.data, options.format, decode=not options.fast, target=options.target)
+    splits = _names(options.splits)
+    report = check_dataset(options.data, options.format, splits, decode=not options.fast, target=options.target)
     if options.doubts is not None:
         report = _with_doubts(report, options.doubts)
     print(report.render())
@@ -118,6 +123,7 @@ def _split(options: argparse.Namespace) -> int:
         options.seed,
         options.output,
         options.format,
+        _names(options.splits),
         folds=options.folds,
         group_by=options.group_by,
     )

@@ -331,6 +331,25 @@ def test_check_shapes(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(word in text for word in ("circle", "square", "triangle", "train", "val", "test"))
 
 
+def test_some_splits_are_looked_at_and_put_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "data"
+    for seed, (split, count) in enumerate((("train", 3), ("valid", 2), ("test", 1))):
+        (root / split / "images").mkdir(parents=True)
+        (root / split / "labels").mkdir()
+        for number in range(count):
+            pixels = np.random.default_rng([seed, number]).integers(0, 256, (32, 32, 3), np.uint8)
+            cv2.imwrite(str(root / split / "images" / f"{number}.png"), pixels)
+            (root / split / "labels" / f"{number}.txt").write_text("0 0.5 0.5 0.25 0.25\n")
+    (root / "classes.txt").write_text("cat\n")
+    assert main(["check", str(root), "--splits", "train, val"]) == 0
+    assert "images" in (lines := capsys.readouterr().out.splitlines())[-3]
+    assert lines[-3].split() == ["images", "3", "2"]
+    assert main(["split", str(root), "--ratios", "3:2", "--splits", "train,val", "-o", str(tmp_path / "new")]) == 0
+    assert "images               3    2" in capsys.readouterr().out
+    assert main(["split", str(root), "--splits", "train,extra", "-o", str(tmp_path / "none")]) == 2
+    assert "no split 'extra'; there is test, train, valid" in capsys.readouterr().err
+
+
 def test_check_finds_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content = {
         "images": [{"id": 1, "file_name": "missing.png", "height": 20, "width": 20}],

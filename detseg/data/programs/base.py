@@ -27,7 +27,7 @@ MAX_FILE_BYTES = 2 * 2**30
 MAX_SIDE = 2**20
 
 _SPLIT = re.compile(r"(train(ing)?|val(id)?(ation)?|test)[_-]?\d*", re.IGNORECASE)
-_NUM_LISTED = 1000
+NUM_LISTED = 1000
 """Entries of a folder that are looked at to find out what is in it; there may be a hundred thousand."""
 _NUM_READ = 5
 _HEAD_BYTES = 1 << 16
@@ -202,7 +202,7 @@ def some_files(folder: Path, suffix: str) -> list[Path]:
     """Some of the files in ``folder`` whose names end in ``suffix``, sorted."""
     try:
         with os.scandir(folder) as entries:
-            names = [one.name for one in islice(entries, _NUM_LISTED) if one.name.lower().endswith(suffix)]
+            names = [one.name for one in islice(entries, NUM_LISTED) if one.name.lower().endswith(suffix)]
     except OSError:
         return []
     return [folder / name for name in sorted(names) if not is_hidden(name) and (folder / name).is_file()]
@@ -223,11 +223,11 @@ def begins_with(path: Path, *words: str) -> bool:
     return all(word in head for word in words)
 
 
-def folders_in(root: Path) -> list[Path]:
-    """The folders in ``root``, sorted."""
+def folders_in(root: Path, num_entries: int | None = None) -> list[Path]:
+    """The folders in ``root``, sorted; of its first ``num_entries`` where that is given."""
     try:
         with os.scandir(root) as entries:
-            names = [one.name for one in entries if not is_hidden(one.name) and one.is_dir()]
+            names = [one.name for one in islice(entries, num_entries) if not is_hidden(one.name) and one.is_dir()]
     except OSError:
         return []
     return [root / name for name in sorted(names)]

@@ -9,6 +9,7 @@ from typing import Any
 
 from detseg.data.parsing import is_coordinate, show
 from detseg.data.programs.base import (
+    NUM_LISTED,
     AnnotatedImage,
     ProgramFormat,
     by_split,
@@ -62,7 +63,7 @@ def _looked_at(root: Path, folders: Sequence[Path]) -> Iterator[Path]:
     yield root
     for folder in folders:
         yield folder
-        yield from folders_in(folder)[:5]
+        yield from folders_in(folder, NUM_LISTED)[:5]
 
 
 def _shape(entry: Any, size: tuple[int, int] | None) -> Shape:
