@@ -30,7 +30,10 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import NoReturn
 
 from detseg.runtime.sources.finding import expand_sources
 
@@ -157,52 +160,60 @@ async def load(port: int, requests: list[bytes], num_requests: int, at_a_time: i
     }
 
 
-def serve_ours(model: Path, port: int, *words: str) -> subprocess.Popen[bytes]:
-    """``detseg serve``, ready."""
-    command = [sys.executable, "-m", "detseg", "serve", str(model), "--port", str(port), "--conf", "0.25", *words]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    wait_for(f"http://127.0.0.1:{port}/ready", process)
-    return process
+@contextmanager
+def server(command: Sequence[str], ready: str, environment: dict[str, str], log: Path | None = None) -> Iterator[int]:
+    """A server within the block, once it is ``ready``; its process id. Whatever ends the block ends all that the server
+    has started: it is in a session of its own."""
+    with ExitStack() as stack:
+        told = subprocess.DEVNULL if log is None else stack.enter_context(log.open("wb"))
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=told, env=environment, start_new_session=True
+        )
+        stack.callback(stop, process)
+        wait_for(ready, process)
+        yield process.pid
 
 
-def serve_peer(python: Path, model: Path, port: int, batch_size: int, folder: Path) -> subprocess.Popen[bytes]:
-    """LitServe with the same model, ready."""
+def ours(model: Path, port: int) -> AbstractContextManager[int]:
+    """``detseg serve``."""
+    command = [sys.executable, "-m", "detseg", "serve", str(model), "--port", str(port), "--conf", "0.25"]
+    return server(command, f"http://127.0.0.1:{port}/ready", {**os.environ})
+
+
+def peer(python: Path, model: Path, port: int, batch_size: int, folder: Path) -> AbstractContextManager[int]:
+    """LitServe with the same model."""
     script = folder / "peer.py"
     script.write_text(PEER)
     command = [str(python), str(script), str(model), str(port), str(batch_size), str(os.cpu_count() or 1)]
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment)
-    wait_for(f"http://127.0.0.1:{port}/health", process)
-    return process
+    return server(command, f"http://127.0.0.1:{port}/health", environment, folder / "peer.txt")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server and what it has started."""
+    """End a server and what it has started, also what left its session or lost its parent."""
     started = processes_of(process.pid)
     process.send_signal(signal.SIGTERM)
-    try:
+    with suppress(subprocess.TimeoutExpired):
         process.wait(30)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-    for one in started[1:]:
-        try:
-            os.kill(one, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+    for end, one in ((os.killpg, process.pid), *((os.kill, child) for child in started[1:])):
+        with suppress(ProcessLookupError):
+            end(one, signal.SIGKILL)
+    process.wait()
+
+
+def end_with_all(number: int, frame: object) -> NoReturn:
+    """Leave all blocks."""
+    raise SystemExit(128 + number)
 
 
 def try_description(schemathesis: Path, model: Path, port: int) -> int:
     """What Schemathesis says of the server; its exit code. That random bytes are no image is no fault."""
-    process = serve_ours(model, port)
     # Bodies that fit the description may still be no image, and requests that do not fit it are known by FastAPI only
     # as far as it reads them: the body is ours to read, of any type.
     left_out = "positive_data_acceptance,unsupported_method,negative_data_rejection"
     command = [str(schemathesis), "run", f"http://127.0.0.1:{port}/openapi.json", "--exclude-checks", left_out]
-    try:
+    with ours(model, port):
         return subprocess.run([*command, "--max-examples", "100", "--seed", "1"], check=False).returncode
-    finally:
-        stop(process)
 
 
 def main() -> int:
@@ -218,19 +229,18 @@ def main() -> int:
     requests = requests_of(expand_sources([options.images])[:100], options.port)
     rows: dict[str, dict[str, float]] = {}
 
-    def measure(name: str, process: subprocess.Popen[bytes]) -> None:
-        try:
-            rows[name] = asyncio.run(load(options.port, requests, options.requests, options.at_a_time, process.pid))
-        finally:
-            stop(process)
+    def measure(name: str, started: AbstractContextManager[int]) -> None:
+        with started as pid:
+            rows[name] = asyncio.run(load(options.port, requests, options.requests, options.at_a_time, pid))
 
-    measure("detseg serve", serve_ours(options.model, options.port))
+    signal.signal(signal.SIGTERM, end_with_all)
+    measure("detseg serve", ours(options.model, options.port))
     if options.peer_python:
         with tempfile.TemporaryDirectory() as folder:
             for size in (1, 8):
-                peer = serve_peer(options.peer_python, options.model, options.port, size, Path(folder))
-                measure(f"LitServe, batches of {size}" if size > 1 else "LitServe", peer)
-        measure("detseg serve, again", serve_ours(options.model, options.port))
+                name = f"LitServe, batches of {size}" if size > 1 else "LitServe"
+                measure(name, peer(options.peer_python, options.model, options.port, size, Path(folder)))
+        measure("detseg serve, again", ours(options.model, options.port))
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, {options.requests:,} requests, {options.at_a_time} at a time\n"
     )

@@ -127,8 +127,8 @@ class _Peers:
             silent = [rank for rank, beats in enumerate(zip(before, after, strict=True)) if beats[0] == beats[1]]
             if silent:
                 reason = f"{self._listed(silent)} has ended"
-        except RuntimeError:  # the place where they meet is gone as well, which without an agent is the first of them
-            if not os.environ.get("TORCHELASTIC_RUN_ID"):
+        except RuntimeError:  # the place where they meet is gone as well, which may be the first of them
+            if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 reason = f"{self._listed([0])} has ended"
         return PeerError(self._message(reason), is_told=not self._is_first())
 

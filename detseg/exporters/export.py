@@ -171,7 +171,8 @@ def make_file(
     keeps_floats: bool = False,
 ) -> tuple[onnx.ModelProto, Metadata]:
     """The finished graph of ``model``, fused, in memory, checked, not yet proved; and what it says of itself, with what
-    is ``stored`` for its classes. ``keeps_floats``: it stays float32 although it shall be fp16, for a format that converts weights itself.
+    is ``stored`` for its classes. ``keeps_floats``: it stays float32 although it shall be fp16, for a format that
+    converts weights itself.
 
     Raises:
         ValueError: the model is too large for one file, or the data set cannot be opened.

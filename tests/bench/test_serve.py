@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -28,3 +31,25 @@ def test_a_load_gives_no_error(tmp_path: Path) -> None:
     figures = dict(zip(header.split(" | ")[1:], row.split(" | ")[1:], strict=True))
     assert figures["errors"] == "0"
     assert float(figures["images/s"]) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_no_process_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
+    """Whenever the measurement is ended."""
+    write_image(tmp_path / "in" / "a.png", np.full((60, 80, 3), 90, np.uint8))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [sys.executable, str(REPOSITORY / "bench" / "serve.py"), "--images", str(tmp_path / "in")]
+    command += ["--model", str(REPOSITORY / "weights" / "detseg_n_shapes.safetensors"), "--port", str(port)]
+    process = subprocess.Popen([*command, "--requests", "1000000"], stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while True:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            break
+        assert time.monotonic() < end
+        time.sleep(0.1)
+    process.send_signal(how)
+    process.wait(60)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=1)
