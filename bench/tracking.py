@@ -1,6 +1,7 @@
 """MOTA, IDF1 and HOTA of trackers on made videos whose truth is exact, against other programs in the same run.
 
-    python bench/tracking.py [--trackers detseg,trackers,sort,supervision] [--videos N] [--json FILE]
+    python bench/tracking.py [--scenes camera,hand] [--trackers detseg,trackers,sort,supervision] [--videos N]
+                             [--json FILE]
 
 A video is where its objects are in each frame, and what a detector would find of them: boxes that tremble, scores that
 fall where an object is half hidden, objects that are not found, and false boxes. Images are made only where a tracker
@@ -278,6 +279,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trackers", default=",".join(TRACKERS), help="which, separated by commas")
+    parser.add_argument("--scenes", default=",".join(SCENES), help="which, separated by commas")
     parser.add_argument("--videos", type=int, default=5, help="videos of each scene (default 5)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     options = parser.parse_args()
@@ -290,7 +292,7 @@ def main() -> None:
     print(f"| scene | fps | {' | '.join(f'{name} MOTA IDF1 HOTA' for name in names)} |")
     print(f"|---|---|{'---|' * len(names)}")
     rows = []
-    for scene in SCENES:
+    for scene in options.scenes.split(","):
         for fps in (25, 1):
             results = {
                 name: measure(scene, fps, name, options.videos)

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
+from detseg.augment.pipeline import EvalPipeline
 from detseg.config import load_config
 from detseg.data.open import open_dataset
 from detseg.engine import run as run_module
@@ -59,6 +60,7 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
         "history.png",
         "images",
         "images.json",
+        "label_doubts.json",
         "last.safetensors",
         "log.txt",
         "metrics.csv",
@@ -81,6 +83,9 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
         assert all(math.isfinite(value) and value > 0 for value in parts.values())
         assert line["loss"] == pytest.approx(sum(parts.values()))
         assert {"AP", "AP50", "learning_rate", "train_seconds", "eval_seconds"} <= line.keys()
+        val_parts = {name: value for name, value in line.items() if name.startswith("val_loss/")}
+        assert {name.removeprefix("val_") for name in val_parts} == set(parts)
+        assert line["val_loss"] == pytest.approx(sum(val_parts.values()))
 
     metrics = json.loads((run_dir / "metrics.json").read_text())
     best = max(lines, key=lambda line: line["AP"])
@@ -93,6 +98,17 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
     assert {name.partition("/")[0].partition("_")[0] for name in set(measured) - set(best)} == {"F1", "ECE", "dAP50"}
     package = load_model_file(run_dir / "best.safetensors")
     val_set = open_dataset(config.data.path, "val")
+    # The loss of the last weights over all four images of the split, as if in training but for the norms.
+    last = load_model_file(run_dir / "last.safetensors")
+    network = last.model.train()
+    for module in network.modules():
+        module.train(not isinstance(module, torch.nn.BatchNorm2d))
+    criterion = config.task.build_criterion(network, last.task)
+    place = EvalPipeline(last.task.spec)  # type: ignore[arg-type]
+    batch = criterion.collate([place(val_set.load(index)) for index in range(4)])
+    with torch.no_grad():
+        loss = criterion(network(last.task.normalize(batch.images)), batch)
+    assert lines[-1]["val_loss"] == pytest.approx(float(loss.total()), rel=1e-4)
     again: Any = evaluate(package.model, package.task, val_set, batch_size=4, device=torch.device("cpu"), bar=False)
     assert again.results() == json.loads((run_dir / "detections.json").read_text()) != []
     state = load_state(run_dir)

@@ -71,8 +71,10 @@ def case_table(images: ReportImages) -> str:
     rows = [
         f'<tr><th scope="row"><a href="#image-{number}">{escape(one.name)}</a></th>'
         f"<td>{1 - one.record['difficulty'] / 1000:.3f}</td><td>{escape(one.record['caption'])}</td></tr>"
-        for number, one in enumerate(images.browsed)
-        if "difficulty" in one.record
+        for number, one in sorted(
+            ((number, one) for number, one in enumerate(images.browsed) if "difficulty" in one.record),
+            key=lambda pair: -pair[1].record["difficulty"],
+        )
     ]
     if not rows:
         return ""

@@ -73,7 +73,7 @@ def render(report: Report) -> str:
         ("at-confidence", "At a confidence", counts_table(images, class_names)),
         ("errors", "Errors", _error_table(report)),
         ("doubts", "Labels to look at", _doubt_table(report.images)),
-        ("charts", "Curves and confusion", _charts(report.charts)),
+        ("charts", "Charts", _charts(report.charts)),
         ("cases", "Cases, worst first", f"{case_table(images)}\n{_case_table(report)}".strip()),
         ("images", "Images", gallery(images)),
         ("settings", "Settings", _settings(report.settings)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ from tests.engine.reports.test_html_report import HOSTILE, browsed_report
 
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+AXE = os.environ.get("DETSEG_AXE")
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
 
@@ -137,6 +139,24 @@ def test_without_scripts_the_hardest_images_are_there(browser: Any, tmp_path: Pa
     assert page.locator("#images figure").count() == 1
     assert page.locator("#images figure").is_visible()
     assert page.locator("#confidence").is_hidden()
+
+
+@pytest.mark.skipif(AXE is None, reason="DETSEG_AXE names no axe.min.js (npm pack axe-core)")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1400, 360])
+def test_axe_finds_no_violation(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    assert AXE is not None
+    write_html(tmp_path / "report.html", browsed_report(num_images=3))
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True, bypass_csp=True
+    )
+    page = context.new_page()
+    page.goto(f"file://{tmp_path}/report.html")
+    page.evaluate(Path(AXE).read_text(encoding="utf-8"))
+    ask = "axe.run(document).then(found => found.violations.map(one => one.id + ': ' + one.nodes[0].html))"
+    assert page.evaluate(ask) == []
+    page.locator("#gallery button").first.click()
+    assert page.evaluate(ask) == [], "with an image enlarged"
 
 
 def images_of(*colors: tuple[str, int]) -> dict[str, np.ndarray]:

@@ -331,3 +331,16 @@ def test_a_volume_counts_once() -> None:
 def test_evaluators_that_make_no_sense(arguments: tuple[Any, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         VolumeEvaluator(*arguments)
+
+
+def test_what_goes_wrong_with_each_class() -> None:
+    # Of 1 ml a voxel: a is found twice as large, then not at all; b is found where it is not, then too small by one.
+    pairs = [
+        (volume([1, 1, 0, 2], (10, 10, 10)), volume([1, 0, 0, 0], (10, 10, 10))),
+        (volume([0, 0, 0, 2], (10, 10, 10)), volume([1, 0, 2, 2], (10, 10, 10))),
+    ]
+    assert evaluate(*pairs).error_table() == [
+        ["class", "volumes with it", "not found at all", "found where it is not", "too small, ml", "too large, ml"],
+        ["a", "2", "1", "0", "0", "1"],
+        ["b", "1", "0", "1", "1", "0"],
+    ]

@@ -283,3 +283,15 @@ def test_a_class_without_iou_has_no_bar(tmp_path: Path) -> None:
     evaluate(ABC, (array([0, 1, 1]), array([0, 0, 1]))).write_artifacts(tmp_path)
     plot_class_scores({"a": 0.5, "b": 0.5}, 0.5, "IoU", tmp_path / "expected.png")
     assert (tmp_path / "iou.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
+
+
+def test_what_goes_wrong_with_each_class() -> None:
+    evaluator = SegmentationEvaluator(("road", "car", "never"))
+    truth, found = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
+    truth[:2] = 1  # 20 pixels of car
+    found[1:3] = 1  # of which 10 are found, and 10 of the road with them
+    evaluator.update(0, LabelMap(found), truth)
+    assert evaluator.error_table()[1:] == [
+        ["road", "80.00%", "12.50%", "12.50%", "car 12.5%", "car 12.5%"],
+        ["car", "20.00%", "50.00%", "50.00%", "road 50.0%", "road 50.0%"],
+    ]

@@ -16,7 +16,8 @@ from detseg.evaluation.objects.errors import (
     best_confidences,
     find_box_errors,
 )
-from detseg.evaluation.objects.f1 import F1Curve
+from detseg.evaluation.objects.f1 import F1Curve, f1_at
+from detseg.evaluation.objects.scored import ScoredBoxes
 from detseg.structures import Detections, GroundTruth
 
 Box = tuple[float, float, float, float]
@@ -199,3 +200,16 @@ def test_confidences_of_best_f1() -> None:
     found = F1Curve("c", 0.5, np.array([0.9, 0.4, 0.1]), np.array([1, 2, 2]), np.array([1, 2, 4]), 4)
     never = F1Curve("a", 0.5, np.array([0.9]), np.array([0]), np.array([1]), 4)
     assert best_confidences([never, found], NAMES).tolist() == [USUAL_CONFIDENCE, USUAL_CONFIDENCE, 0.4]
+
+
+def test_f1_at_chosen_confidences() -> None:
+    """Two classes with two objects each; all of the first are found sure, one of the second with little."""
+    boxes = ScoredBoxes(
+        scores=np.array([0.9, 0.8, 0.4, 0.3]), labels=np.array([0, 0, 1, 1]),
+        right=np.array([True, True, True, False]), faults=np.array([-1, -1, -1, 3]),
+        targets=np.full(4, -1), target_labels=np.full(4, -1), num_objects=np.array([2, 2]), num_missed=np.array([0, 1]),
+    )  # fmt: skip
+    # 2 TP / (found + objects)
+    assert f1_at(boxes, np.array([0.5, 0.4])) == pytest.approx(2 * 3 / (3 + 4))
+    assert f1_at(boxes, np.array([0.85, 0.3])) == pytest.approx(2 * 2 / (3 + 4))
+    assert f1_at(boxes, np.array([1.0, 1.0])) == 0.0

@@ -7,7 +7,7 @@ import pytest
 
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing import volume as draw_volume
-from detseg.runtime.drawing.palette import color_of
+from detseg.runtime.drawing.palette import Palette, color_of
 from detseg.runtime.drawing.volume import compare_axial, compare_volumes, draw_montage, draw_slices
 from detseg.runtime.drawing.volume_planes import AXIAL, CORONAL, SAGITTAL
 from detseg.runtime.volumes.volume_files import read_label_values, read_volume
@@ -254,3 +254,20 @@ def test_real_scans(detseg_data: Path) -> None:
         for image in (draw_slices(volume, labels, NAMES), draw_montage(volume, labels, NAMES)):
             assert min(image.shape[:2]) > 450
             assert min(num_pixels(image, label) for label in (1, 2)) > 200
+
+
+def test_colors_of_the_user_are_those_of_outlines_and_legend() -> None:
+    labels = np.zeros(VOLUME.shape, np.uint8)
+    labels[1:-1, 1:-1, 1:-1] = 1
+    mine = Palette(((0, 0, 0), (10, 250, 20)), has_background=True)
+    names = ("background", "a")
+    truth = LabelVolume(labels, VOLUME.affine)
+    images = [
+        draw_volume.draw_slices(VOLUME, truth, names, palette=mine),
+        draw_volume.draw_montage(VOLUME, truth, names, palette=mine),
+        draw_volume.compare_volumes(VOLUME, truth, truth, names, mine),
+        *draw_volume.compare_axial(VOLUME, truth, truth, names, palette=mine).values(),
+    ]
+    for image in images:
+        assert (image == (10, 250, 20)).all(axis=2).any()
+        assert not (image == color_of(0)).all(axis=2).any()
