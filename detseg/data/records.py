@@ -7,6 +7,7 @@ is a data set.
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ from detseg.data.datasets.packed import PackedAnnotations, PackedBuilder
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.findings import Finding
 from detseg.data.outline import as_points
-from detseg.data.parsing import MAX_COORDINATE, enumerate_some, four_numbers, show
+from detseg.data.parsing import MAX_COORDINATE, FourNumbers, enumerate_some, four_numbers, show
 from detseg.data.source import DatasetError, check_class_names
 from detseg.runtime.media.images import ImageError, image_size
 from detseg.structures import Target
@@ -130,6 +131,7 @@ class BoxRecords(SplitRecords):
         self.in_fractions = in_fractions
         self.sources: list[Path] = []
         self.states_size: list[bool] = []
+        self._root_prefix = os.path.join(root, "") if root.is_absolute() else ""  # noqa: PTH118
         self._keeps_all = keeps_all
         self._builder = PackedBuilder()
         self._label_of = {class_name: label for label, class_name in enumerate(self.class_names)}
@@ -143,17 +145,16 @@ class BoxRecords(SplitRecords):
         are those of the image; (0, 0) if that cannot be read, which ``load`` says when its turn comes. ``number``
         counts from 1 if it is None.
         """
-        path = Path(name)
-        if path.is_absolute() and path.is_relative_to(self.root):
-            name = path.relative_to(self.root)
+        # By texts: there may be a hundred thousand.
+        text = str(name).removeprefix(self._root_prefix)
         self.states_size.append(size is not None)
         self.sources.append(source)
         if size is None:
             try:
-                size = image_size(self.root / name)
+                size = image_size(os.path.join(self.root, text))  # noqa: PTH118
             except ImageError:
                 size = 0, 0
-        return self._builder.add_image(len(self.sources) if number is None else number, str(name), *size)
+        return self._builder.add_image(len(self.sources) if number is None else number, text, *size)
 
     def size(self, image: int) -> tuple[int, int]:
         """The (height, width) of the image at position ``image``, while they are added."""
@@ -208,6 +209,13 @@ class BoxRecords(SplitRecords):
             polygons=outline,
             run_length=run_length,
         )
+
+    def add_known_box(self, image: int, box_xywh: FourNumbers, label: int, number: int) -> None:
+        """The same for a box without an outline that is known to be one, of the class at position ``label``: in large
+        data sets nearly all are."""
+        if self.target == "instances":
+            self._reject_bare(self.sources[image], number)
+        self._builder.add_object(image, box_xywh, label, annotation_id=number)
 
     def take_over(self, packed: PackedAnnotations, source: Path) -> None:
         """Take images and boxes that are known to be right, all of them at once, from the file ``source``, which states

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -151,13 +152,18 @@ def label_file(image_path: Path, root: Path | None = None) -> Path:
 
     Of an image in ``root``, the folders around that do not count.
     """
-    parts = list(image_path.parts)
-    first = len(root.parts) if root is not None and image_path.is_relative_to(root) else 0
-    for position in range(len(parts) - 2, first - 1, -1):
+    return _labels_folder(image_path.parent, root) / f"{image_path.stem}.txt"
+
+
+@lru_cache(maxsize=1024)
+def _labels_folder(folder: Path, root: Path | None) -> Path:
+    parts = list(folder.parts)
+    first = len(root.parts) if root is not None and folder.is_relative_to(root) else 0
+    for position in range(len(parts) - 1, first - 1, -1):
         if parts[position] == "images":
             parts[position] = "labels"
             break
-    return Path(*parts).with_suffix(".txt")
+    return Path(*parts)
 
 
 def _class_file(root: Path) -> Path | None:
@@ -262,7 +268,7 @@ def _add_image(records: BoxRecords, path: Path, source: Path, num_key_values: in
             label, x, y, w, h = plain
             left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
             box_xywh = (left * width, top * height, (right - left) * width, (bottom - top) * height)
-            records.add_box(image, box_xywh, int(label), number)
+            records.add_known_box(image, box_xywh, int(label), number)
         elif line.strip():
             _add_box(records, image, source, line, number, num_key_values)
     return True
