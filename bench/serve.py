@@ -206,14 +206,14 @@ def end_with_all(number: int, frame: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def try_description(schemathesis: Path, model: Path, port: int) -> int:
+def try_description(schemathesis: Path, model: Path, port: int, num_examples: int) -> int:
     """What Schemathesis says of the server; its exit code. That random bytes are no image is no fault."""
     # Bodies that fit the description may still be no image, and requests that do not fit it are known by FastAPI only
     # as far as it reads them: the body is ours to read, of any type.
     left_out = "positive_data_acceptance,unsupported_method,negative_data_rejection"
     command = [str(schemathesis), "run", f"http://127.0.0.1:{port}/openapi.json", "--exclude-checks", left_out]
     with ours(model, port):
-        return subprocess.run([*command, "--max-examples", "100", "--seed", "1"], check=False).returncode
+        return subprocess.run([*command, "--max-examples", str(num_examples), "--seed", "1"], check=False).returncode
 
 
 def main() -> int:
@@ -225,6 +225,7 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=8123)
     parser.add_argument("--peer-python", type=Path)
     parser.add_argument("--schemathesis", type=Path)
+    parser.add_argument("--examples", type=int, default=100, help="of Schemathesis, for each path")
     options = parser.parse_args()
     requests = requests_of(expand_sources([options.images])[:100], options.port)
     rows: dict[str, dict[str, float]] = {}
@@ -250,7 +251,7 @@ def main() -> int:
         print(f"| {name} | {' | '.join(f'{row[one]:.0f}' for one in names)} |")
     print(json.dumps(rows), file=sys.stderr)
     if options.schemathesis:
-        return try_description(options.schemathesis, options.model, options.port)
+        return try_description(options.schemathesis, options.model, options.port, options.examples)
     return 0
 
 
