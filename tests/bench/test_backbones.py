@@ -13,4 +13,4 @@ def test_a_network_is_listed() -> None:
     assert process.returncode == 0, process.stderr
     line, last = process.stdout.splitlines()
     assert line.startswith("| nin | (128, 192, 512) | 1.9 M | ")
-    assert last == "refused: 0"
+    assert last == "1 of 1 tried work, of 1; refused: {}"

@@ -17,6 +17,10 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _TAG_OPACITY = 0.85
 
 
+_SMALL_WIDTH = 2
+"""A width of lines that hides little of any object."""
+
+
 def draw_boxes(
     image: ByteArray,
     boxes_xyxy: FloatArray,
@@ -31,7 +35,8 @@ def draw_boxes(
     of tracked objects the color and the tag are those of the track, of which 0 is none. ``palette`` takes the place of
     the usual colors of these classes.
 
-    Lines and text grow with the image unless ``line_width`` (pixels) is given. The better a score, the further in
+    Lines and text grow with the image unless ``line_width`` (pixels) is given, but not so that they hide what is small
+    in a large image. The better a score, the further in
     front. Tags stay inside the image and never cover each other: where better boxes have taken all the room about a
     box, its color must do.
 
@@ -40,7 +45,7 @@ def draw_boxes(
     """
     _check_boxes(boxes_xyxy, labels, class_names, scores)
     canvas = image.copy()
-    line_width = line_width or line_width_for(image)
+    line_width = line_width or _line_width_among(boxes_xyxy, image)
     ranks = np.arange(len(labels)) if scores is None else np.argsort(-scores, kind="stable")
     colors = colors_for(labels, class_names, track_ids, palette)
     corners = corners_in(canvas, boxes_xyxy)
@@ -72,6 +77,15 @@ def colors_for(
 def line_width_for(image: ByteArray) -> int:
     """The width of lines, in pixels, that suits images of this size."""
     return max(1, round(sum(image.shape[:2]) / 2 * 0.0035))
+
+
+def _line_width_among(boxes_xyxy: FloatArray, image: ByteArray) -> int:
+    """The same, where it is large no more than a tenth of the shorter side of most boxes."""
+    width = line_width_for(image)
+    if width <= _SMALL_WIDTH or not len(boxes_xyxy):
+        return width
+    side = float(np.median((boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]).min(axis=1)))
+    return max(_SMALL_WIDTH, min(width, round(side / 10)))
 
 
 def corners_in(image: ByteArray, boxes_xyxy: FloatArray) -> IntArray:

@@ -33,6 +33,8 @@ from detseg.runtime.writers.growing import GrowingText
 Draw = Callable[[Frame, Any], ByteArray]
 """Makes the image of a frame with its result."""
 
+_MAX_DRAWN = 2**26
+"""Pixels of what is drawn of an image that is too large to be in memory."""
 STILLS = "video"
 """The name of the video that still images make."""
 
@@ -350,11 +352,12 @@ class JsonLinesWriter(TableFile):
 
 
 def reduce_to_draw(image: ByteArray) -> tuple[ByteArray, int]:
-    """``image`` with every row and column, or where it has more pixels than are decoded as a whole, the first of every
-    second, third, ..., and that factor: what is drawn is a copy in memory."""
-    factor = math.ceil(math.sqrt(image.shape[0] * image.shape[1] / MAX_PIXELS))
-    if factor <= 1:
+    """``image`` with every row and column; or where it has more pixels than are decoded as a whole, the first of every
+    second, third, ..., so that ``_MAX_DRAWN`` are left at most, and that factor: what is drawn is a copy in memory."""
+    num_pixels = image.shape[0] * image.shape[1]
+    if num_pixels <= MAX_PIXELS:
         return image, 1
+    factor = math.ceil(math.sqrt(num_pixels / _MAX_DRAWN))
     reduced = np.ascontiguousarray(image[::factor, ::factor])
     let_go(image)
     return reduced, factor

@@ -8,16 +8,18 @@ import numpy as np
 import pytest
 
 from detseg.arrays import ByteArray
+from detseg.run_lengths import RunLengths
 from detseg.runtime.drawing.boxes import draw_boxes
 from detseg.runtime.drawing.labels import draw_labels
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.saving import Drawing
 from detseg.runtime.media.images import read_image, write_image
 from detseg.runtime.sources.frames import Frame, StreamInfo
+from detseg.runtime.writers import base
 from detseg.runtime.writers.base import DrawnWriter, ImageWriter
 from detseg.runtime.writers.boxes import CocoWriter, CsvWriter, YoloWriter
 from detseg.runtime.writers.masks import MaskWriter
-from detseg.structures import IGNORE_INDEX, Detections, LabelMap
+from detseg.structures import IGNORE_INDEX, Detections, Instances, LabelMap
 
 IMAGE = np.full((40, 60, 3), 90, np.uint8)
 FOUND = Detections(
@@ -242,3 +244,42 @@ def test_drawn_means_images_of_images_and_videos_of_videos(tmp_path: Path) -> No
         writer.write(frame("a.png"), FOUND)
         writer.write(Frame(IMAGE, "b.mp4", None, 0, 0.0, StreamInfo(25.0, 60, 40)), FOUND)
     assert taken == {"images": ["a.png", "closed"], "videos": ["b.mp4", "closed"]}
+
+
+@pytest.mark.parametrize("kind", ["boxes", "instances"])
+def test_what_is_too_large_to_be_in_memory_is_drawn_smaller(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """60 x 90 pixels where 2,000 may be in memory and 700 drawn: every third row and column, 20 x 30."""
+    monkeypatch.setattr(base, "MAX_PIXELS", 2_000)
+    monkeypatch.setattr(base, "_MAX_DRAWN", 700)
+    image = np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)
+    boxes = np.array([[9, 12, 39, 42]], np.float32), np.array([0.9], np.float32), np.array([1])
+    mask = RunLengths.from_crop(np.ones((30, 30), np.bool_), 9, 12, 60, 90)
+    found = Detections(*boxes) if kind == "boxes" else Instances(*boxes, None, (mask,))
+    small_mask = RunLengths.from_crop(np.ones((10, 10), np.bool_), 3, 4, 20, 30)
+    small = boxes[0] / 3, *boxes[1:]
+    expected = Detections(*small) if kind == "boxes" else Instances(*small, None, (small_mask,))
+    with ImageWriter(tmp_path / "out", Drawing(load_kind(kind), ("cat", "dog"))) as writer:
+        writer.write(frame("a.png", image), found)
+    drawn = load_kind(kind).draw(np.ascontiguousarray(image[::3, ::3]), expected, NAMES)
+    assert (read_image(tmp_path / "out" / "a.png") == drawn).all()
+
+
+def test_masks_that_lie_between_the_rows_that_are_left_vanish() -> None:
+    mask = RunLengths.from_crop(np.ones((1, 2), np.bool_), 88, 58, 60, 90)
+    box = np.array([[88, 58, 90, 59]], np.float32), np.array([0.9], np.float32), np.array([1])
+    reduced = load_kind("instances").reduced(Instances(*box, None, (mask,)), 3, (20, 30))
+    assert reduced.masks[0].area == 0
+    assert (reduced.masks[0].height, reduced.masks[0].width) == (20, 30)
+
+
+def test_lines_in_a_large_image_do_not_hide_what_is_small() -> None:
+    """In 2,000 x 2,000 pixels lines are 7 wide, about most boxes of 30 pixels 3; what lies inside is seen."""
+    image = np.zeros((2000, 2000, 3), np.uint8)
+    boxes = np.array([[100, 100, 130, 130], [200, 100, 230, 140]], np.float32)
+    drawn = draw_boxes(image, boxes, np.array([0, 0]), NAMES)
+    assert not drawn[103:128, 103:128].any()
+    assert drawn[100, 105:125].any(axis=1).all()
+    whole = draw_boxes(image, np.array([[100, 100, 900, 900]], np.float32), np.array([0]), NAMES)
+    assert (whole[97:104, 500].any(axis=1)).all()
