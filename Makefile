@@ -1,7 +1,7 @@
 # Every target makes .venv itself, with Python's own venv and pip.
 
 SHELL := /bin/sh
-EXTRAS := train,timm,fast-eval,medical,medical-io,export,video,openvino,ncnn,serve,wandb,mlflow,docs,dev
+EXTRAS := train,timm,fast-eval,medical,medical-io,export,video,openvino,ncnn,serve,parquet,ray,wandb,mlflow,docs,dev
 BIN := .venv/bin
 # One process per core, four at the most: each takes 2 GB. Whoever has nothing left to do takes tests of another.
 PYTEST := $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal

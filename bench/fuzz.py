@@ -317,6 +317,7 @@ def main() -> int:
             work = Path(folder) / "work" / name.replace(" ", "_")
             work.mkdir(parents=True)
             tallies[name] = run_kind(name, kinds[name], work, options.keep, options.inputs, options.seed, options)
+            print(render({name: tallies[name]}).splitlines()[-1], file=sys.stderr, flush=True)  # it may take hours
     for name, tally in tallies.items():
         for detail, count in tally.details.most_common(20):
             print(f"{name}: {count} x {detail}")

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 from importlib.util import find_spec
+from pathlib import Path
 
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": (
@@ -66,6 +67,8 @@ def explain(error: Exception) -> str | None:
             return "what it wrote to was closed before all was written"
         case OSError() if error.strerror and error.filename is not None:
             return f"{_path(error.filename)}: {error.strerror}"
+        case FileNotFoundError() if error.filename is None and not _has_folder():
+            return "the current folder is gone: change to one that is there"
         case ValueError() | OSError():
             return str(error)
         case MemoryError():
@@ -90,6 +93,14 @@ def leave_broken_output() -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
         os.close(nowhere)
+
+
+def _has_folder() -> bool:
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _path(name: str | bytes | int) -> str:

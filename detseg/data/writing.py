@@ -18,7 +18,7 @@ from detseg.data.mask_records import MaskRecords
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DataSource
 from detseg.data.volume_records import VolumeRecords
-from detseg.files import PARTIAL_PREFIX
+from detseg.files import PARTIAL_PREFIX, save_errors
 
 YAML_NAME = "data.yaml"
 
@@ -46,21 +46,22 @@ def write_split_folder(folder: Path, contents: Contents, settings: Mapping[str, 
     whole or not at all.
 
     Raises:
-        OSError: the folder cannot be written.
+        detseg.files.SaveError: the folder cannot be written.
     """
     contents = {**contents, YAML_NAME: yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True)}
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=PARTIAL_PREFIX))
-    try:
-        # Folders made for a temporary purpose are closed to others; this one is to stay.
-        temporary.chmod(0o777 & ~_umask())
-        for name, text in contents.items():
-            (temporary / name).write_text(text, encoding="utf-8", errors="surrogateescape")
-        if folder.exists():
-            folder.rmdir()
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    with save_errors(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=PARTIAL_PREFIX))
+        try:
+            # Folders made for a temporary purpose are closed to others; this one is to stay.
+            temporary.chmod(0o777 & ~_umask())
+            for name, text in contents.items():
+                (temporary / name).write_text(text, encoding="utf-8", errors="surrogateescape")
+            if folder.exists():
+                folder.rmdir()
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def lists(

@@ -12,6 +12,7 @@ from detseg.engine.training.ema import EMAConfig
 from detseg.engine.training.optim import OptimizerConfig, ScheduleConfig
 from detseg.models import MODELS
 from detseg.models.base import ModelConfig
+from detseg.runtime.devices import require_threads
 from detseg.structures import Target
 from detseg.tasks import TASKS
 from detseg.tasks.base import TaskConfig
@@ -177,6 +178,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name} must be positive or null, got {value}")
+        if self.num_threads is not None:
+            require_threads(self.num_threads)
 
 
 @dataclass(frozen=True)

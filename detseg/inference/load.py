@@ -19,6 +19,7 @@ from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
 from detseg.ops.precision import describe_arithmetic, require_precision
 from detseg.ops.triton_probe import warn_without_triton, why_no_triton
+from detseg.runtime.devices import require_threads
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model, confidence_of, require_boxes
@@ -194,8 +195,7 @@ def load_torch_model(
         settings["confidence"] = min([track.low_score, *([below(floors)] if floors else [])])
     model_file = load_model_file(path, postprocess=settings, size=size, for_prediction=True)
     if num_threads is not None:
-        if num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+        require_threads(num_threads)
         torch.set_num_threads(num_threads)
     task, network, on = model_file.task, fused(model_file.model), default_device(device)
     if full_input is None:

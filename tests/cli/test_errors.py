@@ -168,6 +168,7 @@ class OutOfMemoryError(RuntimeError):
         (FileNotFoundError(2, "No such file or directory", "x"), "x: No such file or directory"),
         (FileExistsError(17, "File exists", b"x"), "x: File exists"),
         (BrokenPipeError(32, "Broken pipe"), "was closed before all was written"),
+        (RuntimeError("Could not determine home directory."), "there is no home folder, which ~ stands for: set HOME"),
         (ModuleNotFoundError("No module named 'PIL'", name="PIL"), "pip install 'detseg[train]'"),
         (ModuleNotFoundError("No module named 'av.codec'", name="av.codec"), "needs av, .* 'detseg[video]'"),
         (ModuleNotFoundError("No module named 'onnxscript'", name="onnxscript"), "'detseg[export]'"),

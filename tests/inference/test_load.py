@@ -124,6 +124,7 @@ def test_only_boxes_can_have_inputs_that_fit() -> None:
     [
         ({"precision": "int4"}, "precision must be one of"),
         ({"num_threads": 0}, "num_threads must be at least 1, got 0"),
+        ({"num_threads": 99_999_999}, "num_threads must be at most 1024, got 99999999"),
         ({"size": (50, 64)}, "multiples of the model's largest stride"),
     ],
 )

@@ -38,6 +38,8 @@ _SECONDS_TO_STOP = 1.0
 _SECONDS_TO_DIE = 5.0
 _SECONDS_TO_END = 60.0  # releasing its memory takes a while
 _ADVICE = "Use fewer workers (train: data.num_workers, eval: --workers), or 0 to load in the main process"
+MAX_WORKERS = 1024
+"""Each is a process of some hundred megabytes."""
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _of_parents: list[Any] = []
 """Loaders that a forked child has inherited. It never lets go of them, which would end the workers of its parent."""
@@ -58,6 +60,8 @@ class WorkerPool(Generic[Item, Result]):
     def __init__(self, job: Callable[[Item], Result], num_workers: int, pin_memory: bool = False) -> None:
         if num_workers < 0:
             raise ValueError(f"num_workers must be 0 (load in the main process) or more, got {num_workers}")
+        if num_workers > MAX_WORKERS:
+            raise ValueError(f"num_workers must be at most {MAX_WORKERS}, got {num_workers}")
         self._job = job
         self._num_workers = num_workers
         self._pin_memory = pin_memory

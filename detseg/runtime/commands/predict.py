@@ -122,7 +122,8 @@ def predict_command(
     ahead = batch_size + _AHEAD if runner.spec.max_ahead is None else runner.spec.max_ahead
     with StopSignals() as stop:
         folder = output if goes_on else claim_folder(output, paths, overwrite)
-        progress = Progress(folder, depends_on, go_on=goes_on)
+        with _given_back(folder, goes_on):
+            progress = Progress(folder, depends_on, go_on=goes_on)
         if goes_on:
             print(f"going on in {printable(folder)}: {len(progress.done)} of {len(sources)} sources are done")
         summary.num_sources = len(sources) + len(summary.failures)
@@ -251,6 +252,19 @@ def claim_folder(wanted: Path, paths: Sequence[Path], overwrite: bool) -> Path:
     if folder != wanted:
         print(f"{printable(wanted)} holds the results of another run; those of this one go to {printable(folder)}")
     return folder
+
+
+@contextmanager
+def _given_back(folder: Path, goes_on: bool) -> Iterator[None]:
+    """Where the block fails, and the run was to begin, ``folder`` is as if nobody had claimed it."""
+    try:
+        yield
+    except BaseException:
+        if not goes_on:
+            (folder / unfinished_name(Path(SOURCES).with_suffix(".jsonl")).name).unlink(missing_ok=True)
+            with suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
 
 
 def _is_claimed(folder: Path) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import io
 import json
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,7 +59,10 @@ class Progress:
                 self._stream.truncate(0)
                 self._write(known)
         except BaseException:
+            is_empty = not os.fstat(self._stream.fileno()).st_size
             self._stream.close()
+            if is_empty and not go_on:
+                path.unlink(missing_ok=True)  # such as on a full disk
             raise
 
     def reserve(self, outputs: SharedOutput) -> None:

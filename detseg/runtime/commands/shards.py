@@ -16,7 +16,7 @@ RUN = "run.json"
 """Says of a complete run which share of which list it is. It is written last."""
 SHARES = "shares"
 """The folder for the shares of a run on a cluster, in that for its results."""
-_SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
+_SHARD = re.compile(r"([1-9]\d{0,8})/([1-9]\d{0,8})")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import numpy as np
 
 from detseg.arrays import FloatArray
 from detseg.config import ConfigError
+from detseg.runtime.devices import require_threads
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.foreign.recognize import FLOATS, Graph, Value, recognize
 from detseg.runtime.kinds import load_kind
@@ -59,8 +60,8 @@ class OnnxModel:
         metadata: Metadata | None = None,
         precision: str | None = None,
     ) -> None:
-        if num_threads is not None and num_threads < 1:
-            raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+        if num_threads is not None:
+            require_threads(num_threads)
         self.path = Path(path)
         form = read_form(self.path)
         properties = form.properties

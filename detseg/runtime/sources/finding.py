@@ -250,6 +250,10 @@ def _expand(source: str, kind: _Kind) -> list[Path]:
             among = f"{len(matches)} matches, but no {kind.name} among them ({kind.listed_suffixes})"
             raise SourceError(f"glob {source}: {among if matches else 'nothing matches'}")
         return files
+    if os.path.lexists(path):
+        raise SourceError(
+            f"source {source!r} is neither a file nor a folder, but a pipe, a device, or a link that leads nowhere"
+        )
     raise SourceError(f"source {source!r} does not exist; {_nearest(path)}")
 
 

@@ -173,6 +173,8 @@ def test_no_handler_for_dead_children_is_left_behind(pools: Any) -> None:
 def test_a_negative_number_of_workers_is_refused() -> None:
     with pytest.raises(ValueError, match=r"num_workers must be 0 .* or more, got -1"):
         WorkerPool(job, -1)
+    with pytest.raises(ValueError, match="num_workers must be at most 1024, got 99999"):
+        WorkerPool(job, 99_999)
 
 
 def test_a_forked_child_has_workers_of_its_own(pools: Any, in_forked_child: Any) -> None:

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 
 from detseg.cli import main
+from detseg.files import SaveError
+from detseg.folders import claimed_folder
 from detseg.runtime.commands.merge import merge_command
 from detseg.runtime.commands.predict import predict_command
 from detseg.runtime.commands.progress import JOURNAL, Progress
@@ -111,7 +113,7 @@ def test_the_order_of_the_list_does_not_change_the_shares() -> None:
     assert WHOLE.positions(titles) == list(range(1000))
 
 
-@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2", "1/ 2", ""])
+@pytest.mark.parametrize("text", ["0/2", "3/2", "1", "1/0", "a/b", "1/2/3", "-1/2", "1/ 2", "", "1/" + "9" * 5000])
 def test_what_is_no_share(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match="a share must be I/N, such as 2/8"):
         parse_shard(text)
@@ -328,3 +330,29 @@ def test_a_damaged_share_is_one_message(folder: Path, name: str, content: str) -
     (folder / "out" / name).write_text(content)
     with pytest.raises(ValueError, match=r"^out.*(is not as detseg predict wrote it|has results of)"):
         merge_command([Path("out")], Path("merged"))
+
+
+def test_a_run_that_cannot_begin_leaves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as on a disk that is full before the first line of the journal."""
+
+    def full(self: Progress, line: Any) -> None:
+        raise SaveError("no room")
+
+    monkeypatch.setattr(Progress, "_write", full)
+    with pytest.raises(SaveError, match="no room"):
+        predict("out", resume=True)
+    assert not Path("out").exists()
+    Path("out").mkdir()
+    Path("out/mine.txt").touch()
+    with pytest.raises(SaveError, match="no room"):
+        predict("out")
+    assert [path.name for path in Path("out").iterdir()] == ["mine.txt"]
+
+
+def test_tables_are_put_together_elsewhere_where_another_is_at_work(folder: Path) -> None:
+    for index in (1, 2):
+        predict(f"share{index}", shard=Shard(index, 2))
+    with claimed_folder(Path("merged"), (), lambda folder: None):
+        merge_command([Path("share1"), Path("share2")], Path("merged"))
+    assert not Path("merged").exists()
+    assert (Path("merged-2") / "detections.json").exists()

@@ -79,6 +79,8 @@ def test_threads(save_onnx: Any) -> None:
     assert model._session._session.get_session_options().intra_op_num_threads == 3
     with pytest.raises(ValueError, match="num_threads must be at least 1, got 0"):
         OnnxModel(path, num_threads=0)
+    with pytest.raises(ValueError, match="num_threads must be at most 1024, got 1025"):
+        OnnxModel(path, num_threads=1025)
 
 
 def test_providers(save_onnx: Any) -> None:
