@@ -98,7 +98,8 @@ def export_model(
     if form not in task.forms:
         raise ValueError(f"the task {task.name} has the output form {' or '.join(task.forms)}, got {form!r}")
     is_free = dynamic and chosen.is_any_size
-    settings = ExportSettings(precision, form, opset or DEFAULT_OPSET, is_free)  # type: ignore[arg-type]
+    opset = DEFAULT_OPSET if opset is None else opset
+    settings = ExportSettings(precision, form, opset, is_free)  # type: ignore[arg-type]
     chosen.refuse(task, settings)
     require_packages(chosen)
     output = output or default_path(model_path, precision, chosen.suffix)

@@ -129,6 +129,12 @@ def test_runs_that_cannot_be_compared(tmp_path: Path) -> None:
         compare_tables([cases, cases], num_samples=3)
     with pytest.raises(FileNotFoundError, match="detseg eval MODEL --data DATA -o FOLDER"):
         read_table(tmp_path / "images.json")
-    (tmp_path / "images.json").write_text('{"version": 1}')
-    with pytest.raises(ValueError, match=r"images\.json: is no table of images"):
-        read_table(tmp_path / "images.json")
+    for text in (
+        '{"version": 1}',
+        '{"version": 1, "form": "cases", "classes": ["a", 1.5], "images": {}}',
+        '{"version": 1, "form": 3, "classes": ["a"], "images": {}}',
+        '{"version": 1, "form": "cases", "classes": "ab", "images": {}}',
+    ):
+        (tmp_path / "images.json").write_text(text)
+        with pytest.raises(ValueError, match=r"images\.json: is no table of images"):
+            read_table(tmp_path / "images.json")

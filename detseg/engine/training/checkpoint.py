@@ -64,9 +64,22 @@ def _describe_kept(run_dir: Path) -> str:
     return f"the file that was there before is kept, at step {step}: make room and go on with --resume {run_dir}"
 
 
-_DAMAGE = (RuntimeError, EOFError, ValueError, LookupError, TypeError, AttributeError, OverflowError, MemoryError)
-"""What reading a damaged state raises, besides errors of its packing."""
-_DAMAGE += (pickle.UnpicklingError, zipfile.BadZipFile, AssertionError, struct.error, zlib.error, NotImplementedError)
+_DAMAGE = (
+    RuntimeError,
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    OverflowError,
+    MemoryError,
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    zlib.error,
+)
+"""What reading a damaged state raises."""
 
 
 def load_state(run_dir: Path) -> dict[str, Any]:

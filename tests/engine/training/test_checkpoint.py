@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import io
 import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,12 +98,29 @@ def flip_in_the_middle(content: bytes) -> bytes:
     return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
 
 
+def with_pickle(pickled: bytes) -> Callable[[bytes], bytes]:
+    """The file, its checksums right, with another pickle in it."""
+
+    def change(content: bytes) -> bytes:
+        stream = io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(stream, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, pickled if name.endswith("data.pkl") else old.read(name))
+        return stream.getvalue()
+
+    return change
+
+
 DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut off": lambda content: content[:-1000],
     "empty": lambda content: b"",
     "zeros": lambda content: bytes(len(content)),
     "other content": lambda content: b"<html>not found</html>",
     "one bit": flip_in_the_middle,
+    "an empty stack": with_pickle(b"\x80\x02."),
+    "an unknown place": with_pickle(b"\x80\x02h\x05."),
+    "a number": with_pickle(b"\x80\x02K\x05."),
+    "a list for a tensor": with_pickle(b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n]R."),
 }
 
 
