@@ -39,8 +39,8 @@ COMMAND_LINE = f"""{NOTE}
 | 2 | the command asks for something impossible, and the message says what; `check`: there are errors |
 | 3 | `export`: the file does not give the results of the model, and was not kept |
 | 75 | `train`: stopped by SIGTERM or Ctrl-C; `detseg train --resume RUN` goes on |
-| 130 | `predict` and `download`: stopped by Ctrl-C; what was complete is kept |
-| 143 | `predict`: stopped by SIGTERM; what was found so far is kept, and with `--resume` it goes on |
+| 130 | stopped by Ctrl-C; `predict` and `download` keep what was complete |
+| 143 | stopped by SIGTERM; `predict` keeps what was found so far, and with `--resume` it goes on |
 """
 
 

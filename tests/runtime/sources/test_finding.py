@@ -230,3 +230,13 @@ def test_a_folder_with_slices_is_a_volume_and_a_slice_is_none(tmp_path: Path) ->
     assert source.kind == "volume"
     with pytest.raises(SourceError, match=r"IM0: not a volume.*; it is DICOM: name the folder with the whole series"):
         expand_sources([series / "IM0"], VOLUME_SUFFIXES)
+
+
+def test_what_is_there_and_no_file_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.png")
+    Path("gone.png").symlink_to("nowhere.png")
+    Path("loop").symlink_to("loop")
+    for name in ("pipe.png", "gone.png", "loop"):
+        with pytest.raises(SourceError, match=f"source '{name}' is neither a file nor a folder, but a pipe, a device"):
+            find_sources([name])
