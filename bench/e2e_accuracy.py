@@ -160,7 +160,9 @@ def main() -> None:
         for epochs in options.epochs:
             own = [row for row in rows if row[:2] == (name, epochs)]
             each = ", ".join(f"{row[3]:.4f}" for row in own)
-            table.append([name, str(epochs), each, *(f"{statistics.mean(row[k] for row in own):.4f}" for k in (3, 4))])
+            table.append(
+                [name, str(epochs), each, *(f"{statistics.mean(float(row[k]) for row in own):.4f}" for k in (3, 4))]
+            )
     print(markdown_table(["detector", "epochs", "AP of each seed", "mean AP", "mean AP50"], table))
 
 

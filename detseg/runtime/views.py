@@ -10,6 +10,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray
 from detseg.runtime.inputs.geometry import InputSpec, tiled
+from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.media.large_images import let_go
 from detseg.runtime.postprocess.config import PostprocessConfig
 from detseg.runtime.postprocess.tiles import Tile, tiles_of
@@ -91,7 +92,7 @@ class TiledRunner:
     default_batch_size = 1
 
     def __init__(self, runner: Runner, size: tuple[int, int], views: PostprocessConfig) -> None:
-        self.spec = tiled(cast(InputSpec, runner.spec))
+        self.spec: InputSpec | VolumeSpec = tiled(cast(InputSpec, runner.spec))
         self.kind = runner.kind
         self._runner = runner
         self._size = size
@@ -104,7 +105,7 @@ class TiledRunner:
             ValueError: there are no images, or one is none.
         """
         for image in images:
-            self.spec.input_shape(image)
+            cast(InputSpec, self.spec).input_shape(image)
         tiles = [tiles_of(len(image), image.shape[1], self._size, self._views.overlap) for image in images]
         frames = (Frame(_cut(image, tile)) for image, own in zip(images, tiles, strict=True) for tile in own)
         found = predict_frames(self._runner, frames, self._runner.default_batch_size, kept)

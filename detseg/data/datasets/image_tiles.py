@@ -105,7 +105,8 @@ def _part(pixels: ByteArray, tile: Tile) -> ByteArray:
 
 def _cut(dataset: Dataset, size: tuple[int, int], overlap: float) -> tuple[PackedAnnotations, list[int], list[Tile]]:
     """What is known of each tile, the position of its image, and where it lies there."""
-    builder, parents, tiles = PackedBuilder(), [], []
+    builder, parents = PackedBuilder(), []
+    tiles: list[Tile] = []
     for parent in range(len(dataset)):
         height, width = dataset.size(parent)
         objects = _Objects(dataset, parent)

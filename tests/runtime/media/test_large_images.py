@@ -16,7 +16,11 @@ import pytest
 from detseg.runtime.media import large_images
 from detseg.runtime.media.images import ImageError, image_size, read_image, write_image
 from detseg.runtime.media.large_images import let_go, read_large
+from detseg.runtime.postprocess.config import PostprocessConfig
+from detseg.runtime.views import TiledRunner
+from detseg.structures import Detections
 from tests.runtime.media.test_images import jpeg, noise, png
+from tests.runtime.test_views import ColorRunner, scene
 
 needs_pyvips = pytest.mark.skipif(
     importlib.util.find_spec("pyvips") is None, reason="needs the package pyvips, the extra large"
@@ -175,6 +179,22 @@ def test_no_room_and_no_file_that_stays(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("shutil.disk_usage", lambda folder: type("Usage", (), {"free": 3599})())
     with pytest.raises(ImageError, match=r"its pixels take 3,600 bytes in .*, where 3,599 are free; set TMPDIR"):
         read_large(tmp_path / "a.png")
+
+
+@needs_pyvips
+@pytest.mark.usefixtures("all_are_large")
+def test_tiles_of_a_stored_image_are_those_of_the_image(tmp_path: Path) -> None:
+    image = scene(200, 260, 12, seed=0)
+    write_image(tmp_path / "a.png", image)
+    runner = TiledRunner(ColorRunner(), (96, 96), PostprocessConfig(tiles=(96, 96), overlap=0.5))
+    stored = runner.spec.read(tmp_path / "a.png")
+    assert isinstance(stored, np.ndarray)
+    assert is_mapped(stored)
+    (found,), (expected,) = (runner.submit([one]).results() for one in (stored, image))
+    assert isinstance(found, Detections)
+    assert isinstance(expected, Detections)
+    assert found.boxes_xyxy.tolist() == expected.boxes_xyxy.tolist()
+    assert len(found) == 12
 
 
 def test_arrays_in_memory_are_not_let_go() -> None:
