@@ -49,11 +49,10 @@ PREPARE = """
 import sys, shutil
 from ultralytics import YOLO
 weights, folder = sys.argv[1:]
-weights = shutil.copy(weights, folder + "/peer.pt")  # it writes beside them
 for dynamic, name in ((False, "peer"), (True, "peer-dynamic")):
-    shutil.move(YOLO(weights).export(format="onnx", imgsz=640, dynamic=dynamic), f"{folder}/made.onnx")
-    shutil.move(YOLO(weights).export(format="openvino", imgsz=640, dynamic=dynamic), f"{folder}/{name}_openvino_model")
-    shutil.move(f"{folder}/made.onnx", f"{folder}/{name}.onnx")
+    copy = shutil.copy(weights, f"{folder}/{name}.pt")  # it writes beside them
+    for kind in ("onnx", "openvino"):
+        YOLO(copy).export(format=kind, imgsz=640, dynamic=dynamic)
 """
 SIZE = (640, 640)
 PEER_FILES = {
