@@ -15,6 +15,8 @@ from detseg.runtime.runner import Runner
 from detseg.tasks import TASKS
 from detseg.tasks.base import Task, TaskConfig
 
+_TITLES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "tensorrt": "TensorRT"}
+
 
 def load_exported(
     path: Path,
@@ -48,5 +50,5 @@ def load_exported(
     runner = OnnxRunner(model, settings, size, full_input=True)
     changes: dict[str, Any] = {"input": runner.spec, "postprocess": replace(metadata.postprocess, **settings)}
     task = config.from_metadata(replace(metadata, **changes))
-    runs_in = f"{model.runtime}, {model.precision}"
+    runs_in = f"{_TITLES.get(model.runtime, model.runtime)}, {model.precision}"
     return onnx_with_views(runner, model, full_input=True), task, runs_in, metadata.class_confidences

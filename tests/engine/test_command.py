@@ -223,5 +223,5 @@ def test_exported_files_have_a_precision_of_their_own(
 ) -> None:
     options = ["--data", folder / "blobs.yaml", "--workers", 0, "--device", "cpu", "--precision", "bf16"]
     assert detseg("eval", folder / "model.onnx", *options) == 2
-    assert "precision bf16 is for .safetensors files" in capsys.readouterr().err
+    assert "bf16 is for --runtime openvino" in capsys.readouterr().err
     assert detseg("eval", folder / "model.safetensors", *options) == 0
