@@ -8,7 +8,7 @@ from pathlib import Path
 
 import uvicorn
 
-from detseg.files import read_text
+from detseg.files import printable, read_text
 from detseg.runtime.model import Model
 from detseg.runtime.stop import StopSignals
 from detseg.server.app import make_app
@@ -46,7 +46,10 @@ def read_token(path: Path | None) -> str | None:
         ValueError: it holds no text.
     """
     if path is not None:
-        return read_text(path).strip()
+        try:
+            return read_text(path).strip()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{printable(path)}: is no text, so it holds no token") from error
     return os.environ.get(TOKEN)
 
 

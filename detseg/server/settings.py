@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import math
 from dataclasses import dataclass
 
 MAX_IMAGES = 32
@@ -44,8 +45,8 @@ class ServerSettings:
         for name in ("max_bytes", "max_pixels", "queue", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.batch_wait_s < 0:
-            raise ValueError(f"the wait for a batch must not be negative, got {self.batch_wait_s:g} s")
+        if not 0 <= self.batch_wait_s < math.inf:
+            raise ValueError(f"the wait for a batch must be a number that is not negative, got {self.batch_wait_s:g} s")
         if self.token is not None and not (self.token and self.token.isascii() and self.token.isprintable()):
             raise ValueError("the token must be one line of printable ASCII, and not empty")
         if self.token is None and not self.is_local:

@@ -140,6 +140,9 @@ def test_what_a_model_file_gives_is_what_predict_gives(tmp_path: Path) -> None:
         (["--host", "0.0.0.0"], "at 0.0.0.0 other machines reach the server, so it needs a token"),
         (["--port", "70000"], "port must lie between 0 and 65535, got 70000"),
         (["--token-file", "none.txt"], "No such file"),
+        (["--token-file", "bytes"], "bytes: is no text, so it holds no token"),
+        (["--batch-wait", "nan"], "the wait for a batch must be a number that is not negative, got nan s"),
+        (["--batch-wait", "inf"], "the wait for a batch must be a number that is not negative, got inf s"),
         (["--host", "192.0.2.1", "--token-file", "token"], "cannot listen at 192.0.2.1 port 8080"),
     ],
 )
@@ -148,6 +151,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "token").write_text("secret\n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     assert main(["serve", str(FILE), *words]) == 2
     errors = capsys.readouterr().err
     assert message in errors

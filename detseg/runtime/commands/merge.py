@@ -90,6 +90,8 @@ def merge_shares(folders: Sequence[Path], target: Path) -> list[dict[str, str]]:
 def _open(folders: Sequence[Path]) -> list[_Share]:
     shares = []
     for folder in folders:
+        if not folder.is_dir():
+            raise ValueError(f"{printable(folder)}: there is no such folder")
         run = read_run(folder)
         if run is None:
             raise ValueError(

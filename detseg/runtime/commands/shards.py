@@ -114,7 +114,12 @@ def require_same_settings(there: Mapping[str, Any], wanted: Mapping[str, Any], m
     known = json.loads(json.dumps(wanted, default=str))
     other = sorted(name for name in {*there, *known} if there.get(name) != known.get(name))
     if other:
-        told = ", ".join(f"{name} was {there.get(name)!r} and is {known.get(name)!r}" for name in other)
+        told = ", ".join(
+            "the list of sources is another one"
+            if name == "list"
+            else f"{name} was {there.get(name)!r} and is {known.get(name)!r}"
+            for name in other
+        )
         raise ValueError(f"{message}: {told}; say the same as then, or name another folder")
 
 

@@ -129,11 +129,13 @@ def test_shares_of_different_runs_are_not_put_together(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"one and other do not belong together: confidence was None and is 0\.5"):
         merge_command([Path("one"), Path("other")], Path("merged"))
     predict("fewer", shard=Shard(2, 2), sources=["in"])
-    with pytest.raises(ValueError, match="do not belong together: list was"):
+    with pytest.raises(ValueError, match="do not belong together: the list of sources is another one"):
         merge_command([Path("one"), Path("fewer")], Path("merged"))
     (folder / "empty").mkdir()
     with pytest.raises(ValueError, match="empty: holds no complete share"):
         merge_command([Path("one"), Path("empty")], Path("merged"))
+    with pytest.raises(ValueError, match="nowhere: there is no such folder"):
+        merge_command([Path("one"), Path("nowhere")], Path("merged"))
     assert not Path("merged").exists()
 
 
@@ -162,7 +164,7 @@ def test_a_run_goes_on_with_the_same_settings_only(folder: Path) -> None:
     assert (folder / "out" / JOURNAL).exists()
     with pytest.raises(ValueError, match=r"cannot go on: confidence was None and is 0\.3"):
         predict("out", resume=True, settings={"confidence": 0.3})
-    with pytest.raises(ValueError, match="cannot go on: list was"):
+    with pytest.raises(ValueError, match="cannot go on: the list of sources is another one"):
         predict("out", resume=True, sources=["in"])
     runner = GrayRunner()
     assert predict("out", runner, resume=True) == 1
