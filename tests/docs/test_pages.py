@@ -25,11 +25,12 @@ _TRIED = ("bash", "python")
 OF_OTHERS = {
     "--nproc-per-node", "--no-deps", "--candidate", "--amp", "--compile", "--cfg-options", "--tta", "--help",
     "--data-binary", "--nnodes", "--rdzv-backend", "--rdzv-id", "--rdzv-endpoint", "--array", "--cpus-per-task",
-    "--requeue", "--signal", "--dependency", "--nodes", "--ntasks-per-node", "--gpus-per-node",
+    "--requeue", "--signal", "--dependency", "--nodes", "--ntasks-per-node", "--gpus-per-node", "--max-restarts",
+    "--no-python",
 }  # fmt: skip
 """Options of other programs, and of our tools, that pages name."""
 _KEY = re.compile(r"(?<![\w./])(?:model|task|data|augment|train)(?:\.[a-z]\w*)+(?![\w(])(?!\.\w)")
-_FILES = (".json", ".onnx", ".py", ".pt", ".safetensors", ".yaml")
+_FILES = (".json", ".onnx", ".py", ".pt", ".safetensors", ".sh", ".yaml")
 
 
 def name_of(page: Path) -> str:
