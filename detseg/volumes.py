@@ -104,9 +104,10 @@ class LabelVolume:
     def voxel_counts(self) -> IntArray:
         """How many voxels each of the 256 values has."""
         # Counting makes integers of 64 bits of what it is given.
-        return np.sum(
-            [np.bincount(part.ravel(order="K"), minlength=256) for part in self.labels], axis=0, dtype=np.int64
-        )
+        counts = np.zeros(256, np.int64)
+        for part in self.labels:
+            counts += np.bincount(part.ravel(order="K"), minlength=256)
+        return counts
 
     @property
     def voxel_milliliters(self) -> float:

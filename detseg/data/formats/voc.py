@@ -12,6 +12,7 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -190,7 +191,8 @@ def voc_records(
         seen.add(name)
         path = folders.annotations / f"{name}.xml"
         annotation = files.get(path) or _Annotation(path)
-        masks = object_masks(records, path) if target == "instances" else {}
+        has_outlines = annotation.tree.find("object/polygon") is not None
+        masks = object_masks(records, path) if target == "instances" and not has_outlines else {}
         _add_image(records, annotation, images.find(name, annotation.file_name), masks)
     for path, annotation in files.items():
         # Who reads its classes from all files must be able to read them all.
@@ -333,6 +335,7 @@ def _add_box(
         return
     left, top, right, bottom = corners
     difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
+    polygon = _polygon(item) if mask is None else []
     records.add_box(
         image,
         (left, top, right - left, bottom - top),
@@ -340,8 +343,20 @@ def _add_box(
         number,
         difficult=difficult,
         area=None if mask is None else mask.area,
+        polygons=[polygon] if polygon else [],
         run_length=None if mask is None else mask.to_coco(),
     )
+
+
+def _polygon(item: ET.Element) -> list[float]:
+    """The corners that Roboflow writes as ``<polygon><x1>, <y1>, <x2>, ...``; none unless there are three."""
+    corners: list[float] = []
+    for number in count(1):
+        x, y = (parse_number(item.findtext(f"polygon/{axis}{number}")) for axis in "xy")
+        if x is None or y is None:
+            return corners if number > 3 else []
+        corners += x, y
+    raise AssertionError("numbers do not end")
 
 
 def masks_file(root: Path, annotation: Path) -> Path:

@@ -122,3 +122,27 @@ def test_check_looks_at_the_masks(folder: Path) -> None:
     report = check_dataset(folder, target="instances")
     assert (report.exit_code, {"D302", "D009"} <= report.by_code().keys()) == (2, True)
     assert "D302" not in check_dataset(folder).by_code(), "boxes do without"
+
+
+@pytest.mark.parametrize(
+    ("corners", "area"), [("4,3,14,3,14,11,4,11", 80), ("4,3,14,3", None), ("4,3,14,3,14,x", None)]
+)
+def test_polygons_in_the_xml_are_outlines(tmp_path: Path, corners: str, area: int | None) -> None:
+    write(tmp_path, "a", None, ("cat", (4, 3, 14, 11)))
+    path = tmp_path / "Annotations" / "a.xml"
+    values = corners.split(",")
+    polygon = "".join(
+        f"<{'xy'[at % 2]}{at // 2 + 1}>{one}</{'xy'[at % 2]}{at // 2 + 1}>" for at, one in enumerate(values)
+    )
+    path.write_text(path.read_text().replace("</object>", f"<polygon>{polygon}</polygon></object>"))
+    boxes = open_dataset(tmp_path, "all", target="boxes")
+    assert isinstance(boxes, Dataset)
+    assert boxes.load(0).boxes_xyxy.tolist() == [[4, 3, 14, 11]]
+    if area is None:
+        with pytest.raises(DatasetError, match="object 1: has no outline"):
+            open_dataset(tmp_path, "all", target="instances")
+        return
+    instances = open_dataset(tmp_path, "all", target="instances")
+    assert isinstance(instances, Dataset)
+    (mask,) = instances.object_masks(0)
+    assert mask.area == area
