@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 
 from detseg.data.mask_records import MaskRecords
+from detseg.data.outline import Segmentation
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DataSource
 from detseg.data.volume_records import VolumeRecords
@@ -134,7 +135,7 @@ def _coco_files(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, objec
             place = path.resolve().relative_to(common).as_posix()
             document["images"].append({"id": len(seen), "file_name": place, "height": height, "width": width})
             truth = dataset.ground_truth(index)
-            for row in range(len(truth.labels)):
+            for row, outline in enumerate(dataset.segmentations(index)):
                 num_boxes += 1
                 document["annotations"].append(
                     {
@@ -144,11 +145,20 @@ def _coco_files(new: NewSplits, folder: Path) -> tuple[Contents, dict[str, objec
                         "bbox": truth.boxes_xywh[row].tolist(),
                         "area": float(truth.areas[row]),
                         "iscrowd": int(truth.crowd[row]),
+                        **_segmentation(outline),
                     }
                 )
     contents = {_coco_name(name): json.dumps(part, ensure_ascii=False) + "\n" for name, part in documents.items()}
     places = {name: {"images": str(common), "annotations": str(folder / _coco_name(name))} for name in documents}
     return contents, {"format": "coco", **places}
+
+
+def _segmentation(outline: Segmentation) -> dict[str, Any]:
+    """An outline as COCO has it, if there is one."""
+    if outline is None:
+        return {}
+    polygons = outline if isinstance(outline, dict) else [polygon.ravel().tolist() for polygon in outline]
+    return {"segmentation": polygons}
 
 
 def _coco_name(split: str) -> str:

@@ -319,6 +319,27 @@ def test_shapes(tmp_path: Path, make: Callable[[Path], object], box: list[float]
     assert mask.area == pytest.approx(area, rel=0.04 if area % 1 else 0)
 
 
+@pytest.mark.parametrize(
+    ("make", "area"),
+    [
+        (make_label_me, 480),
+        (lambda root: make_supervisely_with(root, supervisely_object("bitmap", bitmap=PACKED)), 23),
+    ],
+)
+def test_new_splits_keep_outlines(tmp_path: Path, make: Callable[[Path], object], area: int) -> None:
+    root = tmp_path / "data"
+    make(root)
+    new = split_dataset(root, "5:5", 0, tmp_path / "new").yaml_path
+    dataset = open_dataset(new, "val", target="instances")
+    assert [mask.area for index in range(2) for mask in dataset.object_masks(index)] == [area, area]
+
+
+def make_supervisely_with(root: Path, *objects: Any) -> None:
+    make_supervisely(root)
+    for name in "abcd":
+        write(root / f"ds0/ann/{name}.jpg.json", supervisely(*objects))
+
+
 def labels_of(root: Path) -> list[str]:
     dataset = open_dataset(root, "all")
     return [dataset.class_names[label] for label in dataset.ground_truth(0).labels]
