@@ -221,7 +221,8 @@ def _train_ours(folder: Path, description: Path, options: argparse.Namespace) ->
         splits = ["data.train_split=fold0-train", "data.val_split=fold0-val"]
         settings = [f"train.epochs={epochs}", f"train.evaluate_epochs={epochs}", "train.compile=none"]
         where = [f"data.path={description}", "data.description=null"]
-        return [sys.executable, "-m", "detseg", "train", options.config, *where, *splits, *settings, "-o", output]
+        words = [*where, *splits, *settings, *options.settings]
+        return [sys.executable, "-m", "detseg", "train", options.config, *words, "-o", output]
 
     one = run(command(1, folder / "one")).seconds
     two = run(command(2, folder / "two")).seconds
@@ -268,6 +269,7 @@ def main(words: Sequence[str] | None = None) -> int:
     verb.add_argument("--nnunet", help="the Python of the environment with nnunetv2")
     verb.add_argument("--programs", nargs="+", choices=("detseg", "nnunet"), default=["detseg", "nnunet"])
     verb.add_argument("--config", default="configs/volume/vnet_hippocampus.yaml")
+    verb.add_argument("--settings", nargs="*", default=[], metavar="key=value", help="of detseg's training")
     verb.add_argument("--workers", type=int, default=1)
     verb = verbs.add_parser("monai")
     for name in ("model", "scan", "output"):

@@ -217,14 +217,14 @@ def find_training_pairs(
         raise DatasetError(f"{place}: expected a list of {{image, label}}, got {listed!r:.100}")
     pairs = []
     for number, entry in enumerate([*listed, *list_of(description, "validation")]):
-        images, label = _images_and_label(entry) or ([], "")
-        if not images:
+        channels, label = _images_and_label(entry) or ([], "")
+        if not channels:
             raise DatasetError(f"{place}[{number}]: expected {{image: FILE, label: FILE}}, got {entry!r:.100}")
-        if any(map(leaves_root, (*images, label))):
+        if any(map(leaves_root, (*channels, label))):
             raise DatasetError(f"{place}[{number}]: lies outside of {root}: {entry!r:.200}")
-        image = _first_file(root / images[0])
-        if len(images) > 1:
-            files = [root / one for one in images]
+        image = _first_file(root / channels[0])
+        if len(channels) > 1:
+            files = [root / one for one in channels]
             _require_files(files, place)
             image = require_channel_files(files, f"{place}[{number}]")
         pairs.append(VolumePair(image, root / label))

@@ -84,7 +84,7 @@ def folds_of_list(path: Path, content: Mapping[str, Any], *, first_alone: bool) 
     if entries[1]:
         count = len(entries[0])
         return ListedFolds(path, ({"train": tuple(keys[:count]), "val": tuple(keys[count:])},), first_alone)
-    numbers = [entry.get("fold") if isinstance(entry, Mapping) else None for entry in entries[0]]
+    numbers: list[Any] = [entry.get("fold") for entry in entries[0]]
     if not any(type(number) is int for number in numbers):
         return None
     if not all(type(number) is int for number in numbers) or len(set(numbers)) < 2:

@@ -42,15 +42,24 @@ def clean_labels(result: LabelVolume, cleaned: Sequence[CleanConfig], class_name
         if one.name not in class_names or not (one.largest or one.min_ml):
             continue
         position = list(class_names).index(one.name)
-        pieces, sizes = find_pieces(labels == position)
+        region = labels == position
+        box = _box_of(region)
+        pieces, sizes = find_pieces(region[box])
         if not len(sizes):
             continue
         gone = ~kept_pieces(sizes * result.voxel_milliliters, one)
         if gone.any():
             if labels is result.labels:
                 labels = labels.copy()
-            labels[np.concatenate([[False], gone])[pieces]] = 0
+            labels[box][np.concatenate([[False], gone])[pieces]] = 0
     return LabelVolume(labels, result.affine, result.probabilities)
+
+
+def _box_of(region: BoolArray) -> tuple[slice, ...]:
+    """The smallest box with all of ``region``: numbers of pieces take many times its memory."""
+    axes = range(region.ndim)
+    found = [np.flatnonzero(region.any(axis=tuple(other for other in axes if other != axis))) for axis in axes]
+    return tuple(slice(int(places[0]), int(places[-1]) + 1) if len(places) else slice(0) for places in found)
 
 
 def kept_pieces(milliliters: Any, config: CleanConfig) -> BoolArray:
