@@ -46,7 +46,9 @@ def main() -> None:
     description = json.loads((prepared / "dataset.json").read_text())
 
     def make(epochs: int) -> Any:
-        trainer: Any = training.nnUNetTrainer(plans, "3d_fullres", 0, description, device=torch.device("cpu"))
+        # It takes the key away.
+        asked = {**plans, "continue_training": False}
+        trainer: Any = training.nnUNetTrainer(asked, "3d_fullres", 0, description, device=torch.device("cpu"))
         trainer.num_epochs = epochs
         trainer.num_iterations_per_epoch = ITERATIONS
         trainer.num_val_iterations_per_epoch = 1
