@@ -236,7 +236,7 @@ def find_training_pairs(
 
 def _keys_of(pairs: Sequence[VolumePair], root: Path) -> list[str]:
     images = [pair.image for pair in pairs]
-    return case_keys([image.relative_to(root) if image.is_relative_to(root) else image for image in images])
+    return case_keys([image.relative_to(root) if image.is_relative_to(root) else image for image in images], root)
 
 
 def _images_and_label(entry: Any) -> tuple[list[str], str] | None:

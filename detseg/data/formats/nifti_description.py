@@ -28,10 +28,11 @@ def list_file(source: DataSource) -> Path:
     return find_existing(source.candidates(str(named)), "list of cases", f"{source.name}: {LIST_KEY}").absolute()
 
 
-def case_keys(files: Sequence[PurePath]) -> list[str]:
-    """What tells cases apart: the names of their ``files`` without suffix, or where several have one, such as
-    case_1/image.nii.gz and case_2/image.nii.gz, with their folders."""
-    stems = [volume_stem(file.name) for file in files]
+def case_keys(files: Sequence[PurePath], root: Path) -> list[str]:
+    """What tells cases apart: the names of their ``files``, which lie in ``root``, without suffix, or where several
+    have one, such as case_1/image.nii.gz and case_2/image.nii.gz, with their folders."""
+    # The names of folders with a DICOM series have no suffix, whatever is in them.
+    stems = [volume_stem(root / file) for file in files]
     if len(set(stems)) == len(stems):
         return stems
     return [str(PurePosixPath(*file.parent.parts, stem)) for file, stem in zip(files, stems, strict=True)]

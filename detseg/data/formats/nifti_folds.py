@@ -80,7 +80,7 @@ def folds_of_list(path: Path, content: Mapping[str, Any], *, first_alone: bool) 
         DatasetError: some cases have a number and others do not, or all have the same.
     """
     entries = [list_of(content, part) for part in ("training", "validation")]
-    keys = case_keys([PurePosixPath(first_image(entry)) for part in entries for entry in part])
+    keys = case_keys([PurePosixPath(first_image(entry)) for part in entries for entry in part], path.parent)
     if entries[1]:
         count = len(entries[0])
         return ListedFolds(path, ({"train": tuple(keys[:count]), "val": tuple(keys[count:])},), first_alone)
