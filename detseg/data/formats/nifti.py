@@ -146,10 +146,7 @@ def find_pairs(source: DataSource, split: str) -> list[VolumePair]:
     if split not in split_rule.split_names:
         return find_test_pairs(root, where, num_channels)
     pairs = find_training_pairs(root, where, num_channels, list_file(source))
-    keys = case_keys(
-        [pair.image.relative_to(root) if pair.image.is_relative_to(root) else pair.image for pair in pairs]
-    )
-    pair_of = dict(zip(keys, pairs, strict=True))
+    pair_of = dict(zip(_keys_of(pairs, root), pairs, strict=True))
     try:
         members = split_rule.members(split, pair_of)
     except ValueError as error:
