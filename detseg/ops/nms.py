@@ -203,6 +203,11 @@ def _check(boxes_xyxy: Tensor, scores: Tensor, labels: Tensor | None, settings: 
         raise ValueError(f"with labels BxA the scores are BxAx1, got {tuple(labels.shape)} and {tuple(scores.shape)}")
     if not (boxes_xyxy.is_floating_point() and scores.is_floating_point()):
         raise ValueError(f"boxes and scores must be floating point, got {boxes_xyxy.dtype} and {scores.dtype}")
+    check_limits(confidence, iou, max_detections, max_candidates)
+
+
+def check_limits(confidence: float, iou: float, max_detections: int, max_candidates: int) -> None:
+    """Raise ValueError for limits that make no sense."""
     for name, value in (("confidence", confidence), ("iou", iou)):
         if not 0 <= value <= 1:
             raise ValueError(f"{name} must be from 0 to 1, got {value}")

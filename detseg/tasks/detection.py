@@ -23,6 +23,7 @@ from detseg.losses.detection import DetectionLossConfig
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode, flatten_levels
 from detseg.ops.nms import BatchedDetections, batched_nms
+from detseg.ops.nms_of_maps import nms_of_maps
 from detseg.ops.top_k import batched_top_k, best_rows
 from detseg.ops.triton_probe import choose_nms_backend
 from detseg.runtime.inputs.geometry import InputSpec
@@ -212,6 +213,19 @@ class DetectionTask(ImageTask):
     def suppress(self, raw: Sequence[Tensor]) -> BatchedDetections:
         """Raw maps per level, without coefficients of masks -> :func:`detseg.ops.nms.batched_nms` of their boxes."""
         settings, head = self.config.postprocess, self.head
+        if self._takes_maps(raw[0]):
+            return nms_of_maps(
+                head.kind,
+                raw,
+                head.strides,
+                head.reg_max,
+                confidence=settings.confidence,
+                iou=settings.iou,
+                max_detections=settings.max_detections,
+                multi_label=settings.multi_label,
+                class_agnostic=settings.class_agnostic,
+                kept=self._kept,
+            )
         boxes_xyxy, scores = decode(head.kind, raw, head.strides, head.reg_max)
         return batched_nms(
             boxes_xyxy,
@@ -224,6 +238,10 @@ class DetectionTask(ImageTask):
             backend=self._nms_backend,
             kept=self._kept,
         )
+
+    def _takes_maps(self, level: Tensor) -> bool:
+        """Whether candidates are found in the maps themselves, by kernels on a GPU."""
+        return level.device.type == "cuda" and choose_nms_backend(self._nms_backend, level.device) == "detseg"
 
     def results(self, outputs: tuple[Tensor, ...], transforms: Sequence[LetterboxTransform]) -> list[Detections]:
         """What :meth:`detect` gave -> the objects in each image, in pixels of the original images."""

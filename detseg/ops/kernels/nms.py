@@ -1,14 +1,18 @@
 """Non-maximum suppression of a batch in five Triton kernels, with fixed shapes and without a word from the host.
 
-``collect`` lists the candidates of every image, ``limit`` cuts a list that has become too long (rare), ``rank`` sorts
-tiles of it, ``merge`` joins the tiles, and ``greedy`` compares chunks of candidates, best first, with the boxes that
-stay. The work of the last is candidates x ``max_detections``, and nothing of the size candidates x candidates is ever
-stored.
+``collect`` lists the candidates of every image, or ``collect_from_map`` those of each level of raw maps, ``limit`` cuts
+a list that has become too long (rare), ``rank`` sorts tiles of it, ``merge`` joins the tiles, and ``greedy`` compares
+chunks of candidates, best first, with the boxes that stay. The work of the last is candidates x ``max_detections``, and
+nothing of the size candidates x candidates is ever stored.
 
 Shape legend: B images, A anchors, C classes, K room for candidates, M the largest number of detections.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import cast
 
 import torch
 import triton
@@ -16,8 +20,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.errors import TritonError
 
+from detseg.ops.exact_decode import lowest_logit
 from detseg.ops.kernels.candidates import collect, key_score, limit
+from detseg.ops.kernels.maps import KINDS, collect_from_map, scores_from_map
 from detseg.ops.kernels.sorting import merge, rank
+from detseg.runtime.postprocess.config import HeadKind, count_box_channels
 from detseg.runtime.postprocess.nms import floor_to_float32
 
 Outputs = tuple[Tensor, Tensor, Tensor]
@@ -30,6 +37,8 @@ _TILE = 1024
 _BLOCK = 64
 _PROGRAMS = 512
 """Programs that share the sorting of all images; each goes on to the next block when it has done one."""
+_FEW = 16
+"""Programs for an image of what is rarely needed: they begin and end in no time."""
 _ROUNDING = {"enable_fp_fusion": False}
 """Every operation rounds, as in numpy: a fused multiply-add would change what is kept."""
 
@@ -176,38 +185,140 @@ def launch_nms(
     if labels is not None:
         multi_label, max_candidates = False, num_anchors
     num_places = num_anchors * num_classes if multi_label else num_anchors
-    # Every anchor has room, so that only several classes of an anchor can be too many.
-    capacity = max(1, num_anchors, min(num_places, max(_ROOM, max_candidates)))
-    keys, ranked = scores.new_empty((2, num_images, capacity), dtype=torch.int64)
-    num_found = scores.new_zeros(num_images, dtype=torch.int32)
-    block_c = min(128, triton.next_power_of_2(max(num_classes, 1)))
-    block_a = max(32, min(1024, 4096 // block_c))
+    lists = _Lists(scores, num_images, max(num_anchors, min(num_places, max(_ROOM, max_candidates))))
+    block_a, block_c = _block(num_classes)
     source = (*scores.stride(), num_anchors)
-    confidence, iou = (float(floor_to_float32(limit)) for limit in (confidence, iou))
-    grid = (max(1, min(triton.cdiv(capacity, _BLOCK), _PROGRAMS // num_images)), num_images)
+    confidence = float(floor_to_float32(confidence))
     given = boxes_xyxy if labels is None else labels
-    try:
-        with torch.cuda.device_of(scores):
-            collect[(triton.cdiv(num_anchors, block_a), num_images)](
-                scores, keys, num_found, *source, capacity, confidence,
-                num_classes, multi_label, labels is not None, block_a, block_c, num_warps=8, **_ROUNDING,
+    with _compiled_on(scores):
+        collect[(triton.cdiv(num_anchors, block_a), num_images)](
+            scores, lists.keys, lists.num_found, *source, lists.capacity, confidence,
+            num_classes, multi_label, labels is not None, block_a, block_c, num_warps=8, **_ROUNDING,
+        )  # fmt: skip
+        if lists.capacity < num_places:
+            limit[(num_images,)](
+                scores, lists.keys, lists.num_found, *source, lists.capacity, max_candidates, confidence,
+                num_classes, block_a, block_c, num_warps=8, **_ROUNDING,
             )  # fmt: skip
-            if capacity < num_places:
-                limit[(num_images,)](
-                    scores, keys, num_found, *source, capacity, max_candidates, confidence,
-                    num_classes, block_a, block_c, num_warps=8, **_ROUNDING,
+        _keep_best(boxes_xyxy, given, lists, num_classes, class_agnostic, labels is not None, max_candidates, iou, out)
+    return out
+
+
+def launch_nms_of_maps(
+    levels: Sequence[Tensor],
+    kept: Tensor | None,
+    kind: str,
+    strides: Sequence[int],
+    reg_max: int,
+    confidence: float,
+    iou: float,
+    max_detections: int,
+    multi_label: bool,
+    class_agnostic: bool,
+    max_candidates: int,
+    out: Outputs,
+) -> Outputs:
+    """The same for raw maps ``[B, channels, H, W]``, see ``detseg::nms_of_maps``.
+
+    Raises:
+        ValueError, RuntimeError: as for :func:`launch_nms`.
+    """
+    num_images, num_channels = levels[0].shape[:2]
+    num_anchors = sum(level.shape[2] * level.shape[3] for level in levels)
+    num_classes = num_channels - count_box_channels(cast(HeadKind, kind), reg_max)
+    if num_anchors * num_classes >= 2**31:
+        raise ValueError(f"an image has {num_anchors} x {num_classes} scores, NMS takes fewer than 2^31")
+    if num_images == 0:
+        return out
+    if num_images > MAX_IMAGES:
+        for first in range(0, num_images, MAX_IMAGES):
+            part = slice(first, first + MAX_IMAGES)
+            launch_nms_of_maps(
+                [level[part] for level in levels], kept, kind, strides, reg_max, confidence, iou, max_detections,
+                multi_label, class_agnostic, max_candidates, (out[0][part], out[1][part], out[2][part]),
+            )  # fmt: skip
+        return out
+    num_places = num_anchors * num_classes if multi_label else num_anchors
+    lists = _Lists(levels[0], num_images, max(num_anchors, min(num_places, max(_ROOM, max_candidates))))
+    boxes_xyxy = levels[0].new_empty((num_images, num_anchors, 4), dtype=torch.float32)
+    block_a, block_c = _block(num_classes)
+    limits = float(floor_to_float32(confidence)), lowest_logit(confidence)
+    head = KINDS[kind], reg_max, num_classes
+    chosen = levels[0] if kept is None else kept
+    with _compiled_on(levels[0]):
+        first_anchor = 0
+        for level, stride in zip(levels, strides, strict=True):
+            cells = level.flatten(2)
+            num_cells = cells.shape[2]
+            collect_from_map[(triton.cdiv(num_cells, block_a), num_images)](
+                cells, chosen, boxes_xyxy, lists.keys, lists.num_found, *cells.stride(), num_cells, level.shape[3],
+                float(stride), first_anchor, num_anchors, lists.capacity, *limits,
+                *head, multi_label, kept is not None, block_a, block_c, num_warps=8, **_ROUNDING,
+            )  # fmt: skip
+            first_anchor += num_cells
+        if lists.capacity < num_places:
+            scores = levels[0].new_empty((num_images, num_anchors, num_classes), dtype=torch.float32)
+            first_anchor = 0
+            for level in levels:
+                cells = level.flatten(2)
+                num_cells = cells.shape[2]
+                scores_from_map[(min(_FEW, triton.cdiv(num_cells, block_a)), num_images)](
+                    cells, chosen, scores, lists.num_found, *cells.stride(), num_cells, first_anchor, num_anchors,
+                    lists.capacity, *head, kept is not None, block_a, block_c, num_warps=8, **_ROUNDING,
                 )  # fmt: skip
-            rank[grid](keys, ranked, num_found, capacity, _TILE, _BLOCK, num_warps=4, **_ROUNDING)
-            steps = _TILE.bit_length()
-            merge[grid](ranked, keys, num_found, capacity, _TILE, steps, _BLOCK, num_warps=4, **_ROUNDING)
-            greedy[(num_images,)](
-                boxes_xyxy, given, keys, num_found, detections, counts, keep,
-                *boxes_xyxy.stride(), *given.stride()[:2], capacity, max_candidates, max_detections, iou,
-                num_classes, class_agnostic, labels is not None, _BLOCK, num_warps=8, **_ROUNDING,
+                first_anchor += num_cells
+            limit[(num_images,)](
+                scores, lists.keys, lists.num_found, *scores.stride(), num_anchors, lists.capacity, max_candidates,
+                limits[0], num_classes, block_a, block_c, num_warps=8, **_ROUNDING,
             )  # fmt: skip
+        _keep_best(boxes_xyxy, boxes_xyxy, lists, num_classes, class_agnostic, False, max_candidates, iou, out)
+    return out
+
+
+class _Lists:
+    """Memory beside ``like`` for the candidates of so many images, ``capacity`` each, and how many there are."""
+
+    def __init__(self, like: Tensor, num_images: int, capacity: int) -> None:
+        # Every anchor has room, so that only several classes of an anchor can be too many.
+        self.capacity = max(1, capacity)
+        self.keys, self.ranked = like.new_empty((2, num_images, self.capacity), dtype=torch.int64)
+        self.num_found = like.new_zeros(num_images, dtype=torch.int32)
+
+
+def _block(num_classes: int) -> tuple[int, int]:
+    """How many anchors and classes a program reads at a time."""
+    block_c = min(128, triton.next_power_of_2(max(num_classes, 1)))
+    return max(32, min(1024, 4096 // block_c)), block_c
+
+
+def _keep_best(
+    boxes_xyxy: Tensor, given: Tensor, lists: _Lists, num_classes: int, class_agnostic: bool, labeled: bool,
+    max_candidates: int, iou: float, out: Outputs,
+) -> None:  # fmt: skip
+    """Sort the lists, and write what the greedy pass keeps."""
+    num_images, capacity = len(boxes_xyxy), lists.capacity
+    keys, ranked, num_found = lists.keys, lists.ranked, lists.num_found
+    detections, counts, keep = out
+    grid = (max(1, min(triton.cdiv(capacity, _BLOCK), _PROGRAMS // num_images)), num_images)
+    rank[grid](keys, ranked, num_found, capacity, _TILE, _BLOCK, num_warps=4, **_ROUNDING)
+    steps = _TILE.bit_length()
+    merge[grid](ranked, keys, num_found, capacity, _TILE, steps, _BLOCK, num_warps=4, **_ROUNDING)
+    greedy[(num_images,)](
+        boxes_xyxy, given, keys, num_found, detections, counts, keep,
+        *boxes_xyxy.stride(), *given.stride()[:2], capacity, max_candidates, detections.shape[1],
+        float(floor_to_float32(iou)),
+        num_classes, class_agnostic, labeled, _BLOCK, num_warps=8, **_ROUNDING,
+    )  # fmt: skip
+
+
+@contextmanager
+def _compiled_on(tensor: Tensor) -> Iterator[None]:
+    """On the GPU of ``tensor``; what Triton cannot compile or run is a RuntimeError that says what to do."""
+    try:
+        with torch.cuda.device_of(tensor):
+            yield
     except TritonError as error:
         raise RuntimeError(
-            f"Triton could not compile or run the NMS kernels on {scores.device}: {error}; the torchvision backend "
+            f"Triton could not compile or run the NMS kernels on {tensor.device}: {error}; the torchvision backend "
             "does without them (task.postprocess.nms_backend=torchvision)"
         ) from error
-    return out

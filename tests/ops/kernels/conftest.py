@@ -62,7 +62,9 @@ def changed_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable
         folder = tmp_path / package
         folder.mkdir()
         originals = Path(*detseg.ops.kernels.__path__)
-        sources = {name: (originals / name).read_text() for name in ("candidates.py", "sorting.py", "nms.py")}
+        sources = {
+            name: (originals / name).read_text() for name in ("candidates.py", "maps.py", "sorting.py", "nms.py")
+        }
         for text, retransform in changes:
             assert sum(source.count(text) for source in sources.values()) == 1, f"not exactly once: {text!r}"
             sources = {name: source.replace(text, retransform) for name, source in sources.items()}

@@ -27,7 +27,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
-from detseg.ops.kernels.nms import launch_nms
+from detseg.ops.kernels.nms import launch_nms, launch_nms_of_maps
 from detseg.ops.nms import empty_outputs
 
 
@@ -65,6 +65,17 @@ for architecture, cases in json.loads(sys.argv[1]):
     driver.set_active(Described(architecture))
     for case in cases:
         dtype, num_classes, multi_label, class_agnostic, labeled = case
+        if isinstance(num_classes, str):  # the kind of a head with 80 classes
+            kind, reg_max = num_classes, 16 if num_classes == "dfl" else 1
+            channels = {"dfl": 64, "ltrb": 4, "yolox": 5}[kind] + 80
+            levels = [torch.zeros(2, channels, side, side, dtype=getattr(torch, dtype)) for side in (80, 40, 20)]
+            out = empty_outputs(levels[0], 300)
+            kept = torch.ones(80, dtype=torch.bool) if labeled else None
+            launch_nms_of_maps(
+                levels, kept, kind, (8, 16, 32), reg_max, 0.25, 0.7, 300, multi_label, class_agnostic,
+                30_000, out,
+            )
+            continue
         # Scores as a detector's maps have them: class by class.
         boxes_xyxy, scores = torch.zeros(2, 8400, 4), torch.zeros(2, num_classes, 8400).transpose(1, 2)
         labels = torch.zeros(2, 8400, dtype=torch.int64) if labeled else None
@@ -93,6 +104,11 @@ EVERY_BRANCH = [
     ("float16", 1, False, True, True),
 ]
 USUAL = EVERY_BRANCH[:2] + EVERY_BRANCH[4:5]
+MAPS = [
+    ("float16", "dfl", True, False, False),
+    ("float32", "yolox", False, True, True),
+    ("bfloat16", "ltrb", True, False, True),
+]
 NO_CLASSES = ("float32", 0, True, False, False)
 
 Compiled = dict[str, Any]
@@ -108,7 +124,7 @@ def run_without_interpreter(script: str, *arguments: str, cache: Path, **more: s
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[Compiled]:
-    cases = [(75, USUAL), (80, USUAL), (90, [*EVERY_BRANCH, NO_CLASSES])]
+    cases = [(75, USUAL + MAPS[:1]), (80, USUAL + MAPS[:1]), (90, [*EVERY_BRANCH, NO_CLASSES, *MAPS])]
     assert tuple(architecture for architecture, _ in cases) == ARCHITECTURES
     done = run_without_interpreter(COMPILE, json.dumps(cases), cache=tmp_path_factory.mktemp("triton"))
     assert done.returncode == 0, done.stderr
@@ -128,7 +144,7 @@ def greedy_variants(compiled: list[Compiled]) -> list[Compiled]:
 
 
 def test_every_kernel_compiles_for_every_architecture(compiled: list[Compiled]) -> None:
-    kernels = {"collect", "limit", "rank", "merge", "greedy"}
+    kernels = {"collect", "collect_from_map", "scores_from_map", "limit", "rank", "merge", "greedy"}
     for architecture in ARCHITECTURES:
         found = [variant for variant in compiled if variant["architecture"] == architecture]
         assert {variant["kernel"] for variant in found} == kernels
@@ -168,6 +184,15 @@ def test_scores_are_read_sixteen_bytes_at_a_time(compiled: list[Compiled]) -> No
         loads = re.findall(r"\bld\.global\.([\w.]+)", variant["ptx"])
         assert loads, name_of(variant)
         assert set(loads) == {"v4.b32"}, (name_of(variant), loads)
+        assert "atom.global.gpu.relaxed.add" in variant["ptx"], name_of(variant)
+        assert "acq_rel" not in variant["ptx"], name_of(variant)
+
+
+def test_logits_of_maps_are_read_sixteen_bytes_at_a_time(compiled: list[Compiled]) -> None:
+    collecting = [variant for variant in compiled if variant["kernel"] == "collect_from_map"]
+    assert {variant["case"][1] for variant in collecting} == {"dfl", "ltrb", "yolox"}
+    for variant in collecting:
+        assert "ld.global.v4.b32" in variant["ptx"], name_of(variant)
         assert "atom.global.gpu.relaxed.add" in variant["ptx"], name_of(variant)
         assert "acq_rel" not in variant["ptx"], name_of(variant)
 

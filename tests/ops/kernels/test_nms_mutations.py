@@ -40,7 +40,7 @@ def change(text: str, retransform: str) -> list[tuple[str, str]]:
     [
         pytest.param(TIES, "tied", {}, id="ties go to the higher place"),
         pytest.param(change("- overlap) > iou", "- overlap) >= iou"), "integer", {"iou": 0.5}, id="IoU >="),
-        pytest.param(change("(floor_to_float32(limit))", "(limit)"), "integer", {}, id="thresholds rounded up"),
+        pytest.param(change("(floor_to_float32(iou))", "(iou)"), "integer", {}, id="thresholds rounded up"),
         pytest.param(change("(best) > confidence", "(best) >= confidence"), "tied", {}, id="score >="),
         pytest.param(
             change("tl.reshape(score > confidence", "tl.reshape(score >= confidence"), "tied", {"multi_label": True},
