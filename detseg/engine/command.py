@@ -127,13 +127,16 @@ def run_evaluation(
                 write_html(report_path, make_report(judged, metrics, settings, images))
         if json_path:
             write_metrics(judged, metrics, json_path)
+    notes: tuple[str, ...] = ()
     if confidences is not None:
         chosen = describe_confidences(evaluated.samples.class_names, confidences.tolist())
-        print(f"confidence by class: {chosen}; F1_chosen and the errors of the report are at these")
+        notes = (f"confidence by class: {chosen}; F1_chosen and the errors of the report are at these",)
     reports = tuple(filter(None, (output and output / REPORT_NAME, report_path)))
     on_gpu = evaluated.device is not None and evaluated.device.type == "cuda"
     gpu = evaluated.describe_device(precision) if on_gpu else ""
-    return Evaluation(metrics, judged, len(evaluated.samples), evaluated.data, split, reports, evaluated.skipped, gpu)
+    return Evaluation(
+        metrics, judged, len(evaluated.samples), evaluated.data, split, reports, evaluated.skipped, gpu, notes
+    )
 
 
 def _checked_places(

@@ -165,7 +165,7 @@ class Evaluated:
 class Evaluation:
     """What a model reached: ``metrics`` by name, over ``num_images`` of a ``split`` of ``data``; ``reports`` are the
     pages that were written, ``evaluator`` holds all that was judged, ``skipped`` says what was wrong with each image
-    that was left out, ``gpu`` on what GPU it was computed, and in what."""
+    that was left out, ``gpu`` on what GPU it was computed, and in what, ``notes`` what else is to be said."""
 
     metrics: Metrics
     evaluator: Evaluator
@@ -175,6 +175,7 @@ class Evaluation:
     reports: tuple[Path, ...] = ()
     skipped: tuple[str, ...] = ()
     gpu: str = ""
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> float:
         return self.metrics[name]
@@ -189,7 +190,7 @@ class Evaluation:
         on = f", on {self.gpu}" if self.gpu else ""
         head = f"{self.num_images} images of {self.data}, split {self.split}{on}\n\n{self.table}"
         skipped = [f"skipped: {printable(message)}" for message in self.skipped]
-        return "\n".join([*skipped, head, *(f"report: {path}" for path in self.reports)])
+        return "\n".join([*skipped, *self.notes, head, *(f"report: {path}" for path in self.reports)])
 
     def __repr__(self) -> str:
         primary = self.metrics.primary
