@@ -8,7 +8,6 @@ Shape legend: B images, A anchor points of all levels, C classes.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -51,16 +50,6 @@ def exponential(x: Tensor) -> Tensor:
 def sigmoid(x: Tensor) -> Tensor:
     """1 / (1 + e to -``x``), float32."""
     return torch.ones_like(x) / (1.0 + exponential(-x))
-
-
-def lowest_logit(confidence: float) -> float:
-    """A number so low that no logit that is not above it has a :func:`sigmoid` above ``confidence``."""
-    if confidence <= 0:
-        return -math.inf
-    if confidence >= 1:
-        return 0.0  # nothing is above 1
-    exact = math.log(confidence / (1 - confidence))
-    return exact - 1e-4 * (1 + abs(exact))
 
 
 def decode_exactly(

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from detseg.ops.decode import decode
-from detseg.ops.exact_decode import decode_exactly, exponential, lowest_logit, sigmoid
+from detseg.ops.exact_decode import decode_exactly, exponential, sigmoid
 from detseg.ops.nms import batched_nms
 from detseg.ops.nms_of_maps import nms_of_maps
+from detseg.runtime.postprocess.nms import lowest_logit
 
 STRIDES = (8, 16)
 

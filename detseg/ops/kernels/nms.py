@@ -20,12 +20,11 @@ import triton.language as tl
 from torch import Tensor
 from triton.errors import TritonError
 
-from detseg.ops.exact_decode import lowest_logit
 from detseg.ops.kernels.candidates import collect, key_score, limit
 from detseg.ops.kernels.maps import KINDS, collect_from_map, scores_from_map
 from detseg.ops.kernels.sorting import merge, rank
 from detseg.runtime.postprocess.config import HeadKind, count_box_channels
-from detseg.runtime.postprocess.nms import floor_to_float32
+from detseg.runtime.postprocess.nms import floor_to_float32, lowest_logit
 
 Outputs = tuple[Tensor, Tensor, Tensor]
 

@@ -5,6 +5,7 @@ Shape legend: N candidates, A anchors, C classes.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -126,3 +127,13 @@ def _best(values: FloatArray, count: int) -> NDArray[np.int64]:
     above = np.nonzero(values > limit)[0]
     equal = np.nonzero(values == limit)[0][: count - len(above)]
     return np.sort(np.concatenate([above, equal]))
+
+
+def lowest_logit(confidence: float) -> float:
+    """A number so low that no logit that is not above it has a sigmoid above ``confidence``."""
+    if confidence <= 0:
+        return -math.inf
+    if confidence >= 1:
+        return 0.0  # nothing is above 1
+    exact = math.log(confidence / (1 - confidence))
+    return exact - 1e-4 * (1 + abs(exact))
