@@ -106,7 +106,7 @@ class LabelVolume:
         # Counting makes integers of 64 bits of what it is given.
         counts = np.zeros(256, np.int64)
         for part in self.labels:
-            counts += np.bincount(part.ravel(order="K"), minlength=256)
+            np.add(counts, np.bincount(part.ravel(order="K"), minlength=256), out=counts)
         return counts
 
     @property
