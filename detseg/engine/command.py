@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from detseg.config import load_config
 from detseg.data.open import find_source
@@ -116,8 +116,8 @@ def run_evaluation(
             batch_size=batch_size, num_workers=num_workers, on_result=examples, backend=evaluator, precision=precision
         )
         confidences = evaluated.confidences()
-        if isinstance(judged, CocoEvaluator) and confidences is not None:
-            judged.choose(confidences)
+        if confidences is not None:
+            cast(CocoEvaluator, judged).choose(confidences)  # only boxes have confidences
         metrics = all_metrics(judged)
         if examples:
             settings, images = evaluated.describe(precision), examples.finish(judged)

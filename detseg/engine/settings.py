@@ -12,7 +12,7 @@ from detseg.engine.training.ema import EMAConfig
 from detseg.engine.training.optim import OptimizerConfig, ScheduleConfig
 from detseg.models import MODELS
 from detseg.models.base import ModelConfig
-from detseg.runtime.devices import require_threads
+from detseg.runtime.onnx.cores import require_threads
 from detseg.structures import Target
 from detseg.tasks import TASKS
 from detseg.tasks.base import TaskConfig

@@ -19,10 +19,10 @@ from detseg.inference.forking import require_process, run_with_torch
 from detseg.models.base import fused
 from detseg.ops.precision import describe_arithmetic, require_precision
 from detseg.ops.triton_probe import warn_without_triton, why_no_triton
-from detseg.runtime.devices import require_threads
 from detseg.runtime.inputs.geometry import InputSpec, fitted
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
 from detseg.runtime.model import Model, confidence_of, require_boxes
+from detseg.runtime.onnx.cores import require_threads
 from detseg.runtime.postprocess.class_settings import below, settle
 from detseg.runtime.postprocess.streamed import Look, label_volume
 from detseg.runtime.runner import Finished, Runner

@@ -9,6 +9,8 @@ from pathlib import Path
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
+MAX_THREADS = 1024
+
 
 def num_physical_cores(topology: Path = _TOPOLOGY, quota: Path = _QUOTA) -> int:
     """The physical cores that this process may use: those of its affinity, and no more than a container is granted.
@@ -19,6 +21,18 @@ def num_physical_cores(topology: Path = _TOPOLOGY, quota: Path = _QUOTA) -> int:
     processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     cores = {_read(topology / f"cpu{number}/topology/thread_siblings_list") or str(number) for number in processors}
     return max(1, min(len(cores), _granted(quota)))
+
+
+def require_threads(num_threads: int) -> None:
+    """Refuse a number of threads that no processor has cores for: each would be begun.
+
+    Raises:
+        ValueError: it is not from 1 to ``MAX_THREADS``.
+    """
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1, got {num_threads}")
+    if num_threads > MAX_THREADS:
+        raise ValueError(f"num_threads must be at most {MAX_THREADS}, got {num_threads}")
 
 
 def _granted(quota: Path) -> int:

@@ -13,12 +13,11 @@ import numpy as np
 
 from detseg.arrays import FloatArray
 from detseg.config import ConfigError
-from detseg.runtime.devices import require_threads
 from detseg.runtime.foreign.options import ForeignOptions
 from detseg.runtime.foreign.recognize import FLOATS, Graph, Value, recognize
 from detseg.runtime.kinds import load_kind
 from detseg.runtime.kinds.base import Kind, Metadata, Outputs
-from detseg.runtime.onnx.cores import num_physical_cores
+from detseg.runtime.onnx.cores import num_physical_cores, require_threads
 from detseg.runtime.onnx.file import KEY, OnnxFileError, parse_metadata
 from detseg.runtime.onnx.forking import fork_guard, tell_of_forks
 from detseg.runtime.onnx.form import Session
