@@ -33,8 +33,13 @@ def test_a_gpu_finds_the_same_in_the_maps_themselves(
         for level in levels:
             level += 3 * torch.randn(level.shape)
         usual = task.infer(lambda _: raw, torch.zeros(0))
-        seen = []
-        monkeypatch.setattr(DetectionTask, "_takes_maps", lambda self, level: seen.append(level) or True)
+        seen: list[Any] = []
+
+        def takes_maps(self: Any, level: Any) -> bool:
+            seen.append(level)
+            return True
+
+        monkeypatch.setattr(DetectionTask, "_takes_maps", takes_maps)
         found = task.infer(lambda _: raw, torch.zeros(0))
         some = task.only(torch.tensor([True, False, True])).infer(lambda _: raw, torch.zeros(0))
     assert len(seen) == 2

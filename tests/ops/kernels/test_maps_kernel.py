@@ -110,7 +110,7 @@ def test_only_kept_classes_are_found(device: torch.device) -> None:
     assert set(wanted[0][0, : int(wanted[1][0]), 5].tolist()) == {0, 2}
     assert not same(launch(kernels, levels, "ltrb"), wanted)
 
-    settings = {"multi_label": True, "confidence": 0.4}
+    settings: dict[str, Any] = {"multi_label": True, "confidence": 0.4}
     wanted = expected(levels, "ltrb", kept, **settings)
     assert same(launch(kernels, levels, "ltrb", kept, **settings), wanted)
     assert not same(launch(kernels, levels, "ltrb", **settings), wanted)
@@ -127,7 +127,7 @@ def test_more_candidates_than_room(
     for level in levels:
         level[1, BOX_CHANNELS[kind] :] -= 5
     kept = torch.tensor([True, False, True, True, True], device=device) if chooses else None
-    settings = {"multi_label": True, "confidence": 0.1, "iou": 0.9, "max_candidates": 20}
+    settings: dict[str, Any] = {"multi_label": True, "confidence": 0.1, "iou": 0.9, "max_candidates": 20}
     wanted = expected(levels, kind, kept, **settings)
     assert same(launch(kernels, levels, kind, kept, **settings), wanted)
     assert int(wanted[1][0]) > 10
