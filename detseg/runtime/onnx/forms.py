@@ -13,6 +13,7 @@ from detseg.runtime.onnx.openvino import OpenVinoSession
 from detseg.runtime.onnx.prelu import with_convolutions_for_prelu
 from detseg.runtime.onnx.providers import CPU, Provider, names_of
 from detseg.runtime.onnx.session import OnnxSession
+from detseg.runtime.onnx.trial import require_survivor
 
 FORMS: dict[str, str] = {
     ".onnx": "detseg.runtime.onnx.forms:OnnxForm",
@@ -57,7 +58,9 @@ class OnnxForm:
         if precision is not None:
             return OpenVinoSession(self._path, self._content, num_threads, precision)
         content = self._content
-        if KEY in self.properties and names_of(providers or (CPU,)) == [CPU]:
+        if KEY not in self.properties:
+            require_survivor(self._path, content, self.digest)
+        elif names_of(providers or (CPU,)) == [CPU]:
             content = with_convolutions_for_prelu(content)
         return OnnxSession(self._path, content, num_threads, providers)
 
