@@ -212,8 +212,16 @@ class Model:
         if not isinstance(runner, EnsembleRunner):
             runner = EnsembleRunner(as_members([runner]), [self.class_names])
         runner = runner.keeping_probabilities()
-        names = self.class_names, self.category_ids
-        return Model(runner, self.task_name, *names, keeps_probabilities=True, gpu=self.gpu)
+        return Model(
+            runner,
+            self.task_name,
+            self.class_names,
+            self.category_ids,
+            keeps_probabilities=True,
+            class_colors=() if self.palette is None else self.palette.colors,
+            runs_in=self.runs_in,
+            gpu=self.gpu,
+        )
 
     def run_by(self, runner: Runner) -> Model:
         """The same model with ``runner`` in place of its own."""
@@ -300,7 +308,15 @@ def average(models: Sequence[Model]) -> Model:
     if len(models) == 1:
         return first
     runner = EnsembleRunner(as_members([model.runner for model in models]), [model.class_names for model in models])
-    return Model(runner, first.task_name, first.class_names, first.category_ids, gpu=first.gpu)
+    return Model(
+        runner,
+        first.task_name,
+        first.class_names,
+        first.category_ids,
+        class_colors=() if first.palette is None else first.palette.colors,
+        runs_in=first.runs_in,
+        gpu=first.gpu,
+    )
 
 
 def confidence_of(postprocess: Any) -> float | None:

@@ -28,6 +28,7 @@ FILES = {
     "video": {"video.mp4"},
     "coco": {"detections.json", "detections_images.json"},
     "csv": {"detections.csv"},
+    "parquet": {"objects.parquet"},
     "jsonl": {"results.jsonl"},
     "index": {"index", "index/a.png"},
     "yolo": {"labels", "labels/a.txt"},
@@ -55,6 +56,8 @@ def test_every_result_can_be_saved(kind: str) -> None:
 
 @pytest.mark.parametrize(("kind", "save"), [(kind, save) for kind in KINDS for save in load_kind(kind).writers])
 def test_each_writer_leaves_its_files(tmp_path: Path, kind: str, save: str) -> None:
+    if save == "parquet":
+        pytest.importorskip("pyarrow")
     source = "in/a.nii.gz" if kind == "volumes" else "in/a.png"
     writers = make_writers([save, save], saving(kind, tmp_path / "out", source), kind)
     assert len(writers) == 1
