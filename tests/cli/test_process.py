@@ -40,6 +40,8 @@ def test_nothing_that_is_printed_gets_into_a_file_where_streams_are_closed(tmp_p
     assert rest == "[0, 2] True\n"
 
 
+# Programs in the background of a shell begin with SIGINT ignored.
+AS_USUAL = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
 STOPPED = """
 import os, signal, sys
 from pathlib import Path
@@ -68,10 +70,10 @@ sys.exit(code)
 def test_a_signal_ends_any_verb_in_one_line_and_nothing_is_left_half_done(
     tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = run(f"NAME, AGAIN = {number.name!r}, False\n{STOPPED}", tmp_path)
+    process = run(f"{AS_USUAL}\nNAME, AGAIN = {number.name!r}, False\n{STOPPED}", tmp_path)
     assert (process.returncode, process.stderr) == (128 + number, f"detseg: stopped by {number.name}\n")
     assert list(tmp_path.iterdir()) == []
-    assert run(f"NAME, AGAIN = {number.name!r}, True\n{STOPPED}", tmp_path).returncode == -number
+    assert run(f"{AS_USUAL}\nNAME, AGAIN = {number.name!r}, True\n{STOPPED}", tmp_path).returncode == -number
 
 
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:

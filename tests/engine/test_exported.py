@@ -112,16 +112,17 @@ def yolox(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_task_is_that_of_the_file_with_the_confidence_of_evaluation(yolox: Path) -> None:
-    runner, task = load_exported(yolox, "cpu", {}, (64, 96))
+    runner, task, runs_in, confidences = load_exported(yolox, "cpu", {}, (64, 96))
     assert (task.name, task.class_names) == ("detection", ("circle", "square", "triangle"))
     assert task.spec == runner.spec == InputSpec(64, 96)
+    assert (runs_in, confidences) == ("ONNX Runtime, fp32", ())
     config: Any = task
     assert config.config.postprocess == PostprocessConfig(0.001, 0.6, 50, multi_label=False)
     assert config.category_ids == (1, 2, 5)
 
 
 def test_a_given_confidence_counts(yolox: Path) -> None:
-    _, task = load_exported(yolox, "cpu", {"confidence": 0.3, "iou": 0.5}, None)
+    _, task, *_ = load_exported(yolox, "cpu", {"confidence": 0.3, "iou": 0.5}, None)
     config: Any = task
     assert config.config.postprocess == PostprocessConfig(0.3, 0.5, 50, multi_label=False)
 
