@@ -53,7 +53,9 @@ def min_side(model: nn.Module) -> int:
 def stride_for(model: nn.Module | None, size: tuple[int, int]) -> int:
     """What sides of images for ``model`` shall be multiples of, where those of ``size`` are: its ``stride`` where it
     has one, else 1. A model with a stride that takes other sizes, too, is exported for one of these only."""
-    stride = int(getattr(model, "stride", 1))
+    stride = getattr(model, "stride", 1)
+    if not isinstance(stride, int):  # of a convolution, which may be a model, too
+        return 1
     return 1 if any(side % stride for side in size) else stride
 
 

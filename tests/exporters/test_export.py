@@ -157,8 +157,8 @@ def test_a_file_that_differs_is_not_kept(detector_path: Path, tmp_path: Path, mo
 
     make_file = export.make_file
 
-    def made_wrong(*arguments: Any) -> tuple[onnx.ModelProto, Any]:
-        model, metadata = make_file(*arguments)
+    def made_wrong(*arguments: Any, **options: Any) -> tuple[onnx.ModelProto, Any]:
+        model, metadata = make_file(*arguments, **options)
         shift = onnx.helper.make_tensor("shift", onnx.TensorProto.FLOAT, [1], [0.05])
         model.graph.initializer.append(shift)
         for node in model.graph.node:

@@ -160,7 +160,7 @@ def test_masks_have_a_way_without_triton(reason: str | None, kind: str, monkeypa
     """Their letterbox is a kernel of the CUDA graph; without it the CPU places the images."""
     monkeypatch.setattr(load_module, "why_no_triton", lambda device: reason)
     task = SemanticTaskConfig(input=InputSpec(32, 32)).build(torch.nn.Identity(), ("a", "b", "c"))
-    stand_in = type("CudaRunner", (), {"__init__": lambda self, *given: None, "kind": task.kind})
+    stand_in = type("CudaRunner", (), {"__init__": lambda self, *given, **options: None, "kind": task.kind})
     monkeypatch.setattr(load_module, "CudaRunner", stand_in)
     warn_without_triton.cache_clear()
     with warnings.catch_warnings(record=True) as said:

@@ -54,7 +54,7 @@ class NcnnFormat:
             onnx.save(network, source)
             words = [pnnx.EXEC_PATH, str(source), f"inputshape=[{','.join(map(str, shape))}]"]
             words.append(f"fp16={int(settings.precision == 'fp16')}")
-            done = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=_SECONDS, check=False)
+            done = subprocess.run(words, cwd=folder, capture_output=True, timeout=_SECONDS, check=False)
             param, weights = source.with_suffix(".ncnn.param"), source.with_suffix(".ncnn.bin")
             if done.returncode or not param.exists():
                 raise ValueError(f"pnnx cannot convert the network to ncnn: {_reason(done.stdout + done.stderr)}")
@@ -66,7 +66,7 @@ class NcnnFormat:
         return [beside, write_properties(network, path), path]
 
 
-def _reason(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+def _reason(printed: bytes) -> str:
+    lines = [line.strip() for line in printed.decode(errors="replace").splitlines() if line.strip()]
     told = [line for line in lines if "not supported" in line or "error" in line.lower()]
     return "; ".join((told or lines[-1:])[:3])

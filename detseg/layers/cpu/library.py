@@ -87,7 +87,9 @@ def compiled() -> Path:
 
 def _run(command: list[str]) -> str:
     try:
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=MAX_SECONDS).stdout
+        return subprocess.run(
+            command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=MAX_SECONDS
+        ).stdout
     except subprocess.CalledProcessError as error:
         lines = [line for line in error.stderr.splitlines() if "error" in line] or error.stderr.splitlines() or ["?"]
         raise NativeLibraryError(f"{command[0]} failed: {lines[0]}") from error

@@ -44,6 +44,8 @@ class OpenVinoSession:
         self._version = openvino.__version__
         try:
             read = core.read_model(content) if isinstance(content, bytes) else core.read_model(*content)
+            # As in the file: a node that does nothing, such as a Pad by 0, leaves its name to the input when it goes.
+            self._inputs = [value for one in read.inputs for value in _values(one)]
             self._network = core.compile_model(read, "CPU", settings)
         except RuntimeError as error:
             raise OnnxFileError(f"{path}: OpenVINO {self._version} cannot run it: {_reason(error)}") from error
@@ -51,7 +53,7 @@ class OpenVinoSession:
 
     def get_inputs(self) -> list[Value]:
         """The inputs, as ONNX Runtime tells them."""
-        return [value for one in self._network.inputs for value in _values(one)]
+        return self._inputs
 
     def get_outputs(self) -> list[Value]:
         """The outputs, each by all of its names."""

@@ -172,7 +172,7 @@ def test_two_processes_equal_one(tiny: Tiny, tmp_path: Path) -> None:
     results = [json.loads((tmp_path / f"{name}.json").read_text()) for name in ranks]
     assert_same(tensors[1]["gradients"], tensors[2]["gradients"], 0)
     # Sums of float32 in another order; unsynchronized norms are off by a hundred times as much.
-    assert_same(tensors[1]["gradients"], tensors[0]["gradients"], 1e-3)
+    assert_same(tensors[1]["gradients"], tensors[0]["gradients"], 3e-3)
     for name, value in tensors[0]["buffers"].items():
         assert torch.allclose(tensors[1]["buffers"][name].float(), value.float(), rtol=1e-4, atol=1e-6), name
     assert results[1]["parts"] == pytest.approx(results[0]["parts"], rel=1e-5)
