@@ -4,11 +4,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 GROUPS = ("coco", "yolo", "voc", "cityscapes", "evaluate", "loader")
 """All but training, which takes minutes."""
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "data.py"
 
 
+@pytest.mark.slow
 def test_everything_is_measured(tmp_path: Path) -> None:
     command = [sys.executable, str(SCRIPT), "--scale", "0.0003", "--folder", str(tmp_path / "sets"), "--only", *GROUPS]
     process = subprocess.run(command, capture_output=True, text=True)

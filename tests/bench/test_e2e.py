@@ -4,9 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SCRIPT = Path(__file__).resolve().parents[2] / "bench" / "e2e.py"
 
 
+@pytest.mark.slow
 def test_both_families_are_counted_and_run() -> None:
     process = subprocess.run([sys.executable, str(SCRIPT), "--tiny", "--runs", "1"], capture_output=True, text=True)
     assert process.returncode == 0, process.stderr

@@ -24,6 +24,7 @@ def part(module: Any, program: str, limit_s: float = 60.0) -> Any:
     return module.Part("a part", ("-c", program), limit_s)
 
 
+@pytest.mark.slow
 def test_what_a_part_prints_is_kept_whatever_becomes_of_it(first_gpu: Any) -> None:
     environment = dict(os.environ)
     passed = first_gpu.run_part(part(first_gpu, "print('42 us')"), 60.0, environment)

@@ -35,6 +35,7 @@ def test_differences_are_those_of_equal_seeds(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_study_is_made_in_parts(tmp_path: Path, detseg_data: Path) -> None:
     small = ("--size", "64", "--epochs", "1", "--seeds", "0")
     first = run(tmp_path, *small, "--variants", "base")

@@ -171,6 +171,7 @@ def test_nothing_is_written_among_the_data(
     assert contents(data) == before
 
 
+@pytest.mark.slow
 def test_exports_and_checks_replace_only_their_like(
     detector: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -123,6 +123,7 @@ def test_a_stopped_run_ends_with_the_same_weights(
     assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_learning_lowers_the_loss(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     train(tiny("train.epochs=8", "train.optimizer.learning_rate=5e-3", "train.ema=null"), run_dir, bar=False)

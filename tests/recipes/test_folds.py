@@ -37,6 +37,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_all_folds_and_on_after_a_break(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "tiny.yaml", "--folds", "all", "-o", "runs"]) == 0
     out = capsys.readouterr().out

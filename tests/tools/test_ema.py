@@ -32,6 +32,7 @@ def run(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
+@pytest.mark.slow
 def test_both_figures_and_their_means(folder: Path) -> None:
     process = run(folder, "long", "none")
     assert process.returncode == 0, process.stderr

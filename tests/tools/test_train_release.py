@@ -73,6 +73,7 @@ def require_release(name: str, out: Path) -> dict[str, Any]:
     return vars(release)
 
 
+@pytest.mark.slow
 def test_shapes_in_two_calls(tmp_path: Path) -> None:
     """Stopped in the middle of its training, the same command goes on."""
     folder = tmp_path / "detseg_n_shapes-tiny"
@@ -235,6 +236,7 @@ def package_of(tmp_path: Path, scale: float) -> Path:
     return tmp_path / "source.safetensors"
 
 
+@pytest.mark.slow
 def test_a_candidate_goes_on_from_another(
     tmp_path: Path, scripts: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

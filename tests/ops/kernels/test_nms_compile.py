@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow  # Triton compiles for half a minute
+
 ARCHITECTURES = (75, 80, 90)
 
 # `launch_nms` itself runs, so that types, constants and options are those of a real launch. Triton is told of a GPU of

@@ -99,6 +99,7 @@ def test_a_file_of_others(save_onnx: SaveOnnx) -> None:
     assert np.array_equal(masks[0], masks[1])
 
 
+@pytest.mark.slow
 def test_boxes_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     weights = Path(__file__).parents[3] / "weights" / "detseg_n_shapes.safetensors"
