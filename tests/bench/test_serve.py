@@ -42,14 +42,22 @@ def test_no_process_is_left_behind(tmp_path: Path, how: signal.Signals) -> None:
         port = free.getsockname()[1]
     command = [sys.executable, str(REPOSITORY / "bench" / "serve.py"), "--images", str(tmp_path / "in")]
     command += ["--model", str(REPOSITORY / "weights" / "detseg_n_shapes.safetensors"), "--port", str(port)]
-    process = subprocess.Popen([*command, "--requests", "1000000"], stderr=subprocess.DEVNULL)
-    end = time.monotonic() + 120
-    while True:
-        with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            break
-        assert time.monotonic() < end
-        time.sleep(0.1)
-    process.send_signal(how)
-    process.wait(60)
+
+    # Programs in the background of a shell begin with SIGINT ignored.
+    def as_usual() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen([*command, "--requests", "1000000"], stderr=subprocess.DEVNULL, preexec_fn=as_usual)
+    try:
+        end = time.monotonic() + 120
+        while True:
+            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+                break
+            assert time.monotonic() < end
+            time.sleep(0.1)
+        process.send_signal(how)
+        process.wait(60)
+    finally:
+        process.kill()
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
