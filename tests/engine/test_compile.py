@@ -32,7 +32,8 @@ def test_a_compiled_run_learns_the_same(tiny: Tiny, tmp_path: Path) -> None:
         losses[how] = [json.loads(record)["loss"] for record in records]
         weights[how] = load_file(tmp_path / how / "last.safetensors")
     assert not counters["graph_break"]
-    assert losses["default"] == pytest.approx(losses["none"], rel=1e-3)
+    # Rounding can give a place to another object.
+    assert losses["default"] == pytest.approx(losses["none"], rel=5e-3)
     assert weights["default"].keys() == weights["none"].keys()
     for name, tensor in weights["none"].items():
         # No more than a step of AdamW, which is as long where a gradient is nothing but rounding.
