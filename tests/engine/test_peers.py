@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -29,40 +32,40 @@ def free_port() -> int:
 def run_ranks(act: Act, num_ranks: int, folder: Path, **environment: str) -> list[int]:
     """The exit codes of as many processes, which ``act`` within the watch; negative for signals. What they say is in
     ``rank0.txt``, ...."""
-    port, pids = free_port(), []
-    for rank in range(num_ranks):
-        pid = os.fork()
-        if not pid:
-            code = 99
-            try:
-                log = os.open(folder / f"rank{rank}.txt", os.O_CREAT | os.O_WRONLY)
-                os.dup2(log, 1)
-                os.dup2(log, 2)
-                sys.stderr = open(2, "w", closefd=False)  # noqa: SIM115 - not that of pytest
-                place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), **environment}
-                os.environ |= {"RANK": str(rank), "LOCAL_RANK": "0", "WORLD_SIZE": str(num_ranks), **place}
-                code = in_rank(act, folder)
-            finally:
-                os._exit(code)
-        pids.append(pid)
-    codes = {}
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(num_ranks), **environment}
+    # Forked, they could hang on what threads of this process hold.
+    context = multiprocessing.get_context("spawn")
+    ranks = [context.Process(target=rank_process, args=(act, rank, folder, place)) for rank in range(num_ranks)]
+    for process in ranks:
+        process.start()
     end = time.monotonic() + 120
-    while len(codes) < num_ranks:
-        for pid in {*pids} - codes.keys():
-            done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
-                codes[pid] = os.waitstatus_to_exitcode(status)
-        alive = {*pids} - codes.keys()
-        if time.monotonic() > end or all(is_stopped(pid) for pid in alive):
-            for pid in alive:
-                os.kill(pid, signal.SIGKILL)
+    while alive := [process for process in ranks if process.exitcode is None]:
+        if time.monotonic() > end or all(is_stopped(process.pid) for process in alive):
+            for process in alive:
+                process.kill()
+                process.join()
         time.sleep(0.01)
     assert time.monotonic() < end
-    return [codes[pid] for pid in pids]
+    return [cast(int, process.exitcode) for process in ranks]
 
 
-def is_stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+def rank_process(act: Act, rank: int, folder: Path, place: Mapping[str, str]) -> None:
+    code = 99
+    try:
+        log = os.open(folder / f"rank{rank}.txt", os.O_CREAT | os.O_WRONLY)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.environ.update(place, RANK=str(rank), LOCAL_RANK="0")
+        code = in_rank(act, folder)
+    finally:
+        os._exit(code)
+
+
+def is_stopped(pid: int | None) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+    except OSError:  # it has ended
+        return False
 
 
 def in_rank(act: Act, folder: Path) -> int:
@@ -84,26 +87,29 @@ def messages(folder: Path) -> list[str]:
     return [line for line in lines if "go on with" in line or "Traceback" in line]
 
 
-def meet_until(group: Group, rank: int, act: Callable[[], None]) -> None:
-    """Meet again and again, until one does something else."""
+def meet_until(group: Group, rank: int, number: int) -> None:
+    """Meet again and again, until one gets the signal of this ``number``."""
     for turn in range(200):
         if turn == 20 and group.rank == rank:
-            act()
+            os.kill(os.getpid(), number)
         group.barrier()
         group.sum(torch.ones(3))
 
 
-pytestmark = [
-    pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc"),
-    pytest.mark.filterwarnings("ignore:This process .* is multi-threaded"),
-]
+def leave_first(group: Group) -> None:
+    group.barrier()
+    if group.rank == 0:
+        time.sleep(2.5)
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc").exists(), reason="looks at processes in /proc")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("victim", [0, 1])
 def test_the_death_of_one_is_said_once_by_name(tmp_path: Path, victim: int) -> None:
     """Also that of the first, where the others meet."""
-    codes = run_ranks(lambda group: meet_until(group, victim, lambda: os.kill(os.getpid(), 9)), 3, tmp_path)
+    codes = run_ranks(partial(meet_until, rank=victim, number=signal.SIGKILL), 3, tmp_path)
     assert codes.pop(victim) == -9
     assert codes == [EXIT_LOST] * 2
     lines = messages(tmp_path)
@@ -118,12 +124,7 @@ def test_the_death_of_one_is_said_once_by_name(tmp_path: Path, victim: int) -> N
 @pytest.mark.slow
 def test_the_silence_of_one_is_said_once_by_name(tmp_path: Path) -> None:
     """As when a cable is pulled: nobody closes the connection."""
-    codes = run_ranks(
-        lambda group: meet_until(group, 1, lambda: os.kill(os.getpid(), signal.SIGSTOP)),
-        2,
-        tmp_path,
-        DETSEG_PEER_SECONDS="3",
-    )
+    codes = run_ranks(partial(meet_until, rank=1, number=signal.SIGSTOP), 2, tmp_path, DETSEG_PEER_SECONDS="3")
     assert codes == [EXIT_LOST, -9]
     (line,) = messages(tmp_path)
     assert re.match(r"detseg train: rank 1 \(.*, process \d+\) has not been heard of for 3 s; go on with: ", line)
@@ -131,13 +132,7 @@ def test_the_silence_of_one_is_said_once_by_name(tmp_path: Path) -> None:
 
 def test_who_leaves_is_not_missed(tmp_path: Path) -> None:
     """The main process writes its report while the others have gone."""
-
-    def act(group: Group) -> None:
-        group.barrier()
-        if group.rank == 0:
-            time.sleep(2.5)
-
-    assert run_ranks(act, 2, tmp_path, DETSEG_PEER_SECONDS="1") == [0, 0]
+    assert run_ranks(leave_first, 2, tmp_path, DETSEG_PEER_SECONDS="1") == [0, 0]
     assert messages(tmp_path) == []
 
 
