@@ -74,7 +74,7 @@ class _Peers:
         told = group.gather_json(mine, device)
         self._names = [str(one["name"]) for one in told]
         self._keys = [f"{told[0]['run']}/{rank}" for rank in range(group.world_size)]
-        self._told_key = f"{told[0]['run']}/told"
+        self._told_key, self._heard_key = (f"{told[0]['run']}/{word}" for word in ("told", "heard"))
         self._run_dir = run_dir
         self.closed = threading.Event()
         place = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
@@ -118,6 +118,7 @@ class _Peers:
     def blame(self, error: Exception) -> PeerError:
         """Who has broken the connection, as far as that can be told."""
         reason = f"the connection to another process is broken ({next(iter(str(error).splitlines()), '')})"
+        silent: list[int] = []
         try:
             before = self._store.multi_get(self._keys)
             end = time.monotonic() + _DEAD_S
@@ -130,7 +131,20 @@ class _Peers:
         except RuntimeError:  # the place where they meet is gone as well, which may be the first of them
             if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
                 reason = f"{self._listed([0])} has ended"
-        return PeerError(self._message(reason), is_told=not self._is_first())
+        is_told = not self._is_first()
+        # Who was told has not listened for long enough to know how many are gone.
+        self._part(self._group.world_size - (1 if is_told else len(silent)))
+        return PeerError(self._message(reason), is_told)
+
+    def _part(self, num_alive: int) -> None:
+        """The first process may be the place where they meet: it stays there until ``num_alive`` have heard what was
+        told, or do not answer."""
+        with suppress(RuntimeError):
+            heard = self._store.add(self._heard_key, 1)
+            end = time.monotonic() + _DEAD_S
+            while self._group.rank == 0 and heard < num_alive and time.monotonic() < end:
+                time.sleep(_BEAT_S / 5)
+                heard = self._store.add(self._heard_key, 0)
 
     def _message(self, what: str) -> str:
         return f"{what}; go on with: detseg train --resume {self._run_dir}, in as many processes as before"
