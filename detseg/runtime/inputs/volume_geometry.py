@@ -22,7 +22,7 @@ from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES
 from detseg.structures import IGNORE_INDEX
 from detseg.volumes import Shape3, Spacing, Volume, VolumeTransform, spacing_of
 
-SUMS_BYTES = 3 * 2**27
+SUMS_BYTES = 2**28
 """What sums over windows of a volume may take: of larger ones, a part after the other is looked at, and the windows at
 its borders more than once."""
 _STRIP_BYTES = 2**28
