@@ -97,6 +97,7 @@ def doubts_of_boxes(
     doubts += [
         Doubt(file, "nothing found", round(float(recall[label]), 4), class_names[label], None, box)
         for file, label, box in missed
+        if recall[label] >= _SURE  # who finds few objects of a class says nothing by missing one
     ]
     return surest(doubts)
 

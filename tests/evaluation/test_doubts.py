@@ -52,6 +52,12 @@ def test_each_kind_of_doubt_is_told_by_what_is_sure() -> None:
     assert doubts[2].words() == "no label where cat was found at (160, 160, 190, 190), sure to 0.70"
 
 
+def test_who_misses_most_of_a_class_says_nothing_by_missing_one() -> None:
+    truth = truth_of((0, 0, 0, 50, 50), (0, 100, 0, 150, 50), (0, 0, 100, 50, 150))
+    found = found_of((0, 0.95, 0, 0, 50, 50))
+    assert doubts_of_boxes([("a.jpg", found, truth)], NAMES, np.array([0.25, 0.25])) == []
+
+
 def test_a_confidence_that_is_chosen_higher_makes_fewer_doubts() -> None:
     images = [("a.jpg", found_of((0, 0.7, 0, 0, 20, 20)), truth_of())]
     assert len(doubts_of_boxes(images, NAMES, np.array([0.7, 0.25]) - 1e-6)) == 1
