@@ -60,7 +60,6 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
         "history.png",
         "images",
         "images.json",
-        "label_doubts.json",
         "last.safetensors",
         "log.txt",
         "metrics.csv",
