@@ -102,14 +102,6 @@ def read_onnx_file(path: Path) -> OnnxFile:
         raise OnnxFileError(f"{path}: {error}") from error
 
 
-def is_exported(path: Path) -> bool:
-    """Whether the file ``path`` is one that ``detseg export`` wrote."""
-    try:
-        return KEY in read_onnx_file(path).properties
-    except OnnxFileError:
-        return False
-
-
 def parse_metadata(properties: Mapping[str, str], path: Path) -> Metadata:
     """The metadata among the ``properties`` of the file ``path``.
 
