@@ -22,7 +22,8 @@ def decode(
 
     ``dfl`` maps have ``4 * reg_max + C`` channels: the distribution of the distances to left, top, right and bottom,
     then the classes; score = class probability. ``ltrb`` maps have ``4 + C`` channels: these distances as numbers of
-    strides, then the classes. ``yolox`` maps have ``4 + 1 + C`` channels: x, y, width, height,
+    strides, then the classes; one below 0, which nothing keeps a network from giving, counts as 0, so that no side of a
+    box comes before its opposite. ``yolox`` maps have ``4 + 1 + C`` channels: x, y, width, height,
     objectness, classes; score = objectness * class probability. Both results are float32 whatever the maps are, also
     under autocast.
 
@@ -44,7 +45,8 @@ def decode(
         boxes_xyxy = boxes_from_distances(points_xy, distances_ltrb * stride[:, None])
         return boxes_xyxy, raw[:, 4 * reg_max :].sigmoid().transpose(1, 2)
     if kind == "ltrb":
-        boxes_xyxy = boxes_from_distances(points_xy, raw[:, :4].transpose(1, 2) * stride[:, None])
+        distances_ltrb = raw[:, :4].clamp(min=0).transpose(1, 2)
+        boxes_xyxy = boxes_from_distances(points_xy, distances_ltrb * stride[:, None])
         return boxes_xyxy, raw[:, 4:].sigmoid().transpose(1, 2)
     boxes_xyxy = decode_direct_boxes(raw[:, :4].transpose(1, 2), points_xy, stride)
     return boxes_xyxy, (raw[:, 4:5].sigmoid() * raw[:, 5:].sigmoid()).transpose(1, 2)

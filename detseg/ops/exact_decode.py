@@ -77,6 +77,6 @@ def decode_exactly(
             moment = moment + share * float(number)
         distances = (moment / total).transpose(1, 2)
     else:
-        distances = raw[:, :4].transpose(1, 2)
+        distances = raw[:, :4].clamp(min=0).transpose(1, 2)
     distances = distances * stride[:, None]
     return torch.cat((points_xy - distances[..., :2], points_xy + distances[..., 2:]), dim=2), sigmoid(logits)

@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from detseg.ops.decode import boxes_from_distances, decode, decode_direct_boxes, distances_to_sides, expected_bin
+from detseg.ops.exact_decode import decode_exactly
+from detseg.runtime.postprocess.config import HeadMetadata
+from detseg.runtime.postprocess.decode import decode_above
 
 CERTAIN = 100.0
 
@@ -107,3 +110,14 @@ def test_plain_distances_by_hand():
     # The second place of stride 8 has its center at (12, 4).
     assert boxes_xyxy[0].tolist() == [[4, 4, 4, 4], [4, 0, 28, 6], [8, 8, 8, 8]]
     assert scores[0, :, 0].tolist() == [0.5] * 3
+
+
+def test_no_side_comes_before_its_opposite():
+    level = torch.zeros(1, 5, 1, 1)
+    level[0, :4, 0, 0] = torch.tensor([-1.0, 0.25, 0.5, -0.5])
+    boxes_xyxy, _ = decode("ltrb", [level], (8,))
+    # The center is (4, 4). Without the two numbers below 0 the box ends there.
+    assert boxes_xyxy[0].tolist() == [[4, 2, 8, 4]]
+    assert torch.equal(decode_exactly("ltrb", [level], (8,), 1)[0], boxes_xyxy)
+    head = HeadMetadata("ltrb", (8,))
+    assert decode_above(level[0].flatten(1).numpy(), head, 8, 8, 0.1).boxes_xyxy.tolist() == [[4, 2, 8, 4]]

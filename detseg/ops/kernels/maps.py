@@ -59,6 +59,7 @@ def decode_side(
         center = (index + 0.5) * cell_size
         if KIND == 1:
             distance = tl.load(place + side * stride_c, mask=mask, other=0).to(tl.float32) * cell_size
+            distance = tl.where(distance < 0, 0.0, distance)
         else:
             bins = place + (side * REG_MAX) * stride_c
             highest = tl.load(bins, mask=mask, other=0).to(tl.float32)

@@ -68,6 +68,17 @@ class BoxLayout(Layout):
         return ForeignBoxes(task="detection", **said)
 
 
+class _BoxNetwork(AdaptedNetwork):
+    """With a :class:`BoxLayout`."""
+
+    def run(self, inputs: FloatArray) -> Outputs:
+        """Boxes whose right is not before their left, nor their bottom before their top: networks without DFL may give
+        such, which have no size."""
+        read = super().run(inputs)
+        left_top, right_bottom = np.split(read["boxes"], 2, axis=-1)
+        return {**read, "boxes": np.concatenate([left_top, np.maximum(left_top, right_bottom)], axis=-1)}
+
+
 def _require_padding(metadata: DetectionMetadata) -> None:
     if type(metadata.input) is StretchedInputSpec:
         raise ValueError("full_input cannot be False: images are stretched to the input, so there is no padding")
@@ -84,7 +95,7 @@ class ForeignInstances(ForeignNames, InstanceMetadata):
 
     def pipeline(self, network: Network) -> InstancePipeline:
         """The layout, then what follows decoding in files of our own."""
-        return InstancePipeline(AdaptedNetwork(network, self.layout, len(self.class_names)), self)
+        return InstancePipeline(_BoxNetwork(network, self.layout, len(self.class_names)), self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +109,7 @@ class ForeignBoxes(ForeignNames, DetectionMetadata):
 
     def pipeline(self, network: Network) -> BoxPipeline:
         """The layout, then what follows decoding in files of our own."""
-        return BoxPipeline(AdaptedNetwork(network, self.layout, len(self.class_names)), self)
+        return BoxPipeline(_BoxNetwork(network, self.layout, len(self.class_names)), self)
 
 
 def prototypes_of(found: Found, name: str) -> PrototypeMetadata:

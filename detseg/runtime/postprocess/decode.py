@@ -63,7 +63,7 @@ def decode_places(raw: FloatArray, head: HeadMetadata, height: int, width: int, 
         boxes_xyxy = _dfl_boxes(selected[:num_box_channels], head.reg_max, points_xy, strides)
         scores = sigmoid(selected[num_box_channels:])
     elif head.kind == "ltrb":
-        boxes_xyxy = _boxes_of_distances(selected[:4].T * strides[:, None], points_xy)
+        boxes_xyxy = _boxes_of_distances(np.maximum(selected[:4], 0).T * strides[:, None], points_xy)
         scores = sigmoid(selected[4:])
     else:
         boxes_xyxy = _direct_boxes(selected[:4], points_xy, strides)

@@ -96,6 +96,8 @@ def picodet() -> dict[str, np.ndarray]:
 END_TO_END = np.array([[[12, 8, 28, 16, 0.9, 1], [0, 0, 8, 8, 0.3, 0], [0, 0, 8, 8, 0.29, 0], [0] * 6]], np.float32)
 DETR_BOXES = np.array([[[20 / 64, 12 / 64, 16 / 64, 8 / 64], [0.5, 0.5, 1, 1], [0.5, 0.5, 1, 1]]], np.float32)
 LOGIT = math.log(0.9 / 0.1)
+TURNED = np.array([[[28, 8, 12, 16, 0.9, 1], [16, 16, 8, 4, 0.3, 0]]], np.float32)
+"""Right before left; and both sides so. What is left of them lies at their left and top."""
 LISTS = {
     "boxes": np.array([[12, 8, 28, 16], [0, 0, 8, 8]], np.float32),
     "labels": np.array([1, 0], np.int64),
@@ -112,6 +114,7 @@ FOUND = {
     "picodet": (picodet(), {"names": "a,b"}, {}, [("b", 0.9, (2.0, 2.0, 14.0, 6.0))]),
     "end to end": ({"output0": END_TO_END}, {}, NAMES, [*ONE_BOX, *[("a", x, (0, 0, 4, 4)) for x in (0.3, 0.29)]]),
     "end to end, suppressed": ({"output0": END_TO_END}, {"iou": 0.7}, NAMES, [*ONE_BOX, ("a", 0.3, (0, 0, 4, 4))]),
+    "end to end, turned": ({"output0": TURNED}, {}, NAMES, [("b", 0.9, (14, 4, 14, 8)), ("a", 0.3, (8, 8, 8, 8))]),
     "detr, sigmoid": (
         {"dets": DETR_BOXES, "labels": np.array([[[-5, LOGIT], [-5, -5], [-5, -5]]], np.float32)},
         {"names": "a,b"}, {}, ONE_BOX,
