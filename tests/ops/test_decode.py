@@ -120,4 +120,4 @@ def test_no_side_comes_before_its_opposite():
     assert boxes_xyxy[0].tolist() == [[4, 2, 8, 4]]
     assert torch.equal(decode_exactly("ltrb", [level], (8,), 1)[0], boxes_xyxy)
     head = HeadMetadata("ltrb", (8,))
-    assert decode_above(level[0].flatten(1).numpy(), head, 8, 8, 0.1).boxes_xyxy.tolist() == [[4, 2, 8, 4]]
+    assert decode_above(level[0].flatten(1).numpy(), head, 8, 8, 0.1)[0].tolist() == [[4, 2, 8, 4]]
