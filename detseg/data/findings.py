@@ -34,6 +34,7 @@ CODES: Mapping[str, Code] = {
     "D012": Code("warning", "box and outline disagree", "correct the one that is wrong: each is learned from as it is"),
     "D013": Code("error", "mask that cannot be used", "save it for the size of its image, or outline the object again"),
     "D014": Code("warning", "shape that is no object", "nothing, or draw it as a box or polygon, if it is to be found"),
+    "D015": Code("warning", "polygons that may be key points", "say kpt_shape in the YAML; null if they are polygons"),
     "D100": Code("error", "unreadable annotation file", "restore or correct the file"),
     "D101": Code("error", "missing image", "add the image or delete its entry"),
     "D102": Code("error", "corrupt image", "replace the image or delete its entry"),

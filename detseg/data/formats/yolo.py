@@ -1,7 +1,8 @@
 """YOLO: one text file per image, one line ``class cx cy w h`` per object, in fractions of the image's sides.
 
 The YAML is the one that Ultralytics documents (https://docs.ultralytics.com/datasets/detect/). Lines with more numbers
-are polygons, ``class x1 y1 x2 y2 ...``: the box is the one around it, and the polygon is kept.
+are polygons, ``class x1 y1 x2 y2 ...``: the box is the one around it, and the polygon is kept. Boxes with key points,
+``class cx cy w h x1 y1 ...``, are told by ``kpt_shape`` in the YAML.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from detseg.data.format import DatasetFormat
+from detseg.data.key_points import TOLERANCE, KeyPointDoubts
 from detseg.data.parsing import as_integer, parse_number, show
 from detseg.data.records import BoxRecords
 from detseg.data.source import (
@@ -32,9 +34,6 @@ from detseg.data.writing import Contents, NewSplits, lists
 from detseg.files import read_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import Target
-
-TOLERANCE = 0.01
-"""How far outside 0 to 1 a number may lie: some tools round carelessly at the border. The box is clipped later."""
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _UNLABELED = "test"
@@ -90,6 +89,7 @@ class YoloFormat(DatasetFormat):
         )
         entries: Any = source.settings[split] if source.yaml_path is not None else _folder_of(source.root, split)
         num_key_points = _num_key_values(source)
+        doubts = KeyPointDoubts(told="kpt_shape" in source.settings)
         images: dict[Path, Path] = {}
         for entry in entries if isinstance(entries, list) else [entries]:
             if not isinstance(entry, str):
@@ -104,7 +104,8 @@ class YoloFormat(DatasetFormat):
                 expected = {images[path] for path in members}
                 for labels in _labels_without_image(place, expected, records.root):
                     records.report("D101", labels, "there is no image for these labels")
-        are_labeled = [_add_image(records, path, labels, num_key_points) for path, labels in images.items()]
+        are_labeled = [_add_image(records, path, labels, num_key_points, doubts) for path, labels in images.items()]
+        doubts.judge(records)
         for labels, count in Counter(records.sources).items():
             if count > 1 and labels.is_file():
                 records.report("D106", labels, f"{count} images of this name have these labels")
@@ -246,7 +247,7 @@ def _labels_without_image(folder: Path, expected: Collection[Path], root: Path) 
     return [path for path in found if path not in expected and path.name not in _CLASS_FILES]
 
 
-def _add_image(records: BoxRecords, path: Path, source: Path, num_key_values: int) -> bool:
+def _add_image(records: BoxRecords, path: Path, source: Path, num_key_values: int, doubts: KeyPointDoubts) -> bool:
     """Add an image with the boxes of its label file, ``source`` or that beside it; whether it has one."""
     if not source.exists() and (beside := path.with_suffix(".txt")).is_file():
         source = beside
@@ -270,7 +271,7 @@ def _add_image(records: BoxRecords, path: Path, source: Path, num_key_values: in
             box_xywh = (left * width, top * height, (right - left) * width, (bottom - top) * height)
             records.add_known_box(image, box_xywh, int(label), number)
         elif line.strip():
-            _add_box(records, image, source, line, number, num_key_values)
+            _add_box(records, image, source, line, number, num_key_values, doubts)
     return True
 
 
@@ -287,7 +288,15 @@ def _plain_box(line: str, num_classes: int) -> tuple[float, float, float, float,
     return (label, x, y, w, h) if in_place and 0 <= label < num_classes and label.is_integer() else None
 
 
-def _add_box(records: BoxRecords, image: int, source: Path, line: str, number: int, num_key_values: int) -> None:
+def _add_box(
+    records: BoxRecords,
+    image: int,
+    source: Path,
+    line: str,
+    number: int,
+    num_key_values: int,
+    doubts: KeyPointDoubts,
+) -> None:
     fields = line.split()
     if num_key_values and len(fields) == 5 + num_key_values:
         fields = fields[:5]
@@ -305,6 +314,9 @@ def _add_box(records: BoxRecords, image: int, source: Path, line: str, number: i
         records.reject("D005", source, f"{show(wrong)}, allowed are finite numbers", number)
         return
     label, *values = numbers
+    if is_polygon and (message := doubts.add(values, source, number)):
+        records.reject("D005", source, message, number)
+        return
     outside = [text for text, value in zip(fields[1:], values, strict=True) if not -TOLERANCE <= value <= 1 + TOLERANCE]
     if outside:
         message = f"{outside[0]}, allowed are 0 to 1 (fractions of the image's width and height)"

@@ -192,3 +192,62 @@ def test_a_damaged_image_is_an_error_when_it_is_loaded(folder: Path) -> None:
     with pytest.raises(ImageError, match=r"a\.png"):
         dataset.load(0)
     assert dataset.load(1).image.shape == (20, 40, 3)
+
+
+PERSON = "0 0.5 0.5 0.4 0.6"
+"""A box from 0.3, 0.2 to 0.7, 0.8."""
+
+
+def _fill(folder: Path, *lines: str) -> None:
+    (folder / "labels/train/b.txt").write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("points", "num_points"),
+    [
+        ("0.4 0.3 2 0.6 0.7 1", 2),
+        ("0.4 0.3 1 0 0 0", 2),  # one that nobody marked
+        ("0.4 0.3 1 0.6 0.7 0 0.5 0.5 2 0.3 0.2 2", 4),
+    ],
+)
+def test_a_box_with_visible_key_points_is_no_polygon(folder: Path, points: str, num_points: int) -> None:
+    _fill(folder, f"{PERSON} {points}")
+    message = rf"b\.txt: line 1: .*box with {num_points} key points.*kpt_shape: \[{num_points}, 3\] in the YAML"
+    with pytest.raises(DatasetError, match=message):
+        _open(folder)
+    settings = {"train": "images/train", "kpt_shape": [num_points, 3]}
+    assert _open(folder, **settings).ground_truth(1).boxes_xywh.round(6).tolist() == [[12, 4, 16, 12]]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "0 0.1 0.1 0.9 0.1 0.9 0.9 0.1 0.9 0.05 0.5",  # no visibility
+        "0 0.1 0.1 0.2 0.1 1 0.5 0 0.1 0.9 0",  # 0 in every third place, but no box that holds the rest
+        "0 0 0 1 0 1 1 0 1",  # the whole image
+    ],
+)
+def test_polygons_stay_polygons(folder: Path, line: str) -> None:
+    _fill(folder, *[line] * 3)
+    assert "D015" not in check_dataset(folder).by_code()
+    assert len(_open(folder).ground_truth(1).labels) == 3
+
+
+def test_many_boxes_with_key_points_without_visibility_are_no_polygons(folder: Path) -> None:
+    """Three lines are named, twenty are refused, and one other polygon among them says that all are polygons."""
+    line = f"{PERSON} 0.4 0.3 0.6 0.7"
+    _fill(folder, *[line] * 2)
+    assert "D015" not in check_dataset(folder).by_code()
+    _fill(folder, *[line] * 3)
+    assert check_dataset(folder).by_code()["D015"]
+    _fill(folder, *[line] * 20)
+    with pytest.raises(DatasetError, match=r"all 20 lines with 9 numbers.*2 key points.*kpt_shape: \[2, 2\]"):
+        _open(folder)
+    settings: dict[str, Any] = {"train": "images/train"}
+    assert len(_open(folder, **settings, kpt_shape=None).segmentations(1)) == 20
+    assert (
+        _open(folder, **settings, kpt_shape=[2, 2]).ground_truth(1).boxes_xywh.round(6).tolist()
+        == [[12, 4, 16, 12]] * 20
+    )
+    _fill(folder, *[line] * 20, "0 0.1 0.1 0.9 0.1 0.9 0.9")
+    assert len(_open(folder).segmentations(1)) == 21
