@@ -312,6 +312,52 @@ def test_the_precision_that_is_asked_for(
         evaluate(package.model, task, dataset, **settings, precision="int8")
 
 
+@pytest.mark.filterwarnings("ignore:without Triton's kernels")
+def test_batches_come_from_workers_into_pinned_memory_where_a_gpu_takes_them(
+    package: ModelFile, objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(coco_folder(tmp_path / "data", objects, IN_ORDER), "val")
+    made: list[dict[str, Any]] = []
+
+    class ReachedError(Exception):
+        """The loader was made, and there may be no GPU for what follows."""
+
+    def make(*_: Any, **settings: Any) -> Any:
+        made.append(settings)
+        raise ReachedError
+
+    monkeypatch.setattr("detseg.engine.evaluate.EvalLoader", make)
+    for device in ("cuda", "cpu"):
+        with pytest.raises(ReachedError):
+            evaluate(
+                package.model,
+                package.task,
+                dataset,
+                batch_size=2,
+                device=torch.device(device),
+                num_workers=3,
+                bar=False,
+            )
+    assert [(one["pin_memory"], one["num_workers"], one["batch_size"]) for one in made] == [(True, 3, 2), (False, 3, 2)]
+
+
+def test_the_network_that_is_judged_has_its_norms_folded(
+    package: ModelFile, objects: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = open_dataset(coco_folder(tmp_path / "data", objects, IN_ORDER), "val")
+    norms: list[int] = []
+    infer = type(package.task).infer
+
+    def remember(self: Any, model: torch.nn.Module, images: Any) -> Any:
+        norms.append(sum(isinstance(module, torch.nn.BatchNorm2d) for module in model.modules()))
+        return infer(self, model, images)
+
+    monkeypatch.setattr(type(package.task), "infer", remember)
+    evaluate(package.model, package.task, dataset, batch_size=3, device=torch.device("cpu"), bar=False)
+    assert norms == [0]
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in package.model.modules())
+
+
 def test_evaluation_leaves_the_model_as_it_was(package: ModelFile, objects: Any, tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in package.model.state_dict().items()}
     measure(package, coco_folder(tmp_path / "data", objects, {"square": 7, "triangle": 3, "circle": 50}))

@@ -46,7 +46,9 @@ def records(run_dir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Fingerprint) -> None:
+def test_what_a_run_leaves_behind(
+    tiny: Tiny, tmp_path: Path, fingerprint: Fingerprint, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run_dir = tmp_path / "run"
     config = tiny("train.seed=3")
     result = train(config, run_dir, bar=False)
@@ -127,8 +129,16 @@ def test_what_a_run_leaves_behind(tiny: Tiny, tmp_path: Path, fingerprint: Finge
     assert resolved == config
     train(resolved, tmp_path / "again", bar=False)
     assert fingerprint(tmp_path / "again") == fingerprint(run_dir)
-    train(tiny("train.seed=4", "train.epochs=1"), tmp_path / "other", bar=False)
+    precisions: list[str] = []
+
+    def remember(*given: Any, precision: str, **settings: Any) -> Any:
+        precisions.append(precision)
+        return evaluate(*given, precision=precision, **settings)
+
+    monkeypatch.setattr(run_module, "evaluate", remember)
+    train(tiny("train.seed=4", "train.epochs=1", "train.eval_precision=bf16"), tmp_path / "other", bar=False)
     assert records(tmp_path / "other")[0]["loss"] != lines[0]["loss"]
+    assert precisions == ["bf16", "bf16"]  # of the epoch, and of the best model for the report
 
 
 def test_accumulation_is_one_larger_batch(tiny: Tiny, tmp_path: Path) -> None:

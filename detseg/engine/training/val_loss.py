@@ -90,6 +90,7 @@ class ValLoss:
                 num_workers=self._num_workers,
                 rank=self._group.rank,
                 world_size=self._group.world_size,
+                pin_memory=self._device.type == "cuda",
             )
             try:
                 yield from loader
