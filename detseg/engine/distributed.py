@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from detseg.tasks.model_file import default_device
+
+_joined = count()
+"""How often this process has joined others, as often as they have."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,11 @@ def join_group(device: str) -> tuple[Group, torch.device]:
         chosen = torch.device("cuda", group.local_rank if chosen.index is None else chosen.index)
         torch.cuda.set_device(chosen)
     if group.world_size > 1:
-        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+        store, rank, world_size = next(dist.rendezvous("env://"))  # type: ignore[no-untyped-call]
+        # torchrun keeps the store while its processes live, and with it what an earlier group has written there.
+        store = dist.PrefixStore(f"detseg{next(_joined)}", store)
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     return group, chosen
 
 

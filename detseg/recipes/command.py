@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from detseg.config import load_config
+from detseg.engine.distributed import join_group, leave_group
 from detseg.engine.logging.callbacks import Callback
 from detseg.engine.logging.log import RECORDS_NAME, read_records
 from detseg.engine.peers import EXIT_LOST, PeerError
@@ -17,7 +17,7 @@ from detseg.engine.run import RunResult, train
 from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.settings import RunConfig
 from detseg.engine.training.interrupt import EXIT_INTERRUPTED, InterruptedRunError
-from detseg.folders import new_folder, numbered
+from detseg.folders import new_folder
 from detseg.recipes.plan import Options, plan_run
 
 # What may change when a run goes on: where things are, how fast they come, what is done about bad files, and how long
@@ -132,14 +132,17 @@ def refusal(what: str, run_dir: Path) -> ValueError:
 
 @contextmanager
 def run_folder(wanted: Path | None, name: str) -> Iterator[Path]:
-    """The folder of a new run: ``wanted``, or ``runs/NAME``, numbered where that is there, made here so that no other
-    run chooses it as well; if it stays empty, it goes."""
+    """The folder of a new run, the same for all processes that ``torchrun`` started: ``wanted``, or ``runs/NAME``,
+    numbered where that is there, made here so that no other run chooses it as well; if it stays empty, it goes."""
     if wanted is not None:
         yield wanted
         return
-    usual = Path("runs") / name
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # of several processes none may see what another has made
-        yield next(folder for folder in numbered(usual) if not os.path.lexists(folder))
-        return
-    with new_folder(usual) as folder:
+    group, device = join_group("cpu")
+    with ExitStack() as stack:
+        try:
+            made: list[Path] = []
+            group.on_main(lambda: made.append(stack.enter_context(new_folder(Path("runs") / name))), device)
+            folder = Path(group.gather_json(str(made[0]) if group.is_main else "", device)[0])
+        finally:
+            leave_group()
         yield folder

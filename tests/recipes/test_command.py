@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +64,41 @@ def test_a_run_that_is_over_goes_on_for_longer(data: Path) -> None:
 def test_a_resumed_run_learns_as_it_was_begun(options: Options, overrides: tuple[str, ...], what: str) -> None:
     with pytest.raises(ValueError, match=f"got {what}; only .* To train longer: --resume run --epochs N; .* train run"):
         resume_run(Path("run"), options, overrides)
+
+
+CLAIM = """
+import os, sys, time
+from pathlib import Path
+from detseg.engine.distributed import join_group, leave_group
+from detseg.recipes.command import run_folder
+with run_folder(None, "x") as folder:
+    group, device = join_group("cpu")  # as the run in it does
+    told = group.gather_json(str(folder), device)
+    (folder / f"rank{group.rank}.txt").write_text(sys.argv[1] + " ".join(told))
+    leave_group()
+"""
+
+
+@pytest.mark.slow
+def test_jobs_of_several_processes_that_begin_together_have_folders_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "claim.py").write_text(CLAIM)
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = [probe.getsockname()[1] for probe in (one, other)]
+    jobs = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"),
+                *("claim.py", f"{port} "),
+            ],
+            cwd=tmp_path,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        for port in ports
+    ]
+    assert [job.wait(120) for job in jobs] == [0, 0]
+    said = {path.relative_to(tmp_path / "runs"): path.read_text() for path in (tmp_path / "runs").glob("*/*")}
+    assert sorted(map(str, said)) == ["x-2/rank0.txt", "x-2/rank1.txt", "x/rank0.txt", "x/rank1.txt"]
+    for folder in ("x", "x-2"):
+        port = said[Path(folder, "rank0.txt")].split()[0]
+        assert {said[Path(folder, f"rank{rank}.txt")] for rank in (0, 1)} == {f"{port} runs/{folder} runs/{folder}"}
+    assert {text.split()[0] for text in said.values()} == set(map(str, ports))
