@@ -309,8 +309,9 @@ def _partial_name(path: Path) -> dict[str, Any]:
 
 
 def _cut(text: str, num_bytes: int) -> str:
-    """The beginning of ``text``, no more than ``num_bytes`` long, without what is not UTF-8."""
-    return os.fsencode(text)[:num_bytes].decode("utf-8", "ignore")
+    """The beginning of the name ``text``, no more than ``num_bytes`` long, without what is not UTF-8; as a name of this
+    file system, whatever the encoding of the process."""
+    return os.fsdecode(os.fsencode(text)[:num_bytes].decode("utf-8", "ignore").encode("utf-8"))
 
 
 def _free_bytes(folder: Path) -> int:

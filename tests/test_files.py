@@ -151,8 +151,9 @@ def test_text_is_utf_8_whatever_the_locale(tmp_path: Path) -> None:
         "write_text(Path(sys.argv[1]), 'Gr\\xf6\\xdfe \\xb1')"
     )
     environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    subprocess.run([sys.executable, "-c", code, tmp_path / "a"], check=True, env=environment)
-    assert (tmp_path / "a").read_bytes() == "Größe ±".encode()
+    subprocess.run([sys.executable, "-c", code, tmp_path / "größe.txt"], check=True, env=environment)
+    assert names(tmp_path) == ["größe.txt"]
+    assert (tmp_path / "größe.txt").read_bytes() == "Größe ±".encode()
 
 
 @pytest.mark.parametrize("name", ["x" * 255, "x" * 250 + ".json", "\u00e4" * 125 + ".mp4", "a." + "y" * 250])

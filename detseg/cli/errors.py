@@ -69,6 +69,9 @@ def explain(error: Exception) -> str | None:
             return f"{_path(error.filename)}: {error.strerror}"
         case FileNotFoundError() if error.filename is None and not _has_folder():
             return "the current folder is gone: change to one that is there"
+        case UnicodeEncodeError() if error.encoding == sys.getfilesystemencoding() != "utf-8":
+            lacking = error.object[error.start : error.end]
+            return f"names of files are {error.encoding} here, which lacks {lacking!r}: set PYTHONUTF8=1"
         case ValueError() | OSError():
             return str(error)
         case MemoryError():

@@ -49,6 +49,8 @@ def _run(arguments: Sequence[str] | None) -> int:
             for place in (getattr(options, name, None) for name in _WRITTEN):
                 if place is not None:
                     require_possible(place)
+            if getattr(options, "data", None) is not None:
+                _warn_of_encoding()
             exit_code = _VERBS[options.verb](options)
             sys.stdout.flush()
             return exit_code
@@ -61,6 +63,15 @@ def _run(arguments: Sequence[str] | None) -> int:
             said = line if options.verb == "train" else in_options(line)
             print(f"detseg {options.verb}: {shortened(said)}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def _warn_of_encoding() -> None:
+    if (encoding := sys.getfilesystemencoding()) != "utf-8":
+        warnings.warn(
+            f"names of files are {encoding} here: what files of a data set name in other characters is not found; set "
+            "PYTHONUTF8=1 in the environment",
+            stacklevel=2,
+        )
 
 
 def _describe_unknown(words: Sequence[str]) -> str:

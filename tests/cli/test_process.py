@@ -76,6 +76,49 @@ def test_a_signal_ends_any_verb_in_one_line_and_nothing_is_left_half_done(
     assert run(f"{AS_USUAL}\nNAME, AGAIN = {number.name!r}, True\n{STOPPED}", tmp_path).returncode == -number
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_program_that_is_still_imported(tmp_path: Path, number: signal.Signals) -> None:
+    script = f"""
+{AS_USUAL}
+import os, sys
+from detseg.cli import main
+
+class Loading:
+    def find_spec(self, name, path, target=None):
+        if name == "detseg.cli.verbs":
+            os.kill(os.getpid(), {int(number)})
+
+sys.meta_path.insert(0, Loading())
+sys.exit(main(["configs"]))
+"""
+    process = run(script, tmp_path)
+    assert (process.returncode, process.stderr) == (128 + number, f"detseg: stopped by {number.name}\n")
+
+
+def test_an_encoding_that_lacks_names_of_files_is_told(tmp_path: Path) -> None:
+    (tmp_path / "größe").mkdir()
+    (tmp_path / "data.yaml").write_text("path: größe\ntrain: images\nnames: [a]\n", encoding="utf-8")
+    script = """
+import sys
+from pathlib import Path
+from detseg.cli import main
+from detseg.cli.errors import explain
+
+main(["split", "data.yaml", "-o", "new"])
+try:
+    Path("gr\\xf6").mkdir()
+except UnicodeEncodeError as error:
+    print(explain(error), file=sys.stderr)
+"""
+    process = run(script, tmp_path, PYTHONUTF8="0", LC_ALL="C", PYTHONCOERCECLOCALE="0")
+    warning, error, other = process.stderr.splitlines()
+    assert other == "names of files are ascii here, which lacks '\\xf6': set PYTHONUTF8=1"
+    assert warning.startswith("detseg: warning: names of files are ascii here")
+    assert "PYTHONUTF8=1" in warning
+    assert error.startswith("detseg split: ")
+    assert "path not found" in error
+
+
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     script = f"NAME, AGAIN = 'SIGINT', False\nimport signal; signal.signal(signal.SIGINT, signal.SIG_IGN)\n{STOPPED}"
     process = run(script.replace("sys.exit(code)", "sys.exit(code or 0)"), tmp_path)
