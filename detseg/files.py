@@ -6,6 +6,7 @@ Open to every room; imports nothing of detseg.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import io
 import json
@@ -91,6 +92,19 @@ def read_text(path: Path | str, encoding: str = "utf-8", errors: str = "strict")
     """
     with io.TextIOWrapper(open_regular(path), encoding=encoding, errors=errors) as file:
         return file.read()
+
+
+def read_any_text(path: Path | str, errors: str = "strict") -> str:
+    """The text in the regular file ``path``, in UTF-8 or, where a byte order mark says so, UTF-16, as programs on
+    Windows write it; without that mark. ``errors`` as of ``open``.
+
+    Raises:
+        OSError: as :func:`open_regular`.
+        UnicodeDecodeError: the file is in neither.
+    """
+    data = read_bytes(path)
+    is_utf16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return data.decode("utf-16" if is_utf16 else "utf-8-sig", errors)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ _KEYS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """By the suffix of a file and by what it is, words that stand in its beginning."""
 _RECORDS = (".record", ".tfrecord", ".tfrecords")
+_ARCHIVES = (".zip", ".tar", ".tgz", ".tbz", ".txz", ".gz", ".bz2", ".xz", ".7z", ".rar", ".zst")
+_ROBOFLOW_KERAS = ("_annotations.txt", "_classes.txt")
 _USUAL = ("images", "labels", "masks", "annotations")
 
 
@@ -43,7 +45,18 @@ def describe_nearest(root: Path, formats_of: Callable[[Path], Sequence[str]]) ->
     for advice in (_inner_sets(folders, formats_of), _other_programs(inside, folders), _coco_files(root, inside)):
         if advice:
             return advice
-    return describe_volumes(root, inside, folders) or _other_case(folders) or _without_names(inside, folders)
+    return (
+        describe_volumes(root, inside, folders)
+        or _other_case(folders)
+        or _without_names(inside, folders)
+        or _archives(root, inside, folders)
+        or _classes_alone(folders)
+    )
+
+
+def is_archive(path: Path) -> bool:
+    """Whether the name of a file is that of one into which others are packed."""
+    return path.suffix.lower() in _ARCHIVES
 
 
 def _inner_sets(folders: Sequence[Path], formats_of: Callable[[Path], Sequence[str]]) -> str:
@@ -69,6 +82,8 @@ def _other_programs(inside: Sequence[Path], folders: Sequence[Path]) -> str:
 
 def _program(path: Path) -> str:
     """What a file is that is not read, as its name or its beginning tells it."""
+    if path.name in _ROBOFLOW_KERAS:
+        return "a list of boxes in Roboflow's form for Keras"
     if path.suffix.lower() in _RECORDS or ".tfrecord-" in path.name:
         return "a file with records of TensorFlow"
     keys = _KEYS.get(path.suffix.lower())
@@ -82,7 +97,7 @@ def _coco_files(root: Path, inside: Sequence[Path]) -> str:
     found = [path for path in places if path.suffix == ".json" and path.is_file() and _is_coco(path)]
     lines = []
     for path in found[:5]:
-        split = path.stem.removeprefix("annotations").strip("_-.") or "train"
+        split = path.stem.strip("_").removeprefix("annotations").removesuffix("coco").strip("_-.") or "train"
         images = next((name for name in (f"images/{split}", split, "images") if (root / name).is_dir()), ".")
         lines.append(f"{split}: {{images: {images}, annotations: {path.relative_to(root)}}}")
     if not found:
@@ -111,6 +126,27 @@ def _without_names(inside: Sequence[Path], folders: Sequence[Path]) -> str:
     return (
         "there are labels in YOLO's form, but nobody says what the classes are called: add classes.txt, a name per line"
     )
+
+
+def _archives(root: Path, inside: Sequence[Path], folders: Sequence[Path]) -> str:
+    """Archives that nobody has unpacked, where nothing else says what the folder is."""
+    everything = (one for path in [*inside, *folders] for one in _files(path))
+    packed = list(dict.fromkeys(str(path.relative_to(root)) for path in everything if is_archive(path)))
+    return f"there are archives, which are not looked into: unpack {enumerate_some(packed)}" if packed else ""
+
+
+def _classes_alone(folders: Sequence[Path]) -> str:
+    """Folders of classes, in folders of splits, with nothing but images."""
+    for folder in folders:
+        classes = [path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name)]
+        files = [path for one in classes for path in _files(one) if path.is_file()]
+        if len(classes) > 1 and files and all(path.suffix.lower() in IMAGE_SUFFIXES for path in files):
+            names = enumerate_some(sorted(path.name for path in classes))
+            return (
+                f"images lie in folders ({names} in {folder.name}), and nothing says where in them objects are: what "
+                "is learned here are boxes, outlines, masks or volumes, not one class for a whole image"
+            )
+    return ""
 
 
 def _files(folder: Path) -> Iterator[Path]:

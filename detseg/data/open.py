@@ -16,10 +16,10 @@ from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.joined import JoinedDataset
 from detseg.data.datasets.volumes import VolumeDataset
 from detseg.data.format import DatasetFormat
-from detseg.data.nearest import describe_nearest
+from detseg.data.nearest import describe_nearest, is_archive
 from detseg.data.parsing import show
 from detseg.data.source import DatasetError, DataSource, find_existing, relative_candidates
-from detseg.files import read_text
+from detseg.files import read_any_text
 from detseg.structures import Target
 
 MAX_YAML_BYTES = 2**24
@@ -75,6 +75,8 @@ def find_source(path: Path | str, description: Path | str | None = None) -> Data
     """
     if str(path) in _BUILT_IN:
         return DataSource(Path(path), {"format": str(path)})
+    if "://" in str(path):
+        raise DatasetError(f"{path}: is an address; download the data set, unpack it, and name its folder or YAML")
     found = find_existing(relative_candidates(str(Path(path).expanduser()), Path.cwd()), "data set", str(path))
     if found.is_dir():
         described = [found / name for name in _YAML_NAMES if (found / name).is_file()]
@@ -83,6 +85,8 @@ def find_source(path: Path | str, description: Path | str | None = None) -> Data
         return DataSource(found) if description is None else _described(found, Path(description))
     if found.suffix.lower() not in _YAML_SUFFIXES:
         nearest = describe_nearest(found.parent, _formats_of) if found.suffix.lower() == ".json" else ""
+        if is_archive(found):
+            nearest = "unpack this archive, and name the folder that comes out of it"
         advice = f"; {nearest}" if nearest else ""
         raise DatasetError(
             f"{found}: expected a folder or a YAML, got a file with suffix {found.suffix or '(none)'}{advice}"
@@ -107,7 +111,7 @@ def find_format(source: DataSource, wanted: str | None = None, target: Target | 
     if chosen is None:
         fitting = [name for name in DATASETS if load_format(name).splits(source)]
         if not fitting:
-            nearest = describe_nearest(source.root, _formats_of) if source.yaml_path is None else ""
+            nearest = describe_nearest(source.root, _formats_of) if source.yaml_path is None else _missing_keys(source)
             advice = f"; {nearest}" if nearest else ""
             message = f"no data set in a known layout{advice}; looked for {_layouts(list(DATASETS))}"
             raise DatasetError(f"{source.name}: {message}")
@@ -121,6 +125,15 @@ def find_format(source: DataSource, wanted: str | None = None, target: Target | 
     if not load_format(chosen).splits(source):
         raise DatasetError(f"{source.name}: no {chosen} data set; looked for {_layouts([chosen])}")
     return chosen
+
+
+def _missing_keys(source: DataSource) -> str:
+    """What a YAML lacks that names splits as Ultralytics does."""
+    if "names" in source.settings or not any(isinstance(source.settings.get(key), str) for key in ("train", "val")):
+        return ""
+    count = source.settings.get("nc")
+    names = ", ".join(f"NAME_{label}" for label in range(count if isinstance(count, int) and 0 < count < 10 else 2))
+    return f"there are no `names:`, which say what the classes are called: add `names: [{names}]`"
 
 
 def _formats_of(folder: Path) -> list[str]:
@@ -183,10 +196,13 @@ def _read_yaml(path: Path) -> DataSource:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise DatasetError(f"{path}: more than {MAX_YAML_BYTES:,} bytes, no description of a data set")
-        settings: Any = parse_yaml(read_text(path, "utf-8-sig"), str(path))
+        settings: Any = parse_yaml(read_any_text(path), str(path))
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read: {error.strerror}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
+    except UnicodeDecodeError as error:
+        problem = f"not {error.encoding.upper()}, {error.reason} at byte {error.start}; save it as UTF-8"
+        raise DatasetError(f"{path}: no valid YAML: {problem}") from error
+    except RecursionError as error:
         raise DatasetError(f"{path}: no valid YAML: {error}") from error
     except ConfigError as error:
         raise DatasetError(str(error)) from error

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detseg.config_files import shorten
 from detseg.data.parsing import enumerate_some, show
-from detseg.files import read_text
+from detseg.files import read_any_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 
 
@@ -58,7 +59,7 @@ class DataSource:
             return self.root
         path = str(self.settings.get("path") or ".")
         candidates = [*relative_candidates(path, self.root), Path.cwd() / path]
-        if Path(path).name == self.root.name:
+        if with_slashes(path).rstrip("/").rpartition("/")[2] == self.root.name:
             # The folder of the YAML itself, as seen from where its author worked.
             candidates.append(self.root)
         return find_existing(candidates, "path", self.name)
@@ -74,7 +75,10 @@ def find_existing(candidates: Iterable[Path], what: str, named_in: str) -> Path:
     for candidate in tried:
         if exists(candidate):
             return candidate
-    raise DatasetError(f"{named_in}: {what} not found; tried {', '.join(map(str, tried))}")
+    advice = ""
+    if what == "path":
+        advice = "; it is the folder of the data set on this machine, and may be left out where the YAML lies in it"
+    raise DatasetError(f"{named_in}: {what} not found; tried {', '.join(map(str, tried))}{advice}")
 
 
 def exists(path: Path) -> bool:
@@ -86,9 +90,12 @@ def exists(path: Path) -> bool:
 
 
 def relative_candidates(text: str, folder: Path) -> list[Path]:
-    """Where a path in a YAML or list in ``folder`` may point: relative to that folder, else to ``$DETSEG_DATA``."""
+    """Where a path in a YAML or list in ``folder`` may point: relative to that folder, else to ``$DETSEG_DATA``; also
+    with slashes for the backslashes of Windows."""
     shared = os.environ.get("DETSEG_DATA")
-    return [Path(os.path.normpath(base / text)) for base in (folder, *([Path(shared)] if shared else []))]
+    bases = (folder, *([Path(shared)] if shared else []))
+    forms = dict.fromkeys((text, with_slashes(text)))
+    return [Path(os.path.normpath(base / form)) for form in forms for base in bases]
 
 
 def leaves_root(name: str) -> bool:
@@ -140,19 +147,57 @@ def stated_names(source: DataSource) -> tuple[str, ...] | None:
     return read_class_file(listed) if listed.is_file() else None
 
 
+def with_slashes(path: str) -> str:
+    """A path of Windows, with slashes for its backslashes."""
+    return path.replace("\\", "/")
+
+
+def spellings(name: str) -> Iterator[str]:
+    """``name``, and what the same file is called on other systems: with slashes for the backslashes of Windows, and
+    accents as characters of their own (as macOS writes them) or as parts of their letters."""
+    for form in dict.fromkeys((name, with_slashes(name))):
+        yield form
+        if not form.isascii():
+            yield unicodedata.normalize("NFC", form)
+            yield unicodedata.normalize("NFD", form)
+
+
 def as_there(folder: Path, name: str) -> str:
-    """``name`` with slashes for the backslashes of Windows, unless there is such a file in ``folder``."""
-    return name if "\\" not in name or exists(folder / name) else name.replace("\\", "/")
+    """The one of the ``spellings`` of ``name`` that is the name of a file in ``folder``; with slashes where none is."""
+    if name.isascii() and "\\" not in name:
+        return name
+    return next((form for form in spellings(name) if exists(folder / form)), with_slashes(name))
+
+
+def file_of_image(folder: Path, name: str) -> str | None:
+    """What the image is called in ``folder`` that an annotation file calls ``name``, as ``as_there`` finds it. Of a
+    name that leads out of the folder, such as a path of the machine where images were annotated, the last part counts
+    where there is such a file; None where there is none."""
+    if not leaves_root(name):
+        return as_there(folder, name)
+    base = with_slashes(name).rpartition("/")[2]
+    if leaves_root(base) or not is_text(base, is_path=True):
+        return None
+    found = as_there(folder, base)
+    return found if exists(folder / found) else None
+
+
+def fold_spelling(name: str) -> str:
+    """What the names of files have in common that differ only by the case of letters or by how accents are written."""
+    return unicodedata.normalize("NFC", name).casefold()
 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty, without space around them; bytes that are no UTF-8, as the names of
     files may have them, as Python escapes them. Raises DatasetError: unreadable, or no text."""
     try:
-        text = read_text(path, "utf-8-sig", "surrogateescape")
+        text = read_any_text(path, "surrogateescape")
     except OSError as error:
         raise DatasetError(f"{path}: cannot be read as text: {error}") from error
-    if "\0" in text:  # UTF-16, most often
+    except UnicodeDecodeError as error:
+        problem = f"not {error.encoding.upper()}, {error.reason} at byte {error.start}"
+        raise DatasetError(f"{path}: cannot be read as text: {problem}; save it as UTF-8") from error
+    if "\0" in text:  # UTF-16 that does not say so, most often
         raise DatasetError(f"{path}: cannot be read as text: it holds zero bytes; save it as UTF-8")
     return [line.strip() for line in text.splitlines() if line.strip()]
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from detseg.data.datasets.packed import PackedAnnotations
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.coco_cache import open_columns
 from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns
@@ -23,6 +24,7 @@ from detseg.data.source import (
     as_there,
     check_class_names,
     exists,
+    file_of_image,
     find_existing,
     is_text,
     leaves_root,
@@ -30,6 +32,7 @@ from detseg.data.source import (
 from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits
 from detseg.files import read_bytes
+from detseg.run_lengths import RunLengths
 from detseg.structures import Target
 
 MAX_JSON_BYTES = 8 * 2**30
@@ -62,7 +65,7 @@ class CocoFormat(DatasetFormat):
         exported = (path.parent.name for path in source.root.glob(f"*/{_ROBOFLOW}"))
         found = tuple(sorted({*official, *exported}))
         is_undivided = (source.root / _LABEL_STUDIO).is_file() and (source.root / "images").is_dir()
-        return found or ((ALL,) if is_undivided else ())
+        return found or ((ALL,) if is_undivided or (source.root / _ROBOFLOW).is_file() else ())
 
     def records(self, source: DataSource, split: str, target: Target) -> BoxRecords:
         if source.yaml_path is not None:
@@ -70,6 +73,8 @@ class CocoFormat(DatasetFormat):
         exported = source.root / split / _ROBOFLOW
         if exported.is_file():
             return coco_records(exported, [exported.parent], split, source.root, target)
+        if split == ALL and (source.root / _ROBOFLOW).is_file():
+            return coco_records(source.root / _ROBOFLOW, [source.root], split, source.root, target)
         if split == ALL and (source.root / _LABEL_STUDIO).is_file():
             folders = [source.root, source.root / "images"]
             return coco_records(source.root / _LABEL_STUDIO, folders, split, None, target)
@@ -107,11 +112,11 @@ def coco_records(
     for entry in found.tables["categories"]:
         if entry["id"] in groups:
             continue
-        name = entry.get("name")
+        name = str(entry["name"]) if type(entry.get("name")) in (int, float) else entry.get("name")
         if not isinstance(name, str) or not is_text(name):
             found.reject("D005", f"category {entry['id']}: name must be text, got {show_key(entry, 'name')}")
         else:
-            names[entry["id"]] = entry["name"]
+            names[entry["id"]] = name
     ids = sorted(names)
     if found.is_complete:
         try:
@@ -119,7 +124,8 @@ def coco_records(
         except DatasetError as error:
             found.reject("D005", str(error))
     folders = list(dict.fromkeys(image_folders))
-    names_of_images = [str(entry.get("file_name")) for entry in found.tables["images"][:_NUM_TRIED]]
+    stated = (entry.get("file_name") for entry in found.tables["images"][:_NUM_TRIED])
+    names_of_images = [name for name in stated if isinstance(name, str)]
     root, problem = _folder_of_images(names_of_images, folders)
     if problem and found.is_complete:
         found.reject("D101", problem)
@@ -136,8 +142,9 @@ def coco_records(
     found.hand_over(records)
     _report_groups(records, path, groups)
     position_of_image = {}
+    taken: dict[str, str] = {}
     for entry in found.tables["images"]:
-        position_of_image[entry["id"]] = _add_image(records, path, entry)
+        position_of_image[entry["id"]] = _add_image(records, path, entry, taken)
     _add_annotations(records, path, found.tables["annotations"], position_of_image, ids)
     return records
 
@@ -239,7 +246,7 @@ def _records_of_columns(
     except DatasetError:
         return None
     root, problem = _folder_of_images([packed.names[index] for index in range(min(len(packed), _NUM_TRIED))], folders)
-    if problem:
+    if problem or _spells_otherwise(packed, root):
         return None
     records = BoxRecords(
         split,
@@ -259,6 +266,12 @@ def _records_of_columns(
     return records
 
 
+def _spells_otherwise(packed: PackedAnnotations, root: Path) -> bool:
+    """Whether the files of some images are called otherwise than in the annotations."""
+    names = (packed.names[index] for index in range(len(packed)))
+    return any(as_there(root, name) != name for name in names)
+
+
 def _report_groups(records: BoxRecords, path: Path, groups: Mapping[int, str]) -> None:
     for number, name in groups.items():
         message = f"category {number}, {name!r}, has no annotations and is the supercategory of others"
@@ -269,24 +282,31 @@ def _folder_of_images(names: Sequence[str], folders: Sequence[Path]) -> tuple[Pa
     """The folder that the images called ``names`` are in, and what is wrong where there is none."""
     existing = [folder for folder in folders if folder.is_dir()]
     # Some images may be missing, which a check says; so more than one name is tried.
-    names = [name for name in names if is_text(name, is_path=True) and not leaves_root(name)]
+    names = [name for name in names if is_text(name, is_path=True)]
     for folder in existing:
-        if not names or any(exists(folder / as_there(folder, name)) for name in names):
+        found = (file_of_image(folder, name) for name in names)
+        if not names or any(name is not None and exists(folder / name) for name in found):
             return folder, ""
     example = f" (as {names[0]})" if names else ""
     return (existing or list(folders))[0], f"its images{example} not found; tried {', '.join(map(str, folders))}"
 
 
-def _add_image(records: BoxRecords, path: Path, entry: Entry) -> int | None:
-    """The position of the image, None where the entry names no file."""
+def _add_image(records: BoxRecords, path: Path, entry: Entry, taken: dict[str, str]) -> int | None:
+    """The position of the image, None where the entry names no file; ``taken`` are the names in the entries before, by
+    the files that they stand for."""
     name, sides = entry.get("file_name"), [entry.get(key) for key in ("height", "width")]
     if not isinstance(name, str) or not is_text(name, is_path=True):
         records.reject("D005", path, f"image {entry['id']}: file_name must be text, got {show_key(entry, 'file_name')}")
         return None
-    if leaves_root(name):
-        records.reject("D107", path, f"image {entry['id']}: file_name must stay inside {records.root}, got {name!r}")
+    stated, name = name, file_of_image(records.root, name)
+    if name is None:
+        message = f"file_name must stay inside {records.root}, got {stated!r}, and no file there is called like its end"
+        records.reject("D107", path, f"image {entry['id']}: {message}")
         return None
-    name = as_there(records.root, name)
+    before = taken.setdefault(name, stated)
+    if before != stated and (leaves_root(before) or leaves_root(stated)):
+        records.reject("D107", path, f"image {entry['id']}: {stated!r} and {before!r} would both be the file {name}")
+        return None
     known = [side for side in map(_as_side, sides) if side is not None]
     if len(known) == 2:
         return records.add_image(name, path, (known[0], known[1]), entry["id"])
@@ -336,7 +356,8 @@ def _add_annotations(
         if label is None:
             unknown[show_key(entry, "category_id")].append(number)
         crowd = entry.get("iscrowd") or 0
-        if crowd not in (0, 1):
+        is_crowd = crowd if isinstance(crowd, bool) else as_integer(crowd)
+        if is_crowd not in (0, 1):
             records.reject("D005", path, f"iscrowd must be 0 or 1, got {show(crowd)}", number)
         polygons, run_length, problem = parse_outline(entry.get("segmentation"))
         if problem:
@@ -345,10 +366,10 @@ def _add_annotations(
         if image is not None:
             records.add_box(
                 image,
-                box_around(polygons) if entry.get("bbox") is None and polygons else entry.get("bbox"),
+                entry.get("bbox") or _box_of_outline(polygons, run_length) or entry.get("bbox"),
                 label,
                 number,
-                crowd=crowd in (1, True),
+                crowd=is_crowd == 1,
                 area=entry.get("area"),
                 polygons=polygons,
                 run_length=run_length,
@@ -356,3 +377,14 @@ def _add_annotations(
     for received, numbers in unknown.items():
         message = f"category_id must be one of {enumerate_some(category_ids)}, got {received}"
         records.reject("D004", path, message, *numbers)
+
+
+def _box_of_outline(polygons: Sequence[Sequence[float]], run_length: Entry | None) -> list[float] | None:
+    """Left, top, width and height of an object of which the file says the outline alone."""
+    if run_length is None:
+        return box_around(polygons)
+    try:
+        box_xywh: list[float] = RunLengths.from_coco(run_length).box_xywh.tolist()
+    except ValueError:
+        return None
+    return box_xywh

@@ -10,7 +10,7 @@ from typing import Any
 
 from detseg.data.parsing import as_integer
 from detseg.data.records import BoxRecords
-from detseg.data.source import DatasetError, as_there
+from detseg.data.source import DatasetError, file_of_image
 from detseg.data.writing import Contents, NewSplits
 from detseg.files import read_bytes
 
@@ -52,7 +52,7 @@ def _put_together(old: Sequence[BoxRecords], new: NewSplits, common: Path) -> di
     for records, document in files:
         part_of: dict[int | None, tuple[Entry, int]] = {}
         for entry in document["images"]:
-            name = as_there(records.root, entry["file_name"])
+            name = file_of_image(records.root, entry["file_name"]) or entry["file_name"]
             image = records.root / name
             counts["images"] += 1
             number = counts["images"] if new_ids["images"] else entry["id"]

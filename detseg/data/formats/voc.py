@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from detseg.data.datasets.mask_file import read_index_mask
 from detseg.data.format import DatasetFormat
+from detseg.data.outline import box_around
 from detseg.data.parsing import (
     enumerate_some,
     four_numbers,
@@ -32,8 +34,12 @@ from detseg.data.records import BoxRecords
 from detseg.data.source import (
     DatasetError,
     DataSource,
+    as_there,
     check_class_names,
+    exists,
+    files_in,
     find_existing,
+    fold_spelling,
     is_hidden,
     leaves_root,
     read_lines,
@@ -41,6 +47,7 @@ from detseg.data.source import (
 )
 from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits, lists
+from detseg.data.xml_text import parse_xml
 from detseg.files import read_bytes
 from detseg.run_lengths import RunLengths
 from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
@@ -48,9 +55,9 @@ from detseg.structures import IGNORE_INDEX, Target
 
 MAX_XML_BYTES = 64 * 2**20
 _SETTINGS = {"format", "path", "names", "colors"}
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_XML_SUFFIXES = (".xml",)
 # The lists of one class (aeroplane_train.txt) say 1, 0 or -1 behind each name.
-_DECLARATION = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["'][^>]*\?>""")
-_KNOWN_TO_EXPAT = frozenset({"utf-8", "utf-16", "us-ascii", "ascii", "iso-8859-1"})
 _CLASS_LIST_LINE = re.compile(r"\S+\s+-?[01]$")
 
 
@@ -80,7 +87,7 @@ class VocFormat(DatasetFormat):
         root = source.data_root()
         if find_folders(root) is None:
             names = stated_names(source) or _names_in(
-                [path for one in _folders_of_splits(root) for path in _xml_files(one)]
+                [path for one in _folders_of_splits(root) for path in _xml_files(Folders(one, one))]
             )
             return voc_records(root / split, None, split, names, target, home=root)
         # Few images of the official sets have masks, and a list of their own.
@@ -123,10 +130,11 @@ def find_folders(root: Path) -> Folders | None:
         return Folders(root / "Annotations", root / "JPEGImages")
     for names in (("Annotations", "JPEGImages"), ("Annotations", "images"), ("annotations", "images")):
         folders = Folders(*(root / name for name in names))
-        if folders.images.is_dir() and folders.annotations.is_dir() and _xml_files(folders.annotations):
+        if folders.images.is_dir() and folders.annotations.is_dir() and _xml_files(folders):
             return folders
     stems = {path.stem for path in root.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES} if root.is_dir() else set()
-    return Folders(root, root) if any(path.stem in stems for path in _xml_files(root)) else None
+    beside = Folders(root, root)
+    return beside if any(path.stem in stems for path in _xml_files(beside)) else None
 
 
 def _folders_of_splits(root: Path) -> list[Path]:
@@ -165,10 +173,10 @@ def voc_records(
     assert folders is not None, "or there would be no splits"
     files: dict[Path, _Annotation] = {}
     if class_names is None:
-        files = {path: _Annotation(path) for path in _xml_files(folders.annotations)}
+        files = {path: _Annotation(path) for path in _xml_files(folders)}
         found = {name for annotation in files.values() for name in annotation.class_names()}
         class_names = check_class_names(sorted(found), f"{folders.annotations}: the names of the objects")
-    images = _Images(folders.images)
+    images = _Images(folders)
     records = BoxRecords(
         split,
         root=images.folder,
@@ -179,7 +187,7 @@ def voc_records(
         target=target,
     )
     if list_path is None:
-        names = [path.stem for path in _xml_files(folders.annotations)]
+        names = [_name_of(path, folders.annotations) for path in _xml_files(folders)]
     else:
         names = [_without_suffix(line, folders.annotations) for line in read_lines(list_path)]
     seen: set[str] = set()
@@ -189,7 +197,7 @@ def voc_records(
             records.reject(code, list_path or folders.annotations, f"{name!r} {problem}")
             continue
         seen.add(name)
-        path = folders.annotations / f"{name}.xml"
+        path = _file_of(name, folders.annotations)
         annotation = files.get(path) or _Annotation(path)
         has_outlines = annotation.tree.find("object/polygon") is not None
         masks = object_masks(records, path) if target == "instances" and not has_outlines else {}
@@ -212,7 +220,7 @@ class _Annotation:
             if path.stat().st_size > MAX_XML_BYTES:
                 self.problem = f"is larger than {MAX_XML_BYTES:,} bytes"
                 return
-            tree = ET.fromstring(_decoded(read_bytes(path)), ET.XMLParser(target=_SafeBuilder()))
+            tree = parse_xml(read_bytes(path))
         except OSError as error:
             self.problem = f"cannot be read: {error.strerror}"
         except ET.ParseError as error:
@@ -236,8 +244,23 @@ class _Annotation:
         return {name for item in self.tree.iterfind("object") if (name := (item.findtext("name") or "").strip())}
 
 
-def _xml_files(folder: Path) -> list[Path]:
-    return [path for path in sorted(folder.glob("*.xml")) if not is_hidden(path.name)]
+def _xml_files(folders: Folders) -> list[Path]:
+    """The XML files, sorted; also in folders below, unless images lie between them."""
+    if folders.annotations != folders.images:
+        return files_in(folders.annotations, _XML_SUFFIXES)
+    found = folders.images.iterdir() if folders.images.is_dir() else ()
+    return sorted(path for path in found if path.suffix.lower() in _XML_SUFFIXES and not is_hidden(path.name))
+
+
+def _name_of(path: Path, folder: Path) -> str:
+    """What a list would call a file in ``folder``."""
+    return path.relative_to(folder).with_suffix("").as_posix()
+
+
+def _file_of(name: str, annotations: Path) -> Path:
+    """The XML file that a list calls ``name``, the one that is expected where there is none."""
+    places = (annotations / as_there(annotations, f"{name}{suffix}") for suffix in (".xml", ".XML"))
+    return next(filter(exists, places), annotations / f"{name}.xml")
 
 
 def _without_suffix(line: str, annotations: Path) -> str:
@@ -246,45 +269,32 @@ def _without_suffix(line: str, annotations: Path) -> str:
     return str(Path(line).with_suffix("")) if is_file else line
 
 
-def _decoded(data: bytes) -> bytes | str:
-    """The text of an XML file in an encoding that the parser does not know, else the bytes as they are.
-
-    Raises:
-        LookupError: there is no such encoding.
-        UnicodeDecodeError: the bytes are not in the encoding that is declared.
-    """
-    declared = _DECLARATION.match(data)
-    if declared is None or declared[1].decode("ascii").lower() in _KNOWN_TO_EXPAT:
-        return data
-    return data[declared.end() :].decode(declared[1].decode("ascii"))
-
-
-class _SafeBuilder(ET.TreeBuilder):
-    """Refuses document types, and with them entities: they can expand without limit or read other files."""
-
-    def doctype(self, name: str, *_: Any) -> None:
-        raise DatasetError(f"has a DOCTYPE ({name}), which annotations have no use for; remove it")
-
-
 class _Images:
     """The files of the folder of images, listed once instead of asked for one by one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folders: Folders) -> None:
+        folder = self.folder = folders.images
         if not folder.is_dir():
             raise DatasetError(f"{folder}: no such folder; the images of a VOC data set lie there")
-        self.folder = folder
         self._names = {path.name for path in folder.iterdir() if not is_hidden(path.name)}
         self._by_stem: dict[str, str] = {}
-        for name in sorted(self._names):
-            path = Path(name)
+        self._by_spelling: dict[str, list[str]] = defaultdict(list)
+        places = (folder / name for name in sorted(self._names))
+        images = files_in(folder, IMAGE_SUFFIXES) if folders.annotations != folder else places
+        for path in images:
             if path.suffix.lower() in IMAGE_SUFFIXES:
-                self._by_stem.setdefault(path.stem, name)
+                stem = _name_of(path, folder)
+                self._by_stem.setdefault(stem, path.relative_to(folder).as_posix())
+                self._by_spelling[fold_spelling(stem)].append(self._by_stem[stem])
 
     def find(self, stem: str, file_name: str) -> str:
         """The name of the image; the one that would be expected where there is none, for ``load`` to complain about."""
         if stem in self._by_stem:
             return self._by_stem[stem]
-        return file_name if file_name in self._names else f"{stem}.jpg"
+        if file_name in self._names:
+            return file_name
+        alike = self._by_spelling.get(fold_spelling(stem), ())
+        return alike[0] if len(alike) == 1 else f"{stem}.jpg"
 
 
 def _lists_images(path: Path) -> bool:
@@ -327,15 +337,23 @@ def _add_box(
     if not label:
         records.reject("D005", path, "an object without <name>", number)
         label = None
-    texts = {side: item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")}
-    corners = four_numbers([parse_number(text) for text in texts.values()])
-    if corners is None:
-        side, text = next((side, text) for side, text in texts.items() if not is_coordinate(parse_number(text)))
-        records.reject("D005", path, f"bndbox/{side} must be a finite number, got {text!r}", number)
-        return
-    left, top, right, bottom = corners
-    difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
     polygon = _polygon(item) if mask is None else []
+    if item.find("bndbox") is None:
+        around = box_around([polygon]) if polygon else None if mask is None else mask.box_xywh.tolist()
+        if around is None:
+            rotated = "; <robndbox> is a rotated one, which is not read" if item.find("robndbox") is not None else ""
+            records.reject("D005", path, f"an object without <bndbox>{rotated}", number)
+            return
+        left, top, right, bottom = around[0], around[1], around[0] + around[2], around[1] + around[3]
+    else:
+        texts = {side: item.findtext(f"bndbox/{side}") for side in _SIDES}
+        corners = four_numbers([parse_number(text) for text in texts.values()])
+        if corners is None:
+            side, text = next((side, text) for side, text in texts.items() if not is_coordinate(parse_number(text)))
+            records.reject("D005", path, f"bndbox/{side} must be a finite number, got {text!r}", number)
+            return
+        left, top, right, bottom = corners
+    difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
     records.add_box(
         image,
         (left, top, right - left, bottom - top),

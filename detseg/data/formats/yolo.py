@@ -7,8 +7,9 @@ are polygons, ``class x1 y1 x2 y2 ...``: the box is the one around it, and the p
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Mapping
+import re
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,9 @@ from detseg.data.source import (
     DataSource,
     check_class_names,
     exists,
+    files_in,
     find_existing,
+    fold_spelling,
     images_in,
     is_hidden,
     read_class_file,
@@ -31,16 +34,20 @@ from detseg.data.source import (
 )
 from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits, lists
-from detseg.files import read_text
+from detseg.files import read_any_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import Target
 
 _SPLITS = ("train", "val", "valid", "validation", "test")
 _UNLABELED = "test"
 """The split that may be without labels: it is often kept back."""
-_CLASS_FILES = ("classes.txt", "obj.names")
-_DARKNET = "obj_train_data"
-"""The folder in which CVAT lays images with their labels, in its YOLO 1.1."""
+_CLASS_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
+_DARKNET_CLASSES = "_darknet.labels"
+"""What Roboflow calls the list of classes that it lays beside images and labels of a split."""
+_CVAT = re.compile(r"obj_(.+)_data")
+"""The folders in which CVAT lays images of a split with their labels, in its YOLO 1.1."""
+_LABEL_SUFFIX = ".txt"
+_LABELS_OF = {"images": "labels", "Images": "Labels", "IMAGES": "LABELS"}
 
 
 class YoloFormat(DatasetFormat):
@@ -50,9 +57,11 @@ class YoloFormat(DatasetFormat):
         "a YAML with `names:`, `path:` and per split (train, val, test) a folder of images, a .txt list, or several",
         "images/SPLIT/ and labels/SPLIT/ with the class names in classes.txt",
         "SPLIT/images/ and SPLIT/labels/ with the class names in classes.txt",
+        "SPLIT/ with labels beside images, with the class names in _darknet.labels in each",
+        "obj_SPLIT_data/ with labels beside images, with the class names in obj.names; one alone is the split all",
         (
-            "images/ and labels/, or labels beside images, here or in obj_train_data/, with the class names in "
-            "classes.txt or obj.names: the split all"
+            "images/ and labels/, or labels beside images, with the class names in classes.txt, here or in labels/, or "
+            "obj.names: the split all"
         ),
     )
 
@@ -69,8 +78,11 @@ class YoloFormat(DatasetFormat):
                 return tuple(names)
         if _class_file(source.root) is not None:
             divided = sorted(path.parent.name for path in source.root.glob("*/images") if _is_split(path.parent))
+            divided = divided or (list(found) if len(found := _cvat_folders(source.root)) > 1 else [])
             if divided:
                 return tuple(divided)
+        if next(source.root.glob(f"*/{_DARKNET_CLASSES}"), None) is not None:
+            return tuple(sorted(folder.name for folder in source.root.iterdir() if _has_images(folder)))
         # Nobody has divided it yet; who has named its classes means this format.
         undivided = _class_file(source.root) is not None and _has_labels(source.root)
         return (ALL,) if undivided else ()
@@ -91,6 +103,7 @@ class YoloFormat(DatasetFormat):
         num_key_points = _num_key_values(source)
         doubts = KeyPointDoubts(told="kpt_shape" in source.settings)
         images: dict[Path, Path] = {}
+        places: list[Path] = []
         for entry in entries if isinstance(entries, list) else [entries]:
             if not isinstance(entry, str):
                 raise DatasetError(f"{where}: expected a folder, a .txt list, or a list of these, got {entry!r}")
@@ -101,9 +114,12 @@ class YoloFormat(DatasetFormat):
                     records.report("D106", place, f"{path} is listed twice")
                 images[path] = label_file(path, records.root)
             if place.is_dir():
-                expected = {images[path] for path in members}
-                for labels in _labels_without_image(place, expected, records.root):
-                    records.report("D101", labels, "there is no image for these labels")
+                places.append(place)
+        images = _find_labels(images)
+        used = set(images.values())
+        for labels in dict.fromkeys(labels for place in places for labels in _labels_in(place, records.root)):
+            if labels not in used:
+                records.report("D101", labels, "there is no image for these labels")
         are_labeled = [_add_image(records, path, labels, num_key_points, doubts) for path, labels in images.items()]
         doubts.judge(records)
         for labels, count in Counter(records.sources).items():
@@ -129,8 +145,13 @@ class YoloFormat(DatasetFormat):
 def read_names(source: DataSource) -> tuple[str, ...]:
     """The class names of a YOLO data set. Raises DatasetError: there are none, or they contradict each other."""
     if source.yaml_path is None:
-        places = [source.root / name for name in _CLASS_FILES]
-        return read_class_file(find_existing(places, "list of class names, one per line,", source.name))
+        beside = sorted(source.root.glob(f"*/{_DARKNET_CLASSES}")) if _class_file(source.root) is None else []
+        places = [*(source.root / name for name in _CLASS_FILES), *beside]
+        listed = read_class_file(find_existing(places, "list of class names, one per line,", source.name))
+        for other in beside:
+            if read_class_file(other) != listed:
+                raise DatasetError(f"{other}: other classes than in {beside[0]}; make the lists equal")
+        return listed
     names, where = source.settings["names"], source.name
     if isinstance(names, Mapping):
         if all(as_integer(key) is not None for key in names):
@@ -149,7 +170,7 @@ def read_names(source: DataSource) -> tuple[str, ...]:
 
 
 def label_file(image_path: Path, root: Path | None = None) -> Path:
-    """Where the labels of an image are: the last folder ``images`` in its path replaced by ``labels``, suffix .txt.
+    """Where the labels of an image are: the last folder ``images`` (``Images``) in its path replaced by ``labels``.
 
     Of an image in ``root``, the folders around that do not count.
     """
@@ -161,14 +182,27 @@ def _labels_folder(folder: Path, root: Path | None) -> Path:
     parts = list(folder.parts)
     first = len(root.parts) if root is not None and folder.is_relative_to(root) else 0
     for position in range(len(parts) - 1, first - 1, -1):
-        if parts[position] == "images":
-            parts[position] = "labels"
+        if parts[position] in _LABELS_OF:
+            parts[position] = _LABELS_OF[parts[position]]
             break
     return Path(*parts)
 
 
 def _class_file(root: Path) -> Path | None:
     return next((root / name for name in _CLASS_FILES if (root / name).is_file()), None)
+
+
+def _cvat_folders(root: Path) -> dict[str, Path]:
+    """The folders of CVAT in ``root`` by split, sorted."""
+    found = ((_CVAT.fullmatch(path.name), path) for path in sorted(root.glob("obj_*_data")) if path.is_dir())
+    return {match[1]: path for match, path in found if match}
+
+
+def _has_images(folder: Path) -> bool:
+    """Whether images lie in ``folder`` itself."""
+    if is_hidden(folder.name) or not folder.is_dir():
+        return False
+    return any(path.suffix.lower() in IMAGE_SUFFIXES and not is_hidden(path.name) for path in folder.iterdir())
 
 
 def _holds_images(folder: Path) -> bool:
@@ -184,23 +218,25 @@ def _is_split(folder: Path) -> bool:
 
 def _folder_of(root: Path, split: str) -> str:
     """Where the images of ``split`` are, from ``root``."""
-    if split != ALL:
-        return f"images/{split}" if (root / "images" / split).is_dir() else f"{split}/images"
-    for name in (f"images/{ALL}", "images", _DARKNET):
-        if (root / name).is_dir():
-            return name
-    return "."
+    cvat = _cvat_folders(root)
+    if split == ALL:
+        places = [root / "images" / ALL, root / "images", *cvat.values()]
+    else:
+        places = [root / "images" / split, cvat.get(split, root / split / "images"), root / split]
+    return str(next((place.relative_to(root) for place in places if place.is_dir()), "."))
 
 
 def _has_labels(root: Path) -> bool:
     """Whether images lie in the folder with labels beside them, or in ``images`` with labels in ``labels``."""
     folder, labels = (root / "images", root / "labels") if (root / "images").is_dir() else (root, root)
-    if (root / _DARKNET).is_dir() and folder == root:
-        folder = labels = root / _DARKNET
+    if folder == root and (cvat := list(_cvat_folders(root).values())):
+        # CVAT keeps the folders in which images of a task lie.
+        stems = {path.stem for path in images_in(cvat[0])}
+        return any(path.stem in stems for path in files_in(cvat[0], (_LABEL_SUFFIX,)))
     if not labels.is_dir():
         return False
     stems = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
-    return any(path.stem in stems for path in labels.glob("*.txt"))
+    return any(path.stem in stems for path in labels.iterdir() if path.suffix.lower() == _LABEL_SUFFIX)
 
 
 def _num_key_values(source: DataSource) -> int:
@@ -239,28 +275,58 @@ def _members(records: BoxRecords, place: Path) -> list[Path]:
     return members
 
 
-def _labels_without_image(folder: Path, expected: Collection[Path], root: Path) -> list[Path]:
+def _labels_in(folder: Path, root: Path) -> list[Path]:
+    """The label files of the images in ``folder``, if they lie in a folder of their own."""
     labels_folder = label_file(folder.absolute() / "any.jpg", root).parent
     if labels_folder == folder.absolute():
         return []
-    found = (path for path in sorted(labels_folder.rglob("*.txt")) if not is_hidden(path.name))
-    return [path for path in found if path not in expected and path.name not in _CLASS_FILES]
+    return [path for path in files_in(labels_folder, (_LABEL_SUFFIX,)) if path.name not in _CLASS_FILES]
+
+
+def _find_labels(images: Mapping[Path, Path]) -> dict[Path, Path]:
+    """The label file of each image: the one that is expected, else that beside the image, else the only one in either
+    folder that differs by the case of letters or the way in which accents are written, and is no other image's."""
+    expected = set(images.values())
+    alike_in: dict[Path, dict[str, list[Path]]] = {}
+
+    def find(image: Path, labels: Path) -> Path:
+        beside = image.with_suffix(_LABEL_SUFFIX)
+        for place in dict.fromkeys((labels, beside)):
+            if place.exists():
+                return place
+        for place in dict.fromkeys((labels, beside)):
+            if place.parent not in alike_in:
+                alike_in[place.parent] = _by_spelling(place.parent)
+            found = [path for path in alike_in[place.parent].get(fold_spelling(place.name), ()) if path not in expected]
+            if len(found) == 1:
+                return found[0]
+        return labels
+
+    return {image: find(image, labels) for image, labels in images.items()}
+
+
+def _by_spelling(folder: Path) -> dict[str, list[Path]]:
+    """The label files in ``folder`` by what their names have in common with others."""
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.suffix.lower() == _LABEL_SUFFIX and not is_hidden(path.name):
+            found[fold_spelling(path.name)].append(path)
+    return found
 
 
 def _add_image(records: BoxRecords, path: Path, source: Path, num_key_values: int, doubts: KeyPointDoubts) -> bool:
-    """Add an image with the boxes of its label file, ``source`` or that beside it; whether it has one."""
-    if not source.exists() and (beside := path.with_suffix(".txt")).is_file():
-        source = beside
+    """Add an image with the boxes of its label file, ``source``; whether it has one."""
     image = records.add_image(path, source)
     try:
-        text = read_text(source, "utf-8-sig")
+        text = read_any_text(source)
     except FileNotFoundError:
         return False
     except OSError as error:
         records.reject("D100", source, f"cannot be read as text: {error.strerror}")
         return True
     except UnicodeDecodeError as error:
-        records.reject("D100", source, f"cannot be read as text: not UTF-8, {error.reason} at byte {error.start}")
+        problem = f"not {error.encoding.upper()}, {error.reason} at byte {error.start}"
+        records.reject("D100", source, f"cannot be read as text: {problem}")
         return True
     height, width = (side or 1 for side in records.size(image))
     for number, line in enumerate(text.splitlines(), 1):
@@ -298,14 +364,20 @@ def _add_box(
     doubts: KeyPointDoubts,
 ) -> None:
     fields = line.split()
-    if num_key_values and len(fields) == 5 + num_key_values:
+    if num_key_values and len(fields) != 5:
+        if len(fields) != 5 + num_key_values:
+            expected = f"a box of 5 numbers, alone or with {num_key_values} of key points, as kpt_shape says"
+            records.reject("D005", source, f"expected {expected}, got {len(fields)}: {show(line.strip())}", number)
+            return
         fields = fields[:5]
     is_box, is_polygon = len(fields) == 5, len(fields) >= 7 and len(fields) % 2 == 1
     numbers = [value for value in map(parse_number, fields) if value is not None]
     if not (is_box or is_polygon):
         forms = "`class cx cy w h` or `class x1 y1 x2 y2 x3 y3 ...`"
         received = f"{len(fields)} numbers: {show(line.strip())}"
-        if len(fields) > 5 and not num_key_values:
+        if len(fields) == 6:
+            received += "; if the last one is a confidence, these are predictions: take it away to learn from them"
+        elif len(fields) > 6:
             received += "; if these are a box and key points, say kpt_shape in the YAML"
         records.reject("D005", source, f"expected {forms}, got {received}", number)
         return

@@ -19,7 +19,7 @@ from detseg.data.programs.shapes import Shape
 from detseg.data.records import BoxRecords
 from detseg.data.source import DataSource, as_there, check_class_names, exists, is_hidden, leaves_root, stated_names
 from detseg.data.split_rule import ALL
-from detseg.files import read_bytes
+from detseg.files import read_any_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 from detseg.structures import Target
 
@@ -179,7 +179,7 @@ def read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError(f"{path.stat().st_size:,} bytes, allowed are {MAX_FILE_BYTES:,}; split the file")
-        return json.loads(read_bytes(path).decode("utf-8-sig"))
+        return json.loads(read_any_text(path))
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from error
     except json.JSONDecodeError as error:

@@ -192,7 +192,7 @@ def test_bad_files_are_named(tmp_path: Path, content: str, message: str) -> None
 def test_several_mistakes_are_told_at_once(tmp_path: Path) -> None:
     content = copy.deepcopy(CONTENT)
     content["annotations"] = [{"id": number, "image_id": 1} for number in range(1000)]
-    content["categories"][0]["name"] = 1
+    content["categories"][0]["name"] = None
     with pytest.raises(DatasetError) as caught:
         coco_records(_write(tmp_path, content), [tmp_path], "val").refuse()
     assert "category 9: " in str(caught.value)
