@@ -37,6 +37,8 @@ class Form(Protocol):
 
     runtime: ClassVar[str]
     """What runs it where the user says nothing."""
+    runs_several: ClassVar[bool]
+    """Whether batches of several threads run at the same time; otherwise they take turns."""
     properties: Mapping[str, str]
     """What its writer says of it."""
     digest: bytes
@@ -44,8 +46,11 @@ class Form(Protocol):
     def __init__(self, path: Path) -> None:
         """Read it. Raises OnnxFileError: it is missing, damaged or refused."""
 
-    def open(self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None) -> Session:
-        """The network, ready; ``precision``: None for what is usual for such files.
+    def open(
+        self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None, num_streams: int = 1
+    ) -> Session:
+        """The network, ready for ``num_streams`` batches at the same time, each on ``num_threads`` cores;
+        ``precision``: None for what is usual for such files.
 
         Raises:
             OnnxFileError: it cannot be run.

@@ -47,16 +47,19 @@ class OnnxForm:
     """An ``.onnx`` file."""
 
     runtime: ClassVar[str] = "onnxruntime"
+    runs_several: ClassVar[bool] = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._content, self.properties = read_onnx_file(path)
         self.digest = digest_of(self._content)
 
-    def open(self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None) -> Session:
-        """In ONNX Runtime, or with a ``precision`` in OpenVINO."""
+    def open(
+        self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None, num_streams: int = 1
+    ) -> Session:
+        """In ONNX Runtime, where each thread that comes is a stream, or with a ``precision`` in OpenVINO."""
         if precision is not None:
-            return OpenVinoSession(self._path, self._content, num_threads, precision)
+            return OpenVinoSession(self._path, self._content, num_threads, precision, num_streams)
         content = self._content
         if KEY not in self.properties:
             require_survivor(self._path, content, self.digest)
@@ -69,6 +72,7 @@ class OpenVinoForm:
     """An ``.xml`` file of OpenVINO, with its weights in a ``.bin`` file beside it."""
 
     runtime: ClassVar[str] = "openvino"
+    runs_several: ClassVar[bool] = True
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -76,6 +80,8 @@ class OpenVinoForm:
         self.properties: Mapping[str, str] = read_properties(path)
         self.digest = digest_of(*self._parts)
 
-    def open(self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None) -> Session:
+    def open(
+        self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None, num_streams: int = 1
+    ) -> Session:
         """In OpenVINO, in fp32 unless another ``precision`` is asked for."""
-        return OpenVinoSession(self._path, self._parts, num_threads, precision or "fp32")
+        return OpenVinoSession(self._path, self._parts, num_threads, precision or "fp32", num_streams)

@@ -30,7 +30,8 @@ class OnnxModel:
     :mod:`detseg.runtime.foreign`; of such a file ``foreign`` says what the user knows, ``size`` the height and width of
     the input that it is tried with, and ``metadata`` what has been recognized already.
 
-    ``num_threads``: how many cores a run uses, all physical ones of this process where it is None. ``providers``: where
+    ``num_threads``: how many cores a run uses, all physical ones of this process where it is None; ``num_streams``: how
+    many runs of different threads there may be at a time without one waiting for another. ``providers``: where
     it runs, in the order of preference, by ONNX Runtime's names, with options; on the CPU where it is None.
     ``metadata`` is what the file says of itself. What a file can make of memory and time has limits, see
     :mod:`detseg.runtime.onnx.limits`. With a ``precision``, ``fp32`` or ``bf16``, OpenVINO runs it on the CPU, without
@@ -58,6 +59,7 @@ class OnnxModel:
         size: tuple[int, int] | None = None,
         metadata: Metadata | None = None,
         precision: str | None = None,
+        num_streams: int = 1,
     ) -> None:
         if num_threads is not None:
             require_threads(num_threads)
@@ -70,12 +72,14 @@ class OnnxModel:
             metadata = parse_metadata(properties, self.path)
         self.num_threads = num_threads or num_physical_cores()
         self.runs_on_cpu = names_of(providers or (CPU,)) == [CPU]
+        self.runs_several = form.runs_several
         self._providers = providers
+        self._num_streams = num_streams
         self._precision = precision
         self.digest = form.digest
         self.runtime = form.runtime if precision is None else "openvino"
         self.precision = precision or "fp32"
-        self._session: Session | None = form.open(self.num_threads, providers, precision)
+        self._session: Session | None = form.open(self.num_threads, providers, precision, num_streams)
         self._num_running = 0
         self._opening = threading.Lock()
         tell_of_forks(self)
@@ -116,14 +120,21 @@ class OnnxModel:
             name: np.concatenate([portion[name] for portion in portions])[: len(inputs)] for name in self.output_names
         }
 
-    def with_threads(self, num_threads: int) -> OnnxModel:
-        """The same network on ``num_threads`` cores.
+    def with_threads(self, num_threads: int, num_streams: int = 1) -> OnnxModel:
+        """The same network on ``num_threads`` cores for each of ``num_streams`` runs at a time.
 
         Raises:
             OnnxFileError: the file is not there any more, or another one.
         """
         known = self.metadata if self.is_foreign else None
-        other = OnnxModel(self.path, num_threads, self._providers, metadata=known, precision=self._precision)
+        other = OnnxModel(
+            self.path,
+            num_threads,
+            self._providers,
+            metadata=known,
+            precision=self._precision,
+            num_streams=num_streams,
+        )
         self._require_same(other.digest)
         return other
 
@@ -169,7 +180,7 @@ class OnnxModel:
                     )
                 form = read_form(self.path)
                 self._require_same(form.digest)
-                self._session = form.open(self.num_threads, self._providers, self._precision)
+                self._session = form.open(self.num_threads, self._providers, self._precision, self._num_streams)
             session = self._session
         with fork_guard:
             self._num_running += 1

@@ -23,13 +23,16 @@ class NcnnForm:
     """See :class:`detseg.runtime.onnx.form.Form`."""
 
     runtime: ClassVar[str] = "ncnn"
+    runs_several: ClassVar[bool] = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self.properties: Mapping[str, str] = read_properties(path)
         self.digest = digest_of(*read_parts(path, path.with_suffix(".bin")))
 
-    def open(self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None) -> Session:
+    def open(
+        self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None, num_streams: int = 1
+    ) -> Session:
         """On the CPU, in fp32."""
         if precision not in (None, "fp32") or names_of(providers or (CPU,)) != [CPU]:
             raise ValueError(f"{self._path}: ncnn runs on the CPU in fp32 here; leave device and precision out")

@@ -19,8 +19,9 @@ _TYPES = {"f32": "tensor(float)", "f16": "tensor(float16)"}
 
 
 class OpenVinoSession:
-    """The network in ``content``, an ONNX file or the two parts of OpenVINO's own, from ``path``, on ``num_threads``
-    cores of the CPU; threads may share it. See :class:`detseg.runtime.onnx.form.Session`.
+    """The network in ``content``, an ONNX file or the two parts of OpenVINO's own, from ``path``, for ``num_streams``
+    batches at the same time, each on ``num_threads`` cores of the CPU; threads may share it, and more of them than
+    there are streams wait. See :class:`detseg.runtime.onnx.form.Session`.
 
     Unlike in ONNX Runtime, memory and time have no limit.
 
@@ -30,15 +31,19 @@ class OpenVinoSession:
         ModuleNotFoundError: OpenVINO is not installed.
     """
 
-    def __init__(self, path: Path, content: bytes | Sequence[bytes], num_threads: int, precision: str) -> None:
+    def __init__(
+        self, path: Path, content: bytes | Sequence[bytes], num_threads: int, precision: str, num_streams: int = 1
+    ) -> None:
         openvino = import_openvino()
         core = openvino.Core()
         require_precision(core, precision)
         settings = {
             "INFERENCE_PRECISION_HINT": PRECISIONS[precision],
-            "INFERENCE_NUM_THREADS": num_threads,
-            "PERFORMANCE_HINT": "LATENCY",
-            "NUM_STREAMS": 1,
+            "INFERENCE_NUM_THREADS": num_threads * num_streams,
+            "PERFORMANCE_HINT": "LATENCY" if num_streams == 1 else "THROUGHPUT",
+            "NUM_STREAMS": num_streams,
+            # Every network, also of other processes, would be bound to the same first cores, however busy they are.
+            "ENABLE_CPU_PINNING": False,
         }
         self._path = path
         self._version = openvino.__version__
@@ -50,6 +55,11 @@ class OpenVinoSession:
         except RuntimeError as error:
             raise OnnxFileError(f"{path}: OpenVINO {self._version} cannot run it: {_reason(error)}") from error
         self._of_thread = threading.local()
+
+    @property
+    def num_streams(self) -> int:
+        """How many batches OpenVINO runs at the same time."""
+        return int(self._network.get_property("NUM_STREAMS"))
 
     def get_inputs(self) -> list[Value]:
         """The inputs, as ONNX Runtime tells them."""

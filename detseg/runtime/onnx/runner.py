@@ -84,7 +84,7 @@ class OnnxRunner:
         self._metadata = metadata
         self._pipeline = metadata.pipeline(model)
         self._shared_pipeline: Pipeline | None = None
-        shares = metadata.input.one_size and model.runs_on_cpu
+        shares = metadata.input.one_size and model.runs_on_cpu and model.runs_several
         self._num_streams = min(MAX_STREAMS, model.num_threads) if shares else 1
         self.max_in_flight = self._num_streams + 1
         self._start()
@@ -159,7 +159,8 @@ class OnnxRunner:
             return self._pipeline
         if self._shared_pipeline is None:
             num_threads = round(self._model.num_threads / self._num_streams)
-            self._shared_pipeline = self._metadata.pipeline(self._model.with_threads(num_threads))
+            shared = self._model.with_threads(num_threads, self._num_streams)
+            self._shared_pipeline = self._metadata.pipeline(shared)
         return self._shared_pipeline
 
 

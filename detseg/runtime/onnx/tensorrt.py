@@ -22,6 +22,7 @@ class TensorRtForm:
     """See :class:`detseg.runtime.onnx.form.Form`."""
 
     runtime: ClassVar[str] = "tensorrt"
+    runs_several: ClassVar[bool] = False
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -29,7 +30,9 @@ class TensorRtForm:
         (self._content,) = read_parts(path)
         self.digest = digest_of(self._content)
 
-    def open(self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None) -> Session:
+    def open(
+        self, num_threads: int, providers: Sequence[Provider] | None, precision: str | None, num_streams: int = 1
+    ) -> Session:
         """On the first GPU, in the precision that it was built for."""
         if precision not in (None, "fp32"):
             raise ValueError(f"{self._path}: an engine has its own precision; leave {precision} out")

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,7 +16,8 @@ import pytest
 import detseg
 from detseg.cli import main
 from detseg.runtime.onnx.model import OnnxModel
-from detseg.runtime.onnx.openvino import require_precision
+from detseg.runtime.onnx.openvino import OpenVinoSession, require_precision
+from detseg.runtime.onnx.runner import OnnxRunner
 from tests.runtime.conftest import SaveOnnx
 
 openvino = pytest.importorskip("openvino", reason="the extra openvino is not installed")
@@ -82,6 +84,27 @@ def test_threads_share_a_model(file: Path) -> None:
     for one in threads:
         one.join()
     assert same == [True] * 40
+
+
+def test_batches_that_share_the_cores_have_streams_of_their_own(file: Path) -> None:
+    content = file.read_bytes()
+    assert OpenVinoSession(file, content, 1, "fp32").num_streams == 1
+    assert OpenVinoSession(file, content, 1, "fp32", num_streams=2).num_streams == 2
+    runner = OnnxRunner(OnnxModel(file, num_threads=2, precision="fp32"))
+    image = np.full((32, 48, 3), 99, np.uint8)
+    made: list[OnnxModel] = []
+
+    def with_threads(num_threads: int, num_streams: int) -> OnnxModel:
+        made.append(OnnxModel(file, num_threads, precision="fp32", num_streams=num_streams))
+        return made[0]
+
+    runner._model.with_threads = with_threads  # type: ignore[assignment, method-assign]
+    runner._num_under_way = 1  # as if another were in the network
+    (mask,) = runner.submit([image]).results()
+    session: Any = made[0]._session
+    assert (made[0].num_threads, session.num_streams) == (1, 2)
+    runner._num_under_way = 0
+    assert np.array_equal(mask.labels, runner.submit([image]).results()[0].labels)
 
 
 def test_a_forked_child_can_use_it(file: Path, in_forked_child: Callable[[Callable[[], object]], str]) -> None:
