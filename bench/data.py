@@ -469,8 +469,9 @@ def works_of(group: str) -> Iterator[tuple[str, str]]:
         yield "train", "coco"
     else:
         yield "open", group
-        if group == "coco":
+        if group in ("coco", "yolo", "voc"):
             yield "open again", group
+        if group == "coco":
             yield "pycocotools", group
             yield "check --fast", group
 

@@ -80,6 +80,11 @@ class SplitRecords(ABC):
         entries = f"{self.entry}{'s' if len(annotation_ids) > 1 else ''} {enumerate_some(annotation_ids)}: "
         self.deny(file, f"{entries if annotation_ids else ''}{message}")
 
+    @property
+    def num_faults(self) -> int:
+        """How much was reported, rejected or denied so far."""
+        return len(self.findings) + len(self._refusals)
+
     def deny(self, file: Path | str, message: str) -> None:
         """Let ``refuse`` raise for what a check finds anyway, such as a missing file."""
         self._refusals.append((str(file), message))
@@ -220,13 +225,16 @@ class BoxRecords(SplitRecords):
     def take_over(self, packed: PackedAnnotations, source: Path) -> None:
         """Take images and boxes that are known to be right, all of them at once, from the file ``source``, which states
         the sizes of the images; there must be none yet."""
-        assert not self.sources
-        self.sources = [source] * len(packed)
-        self.states_size = [True] * len(packed)
-        self.packed = packed
+        self.take_over_read(packed, [source] * len(packed), [True] * len(packed))
         outlines = packed.segmentations
         if isinstance(outlines, OutlinesInFile) and not outlines.lengths.all():
             self._reject_bare(source, *packed.annotation_ids[outlines.lengths == 0].tolist())
+
+    def take_over_read(self, packed: PackedAnnotations, sources: Sequence[Path], states_size: Sequence[bool]) -> None:
+        """Take images and boxes that were read before from the files ``sources`` ``[N]`` and found to be right; there
+        must be none yet. ``states_size`` ``[N]``: whether the files state the size of the image."""
+        assert not self.sources
+        self.sources, self.states_size, self.packed = list(sources), list(states_size), packed
 
     def _reject_bare(self, source: Path, *numbers: int) -> None:
         """Reject objects without an outline, if that is what is learned from."""

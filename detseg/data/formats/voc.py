@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detseg.data.datasets.kept_labels import FileStates, keep_labels, load_labels
 from detseg.data.datasets.mask_file import read_index_mask
 from detseg.data.format import DatasetFormat
 from detseg.data.outline import box_around
@@ -171,12 +172,25 @@ def voc_records(
     """
     folders = find_folders(root)
     assert folders is not None, "or there would be no splits"
+    images = _Images(folders)
+    if list_path is None:
+        names = [_name_of(path, folders.annotations) for path in _xml_files(folders)]
+    else:
+        names = [_without_suffix(line, folders.annotations) for line in read_lines(list_path)]
+    kept_at = None
+    if target == "boxes" and not any("/" in name for name in names):  # all that is read lies in these two folders
+        states = FileStates("voc", root, home, list_path, split, class_names, names)
+        for path in (*_xml_files(folders), *images.paths()):
+            states.add(path)
+        kept_at = states.kept()
+    kept = load_labels(kept_at)
     files: dict[Path, _Annotation] = {}
-    if class_names is None:
+    if kept is not None:
+        class_names = kept.class_names
+    elif class_names is None:
         files = {path: _Annotation(path) for path in _xml_files(folders)}
         found = {name for annotation in files.values() for name in annotation.class_names()}
         class_names = check_class_names(sorted(found), f"{folders.annotations}: the names of the objects")
-    images = _Images(folders)
     records = BoxRecords(
         split,
         root=images.folder,
@@ -186,10 +200,10 @@ def voc_records(
         entry="object",
         target=target,
     )
-    if list_path is None:
-        names = [_name_of(path, folders.annotations) for path in _xml_files(folders)]
-    else:
-        names = [_without_suffix(line, folders.annotations) for line in read_lines(list_path)]
+    if kept is not None:
+        sources = [folders.annotations / f"{name}.xml" for name in names]
+        records.take_over_read(kept.packed, sources, kept.states_size.tolist())
+        return records
     seen: set[str] = set()
     for name in names:
         if name in seen or leaves_root(name):
@@ -206,6 +220,8 @@ def voc_records(
         # Who reads its classes from all files must be able to read them all.
         if annotation.problem is not None and path not in records.sources:
             records.reject("D100", path, annotation.problem)
+    if not records.num_faults:
+        keep_labels(kept_at, class_names, records.packed, records.states_size, records.home)
     return records
 
 
@@ -286,6 +302,10 @@ class _Images:
                 stem = _name_of(path, folder)
                 self._by_stem.setdefault(stem, path.relative_to(folder).as_posix())
                 self._by_spelling[fold_spelling(stem)].append(self._by_stem[stem])
+
+    def paths(self) -> list[Path]:
+        """All of them, and what else is not hidden, sorted."""
+        return [self.folder / name for name in sorted(self._names)]
 
     def find(self, stem: str, file_name: str) -> str:
         """The name of the image; the one that would be expected where there is none, for ``load`` to complain about."""

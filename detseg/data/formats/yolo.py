@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from detseg.data.datasets.kept_labels import FileStates, keep_labels, load_labels
 from detseg.data.format import DatasetFormat
 from detseg.data.key_points import TOLERANCE, KeyPointDoubts
 from detseg.data.parsing import as_integer, parse_number, show
@@ -120,11 +121,22 @@ class YoloFormat(DatasetFormat):
         for labels in dict.fromkeys(labels for place in places for labels in _labels_in(place, records.root)):
             if labels not in used:
                 records.report("D101", labels, "there is no image for these labels")
+        states = FileStates("yolo", records.root, split, target, class_names, num_key_points, doubts.told)
+        for path in (path for pair in images.items() for path in pair):
+            states.add(path)
+        kept_at = states.kept()
+        kept = load_labels(kept_at)
+        if kept is not None:
+            records.take_over_read(kept.packed, list(images.values()), kept.states_size.tolist())
+            return records
+        num_faults = records.num_faults
         are_labeled = [_add_image(records, path, labels, num_key_points, doubts) for path, labels in images.items()]
         doubts.judge(records)
         for labels, count in Counter(records.sources).items():
             if count > 1 and labels.is_file():
                 records.report("D106", labels, f"{count} images of this name have these labels")
+        if any(are_labeled) and records.num_faults == num_faults:
+            keep_labels(kept_at, class_names, records.packed, records.states_size, records.root)
         if not images:
             records.reject("D309", records.root, f"no images of {split}; suffixes are {', '.join(IMAGE_SUFFIXES)}")
         elif not any(are_labeled):

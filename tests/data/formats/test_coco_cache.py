@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detseg.data.datasets.kept_arrays import trim
 from detseg.data.formats import coco_cache
 from detseg.data.formats.coco import coco_records
-from detseg.data.formats.coco_cache import load_columns, open_columns, trim
+from detseg.data.formats.coco_cache import load_columns, open_columns
 from detseg.data.formats.coco_columns import CocoColumns, read_columns
 
 MAX_BYTES = 10**7
