@@ -18,6 +18,10 @@ from detseg.losses.base import LossSum
 from detseg.losses.detection import TALLoss, TALSettings
 from detseg.ops.decode import flatten_levels
 
+_BITS = 4
+LEVELS = 2**_BITS - 1
+"""Steps in which the share of a cell that lies in an object is known."""
+
 
 @runtime_checkable
 class InstanceLoss(Protocol):
@@ -30,7 +34,8 @@ class InstanceLoss(Protocol):
     ) -> LossSum:
         """Raw maps ``[B, channels, H, W]``, fine to coarse, with coefficients last, and ``prototypes``
         ``[B, K, h, w]``, against boxes ``[B, M, 4]`` (xyxy, input pixels) with class positions ``[B, M]`` int64, -1
-        where there is no object, and the cells of the prototypes that belong to each, as :func:`pack_cells` packs them.
+        where there is no object, and what share of each of the prototypes' cells lies in the object, as
+        :func:`pack_shares` packs them.
 
         Raises ValueError where shapes or labels do not fit the model.
         """
@@ -82,10 +87,10 @@ class TALMasksLoss:
     ) -> LossSum:
         """See :class:`InstanceLoss`; ``levels`` have ``4 * reg_max + num_classes + K`` channels."""
         num_images, num_prototypes, height, width = prototypes.shape
-        if masks.shape != (*labels.shape, height, -(-width // 8)) or masks.dtype != torch.uint8:
+        if masks.shape != (*labels.shape, height, -(-width // 2)) or masks.dtype != torch.uint8:
             raise ValueError(
                 f"prototypes {list(prototypes.shape)} with labels {list(labels.shape)} need packed masks "
-                f"{[*labels.shape, height, -(-width // 8)]} of uint8, got {list(masks.shape)} of {masks.dtype}"
+                f"{[*labels.shape, height, -(-width // 2)]} of uint8, got {list(masks.shape)} of {masks.dtype}"
             )
         found, positives = self.boxes.with_positives(
             [level[:, :-num_prototypes] for level in levels], boxes_xyxy, labels
@@ -108,19 +113,20 @@ class TALMasksLoss:
                         coefficients[image, :, positives.point[mine]].T,
                         prototypes[image],
                         boxes_xyxy[image, slot].float() * scale,
-                        unpack_cells(masks[image], width)[slot],
+                        unpack_shares(masks[image][slot], width),
                     ).sum()
                 )
             mean = total / is_found.sum().clamp(min=1)
         return LossSum({**found.parts, "mask": self.gain * mean * found.normalizer.clamp(min=1)}, found.normalizer)
 
 
-def mask_loss(coefficients: Tensor, prototypes: Tensor, boxes_xyxy: Tensor, masks: Tensor) -> Tensor:
+def mask_loss(coefficients: Tensor, prototypes: Tensor, boxes_xyxy: Tensor, shares: Tensor) -> Tensor:
     """Binary cross-entropy ``[P]`` of the masks that ``coefficients`` ``[P, K]`` make of ``prototypes`` ``[K, h, w]``
-    with the true ones, ``[P, h, w]`` bool; summed over the cells whose first corner is in the box ``[P, 4]`` (xyxy, in
-    cells), over the area of the box, at least one cell (arXiv 1904.02689, section 3.1)."""
+    with the share of each cell that lies in the object, ``[P, h, w]`` from 0 to 1; summed over the cells whose first
+    corner is in the box ``[P, 4]`` (xyxy, in cells), over the area of the box, at least one cell (arXiv 1904.02689,
+    section 3.1)."""
     logits = torch.einsum("pk,khw->phw", coefficients, prototypes)
-    losses = F.softplus(logits) - logits * masks
+    losses = F.softplus(logits) - logits * shares
     height, width = prototypes.shape[1:]
     left, top, right, bottom = boxes_xyxy[:, :, None].unbind(dim=1)
     x, y = (torch.arange(side, device=logits.device) for side in (width, height))
@@ -129,19 +135,15 @@ def mask_loss(coefficients: Tensor, prototypes: Tensor, boxes_xyxy: Tensor, mask
     return (losses * is_inside).sum(dim=(1, 2)) / area.clamp(min=1)
 
 
-def pack_cells(masks: Tensor) -> Tensor:
-    """Masks ``[..., h, w]`` bool -> ``[..., h, ceil(w / 8)]`` uint8, eight cells of a row in a byte, the first in its
-    lowest bit."""
-    masks = F.pad(masks.byte(), (0, -masks.shape[-1] % 8))
-    packed: Tensor = (torch.unflatten(masks, -1, (-1, 8)) << _bits(masks.device)).sum(dim=-1, dtype=torch.uint8)
+def pack_shares(shares: Tensor) -> Tensor:
+    """Shares of cells ``[..., h, w]``, from 0 to 1, -> ``[..., h, ceil(w / 2)]`` uint8: in steps of 1/15, two cells of
+    a row in a byte, the first in its lower half."""
+    steps = (F.pad(shares.float(), (0, shares.shape[-1] % 2)) * LEVELS).round().byte()
+    packed: Tensor = steps[..., ::2] | (steps[..., 1::2] << _BITS)
     return packed
 
 
-def unpack_cells(packed: Tensor, width: int) -> Tensor:
-    """The inverse of :func:`pack_cells` for masks of ``width`` cells."""
-    bits = (packed[..., None] >> _bits(packed.device)) & 1
-    return bits.flatten(-2)[..., :width].bool()
-
-
-def _bits(device: torch.device) -> Tensor:
-    return torch.arange(8, dtype=torch.uint8, device=device)
+def unpack_shares(packed: Tensor, width: int) -> Tensor:
+    """The inverse of :func:`pack_shares` for ``width`` cells, float32."""
+    steps = torch.stack([packed & LEVELS, packed >> _BITS], dim=-1).flatten(-2)
+    return steps[..., :width].float() / LEVELS

@@ -12,14 +12,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detseg.arrays import BoolArray
+from detseg.arrays import BoolArray, FloatArray
 from detseg.config import choice
 from detseg.evaluation.objects.hardest_instances import HardestInstances
 from detseg.evaluation.objects.instances import InstanceEvaluator
 from detseg.losses import INSTANCE_LOSSES
 from detseg.losses.base import LossSum
 from detseg.losses.checks import require_positions
-from detseg.losses.instances import InstanceLossConfig
+from detseg.losses.instances import InstanceLossConfig, pack_shares
 from detseg.models.base import MaskMaps
 from detseg.models.detector import Detector
 from detseg.ops.decode import decode, flatten_levels
@@ -32,8 +32,7 @@ from detseg.structures import Detections, GroundTruth, LetterboxTransform, Sampl
 from detseg.tasks.base import Batch, ExportGraph, make_batch
 from detseg.tasks.detection import DetectionTask, box_targets, require_multiples, settings_of_evaluation
 
-_HALF, _TOUCHED = 128, 1
-"""Of 255, what share of a cell's pixels lies in a mask: at least half of them, or any."""
+_HALF = 0.5
 
 
 class InstanceSource(Protocol):
@@ -206,7 +205,7 @@ class InstanceCriterion:
 
     def collate(self, samples: Sequence[Sample]) -> Batch:
         """Samples of one size -> a batch with the targets of :func:`detseg.tasks.detection.box_targets`, and ``masks``,
-        the cells of each object as :func:`detseg.losses.instances.pack_cells` packs them.
+        the shares of cells of each object as :func:`detseg.losses.instances.pack_shares` packs them.
 
         Raises:
             ValueError: a sample has no masks, or a label is no class.
@@ -214,13 +213,13 @@ class InstanceCriterion:
         targets = box_targets(samples)
         require_positions(targets["labels"], self._num_classes)
         height, width = (side // self._prototype_stride for side in samples[0].image.shape[:2])
-        packed = np.zeros((*targets["labels"].shape, height, -(-width // 8)), np.uint8)
+        masks = torch.zeros((*targets["labels"].shape, height, -(-width // 2)), dtype=torch.uint8)
         for row, sample in enumerate(samples):
             if sample.object_masks is None:
                 raise ValueError(f"{sample.path}: has no masks of objects; instance segmentation needs one for each")
-            cells = cells_of(sample.object_masks[~sample.crowd], self._prototype_stride)
-            packed[row, : len(cells)] = np.packbits(cells, axis=-1, bitorder="little")
-        return make_batch(samples, {**targets, "masks": torch.from_numpy(packed)})
+            shares = shares_of(sample.object_masks[~sample.crowd], self._prototype_stride)
+            masks[row, : len(shares)] = pack_shares(torch.from_numpy(shares))
+        return make_batch(samples, {**targets, "masks": masks})
 
     def __call__(self, raw: MaskMaps, batch: Batch) -> LossSum:
         """Raw maps and prototypes -> the loss parts of boxes and masks."""
@@ -228,18 +227,21 @@ class InstanceCriterion:
         return self.loss(raw.levels, raw.prototypes, *(batch.targets[name] for name in names))
 
 
-def cells_of(masks: BoolArray, stride: int) -> BoolArray:
-    """Masks ``[N, H, W]`` -> their cells of ``stride`` x ``stride`` pixels, ``[N, H / stride, W / stride]``: those that
-    lie in the object by half or more; of an object that has none, those that it touches."""
+def shares_of(masks: BoolArray, stride: int) -> FloatArray:
+    """What share of each cell of ``stride`` x ``stride`` pixels lies in the masks ``[N, H, W]``: float32
+    ``[N, H / stride, W / stride]`` from 0 to 1.
+
+    Shares, and not whether they are one half or more, place the outline inside of a cell: masks are interpolated
+    between the cells. An object that has no cell by half would vanish there; those that it touches count as whole.
+    """
     height, width = masks.shape[1] // stride, masks.shape[2] // stride
-    cells = np.zeros((len(masks), height, width), np.bool_)
-    for mask, own in zip(masks, cells, strict=True):
+    shares = np.zeros((len(masks), height, width), np.float32)
+    for mask, own in zip(masks, shares, strict=True):
         # The mean over the pixels of a cell, several times as fast as numpy's.
-        share = np.asarray(cv2.resize(mask.view(np.uint8) * 255, (width, height), interpolation=cv2.INTER_AREA))
-        own[:] = share >= _HALF
-        if not own.any():
-            own[:] = share >= _TOUCHED
-    return cells
+        cv2.resize(mask.astype(np.float32), (width, height), dst=own, interpolation=cv2.INTER_AREA)
+        if own.max(initial=0) < _HALF:
+            own[own > 0] = 1
+    return shares
 
 
 def split_levels(levels: Sequence[Tensor], count: int) -> tuple[list[Tensor], list[Tensor]]:

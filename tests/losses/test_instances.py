@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from detseg.losses.instances import TALMasksLossConfig, mask_loss, pack_cells, unpack_cells
+from detseg.losses.instances import TALMasksLossConfig, mask_loss, pack_shares, unpack_shares
 
 STRIDES, NUM_CLASSES, NUM_PROTOTYPES = (8, 16, 32), 4, 8
 HEIGHT, WIDTH = 128, 160
@@ -58,7 +58,7 @@ def test_loss_and_gradients_equal_the_reference() -> None:
     raw, prototypes, boxes, labels, masks = example()
     raw.requires_grad_()
     prototypes.requires_grad_()
-    found = loss()(levels_of(raw), prototypes, boxes, labels, pack_cells(masks))
+    found = loss()(levels_of(raw), prototypes, boxes, labels, pack_shares(masks))
     parts = {name: (part / found.normalizer).item() for name, part in found.parts.items()}
     assert parts == pytest.approx(REFERENCE, rel=1e-5)
     of_raw, of_prototypes = torch.autograd.grad(found.total(), [raw, prototypes])
@@ -90,7 +90,7 @@ def test_without_objects_masks_cost_nothing_and_all_outputs_have_gradients() -> 
     raw, prototypes, boxes, labels, masks = example()
     raw.requires_grad_()
     prototypes.requires_grad_()
-    found = loss()(levels_of(raw), prototypes, boxes, torch.full_like(labels, -1), pack_cells(masks))
+    found = loss()(levels_of(raw), prototypes, boxes, torch.full_like(labels, -1), pack_shares(masks))
     assert (found.parts["mask"].item(), found.normalizer.item()) == (0, 0)
     gradients = torch.autograd.grad(found.total(), [raw, prototypes])
     assert all(bool(gradient.isfinite().all()) for gradient in gradients)
@@ -98,24 +98,39 @@ def test_without_objects_masks_cost_nothing_and_all_outputs_have_gradients() -> 
 
 def test_padding_and_masks_of_others_do_not_count() -> None:
     raw, prototypes, boxes, labels, masks = example()
-    expected = loss()(levels_of(raw), prototypes, boxes, labels, pack_cells(masks))
+    expected = loss()(levels_of(raw), prototypes, boxes, labels, pack_shares(masks))
     masks[1, 3:] = ~masks[1, 3:]
     boxes[1, 3:] = 7
-    again = loss()(levels_of(raw), prototypes, boxes, labels, pack_cells(masks))
+    again = loss()(levels_of(raw), prototypes, boxes, labels, pack_shares(masks))
     assert again.total().item() == expected.total().item()
     masks[0, 0] = ~masks[0, 0]
-    assert loss()(levels_of(raw), prototypes, boxes, labels, pack_cells(masks)).parts["mask"] != expected.parts["mask"]
+    assert loss()(levels_of(raw), prototypes, boxes, labels, pack_shares(masks)).parts["mask"] != expected.parts["mask"]
 
 
-@pytest.mark.parametrize("width", [1, 7, 8, 9, 24])
-def test_packing_keeps_every_cell(width) -> None:
-    masks = torch.rand(2, 3, 4, width, generator=torch.Generator().manual_seed(0)) < 0.5
-    packed = pack_cells(masks)
-    assert (packed.dtype, packed.shape) == (torch.uint8, (2, 3, 4, -(-width // 8)))
-    assert torch.equal(unpack_cells(packed, width), masks)
+@pytest.mark.parametrize("width", [1, 2, 7, 24])
+def test_packing_keeps_every_share(width: int) -> None:
+    shares = torch.randint(16, (2, 3, 4, width), generator=torch.Generator().manual_seed(0)) / 15
+    packed = pack_shares(shares)
+    assert (packed.dtype, packed.shape) == (torch.uint8, (2, 3, 4, -(-width // 2)))
+    assert torch.equal(unpack_shares(packed, width), shares)
+
+
+def test_packed_shares_by_hand() -> None:
+    """Of 15 steps: 0.5 is 7.5, which rounds to 8, 1 is 15 and 0.2 is 3; the first cell is in the lower half."""
+    assert pack_shares(torch.tensor([0.5, 1.0, 0.2])).tolist() == [8 + 16 * 15, 3]
+    assert pack_shares(torch.tensor([True, False])).tolist() == [15]
+
+
+def test_a_share_is_the_probability_that_costs_least() -> None:
+    """A cell that lies in the object by a fifth: the loss is least where the logit is log(0.2 / 0.8)."""
+    logit = torch.tensor([[math.log(0.25)]], requires_grad=True)
+    box = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    mask_loss(logit, torch.ones(1, 1, 1), box, torch.full((1, 1, 1), 0.2)).sum().backward()
+    assert logit.grad is not None
+    assert logit.grad.item() == pytest.approx(0, abs=1e-7)
 
 
 def test_masks_of_another_size_are_refused() -> None:
     raw, prototypes, boxes, labels, masks = example()
-    with pytest.raises(ValueError, match=r"need packed masks \[2, 5, 32, 5\] of uint8, got \[2, 5, 32, 40\] of"):
+    with pytest.raises(ValueError, match=r"need packed masks \[2, 5, 32, 20\] of uint8, got \[2, 5, 32, 40\] of"):
         loss()(levels_of(raw), prototypes, boxes, labels, masks)

@@ -17,7 +17,7 @@ from detseg.losses import assigners, checks, detection, pixelwise, regions
 from detseg.losses.assigners import simota_assign, task_aligned_assign
 from detseg.losses.base import LossSum
 from detseg.losses.detection import SimOTALoss, TALLoss
-from detseg.losses.instances import TALMasksLoss, pack_cells
+from detseg.losses.instances import TALMasksLoss, pack_shares
 from detseg.losses.segmentation import OHEMConfig, SegmentationLoss, SegmentationLossConfig
 
 NUM_CLASSES, STRIDES, SIDE = 3, (8, 16), 64
@@ -68,7 +68,7 @@ def simota(seed: int) -> tuple[Callable[[], LossSum], list[Tensor]]:
 def masks(seed: int) -> tuple[Callable[[], LossSum], list[Tensor]]:
     levels, prototypes = maps(4 * 8 + NUM_CLASSES + 4, seed), torch.randn(3, 4, 16, 16).requires_grad_()
     boxes, labels = targets(seed)
-    cells = pack_cells(torch.rand(*labels.shape, 16, 16) > 0.5)
+    cells = pack_shares(torch.rand(*labels.shape, 16, 16) > 0.5)
     loss = TALMasksLoss(TALLoss(NUM_CLASSES, STRIDES, 8), 1.0)
     return lambda: loss(levels, prototypes, boxes, labels, cells), [*levels, prototypes]
 
