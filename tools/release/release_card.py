@@ -20,7 +20,7 @@ from detseg.runtime.media.images import read_image, write_image
 from detseg.runtime.weights.released import Release, add_release, sha256_of
 from detseg.tasks.model_file import load_model_file, save_model_file
 
-PRIMARY = {"detection": "AP", "semantic": "mIoU", "volume": "Dice"}
+PRIMARY = {"detection": "AP", "instance": "AP", "semantic": "mIoU", "volume": "Dice"}
 CARD_NAME = "README.md"
 TABLE_HEAD = "# Weights of a trial, in the format of detseg/runtime/released.yaml.\nurl: null\nweights: {}\n"
 LICENSE = "Apache-2.0"
@@ -29,7 +29,10 @@ NUM_IMAGES = 3
 MAX_IMAGE_WIDTH = 1200
 
 _HEAD = "# Released weights\n"
-_OVERALL = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "mIoU", "pixel_accuracy", "Dice", "HD95")
+_OVERALL = (
+    *("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AP_box", "AP50_box"),
+    *("mIoU", "pixel_accuracy", "Dice", "HD95"),
+)
 _BY_SIZE = ("AP", "AP50", "AP75", "mIoU")
 _PER_CLASS = ("AP", "AP50", "IoU", "Dice", "HD95")
 
