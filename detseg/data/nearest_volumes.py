@@ -10,7 +10,7 @@ from pathlib import Path
 from detseg.data.source import is_hidden
 from detseg.files import read_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
-from detseg.runtime.volumes.volume_files import is_volume_path, volume_stem
+from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES, describe_other_files, is_volume_path, volume_stem
 
 _NUM_LOOKED_AT = 200
 _MOST_BYTES = 2**22
@@ -32,6 +32,14 @@ def describe_pictures(root: Path, images: str, labels: str) -> str:
         f"{found[0].name} and others in {images} are pictures, no volumes: learn masks from them (task semantic): copy "
         f"them to train/images and train/masks, val/images and val/masks{numbered}, with the names in classes.txt; or "
         f"write a YAML: `format: masks`, `names: [...]`, `train: {{images: {images}, masks: {labels}}}`"
+    )
+
+
+def describe_no_volumes(folder: Path) -> str:
+    """What to say of a ``folder`` that should hold volumes and does not."""
+    return (
+        f"there are no volumes in {folder}; their names end in {', '.join(VOLUME_SUFFIXES)}, or they are folders with "
+        f"a DICOM series; {describe_other_files(folder)}"
     )
 
 

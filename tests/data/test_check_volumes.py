@@ -101,9 +101,28 @@ def no_structure(array: Any, affine: Any) -> tuple[Any, Any]:
     return array * 0, affine
 
 
+def mirror(array: Any, affine: Any) -> tuple[Any, Any]:
+    """The same voxels at the same places, counted from the other end of the first axis."""
+    affine[:3, 3] += affine[:3, 0] * (array.shape[0] - 1)
+    affine[:3, 0] *= -1
+    return array[::-1], affine
+
+
+def swap_axes(array: Any, affine: Any) -> tuple[Any, Any]:
+    """The same voxels at the same places, with the last axis first."""
+    return np.ascontiguousarray(array.transpose(2, 0, 1)), affine[:, [2, 0, 1, 3]]
+
+
+def in_centimeters(array: Any, affine: Any) -> tuple[Any, Any]:
+    affine[:3] *= 0.1
+    return array, affine
+
+
 @pytest.mark.parametrize(
     ("which", "damage", "code", "message", "exit_code"),
     [
+        (1, mirror, "D403", r"has the voxels of the volume .* direction, toward SRP instead of IRP", 2),
+        (1, swap_axes, "D403", r"has the voxels of the volume .* direction, toward PIR instead of IRP", 2),
         (0, cut, "D401", "truncated", 2),
         (0, poison, "D401", "1 of .* voxels are NaN or infinite", 2),
         (1, cut, "D402", "truncated", 2),
@@ -293,3 +312,13 @@ def test_a_structure_that_is_too_thin_for_the_spacing_of_training(tmp_path: Path
     report = check_dataset(tmp_path)
     assert [(one.code, Path(one.file).name) for one in report.findings] == [("D407", "3.nii")]
     assert report.findings[0].message.startswith("nothing is left of vessel at 1x1x4 mm, the median spacing")
+
+
+def test_a_volume_in_another_unit_than_the_others(folder: Path) -> None:
+    """Its labels say the same, so that nothing but the others tells of it: by a factor of 10 along each axis."""
+    for path in files(folder, 3):
+        rewrite(path, in_centimeters)
+    report = check_dataset(folder)
+    # What is learned at the spacing of the others is not seen in it either.
+    assert codes(report) == ["D406", "D407"]
+    assert re.search(r"its voxels are .* times larger: correct the spacing", report.findings[0].message)

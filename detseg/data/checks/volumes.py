@@ -30,6 +30,8 @@ from detseg.volumes import Spacing, VolumeTransform
 
 _VOXELS_AT_ONCE = 2**26
 """How many voxels the threads hold together; while one is read and compared it takes up to 26 bytes, so 1.7 GB."""
+_STRANGE_RATIO = 30
+"""By how much the size of voxels may differ from the usual one in a set; slices of 0.5 to 5 mm differ by 10."""
 
 
 @dataclass(slots=True)
@@ -62,6 +64,8 @@ def inspect_volumes(splits: Sequence[VolumeRecords], num_threads: int | None = N
         num_channels = max(1, len(first.channels))
         rules = _Rules(name_of, named.merged_values, spec, first.trust_grid, num_channels, first.ignored, budget)
         states = dict(zip(pairs, pool.map(partial(_inspect, rules=rules), pairs), strict=True))
+    for state in states.values():
+        _find_strange_spacing(state, spec.spacing)
     findings: list[Finding] = []
     # A volume may be in several splits, as in the folds of a cross-validation; its faults are told once.
     for pair, state in states.items():
@@ -132,6 +136,25 @@ def _spacing(path: Path, num_channels: int) -> Spacing | None:
         return None
 
 
+def _find_strange_spacing(state: VolumeState, usual: Spacing | None) -> None:
+    """A volume whose voxels have another size than those of the others by a factor that no scanner explains."""
+    if state.header is None or usual is None:
+        return
+    spacing = spacing_toward_ras(state.header.affine)
+    ratio = math.prod(spacing) / math.prod(usual)
+    if max(ratio, 1 / ratio) > _STRANGE_RATIO:
+        message = (
+            f"its voxels are {_millimeters(spacing)} mm toward right, front and top, those of the others mostly "
+            f"{_millimeters(usual)}, {max(ratio, 1 / ratio):.3g} times {'smaller' if ratio > 1 else 'larger'}: correct "
+            "the spacing in its header, which may be in another unit"
+        )
+        state.faults.append(("D406", state.pair.image, message))
+
+
+def _millimeters(spacing: Spacing) -> str:
+    return "x".join(f"{step:.4g}" for step in spacing)
+
+
 def _inspect(pair: VolumePair, rules: _Rules) -> VolumeState:
     state = VolumeState(pair)
     try:
@@ -183,10 +206,9 @@ def _find_lost(
         return
     lost = [names[label] for label in lost_classes(labels, place_labels(labels, transform))]
     if lost:
-        spacing = "x".join(f"{step:.4g}" for step in transform.input_spacing)
         message = (
-            f"nothing is left of {', '.join(lost)} at {spacing} mm, the median spacing, which training takes unless it "
-            "is told another"
+            f"nothing is left of {', '.join(lost)} at {_millimeters(transform.input_spacing)} mm, the median "
+            "spacing, which training takes unless it is told another"
         )
         state.faults.append(("D407", path, message))
 

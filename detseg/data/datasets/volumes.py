@@ -272,6 +272,12 @@ def require_same_grid(
     affine: DoubleArray,
 ) -> None:
     """Raises DatasetError where the labels have other voxels than their volume, or these lie at other places."""
+    if _is_turned(label_affine, label_shape, affine, shape):
+        raise DatasetError(
+            f"{label_path}: it has the voxels of the volume {image_path}, but its axes run in another order or "
+            f"direction, toward {_axes(label_affine)} instead of {_axes(affine)}: save the labels with the axes of the "
+            "volume, by nibabel.orientations or a resampling with the nearest neighbor"
+        )
     if label_shape != shape:
         raise DatasetError(
             f"{label_path}: {_by(label_shape)} voxels, but the volume {image_path} has {_by(shape)}; labels have one "
@@ -286,6 +292,28 @@ def require_same_grid(
             f"allowed are {allowed:.4g} mm, what rounding does to headers: correct the wrong header, resample the "
             "labels to the volume, or, where labels have lost their affine, write `trust_grid: true` in the data YAML"
         )
+
+
+def _is_turned(affine: DoubleArray, shape: tuple[int, ...], other: DoubleArray, other_shape: tuple[int, ...]) -> bool:
+    """Whether two grids have the same voxels, but count them along other axes or from other ends."""
+    axes = np.rint((np.linalg.inv(other) @ affine)[:3, :3])
+    lengths = np.abs(axes)
+    if np.array_equal(axes, np.eye(3)) or (lengths.sum(axis=0) != 1).any() or (lengths.sum(axis=1) != 1).any():
+        return False
+    if not np.array_equal(lengths @ shape, other_shape):
+        return False
+    counted = np.eye(4)
+    counted[:3, :3] = axes
+    counted[:3, 3] = np.where(axes.sum(axis=1) < 0, np.array(other_shape) - 1, 0)
+    grid = (shape[0], shape[1], shape[2])
+    return grid_distance_mm(affine, other @ counted, grid) <= grid_tolerance_mm(affine, grid)
+
+
+def _axes(affine: DoubleArray) -> str:
+    """Toward where the axes of a file run, such as RAS: the patient's right, front and top."""
+    axes, flips = orientation(affine)
+    letters = [ends[flips[place]] for place, ends in enumerate(("RL", "AP", "SI"))]
+    return "".join(letters[axes.index(axis)] for axis in range(3))
 
 
 def spacing_toward_ras(affine: DoubleArray) -> tuple[float, float, float]:

@@ -28,7 +28,7 @@ from detseg.data.formats.nifti_description import (
 )
 from detseg.data.formats.nifti_folds import FOLDS_NAME, ListedFolds, folds_of_list, list_of, read_folds
 from detseg.data.formats.nifti_labels import ORDER_KEY, read_class_names, read_ignore_index, read_regions
-from detseg.data.nearest_volumes import describe_pictures
+from detseg.data.nearest_volumes import describe_no_volumes, describe_pictures
 from detseg.data.source import (
     DatasetError,
     DataSource,
@@ -206,8 +206,8 @@ def find_training_pairs(
     if not listed:
         images = list_volumes(root / IMAGES)
         pictures = "" if images else describe_pictures(root, IMAGES, LABELS)
-        if pictures:
-            raise DatasetError(f"{where}: {pictures}")
+        if not images:
+            raise DatasetError(f"{where}: {pictures or describe_no_volumes(root / IMAGES)}")
         return pair_up(images, root / LABELS, where, num_channels)
     place = f"{path}: training"
     if not isinstance(listed, list):
@@ -296,6 +296,8 @@ def find_named_pairs(entry: Any, source: DataSource, where: str) -> list[VolumeP
         )
     images_at = find_existing(source.candidates(str(entry["images"])), "images", where).absolute()
     images = list_volumes(images_at) if images_at.is_dir() else _read_list(images_at, source)
+    if not images and images_at.is_dir():
+        raise DatasetError(f"{where}: {describe_no_volumes(images_at)}")
     labels_at = None
     if entry.get("labels") is not None:
         labels_at = find_existing(source.candidates(str(entry["labels"])), "labels", where).absolute()

@@ -17,7 +17,7 @@ from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
 from detseg.runtime.media.video_container import VIDEO_SUFFIXES, read_container
 from detseg.runtime.volumes.dicom import is_dicom_file, is_dicom_folder
 from detseg.runtime.volumes.volume_cases import FIRST_CHANNEL, case_of
-from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES, is_volume_path, volume_exists
+from detseg.runtime.volumes.volume_files import VOLUME_SUFFIXES, describe_other_files, is_volume_path, volume_exists
 
 SCHEMES = ("http", "https", "rtmp", "rtsp", "rtsps")
 """What the addresses of streams may begin with."""
@@ -237,9 +237,8 @@ def _expand(source: str, kind: _Kind) -> list[Path]:
                 stacklevel=2,
             )
         if not files:
-            raise SourceError(
-                f"folder {source}: no {kind.name} in it ({kind.listed_suffixes}); {_subfolder_hint(path)}"
-            )
+            hint = _subfolder_hint(path, kind)
+            raise SourceError(f"folder {source}: no {kind.name} in it ({kind.listed_suffixes}); {hint}")
         return files
     if number := _NUMBER.search(path.name):
         return _sequence(path, number, kind)
@@ -288,10 +287,17 @@ def _require_kind(path: Path, kind: _Kind) -> None:
         )
 
 
-def _subfolder_hint(folder: Path) -> str:
-    if any(path.is_dir() for path in folder.iterdir()):
+def _subfolder_hint(folder: Path, kind: _Kind) -> str:
+    inside = list(folder.iterdir())
+    if kind.name == "volume" and not any(_has_volume_files(path) for path in inside):
+        return describe_other_files(folder)
+    if any(path.is_dir() for path in inside):
         return f"for its subfolders use the glob {folder / '**' / '*.*'}"
     return f"it has {_listing([path.name for path in folder.iterdir()])}"
+
+
+def _has_volume_files(folder: Path) -> bool:
+    return folder.is_dir() and any(one.name.lower().endswith(VOLUME_SUFFIXES) for one in folder.iterdir())
 
 
 def _nearest(path: Path) -> str:

@@ -7,6 +7,7 @@ numbers or thickness: a series with gaps is refused, a tilted gantry gives a she
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -123,12 +124,12 @@ def _open(folder: Path) -> _Series:
         # Many files, each of which would need a link of another name.
         raise VolumeError(f"{folder}: its name, or that of a file in it, is not UTF-8, which GDCM needs: rename it")
     with itk_errors(folder):
-        slices, numbers = [], set()
+        slices, numbers = [], Counter[str]()
         for file in files:
             require_lengths(file)
             reader = _reader(itk, str(file))
             reader.ReadImageInformation()
-            numbers.add(reader.GetMetaData("0020|000e").strip() if reader.HasMetaDataKey("0020|000e") else "")
+            numbers[reader.GetMetaData("0020|000e").strip() if reader.HasMetaDataKey("0020|000e") else ""] += 1
             if reader.GetNumberOfComponents() != 1:
                 raise VolumeError(f"{folder}: {file.name} has {reader.GetNumberOfComponents()} values for each pixel")
             slices.append(
@@ -136,7 +137,8 @@ def _open(folder: Path) -> _Series:
             )
     if len(numbers) > 1:
         raise VolumeError(
-            f"{folder}: {len(numbers)} series are in it, in {len(files)} files; put each into a folder of its own"
+            f"{folder}: {len(numbers)} series are in it, of {', '.join(map(str, numbers.values()))} files; put each "
+            "into a folder of its own, and leave out scouts (localizers)"
         )
     if len(slices) == 1:
         only = slices[0]
@@ -162,12 +164,13 @@ def _in_order(slices: list[_Slice], folder: Path) -> tuple[list[_Slice], DoubleA
         if any(length != 1 for length in one.shape[2:]) or one.shape[:2] != first.shape[:2]:
             raise VolumeError(
                 f"{folder}: {Path(one.name).name} has {'x'.join(map(str, one.shape))} pixels, "
-                f"{Path(first.name).name} {'x'.join(map(str, first.shape))}; slices of a volume have one size"
+                f"{Path(first.name).name} {'x'.join(map(str, first.shape))}; slices of a volume have one size: keep "
+                "those of one volume, without scouts (localizers)"
             )
         if not (np.allclose(one.direction, first.direction, atol=1e-3) and np.allclose(one.spacing, first.spacing)):
             raise VolumeError(
                 f"{folder}: {Path(one.name).name} lies in another plane, or has other pixels, than "
-                f"{Path(first.name).name}; keep the slices of one volume, without scouts"
+                f"{Path(first.name).name}; keep the slices of one volume, without scouts (localizers)"
             )
     direction = np.array(first.direction, np.float64).reshape(3, 3)
     normal = direction[:, 2]

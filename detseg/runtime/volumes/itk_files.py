@@ -38,6 +38,10 @@ _NO_ORIENTATION = (
     "no orientation in its header: its axes are taken to run toward the left, the back and the top, as ITK does: make "
     "sure of it"
 )
+_NO_SPACING = (
+    "no spacing in its header: its voxels are taken to be 1x1x1 mm, as ITK does, so that volumes in milliliters, and "
+    "the size in which a network sees them, may be wrong: write the spacing into it"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +183,20 @@ def _open(path: Path, num_channels: int) -> _Opened:
         raise VolumeError(f"{path}: {error}") from error
     num_bytes = math.prod(shape) * num_channels * dtype.itemsize
     require_room(text, path, num_bytes)
-    doubts = () if text.has_orientation else (_NO_ORIENTATION,)
-    return _Opened(VolumeHeader(shape, affine, dtype.name, doubts, None, num_channels), text, num_bytes)
+    return _Opened(VolumeHeader(shape, affine, dtype.name, _doubts_about(text), None, num_channels), text, num_bytes)
+
+
+def _doubts_about(text: TextHeader) -> tuple[str, ...]:
+    """What to say of a header that does not say, or in other units, where its voxels lie."""
+    doubts = [] if text.has_orientation else [_NO_ORIENTATION]
+    if not text.has_spacing:
+        doubts.append(_NO_SPACING)
+    if text.units:
+        doubts.append(
+            f"its lengths are in {' and '.join(text.units)}, by its units, but are taken for millimeters, as ITK does: "
+            "correct the header, if they are not"
+        )
+    return tuple(doubts)
 
 
 def dtype_of(itk: Any, reader: Any, path: Path) -> np.dtype[Any]:

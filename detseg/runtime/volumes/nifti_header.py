@@ -29,6 +29,13 @@ MAX_VOXELS = 2**30
 LARGEST_DEFLATE_RATIO = 1032
 """No deflate stream expands to more than so many times its size (zlib's technical details)."""
 _CHUNK_BYTES = 2**22
+_KNOWN_BEGINNINGS = {
+    b"\x1f\x8b": "; it is compressed twice: decompress it once",
+    b"<!": "; it is a page for browsers, as a download without permission gives: download it anew",
+    b"<h": "; it is a page for browsers, as a download without permission gives: download it anew",
+    b"ve": "; it may be the pointer that Git LFS keeps in place of a file: fetch it with git lfs pull",
+}
+"""What files are, by two bytes, that have the name of a volume but are none."""
 
 
 class VolumeError(ImageError):
@@ -117,7 +124,8 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str, num_channels
     size, endianness = (little, "<") if little in _HEADER_SIZES else (big, ">")
     if size not in _HEADER_SIZES:
         raise VolumeError(
-            f"{path}: no NIfTI file: it begins with {start!r} instead of the size of a NIfTI header{_advice_on(path)}"
+            f"{path}: no NIfTI file: it begins with {start!r} instead of the size of a NIfTI header"
+            + (_KNOWN_BEGINNINGS.get(start[:2]) or _advice_on(path))
         )
     raw = start + bytes(read_bytes(stream, size - 4, path))
     if len(raw) < size:
@@ -131,7 +139,7 @@ def read_layout(stream: BinaryIO | gzip.GzipFile, path: Path | str, num_channels
     if magic in _PAIR_MAGIC:
         image = _require_image(path)
     elif magic not in (b"n+1", b"n+2"):
-        is_analyze = str(path).lower().endswith(PAIR_SUFFIXES) and not magic.strip(b"\0")
+        is_analyze = not magic.strip(b"\0")
         advice = "; it is Analyze 7.5, which does not say left from right: convert it to NIfTI" if is_analyze else ""
         raise VolumeError(f"{path}: no NIfTI file: its magic word is {magic!r}{advice}")
     shape, dtype = _shape_of(header, path, num_channels), _dtype_of(header, path)

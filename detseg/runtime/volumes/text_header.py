@@ -7,6 +7,7 @@ MetaImage: https://itk.org/Wiki/ITK/MetaIO/Documentation; NRRD: https://teem.sou
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,19 +22,23 @@ NRRD_SUFFIXES = (".nrrd", ".nhdr")
 
 _MOST_HEADER_BYTES = 2**20
 _CHUNK_BYTES = 2**22
+_QUOTED = re.compile(r'"([^"]*)"')
 _EITHER_HEADER = zlib.MAX_WBITS | 32
 """What tells zlib to take its own format and that of gzip; the sum at the end is compared in both."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextHeader:
-    """Where voxels are: in the file ``data`` from byte ``offset`` on, as they are or compressed. ``has_orientation``:
-    whether the header says how they lie in the patient."""
+    """Where voxels are: in the file ``data`` from byte ``offset`` on, as they are or compressed. ``has_orientation``,
+    ``has_spacing``: whether the header says how they lie in the patient, and how far apart. ``units``: those of
+    lengths, where it names others than millimeters."""
 
     data: Path
     offset: int
     packing: Literal["raw", "deflate"]
     has_orientation: bool
+    has_spacing: bool
+    units: tuple[str, ...] = ()
 
 
 def read_text_header(path: Path) -> TextHeader:
@@ -111,7 +116,9 @@ def _read_meta_image(path: Path, file: BinaryIO) -> TextHeader:
     named = fields["elementdatafile"]
     inline = named.upper() == "LOCAL"
     data = path if inline else _beside(path, named)
-    return TextHeader(data, file.tell() if inline else 0, packing, bool(said))
+    # Of ElementSize, how large voxels are, ITK makes the spacing where there is no other.
+    has_spacing = bool({"elementspacing", "elementsize"} & fields.keys())
+    return TextHeader(data, file.tell() if inline else 0, packing, bool(said), has_spacing)
 
 
 def _read_nrrd(path: Path, file: BinaryIO) -> TextHeader:
@@ -138,7 +145,10 @@ def _read_nrrd(path: Path, file: BinaryIO) -> TextHeader:
         raise VolumeError(f"{path}: its voxels have the encoding {encoding!r:.40}; save them as raw or gzip")
     said = {"space", "spacedimension"} & fields.keys() and "spacedirections" in fields
     data = _beside(path, fields["datafile"]) if detached else path
-    return TextHeader(data, 0 if detached else file.tell(), packings[encoding], bool(said))
+    has_spacing = bool({"spacings", "spacedirections"} & fields.keys())
+    units = {unit.lower() for key in ("spaceunits", "units") for unit in _QUOTED.findall(fields.get(key, ""))}
+    others = tuple(sorted(units - {"mm", "millimeter", "millimeters", ""}))
+    return TextHeader(data, 0 if detached else file.tell(), packings[encoding], bool(said), has_spacing, others)
 
 
 def _line(path: Path, file: BinaryIO, format_name: str, *, may_end: bool = False) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from detseg.arrays import DoubleArray, IntArray
 from detseg.runtime.volumes import nifti
 from detseg.runtime.volumes.dicom import (
+    DICOM_SUFFIXES,
     is_dicom_folder,
     read_dicom_header,
     read_dicom_values,
@@ -24,6 +26,7 @@ from detseg.volumes import Volume
 
 VOLUME_SUFFIXES = (*nifti.NIFTI_SUFFIXES, *PAIR_SUFFIXES, *ITK_SUFFIXES)
 """How the names of files end that are volumes; a folder with a DICOM series is one, too."""
+_MOST_LOOKED_AT, _MOST_NAMED = 20, 5
 _READ_BYTES, _LABEL_BYTES = 9, 40
 """What reading takes for each voxel: ITK's array and float32 with a flag; labels as integers of 64 bits."""
 
@@ -46,6 +49,29 @@ def volume_stem(path: Path | str) -> str:
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name if Path(path).is_dir() else Path(name).stem
+
+
+def describe_other_files(folder: Path) -> str:
+    """What lies in ``folder``, in which there is no volume, and what to do about it: DICOM series in folders of
+    folders, DICOM files without the header of files, or the names of others. Raises OSError: it cannot be read."""
+    inside = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    for path in islice((one for one in inside if one.is_dir()), _MOST_LOOKED_AT):
+        below = sorted(one for one in path.iterdir() if not one.name.startswith("."))
+        deeper = next((one for one in islice(below, _MOST_LOOKED_AT) if is_dicom_folder(one)), None)
+        if deeper is not None:
+            return (
+                f"{path.name}/{deeper.name} is a DICOM series, but lies in a folder in it: move the slices of each "
+                f"case up into {path.name}, or name the series by the glob {folder / '*' / '*'}, for predictions"
+            )
+        bare = next((one for one in below if one.name.lower().endswith(DICOM_SUFFIXES)), None)
+        if bare is not None:
+            return (
+                f"{path.name}/{bare.name} has the name of a DICOM file, but lacks the word DICM at byte 128, with "
+                "which such files begin: export the series anew, as files of DICOM's part 10"
+            )
+    names = [path.name for path in inside]
+    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
+    return f"it has {', '.join(names[:_MOST_NAMED])}{more}" if names else "it is empty"
 
 
 def stored_files(path: Path) -> list[Path]:

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from detseg.runtime.sources.finding import find_sources
+from detseg.runtime.sources.finding import SourceError, find_sources
 from detseg.runtime.sources.frames import Frame
 from detseg.runtime.sources.reading import read_frames
 from detseg.runtime.volumes.nifti_header import VolumeError
@@ -157,7 +157,11 @@ def scout(number: int, tags: dict[str, str]) -> None:
     ("change", "count", "message"),
     [
         (gap, COUNT, r"its slices are not equally far apart: 2\.5 mm mostly, but 7\.\d+ mm between 3\.dcm and 10\.dcm"),
-        (two_series, COUNT, "2 series are in it, in 6 files; put each into a folder of its own"),
+        (
+            two_series,
+            COUNT,
+            r"2 series are in it, of 3, 3 files; put each into a folder of its own, and leave out scouts",
+        ),
         (same_place, COUNT, "lie at the same place; several times or echoes"),
         (scout, COUNT, "lies in another plane"),
         (None, 1, "one slice, a volume needs several"),
@@ -181,6 +185,22 @@ def test_a_truncated_slice_is_refused(tmp_path: Path) -> None:
 def test_a_folder_without_slices(tmp_path: Path) -> None:
     with pytest.raises(VolumeError, match="there are no DICOM files in it"):
         read_volume_header(tmp_path)
+
+
+def test_folders_in_which_series_are_looked_for_in_vain(tmp_path: Path) -> None:
+    write_series(tmp_path / "cases" / "one" / "series", count=1)
+    with pytest.raises(SourceError, match=r"no volume in it .*; one/series is a DICOM series, but lies in a folder in"):
+        find_sources([str(tmp_path / "cases")], VOLUME_SUFFIXES)
+    assert len(find_sources([str(tmp_path / "cases" / "*" / "*")], VOLUME_SUFFIXES)) == 1
+    (bare := tmp_path / "bare" / "one").mkdir(parents=True)
+    (file,) = (tmp_path / "cases" / "one" / "series").iterdir()
+    (bare / "0.dcm").write_bytes(file.read_bytes()[132:])
+    with pytest.raises(SourceError, match=r"no volume in it .*; one/0\.dcm has .* but lacks the word DICM at byte 128"):
+        find_sources([str(tmp_path / "bare")], VOLUME_SUFFIXES)
+    (other := tmp_path / "other").mkdir()
+    (other / "a.mgz").touch()
+    with pytest.raises(SourceError, match=r"no volume in it .*; it has a\.mgz"):
+        find_sources([str(other)], VOLUME_SUFFIXES)
 
 
 def test_a_series_has_one_channel(tmp_path: Path) -> None:

@@ -199,6 +199,38 @@ def test_a_header_without_orientation_is_named(tmp_path: Path) -> None:
     assert_where_itk_has_them(volume.affine, SimpleITK.ReadImage(str(path)))
 
 
+@pytest.mark.parametrize(
+    ("suffix", "old", "new", "doubt"),
+    [
+        (
+            ".mhd",
+            "ElementSpacing = 0.69999999999999996 0.90000000000000002 2.5\n",
+            "",
+            "no spacing in its header: its voxels are taken to be 1x1x1 mm",
+        ),
+        (".mhd", "ElementSpacing =", "ElementSize =", ""),
+        (
+            ".nhdr",
+            "kinds:",
+            'space units: "um" "um" "um"\nkinds:',
+            "its lengths are in um, by its units, but are taken",
+        ),
+        (".nhdr", "kinds:", 'space units: "mm" "mm" "mm"\nkinds:', ""),
+    ],
+)
+def test_spacings_that_are_missing_or_in_another_unit_are_named(
+    tmp_path: Path, suffix: str, old: str, new: str, doubt: str
+) -> None:
+    path = save(tmp_path / f"a{suffix}", compressed=False)
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    header = read_volume_header(path)
+    assert len(header.doubts) == bool(doubt)
+    assert doubt in "".join(header.doubts)
+    assert_where_itk_has_them(header.affine, SimpleITK.ReadImage(str(path)))
+
+
 def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = save(tmp_path / "a.mha")
     monkeypatch.setitem(sys.modules, "SimpleITK", None)

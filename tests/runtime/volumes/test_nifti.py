@@ -465,3 +465,17 @@ def test_colors_are_no_intensities(tmp_path: Path) -> None:
     nibabel.save(nibabel.Nifti1Image(colors, np.eye(4)), tmp_path / "a.nii")
     with pytest.raises(VolumeError, match=r"voxels are colors \(R\+G\+B\), expected one number each"):
         read_volume(tmp_path / "a.nii")
+
+
+@pytest.mark.parametrize(
+    ("content", "advice"),
+    [
+        (gzip.compress(gzip.compress(bytes(600))), "it is compressed twice: decompress it once"),
+        (b"<!DOCTYPE html><html>", "it is a page for browsers"),
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+    ],
+)
+def test_what_is_no_volume_in_spite_of_its_name(tmp_path: Path, content: bytes, advice: str) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(content)
+    with pytest.raises(VolumeError, match=f"a.nii.gz: no NIfTI file: .*{advice}"):
+        read_volume_header(tmp_path / "a.nii.gz")
