@@ -41,7 +41,8 @@ def add_predict(predict: argparse.ArgumentParser) -> None:
         help="what to write, separated by commas. Boxes: drawn (images or videos, as the source), image, "
         "video, coco, csv, parquet, jsonl, yolo, crops (default drawn,coco). Instances: the same, and index. Masks: "
         "drawn, image, video, mask, color, ids, jsonl (default drawn,mask). Volumes: nifti, table, slices, montage "
-        "(default these four), source (labels as .mha or .nrrd where the volume is), probabilities",
+        "(default these four), source (labels as .mha or .nrrd where the volume is), dicom-seg (of DICOM "
+        "series), probabilities",
     )
     predict.add_argument(
         "--batch",

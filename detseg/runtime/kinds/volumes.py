@@ -23,6 +23,7 @@ from detseg.runtime.postprocess.inferers import ARRAY_INFERER, average_over_flip
 from detseg.runtime.postprocess.results import best_voxel_classes
 from detseg.runtime.postprocess.streamed import Look, label_volume
 from detseg.runtime.writers.volumes import (
+    DicomSegmentationWriter,
     MontageWriter,
     NiftiWriter,
     ProbabilitiesWriter,
@@ -159,6 +160,9 @@ class Volumes(Kind):
                 as_source=True,
             )
         ),
+        "dicom-seg": Save(
+            lambda to: DicomSegmentationWriter(to.output / "segmentations", to.class_names, to.sources, to.outputs)
+        ),
         "probabilities": Save(
             lambda to: ProbabilitiesWriter(to.output / "probabilities", to.class_names, to.sources, to.outputs),
             needs_probabilities=True,
@@ -177,7 +181,8 @@ class Volumes(Kind):
         ),
     }
     """``nifti``: labels with the data set's own numbers in ``labels``; ``source``: the same in the format of each
-    source, where that is MetaImage or NRRD; ``probabilities``: those of every class in ``probabilities``; ``table``:
+    source, where that is MetaImage or NRRD; ``dicom-seg``: DICOM segmentations of DICOM series in ``segmentations``;
+    ``probabilities``: those of every class in ``probabilities``; ``table``:
     the milliliters of every class in ``volumes.csv`` and ``volumes.json``; ``slices`` and ``montage``: images of
     three planes in ``slices``, of many axial slices in ``montages``."""
     default_save = ("nifti", "table", "slices", "montage")

@@ -29,6 +29,7 @@ DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 _MAGIC, _MAGIC_AT = b"DICM", 128
 _NUM_LOOKED_AT = 3
 _INDEX_NAME = "DICOMDIR"
+_NO_SCANS = {"SEG": "a DICOM segmentation", "RTDOSE": "a radiation dose", "RTSTRUCT": "contours for radiotherapy"}
 _OFF_BY = 0.1
 """How far a slice may be from its place, as a share of the distance of slices: positions are rounded text."""
 
@@ -83,6 +84,12 @@ def slice_files(folder: Path) -> list[Path]:
         raise VolumeError(f"{folder}: cannot be read: {error.strerror}") from error
 
 
+def series_files(folder: Path) -> tuple[Path, ...]:
+    """The files of the slices in ``folder`` in the order of the volume that they make, from its first to its last, or
+    the one with all of them. Raises like :func:`read_dicom_header`."""
+    return tuple(map(Path, _open(folder).names))
+
+
 def read_dicom_header(folder: Path) -> VolumeHeader:
     """What the slices in ``folder`` say of the volume that they make; pixels are not read.
 
@@ -129,6 +136,7 @@ def _open(folder: Path) -> _Series:
             require_lengths(file)
             reader = _reader(itk, str(file))
             reader.ReadImageInformation()
+            _require_scan(reader, file)
             numbers[reader.GetMetaData("0020|000e").strip() if reader.HasMetaDataKey("0020|000e") else ""] += 1
             if reader.GetNumberOfComponents() != 1:
                 raise VolumeError(f"{folder}: {file.name} has {reader.GetNumberOfComponents()} values for each pixel")
@@ -155,6 +163,16 @@ def _open(folder: Path) -> _Series:
         raise VolumeError(f"{folder}: {error}") from error
     require_few_voxels(shape, 1, folder)
     return _Series(tuple(one.name for one in slices), VolumeHeader(shape, affine, "float32"))
+
+
+def _require_scan(reader: Any, file: Path) -> None:
+    """Segments of a DICOM segmentation lie behind each other as frames: read as slices they would make a volume."""
+    kind = reader.GetMetaData("0008|0060").strip() if reader.HasMetaDataKey("0008|0060") else ""
+    if kind in _NO_SCANS:
+        raise VolumeError(
+            f"{file.parent}: {file.name} is {_NO_SCANS[kind]}, no scan: take it away, or, where it is to be labels, "
+            "convert it to NIfTI on the grid of its series"
+        )
 
 
 def _in_order(slices: list[_Slice], folder: Path) -> tuple[list[_Slice], DoubleArray]:

@@ -12,16 +12,23 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from detseg import __version__
 from detseg.arrays import ByteArray
 from detseg.runtime.drawing.labels import classes_in
 from detseg.runtime.drawing.palette import Palette
 from detseg.runtime.drawing.volume import draw_montage, draw_slices
 from detseg.runtime.media.images import write_image
 from detseg.runtime.sources.frames import Frame
+from detseg.runtime.volumes.dicom_seg import (
+    require_highdicom,
+    require_segment_names,
+    write_dicom_segmentation,
+)
 from detseg.runtime.volumes.itk_files import label_suffix, write_itk_labels
 from detseg.runtime.volumes.nifti import write_label_values, write_probabilities
 from detseg.runtime.writers.base import FolderWriter, SharedOutput, csv_lines, rounded
 from detseg.runtime.writers.growing import GrowingJson, GrowingText
+from detseg.structures import IGNORE_INDEX
 from detseg.volumes import LabelVolume, replaced
 
 _LARGEST_ID = 2**31 - 1
@@ -77,6 +84,44 @@ class NiftiWriter(FolderWriter):
             write_label_values(path, values, result.affine, frame.volume.forms)
         else:
             write_itk_labels(path, values, result.affine)
+        self._output.written(path, frame)
+
+
+class DicomSegmentationWriter(FolderWriter):
+    """Writes the labels of every DICOM series into ``folder`` as ``NAME.dcm``, a DICOM segmentation whose segments are
+    all classes but the background.
+
+    Raises:
+        ValueError: ``folder`` holds one of the ``sources``, no segment can have the name of a class, or highdicom is
+            not installed.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        class_names: Sequence[str],
+        sources: Iterable[Path | str] = (),
+        outputs: SharedOutput | None = None,
+    ) -> None:
+        require_highdicom()
+        require_segment_names(class_names)
+        super().__init__(folder, sources, outputs)
+        self._class_names = tuple(class_names)
+
+    def write(self, frame: Frame, result: LabelVolume) -> None:
+        """Write one segmentation.
+
+        Raises:
+            ValueError: the source is no DICOM series, or its slices lack what a segmentation says of them.
+            SaveError: the file cannot be written.
+        """
+        _check_labels(frame.source, result, len(self._class_names))
+        if frame.path is None or not frame.path.is_dir():
+            raise ValueError(f"{frame.source}: no DICOM series, of which alone segmentations are made: save nifti")
+        path = self._output.path_for(frame, ".dcm")
+        # No class is claimed where nothing is known: that is background.
+        labels = np.where(result.labels == IGNORE_INDEX, 0, result.labels).astype(np.uint8, copy=False)
+        write_dicom_segmentation(path, labels, result.affine, frame.path, self._class_names, __version__)
         self._output.written(path, frame)
 
 
