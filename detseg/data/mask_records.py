@@ -89,6 +89,9 @@ class MaskRecords(SplitRecords):
             warn_unlabeled(images[0].parent.parent, len(images))
         elif self.mapping.smooths:
             self._say_what_is_in_between(self.mapping)
+        elif looks_binary(self.mapping, self._some_values(self.mapping)):
+            read = f"{len(self._some_pairs())} of {len(self.pairs)} were read, `detseg check` reads all"
+            warnings.warn(f"{self.dataset_name}: {describe_binary(self.mapping, self.name)} ({read})", stacklevel=5)
         kind = UnlabeledDataset if self.is_unlabeled else MaskDataset
         return kind(
             root=self.root,
@@ -124,6 +127,16 @@ class MaskRecords(SplitRecords):
             read = f"{len(chosen)} of {len(self.pairs)} were read, `detseg check` reads all"
             what = mapping.describe_in_between(num_between, num_pixels)
             warnings.warn(f"{self.dataset_name}: masks of {self.name} are smoothed: {what} ({read})", stacklevel=5)
+
+    def _some_values(self, mapping: LabelMapping) -> set[int]:
+        """The values in some masks, those that can be read."""
+        found: set[int] = set()
+        for image, mask in self._some_pairs():
+            try:
+                found.update(count_values(read_values(mask, image, mapping))[0].tolist())
+            except (ImageError, DatasetError):
+                continue  # told when its turn comes
+        return found
 
     def _some_pairs(self) -> list[tuple[Path, Path]]:
         return self.pairs[:: max(1, len(self.pairs) // _NUM_LOOKED_AT)]
@@ -161,6 +174,23 @@ def count_values(pixels: IntArray | ByteArray) -> tuple[IntArray, IntArray]:
 def is_binary(values: Collection[int]) -> bool:
     """Whether masks with these values, 0 and 255, are black and white images of one thing."""
     return set(values) == {0, IGNORE_INDEX}
+
+
+def looks_binary(mapping: LabelMapping, values: Collection[int]) -> bool:
+    """Whether masks with these values are black and white, while white is ignored: the object is then in no class."""
+    return is_binary(values) and not mapping.colored and set(mapping.ignored) == {IGNORE_INDEX} and 0 in mapping.values
+
+
+def describe_binary(mapping: LabelMapping, split: str) -> str:
+    """What to say of the masks of ``split`` that ``looks_binary`` is true of."""
+    background = mapping.class_names[mapping.values.index(0)]
+    others = [name for name in mapping.class_names if name != background]
+    thing = others[0] if len(others) == 1 else "NAME"
+    return (
+        f"masks of {split} hold the values 0 and {IGNORE_INDEX} alone, and {IGNORE_INDEX} is ignored, so that all is "
+        f"{background}: if {IGNORE_INDEX} is {thing}, write a YAML with `names: {{0: {background}, "
+        f"{IGNORE_INDEX}: {thing}}}`"
+    )
 
 
 def is_smoothed(values: Mapping[int, int]) -> bool:

@@ -19,7 +19,15 @@ from detseg.data.checks.report import MaskSummary
 from detseg.data.datasets.label_mapping import UNKNOWN, LabelMapping
 from detseg.data.datasets.mask_file import describe_missing
 from detseg.data.findings import Finding
-from detseg.data.mask_records import MaskRecords, count_values, is_binary, is_smoothed, read_values
+from detseg.data.mask_records import (
+    MaskRecords,
+    count_values,
+    describe_binary,
+    is_binary,
+    is_smoothed,
+    looks_binary,
+    read_values,
+)
 from detseg.data.parsing import enumerate_some
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
@@ -89,6 +97,9 @@ def inspect_masks(splits: Sequence[MaskRecords], decode: bool, num_threads: int 
         only = next(iter(names.values()))
         message = f"{only} is the only class, so there is nothing to tell it from: name the background too"
         findings.append(Finding("D310", splits[0].dataset_name, message))
+    elif mapping is not None and looks_binary(mapping, found):
+        which = enumerate_some(split.name for split in splits)
+        findings.append(Finding("D310", splits[0].dataset_name, describe_binary(mapping, which)))
     if mapping is None:
         findings.append(Finding("D307", str(splits[0].root), _ask_for_names(splits[0], dict(sorted(found.items())))))
 

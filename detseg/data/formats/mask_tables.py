@@ -9,11 +9,14 @@ from detseg.data.parsing import as_integer, show
 from detseg.data.source import DatasetError, read_lines
 
 _CVAT, _CSV = "labelmap.txt", "class_dict.csv"
+_COLUMNS = (("name", "class_name", "class", "label"), ("r", "red"), ("g", "green"), ("b", "blue"))
+"""What the columns of a CSV file may be called."""
 
 
 def read_color_table(root: Path) -> tuple[list[str], list[list[int]]] | None:
     """The names and the RGB colors in CVAT's ``labelmap.txt`` (``name:r,g,b:parts:actions``) or in a ``class_dict.csv``
-    (``name,r,g,b``) in ``root``; None where there is neither.
+    in ``root``; None where there is neither. The columns of that are those that its first line names, else ``name, r,
+    g, b``; there may be others.
 
     Raises:
         DatasetError: a line is none of these.
@@ -23,9 +26,23 @@ def read_color_table(root: Path) -> tuple[list[str], list[list[int]]] | None:
         rows = [[name, *color.split(",")] for name, color in (_parts(line) for line in lines)]
         return _checked(rows, root / _CVAT)
     if (root / _CSV).is_file():
-        rows = list(csv.reader(read_lines(root / _CSV)))
-        return _checked(rows[1:] if rows and _color(rows[0]) is None else rows, root / _CSV)
+        return _checked(_in_order(read_lines(root / _CSV)), root / _CSV)
     return None
+
+
+def _in_order(lines: list[str]) -> list[list[str]]:
+    """The rows of a CSV file with name, red, green and blue in this order, without the line that says so."""
+    # Where a comma stands in numbers, programs write semicolons between them.
+    delimiter = max(",;\t", key=lines[0].count) if lines else ","
+    rows = list(csv.reader(lines, delimiter=delimiter, skipinitialspace=True))
+    if not rows or _color(rows[0]) is not None:
+        return rows
+    titles = [title.strip().lower() for title in rows[0]]
+    places = [[titles.index(title) for title in words if title in titles] for words in _COLUMNS]
+    if not all(places):
+        return rows[1:]
+    chosen = [found[0] for found in places]
+    return [[row[place] for place in chosen] if max(chosen) < len(row) else row for row in rows[1:]]
 
 
 def _parts(line: str) -> tuple[str, str]:

@@ -302,18 +302,21 @@ def _pair(
     is_folder = images_at.is_dir()
     name_of = {path: _name(path, images_at if is_folder else path.parent) for path in images}
     masks_by_name = _by_name(records, {path: _name(path, masks_at) for path in masks})
-    if suffix is None:
-        suffix = _common_suffix(list(name_of.values()), masks_by_name)
+    prefix, suffix = ("", suffix) if suffix is not None else _common_affixes(list(name_of.values()), masks_by_name)
     if is_folder:
-        expected_names = {f"{name}{suffix}" for name in _by_name(records, name_of)}
+        expected_names = {_mask_name(name, prefix, suffix) for name in _by_name(records, name_of)}
         for name, mask in masks_by_name.items():
             if name not in expected_names:
                 records.report("D306", mask, f"{records.name} has no image of this name")
     ending = MASK_SUFFIXES[1]
-    return [
-        (path, masks_by_name.get(f"{name}{suffix}") or masks_at / f"{name}{suffix}{ending}")
-        for path, name in name_of.items()
-    ]
+    wanted = {path: _mask_name(name, prefix, suffix) for path, name in name_of.items()}
+    return [(path, masks_by_name.get(name) or masks_at / f"{name}{ending}") for path, name in wanted.items()]
+
+
+def _mask_name(name: str, prefix: str, suffix: str) -> str:
+    """What the mask of the image ``name`` is called, in the same folder as that in its own."""
+    folder, slash, base = name.rpartition("/")
+    return f"{folder}{slash}{prefix}{base}{suffix}"
 
 
 def _name(path: Path, folder: Path) -> str:
@@ -321,12 +324,19 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).with_suffix("").as_posix()
 
 
-def _common_suffix(names: Sequence[str], masks: Mapping[str, Path]) -> str:
-    """What all masks have behind the names of their images, such as ``_mask``; nothing where any has none."""
+def _common_affixes(names: Sequence[str], masks: Mapping[str, Path]) -> tuple[str, str]:
+    """What all masks have before and behind the names of their images, such as ``mask_`` or ``_mask``; nothing where
+    any has none."""
     if not names or any(name in masks for name in names):
-        return ""
-    candidates = sorted(mask.removeprefix(names[0]) for mask in masks if mask.startswith(names[0]))
-    return next((one for one in candidates if all(f"{name}{one}" in masks for name in names)), "")
+        return "", ""
+    folder, _, base = names[0].rpartition("/")
+    candidates = []
+    for mask in sorted(masks):
+        inside, _, own = mask.rpartition("/")
+        before, found, behind = own.partition(base)
+        if inside == folder and found:
+            candidates.append((before, behind))
+    return next((one for one in candidates if all(_mask_name(name, *one) in masks for name in names)), ("", ""))
 
 
 def _by_name(records: MaskRecords, name_of: Mapping[Path, str]) -> dict[str, Path]:

@@ -460,6 +460,7 @@ def test_an_alpha_channel_that_hides_nothing(tmp_path: Path) -> None:
         ("SPLIT/masks/town/NAME.png", "SPLIT/images/town/NAME.png"),
         ("SPLIT/masks/NAME_mask.png", "SPLIT/images/NAME.png"),
         ("masks/SPLIT/NAME_L.png", "images/SPLIT/NAME.jpg"),
+        ("SPLIT/masks/town/gt_NAME.png", "SPLIT/images/town/NAME.png"),
         ("SPLIT/labels/NAME.png", "SPLIT/images/NAME.png"),
         ("labels/SPLIT/NAME.png", "images/SPLIT/NAME.jpg"),
         ("annotations/SPLIT/NAME.png", "images/SPLIT/NAME.jpg"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -281,6 +282,52 @@ def test_a_rotated_box_is_named(tmp_path: Path) -> None:
     write(tmp_path / "Annotations/a.xml", f"<annotation><object><name>cat</name>{rotated}</object></annotation>")
     with pytest.raises(DatasetError, match="an object without <bndbox>; <robndbox> is a rotated one"):
         open_dataset(tmp_path, "all")
+
+
+# Masks
+
+
+def masks(root: Path, pixels: np.ndarray[Any, Any], table: str = "", names: str = "classes.txt") -> Path:
+    for split in ("train", "val"):
+        some_image(root / split / "images/a.png")
+        write_image(root / split / "masks/a.png", pixels)
+    write(root / names, table or "ground\nroad\n")
+    return root
+
+
+def test_black_and_white_masks_of_two_named_classes(tmp_path: Path) -> None:
+    """White is ignored unless it is named: nothing but the ground would be learned."""
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[:9] = 255
+    root = masks(tmp_path, pixels)
+    told = "masks of train.* hold the values 0 and 255 alone, .* `names: {0: ground, 255: road}`"
+    with pytest.warns(UserWarning, match=told):
+        open_dataset(root, "train")
+    (finding,) = check_dataset(root).by_code()["D310"]
+    assert re.search(told, finding.message)
+    write(root / "data.yaml", "format: masks\nnames: {0: ground, 255: road}\n")
+    assert codes(root) == []
+    (root / "data.yaml").unlink()
+    pixels[20] = 1  # now it is a border between two classes that are there
+    assert codes(masks(root, pixels)) == []
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "name,r,g,b\nground,0,0,0\nroad,200,0,10\n",
+        "name;r;g;b\r\nground;0;0;0\r\nroad;200;0;10\r\n",
+        'id, Class, Red, Green, Blue\n0, "ground", 0, 0, 0\n1, "road", 200, 0, 10\n',
+        "name,b,g,r\nground,0,0,0\nroad,10,0,200\n",
+    ],
+)
+def test_columns_of_a_table_of_colors(tmp_path: Path, table: str) -> None:
+    pixels = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    pixels[:9] = (200, 0, 10)
+    root = masks(tmp_path, pixels, table, "class_dict.csv")
+    dataset = open_dataset(root, "train")
+    assert dataset.class_names == ("ground", "road")
+    assert (dataset.load(0).mask == (np.arange(HEIGHT) < 9)[:, None]).all()
 
 
 # What is no data set
