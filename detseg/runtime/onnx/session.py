@@ -36,6 +36,9 @@ class OnnxSession:
         # A file can be one of its other format, too, which nobody has looked into.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         limit_memory(onnxruntime, options)
+        # Which values may share memory is known once their sizes are, and the arena sees to it; looking for that among
+        # values of free sizes finds next to nothing, and takes three quarters of the time of loading a deep network.
+        options.enable_mem_reuse = False
         # Threads that wait for the next run of the network would take the cores from those that read and write.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         chosen = checked_providers(onnxruntime, providers)
