@@ -8,8 +8,8 @@
 model file and with its ONNX file, and through MONAI's ``sliding_window_inference`` with the same network, windows,
 overlap and Gaussian weights, each in a process of its own, from the file of the scan to that of its labels. Seconds and
 the largest resident memory are those of the process; voxels with other labels than MONAI's are counted. MONAI holds
-the logits of all classes at once, so it is left out with ``--no-monai`` where they do not fit. What the columns say of
-each other counts, not the seconds.
+the logits of all classes at once, so it is left out with ``--no-monai`` where they do not fit; ``--no-onnx`` leaves out
+the ONNX file, whose export takes minutes for large windows. What the columns say of each other counts, not the seconds.
 
 ``train``: fold 0 of five, the same cases for both programs. Each first makes a few steps to see how long they take,
 then trains for as many as fit in the minutes, its schedule to the end. nnU-Net 2.8.1 (``pip install nnunetv2==2.8.1``
@@ -46,10 +46,12 @@ NAMES = ("background", "anterior", "posterior")
 
 @dataclass(frozen=True)
 class Used:
-    """What a program took: seconds, and GB of resident memory at most."""
+    """What a program took: seconds, GB of resident memory at most, and seconds of processors, which count where other
+    programs work beside it."""
 
     seconds: float
     gigabytes: float
+    processor_seconds: float
 
 
 def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = None) -> Used:
@@ -71,7 +73,8 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str] | None = N
             told.seek(0)
             raise RuntimeError(f"{command} failed: {told.read().decode(errors='replace')[-4000:]}")
     unit = 1 if sys.platform == "darwin" else 1024
-    return Used(time.perf_counter() - begin, usage.ru_maxrss * unit / 1e9)
+    used = usage.ru_utime + usage.ru_stime
+    return Used(time.perf_counter() - begin, usage.ru_maxrss * unit / 1e9, used)
 
 
 def make_scan(path: Path, side: int) -> None:
@@ -110,7 +113,8 @@ def make_model(path: Path, options: argparse.Namespace) -> None:
     )
     model, _ = config.build()
     save_model_file(path, model.state_dict(), config)
-    detseg.export(path, path.with_suffix(".onnx"))
+    if options.onnx:
+        detseg.export(path, path.with_suffix(".onnx"))
 
 
 def predict_with_monai(model: Path, scan: Path, output: Path) -> None:
@@ -153,7 +157,8 @@ def windows(options: argparse.Namespace) -> int:
         # A process counts as its own what its parent held when it began, so that nothing large may be done here.
         run([sys.executable, __file__, "make", folder, json.dumps(vars(options))])
         found: dict[str, tuple[Used, Path]] = {}
-        for name, file in (("detseg, torch", model), ("detseg, ONNX", model.with_suffix(".onnx"))):
+        files = {"detseg, torch": model, "detseg, ONNX": model.with_suffix(".onnx")}
+        for name, file in list(files.items())[: 1 + options.onnx]:
             output = Path(folder) / file.suffix[1:]
             used = run([sys.executable, "-m", "detseg", "predict", file, scan, "--save", options.save, "-o", output])
             found[name] = used, output / "labels" / "scan.nii.gz"
@@ -165,10 +170,11 @@ def windows(options: argparse.Namespace) -> int:
         print(
             f"{options.sides}^3 voxels, {options.classes} classes, windows of {options.window}^3, flips {options.flip}"
         )
-        print("| program | seconds | GB at most | other labels |\n|---|---|---|---|")
+        print("| program | seconds | of processors | GB at most | other labels |\n|---|---|---|---|---|")
         for name, (used, labels) in found.items():
             others = _num_different(labels, reference)
-            print(f"| {name} | {used.seconds:.0f} | {used.gigabytes:.2f} | {others:.2e} |")
+            times = f"{used.seconds:.0f} | {used.processor_seconds:.1f}"
+            print(f"| {name} | {times} | {used.gigabytes:.2f} | {others:.2e} |")
     return 0
 
 
@@ -262,6 +268,7 @@ def main(words: Sequence[str] | None = None) -> int:
     verb.add_argument("--overlap", type=float, default=0.5)
     verb.add_argument("--flip", action="store_true")
     verb.add_argument("--save", default="nifti,table", help="what detseg writes")
+    verb.add_argument("--no-onnx", dest="onnx", action="store_false")
     verb.add_argument("--no-monai", dest="monai", action="store_false")
     verb = verbs.add_parser("train")
     verb.add_argument("--data", type=Path, required=True)

@@ -31,6 +31,7 @@ def test_what_a_program_takes(bench: ModuleType) -> None:
     # It begins with what its parent holds, so that there is no upper bound.
     assert used.gigabytes >= 0.3
     assert used.seconds >= 0.1
+    assert 0 < used.processor_seconds < 60
     with pytest.raises(RuntimeError, match="it is broken"):
         bench.run([sys.executable, "-S", "-c", "raise SystemExit('it is broken')"])
 

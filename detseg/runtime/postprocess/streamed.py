@@ -7,6 +7,7 @@ held: windows are added up in the same order, and only those at the borders of p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,6 +26,8 @@ from detseg.volumes import LabelVolume, Shape3
 
 _PLANES = 8
 """So many planes of a strip are worked on at a time, once its sums are whole."""
+_PRODUCT_VALUES = 2**22
+"""So many weighted values of a window are made at a time, 16 MiB: enough to keep a GPU busy."""
 
 
 @dataclass(frozen=True)
@@ -208,7 +211,11 @@ class _Sums:
                 inside.append(slice(low - place, high - place))
                 where.append(slice(low - first, high - first))
             weights = self._weights[*inside]
-            inferer.add_product(self.total[:, *where], values[:, *inside], weights)
+            # Some classes at a time: a product of all would take as much as what the network made of the window.
+            step = max(1, _PRODUCT_VALUES // math.prod(weights.shape))
+            for label in range(0, look.num_classes, step):
+                some = slice(label, label + step)
+                inferer.add_product(self.total[some, *where], values[some, *inside], weights)
             self._covered[*where] += weights
 
     def probabilities(self, planes: Span) -> Any:
