@@ -31,6 +31,8 @@ from detseg.runtime.postprocess.masks import PrototypeMetadata
 PREDICTED = 0.25
 """The confidence of prediction, as in files of our own."""
 
+_FURTHEST_FRACTION = 1.5
+
 
 @dataclass(frozen=True)
 class BoxLayout(Layout):
@@ -130,6 +132,18 @@ def prototypes_of(found: Found, name: str) -> PrototypeMetadata:
 def prototypes_in(outputs: Outputs, name: str, coefficients: FloatArray) -> dict[str, NDArray[Any]]:
     """The part of :meth:`BoxLayout.read` that is for masks; ``coefficients`` ``[B, K, P]``."""
     return {"coefficients": np.ascontiguousarray(coefficients), "prototypes": outputs[name]}
+
+
+def are_fractions(boxes: NDArray[Any]) -> bool:
+    """Whether boxes ``[B, K, 4]`` of an empty input are in fractions of its sides: none reaches beyond one and a half.
+    In pixels those of a detector reach all over the input, whatever it shows; nothing but zeros tells nothing."""
+    furthest = float(np.abs(boxes).max(initial=0.0))
+    return 0 < furthest <= _FURTHEST_FRACTION
+
+
+def in_pixels(boxes: NDArray[Any], height: int, width: int) -> NDArray[Any]:
+    """Boxes ``[..., 4]`` in fractions of the sides, two numbers of ``x, y`` each, in pixels."""
+    return boxes * np.array([width, height, width, height], boxes.dtype)
 
 
 def corners(xywh: FloatArray, axis: int) -> FloatArray:

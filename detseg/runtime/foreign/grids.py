@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.runtime.foreign.base import IMAGENET, Found, Pixels, UnfitError, require_classes
-from detseg.runtime.foreign.boxes import BoxLayout, corners, prototypes_in, prototypes_of
+from detseg.runtime.foreign.boxes import BoxLayout, are_fractions, corners, in_pixels, prototypes_in, prototypes_of
 from detseg.runtime.kinds.base import Outputs
-from detseg.runtime.postprocess.decode import anchor_points
+from detseg.runtime.postprocess.decode import anchor_points, sigmoid
 from detseg.runtime.postprocess.masks import PrototypeMetadata
 
 _STRIDES = ((8, 16, 32), (8, 16, 32, 64), (4, 8, 16, 32), (16, 32), (8, 16))
 """Those of the grids of known networks, the usual ones first."""
+_ROUNDING = 0.01
+"""How far outside 0 to 1 a score may lie."""
 
 
 def strides_of(num_cells: int, height: int, width: int) -> tuple[int, ...] | None:
@@ -42,11 +44,14 @@ class GridLayout(BoxLayout):
 class Yolov8(GridLayout):
     """``[B, 4 + C, A]``: center and size in input pixels, then scores; ``by_cell``: ``[B, A, 4 + C]``. Coefficients of
     masks may follow, whose ``prototypes`` ``[B, P, h, w]`` are the second output; or ``more`` numbers for keypoints,
-    which are left out."""
+    which are left out. ``normalized``: center and size are fractions of the input's sides; ``has_logits``: scores are
+    still without their sigmoid."""
 
     by_cell: bool = False
     more: int = 0
     prototypes: PrototypeMetadata | None = None
+    normalized: bool = False
+    has_logits: bool = False
 
     @classmethod
     def recognize(cls, found: Found, *, chosen: bool) -> Self:
@@ -74,7 +79,21 @@ class Yolov8(GridLayout):
         require_classes(found, num_classes)
         outputs = (names[0], *masks)
         keypoints = 0 if prototypes is not None else more
-        return cls(outputs, num_classes, strides or _STRIDES[0], by_cell, keypoints, prototypes)
+        raw = found.outputs[names[0]] if by_cell else found.outputs[names[0]].transpose(0, 2, 1)
+        scores = raw[..., 4 : 4 + num_classes]
+        has_logits = bool(scores.min() < -_ROUNDING)
+        if not has_logits and scores.max() > 1 + _ROUNDING:
+            raise UnfitError(f"its scores reach {scores.max():g}, and those of a YOLOv8 lie between 0 and 1")
+        return cls(
+            outputs,
+            num_classes,
+            strides or _STRIDES[0],
+            by_cell,
+            keypoints,
+            prototypes,
+            are_fractions(raw[..., :4]),
+            has_logits,
+        )
 
     @property
     def masks(self) -> PrototypeMetadata | None:
@@ -90,7 +109,11 @@ class Yolov8(GridLayout):
         """Corners, and scores as they are."""
         raw = outputs[self.outputs[0]]
         by_cell = raw if self.by_cell else raw.transpose(0, 2, 1)
-        read = {"boxes": corners(by_cell[..., :4], axis=2), "scores": by_cell[..., 4 : 4 + num_classes]}
+        boxes, scores = by_cell[..., :4], by_cell[..., 4 : 4 + num_classes]
+        read = {
+            "boxes": corners(in_pixels(boxes, height, width) if self.normalized else boxes, axis=2),
+            "scores": sigmoid(scores) if self.has_logits else scores,
+        }
         if self.prototypes is None:
             return read
         return read | prototypes_in(outputs, self.outputs[1], by_cell[..., 4 + num_classes :])

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 
 from detseg.arrays import FloatArray
 from detseg.runtime.foreign.base import IMAGENET, Found, Pixels, UnfitError, require_classes
-from detseg.runtime.foreign.boxes import BoxLayout, corners, prototypes_in, prototypes_of, scores_by_class
+from detseg.runtime.foreign.boxes import (
+    BoxLayout,
+    are_fractions,
+    corners,
+    in_pixels,
+    prototypes_in,
+    prototypes_of,
+    scores_by_class,
+)
 from detseg.runtime.foreign.grids import strides_of
 from detseg.runtime.kinds.base import Outputs
 from detseg.runtime.postprocess.decode import sigmoid
@@ -51,9 +59,11 @@ class BoxesConfig:
 @dataclass(frozen=True)
 class EndToEnd(BoxLayout):
     """``[B, K, 6]``: corners in input pixels, score, label (YOLOv10, YOLO26, and YOLOv8 exported with NMS).
-    Coefficients of masks may follow, whose ``prototypes`` ``[B, P, h, w]`` are the second output."""
+    Coefficients of masks may follow, whose ``prototypes`` ``[B, P, h, w]`` are the second output. ``normalized``:
+    corners are fractions of the input's sides."""
 
     prototypes: PrototypeMetadata | None = None
+    normalized: bool = False
 
     @property
     def is_suppressed(self) -> bool:
@@ -78,7 +88,7 @@ class EndToEnd(BoxLayout):
             raise UnfitError("its fifth column holds no scores from 0 to 1, or its sixth no whole numbers")
         if not chosen and strides_of(rows.shape[1], found.height, found.width) is not None:
             raise UnfitError(f"it has as many rows as there are cells in the grids of a detector, {rows.shape[1]}")
-        return cls((names[0], *masks), None, prototypes)
+        return cls((names[0], *masks), None, prototypes, are_fractions(rows[..., :4]))
 
     @property
     def masks(self) -> PrototypeMetadata | None:
@@ -88,7 +98,8 @@ class EndToEnd(BoxLayout):
     def read(self, outputs: Outputs, height: int, width: int, num_classes: int) -> dict[str, NDArray[Any]]:
         """The columns."""
         rows = outputs[self.outputs[0]]
-        read = {"boxes": rows[..., :4], "scores": scores_by_class(rows[..., 4], rows[..., 5], num_classes)}
+        boxes = in_pixels(rows[..., :4], height, width) if self.normalized else rows[..., :4]
+        read = {"boxes": boxes, "scores": scores_by_class(rows[..., 4], rows[..., 5], num_classes)}
         return read if self.prototypes is None else read | prototypes_in(outputs, self.outputs[1], rows[..., 6:])
 
 

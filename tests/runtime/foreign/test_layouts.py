@@ -60,6 +60,17 @@ def yolov8(channels: int = 6) -> np.ndarray:
     return raw
 
 
+def yolov8_otherwise(fractions: bool, logits: bool) -> np.ndarray:
+    """The same, with boxes in fractions of the input's 64 pixels, or scores without their sigmoid."""
+    raw = yolov8()
+    if fractions:
+        raw[0, :4] /= 64
+    if logits:
+        raw[0, 4:] = -9
+        raw[0, 5, 9] = math.log(0.9 / 0.1)
+    return raw
+
+
 ONE_BOX = [("b", 0.9, (6.0, 4.0, 14.0, 8.0))]
 NAMES = {"names": "{0: 'a', 1: 'b'}", "stride": "32", "imgsz": "[64, 64]", "task": "detect"}
 
@@ -109,10 +120,16 @@ FOUND = {
     "yolov8, no properties": ({"output0": yolov8()}, {"names": "a,b"}, {}, ONE_BOX),
     "yolov8 by cell": ({"output0": yolov8().transpose(0, 2, 1).copy()}, {"names": ["a", "b"]}, {}, ONE_BOX),
     "yolov8, half precision": ({"output0": yolov8().astype(np.float16)}, {}, NAMES, [("b", 0.8999, ONE_BOX[0][2])]),
+    "yolov8, fractions": ({"output0": yolov8_otherwise(True, False)}, {}, NAMES, ONE_BOX),
+    "yolov8, logits": ({"output0": yolov8_otherwise(False, True)}, {}, NAMES, ONE_BOX),
     "yolox": ({"output": yolox(False)}, {"names": "a,b"}, {}, ONE_BOX),
     "yolox, raw": ({"output": yolox(True)}, {"names": "a,b"}, {}, ONE_BOX),
     "picodet": (picodet(), {"names": "a,b"}, {}, [("b", 0.9, (2.0, 2.0, 14.0, 6.0))]),
     "end to end": ({"output0": END_TO_END}, {}, NAMES, [*ONE_BOX, *[("a", x, (0, 0, 4, 4)) for x in (0.3, 0.29)]]),
+    "end to end, fractions": (
+        {"output0": END_TO_END / np.array([64, 64, 64, 64, 1, 1], np.float32)}, {"iou": 0.7}, NAMES,
+        [*ONE_BOX, ("a", 0.3, (0, 0, 4, 4))],
+    ),
     "end to end, suppressed": ({"output0": END_TO_END}, {"iou": 0.7}, NAMES, [*ONE_BOX, ("a", 0.3, (0, 0, 4, 4))]),
     "end to end, turned": ({"output0": TURNED}, {}, NAMES, [("b", 0.9, (14, 4, 14, 8)), ("a", 0.3, (8, 8, 8, 8))]),
     "detr, sigmoid": (
@@ -132,6 +149,13 @@ FOUND = {
 def test_boxes(tmp_path: Path, case: str) -> None:
     outputs, settings, properties, expected = FOUND[case]
     assert found_in(save(tmp_path / "a.onnx", outputs, properties), **settings) == expected
+
+
+def test_scores_that_are_none(tmp_path: Path) -> None:
+    raw = yolov8()
+    raw[0, 4:] *= 255
+    with pytest.raises(ValueError, match=r"its scores reach 229\.5, and those of a YOLOv8 lie between 0 and 1"):
+        detseg.load(save(tmp_path / "a.onnx", {"output0": raw}, NAMES))
 
 
 def segmented(by_rows: bool) -> dict[str, np.ndarray]:
