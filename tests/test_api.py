@@ -212,3 +212,9 @@ def test_a_run_that_goes_on_is_named_alone(data: Path) -> None:
         detseg.train("c2f_n", data, resume="runs/mine")
     with pytest.raises(ValueError, match="name a configuration or weights to train"):
         detseg.train()
+
+
+@pytest.mark.parametrize(("given", "kind"), [(None, "NoneType"), (3, "int"), ([3], "list"), (np.zeros(3), "ndarray")])
+def test_what_is_no_name_of_a_model_is_told(given: Any, kind: str) -> None:
+    with pytest.raises(TypeError, match=rf"model must be the name of a file or of released weights .*\.{kind}$"):
+        detseg.load(given)

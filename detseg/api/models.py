@@ -96,6 +96,7 @@ def load(
     Raises:
         FileNotFoundError: there is no such file, or the released weights of this name are not on this machine; nothing
             is downloaded.
+        TypeError: ``model`` is no name.
         ValueError: it is no model that detseg can run, or a setting is impossible.
         ModuleNotFoundError: what runs the model is not installed.
     """
@@ -118,6 +119,11 @@ def load(
         overlap=overlap,
     )
     named = [model] if isinstance(model, str | Path) else model
+    if not isinstance(named, Sequence) or not all(isinstance(one, str | Path) for one in named):
+        raise TypeError(
+            "model must be the name of a file or of released weights (str or Path), or a list of these, got "
+            f"{type(model).__module__}.{type(model).__qualname__}"
+        )
     paths = [path for one in named for path in find_models(one)]
     if not paths:
         raise ValueError("an empty list of models was given; name one at least")

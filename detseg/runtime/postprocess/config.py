@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import ClassVar, Literal, get_args
 
 from detseg.runtime.postprocess.components import CleanConfig
@@ -82,8 +83,8 @@ class PostprocessConfig:
     def __post_init__(self) -> None:
         for name in ("confidence", "iou"):
             value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} must lie between 0 and 1, got {value}")
+            if not isinstance(value, Real) or not 0 <= value <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, got {value!r}")
         if self.max_detections < 1:
             raise ValueError(f"max_detections must be at least 1, got {self.max_detections}")
         if self.tiles is not None and (len(self.tiles) != 2 or min(self.tiles) < 1):

@@ -126,7 +126,11 @@ def _image(array: Any, channels: Channels) -> ByteArray:
         shape = "x".join(map(str, array.shape))
         raise ValueError(f"an image must be [H, W], [H, W, 3] or [H, W, 4], got an array of {shape}{hint}")
     if array.dtype != np.uint8:
-        hint = "; multiply by 255 and convert it: (255 * image).astype('uint8')" if array.dtype.kind == "f" else ""
+        hint = ""
+        if array.dtype.kind == "f":
+            # What reaches beyond 1 has been converted, but not divided.
+            factor = "" if (array > 1).any() else "255 * "
+            hint = f"; convert it: ({factor}image).clip(0, 255).astype('uint8')"
         raise ValueError(f"an image must be uint8, got {array.dtype}{hint}")
     if array.shape[2] == 3 and channels == "rgb":
         return array  # type: ignore[no-any-return]

@@ -155,7 +155,8 @@ def test_anything_else_is_one_error_with_the_list(given: Any) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (RGB.astype(np.float32), r"must be uint8, got float32; multiply by 255"),
+        (RGB.astype(np.float32), r"must be uint8, got float32; convert it: \(image\)\.clip\(0, 255\)\.astype"),
+        (RGB / 255, r"must be uint8, got float64; convert it: \(255 \* image\)\.clip"),
         (RGB.astype(np.int64), "must be uint8, got int64"),
         (RGB.transpose(2, 0, 1), r"got an array of 3x6x8; channels come last: image.transpose\(1, 2, 0\)"),
         (np.zeros((2, 3, 4, 5, 3), np.uint8), "got an array of 2x3x4x5x3"),
