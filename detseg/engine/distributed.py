@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import count
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,8 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
+from detseg.engine.meeting import meet
 from detseg.tasks.model_file import default_device
-
-_joined = count()
-"""How often this process has joined others, as often as they have."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +98,7 @@ def join_group(device: str) -> tuple[Group, torch.device]:
 
     Raises:
         ValueError: there is no such device, or all processes would share one.
+        detseg.engine.meeting.PeerError: not all of them have come in time.
     """
     group = Group(
         int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
@@ -115,11 +113,9 @@ def join_group(device: str) -> tuple[Group, torch.device]:
         chosen = torch.device("cuda", group.local_rank if chosen.index is None else chosen.index)
         torch.cuda.set_device(chosen)
     if group.world_size > 1:
-        store, rank, world_size = next(dist.rendezvous("env://"))  # type: ignore[no-untyped-call]
-        # torchrun keeps the store while its processes live, and with it what an earlier group has written there.
-        store = dist.PrefixStore(f"detseg{next(_joined)}", store)
+        store = meet(group.rank, group.world_size)
         backend = "nccl" if chosen.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.world_size)
     return group, chosen
 
 

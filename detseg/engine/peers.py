@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from detseg.engine.distributed import Group
+from detseg.engine.meeting import PeerError
 
 SILENCE = "DETSEG_PEER_SECONDS"
 """The variable for how many seconds a process may be silent until the others give up; 60 without it."""
@@ -29,14 +30,6 @@ _DEAD_S = 3.0
 _STORE_S = 5.0
 _LEFT = "left"
 """What a process says last when all is done."""
-
-
-class PeerError(RuntimeError):
-    """Another process of the run is gone. ``is_told``: one of them has said so."""
-
-    def __init__(self, message: str, is_told: bool = False) -> None:
-        super().__init__(message)
-        self.is_told = is_told
 
 
 @contextmanager

@@ -85,7 +85,7 @@ def train(
         RunInUseError: another process writes to ``run_dir``.
         ValueError: the configuration, the data or the weights do not fit together.
         detseg.engine.training.interrupt.InterruptedRunError: told to stop; the state is saved.
-        detseg.engine.peers.PeerError: another process of the run has ended.
+        detseg.engine.meeting.PeerError: another process of the run has ended, or has never come.
     """
     if config.train.num_threads is not None:
         torch.set_num_threads(config.train.num_threads)

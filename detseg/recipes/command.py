@@ -12,7 +12,8 @@ from detseg.config import load_config
 from detseg.engine.distributed import join_group, leave_group
 from detseg.engine.logging.callbacks import Callback
 from detseg.engine.logging.log import RECORDS_NAME, read_records
-from detseg.engine.peers import EXIT_LOST, PeerError
+from detseg.engine.meeting import PeerError
+from detseg.engine.peers import EXIT_LOST
 from detseg.engine.run import RunResult, train
 from detseg.engine.run_folder import CONFIG_NAME
 from detseg.engine.settings import RunConfig
@@ -46,7 +47,7 @@ def train_command(
     accept_changed_data: bool = False,
 ) -> int:
     """``detseg train``. Returns 0, ``EXIT_INTERRUPTED`` where the run was stopped and can be resumed, or
-    ``EXIT_LOST`` where another process of the run has ended, and a third one has said so."""
+    ``EXIT_LOST`` where another process of the run has ended or has never come, and a third one has said so."""
     if accept_changed_data and resume is None:
         raise ValueError("--accept-changed-data is for a run that goes on: name it with --resume RUN")
     try:

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -18,7 +19,8 @@ import pytest
 import torch
 
 from detseg.engine.distributed import Group, join_group, leave_group
-from detseg.engine.peers import EXIT_LOST, PeerError, watched_peers
+from detseg.engine.meeting import PeerError, meet
+from detseg.engine.peers import EXIT_LOST, watched_peers
 
 CPU = torch.device("cpu")
 Act = Callable[[Group], None]
@@ -27,6 +29,15 @@ Act = Callable[[Group], None]
 def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])
+
+
+def at_a_new_place(monkeypatch: pytest.MonkeyPatch, seconds: str) -> int:
+    """The port of a place where nobody is, and where this process waits for so long."""
+    port = free_port()
+    given = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "DETSEG_MEETING_SECONDS": seconds}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    return port
 
 
 def run_ranks(act: Act, num_ranks: int, folder: Path, **environment: str) -> list[int]:
@@ -69,8 +80,8 @@ def is_stopped(pid: int | None) -> bool:
 
 
 def in_rank(act: Act, folder: Path) -> int:
-    group, device = join_group("cpu")
     try:
+        group, device = join_group("cpu")
         with watched_peers(group, device, folder / "run"):
             act(group)
     except PeerError as error:
@@ -134,6 +145,38 @@ def test_who_leaves_is_not_missed(tmp_path: Path) -> None:
     """The main process writes its report while the others have gone."""
     assert run_ranks(leave_first, 2, tmp_path, DETSEG_PEER_SECONDS="1") == [0, 0]
     assert messages(tmp_path) == []
+
+
+def test_who_never_comes_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once: whose time is over first says it, and the other, which hears of it, ends as well."""
+    port = at_a_new_place(monkeypatch, "0.3")
+    with ThreadPoolExecutor(2) as threads:
+        here = [threads.submit(meet, rank, 4) for rank in (0, 2)]
+    faults = [cast(PeerError, one.exception()) for one in here]
+    place = f"127.0.0.1:{port}"
+    for fault in faults:
+        assert str(fault).startswith(
+            f"ranks 1, 3 of 4 have not come to {place}, where the processes meet, within 0.3 s"
+        )
+    assert sorted(fault.is_told for fault in faults) == [False, True]
+
+
+def test_a_first_process_that_never_comes_is_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    port = at_a_new_place(monkeypatch, "0.3")
+    with pytest.raises(
+        PeerError, match=rf"^rank 1: rank 0 has not been found at 127\.0\.0\.1:{port}, .* 0\.3 s: either"
+    ):
+        meet(1, 2)
+
+
+@pytest.mark.slow
+def test_of_processes_those_that_never_come_are_missed_once(tmp_path: Path) -> None:
+    """Two of three are started."""
+    given = {"WORLD_SIZE": "3", "DETSEG_MEETING_SECONDS": "20"}
+    assert run_ranks(leave_first, 2, tmp_path, **given) == [EXIT_LOST] * 2
+    said = "".join((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))
+    assert said.count("rank 2 of 3 has not come to 127.0.0.1:") == said.count("has not come") == 1
+    assert "Traceback" not in said
 
 
 def test_other_faults_are_as_they_are(tmp_path: Path) -> None:
