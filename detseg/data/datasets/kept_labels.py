@@ -46,14 +46,15 @@ class FileStates:
 
     def add(self, path: Path | str) -> bool:
         """Add the state of the file ``path``, to which links are followed; returns whether there is one."""
+        text = str(path)
         try:
-            status = os.stat(path)  # noqa: PTH116 - there may be several hundred thousand
+            status = os.stat(text)  # noqa: PTH116 - there may be several hundred thousand
         except (OSError, ValueError):
             state = "none"
         else:
             state = f"{status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}"
             self._newest = max(self._newest, status.st_ctime_ns)
-        self._digest.update(f"{path}\0{state}\n".encode("utf-8", "surrogateescape"))
+        self._digest.update(f"{text}\0{state}\n".encode("utf-8", "surrogateescape"))
         self._num_files += 1
         return state != "none"
 
