@@ -240,7 +240,7 @@ def test_a_box_with_visible_key_points_is_no_polygon(folder: Path, points: str, 
     message = rf"b\.txt: line 1: .*box with {num_points} key points.*kpt_shape: \[{num_points}, 3\] in the YAML"
     with pytest.raises(DatasetError, match=message):
         _open(folder)
-    settings = {"train": "images/train", "kpt_shape": [num_points, 3]}
+    settings: dict[str, Any] = {"train": "images/train", "kpt_shape": [num_points, 3]}
     assert _open(folder, **settings).ground_truth(1).boxes_xywh.round(6).tolist() == [[12, 4, 16, 12]]
 
 

@@ -28,6 +28,10 @@ CHANNELS = [
     ("alexnet", (192, 256, 256)),
     # One resolution only, at stride 16: enlarged with half the channels, and shrunk with as many.
     ({"name": "timm", "arch": "vit_tiny_patch16_224"}, (96, 192, 192)),
+    # Patches of 14 pixels, at which images are padded.
+    ({"name": "timm", "arch": "eva02_tiny_patch14_224"}, (96, 192, 192)),
+    # Of 224x224 only, to which images are resized.
+    ({"name": "timm", "arch": "levit_128s"}, (64, 128, 256)),
 ]
 
 
@@ -92,3 +96,32 @@ def test_missing_timm_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(ImportError, match="pip install timm"):
         AdapterConfig("timm", "resnet18").build()
+
+
+def test_a_network_of_one_size_is_built_for_another() -> None:
+    """CaiT has 14x14 patches of its own; for 128x192 there are 8x12."""
+    backbone: Any = AdapterConfig("timm", "cait_xxs24_224", image_size=(128, 192)).build()
+    assert backbone.image_size == (128, 192)
+    assert backbone.body.model.pos_embed.shape[1] == 8 * 12
+    with torch.no_grad():
+        maps = backbone.eval()(torch.rand(1, 3, 64, 96))
+    assert [tuple(one.shape[2:]) for one in maps] == [(8, 12), (4, 6), (2, 3)]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "resnet50", "image_size": (64, 64)}, "backbone resnet50: image_size is for networks of timm"),
+        (
+            {"name": "timm", "arch": "resnet18", "image_size": (64, 64)},
+            "takes images of any size; leave image_size out",
+        ),
+        (
+            {"name": "timm", "arch": "cait_xxs24_224", "image_size": (8, 8)},
+            "choose another image_size, or none for its own",
+        ),
+    ],
+)
+def test_sizes_that_a_network_does_not_take(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AdapterConfig(**settings).build()
