@@ -193,7 +193,7 @@ def _doubts_about(text: TextHeader) -> tuple[str, ...]:
         doubts.append(_NO_SPACING)
     if text.units:
         doubts.append(
-            f"its lengths are in {' and '.join(text.units)}, by its units, but are taken for millimeters, as ITK does: "
+            f"its lengths have the unit {', '.join(map(repr, text.units))}, but count as millimeters, as ITK does: "
             "correct the header, if they are not"
         )
     return tuple(doubts)

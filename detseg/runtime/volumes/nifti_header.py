@@ -30,6 +30,7 @@ LARGEST_DEFLATE_RATIO = 1032
 """No deflate stream expands to more than so many times its size (zlib's technical details)."""
 _CHUNK_BYTES = 2**22
 _KNOWN_BEGINNINGS = {
+    b"": "; it is empty",
     b"\x1f\x8b": "; it is compressed twice: decompress it once",
     b"<!": "; it is a page for browsers, as a download without permission gives: download it anew",
     b"<h": "; it is a page for browsers, as a download without permission gives: download it anew",

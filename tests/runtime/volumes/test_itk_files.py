@@ -213,7 +213,7 @@ def test_a_header_without_orientation_is_named(tmp_path: Path) -> None:
             ".nhdr",
             "kinds:",
             'space units: "um" "um" "um"\nkinds:',
-            "its lengths are in um, by its units, but are taken",
+            "its lengths have the unit 'um', but count as millimeters",
         ),
         (".nhdr", "kinds:", 'space units: "mm" "mm" "mm"\nkinds:', ""),
     ],

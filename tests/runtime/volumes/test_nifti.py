@@ -471,6 +471,7 @@ def test_colors_are_no_intensities(tmp_path: Path) -> None:
     ("content", "advice"),
     [
         (gzip.compress(gzip.compress(bytes(600))), "it is compressed twice: decompress it once"),
+        (b"", "it is empty"),
         (b"<!DOCTYPE html><html>", "it is a page for browsers"),
         (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
     ],
