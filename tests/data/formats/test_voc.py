@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from detseg.data.datasets.dataset import Dataset
-from detseg.data.formats.voc import VocFormat
+from detseg.data.formats.voc import MAX_XML_BYTES, VocFormat
 from detseg.data.source import DatasetError, DataSource
 from detseg.runtime.media.images import ImageError, write_image
 
@@ -116,6 +116,30 @@ def test_the_image_is_found_by_its_stem_then_by_the_file_name(folder: Path) -> N
     (folder / "JPEGImages/two.PNG").rename(folder / "JPEGImages/renamed.jpg")
     dataset = _open(folder)
     assert [Path(dataset.path(index)).name for index in (0, 1)] == ["renamed.jpg", "one.jpg"]
+
+
+def test_lists_may_give_files_and_names_may_look_like_files(folder: Path) -> None:
+    """`one.jpg` is the image of one.xml; `a.jpg` is the name of a.jpg.xml."""
+    _write(folder, "a.jpg", _object("cat", (1, 2, 3, 4)), filename="shot.png")
+    _image(folder, "shot.png")
+    _list(folder, "train", "one.jpg", "a.jpg")
+    dataset = _open(folder)
+    assert [Path(dataset.path(index)).name for index in (0, 1)] == ["one.jpg", "shot.png"]
+    assert dataset.ground_truth(1).boxes_xywh.tolist() == [[1, 2, 2, 2]]
+
+
+@pytest.mark.parametrize(("encoding", "name"), [("windows-1251", "кот"), ("gb2312", "猫")])
+def test_xml_in_an_encoding_of_windows_is_read(folder: Path, encoding: str, name: str) -> None:
+    path = _write(folder, "one", _object(name, (1, 2, 11, 7)))
+    path.write_bytes(f'<?xml version="1.0" encoding="{encoding}"?>{path.read_text()}'.encode(encoding))
+    assert _open(folder).class_names == ("ape", "dog", name)
+
+
+def test_an_xml_file_that_is_too_large_is_named(folder: Path) -> None:
+    with (folder / "Annotations/one.xml").open("ab") as file:
+        file.truncate(MAX_XML_BYTES + 1)
+    with pytest.raises(DatasetError, match=rf"one\.xml: is larger than {MAX_XML_BYTES:,} bytes"):
+        _open(folder)
 
 
 def test_a_missing_image_is_an_error_of_the_image(folder: Path) -> None:

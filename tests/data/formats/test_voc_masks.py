@@ -125,7 +125,8 @@ def test_check_looks_at_the_masks(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("corners", "area"), [("4,3,14,3,14,11,4,11", 80), ("4,3,14,3", None), ("4,3,14,3,14,x", None)]
+    ("corners", "area"),
+    [("4,3,14,3,14,11,4,11", 80), ("4,3,14,3", None), ("4,3,14,3,14,x", None), ("4,3,14,3,14,11,4", 40)],
 )
 def test_polygons_in_the_xml_are_outlines(tmp_path: Path, corners: str, area: int | None) -> None:
     write(tmp_path, "a", None, ("cat", (4, 3, 14, 11)))
