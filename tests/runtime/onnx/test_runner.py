@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 import detseg
 from detseg.config import to_dict
 from detseg.losses.segmentation import SegmentationLossConfig
+from detseg.models.backbones.csp_darknet import CSPDarknetConfig
 from detseg.models.detector import Detector, DetectorConfig
 from detseg.ops.nms import batched_nms
 from detseg.runtime.inputs.geometry import InputSpec, fitted
@@ -29,6 +31,7 @@ from detseg.runtime.sources.frames import Frame
 from detseg.runtime.tracking.tracker import TrackerConfig
 from detseg.structures import Detections
 from detseg.tasks.detection import DetectionTask, DetectionTaskConfig
+from detseg.tasks.model_file import ModelFileConfig, save_model_file
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 from detseg.volumes import Volume
@@ -540,3 +543,31 @@ def test_volumes(save_onnx: Any, views: dict[str, Any]) -> None:
         assert np.array_equal(one.affine, volume.affine)
         assert len(np.unique(other.labels)) == 3
         assert np.mean(one.labels == other.labels) > 0.999
+
+
+@pytest.mark.slow
+def test_many_threads_load_at_once(save_onnx: Any) -> None:
+    """A file for ONNX Runtime and one for torch, which 16 threads begin to load together."""
+    exported = save_onnx(RAW_GRAPH, conv_weights(), detection_metadata(detection_task(), "raw"))
+    small = DetectorConfig(backbone=CSPDarknetConfig(depth=0.33, width=0.125))
+    config = ModelFileConfig(small, DetectionTaskConfig(input=SPEC), CLASSES, (3, 5, 9))
+    network = config.build()[0]
+    trained = exported.with_name("model.safetensors")
+    save_model_file(trained, network.state_dict(), config)
+    files = (exported, trained)
+    begin = threading.Barrier(16)
+
+    def loaded(number: int, threads: threading.Barrier | None = None) -> Any:
+        if threads is not None:
+            threads.wait()
+        model = detseg.load(files[number % 2], confidence=(0.6, 0.001)[number % 2])
+        (prediction,) = model.predict(IMAGES[0])
+        return prediction.result
+
+    alone = [loaded(0), loaded(1)]
+    assert min(len(result) for result in alone) > 3
+    with ThreadPoolExecutor(16) as pool:
+        results = list(pool.map(loaded, range(16), [begin] * 16))
+    for number, result in enumerate(results):
+        for name in ("boxes_xyxy", "scores", "labels"):
+            np.testing.assert_array_equal(getattr(result, name), getattr(alone[number % 2], name))
