@@ -131,8 +131,16 @@ def is_text(text: str, is_path: bool = False) -> bool:
 
 
 def read_class_file(path: Path) -> tuple[str, ...]:
-    """The class names in a text file, one per line. Raises DatasetError for an empty or ambiguous list."""
-    return check_class_names(read_lines(path), str(path))
+    """The class names in a text file, one per line. Raises DatasetError for an empty or ambiguous list, and for an
+    empty line between names: some programs count it and others do not."""
+    lines = _all_lines(path)
+    names = check_class_names([line for line in lines if line], str(path))
+    while not lines[-1]:
+        lines.pop()
+    if "" in lines:
+        place = f"line {lines.index('') + 1} is empty"
+        raise DatasetError(f"{path}: {place}, but the number of a class is that of its line; remove it or name one")
+    return names
 
 
 def stated_names(source: DataSource) -> tuple[str, ...] | None:
@@ -190,6 +198,11 @@ def fold_spelling(name: str) -> str:
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty, without space around them; bytes that are no UTF-8, as the names of
     files may have them, as Python escapes them. Raises DatasetError: unreadable, or no text."""
+    return [line for line in _all_lines(path) if line]
+
+
+def _all_lines(path: Path) -> list[str]:
+    """Those that are empty too."""
     try:
         text = read_any_text(path, "surrogateescape")
     except OSError as error:
@@ -199,7 +212,7 @@ def read_lines(path: Path) -> list[str]:
         raise DatasetError(f"{path}: cannot be read as text: {problem}; save it as UTF-8") from error
     if "\0" in text:  # UTF-16 that does not say so, most often
         raise DatasetError(f"{path}: cannot be read as text: it holds zero bytes; save it as UTF-8")
-    return [line.strip() for line in text.splitlines() if line.strip()]
+    return [line.strip() for line in text.splitlines()]
 
 
 def images_in(folder: Path) -> list[Path]:

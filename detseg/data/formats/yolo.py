@@ -243,12 +243,13 @@ def _has_labels(root: Path) -> bool:
     folder, labels = (root / "images", root / "labels") if (root / "images").is_dir() else (root, root)
     if folder == root and (cvat := list(_cvat_folders(root).values())):
         # CVAT keeps the folders in which images of a task lie.
-        stems = {path.stem for path in images_in(cvat[0])}
-        return any(path.stem in stems for path in files_in(cvat[0], (_LABEL_SUFFIX,)))
+        stems = {fold_spelling(path.stem) for path in images_in(cvat[0])}
+        return any(fold_spelling(path.stem) in stems for path in files_in(cvat[0], (_LABEL_SUFFIX,)))
     if not labels.is_dir():
         return False
-    stems = {path.stem for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
-    return any(path.stem in stems for path in labels.iterdir() if path.suffix.lower() == _LABEL_SUFFIX)
+    stems = {fold_spelling(path.stem) for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    texts = (path for path in labels.iterdir() if path.suffix.lower() == _LABEL_SUFFIX)
+    return any(fold_spelling(path.stem) in stems for path in texts)
 
 
 def _num_key_values(source: DataSource) -> int:

@@ -143,7 +143,8 @@ def are_fractions(boxes: NDArray[Any]) -> bool:
 
 def in_pixels(boxes: NDArray[Any], height: int, width: int) -> NDArray[Any]:
     """Boxes ``[..., 4]`` in fractions of the sides, two numbers of ``x, y`` each, in pixels."""
-    return boxes * np.array([width, height, width, height], boxes.dtype)
+    scaled: NDArray[Any] = boxes * np.array([width, height, width, height], boxes.dtype)
+    return scaled
 
 
 def corners(xywh: FloatArray, axis: int) -> FloatArray:

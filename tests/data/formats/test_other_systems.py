@@ -163,6 +163,17 @@ def test_the_list_of_classes_that_labelimg_lays_beside_the_labels(tmp_path: Path
     assert codes(tmp_path) == []
 
 
+def test_an_empty_line_between_classes(tmp_path: Path) -> None:
+    """Whether it shifts the numbers of those behind it, programs do not agree upon."""
+    some_image(tmp_path / "images/a.png")
+    write(tmp_path / "labels/a.txt", BOX)
+    write(tmp_path / "classes.txt", "cat\n\ndog\n\n")
+    with pytest.raises(DatasetError, match=r"classes\.txt: line 2 is empty"):
+        open_dataset(tmp_path, "all")
+    write(tmp_path / "classes.txt", "cat\ndog\n\n")
+    assert open_dataset(tmp_path, "all").class_names == ("cat", "dog")
+
+
 def test_a_yaml_without_names(tmp_path: Path) -> None:
     root = yolo(tmp_path, yaml="train: images/train\nval: images/val\nnc: 3\n")
     with pytest.raises(DatasetError, match=r"no `names:`.* add `names: \[NAME_0, NAME_1, NAME_2\]`"):
