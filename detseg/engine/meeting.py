@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
-from itertools import count
 from typing import Any
 
 import torch.distributed as dist
@@ -17,8 +17,8 @@ _LOOK_S = 0.1
 _PARTING_S = 0.5
 """How long the first process, which may be the place where they meet, stays for the others to hear what was told."""
 
-_met = count()
-"""How often this process has met others, as often as they have."""
+_met: Counter[int] = Counter()
+"""How often this process has met others, as often as they have, by its rank."""
 
 
 class PeerError(RuntimeError):
@@ -59,7 +59,8 @@ def meet(rank: int, world_size: int) -> Any:
             f"{seconds:g} s: either it has not begun, or this machine cannot reach that address"
         ) from error
     # The place keeps what was written there before a restart by torchrun, and by an earlier meeting.
-    turn = f"detseg/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_met)}"
+    turn = f"detseg/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_met[rank]}"
+    _met[rank] += 1
     store = dist.PrefixStore(turn, store)
     _await_all(store, rank, world_size, end, f"{host}:{port}", seconds)
     return store
