@@ -281,6 +281,11 @@ def load_whole(folder: Path, name: str) -> str:
     return _load(folder, name, reduced_decoding=False)
 
 
+def load_undrawn(folder: Path, name: str) -> str:
+    """The same with ``augment.device: model``: packed, not drawn."""
+    return _load(folder, name, draws=False)
+
+
 PEER = """
 import sys, time
 import cv2
@@ -322,8 +327,10 @@ def load_with_peer(folder: Path, name: str) -> str:
     return process.stdout.splitlines()[-1]
 
 
-def _load(folder: Path, name: str, **changed: Any) -> str:
+def _load(folder: Path, name: str, draws: bool = True, **changed: Any) -> str:
     from detseg.augment.config import AugmentConfig
+    from detseg.augment.packing import pack
+    from detseg.augment.pipeline import PlanPipeline
     from detseg.data.loading.loader import TrainLoader
     from detseg.data.open import open_dataset
     from detseg.engine.settings import DataConfig
@@ -332,10 +339,15 @@ def _load(folder: Path, name: str, **changed: Any) -> str:
     cv2.setNumThreads(1)
     wanted = json.loads((folder / "sizes.json").read_text())["train_images"]
     dataset = open_dataset(folder / name, "train", target="boxes")
+
+    def packed(planned: list[Any]) -> list[Any]:
+        pack([one.picture for one in planned])
+        return planned
+
     loader: TrainLoader[list[Any]] = TrainLoader(
         dataset,
-        AugmentConfig().build(),
-        list,
+        AugmentConfig().build() if draws else PlanPipeline(AugmentConfig().build()),
+        list if draws else packed,
         min(16, len(dataset)),
         0,
         (640, 640),
@@ -423,6 +435,7 @@ WORKS: dict[str, Callable[[Path, str], str]] = {
     "training images": load_images,
     "training images, partners of all": load_from_all,
     "training images, decoded whole": load_whole,
+    "training images, not drawn": load_undrawn,
     "training images, Ultralytics": load_with_peer,
     "train": train,
 }
@@ -460,6 +473,7 @@ def works_of(group: str) -> Iterator[tuple[str, str]]:
                 yield "evaluate", name
     elif group == "loader":
         yield "training images", "coco"
+        yield "training images, not drawn", "coco"
         yield "training images, partners of all", "coco"
         if "PEER_PYTHON" in os.environ:
             yield "training images, Ultralytics", "coco"

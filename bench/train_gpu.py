@@ -6,7 +6,8 @@ A step is that of ``detseg train`` without its data loader: a batch in page-lock
 network, the loss and backward, the weights and their average move. Precisions are float32 (with TF32, as trained by
 default) and bf16 with autocast; ``--compile`` adds ``torch.compile``, which takes a minute for each network. How often
 the host waits for the GPU in a step is counted by ``torch.cuda.set_sync_debug_mode``, where there is a GPU.
-``--device cpu --tiny`` tries the script without one.
+``--device cpu --tiny`` tries the script without one. A second table says how long the device takes to draw a batch of
+mosaics with ``augment.device: model``, and what it is sent.
 """
 
 from __future__ import annotations
@@ -20,9 +21,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import torch
 from gpu import describe, markdown_table, median_seconds
 
+from detseg.augment.config import AugmentConfig
+from detseg.augment.packing import pack
+from detseg.augment.pipeline import PlanPipeline
 from detseg.engine.distributed import Group
 from detseg.engine.settings import TrainConfig
 from detseg.engine.training.trainer import Trainer
@@ -32,12 +37,14 @@ from detseg.models.letnet import LETNetConfig
 from detseg.models.vnet import VNetConfig
 from detseg.ops.precision import gpu_arithmetic
 from detseg.runtime.inputs.geometry import InputSpec
+from detseg.structures import LetterboxTransform, Sample
 from detseg.tasks.base import Batch
 from detseg.tasks.detection import DetectionTaskConfig
 from detseg.tasks.semantic import SemanticTaskConfig
 from detseg.tasks.volume import VolumeTaskConfig
 
 HEADER = ("network, batch", "precision", "compiled", "images/s", "ms per step", "waits per step", "peak MiB")
+DRAWING_HEADER = ("drawn on the device", "images/s", "ms per batch", "MiB sent", "waits per batch", "peak MiB")
 Case = tuple[Any, Any, int, Batch]
 
 
@@ -163,6 +170,51 @@ def row_of(figures: dict[str, Any]) -> list[str]:
     ]
 
 
+def measure_drawing(device: torch.device, options: Any) -> dict[str, Any]:
+    """The time to draw a batch of mosaics of photographs of COCO's size, with their packed bytes."""
+    side, count = (64, 2) if options.tiny else (640, 32)
+    generator = np.random.default_rng(0)
+    sample = Sample(
+        image=generator.integers(0, 256, (side * 3 // 4, side, 3), dtype=np.uint8),
+        boxes_xyxy=np.zeros((0, 4), np.float32),
+        labels=np.zeros(0, np.int64),
+        crowd=np.zeros(0, np.bool_),
+        image_id=0,
+        path="0.jpg",
+        transform=LetterboxTransform.identity(side * 3 // 4, side),
+    )
+    pipeline = PlanPipeline(AugmentConfig().build())
+    planned = [pipeline(lambda _: sample, count, index, 0, 0, (side, side)) for index in range(count)]
+    packed = pack([one.picture for one in planned])
+    there = packed.to(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    there.draw()
+    waits = count_waits(there.draw, device)
+    seconds = median_seconds([there.draw], device, options.seconds)
+    return {
+        "batch_size": count,
+        "side": side,
+        "ms": 1e3 * seconds,
+        "images_per_second": count / seconds,
+        "sent_mib": packed.pixels.nbytes / 2**20,
+        "waits": waits,
+        "peak_mib": torch.cuda.max_memory_allocated(device) / 2**20 if device.type == "cuda" else None,
+    }
+
+
+def drawing_row(figures: dict[str, Any]) -> list[str]:
+    """A row of the table of drawing."""
+    return [
+        f"{figures['batch_size']} mosaics of {figures['side']} x {figures['side']}",
+        f"{figures['images_per_second']:.1f}",
+        f"{figures['ms']:.2f}",
+        f"{figures['sent_mib']:.1f}",
+        "-" if figures["waits"] is None else str(figures["waits"]),
+        "-" if figures["peak_mib"] is None else f"{figures['peak_mib']:.0f}",
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -184,10 +236,13 @@ def main() -> None:
             for compiled in (False, True) if options.compile else (False,):
                 measured.append(measure(name, device, precision, compiled, options))
                 print("  ".join(row_of(measured[-1])), flush=True)
+    drawing = measure_drawing(device, options)
     if options.json:
-        options.json.write_text(json.dumps({"machine": describe(device), "cases": measured}, indent=2) + "\n")
+        figures = {"machine": describe(device), "cases": measured, "drawing": drawing}
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(f"\n{describe(device)}\n")
     print(markdown_table(HEADER, [row_of(figures) for figures in measured]))
+    print(f"\n{markdown_table(DRAWING_HEADER, [drawing_row(drawing)])}")
 
 
 if __name__ == "__main__":

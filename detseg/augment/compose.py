@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 
 from detseg.arrays import BoolArray, DoubleArray
-from detseg.augment.geometry import BoxFilter, paste, quarter_turns, scaling, transform_boxes, translation
+from detseg.augment.geometry import BoxFilter, paste, quarter_turns, scaling, seen_piece, transform_boxes, translation
 from detseg.augment.objects import choose, draw_objects, fit_boxes, have_object_masks
+from detseg.augment.picture import Layer, Picture, Planned, blank
 from detseg.structures import LetterboxTransform, Sample
 
 
@@ -65,8 +65,9 @@ def mosaic_tiles(
     return tiles
 
 
-def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_filter: BoxFilter, fill: Fill) -> Sample:
-    """The image of ``size`` (height, width) that ``view`` shows of the tiles, with the boxes and mask in it.
+def plan(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_filter: BoxFilter, fill: Fill) -> Planned:
+    """The image of ``size`` (height, width) that ``view`` shows of the tiles, not drawn yet, with the boxes and mask in
+    it.
 
     Each tile goes through a single warp into the image itself: no canvas is ever made, and no pixel is interpolated
     twice. The identity (id and path) is that of the first tile; the transform is that of the new image. Objects with
@@ -75,21 +76,19 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
     Raises:
         ValueError: if some of the samples have a label mask, or masks of their objects, and others have none.
     """
-    # Four channels, the last of which nobody looks at: see ``paste``.
-    canvas = np.full((*size, 4), fill.pad_value, np.uint8)
     mask = np.full(size, fill.mask_fill, np.uint8) if _have_masks([tile.sample for tile in tiles]) else None
     matrices = [view @ tile.to_canvas for tile in tiles]
     for tile, matrix in zip(tiles, matrices, strict=True):
-        paste(canvas, tile.sample.image, matrix)
         if mask is not None and tile.sample.mask is not None:
             paste(mask, tile.sample.mask, matrix, interpolate=False)
-    image = cv2.cvtColor(canvas, cv2.COLOR_RGBA2RGB).astype(np.uint8, copy=False)
+    pieces = (seen_piece(tile.sample.image, matrix, size) for tile, matrix in zip(tiles, matrices, strict=True))
+    picture = Picture(Layer(size, fill.pad_value, tuple(filter(None, pieces))))
     counts = [len(tile.sample.labels) for tile in tiles]
     boxes_xyxy = np.concatenate([tile.sample.boxes_xyxy for tile in tiles])
     clipped, kept = box_filter.clip(transform_boxes(boxes_xyxy, np.repeat(matrices, counts, axis=0)), size)
     sample = replace(
         tiles[0].sample,
-        image=image,
+        image=blank(*size),
         boxes_xyxy=clipped[kept],
         labels=np.concatenate([tile.sample.labels for tile in tiles])[kept],
         crowd=np.concatenate([tile.sample.crowd for tile in tiles])[kept],
@@ -98,9 +97,10 @@ def draw(tiles: Sequence[Tile], view: DoubleArray, size: tuple[int, int], box_fi
         object_masks=None,
     )
     if not have_object_masks([tile.sample for tile in tiles]):
-        return sample
+        return Planned(sample, picture)
     keeps = np.split(kept, np.cumsum(counts)[:-1])
-    return visible_objects(replace(sample, object_masks=_draw_masks(tiles, keeps, view, size)), box_filter)
+    with_masks = replace(sample, object_masks=_draw_masks(tiles, keeps, view, size))
+    return Planned(visible_objects(with_masks, box_filter), picture)
 
 
 def _draw_masks(
@@ -133,7 +133,7 @@ def visible_objects(sample: Sample, box_filter: BoxFilter) -> Sample:
     )
 
 
-def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
+def mixup(first_plan: Planned, second_plan: Planned, rng: np.random.Generator) -> Planned:
     """A blend of two samples of one size, with the boxes of both (mixup, 1710.09412).
 
     The share is drawn from Beta(32, 32), close to one half, so that the objects of both stay visible. Label masks
@@ -142,21 +142,21 @@ def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
     Raises:
         ValueError: if only one of the samples has a label mask, or masks of its objects.
     """
+    first, second = first_plan.sample, second_plan.sample
     _have_masks([first, second])
     object_masks = None
     if have_object_masks([first, second]):
         object_masks = np.concatenate([np.asarray(one.object_masks) for one in (first, second)])
     share = float(rng.beta(32.0, 32.0))
-    image = cv2.addWeighted(first.image, share, second.image, 1 - share, 0).astype(np.uint8, copy=False)
-    return replace(
+    sample = replace(
         first,
-        image=image,
         boxes_xyxy=np.concatenate([first.boxes_xyxy, second.boxes_xyxy]),
         labels=np.concatenate([first.labels, second.labels]),
         crowd=np.concatenate([first.crowd, second.crowd]),
         mask=first.mask if share >= 0.5 else second.mask,
         object_masks=object_masks,
     )
+    return Planned(sample, Picture(first_plan.picture.layer, second_plan.picture.layer, share))
 
 
 def _fitted(sample: Sample, size: tuple[int, int], turns: int) -> tuple[DoubleArray, float, float]:

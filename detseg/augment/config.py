@@ -92,6 +92,12 @@ class AugmentConfig:
     albumentations: list[Any] = field(default_factory=list)
     """Transforms of albumentations, such as ``{name: RandomGamma, params: {p: 0.5}}``, applied in this order after the
     geometry."""
+    device: Literal["cpu", "model"] = "cpu"
+    """Where images are drawn: ``cpu``, by the processes that load them, or ``model``, on the device of the model. Those
+    processes then read, decode and send what is seen of each image, and draw masks; the device warps and blends the
+    images and shifts their colors. What ``copy_paste`` and ``albumentations`` work on is drawn for them by the CPU. It
+    is for GPUs that wait for their data; on a CPU it is slower. An image is the same within one gray level before its
+    colors are shifted."""
     min_area_ratio: float = 0.1
     """A box is dropped where less than this share of it is left inside the image."""
     min_box_side: float = 2.0

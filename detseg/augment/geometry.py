@@ -151,39 +151,74 @@ class BoxFilter:
         return clipped.astype(np.float32), keep
 
 
-def paste(target: ByteArray, source: ByteArray, matrix: DoubleArray, interpolate: bool = True) -> None:
-    """Draw ``source`` through ``matrix`` into ``target``, both ``[H, W, 3]`` or ``[H, W]`` uint8, in place.
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is seen of a source in an image, before it is drawn there.
 
-    A pixel of ``target`` is written where its center lies in the mapped ``source``. With ``interpolate`` false each
-    gets the nearest value, as label masks need it; otherwise bilinear, after the source was shrunk as far as needed.
-    A ``target`` of four channels gets a source of three in its first, which takes half the time.
+    ``source`` ``[h, w, ...]`` uint8 is the part of it that is seen, shrunk as far as needed, and ``matrix`` leads from
+    there into the region of the image that begins at ``left`` and ``top`` and has ``size`` (height, width). Where
+    ``outline`` is given, the height and width of the whole source and the matrix from there into the region, a pixel
+    is only covered if the pixel of the source that is nearest to its center exists; otherwise the whole region is.
+    """
+
+    source: ByteArray
+    matrix: DoubleArray
+    left: int
+    top: int
+    size: tuple[int, int]
+    outline: tuple[tuple[int, int], DoubleArray] | None
+    interpolate: bool
+
+    def draw(self, target: ByteArray) -> None:
+        """Draw it into ``target`` ``[H, W, ...]`` uint8, in place."""
+        height, width = self.size
+        region = target[self.top : self.top + height, self.left : self.left + width]
+        source = self.source
+        method = cv2.INTER_LINEAR if self.interpolate else cv2.INTER_NEAREST
+        # OpenCV draws four channels with the same result as three, in less than half the time.
+        is_padded = source.ndim == 3 and source.shape[2] == 3
+        if is_padded:
+            source = _bytes(cv2.cvtColor(source, cv2.COLOR_RGB2RGBA))
+        if self.outline is None and source.shape[2:] == region.shape[2:] and _is_plain(region):
+            _warp(source, self.matrix, self.size, method, cv2.BORDER_REPLICATE, region)
+            return
+        drawn = _warp(source, self.matrix, self.size, method, cv2.BORDER_REPLICATE)
+        if is_padded and target.shape[2] == 3:
+            drawn = _bytes(cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB))
+        if self.outline is None:
+            region[:] = drawn
+        else:
+            shape, matrix = self.outline
+            covered = _warp(np.ones(shape, np.uint8), matrix, self.size, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+            cv2.copyTo(drawn, covered, region)
+
+
+def seen_piece(source: ByteArray, matrix: DoubleArray, size: tuple[int, ...], interpolate: bool = True) -> Piece | None:
+    """What an image of ``size`` (height, width) shows of ``source`` ``[H, W, 3]`` or ``[H, W]`` uint8 through
+    ``matrix``; None if nothing. A pixel is covered where its center lies in the mapped source.
+
+    With ``interpolate`` false each gets the nearest value, as label masks need it; otherwise bilinear, after the source
+    was shrunk as far as needed.
     """
     axis_aligned = _is_axis_aligned(matrix)
-    left, top, right, bottom = _covered_pixels(matrix, source.shape, target.shape, axis_aligned)
+    left, top, right, bottom = _covered_pixels(matrix, source.shape, size, axis_aligned)
     if left >= right or top >= bottom:
-        return
-    region = target[top:bottom, left:right]
+        return None
+    region_size = (bottom - top, right - left)
     matrix = translation(-left, -top) @ matrix
-    if not axis_aligned:
-        ones = np.ones(source.shape[:2], np.uint8)
-        covered = _warp(ones, matrix, region.shape, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+    outline = None if axis_aligned else ((source.shape[0], source.shape[1]), matrix)
     if interpolate:
-        source, matrix = _seen_part(source, matrix, region.shape)
-    method = cv2.INTER_LINEAR if interpolate else cv2.INTER_NEAREST
-    # OpenCV draws four channels with the same result as three, in less than half the time.
-    is_padded = source.ndim == 3 and source.shape[2] == 3
-    if is_padded:
-        source = _bytes(cv2.cvtColor(source, cv2.COLOR_RGB2RGBA))
-    if axis_aligned and source.shape[2:] == region.shape[2:] and _is_plain(region):
-        _warp(source, matrix, region.shape, method, cv2.BORDER_REPLICATE, region)
-        return
-    drawn = _warp(source, matrix, region.shape, method, cv2.BORDER_REPLICATE)
-    if is_padded and target.shape[2] == 3:
-        drawn = _bytes(cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB))
-    if axis_aligned:
-        region[:] = drawn
-    else:
-        cv2.copyTo(drawn, covered, region)
+        source, matrix = _seen_part(source, matrix, region_size)
+    return Piece(source, matrix, left, top, region_size, outline, interpolate)
+
+
+def paste(target: ByteArray, source: ByteArray, matrix: DoubleArray, interpolate: bool = True) -> None:
+    """Draw ``source`` through ``matrix`` into ``target``, both ``[H, W, 3]`` or ``[H, W]`` uint8, in place; see
+    :func:`seen_piece`. A ``target`` of four channels gets a source of three in its first, which takes half the time.
+    """
+    piece = seen_piece(source, matrix, target.shape[:2], interpolate)
+    if piece is not None:
+        piece.draw(target)
 
 
 def _is_plain(region: ByteArray) -> bool:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from detseg.arrays import DoubleArray, FloatArray
 from detseg.augment.color import HsvJitter
-from detseg.augment.compose import Fill, Tile, draw, mixup, mosaic_tiles, single_tile
+from detseg.augment.compose import Fill, Tile, mixup, mosaic_tiles, plan, single_tile
 from detseg.augment.copy_paste import copy_paste
 from detseg.augment.geometry import BoxFilter, RandomView, paste, project, scaling, translation
 from detseg.augment.objects import draw_objects
 from detseg.augment.patches import sample_voxel
+from detseg.augment.picture import Planned
 from detseg.runtime.inputs.geometry import InputSpec, letterbox
 from detseg.structures import IGNORE_INDEX, LetterboxTransform, Sample
 
@@ -55,28 +57,45 @@ class TrainPipeline:
         close_mosaic: bool = False,
         partners: Sequence[int] | None = None,
     ) -> Sample:
-        """The augmented sample number ``index``, its image exactly ``size`` (height, width).
+        """The augmented sample number ``index``, its image exactly ``size`` (height, width): :meth:`plan`, drawn."""
+        return self.plan(load, num_samples, index, seed, epoch, size, close_mosaic, partners).draw()
+
+    def plan(
+        self,
+        load: Load,
+        num_samples: int,
+        index: int,
+        seed: int,
+        epoch: int,
+        size: tuple[int, int],
+        close_mosaic: bool = False,
+        partners: Sequence[int] | None = None,
+    ) -> Planned:
+        """The augmented sample number ``index``, its image of ``size`` (height, width) not drawn yet.
 
         ``load`` gives the sample of an index below ``num_samples``; mosaic, mixup and copy-paste load others too, of
         ``partners`` where these are given. ``close_mosaic`` turns these off.
+        Copy-paste and the transforms of albumentations work on images, which are drawn for them.
         """
         rng = np.random.default_rng([seed, epoch, index])
         partners = range(num_samples) if partners is None else partners
-        sample = self._place(load, partners, index, size, close_mosaic, rng)
+        planned = self._place(load, partners, index, size, close_mosaic, rng)
         # Without copy-paste nothing is drawn for it, so that what a seed gives stays what it was.
         if self.copy_paste and not close_mosaic and rng.random() < self.copy_paste:
             partner = partners[int(rng.integers(len(partners)))]
             other = self._place(load, partners, partner, size, close_mosaic, rng)
-            sample = copy_paste(sample, other, rng, self.box_filter)
+            planned = Planned.of(copy_paste(planned.draw(), other.draw(), rng, self.box_filter))
         if not close_mosaic and rng.random() < self.mixup:
             partner = partners[int(rng.integers(len(partners)))]
-            sample = mixup(sample, self._place(load, partners, partner, size, close_mosaic, rng), rng)
+            planned = mixup(planned, self._place(load, partners, partner, size, close_mosaic, rng), rng)
         if self.transform is not None:
-            sample = self.transform(sample, rng)
-            if sample.image.shape[:2] != size:
+            sample = self.transform(planned.draw(), rng)
+            if sample.image.shape[:2] == size:
+                planned = Planned.of(sample)
+            else:
                 middle = translation(size[1] / 2, size[0] / 2)
-                sample = draw(single_tile(sample, size), middle, size, self.box_filter, self.fill)
-        return replace(sample, image=self.color(sample.image, rng))
+                planned = plan(single_tile(sample, size), middle, size, self.box_filter, self.fill)
+        return replace(planned, picture=replace(planned.picture, shift=self.color.draw(rng)))
 
     def _place(
         self,
@@ -86,7 +105,7 @@ class TrainPipeline:
         size: tuple[int, int],
         close_mosaic: bool,
         rng: np.random.Generator,
-    ) -> Sample:
+    ) -> Planned:
         if not close_mosaic and rng.random() < self.mosaic:
             others = rng.integers(len(partners), size=3)
             samples = [load(index), *(load(partners[int(other)]) for other in others)]
@@ -95,7 +114,7 @@ class TrainPipeline:
             tiles = single_tile(load(index), self.fit or size, self._turns(rng))
         shown_xy = self._shown_pixel(tiles[0], rng) if self.balance_classes else None
         view = self.view.matrix(size, rng, tiles[0].size, shown_xy)
-        return draw(tiles, view, size, self.box_filter, self.fill)
+        return plan(tiles, view, size, self.box_filter, self.fill)
 
     def needed_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """The height and width into which an image is fitted where the view enlarges most: more pixels than that are
@@ -123,6 +142,21 @@ class TrainPipeline:
 
     def _turns(self, rng: np.random.Generator) -> int:
         return int(rng.integers(1, 4)) if rng.random() < self.rotate_90 else 0
+
+
+@dataclass(frozen=True)
+class PlanPipeline:
+    """``pipeline`` without the drawing: samples are :class:`~detseg.augment.picture.Planned`."""
+
+    pipeline: TrainPipeline
+
+    def __call__(self, *arguments: Any) -> Planned:
+        """See :meth:`TrainPipeline.plan`."""
+        return self.pipeline.plan(*arguments)
+
+    def needed_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """See :meth:`TrainPipeline.needed_size`."""
+        return self.pipeline.needed_size(size)
 
 
 class EvalPipeline:

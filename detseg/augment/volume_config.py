@@ -38,6 +38,8 @@ class VolumeAugmentConfig:
     targets: ClassVar[tuple[Target, ...]] = ("volumes",)
     multi_scale: ClassVar[None] = None
     """All patches have one size, which is the task's."""
+    device: ClassVar[Literal["cpu"]] = "cpu"
+    """Patches are made by the processes that load them."""
     close_mosaic_epochs: ClassVar[int] = 0
     """The last epochs are like all others: a patch never mixes volumes, so there is nothing to wean the model from."""
 

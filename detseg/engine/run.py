@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from detseg.augment.pipeline import PlanPipeline
 from detseg.config import save_config, to_dict
 from detseg.data.loading.loader import TrainLoader
 from detseg.engine.distributed import Group, join_group, leave_group
@@ -33,8 +35,10 @@ from detseg.engine.training.checkpoint import load_state
 from detseg.engine.training.group_norms import synchronize_norms
 from detseg.engine.training.trainer import AMP_TYPES, Trainer
 from detseg.engine.training.val_loss import ValLoss
+from detseg.engine.undrawn import CollateUndrawn
 from detseg.evaluation.report import all_metrics
 from detseg.files import remove_partial_files, write_text
+from detseg.ops.pictures import require_exact_places
 from detseg.ops.precision import gpu_arithmetic, require_precision
 from detseg.runtime.weights.released import BEST
 from detseg.structures import Metrics
@@ -213,10 +217,15 @@ def build_trainer(
     if settings.channels_last:
         model = model.to(memory_format=task.memory_format)
     model = synchronize_norms(model, group.world_size)
+    pipeline = config.augment.build()
+    collate: Callable[[Sequence[Any]], Batch] = criterion.collate
+    if config.augment.device == "model":
+        require_exact_places(device)
+        pipeline, collate = PlanPipeline(pipeline), CollateUndrawn(collate)
     loader: TrainLoader[Batch] = TrainLoader(
         train_set,
-        config.augment.build(),
-        criterion.collate,
+        pipeline,
+        collate,
         batch_size=settings.batch_size,
         seed=settings.seed,
         size=config.task.train_size,

@@ -42,6 +42,10 @@ class AugmentConfig(Protocol):
         """The factors between which the loader draws the input size of each batch."""
 
     @property
+    def device(self) -> str:
+        """Where images are drawn: on the ``cpu``, or where the ``model`` is, of samples that were only planned."""
+
+    @property
     def mirrors(self) -> Mapping[str, str]:
         """What samples show mirrored, such as ``left and right``, and the setting that ends it."""
 

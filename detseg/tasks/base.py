@@ -16,6 +16,7 @@ from detseg.arrays import ByteArray
 from detseg.evaluation.base import Evaluator
 from detseg.evaluation.hardest import HardestExamples
 from detseg.losses.base import LossSum
+from detseg.ops.pictures import PackedPictures
 from detseg.runtime.drawing.palette import stored_palette
 from detseg.runtime.inputs.geometry import InputSpec
 from detseg.runtime.inputs.volume_geometry import VolumeSpec
@@ -27,23 +28,28 @@ from detseg.volumes import VolumeTransform
 @dataclass(frozen=True)
 class Batch:
     """Samples made into tensors, one size: ``images`` ``[B, 3, H, W]`` uint8 RGB, or volumes ``[B, 1, D, H, W]``
-    float32; ``targets`` whatever the criterion takes, by name, with the batch as the first dimension."""
+    float32; ``targets`` whatever the criterion takes, by name, with the batch as the first dimension. Where there is
+    ``undrawn``, the images are drawn of it when the batch goes to its device, and ``images`` is empty before."""
 
     images: Tensor
     targets: dict[str, Tensor]
     image_ids: tuple[int, ...]
     paths: tuple[str, ...]
     transforms: tuple[LetterboxTransform, ...] | tuple[VolumeTransform, ...]
+    undrawn: PackedPictures | None = None
 
     def to(self, device: Any) -> Self:
-        """The same batch with its tensors on ``device``, copied without waiting where the memory is pinned."""
+        """The same batch with its tensors on ``device``, copied without waiting where the memory is pinned, and its
+        images drawn there."""
         targets = {name: target.to(device, non_blocking=True) for name, target in self.targets.items()}
-        return replace(self, images=self.images.to(device, non_blocking=True), targets=targets)
+        images = self.images.to(device, non_blocking=True) if self.undrawn is None else self.undrawn.to(device).draw()
+        return replace(self, images=images, targets=targets, undrawn=None)
 
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory; torch's data loader calls this."""
         targets = {name: target.pin_memory() for name, target in self.targets.items()}
-        return replace(self, images=self.images.pin_memory(), targets=targets)
+        undrawn = None if self.undrawn is None else self.undrawn.pin_memory()
+        return replace(self, images=self.images.pin_memory(), targets=targets, undrawn=undrawn)
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,24 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.augment.compose import Fill, Tile, draw, mixup, mosaic_tiles, single_tile
+from detseg.augment import compose
+from detseg.augment.compose import Fill, Tile, mosaic_tiles, single_tile
 from detseg.augment.geometry import BoxFilter, RandomView, project, translation
+from detseg.augment.picture import Planned
 from detseg.structures import LetterboxTransform, Sample
 
 KEEP_ALL = BoxFilter(min_area_ratio=0, min_box_side=0, max_box_aspect=1e9)
 KEEP_MOST = BoxFilter(min_area_ratio=0.1, min_box_side=2, max_box_aspect=100)
 FILL = Fill(pad_value=114, mask_fill=255)
 MakeSample = Callable[..., Sample]
+
+
+def draw(*arguments: Any) -> Sample:
+    return compose.plan(*arguments).draw()
+
+
+def mixup(first: Sample, second: Sample, rng: np.random.Generator) -> Sample:
+    return compose.mixup(Planned.of(first), Planned.of(second), rng).draw()
 
 
 def test_a_single_image_is_letterboxed(make_sample: MakeSample) -> None:
