@@ -4,8 +4,7 @@ Letters in shapes: ``B`` images, ``L`` layers that are blended, ``K`` pieces of 
 piece is, its row says (:data:`PIECE_FIELDS`); rows of zeros are no pieces.
 
 Pixels are interpolated at their exact places, as OpenCV 5 does; older versions round them to 32nds of a pixel. No value
-on the device decides what is done,
-so the host never waits for it.
+on the device decides what is done, so the host never waits for it.
 """
 
 from __future__ import annotations
