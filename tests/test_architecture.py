@@ -61,10 +61,11 @@ ALL = frozenset(DOORS) | {"cli", "api"}
 DOORS |= {"cli": ALL, "api": ALL, "tools": ALL}
 
 FLOORS: dict[str, frozenset[str]] = {
-    "data/datasets": frozenset({"data"}),
-    "data/formats": frozenset({"data", "data/datasets"}),
-    "data/programs": frozenset({"data"}),
-    "data/checks": frozenset({"data", "data/datasets"}),
+    "data/entries": frozenset({"data"}),
+    "data/datasets": frozenset({"data", "data/entries"}),
+    "data/formats": frozenset({"data", "data/datasets", "data/entries"}),
+    "data/programs": frozenset({"data", "data/entries"}),
+    "data/checks": frozenset({"data", "data/datasets", "data/entries"}),
     "data/splits": frozenset({"data"}),
     "data/loading": frozenset({"data", "data/datasets"}),
     "evaluation/objects": frozenset({"evaluation"}),

@@ -11,10 +11,10 @@ from detseg.data.checks.inspect import inspect
 from detseg.data.checks.inspection import Inspection
 from detseg.data.checks.leakage import find_leakage, relative_name
 from detseg.data.checks.report import CheckReport, Summary
+from detseg.data.entries.parsing import enumerate_some
 from detseg.data.findings import Finding
 from detseg.data.format import match_split
 from detseg.data.open import find_format, find_source, load_format, require_truth
-from detseg.data.parsing import enumerate_some
 from detseg.data.records import SplitRecords
 from detseg.data.source import DatasetError, DataSource
 from detseg.data.split_rule import disjoint_groups

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from detseg.data.parsing import enumerate_some, show
+from detseg.data.entries.parsing import enumerate_some, show
 from detseg.data.source import DatasetError, check_class_names
 
 

@@ -14,7 +14,7 @@ from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.label_mapping import LabelMapping, pack_colors
 from detseg.data.datasets.mask_file import describe_missing, read_color_mask, read_index_mask
 from detseg.data.datasets.masks import MaskDataset, UnlabeledDataset
-from detseg.data.parsing import enumerate_some
+from detseg.data.entries.parsing import enumerate_some
 from detseg.data.records import SplitRecords, warn_unlabeled
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError

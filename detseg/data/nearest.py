@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
+from detseg.data.entries.parsing import enumerate_some
 from detseg.data.nearest_volumes import describe_volumes
-from detseg.data.parsing import enumerate_some
 from detseg.data.source import is_hidden
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 

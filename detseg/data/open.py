@@ -15,9 +15,9 @@ from detseg.data.colors import read_colors
 from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.joined import JoinedDataset
 from detseg.data.datasets.volumes import VolumeDataset
+from detseg.data.entries.parsing import show
 from detseg.data.format import DatasetFormat
 from detseg.data.nearest import describe_nearest, is_archive
-from detseg.data.parsing import show
 from detseg.data.source import DatasetError, DataSource, find_existing, relative_candidates
 from detseg.files import read_any_text
 from detseg.structures import Target

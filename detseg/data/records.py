@@ -23,9 +23,9 @@ from detseg.data.datasets.dataset import Dataset
 from detseg.data.datasets.outlines_in_file import OutlinesInFile
 from detseg.data.datasets.packed import PackedAnnotations, PackedBuilder
 from detseg.data.datasets.volumes import VolumeDataset
+from detseg.data.entries.outline import as_points
+from detseg.data.entries.parsing import MAX_COORDINATE, FourNumbers, enumerate_some, four_numbers, show
 from detseg.data.findings import Finding
-from detseg.data.outline import as_points
-from detseg.data.parsing import MAX_COORDINATE, FourNumbers, enumerate_some, four_numbers, show
 from detseg.data.source import DatasetError, check_class_names
 from detseg.runtime.media.images import ImageError, image_size
 from detseg.structures import Target

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from detseg.config_files import shorten
-from detseg.data.parsing import enumerate_some, show
+from detseg.data.entries.parsing import enumerate_some, show
 from detseg.files import read_any_text
 from detseg.runtime.media.images import IMAGE_SUFFIXES
 

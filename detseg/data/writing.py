@@ -14,8 +14,8 @@ from typing import Any
 
 import yaml
 
+from detseg.data.entries.outline import Segmentation
 from detseg.data.mask_records import MaskRecords
-from detseg.data.outline import Segmentation
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import DataSource
 from detseg.data.volume_records import VolumeRecords

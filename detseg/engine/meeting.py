@@ -61,9 +61,9 @@ def meet(rank: int, world_size: int) -> Any:
     # The place keeps what was written there before a restart by torchrun, and by an earlier meeting.
     turn = f"detseg/{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{_met[rank]}"
     _met[rank] += 1
-    store = dist.PrefixStore(turn, store)
-    _await_all(store, rank, world_size, end, f"{host}:{port}", seconds)
-    return store
+    own = dist.PrefixStore(turn, store)  # type: ignore[attr-defined]
+    _await_all(own, rank, world_size, end, f"{host}:{port}", seconds)
+    return own
 
 
 def _await_all(store: Any, rank: int, world_size: int, end: float, place: str, seconds: float) -> None:

@@ -146,4 +146,5 @@ def pack_shares(shares: Tensor) -> Tensor:
 def unpack_shares(packed: Tensor, width: int) -> Tensor:
     """The inverse of :func:`pack_shares` for ``width`` cells, float32."""
     steps = torch.stack([packed & LEVELS, packed >> _BITS], dim=-1).flatten(-2)
-    return steps[..., :width].float() / LEVELS
+    shares: Tensor = steps[..., :width].float() / LEVELS
+    return shares

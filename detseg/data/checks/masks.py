@@ -18,6 +18,7 @@ from detseg.data.checks.inspection import ClassCounts, Inspection
 from detseg.data.checks.report import MaskSummary
 from detseg.data.datasets.label_mapping import UNKNOWN, LabelMapping
 from detseg.data.datasets.mask_file import describe_missing
+from detseg.data.entries.parsing import enumerate_some
 from detseg.data.findings import Finding
 from detseg.data.mask_records import (
     MaskRecords,
@@ -28,7 +29,6 @@ from detseg.data.mask_records import (
     looks_binary,
     read_values,
 )
-from detseg.data.parsing import enumerate_some
 from detseg.data.source import DatasetError
 from detseg.runtime.media.images import ImageError
 from detseg.structures import IGNORE_INDEX

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import DoubleArray
+from detseg.data.entries.outline import rasterize, runs_of_outline
 from detseg.data.findings import Finding
-from detseg.data.outline import rasterize, runs_of_outline
 from detseg.data.records import BoxRecords
 
 OVERHANG = 0.5

@@ -11,7 +11,7 @@ import numpy as np
 from detseg.arrays import BoolArray, ByteArray, FloatArray, IntArray
 from detseg.data.datasets.object_masks import resized
 from detseg.data.datasets.packed import PackedAnnotations
-from detseg.data.outline import Segmentation, runs_of_outline
+from detseg.data.entries.outline import Segmentation, runs_of_outline
 from detseg.data.source import DatasetError
 from detseg.run_lengths import MaskStack, RunLengths
 from detseg.runtime.media.images import ImageError, image_size, read_image, read_reduced

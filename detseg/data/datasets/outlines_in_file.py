@@ -13,8 +13,8 @@ import msgspec
 import numpy as np
 
 from detseg.arrays import IntArray
-from detseg.data.outline import Segmentation, as_points, parse_outline
-from detseg.data.parsing import MAX_COORDINATE
+from detseg.data.entries.outline import Segmentation, as_points, parse_outline
+from detseg.data.entries.parsing import MAX_COORDINATE
 from detseg.data.source import DatasetError
 from detseg.files import open_regular
 

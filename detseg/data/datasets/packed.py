@@ -16,7 +16,7 @@ import numpy as np
 
 from detseg.arrays import BoolArray, ByteArray, DoubleArray, IntArray
 from detseg.data.datasets.outlines_in_file import OutlinesInFile
-from detseg.data.outline import Segmentation
+from detseg.data.entries.outline import Segmentation
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 
 from detseg.data.datasets.packed import PackedAnnotations
+from detseg.data.entries.outline import box_around, parse_outline
+from detseg.data.entries.parsing import as_integer, enumerate_some, show, show_key
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.coco_cache import open_columns
 from detseg.data.formats.coco_columns import MAX_SIDE, CocoColumns
 from detseg.data.formats.coco_writing import PREFIX, Entry, write_splits
-from detseg.data.outline import box_around, parse_outline
-from detseg.data.parsing import as_integer, enumerate_some, show, show_key
 from detseg.data.records import BoxRecords, SplitRecords
 from detseg.data.source import (
     DatasetError,

@@ -17,7 +17,7 @@ import numpy as np
 from detseg.arrays import IntArray
 from detseg.data.datasets.outlines_in_file import OutlinesInFile
 from detseg.data.datasets.packed import PackedAnnotations, PackedStrings
-from detseg.data.parsing import MAX_COORDINATE
+from detseg.data.entries.parsing import MAX_COORDINATE
 from detseg.files import open_regular
 
 MAX_SIDE = 1_000_000

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from detseg.data.parsing import as_integer
+from detseg.data.entries.parsing import as_integer
 from detseg.data.records import BoxRecords
 from detseg.data.source import DatasetError, file_of_image
 from detseg.data.writing import Contents, NewSplits

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-from detseg.data.parsing import as_integer, show
+from detseg.data.entries.parsing import as_integer, show
 from detseg.data.source import DatasetError, read_lines
 
 _CVAT, _CSV = "labelmap.txt", "class_dict.csv"

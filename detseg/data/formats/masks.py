@@ -13,10 +13,10 @@ from typing import Any, TypeGuard
 
 from detseg.data.datasets.label_mapping import MAX_CLASSES, LabelMapping, pack_color
 from detseg.data.datasets.mask_file import MASK_SUFFIXES
+from detseg.data.entries.parsing import enumerate_some
 from detseg.data.format import DatasetFormat
 from detseg.data.formats.mask_tables import read_color_table
 from detseg.data.mask_records import MaskRecords
-from detseg.data.parsing import enumerate_some
 from detseg.data.source import (
     DatasetError,
     DataSource,

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from detseg.data.datasets.volumes import MAX_CLASSES, MAX_VALUE
+from detseg.data.entries.parsing import as_integer
 from detseg.data.formats.nifti_description import DESCRIPTION_NAME, read_description
-from detseg.data.parsing import as_integer
 from detseg.data.source import DatasetError, DataSource, check_class_names
 from detseg.runtime.volumes.volume_files import read_label_values
 

@@ -10,10 +10,8 @@ counted from 1 in the order of the XML file; 0 is the background, 255 the border
 from __future__ import annotations
 
 import re
-import xml.etree.ElementTree as ET
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from itertools import count
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,16 +19,8 @@ import numpy as np
 
 from detseg.data.datasets.kept_labels import FileStates, keep_labels, load_labels
 from detseg.data.datasets.mask_file import read_index_mask
+from detseg.data.entries.voc_xml import Annotation, add_image, masks_file
 from detseg.data.format import DatasetFormat
-from detseg.data.outline import box_around
-from detseg.data.parsing import (
-    enumerate_some,
-    four_numbers,
-    is_coordinate,
-    is_integer,
-    parse_integer,
-    parse_number,
-)
 from detseg.data.records import BoxRecords
 from detseg.data.source import (
     DatasetError,
@@ -48,15 +38,11 @@ from detseg.data.source import (
 )
 from detseg.data.split_rule import ALL
 from detseg.data.writing import Contents, NewSplits, lists
-from detseg.data.xml_text import parse_xml
-from detseg.files import read_bytes
 from detseg.run_lengths import RunLengths
 from detseg.runtime.media.images import IMAGE_SUFFIXES, ImageError
 from detseg.structures import IGNORE_INDEX, Target
 
-MAX_XML_BYTES = 64 * 2**20
 _SETTINGS = {"format", "path", "names", "colors"}
-_SIDES = ("xmin", "ymin", "xmax", "ymax")
 _XML_SUFFIXES = (".xml",)
 # The lists of one class (aeroplane_train.txt) say 1, 0 or -1 behind each name.
 _CLASS_LIST_LINE = re.compile(r"\S+\s+-?[01]$")
@@ -148,7 +134,7 @@ def _folders_of_splits(root: Path) -> list[Path]:
 
 def _names_in(files: Sequence[Path]) -> tuple[str, ...]:
     """The names of the objects in XML files, sorted; what cannot be read has none."""
-    found = {name for path in files for name in _Annotation(path).class_names()}
+    found = {name for path in files for name in Annotation(path).class_names()}
     return check_class_names(sorted(found), "the names of the objects in all XML files")
 
 
@@ -184,11 +170,11 @@ def voc_records(
             states.add(path)
         kept_at = states.kept()
     kept = load_labels(kept_at)
-    files: dict[Path, _Annotation] = {}
+    files: dict[Path, Annotation] = {}
     if kept is not None:
         class_names = kept.class_names
     elif class_names is None:
-        files = {path: _Annotation(path) for path in _xml_files(folders)}
+        files = {path: Annotation(path) for path in _xml_files(folders)}
         found = {name for annotation in files.values() for name in annotation.class_names()}
         class_names = check_class_names(sorted(found), f"{folders.annotations}: the names of the objects")
     records = BoxRecords(
@@ -212,10 +198,10 @@ def voc_records(
             continue
         seen.add(name)
         path = _file_of(name, folders.annotations)
-        annotation = files.get(path) or _Annotation(path)
+        annotation = files.get(path) or Annotation(path)
         has_outlines = annotation.tree.find("object/polygon") is not None
         masks = object_masks(records, path) if target == "instances" and not has_outlines else {}
-        _add_image(records, annotation, images.find(name, annotation.file_name), masks)
+        add_image(records, annotation, images.find(name, annotation.file_name), masks)
     for path, annotation in files.items():
         # Who reads its classes from all files must be able to read them all.
         if annotation.problem is not None and path not in records.sources:
@@ -223,41 +209,6 @@ def voc_records(
     if not records.num_faults:
         keep_labels(kept_at, class_names, records.packed, records.states_size, records.home)
     return records
-
-
-class _Annotation:
-    """One XML file: its root element, or the ``problem`` that keeps it from being used."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.problem: str | None = None
-        self.tree = ET.Element("annotation")
-        try:
-            if path.stat().st_size > MAX_XML_BYTES:
-                self.problem = f"is larger than {MAX_XML_BYTES:,} bytes"
-                return
-            tree = parse_xml(read_bytes(path))
-        except OSError as error:
-            self.problem = f"cannot be read: {error.strerror}"
-        except ET.ParseError as error:
-            line, column = error.position
-            self.problem = f"no valid VOC annotation: {error} (line {line}, column {column + 1})"
-        except (ValueError, LookupError) as error:
-            self.problem = f"no valid VOC annotation: {error}"
-        else:
-            if tree.tag == "annotation":
-                self.tree = tree
-            else:
-                self.problem = f"expected <annotation> as outermost element, got <{tree.tag}>"
-
-    @property
-    def file_name(self) -> str:
-        """The image that the file names, if any."""
-        return (self.tree.findtext("filename") or "").strip()
-
-    def class_names(self) -> set[str]:
-        """The names of its objects."""
-        return {name for item in self.tree.iterfind("object") if (name := (item.findtext("name") or "").strip())}
 
 
 def _xml_files(folders: Folders) -> list[Path]:
@@ -319,87 +270,6 @@ class _Images:
 
 def _lists_images(path: Path) -> bool:
     return not any(_CLASS_LIST_LINE.match(line) for line in read_lines(path)[:1])
-
-
-def _add_image(records: BoxRecords, annotation: _Annotation, name: str, masks: Mapping[int, RunLengths]) -> None:
-    """Add an image with the boxes of its annotation, and the ``masks`` of its objects by their numbers."""
-    path, tree = annotation.path, annotation.tree
-    if annotation.problem is not None:
-        records.reject("D100", path, annotation.problem)
-    if annotation.file_name and leaves_root(annotation.file_name) and not (records.root / name).is_file():
-        records.reject("D107", path, f"filename must stay inside {records.root}, got {annotation.file_name!r}")
-    texts = [tree.findtext(f"size/{side}") for side in ("height", "width")]
-    stated = tuple(parse_integer(text) for text in texts)
-    size: tuple[int, int] | None = None
-    # Tools that do not know the size write none or zeros; it is then that of the image.
-    if not all(value in (None, 0, "") for value in stated):
-        height, width = stated
-        if is_integer(height) and is_integer(width) and height > 0 and width > 0:
-            size = height, width
-        else:
-            records.reject("D005", path, f"size must be positive integers, got height {texts[0]!r}, width {texts[1]!r}")
-    image = records.add_image(name, path, size)
-    num_objects = 0
-    for number, item in enumerate(tree.iterfind("object"), 1):
-        _add_box(records, image, path, item, number, masks.get(number))
-        num_objects = number
-    beyond = [number for number in masks if number > num_objects]
-    if beyond:
-        file = masks_file(records.home, path)
-        message = f"there are {num_objects} objects, but pixels of number {enumerate_some(beyond)} in {file}"
-        records.reject("D009", path, message)
-
-
-def _add_box(
-    records: BoxRecords, image: int, path: Path, item: ET.Element, number: int, mask: RunLengths | None
-) -> None:
-    label: str | None = (item.findtext("name") or "").strip()
-    if not label:
-        records.reject("D005", path, "an object without <name>", number)
-        label = None
-    polygon = _polygon(item) if mask is None else []
-    if item.find("bndbox") is None:
-        around = box_around([polygon]) if polygon else None if mask is None else mask.box_xywh.tolist()
-        if around is None:
-            rotated = "; <robndbox> is a rotated one, which is not read" if item.find("robndbox") is not None else ""
-            records.reject("D005", path, f"an object without <bndbox>{rotated}", number)
-            return
-        left, top, right, bottom = around[0], around[1], around[0] + around[2], around[1] + around[3]
-    else:
-        texts = {side: item.findtext(f"bndbox/{side}") for side in _SIDES}
-        corners = four_numbers([parse_number(text) for text in texts.values()])
-        if corners is None:
-            side, text = next((side, text) for side, text in texts.items() if not is_coordinate(parse_number(text)))
-            records.reject("D005", path, f"bndbox/{side} must be a finite number, got {text!r}", number)
-            return
-        left, top, right, bottom = corners
-    difficult = (item.findtext("difficult") or "0").strip() not in ("0", "")
-    records.add_box(
-        image,
-        (left, top, right - left, bottom - top),
-        label,
-        number,
-        difficult=difficult,
-        area=None if mask is None else mask.area,
-        polygons=[polygon] if polygon else [],
-        run_length=None if mask is None else mask.to_coco(),
-    )
-
-
-def _polygon(item: ET.Element) -> list[float]:
-    """The corners that Roboflow writes as ``<polygon><x1>, <y1>, <x2>, ...``; none unless there are three."""
-    corners: list[float] = []
-    for number in count(1):
-        x, y = (parse_number(item.findtext(f"polygon/{axis}{number}")) for axis in "xy")
-        if x is None or y is None:
-            return corners if number > 3 else []
-        corners += x, y
-    raise AssertionError("numbers do not end")
-
-
-def masks_file(root: Path, annotation: Path) -> Path:
-    """Where the masks of the objects of an XML file in the data set at ``root`` are."""
-    return root / "SegmentationObject" / f"{annotation.stem}.png"
 
 
 def object_masks(records: BoxRecords, annotation: Path) -> dict[int, RunLengths]:

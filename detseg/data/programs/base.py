@@ -12,9 +12,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
+from detseg.data.entries.outline import box_around
+from detseg.data.entries.parsing import show
 from detseg.data.format import DatasetFormat
-from detseg.data.outline import box_around
-from detseg.data.parsing import show
 from detseg.data.programs.shapes import Shape
 from detseg.data.records import BoxRecords
 from detseg.data.source import DataSource, as_there, check_class_names, exists, is_hidden, leaves_root, stated_names

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detseg.data.parsing import is_coordinate, show
+from detseg.data.entries.parsing import is_coordinate, show
 from detseg.data.programs.base import (
     AnnotatedImage,
     ProgramFormat,

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from detseg.data.parsing import is_coordinate, parse_number, show
+from detseg.data.entries.parsing import is_coordinate, parse_number, show
 from detseg.data.programs.base import (
     MAX_FILE_BYTES,
     AnnotatedImage,

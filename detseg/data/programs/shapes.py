@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from detseg.arrays import BoolArray
-from detseg.data.parsing import is_coordinate, show
+from detseg.data.entries.parsing import is_coordinate, show
 from detseg.run_lengths import RunLengths
 from detseg.runtime.media.images import encoded_size
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import BoolArray
-from detseg.data.outline import rasterize
-from detseg.data.parsing import show
+from detseg.data.entries.outline import rasterize
+from detseg.data.entries.parsing import show
 from detseg.data.programs.base import (
     AnnotatedImage,
     ProgramFormat,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detseg.data.parsing import enumerate_some, is_coordinate, show
+from detseg.data.entries.parsing import enumerate_some, is_coordinate, show
 from detseg.data.programs.base import (
     AnnotatedImage,
     ProgramFormat,

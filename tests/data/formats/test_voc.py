@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from detseg.data.datasets.dataset import Dataset
-from detseg.data.formats.voc import MAX_XML_BYTES, VocFormat
+from detseg.data.entries.voc_xml import MAX_XML_BYTES
+from detseg.data.formats.voc import VocFormat
 from detseg.data.source import DatasetError, DataSource
 from detseg.runtime.media.images import ImageError, write_image
 

@@ -105,13 +105,15 @@ def test_where_the_labels_are(image: str, label: str) -> None:
 
 
 def test_key_points_behind_a_box_are_passed_over(folder: Path) -> None:
-    """Two points of two numbers each; lines without them are boxes, and those of another length are polygons."""
+    """Two points of two numbers each; lines without them are boxes, and those of another length are refused."""
     label = folder / "labels/val/d.txt"
-    label.write_text("0 0.5 0.5 0.25 0.5 0.9 0.9 0.1 0.1\n1 0.5 0.5 0.25 0.5\n0 0.25 0 0.5 0.5 0.75 0.25\n")
+    label.write_text("0 0.5 0.5 0.25 0.5 0.9 0.9 0.1 0.1\n1 0.5 0.5 0.25 0.5\n")
     dataset = _open(folder, "val", val="images/val", kpt_shape=[2, 2])
     truth = dataset.ground_truth(0)
-    assert truth.labels.tolist() == [0, 1, 0]
-    assert truth.boxes_xywh.tolist() == [[15, 5, 10, 10], [15, 5, 10, 10], [10, 0, 20, 10]]
+    assert truth.labels.tolist() == [0, 1]
+    assert truth.boxes_xywh.tolist() == [[15, 5, 10, 10], [15, 5, 10, 10]]
+    with pytest.raises(DatasetError, match=r"line 1: expected a box of 5 numbers, alone or with 6 of key points"):
+        _open(folder, "val", val="images/val", kpt_shape=[2, 3])
     # Without the shape the first line is a polygon: x from 0.1 to 0.9 of 40, y from 0.1 to 0.9 of 20.
     assert _open(folder, "val", val="images/val").ground_truth(0).boxes_xywh[0].tolist() == [4, 2, 32, 16]
     with pytest.raises(DatasetError, match=r"kpt_shape: expected \[number of key points, 2 or 3\], got \[2, 2, 2\]"):

@@ -48,12 +48,23 @@ def test_both_branches_begin_alike_with_boxes_of_four_strides() -> None:
         assert one is not other
 
 
-def test_only_the_one_to_many_branch_reaches_the_neck() -> None:
-    head = build()
-    for branch, reaches in ((slice(0, 2), True), (slice(2, 4), False)):
-        maps = [one.requires_grad_() for one in features()]
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_gradient_of_the_one_to_one_branch_reaches_the_neck(share: float) -> None:
+    """Both branches begin alike, so that all of it is as large as that of the other branch."""
+    head = build(gradient_share=share).train()
+    many, one = [], []
+    for branch, gradients in ((slice(0, 2), many), (slice(2, 4), one)):
+        maps = [level.requires_grad_() for level in features()]
         sum(level.square().sum() for level in head(maps)[branch]).backward()
-        assert [one.grad is not None for one in maps] == [reaches, reaches]
+        gradients += [torch.zeros_like(level) if level.grad is None else level.grad for level in maps]
+    assert all(bool(gradient.any()) for gradient in many)
+    for own, other in zip(one, many, strict=True):
+        torch.testing.assert_close(own, share * other)
+
+
+def test_a_share_is_at_most_all() -> None:
+    with pytest.raises(ValueError, match="gradient_share must lie between 0 and 1, got 1.5"):
+        build(gradient_share=1.5)
 
 
 @pytest.mark.parametrize(("branch", "dropped"), [("one_to_one", "many"), ("one_to_many", "one")])

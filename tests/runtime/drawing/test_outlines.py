@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detseg.data.outline import rasterize
+from detseg.data.entries.outline import rasterize
 from detseg.runtime.drawing.outlines import joined_outline, trace_outlines
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as official
 
-from detseg.data.outline import rasterize, runs_of_outline
+from detseg.data.entries.outline import rasterize, runs_of_outline
 
 
 def official_text(polygons: list[Any], height: int, width: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from detseg.arrays import DoubleArray, IntArray
-from detseg.data.parsing import MAX_COORDINATE, is_coordinate, show
+from detseg.data.entries.parsing import MAX_COORDINATE, is_coordinate, show
 from detseg.run_lengths import RunLengths
 
 Segmentation = list[DoubleArray] | dict[str, Any] | None
