@@ -63,7 +63,7 @@ def test_a_share_of_the_gradient_of_the_one_to_one_branch_reaches_the_neck(share
 
 
 def test_a_share_is_at_most_all() -> None:
-    with pytest.raises(ValueError, match="gradient_share must lie between 0 and 1, got 1.5"):
+    with pytest.raises(ValueError, match="gradient_share must lie between 0 and 1, got"):
         build(gradient_share=1.5)
 
 
