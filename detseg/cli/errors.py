@@ -23,7 +23,7 @@ EXTRAS: dict[str, tuple[str, ...]] = {
     "timm": ("timm",),
     "fast-eval": ("hotcoco",),
     "medical": ("monai", "nibabel", "scipy"),
-    "medical-io": ("SimpleITK",),
+    "medical-io": ("SimpleITK", "highdicom"),
     "export": ("onnx", "onnxscript"),
     "video": ("av",),
     "openvino": ("openvino",),
