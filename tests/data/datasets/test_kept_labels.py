@@ -13,7 +13,7 @@ import pytest
 from detseg.data.check import check_dataset
 from detseg.data.datasets import kept_labels
 from detseg.data.datasets.dataset import Dataset
-from detseg.data.formats import voc, yolo
+from detseg.data.entries import voc_xml, yolo_labels
 from detseg.data.open import open_dataset
 from detseg.runtime.media.images import write_image
 
@@ -60,7 +60,7 @@ def write_voc(root: Path) -> Path:
 
 WRITERS = {"yolo": write_yolo, "voc": write_voc}
 # What each format parses one file with.
-PARSERS: dict[str, tuple[Any, str]] = {"yolo": (yolo, "read_text"), "voc": (voc, "read_bytes")}
+PARSERS: dict[str, tuple[Any, str]] = {"yolo": (yolo_labels, "read_any_text"), "voc": (voc_xml, "read_bytes")}
 
 
 @pytest.fixture(params=list(WRITERS))
