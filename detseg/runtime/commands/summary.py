@@ -106,8 +106,8 @@ class Summary:
             print(f"{printable(name)}: {count} frames{more}, {state}")
         self._report_counts_and_times()
         for verb, source, error in self.failures:
-            # Errors of reading and of the network begin with the source.
-            place = f"{printable(source)}: " if verb == "written" else ""
+            # Errors of reading and of the network begin with the source, those of writing with the file, or either.
+            place = f"{printable(source)}: " if verb == "written" and not error.startswith(f"{source}: ") else ""
             print(f"not {verb}: {place}{printable(error)}", file=sys.stderr)
         if self.failures:
             lines = [json.dumps({"source": source, "error": storable(error)}) for _, source, error in self.failures]
