@@ -213,7 +213,8 @@ def test_what_cannot_be_asked_for(
 def test_rows_name_configurations_that_load(scripts: None, detseg_data: Path) -> None:
     from release_rows import CONFIGS, ROWS
 
-    assert list(ROWS) == ["letnet_camvid", "vnet_hippocampus", "detseg_n_bccd", "detseg_n_shapes"]
+    boxes = ["detseg_n_bccd", "detseg_n_shapes", "detseg_n_seg_shapes"]
+    assert list(ROWS) == ["letnet_camvid", "vnet_hippocampus", *boxes]
     page = (REPOSITORY / "weights" / "README.md").read_text()
     for name, row in ROWS.items():
         assert f"python tools/release/train_release.py {name}`" in page
