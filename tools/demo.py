@@ -1,4 +1,5 @@
-"""``make demo``: trains a small detector on the built-in shapes, measures it, draws what it finds, and exports it."""
+"""``make demo``: trains a small detector on the built-in shapes, measures it, draws what it finds, exports it, and goes
+on to the outlines of the shapes."""
 
 import sys
 import time
@@ -20,6 +21,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 NUM_IMAGES = 12
 PIXELS_PER_FRAME = 8
 WANTED_AP50 = 0.90
+OUTLINE_SETTINGS = ("train.epochs=8", "train.evaluate_epochs=8", "train.partial_weights=true", "augment.mosaic=0")
+"""A detector that knows the shapes learns their outlines in a fraction of a training."""
 
 
 def demo(output: Path) -> int:
@@ -53,14 +56,23 @@ def demo(output: Path) -> int:
         ),
     ]
 
-    reached = result.metrics["AP50"]
+    settings = [*OUTLINE_SETTINGS, f"train.weights={model}"]
+    outlines = train(load_config(RunConfig, REPOSITORY / "configs/instance/shapes.yaml", settings), output / "outlines")
+    print(outlines.table)
+    outlining = str(output / "outlines/best.safetensors")
+    codes.append(main(["predict", outlining, str(output / "images"), "-o", str(output / "outlined")]))
+
+    reached, reached_masks = result.metrics["AP50"], outlines.metrics["AP50"]
     seconds = time.monotonic() - started
-    print(f"\nAP50 on the validation split: {reached:.3f} (wanted: {WANTED_AP50}); {seconds:.0f} s in all")
-    print(f"the model, its curves and metrics: {output / 'run'}")
-    print(f"predictions on {NUM_IMAGES} unseen images: {output / 'predictions'}")
+    print(
+        f"\nAP50 on the validation split: {reached:.3f}, of masks {reached_masks:.3f} (wanted: {WANTED_AP50}); ", end=""
+    )
+    print(f"{seconds:.0f} s in all")
+    print(f"the model, its curves and metrics: {output / 'run'}, of outlines: {output / 'outlines'}")
+    print(f"predictions on {NUM_IMAGES} unseen images: {output / 'predictions'}, with outlines: {output / 'outlined'}")
     print(f"the model as ONNX, and how far it agrees: {exported}, {output / 'shapes.parity.json'}")
     print(f"a video, predicted without torch, its objects numbered: {output / 'video/video.mp4'}")
-    return max(codes) if reached >= WANTED_AP50 else 1
+    return max(codes) if min(reached, reached_masks) >= WANTED_AP50 else 1
 
 
 def write_video(path: Path, images: Sequence[ByteArray]) -> None:
