@@ -86,20 +86,24 @@ def make_coco(root: Path, originals: list[Path], sizes: dict[str, int]) -> None:
     write_coco(root, "val", originals, sizes["evaluated"], 10 * sizes["evaluated"])
 
 
+def make_object(generator: np.random.Generator, num_corners: int) -> tuple[list[float], str]:
+    """A box ``x, y, width, height``, and as text the polygon of ``num_corners`` that it is around."""
+    x, y, width, height = np.round(generator.uniform((0, 0, 2, 2), (300, 150, 300, 300)), 2).tolist()
+    corners = np.round((x, y) + generator.uniform(0, 1, (num_corners, 2)) * (width, height), 2)
+    corners[0], corners[1] = (x, y), np.round((x + width, y + height), 2)
+    return [x, y, width, height], json.dumps([corners.ravel().tolist()])
+
+
 def write_coco(root: Path, split: str, originals: list[Path], num_images: int, num_objects: int) -> None:
     """One of the splits."""
     generator = np.random.default_rng(1)
     names = make_links(root / split, originals, (f"{number:012d}.jpg" for number in range(num_images)))
-    outlines = [
-        json.dumps([np.round(generator.uniform(0, 480, 2 * corners), 2).tolist()])
-        for corners in generator.integers(8, 36, 500)
-    ]
+    shapes = [make_object(generator, int(corners)) for corners in generator.integers(8, 36, 500)]
     about = (
         '"license": 3, "coco_url": "http://images.cocodataset.org/train/{0}", "date_captured": "2013-11-14 11:18:45"'
     )
     images = generator.integers(0, num_images, num_objects).tolist()
-    boxes = np.round(generator.uniform((0, 0, 2, 2), (300, 150, 300, 300), (num_objects, 4)), 2).tolist()
-    outline_of = generator.integers(0, len(outlines), num_objects).tolist()
+    shape_of = generator.integers(0, len(shapes), num_objects).tolist()
     with (root / "annotations" / f"instances_{split}.json").open("w") as file:
         file.write('{"info": {"year": 2017}, "licenses": [], "images": [')
         file.write(
@@ -109,9 +113,10 @@ def write_coco(root: Path, split: str, originals: list[Path], num_images: int, n
             )
         )
         file.write('], "annotations": [')
-        for number, box in enumerate(boxes):
+        for number, shape in enumerate(shape_of):
+            box, outline = shapes[shape]
             file.write(
-                f'{", " if number else ""}{{"segmentation": {outlines[outline_of[number]]}, "area": '
+                f'{", " if number else ""}{{"segmentation": {outline}, "area": '
                 f'{box[2] * box[3] / 2}, "iscrowd": 0, "image_id": {images[number]}, "bbox": {box}, '
                 f'"category_id": {number % NUM_CLASSES + 1}, "id": {number + 1}}}'
             )

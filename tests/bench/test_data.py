@@ -27,4 +27,4 @@ def test_everything_is_measured(tmp_path: Path) -> None:
     assert results["cityscapes", "open"].startswith("1 images, ")
     for subject, how in (("coco", ", partners of all"), ("coco", ""), ("photographs", ", decoded whole")):
         assert results[subject, f"training images{how}"].endswith(" images per second and core")
-    assert len({result for (_, work), result in results.items() if work == "evaluate"}) == 1
+    assert len({result.partition(";")[0] for (_, work), result in results.items() if work == "evaluate"}) == 1
