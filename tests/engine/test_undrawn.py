@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,10 @@ from detseg.engine.distributed import Group
 from detseg.engine.run import build_trainer, train
 from detseg.engine.run_data import open_run_data
 from detseg.engine.settings import RunConfig
+from detseg.engine.training.interrupt import InterruptedRunError
 from detseg.engine.training.trainer import Trainer
 from detseg.tasks.base import Batch
 from detseg.tasks.model_file import ModelFileConfig
-from tests.engine.test_resume import train_until
 
 Tiny = Callable[..., RunConfig]
 LATER = "augment.device=model"
@@ -63,7 +64,16 @@ def test_a_stopped_run_ends_as_if_never_stopped(
 ) -> None:
     config = tiny(LATER)
     train(config, tmp_path / "whole", bar=False)
-    train_until(config, tmp_path / "stopped", 2, monkeypatch)
+    forward = Trainer._forward
+
+    def forward_and_stop(self: Any, *arguments: Any) -> Any:
+        if self.progress.step == 2:
+            self.stop.received = "SIGTERM"
+        return forward(self, *arguments)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedRunError, match="after step 3"):
+        patch.setattr(Trainer, "_forward", forward_and_stop)
+        train(config, tmp_path / "stopped", bar=False)
     train(config, tmp_path / "stopped", resume=True, bar=False)
     assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
 
