@@ -71,9 +71,10 @@ def test_a_stopped_run_ends_as_if_never_stopped(
             self.stop.received = "SIGTERM"
         return forward(self, *arguments)
 
-    with monkeypatch.context() as patch, pytest.raises(InterruptedRunError, match="after step 3"):
+    with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_forward", forward_and_stop)
-        train(config, tmp_path / "stopped", bar=False)
+        with pytest.raises(InterruptedRunError, match="after step 3"):
+            train(config, tmp_path / "stopped", bar=False)
     train(config, tmp_path / "stopped", resume=True, bar=False)
     assert fingerprint(tmp_path / "stopped") == fingerprint(tmp_path / "whole")
 
