@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
 from detseg.cli import main
+from detseg.data import DATASETS
+from detseg.models import MODELS
 from tests.docs.commands import Block, blocks, shrink, write_data
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -34,6 +37,7 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
     write_data(tmp_path)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))  # as for a program in this folder
-    for block in blocks(page.read_text(encoding="utf-8")):
-        if not block.reason:
-            run(block)
+    with patch.dict(MODELS), patch.dict(DATASETS):  # which the page on extending adds to, for a process of its own
+        for block in blocks(page.read_text(encoding="utf-8")):
+            if not block.reason:
+                run(block)

@@ -36,7 +36,7 @@ class E2EHeadConfig:
     """What follows each convolution."""
     gradient_share: float = 1.0
     """How much of the gradient of the one-to-one branch reaches neck and backbone, from 0 to 1; 0: they learn from the
-    other branch alone, as those of YOLOv10. On few images the one-to-one branch learned far better with all of it."""
+    other branch alone, as those of YOLOv10. On BCCD, 205 images, AP was 0.02 higher with all of it (one seed)."""
 
     def __post_init__(self) -> None:
         require_positive("head reg_max", self.reg_max)
